@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Usage: launch/build.sh [cpu|cuda|asan|tsan] [--tests] [--target NAME]...
+# Configures and builds a preset of CMakePresets.json (cpu unless named) into build/PRESET, programs in build/PRESET/bin.
+# --tests builds the tests too; --target builds just that. BIQA_JOBS limits the compilers at work (default: by cores and
+# free memory).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+preset=cpu
+tests=OFF
+targets=()
+while [[ $# -gt 0 ]]; do
+  case $1 in
+    cpu | cuda | asan | tsan) preset=$1 ;;
+    --tests) tests=ON ;;
+    --target) targets+=(--target "${2:?--target needs a name}"); shift ;;
+    -h | --help) sed -n '3,6s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    *) echo "error: launch/build.sh: unknown argument $1; see launch/build.sh --help" >&2; exit 2 ;;
+  esac
+  shift
+done
+
+for tool in cmake ninja g++; do
+  command -v "$tool" >/dev/null && continue
+  echo "error: launch/build.sh: $tool is not installed; run launch/setup.sh" >&2
+  exit 1
+done
+if [[ $preset == cuda ]]; then
+  nvcc=${CUDACXX:-$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)}
+  if ! command -v "$nvcc" >/dev/null; then
+    echo "error: launch/build.sh cuda: no nvcc on the PATH or in /usr/local/cuda/bin; install CUDA 13 (docs/cuda.md) or name it by CUDACXX" >&2
+    exit 1
+  fi
+  export CUDACXX=$nvcc
+fi
+
+# A compiler takes about a gigabyte.
+cores=$(nproc 2>/dev/null || echo 1)
+free_kib=$(awk '/^MemAvailable:/ { print $2 }' /proc/meminfo 2>/dev/null || true)
+by_memory=$((${free_kib:-$((cores * 1048576))} / 1048576))
+jobs=${BIQA_JOBS:-$((by_memory < 1 ? 1 : by_memory < cores ? by_memory : cores))}
+
+options=(-DBIQA_TESTS=$tests)
+if command -v ccache >/dev/null; then
+  options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+  [[ $preset == cuda ]] && options+=(-DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)
+  # The same file compiled for another preset or checkout is found again.
+  export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
+fi
+
+mkdir -p "build/$preset"
+log=build/$preset/configure.log
+if ! cmake --preset "$preset" "${options[@]}" >"$log" 2>&1; then
+  cat "$log" >&2
+  echo "error: launch/build.sh: configuring $preset failed (above and in $log); launch/setup.sh installs what is needed" >&2
+  exit 1
+fi
+cmake --build "build/$preset" --parallel "$jobs" "${targets[@]}"
+echo "build: $preset is in build/$preset/bin"

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "actor/engine.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "core/error.h"
+
+namespace biqa {
+
+Engine::Engine(const QwenVl& model, Options options) : model_(model), options_(options) {
+  const ModelConfig& config = model.config();
+  // A sampled placeholder would be taken for a picture when the text is read again.
+  for (const std::int64_t id : {config.vision_start, config.vision_end, config.vision_pad, config.image_token, config.video_token}) {
+    if (id >= 0 && id < config.text.vocab) suppressed_.push_back(id);
+  }
+}
+
+std::int64_t Engine::pages_needed(const GenerateRequest& request) const {
+  const auto prompt = static_cast<std::int64_t>(request.prompt->ids.size());
+  const auto members = static_cast<std::int64_t>(request.streams.size());
+  return KvCache::pages_for(prompt) +
+         members * (KvCache::pages_for(prompt + request.sampling.max_new_tokens) - prompt / kPageTokens);
+}
+
+void Engine::submit(GenerateRequest request) {
+  const ModelConfig& config = model_.config();
+  const auto prompt = static_cast<std::int64_t>(request.prompt->ids.size());
+  CHECK(prompt > 0 && !request.streams.empty() && request.sampling.max_new_tokens > 0);
+  if (config.text.max_position > 0 && prompt + request.sampling.max_new_tokens > config.text.max_position) {
+    fail("prompt of {} tokens with {} new ones is longer than the model's {} positions: shorten the prompt, or lower "
+         "max_pixels or max_new_tokens",
+         prompt, request.sampling.max_new_tokens, config.text.max_position);
+  }
+  const std::int64_t page_bytes = KvCache::page_bytes(config, model_.ops().compute_type(), config.text.layers);
+  const std::int64_t needed = pages_needed(request);
+  if (needed * page_bytes > options_.kv_bytes) {
+    fail("prompt of {} tokens with {} members of {} new tokens needs {} bytes of cache: rollout.kv_memory allows {}; "
+         "raise it, or lower group_size or max_new_tokens",
+         prompt, request.streams.size(), request.sampling.max_new_tokens, needed * page_bytes, options_.kv_bytes);
+  }
+  if (request.urgent) waiting_.push_front(std::move(request));
+  else waiting_.push_back(std::move(request));
+}
+
+void Engine::make_room() {
+  std::int64_t wanted = 0;
+  for (const GenerateRequest& request : waiting_) wanted += pages_needed(request);
+  const ModelConfig& config = model_.config();
+  const DType type = model_.ops().compute_type();
+  const std::int64_t allowed = options_.kv_bytes / KvCache::page_bytes(config, type, config.text.layers);
+  wanted = std::min(wanted, allowed);
+  if (cache_ != nullptr && cache_->pages() >= wanted) return;
+  cache_.reset();
+  cache_ = std::make_unique<KvCache>(config, type, wanted, config.text.layers);
+}
+
+std::vector<Engine::Admitted> Engine::admit() {
+  // Nothing is in the cache then, so it may be replaced by one that holds all that waits, within the limit.
+  if (running_.empty()) make_room();
+  std::vector<Admitted> admitted;
+  std::int64_t rows = 0;
+  while (!waiting_.empty()) {
+    GenerateRequest& request = waiting_.front();
+    const auto prompt = static_cast<std::int64_t>(request.prompt->ids.size());
+    if (!admitted.empty() && rows + prompt > options_.prefill_rows) break;
+    // The members' pages are taken after the prefill; until then they are only counted.
+    std::int64_t promised = 0;
+    for (const Admitted& other : admitted) promised += pages_needed(other.request) - KvCache::pages_for(static_cast<std::int64_t>(other.request.prompt->ids.size()));
+    if (pages_needed(request) + promised > cache_->free_pages()) break;
+    Admitted next{std::move(request), {}};
+    waiting_.pop_front();
+    CHECK(cache_->extend(next.cache, prompt));
+    rows += prompt;
+    admitted.push_back(std::move(next));
+  }
+  return admitted;
+}
+
+SampleRequest Engine::next_draw(const Running& running) const {
+  const SamplingParameters& s = running.sampling;
+  return {s.temperature, s.top_k, s.top_p, s.greedy, running.stream.uniform(running.result.ids.size())};
+}
+
+bool Engine::accept(Running& running, const SampledToken& token) const {
+  running.result.ids.push_back(token.id);
+  running.result.logp.push_back(token.logp);
+  running.result.entropy.push_back(token.entropy);
+  const auto& ends = model_.config().end_tokens;
+  running.result.ended = !running.sampling.ignore_end && std::find(ends.begin(), ends.end(), token.id) != ends.end();
+  return running.result.ended || static_cast<std::int64_t>(running.result.ids.size()) == running.sampling.max_new_tokens;
+}
+
+void Engine::iterate(const std::function<void(Generated&&)>& done) {
+  const auto start = std::chrono::steady_clock::now();
+  std::vector<Admitted> admitted = admit();
+  const std::size_t active = running_.size();
+  RowBatch batch;
+  for (const auto& running : running_) {
+    const std::int64_t row = batch.rows();
+    const std::int32_t position = running->next_position++;
+    batch.append(running->result.ids.back(), {position, position, position}, nullptr);
+    batch.writes.push_back({static_cast<std::int32_t>(row), running->cache.pages[static_cast<std::size_t>(running->length / kPageTokens)],
+                            static_cast<std::int32_t>(running->length % kPageTokens)});
+    batch.sequences.push_back({row, 1, running->length, 1, running->cache.pages.data()});
+    ++running->length;
+  }
+  for (const Admitted& a : admitted) {
+    const PromptInput& prompt = *a.request.prompt;
+    const std::int64_t first = batch.rows();
+    for (std::size_t i = 0; i < prompt.ids.size(); ++i) {
+      batch.append(prompt.ids[i], prompt.positions[i], prompt.features[i]);
+      batch.writes.push_back({static_cast<std::int32_t>(first) + static_cast<std::int32_t>(i), a.cache.pages[i / kPageTokens],
+                              static_cast<std::int32_t>(i % kPageTokens)});
+    }
+    batch.sequences.push_back({first, static_cast<std::int64_t>(prompt.ids.size()), 0, 1, a.cache.pages.data()});
+    statistics_.prompt_tokens += static_cast<std::int64_t>(prompt.ids.size());
+  }
+
+  Ops& ops = model_.ops();
+  const std::int64_t width = model_.config().text.hidden;
+  Tensor hidden(ops.compute_type(), batch.outputs(), width, "activations");
+  model_.forward(batch, *cache_, adapter_.get(), hidden.view());
+
+  // Every running sequence has one output row; a prompt's row serves all its members.
+  std::vector<std::int64_t> rows;
+  for (std::size_t i = 0; i < active; ++i) rows.push_back(static_cast<std::int64_t>(i));
+  for (std::size_t a = 0; a < admitted.size(); ++a) {
+    const PromptInput& prompt = *admitted[a].request.prompt;
+    for (std::size_t m = 0; m < admitted[a].request.streams.size(); ++m) {
+      auto member = std::make_unique<Running>(Running{{}, static_cast<std::int64_t>(prompt.ids.size()), prompt.next_position,
+                                                      admitted[a].request.sampling, admitted[a].request.streams[m], {}});
+      member->result.tag = admitted[a].request.tag;
+      member->result.member = m;
+      CHECK(cache_->fork(admitted[a].cache, member->cache, &ops));
+      CHECK(cache_->extend(member->cache, member->sampling.max_new_tokens));
+      running_.push_back(std::move(member));
+      rows.push_back(static_cast<std::int64_t>(active + a));
+    }
+    cache_->release(admitted[a].cache);
+  }
+  Tensor gathered(ops.compute_type(), static_cast<std::int64_t>(rows.size()), width, "activations");
+  ops.gather_rows(hidden.const_view(), rows, gathered.view());
+  std::vector<SampleRequest> draws;
+  draws.reserve(running_.size());
+  for (const auto& running : running_) draws.push_back(next_draw(*running));
+  std::vector<SampledToken> tokens(draws.size());
+  ops.sample(gathered.const_view(), model_.head(), draws, suppressed_, tokens);
+
+  std::vector<std::unique_ptr<Running>> rest;
+  std::vector<Generated> finished;
+  for (std::size_t i = 0; i < running_.size(); ++i) {
+    if (accept(*running_[i], tokens[i])) {
+      cache_->release(running_[i]->cache);
+      finished.push_back(std::move(running_[i]->result));
+    } else {
+      rest.push_back(std::move(running_[i]));
+    }
+  }
+  running_ = std::move(rest);
+  statistics_.generated_tokens += static_cast<std::int64_t>(tokens.size());
+  ++statistics_.iterations;
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  (admitted.empty() ? statistics_.decode_seconds : statistics_.prefill_seconds) += seconds;
+  for (Generated& result : finished) done(std::move(result));
+}
+
+void Engine::run(const std::function<void(Generated&&)>& done) {
+  while (!waiting_.empty() || !running_.empty()) iterate(done);
+}
+
+}  // namespace biqa

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// Continuous batching: every iteration carries one token of each running sequence and the prompts of newly admitted
+// requests through the decoder together. What a sequence becomes never depends on what else is in the batch.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "core/random.h"
+#include "model/qwen_vl.h"
+
+namespace biqa {
+
+struct SamplingParameters {
+  float temperature = 1.0F;
+  std::int32_t top_k = 0;
+  float top_p = 1.0F;
+  bool greedy = false;
+  std::int64_t max_new_tokens = 1024;
+  bool ignore_end = false;  ///< always max_new_tokens (benchmarks)
+};
+
+/// A prompt to be continued by several members, each drawing from its own stream. The prompt is prefilled once.
+struct GenerateRequest {
+  std::shared_ptr<const PromptInput> prompt;
+  std::vector<RandomStream> streams;  ///< one per member; token i uses draw i
+  SamplingParameters sampling;
+  std::uint64_t tag = 0;  ///< the caller's, handed back
+  bool urgent = false;    ///< goes before the waiting ones
+};
+
+/// A finished member.
+struct Generated {
+  std::uint64_t tag = 0;
+  std::size_t member = 0;
+  std::vector<std::int64_t> ids;  ///< with the end token, if there was one
+  std::vector<float> logp;        ///< at the sampling temperature, full softmax
+  std::vector<float> entropy;
+  bool ended = false;             ///< by an end token rather than by the limit
+};
+
+struct EngineStatistics {
+  std::int64_t prompt_tokens = 0, generated_tokens = 0, iterations = 0;
+  double prefill_seconds = 0, decode_seconds = 0;  ///< an iteration that carries a prompt counts as prefill
+};
+
+class Engine {
+ public:
+  struct Options {
+    std::int64_t kv_bytes = std::int64_t{4} << 30;
+    std::int64_t prefill_rows = 2048;  ///< prompt tokens that one iteration carries at most (one prompt always fits)
+  };
+  Engine(const QwenVl& model, Options options);
+
+  void set_adapter(std::shared_ptr<const PackedAdapter> adapter) { adapter_ = std::move(adapter); }
+  /// Throws Error for a prompt that can never fit.
+  void submit(GenerateRequest request);
+  /// Runs until nothing waits and nothing is active; `done` may submit more.
+  void run(const std::function<void(Generated&&)>& done);
+  const EngineStatistics& statistics() const { return statistics_; }
+  void reset_statistics() { statistics_ = {}; }
+
+ private:
+  struct Running {
+    KvSequence cache;
+    std::int64_t length = 0;  ///< tokens in the cache
+    std::int32_t next_position = 0;
+    SamplingParameters sampling;
+    RandomStream stream;
+    Generated result;
+  };
+  struct Admitted {
+    GenerateRequest request;
+    KvSequence cache;
+  };
+  std::int64_t pages_needed(const GenerateRequest& request) const;
+  void make_room();
+  std::vector<Admitted> admit();
+  void iterate(const std::function<void(Generated&&)>& done);
+  bool accept(Running& running, const SampledToken& token) const;
+  SampleRequest next_draw(const Running& running) const;
+
+  const QwenVl& model_;
+  Options options_;
+  std::shared_ptr<const PackedAdapter> adapter_;
+  std::vector<std::int64_t> suppressed_;
+  std::unique_ptr<KvCache> cache_;
+  std::deque<GenerateRequest> waiting_;
+  std::vector<std::unique_ptr<Running>> running_;
+  EngineStatistics statistics_;
+};
+
+}  // namespace biqa

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a run is told: the YAML configuration, section by section (docs/configuration.md describes each key).
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "comm/roles.h"
+#include "data/prompts.h"
+#include "learner/adamw.h"
+#include "learner/advantage.h"
+#include "learner/objective.h"
+#include "model/lora.h"
+#include "reward/rewards.h"
+#include "tensor/dtype.h"
+
+namespace biqa {
+
+struct ModelSettings {
+  std::filesystem::path path;     ///< checkpoint folder in Hugging Face format
+  std::filesystem::path adapter;  ///< adapter the policy starts from and is kept close to; empty: none
+  DType dtype = DType::bf16;      ///< of the base weights and activations: bf16 or f32
+  std::string device = "cpu";     ///< cpu or cuda
+  std::int64_t max_pixels = 401408, min_pixels = 3136;  ///< area of an image after resizing, pixels
+  int threads = 0;  ///< per rank; 0: the cores of the machine divided by its ranks
+};
+
+struct DataSettings {
+  std::filesystem::path train;              ///< manifest
+  std::vector<std::filesystem::path> eval;  ///< manifests
+  double annotation_fraction =
+      1.0;                ///< share of the annotated training images whose human text is used, 0..1
+  bool skip_bad = false;  ///< leave bad manifest rows out and list them
+};
+
+struct RolloutSettings {
+  std::int64_t group_size = 4;  ///< trajectories per image
+  std::int64_t images_per_step = 64;
+  double temperature = 1.0;
+  std::int64_t top_k = 0;  ///< 0: off
+  double top_p = 1.0;      ///< 1: off
+  std::int64_t max_new_tokens = 1024, stage2_max_new_tokens = 64;
+  std::uint64_t kv_memory = std::uint64_t{4} << 30;  ///< bytes per actor rank
+  std::int64_t max_policy_lag = 0;                   ///< updates an actor may be behind
+};
+
+enum class Stage2Input : std::uint8_t { caption, caption_reasoning };
+enum class LeakGuard : std::uint8_t { off, strip, penalise };
+
+struct Stage2Settings {
+  bool enabled = true;
+  Stage2Input input = Stage2Input::caption;  ///< what fills {caption}: the caption, or caption and reasoning
+  bool train = false;                        ///< stage-2 tokens get a gradient too
+  LeakGuard leak_guard = LeakGuard::strip;
+};
+
+/// `prompts`: texts that a configuration leaves out are those of default_prompts(profile).
+struct PromptSettings {
+  std::string profile = "paper";  ///< paper or released
+  PromptTexts texts = default_prompts(named_profile("paper"));
+};
+
+struct ObjectiveSettings {
+  ObjectiveConfig loss;
+  AdvantageConfig advantage;
+  std::int64_t updates_per_rollout = 1;
+  std::int64_t micro_batch_tokens = 8192;  ///< most tokens of one forward and backward pass
+  bool recompute_layers =
+      false;  ///< keep only layer inputs and compute the rest again: less memory, more time
+};
+
+struct OptimizerSettings {
+  double lr = 1e-6;
+  Schedule schedule = Schedule::linear;
+  std::int64_t warmup_steps = 0;
+  AdamWConfig adamw;
+  double max_grad_norm = 1.0;  ///< 0: no clipping
+};
+
+struct TrainSettings {
+  std::int64_t epochs = 2;
+  std::int64_t steps = 0;  ///< 0: as many as the epochs give
+  std::uint64_t seed = 42;
+  std::filesystem::path out;             ///< run folder; default runs/NAME, NAME = the config file's stem
+  std::vector<std::int64_t> dump_steps;  ///< steps (from 1) that write dumps/step-*.h5
+  std::int64_t eval_every = 0;  ///< steps between evaluations; 0: before the first and after the last only
+  std::vector<std::string> eval_decodings{"greedy", "sampled"};
+  std::int64_t eval_images = 0;       ///< of each set, the first so many; 0: all
+  std::int64_t samples_per_step = 0;  ///< trajectories per step in samples.jsonl; 0: all
+  bool progress = true;               ///< progress on standard error
+};
+
+struct CheckpointSettings {
+  std::int64_t every = 10;              ///< steps; 0: at the end only
+  std::int64_t keep = 3;                ///< newest so many, besides the best; 0: all
+  std::string best = "caption_plcc";    ///< greedy figure that chooses the best one, mean over sets; or none
+  std::string resume = "auto";          ///< auto, never or a checkpoint folder
+  std::string save_signal = "SIGUSR1";  ///< saves at the end of the step; SIGUSR1, SIGUSR2, SIGHUP or none
+};
+
+struct Config {
+  std::filesystem::path file;  ///< where it was read; empty for the defaults alone
+  ModelSettings model;
+  LoraSpec lora;
+  DataSettings data;
+  PromptSettings prompts;
+  RolloutSettings rollout;
+  Stage2Settings stage2;
+  RewardConfig rewards;  ///< penalise_leak follows stage2.leak_guard
+  ObjectiveSettings objective;
+  OptimizerSettings optimizer;
+  TrainSettings train;
+  CheckpointSettings checkpoint;
+  RoleConfig roles;
+};
+
+/// Reads a configuration. `overrides` ("a.b=value", value in YAML) replace values of the file, the last one
+/// wins. Missing keys keep their defaults. Relative paths, those of overrides included, are made absolute
+/// from the file's folder, `train.out` from the working directory. Whether files exist is not asked here.
+/// Throws Error (usage) with file:line and key: unknown key (with the nearest valid one), wrong type, wrong
+/// range, settings that contradict each other.
+Config load_config(const std::filesystem::path& file, std::span<const std::string> overrides = {});
+
+/// Throws Error (usage) naming the first key that training needs and the configuration leaves empty.
+void require_training_keys(const Config& config);
+
+/// The resolved configuration, every key, paths absolute. load_config of it gives the same configuration.
+std::string to_yaml(const Config& config);
+
+/// "a.b" of every key, in the order of to_yaml.
+std::vector<std::string> config_keys();
+
+/// "4GiB", "512 MiB", "1.5 GB", "4096" → bytes; nothing when it is not a size.
+std::optional<std::uint64_t> parse_size(const std::string& text);
+/// The shortest exact text: 4294967296 → "4GiB", 1000 → "1000".
+std::string size_text(std::uint64_t bytes);
+
+}  // namespace biqa

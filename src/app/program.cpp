@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "app/program.h"
+
+#include <fmt/format.h>
+#include <gflags/gflags.h>
+#include <glog/logging.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <new>
+#include <numeric>
+#include <optional>
+#include <system_error>
+#include <utility>
+
+namespace biqa {
+namespace {
+
+std::function<void(const std::string&)>& failure_handler() {
+  static std::function<void(const std::string&)> handler;
+  return handler;
+}
+
+std::size_t edit_distance(const std::string& a, const std::string& b) {
+  std::vector<std::size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), std::size_t{0});
+  for (std::size_t i = 1; i <= a.size(); ++i) {
+    std::size_t diagonal = std::exchange(row[0], i);
+    for (std::size_t j = 1; j <= b.size(); ++j) {
+      const std::size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = std::exchange(row[j], std::min({row[j] + 1, row[j - 1] + 1, replaced}));
+    }
+  }
+  return row.back();
+}
+
+bool is_repeated(const FlagInfo& flag) {
+  return flag.value.ends_with("…");
+}
+bool is_switch(const FlagInfo& flag) {
+  return flag.value.empty();
+}
+
+/// glog's own flags (--v, --log_dir, …) are gflags' and stay settable.
+bool set_logging_flag(const std::string& name, const std::string& value) {
+  return !gflags::SetCommandLineOption(name.c_str(), value.c_str()).empty();
+}
+
+void print_help(const ProgramInfo& info) {
+  fmt::print("{} - {}\n\nusage: {} {}\n\n", info.name, info.summary, info.name, info.usage);
+  for (const FlagInfo& flag : info.flags) {
+    fmt::print("  --{}{}{}\n      {}{}\n", flag.name, flag.value.empty() ? "" : " ", flag.value, flag.help,
+               flag.fallback.empty() ? "" : fmt::format(" (default: {})", flag.fallback));
+  }
+  fmt::print(
+      "  --help, --version\n\nexample: {}\nexit codes: 0 done, 1 the world is wrong, 2 wrong usage, 3 part "
+      "failed, 75 stopped "
+      "early, resume\n",
+      info.example);
+}
+
+std::string one_line(std::string text) {
+  for (char& c : text) {
+    if (c == '\n' || c == '\r') c = ' ';
+  }
+  return text;
+}
+
+}  // namespace
+
+CommandLine::CommandLine(const ProgramInfo& info, const std::vector<std::string>& arguments) : info_(info) {
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    const std::string& argument = arguments[i];
+    if (argument == "--") {
+      positional_.insert(positional_.end(), arguments.begin() + static_cast<std::ptrdiff_t>(i) + 1,
+                         arguments.end());
+      break;
+    }
+    if (!argument.starts_with("--")) {
+      if (argument.size() > 1 && argument[0] == '-')
+        fail_usage("unknown flag {}: flags begin with --; see {} --help", argument, info.name);
+      positional_.push_back(argument);
+      continue;
+    }
+    const std::size_t equals = argument.find('=');
+    std::string name = argument.substr(2, equals == std::string::npos ? equals : equals - 2);
+    std::optional<std::string> value;
+    if (equals != std::string::npos) value = argument.substr(equals + 1);
+    const auto find = [&](const std::string& wanted) {
+      return std::find_if(info.flags.begin(), info.flags.end(),
+                          [&](const FlagInfo& f) { return f.name == wanted; });
+    };
+    auto flag = find(name);
+    bool negated = false;
+    if (flag == info.flags.end() && name.starts_with("no") && find(name.substr(2)) != info.flags.end() &&
+        is_switch(*find(name.substr(2)))) {
+      flag = find(name.substr(2));
+      name = flag->name;
+      negated = true;
+    }
+    if (flag == info.flags.end()) {
+      if (value && set_logging_flag(name, *value)) continue;
+      const FlagInfo* nearest = nullptr;
+      for (const FlagInfo& f : info.flags) {
+        if (nearest == nullptr || edit_distance(f.name, name) < edit_distance(nearest->name, name))
+          nearest = &f;
+      }
+      fail_usage("unknown flag --{}: nearest is --{}; see {} --help", name,
+                 nearest == nullptr ? "help" : nearest->name, info.name);
+    }
+    if (is_switch(*flag)) {
+      if (value && *value != "true" && *value != "false")
+        fail_usage("flag --{}: '{}' is neither true nor false", name, *value);
+      value = (value.value_or("true") == "true") != negated ? "true" : "false";
+    } else if (!value) {
+      if (++i == arguments.size())
+        fail_usage("flag --{} lacks its value {}: see {} --help", name, flag->value, info.name);
+      value = arguments[i];
+    }
+    auto& values = values_[name];
+    if (!values.empty() && !is_repeated(*flag))
+      fail_usage("flag --{} is given twice: '{}' and '{}'; give it once", name, values.front(), *value);
+    values.push_back(*value);
+  }
+}
+
+const FlagInfo& CommandLine::info_of(const std::string& flag) const {
+  const auto found =
+      std::find_if(info_.flags.begin(), info_.flags.end(), [&](const FlagInfo& f) { return f.name == flag; });
+  CHECK(found != info_.flags.end()) << "no flag " << flag;
+  return *found;
+}
+
+bool CommandLine::on(const std::string& flag) const {
+  return text(flag) == "true";
+}
+
+std::string CommandLine::text(const std::string& flag) const {
+  const auto found = values_.find(flag);
+  return found != values_.end() ? found->second.front() : info_of(flag).fallback;
+}
+
+std::vector<std::string> CommandLine::texts(const std::string& flag) const {
+  const auto found = values_.find(flag);
+  return found != values_.end() ? found->second : std::vector<std::string>{};
+}
+
+std::int64_t CommandLine::integer(const std::string& flag, std::int64_t least, std::int64_t most) const {
+  const std::string value = text(flag);
+  std::int64_t number = 0;
+  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+  if (error != std::errc() || end != value.data() + value.size() || number < least || number > most) {
+    fail_usage("flag --{} {}: not a whole number on {}..{}; see {} --help", flag, value, least, most,
+               info_.name);
+  }
+  return number;
+}
+
+double CommandLine::number(const std::string& flag, double least, double most) const {
+  const std::string value = text(flag);
+  double number = 0;
+  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+  if (error != std::errc() || end != value.data() + value.size() || !(number >= least && number <= most)) {
+    fail_usage("flag --{} {}: not a number on {}..{}; see {} --help", flag, value, least, most, info_.name);
+  }
+  return number;
+}
+
+std::string CommandLine::choice(const std::string& flag, const std::vector<std::string>& allowed) const {
+  const std::string value = text(flag);
+  if (std::find(allowed.begin(), allowed.end(), value) == allowed.end()) {
+    fail_usage("flag --{} {}: must be one of {}", flag, value, fmt::join(allowed, ", "));
+  }
+  return value;
+}
+
+void on_failure(std::function<void(const std::string& message)> handler) {
+  failure_handler() = std::move(handler);
+}
+
+int run_program(int argc, char** argv, const ProgramInfo& info,
+                const std::function<ExitCode(const CommandLine&)>& body) {
+  FLAGS_logtostderr = true;
+  FLAGS_minloglevel = google::GLOG_INFO;
+  google::InitGoogleLogging(argv[0]);
+  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  const auto asks = [&](const char* flag) {
+    const auto end = std::find(arguments.begin(), arguments.end(), "--");
+    return std::find(arguments.begin(), end, flag) != end;
+  };
+  std::string message;
+  ExitCode code = ExitCode::world;
+  try {
+    if (asks("--help")) {
+      print_help(info);
+      return 0;
+    }
+    if (asks("--version")) {
+      fmt::print("{}\n", version_text());
+      return 0;
+    }
+    code = body(CommandLine(info, arguments));
+    if (std::fflush(stdout) != 0)
+      fail("cannot write standard output: {}; free the disk or reopen the pipe",
+           std::generic_category().message(errno));
+    return static_cast<int>(code);
+  } catch (const Error& error) {
+    message = error.what();
+    code = error.code();
+  } catch (const std::bad_alloc&) {
+    message = "cannot allocate memory: the machine has none left; use a smaller batch, image size or cache";
+    code = ExitCode::world;
+  } catch (const std::exception& error) {
+    message = fmt::format("unexpected failure in {}: {}; please report it with the command line", info.name,
+                          error.what());
+    code = ExitCode::world;
+  }
+  message = one_line(message);
+  if (failure_handler()) {
+    failure_handler()(message);
+  } else {
+    fmt::print(stderr, "error: {}\n", message);
+  }
+  return static_cast<int>(code);
+}
+
+std::string version_text() {
+#ifdef BIQA_WITH_CUDA
+  constexpr const char* kBackends = "cpu, cuda";
+#else
+  constexpr const char* kBackends = "cpu";
+#endif
+  return fmt::format("biqa {} (git {}), backends: {}", BIQA_VERSION, BIQA_GIT_HASH, kBackends);
+}
+
+}  // namespace biqa

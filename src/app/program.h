@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every program shares: flags, help, version, one error line and the exit code.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+
+namespace biqa {
+
+/// A flag as --help shows it. Flags with an empty `value` are switches (`--name` or `--noname`).
+struct FlagInfo {
+  std::string name;
+  std::string value;  ///< what to write behind it, e.g. "DIR"; with "…" behind it may be repeated
+  std::string help;   ///< with the unit
+  std::string fallback;
+};
+
+struct ProgramInfo {
+  std::string name;     ///< biqa_score
+  std::string summary;  ///< one line
+  std::string usage;    ///< what follows the name
+  std::string example;
+  std::vector<FlagInfo> flags;
+};
+
+class CommandLine {
+ public:
+  /// Throws Error (usage) for an unknown flag, a missing or repeated value, with the nearest known flag.
+  CommandLine(const ProgramInfo& info, const std::vector<std::string>& arguments);
+
+  const std::vector<std::string>& positional() const { return positional_; }
+  bool has(const std::string& flag) const { return values_.count(flag) != 0; }
+  bool on(const std::string& flag) const;
+  std::string text(const std::string& flag) const;  ///< given or default
+  std::vector<std::string> texts(const std::string& flag) const;
+  /// Throws Error (usage) naming flag, value and range.
+  std::int64_t integer(const std::string& flag, std::int64_t least, std::int64_t most) const;
+  double number(const std::string& flag, double least, double most) const;
+  /// One of the allowed words.
+  std::string choice(const std::string& flag, const std::vector<std::string>& allowed) const;
+
+ private:
+  const FlagInfo& info_of(const std::string& flag) const;
+  const ProgramInfo& info_;
+  std::map<std::string, std::vector<std::string>> values_;
+  std::vector<std::string> positional_;
+};
+
+/// Runs `body`, with --help and --version answered and every exception turned into `error: …` and an exit
+/// code.
+int run_program(int argc, char** argv, const ProgramInfo& info,
+                const std::function<ExitCode(const CommandLine&)>& body);
+
+/// Called when `body` threw, before the error is printed; e.g. to take the other ranks down. Returns the text
+/// to put in front of the message ("rank 3 of 8: "), empty to print it plainly.
+void on_failure(std::function<void(const std::string& message)> handler);
+
+/// "biqa 0.1.0 (git 1234567), backends: cpu".
+std::string version_text();
+
+}  // namespace biqa

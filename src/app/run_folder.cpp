@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "app/run_folder.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string_view>
+#include <system_error>
+#include <type_traits>
+#include <utility>
+
+#include "core/error.h"
+#include "io/append_file.h"
+#include "io/files.h"
+#include "io/json.h"
+#include "io/tensorboard.h"
+
+namespace biqa {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+// The one list of names and their order (docs: contracts of metrics.jsonl); calls visit(name, member).
+template <typename Metrics, typename Visit>
+requires std::is_same_v<std::remove_const_t<Metrics>, StepMetrics>
+void for_each_field(Metrics& m, Visit&& visit) {
+  visit("step", m.step);
+  visit("version", m.version);
+  visit("epoch", m.epoch);
+  visit("time", m.time);
+  visit("step_seconds", m.step_seconds);
+  visit("rollout_seconds", m.rollout_seconds);
+  visit("stage2_seconds", m.stage2_seconds);
+  visit("reward_seconds", m.reward_seconds);
+  visit("learn_seconds", m.learn_seconds);
+  visit("sync_seconds", m.sync_seconds);
+  visit("images", m.images);
+  visit("trajectories", m.trajectories);
+  visit("generated_tokens", m.generated_tokens);
+  visit("stage2_tokens", m.stage2_tokens);
+  visit("trained_tokens", m.trained_tokens);
+  visit("reward_mean", m.reward_mean);
+  visit("reward_std", m.reward_std);
+  visit("reward_prediction_mean", m.reward_prediction_mean);
+  visit("reward_consistency_mean", m.reward_consistency_mean);
+  visit("reward_reasoning_mean", m.reward_reasoning_mean);
+  visit("reward_format_mean", m.reward_format_mean);
+  visit("reward_prediction_std", m.reward_prediction_std);
+  visit("reward_consistency_std", m.reward_consistency_std);
+  visit("reward_reasoning_std", m.reward_reasoning_std);
+  visit("reward_format_std", m.reward_format_std);
+  visit("parse_rate", m.parse_rate);
+  visit("stage2_parse_rate", m.stage2_parse_rate);
+  visit("zero_variance_fraction", m.zero_variance_fraction);
+  visit("leak_rate", m.leak_rate);
+  visit("truncated_fraction", m.truncated_fraction);
+  visit("length_mean", m.length_mean);
+  visit("caption_words", m.caption_words);
+  visit("reasoning_words", m.reasoning_words);
+  visit("loss", m.loss);
+  visit("kl", m.kl);
+  visit("ratio_max_deviation", m.ratio_max_deviation);
+  visit("actor_learner_logp_gap", m.actor_learner_logp_gap);
+  visit("clip_fraction", m.clip_fraction);
+  visit("entropy", m.entropy);
+  visit("grad_norm", m.grad_norm);
+  visit("lr", m.lr);
+  visit("policy_lag_max", m.policy_lag_max);
+}
+
+template <typename Metrics, typename Visit>
+requires std::is_same_v<std::remove_const_t<Metrics>, EvalMetrics>
+void for_each_field(Metrics& m, Visit&& visit) {
+  visit("step", m.step);
+  visit("eval", m.set);
+  visit("condition", m.condition);
+  visit("decoding", m.decoding);
+  visit("n", m.n);
+  visit("parse_failures", m.parse_failures);
+  visit("plcc", m.plcc);
+  visit("srcc", m.srcc);
+  visit("krcc", m.krcc);
+  visit("rmse", m.rmse);
+  visit("rouge1_p", m.rouge1_p);
+  visit("rouge1_r", m.rouge1_r);
+  visit("rouge1_f", m.rouge1_f);
+}
+
+// nlohmann::json writes doubles so that they round-trip, whatever the locale, and NaN and infinities as null.
+std::string dump(const Json& line) {
+  return line.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+template <typename Metrics>
+std::string metrics_line(const Metrics& metrics) {
+  Json line = Json::object();
+  for_each_field(metrics, [&](const char* name, const auto& value) { line[name] = value; });
+  return dump(line);
+}
+
+void read_value(const JsonFields& fields, const char* name, std::int64_t& value) {
+  value = fields.integer(name).value_or(value);
+}
+void read_value(const JsonFields& fields, const char* name, double& value) {
+  value = fields.number(name).value_or(value);
+}
+void read_value(const JsonFields& fields, const char* name, std::string& value) {
+  value = fields.text(name).value_or(value);
+}
+
+template <typename Metrics>
+Metrics metrics_from(const JsonFields& fields) {
+  Metrics metrics;
+  for_each_field(metrics, [&](const char* name, auto& value) { read_value(fields, name, value); });
+  return metrics;
+}
+
+// "reward_prediction_mean" → "reward/prediction_mean"; names without a group of their own go under "train".
+std::string tensorboard_tag(std::string_view name) {
+  if (name.starts_with("reward_") && name != "reward_seconds")
+    return fmt::format("reward/{}", name.substr(7));
+  if (name.ends_with("_seconds")) return fmt::format("time/{}", name);
+  static constexpr std::array<std::string_view, 8> kTexts{
+      "parse_rate",  "stage2_parse_rate", "leak_rate",       "truncated_fraction",
+      "length_mean", "caption_words",     "reasoning_words", "zero_variance_fraction"};
+  const bool is_text = std::find(kTexts.begin(), kTexts.end(), name) != kTexts.end();
+  return fmt::format("{}/{}", is_text ? "texts" : "train", name);
+}
+
+template <typename Metrics, typename Tag>
+std::vector<TensorboardScalar> scalars_of(const Metrics& metrics, Tag&& tag) {
+  std::vector<TensorboardScalar> scalars;
+  for_each_field(metrics, [&](std::string_view name, const auto& value) {
+    if constexpr (std::is_arithmetic_v<std::decay_t<decltype(value)>>) {
+      if (name == "step" || name == "time" || !std::isfinite(static_cast<double>(value))) return;
+      scalars.push_back({tag(name), static_cast<double>(value)});
+    }
+  });
+  return scalars;
+}
+
+double seconds_since_1970() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+void make_folder(const fs::path& folder) {
+  std::error_code problem;
+  fs::create_directories(folder, problem);
+  if (problem) {
+    fail("cannot create run folder {}: {}; set train.out to a folder that can be written", folder.string(),
+         problem.message());
+  }
+  if (::access(folder.c_str(), W_OK | X_OK) != 0) {
+    fail("cannot write into run folder {}: permission denied; set train.out to a folder that can be written",
+         folder.string());
+  }
+}
+
+// Cuts a file of JSON lines behind its last whole line of a step up to `last_step`. Lines stand in the order
+// of their steps, so everything from the first later one on goes.
+void keep_until(const fs::path& file, std::int64_t last_step) {
+  std::error_code problem;
+  if (!fs::exists(file, problem)) return;
+  std::ifstream stream(file, std::ios::binary);
+  if (!stream) fail("cannot read {}: it cannot be opened; check its permissions", file.string());
+  std::uintmax_t keep = 0;
+  std::int64_t number = 0;
+  for (std::string line; std::getline(stream, line);) {
+    ++number;
+    if (stream.eof()) break;  // no line end: torn
+    const std::string where = fmt::format("{}:{}", file.string(), number);
+    const nlohmann::json object = parse_json(line, where);
+    const JsonFields fields(object, where);
+    const std::optional<std::int64_t> step = fields.integer("step");
+    if (!step) fields.missing("step");
+    if (*step > last_step) break;
+    keep += line.size() + 1;
+  }
+  stream.close();
+  fs::resize_file(file, keep, problem);
+  if (problem)
+    fail("cannot shorten {} to its first {} bytes: {}; check its permissions", file.string(), keep,
+         problem.message());
+}
+
+bool holds_a_run(const fs::path& root) {
+  std::error_code problem;
+  const std::uintmax_t bytes = fs::file_size(root / "metrics.jsonl", problem);
+  return !problem && bytes > 0;
+}
+
+}  // namespace
+
+std::string to_json_line(const StepMetrics& metrics) {
+  return metrics_line(metrics);
+}
+std::string to_json_line(const EvalMetrics& metrics) {
+  return metrics_line(metrics);
+}
+
+std::string to_json_line(const SampleRecord& sample) {
+  const auto rating = [](const std::optional<double>& value) { return value ? Json(*value) : Json(); };
+  Json line = Json::object();
+  line["step"] = sample.step;
+  line["id"] = sample.id;
+  line["member"] = sample.member;
+  line["prompt"] = sample.prompt;
+  line["text"] = sample.text;
+  line["caption"] = sample.caption;
+  line["reasoning"] = sample.reasoning;
+  line["rating"] = rating(sample.rating);
+  line["stage2_text"] = sample.stage2_text;
+  line["stage2_rating"] = rating(sample.stage2_rating);
+  line["score"] = sample.score;
+  line["rewards"] = sample.rewards;
+  line["advantage"] = sample.advantage;
+  return dump(line);
+}
+
+MetricsFile read_metrics(const fs::path& file) {
+  std::ifstream stream(file, std::ios::binary);
+  if (!stream)
+    fail("cannot read {}: it cannot be opened; give a run folder that holds metrics.jsonl", file.string());
+  MetricsFile metrics;
+  std::int64_t number = 0;
+  for (std::string line; std::getline(stream, line);) {
+    ++number;
+    if (stream.eof()) break;  // a line that is just being written
+    const std::string where = fmt::format("{}:{}", file.string(), number);
+    const nlohmann::json object = parse_json(line, where);
+    const JsonFields fields(object, where);
+    if (fields.has("eval")) {
+      metrics.evaluations.push_back(metrics_from<EvalMetrics>(fields));
+    } else {
+      metrics.steps.push_back(metrics_from<StepMetrics>(fields));
+    }
+  }
+  return metrics;
+}
+
+struct RunFolder::Files {
+  AppendFile metrics, samples;
+  TensorboardWriter tensorboard;
+};
+
+RunFolder::RunFolder(fs::path root, const std::string& config_yaml, std::optional<std::int64_t> resumed_step)
+    : root_(std::move(root)) {
+  make_folder(root_);
+  if (!resumed_step && holds_a_run(root_)) {
+    fail(
+        "cannot start a run in {}: it holds one already (metrics.jsonl); set train.out to another folder, or "
+        "checkpoint.resume: auto to go on with it",
+        root_.string());
+  }
+  for (const fs::path& folder : {checkpoints(), dumps(), logs()}) make_folder(folder);
+  if (resumed_step) {
+    for (const fs::path& file : {metrics_file(), samples_file()}) keep_until(file, *resumed_step);
+  }
+  write_file_atomically(root_ / "config.yaml", config_yaml);
+  files_ = std::make_unique<Files>(Files{AppendFile(metrics_file()), AppendFile(samples_file()),
+                                         TensorboardWriter(root_ / "tensorboard")});
+}
+
+RunFolder::~RunFolder() = default;
+RunFolder::RunFolder(RunFolder&&) noexcept = default;
+
+fs::path RunFolder::dump_file(std::int64_t step) const {
+  return dumps() / fmt::format("step-{:06}.h5", step);
+}
+
+void RunFolder::append(const StepMetrics& metrics) {
+  files_->metrics.append(to_json_line(metrics) + '\n');
+  files_->tensorboard.add(metrics.time, metrics.step, scalars_of(metrics, tensorboard_tag));
+}
+
+void RunFolder::append(const EvalMetrics& metrics) {
+  files_->metrics.append(to_json_line(metrics) + '\n');
+  const auto tag = [&](std::string_view name) {
+    return fmt::format("eval/{}/{}/{}/{}", metrics.set, metrics.condition, metrics.decoding, name);
+  };
+  files_->tensorboard.add(seconds_since_1970(), metrics.step, scalars_of(metrics, tag));
+}
+
+void RunFolder::append(const SampleRecord& sample) {
+  files_->samples.append(to_json_line(sample) + '\n');
+}
+
+}  // namespace biqa

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <glog/logging.h>
+#include <mpi.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <initializer_list>
+#include <string>
+
+#include "comm/mpi.h"
+#include "comm/mpi/mpi_transport.h"
+#include "core/error.h"
+
+namespace biqa {
+namespace {
+
+/// The value of the first of these environment variables that is a number, or 0.
+int number_from(std::initializer_list<const char*> names) {
+  for (const char* name : names)
+    if (const char* value = std::getenv(name))
+      if (const int number = std::atoi(value); number > 0) return number;
+  return 0;
+}
+
+bool any_set(std::initializer_list<const char*> names) {
+  for (const char* name : names)
+    if (std::getenv(name) != nullptr) return true;
+  return false;
+}
+
+void prefer(const char* name, const char* value) {
+  setenv(name, value, 0);
+}
+
+}  // namespace
+
+MpiRuntime::MpiRuntime(Seconds deadline) {
+  launched_ = any_set({"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE"});
+  if (!launched_) {
+    if (const int tasks = number_from({"SLURM_STEP_NUM_TASKS"}); tasks > 1)
+      fail_usage(
+          "srun started {} tasks without MPI: each would run the whole job; write srun --mpi=pmix, or mpirun",
+          tasks);
+    world_ = make_local(deadline);
+    return;
+  }
+  // Reading the peer's memory directly is refused in many containers, with a warning per message, and would
+  // let a peer read buffers of a rank that has already failed; copying through shared memory is as quick.
+  prefer("OMPI_MCA_btl_vader_single_copy_mechanism", "none");
+  // No complaint about network hardware that a machine doesn't have.
+  prefer("OMPI_MCA_btl_base_warn_component_unused", "0");
+  int provided = 0;
+  check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided), "MPI_Init_thread");
+  if (provided < MPI_THREAD_SERIALIZED) fail("MPI_Init_thread: this MPI was built without threads; use another");
+  auto transport = make_mpi_transport();
+  const int expected = number_from({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"});
+  if (expected > 1 && transport->size() == 1) {
+    MPI_Finalize();
+    fail(
+        "MPI_Init: the launcher started {} ranks but this one sees only itself; use the mpirun of the MPI "
+        "that "
+        "biqa was built with",
+        expected);
+  }
+  world_ = make_communicator(std::move(transport), deadline);
+}
+
+MpiRuntime::~MpiRuntime() {
+  if (world_ != nullptr && launched_) abort(static_cast<int>(ExitCode::world));
+}
+
+void MpiRuntime::finalize() {
+  if (launched_) {
+    world_->flush();
+    world_->barrier("the end of the job");
+  }
+  world_.reset();
+  if (launched_) check_mpi(MPI_Finalize(), "MPI_Finalize");
+}
+
+void MpiRuntime::abort(int exit_code) {
+  std::fflush(nullptr);
+  if (launched_) MPI_Abort(MPI_COMM_WORLD, exit_code);
+  std::_Exit(exit_code);
+}
+
+}  // namespace biqa

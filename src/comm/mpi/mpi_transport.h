@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+
+#include "comm/transport.h"
+
+namespace biqa {
+
+/// MPI_COMM_WORLD as a transport; MPI is running.
+std::unique_ptr<Transport> make_mpi_transport();
+
+/// Throws Error with MPI's own words when `code`, returned by `call`, is not MPI_SUCCESS.
+void check_mpi(int code, const char* call);
+
+}  // namespace biqa

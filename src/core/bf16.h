@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// bfloat16 and half as storage: arithmetic is always done in float.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+
+namespace biqa {
+
+struct Bf16 {
+  std::uint16_t bits = 0;
+};
+
+/// Nearest bfloat16, ties to even; a NaN stays a (quiet) NaN.
+inline Bf16 to_bf16(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  if ((bits & 0x7fffffffU) > 0x7f800000U) return Bf16{static_cast<std::uint16_t>((bits >> 16) | 0x40U)};
+  return Bf16{static_cast<std::uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16)};
+}
+
+inline float to_float(Bf16 value) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(value.bits) << 16);
+}
+
+/// IEEE binary16 given by its bits, exactly.
+inline float half_to_float(std::uint16_t half) {
+  const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000U) << 16;
+  const std::uint32_t exponent = (half >> 10) & 0x1fU;
+  std::uint32_t mantissa = half & 0x3ffU;
+  if (exponent == 0x1fU) return std::bit_cast<float>(sign | 0x7f800000U | (mantissa << 13));
+  if (exponent != 0) return std::bit_cast<float>(sign | ((exponent + 112U) << 23) | (mantissa << 13));
+  if (mantissa == 0) return std::bit_cast<float>(sign);
+  std::uint32_t shift = 0;
+  while ((mantissa & 0x400U) == 0) {
+    mantissa <<= 1;
+    ++shift;
+  }
+  return std::bit_cast<float>(sign | ((113U - shift) << 23) | ((mantissa & 0x3ffU) << 13));
+}
+
+}  // namespace biqa

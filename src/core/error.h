@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// The one exception type for what the world does wrong: files, configuration, peers, devices, memory.
+// Our own mistakes are CHECKs (glog). A message reads `<what> <where>: <why>; <what to do>`.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace biqa {
+
+/// Exit codes of every program.
+enum class ExitCode : int { done = 0, world = 1, usage = 2, partial = 3, stopped = 75 };
+
+/// What the world did wrong; a program prints it as one line `error: …` and exits with `code()`.
+class Error : public std::runtime_error {
+ public:
+  explicit Error(const std::string& message, ExitCode code = ExitCode::world)
+      : std::runtime_error(message), code_(code) {}
+  ExitCode code() const { return code_; }
+
+ private:
+  ExitCode code_;
+};
+
+/// Throws an Error with exit code 1: file, data, peer, device, memory.
+template <typename... Args>
+[[noreturn]] void fail(fmt::format_string<Args...> format, Args&&... args) {
+  throw Error(fmt::format(format, std::forward<Args>(args)...));
+}
+
+/// Throws an Error with exit code 2: wrong usage or configuration.
+template <typename... Args>
+[[noreturn]] void fail_usage(fmt::format_string<Args...> format, Args&&... args) {
+  throw Error(fmt::format(format, std::forward<Args>(args)...), ExitCode::usage);
+}
+
+}  // namespace biqa

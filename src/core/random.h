@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// Counter-based random numbers: a draw is a pure function of a key and a counter, so it is the same whatever the
+// batch, the rank count or a restart. Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
+// SC 2011).
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <numeric>
+#include <string_view>
+#include <vector>
+
+namespace biqa {
+
+/// Ten rounds of Philox 4x32 on `counter` under `key`.
+inline std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key) {
+  for (int round = 0; round < 10; ++round) {
+    const std::uint64_t product0 = std::uint64_t{0xD2511F53U} * counter[0];
+    const std::uint64_t product1 = std::uint64_t{0xCD9E8D57U} * counter[2];
+    counter = {static_cast<std::uint32_t>(product1 >> 32) ^ counter[1] ^ key[0], static_cast<std::uint32_t>(product1),
+               static_cast<std::uint32_t>(product0 >> 32) ^ counter[3] ^ key[1], static_cast<std::uint32_t>(product0)};
+    key[0] += 0x9E3779B9U;
+    key[1] += 0xBB67AE85U;
+  }
+  return counter;
+}
+
+/// Finaliser of SplitMix64: spreads every input bit over the output.
+inline std::uint64_t mix64(std::uint64_t x) {
+  x += 0x9E3779B97F4A7C15ULL;
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
+  return x ^ (x >> 31);
+}
+
+/// A stream of draws named by what it is for; draws are addressed by index, nothing is stored.
+class RandomStream {
+ public:
+  /// Every part of the name counts: (seed, step, sample, member, stage, …).
+  explicit RandomStream(std::initializer_list<std::uint64_t> name) {
+    std::uint64_t state = 0x6269716100000000ULL + name.size();
+    for (const std::uint64_t part : name) state = mix64(state ^ mix64(part));
+    key_ = {static_cast<std::uint32_t>(state), static_cast<std::uint32_t>(state >> 32)};
+  }
+
+  std::array<std::uint32_t, 4> bits(std::uint64_t index) const {
+    return philox({static_cast<std::uint32_t>(index), static_cast<std::uint32_t>(index >> 32), 0, 0}, key_);
+  }
+  /// Uniform in (0, 1), 53 bits, never an end point.
+  double uniform(std::uint64_t index) const {
+    const auto b = bits(index);
+    const std::uint64_t mantissa = ((std::uint64_t{b[1]} << 32) | b[0]) >> 12;
+    return (static_cast<double>(mantissa) + 0.5) * 0x1.0p-52;
+  }
+  std::uint64_t word(std::uint64_t index) const {
+    const auto b = bits(index);
+    return (std::uint64_t{b[1]} << 32) | b[0];
+  }
+  std::array<std::uint32_t, 2> key() const { return key_; }
+
+ private:
+  std::array<std::uint32_t, 2> key_{};
+};
+
+/// A random order of 0 … count-1 (Fisher-Yates).
+inline std::vector<std::size_t> random_order(std::size_t count, const RandomStream& stream) {
+  std::vector<std::size_t> order(count);
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  for (std::size_t i = count; i > 1; --i) {
+    const auto j = static_cast<std::size_t>((__extension__ static_cast<unsigned __int128>(stream.word(i)) * i) >> 64);
+    std::swap(order[i - 1], order[j]);
+  }
+  return order;
+}
+
+/// FNV-1a with a final mix: names a stream by text, e.g. by a sample id.
+inline std::uint64_t hash_text(std::string_view text) {
+  std::uint64_t hash = 0xCBF29CE484222325ULL;
+  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3ULL;
+  return mix64(hash);
+}
+
+}  // namespace biqa

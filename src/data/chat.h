@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// The chat template of Qwen2.5-VL, rendered straight to ids. The template is fixed: chat_template.jinja,
+// chat_template.json and the `chat_template` of tokenizer_config.json are not read. Control tokens are put in
+// as ids, never through text, so nothing that a user writes can stand for an image or end a turn.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "data/tokenizer.h"
+
+namespace biqa {
+
+/// The template's system message when a prompt brings none.
+inline constexpr std::string_view kDefaultSystem = "You are a helpful assistant.";
+
+/// Ids of the template's control tokens.
+struct ChatIds {
+  std::int64_t im_start, im_end, vision_start, vision_end, image_pad;
+};
+
+/// What a model's config.json says about tokens; -1: it does not say, and nothing is compared.
+struct ModelTokenIds {
+  std::int64_t vocab_size = -1;  ///< rows of the embedding
+  std::int64_t vision_start = -1, vision_end = -1, image_pad = -1;
+};
+
+/// The control tokens, looked up by content. Throws Error if one is absent, if the model gives one of them
+/// another id, or if the tokenizer has more ids than the model has rows.
+ChatIds find_chat_ids(const Tokenizer& tokenizer, const ModelTokenIds& model);
+
+/// A prompt, ready for the model.
+struct Prompt {
+  /// One `image_pad` per image token: `tokens_per_image[i]` copies in a row for image i.
+  std::vector<std::int64_t> ids;
+};
+
+/// System message, one user turn (first the images, then the text) and the opening of the assistant's turn.
+/// `system`: nullopt stands for kDefaultSystem. `tokens_per_image`: merged patches of each image, all
+/// positive. Both texts are plain text: a literal "<|image_pad|>" in them stays a string of ordinary tokens.
+Prompt render_prompt(const Tokenizer& tokenizer, const ChatIds& ids, const std::optional<std::string>& system,
+                     std::span<const std::int64_t> tokens_per_image, std::string_view user_text);
+
+/// The assistant's answer as it follows a prompt: the text as plain text, then `im_end`.
+std::vector<std::int64_t> completion_ids(const Tokenizer& tokenizer, const ChatIds& ids,
+                                         std::string_view text);
+
+}  // namespace biqa

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "data/manifest.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cerrno>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <string_view>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+
+#include "core/error.h"
+#include "io/files.h"
+#include "io/json.h"
+
+namespace biqa {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool is_blank(std::string_view text) {
+  return std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isspace(c) != 0; });
+}
+
+std::string required_text(const JsonFields& fields, const std::string& key) {
+  std::optional<std::string> text = fields.text(key);
+  if (!text) fields.missing(key);
+  if (is_blank(*text)) fields.refuse(key, "text that is not blank");
+  return *std::move(text);
+}
+
+// Opening is the only sure way to learn whether reading is allowed.
+void check_readable(const fs::path& image, const std::string& where) {
+  std::error_code problem;
+  const fs::file_status status = fs::status(image, problem);
+  if (!fs::exists(status)) {
+    fail(
+        "cannot use {}: image {} does not exist; correct the path (relative to the manifest), or leave such "
+        "rows out "
+        "with --skip-bad",
+        where, image.string());
+  }
+  if (!fs::is_regular_file(status)) {
+    fail("cannot use {}: image {} is not a file; correct the path", where, image.string());
+  }
+  const int descriptor = ::open(image.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) {
+    fail("cannot use {}: image {} cannot be opened: {}; check its permissions", where, image.string(),
+         std::strerror(errno));
+  }
+  ::close(descriptor);
+}
+
+Sample parse_row(std::string_view line, const fs::path& manifest, const std::string& where) {
+  const nlohmann::json row = parse_json(line, where);
+  const JsonFields fields(row, where);
+  Sample sample;
+  sample.id = required_text(fields, "id");
+  sample.image = manifest.parent_path() / fs::path(required_text(fields, "image"));
+  const std::optional<double> score = fields.number("score");
+  if (!score) fields.missing("score");
+  // Written so that a NaN fails too.
+  if (!(*score >= 1.0 && *score <= 5.0))
+    fields.refuse("score", "a number from 1 to 5 (map native scales with biqa_data import)");
+  sample.score = *score;
+  sample.raw_score = fields.number("raw_score");
+  sample.set = fields.text("set").value_or(manifest.stem().string());
+  if (const std::optional<JsonFields> text = fields.object("text")) {
+    sample.description = text->text("description").value_or("");
+    sample.good = text->text("good").value_or("");
+    sample.bad = text->text("bad").value_or("");
+  }
+  return sample;
+}
+
+}  // namespace
+
+std::string Sample::human_text() const {
+  std::string text;
+  for (const std::string* part : {&description, &good, &bad}) {
+    if (is_blank(*part)) continue;
+    if (!text.empty()) text += ' ';
+    text += *part;
+  }
+  return text;
+}
+
+std::vector<Sample> read_manifest(const fs::path& file, bool skip_bad, std::vector<BadRow>* bad,
+                                  bool check_images) {
+  const std::string content = read_file(file);
+  std::vector<Sample> samples;
+  std::unordered_map<std::string, std::int64_t> line_of_id;
+  std::int64_t number = 0;
+  for (std::size_t begin = 0; begin < content.size();) {
+    const std::size_t end = std::min(content.find('\n', begin), content.size());
+    const std::string_view line = std::string_view(content).substr(begin, end - begin);
+    begin = end + 1;
+    ++number;
+    if (is_blank(line)) continue;
+    const std::string where = fmt::format("{}:{}", file.string(), number);
+    try {
+      Sample sample = parse_row(line, file, where);
+      if (const auto earlier = line_of_id.find(sample.id); earlier != line_of_id.end()) {
+        fail("cannot use {}: id '{}' stands in line {} already; remove one row or give it another id", where,
+             sample.id, earlier->second);
+      }
+      if (check_images) check_readable(sample.image, where);
+      line_of_id.emplace(sample.id, number);
+      samples.push_back(std::move(sample));
+    } catch (const Error& problem) {
+      if (!skip_bad) throw;
+      if (bad != nullptr) bad->push_back({number, problem.what()});
+    }
+  }
+  if (samples.empty()) {
+    fail("cannot use manifest {}: {}; give one JSON object per line (id, image, score)", file.string(),
+         number == 0 ? std::string("it is empty")
+                     : fmt::format("none of its {} lines is a usable row", number));
+  }
+  return samples;
+}
+
+Overlap find_overlap(std::span<const Sample> training, std::span<const Sample> evaluation) {
+  const auto real_path = [](const fs::path& path) {
+    std::error_code problem;
+    const fs::path real = fs::weakly_canonical(path, problem);
+    return (problem ? path.lexically_normal() : real).string();
+  };
+  std::unordered_set<std::string> ids, images;
+  for (const Sample& sample : training) {
+    ids.insert(sample.id);
+    images.insert(real_path(sample.image));
+  }
+  Overlap overlap;
+  for (const Sample& sample : evaluation) {
+    if (ids.contains(sample.id)) overlap.ids.push_back(sample.id);
+    const std::string image = real_path(sample.image);
+    if (images.contains(image)) overlap.images.push_back(image);
+  }
+  return overlap;
+}
+
+}  // namespace biqa

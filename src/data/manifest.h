@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// Manifests: which images there are, their human scores and, where people wrote them, their texts. One JSON
+// object per line: {"id", "image", "score", "raw_score"?, "set"?, "text"?: {"description", "good", "bad"}};
+// other keys are ignored.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace biqa {
+
+struct Sample {
+  std::string id;
+  std::filesystem::path
+      image;         ///< absolute, or as reachable from the working directory as the manifest itself
+  double score = 0;  ///< human score on 1..5, higher is better
+  std::optional<double> raw_score;     ///< in the set's own units
+  std::string set;                     ///< name of the data set; the manifest's stem where a row has none
+  std::string description, good, bad;  ///< human text by part; empty where there is none
+
+  /// description, good and bad with one space between the parts that are not blank; empty without human text.
+  std::string human_text() const;
+};
+
+/// A row that was left out.
+struct BadRow {
+  std::int64_t line = 0;  ///< from 1
+  std::string reason;     ///< `FILE:LINE: what is wrong; what to do`
+};
+
+/// Reads a manifest in the order of its rows. Throws Error with file:line on a line that is not such an
+/// object, a score that is no number on 1..5, an id given twice, with `check_images` an image that is not a
+/// readable file; and when no row is left. With `skip_bad` bad rows are left out and listed in `bad` (where
+/// given).
+std::vector<Sample> read_manifest(const std::filesystem::path& file, bool skip_bad = false,
+                                  std::vector<BadRow>* bad = nullptr, bool check_images = true);
+
+/// Samples of `evaluation` that `training` holds too.
+struct Overlap {
+  std::vector<std::string> ids;     ///< same id
+  std::vector<std::string> images;  ///< same image file (after resolving links), whatever the id
+  bool any() const { return !ids.empty() || !images.empty(); }
+};
+/// A published test file repeated a training image, so this is asked before each run.
+Overlap find_overlap(std::span<const Sample> training, std::span<const Sample> evaluation);
+
+}  // namespace biqa

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "data/preprocess.h"
+
+#include <glog/logging.h>
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+
+#include "core/error.h"
+#include "io/json.h"
+
+namespace biqa {
+namespace {
+
+/// Largest area a configuration may ask for: its patches take 6 GiB.
+constexpr std::int64_t kMaxArea = std::int64_t{1} << 28;
+
+std::array<float, 3> read_colour(const JsonFields& fields, const std::string& key,
+                                 const std::array<float, 3>& otherwise, bool positive) {
+  const nlohmann::json* value = fields.find(key);
+  if (value == nullptr) {
+    return otherwise;
+  }
+  const std::string expected = positive ? "three positive numbers" : "three numbers";
+  if (!value->is_array() || value->size() != 3) {
+    fields.refuse(key, expected);
+  }
+  std::array<float, 3> colour{};
+  for (std::size_t c = 0; c < 3; ++c) {
+    const nlohmann::json& number = (*value)[c];
+    if (!number.is_number()) {
+      fields.refuse(key, expected);
+    }
+    colour[c] = number.get<float>();
+    if (!std::isfinite(colour[c]) || (positive && colour[c] <= 0)) {
+      fields.refuse(key, expected);
+    }
+  }
+  return colour;
+}
+
+/// Refuses files that ask for another processing than the one implemented here.
+void check_processing(const JsonFields& fields) {
+  for (const char* key : {"do_resize", "do_rescale", "do_normalize", "do_convert_rgb"}) {
+    if (!fields.boolean(key).value_or(true)) {
+      fields.refuse(key, "true, the only processing implemented");
+    }
+  }
+  constexpr std::int64_t kBicubic = 3;
+  if (fields.integer("resample").value_or(kBicubic) != kBicubic) {
+    fields.refuse("resample", "3 (bicubic), the only filter implemented");
+  }
+  constexpr double kFactor = 1.0 / 255.0;
+  if (std::abs(fields.number("rescale_factor").value_or(kFactor) - kFactor) > 1e-12) {
+    fields.refuse("rescale_factor", "1/255, the only scale implemented");
+  }
+}
+
+PreprocessConfig parse_config(const JsonFields& fields) {
+  check_processing(fields);
+  PreprocessConfig config;
+  config.patch = fields.integer("patch_size", 1, 1024).value_or(config.patch);
+  config.merge = fields.integer("merge_size", 1, 16).value_or(config.merge);
+  config.temporal = fields.integer("temporal_patch_size", 1, 16).value_or(config.temporal);
+  config.mean = read_colour(fields, "image_mean", config.mean, false);
+  config.std = read_colour(fields, "image_std", config.std, true);
+
+  // A file that names no limits means those of the reference's class, not of the published checkpoints.
+  constexpr std::int64_t kClassMaxPixels = 28 * 28 * 1280;
+  config.max_pixels = kClassMaxPixels;
+  if (const std::optional<JsonFields> size = fields.object("size")) {
+    for (const char* key : {"shortest_edge", "longest_edge"}) {
+      if (!size->has(key)) {
+        size->missing(key);
+      }
+    }
+    config.min_pixels = *size->integer("shortest_edge", 1, kMaxArea);
+    config.max_pixels = *size->integer("longest_edge", 1, kMaxArea);
+  }
+  config.min_pixels = fields.integer("min_pixels", 1, kMaxArea).value_or(config.min_pixels);
+  config.max_pixels = fields.integer("max_pixels", 1, kMaxArea).value_or(config.max_pixels);
+  if (config.min_pixels > config.max_pixels) {
+    fail("{}: min_pixels {} is above max_pixels {}; correct the file", fields.where(), config.min_pixels,
+         config.max_pixels);
+  }
+  return config;
+}
+
+// Pillow's fixed point: weights and sums carry 22 fractional bits.
+constexpr int kWeightBits = 22;
+
+/// Which inputs make an output along one axis, and with what weights.
+struct Taps {
+  std::int64_t first = 0;
+  std::vector<std::int32_t> weights;
+};
+
+/// Keys' cubic convolution kernel with a = -1/2, in Pillow's order of operations.
+double keys_cubic(double x) {
+  constexpr double kA = -0.5;
+  x = std::abs(x);
+  if (x < 1.0) {
+    return ((kA + 2.0) * x - (kA + 3.0)) * x * x + 1;
+  }
+  if (x < 2.0) {
+    return (((x - 5) * x + 8) * x - 4) * kA;
+  }
+  return 0.0;
+}
+
+/// The taps of every output when `from` samples become `to`.
+std::vector<Taps> make_taps(std::int64_t from, std::int64_t to) {
+  const double scale = static_cast<double>(from) / static_cast<double>(to);
+  const double filter_scale = std::max(scale, 1.0);
+  const double support = 2.0 * filter_scale;
+  const double inverse = 1.0 / filter_scale;
+  std::vector<Taps> axis(static_cast<std::size_t>(to));
+  std::vector<double> exact;
+  for (std::size_t i = 0; i < axis.size(); ++i) {
+    const double center = (static_cast<double>(i) + 0.5) * scale;
+    const auto low = std::max<std::int64_t>(0, static_cast<std::int64_t>(std::trunc(center - support + 0.5)));
+    const auto high =
+        std::min<std::int64_t>(from, static_cast<std::int64_t>(std::trunc(center + support + 0.5)));
+    exact.clear();
+    double sum = 0.0;
+    for (std::int64_t j = 0; j < high - low; ++j) {
+      exact.push_back(keys_cubic((static_cast<double>(j + low) - center + 0.5) * inverse));
+      sum += exact.back();
+    }
+    axis[i].first = low;
+    for (const double weight : exact) {
+      const double scaled = (sum != 0.0 ? weight / sum : weight) * (1 << kWeightBits);
+      axis[i].weights.push_back(static_cast<std::int32_t>(scaled < 0 ? scaled - 0.5 : scaled + 0.5));
+    }
+  }
+  return axis;
+}
+
+constexpr std::int32_t kHalf = 1 << (kWeightBits - 1);
+
+std::uint8_t to_sample(std::int32_t sum) {
+  return static_cast<std::uint8_t>(std::clamp(sum >> kWeightBits, 0, 255));
+}
+
+Image resize_width(const Image& image, std::int64_t width) {
+  if (width == image.width) {
+    return image;
+  }
+  const std::vector<Taps> axis = make_taps(image.width, width);
+  Image resized{width, image.height,
+                std::vector<std::uint8_t>(static_cast<std::size_t>(width * image.height * 3))};
+  std::uint8_t* to = resized.rgb.data();
+  for (std::int64_t y = 0; y < image.height; ++y) {
+    const std::uint8_t* row = image.rgb.data() + y * image.width * 3;
+    for (const Taps& taps : axis) {
+      const std::uint8_t* from = row + taps.first * 3;
+      std::int32_t red = kHalf;
+      std::int32_t green = kHalf;
+      std::int32_t blue = kHalf;
+      for (const std::int32_t weight : taps.weights) {
+        red += from[0] * weight;
+        green += from[1] * weight;
+        blue += from[2] * weight;
+        from += 3;
+      }
+      to[0] = to_sample(red);
+      to[1] = to_sample(green);
+      to[2] = to_sample(blue);
+      to += 3;
+    }
+  }
+  return resized;
+}
+
+Image resize_height(const Image& image, std::int64_t height) {
+  if (height == image.height) {
+    return image;
+  }
+  const auto stride = static_cast<std::size_t>(image.width) * 3;
+  Image resized{image.width, height, std::vector<std::uint8_t>(stride * static_cast<std::size_t>(height))};
+  std::uint8_t* to = resized.rgb.data();
+  std::vector<std::int32_t> sums(stride);
+  for (const Taps& taps : make_taps(image.height, height)) {
+    std::fill(sums.begin(), sums.end(), kHalf);
+    const std::uint8_t* from = image.rgb.data() + static_cast<std::size_t>(taps.first) * stride;
+    for (const std::int32_t weight : taps.weights) {
+      for (std::size_t i = 0; i < stride; ++i) {
+        sums[i] += from[i] * weight;
+      }
+      from += stride;
+    }
+    to = std::transform(sums.begin(), sums.end(), to, to_sample);
+  }
+  return resized;
+}
+
+}  // namespace
+
+PreprocessConfig PreprocessConfig::load(const std::filesystem::path& folder) {
+  const std::filesystem::path combined = folder / "processor_config.json";
+  if (std::filesystem::exists(combined)) {
+    const nlohmann::json document = read_json(combined);
+    if (const auto fields = JsonFields(document, combined.string()).object("image_processor")) {
+      return parse_config(*fields);
+    }
+  }
+  const std::filesystem::path own = folder / "preprocessor_config.json";
+  if (std::filesystem::exists(own)) {
+    const nlohmann::json document = read_json(own);
+    return parse_config(JsonFields(document, own.string()));
+  }
+  return {};
+}
+
+Size smart_resize(std::int64_t height, std::int64_t width, std::int64_t factor, std::int64_t min_pixels,
+                  std::int64_t max_pixels) {
+  CHECK(factor >= 1 && min_pixels >= 1 && max_pixels >= 1);
+  constexpr double kMaxAspect = 200;
+  if (height < 1 || width < 1) {
+    fail("cannot resize a picture of height {} and width {}: it has no pixels; replace it", height, width);
+  }
+  const auto h = static_cast<double>(height);
+  const auto w = static_cast<double>(width);
+  const auto f = static_cast<double>(factor);
+  if (std::max(h, w) / std::min(h, w) > kMaxAspect) {
+    fail("cannot resize a picture of height {} and width {}: its aspect is above {}; crop it", height, width,
+         kMaxAspect);
+  }
+  // nearbyint rounds half to even, as Python's round.
+  double rounded_h = std::nearbyint(h / f) * f;
+  double rounded_w = std::nearbyint(w / f) * f;
+  if (rounded_h * rounded_w > static_cast<double>(max_pixels)) {
+    const double beta = std::sqrt(h * w / static_cast<double>(max_pixels));
+    rounded_h = std::max(f, std::floor(h / beta / f) * f);
+    rounded_w = std::max(f, std::floor(w / beta / f) * f);
+  } else if (rounded_h * rounded_w < static_cast<double>(min_pixels)) {
+    const double beta = std::sqrt(static_cast<double>(min_pixels) / (h * w));
+    rounded_h = std::ceil(h * beta / f) * f;
+    rounded_w = std::ceil(w * beta / f) * f;
+  }
+  return {static_cast<std::int64_t>(rounded_h), static_cast<std::int64_t>(rounded_w)};
+}
+
+Image resize_bicubic(const Image& image, Size size, ResizeOrder order) {
+  CHECK(image.width >= 1 && image.height >= 1 && size.width >= 1 && size.height >= 1);
+  const std::int64_t removed_rows = image.height - size.height;
+  const std::int64_t removed_columns = image.width - size.width;
+  const bool columns_first =
+      order == ResizeOrder::pillow13 && removed_rows > 0 && removed_rows > 2 * removed_columns;
+  return columns_first ? resize_width(resize_height(image, size.height), size.width)
+                       : resize_height(resize_width(image, size.width), size.height);
+}
+
+Patches to_patches(const Image& resized, const PreprocessConfig& config) {
+  const std::int64_t factor = config.factor();
+  CHECK(resized.height > 0 && resized.width > 0 && resized.height % factor == 0 &&
+        resized.width % factor == 0)
+      << resized.height << " x " << resized.width;
+  std::array<std::array<float, 256>, 3> normalised{};
+  for (std::size_t c = 0; c < 3; ++c) {
+    for (std::size_t value = 0; value < 256; ++value) {
+      const auto unit = static_cast<float>(static_cast<double>(value) * (1.0 / 255.0));
+      normalised[c][value] = (unit - config.mean[c]) / config.std[c];
+    }
+  }
+
+  const std::int64_t patch = config.patch;
+  const std::int64_t merge = config.merge;
+  const std::int64_t plane = patch * patch;
+  Patches patches;
+  patches.grid = {1, resized.height / patch, resized.width / patch};
+  patches.values.resize(static_cast<std::size_t>(patches.rows() * config.columns()));
+  for (std::int64_t gy = 0; gy < patches.grid[1]; ++gy) {
+    for (std::int64_t gx = 0; gx < patches.grid[2]; ++gx) {
+      const std::int64_t token = gy / merge * (patches.grid[2] / merge) + gx / merge;
+      const std::int64_t row = (token * merge + gy % merge) * merge + gx % merge;
+      float* to = patches.values.data() + row * config.columns();
+      for (std::size_t c = 0; c < 3; ++c) {
+        const float* frame = to;
+        for (std::int64_t y = 0; y < patch; ++y) {
+          const std::uint8_t* from =
+              resized.rgb.data() + ((gy * patch + y) * resized.width + gx * patch) * 3 + c;
+          for (std::int64_t x = 0; x < patch; ++x) {
+            *to++ = normalised[c][from[3 * x]];
+          }
+        }
+        for (std::int64_t repeat = 1; repeat < config.temporal; ++repeat) {
+          to = std::copy_n(frame, plane, to);
+        }
+      }
+    }
+  }
+  return patches;
+}
+
+Patches preprocess(const Image& image, const PreprocessConfig& config) {
+  const Size size =
+      smart_resize(image.height, image.width, config.factor(), config.min_pixels, config.max_pixels);
+  return to_patches(resize_bicubic(image, size), config);
+}
+
+}  // namespace biqa

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// ROUGE-1 and ROUGE-L (Lin, "ROUGE: a package for automatic evaluation of summaries", 2004), equal to the
+// Python package rouge_score: lower case, runs of characters outside [a-z0-9] separate, optional Porter
+// stemming of words longer than three characters.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace biqa {
+
+/// 0 where undefined (an empty side).
+struct Rouge {
+  double precision = 0, recall = 0, f1 = 0;
+};
+
+/// Clipped unigram overlap.
+Rouge rouge1(std::string_view reference, std::string_view hypothesis, bool stem = false);
+/// Longest common subsequence. Time is the product of the two lengths in words.
+Rouge rougel(std::string_view reference, std::string_view hypothesis, bool stem = false);
+
+/// The words that ROUGE compares.
+std::vector<std::string> rouge_words(std::string_view text, bool stem = false);
+/// Stem of a lower-case word, as NLTK's PorterStemmer in its default mode (Porter's algorithm with NLTK's
+/// extensions).
+std::string porter_stem(std::string_view word);
+
+}  // namespace biqa

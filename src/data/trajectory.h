@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// What travels from actors by way of reward ranks to learners: plain data.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace biqa {
+
+/// The rewards of one trajectory before weighting.
+struct RewardColumns {
+  double prediction = 0, consistency = 0, reasoning = 0, format = 0;
+};
+
+/// One answer of the policy to the group's prompt, with the answer to its own caption beside it.
+struct Trajectory {
+  std::int64_t member = 0;                   ///< 0 … group size - 1
+  std::vector<std::int64_t> completion_ids;  ///< up to and including the first end token
+  std::vector<float> behaviour_logp;         ///< per token of completion_ids, at the sampling temperature
+  bool finished = false;                     ///< ended by an end token, not by the length limit
+  std::string text;                          ///< completion without its end token
+  bool format_ok = false;
+  std::optional<std::string> caption, reasoning;
+  std::optional<double> rating;
+
+  std::vector<std::int64_t> stage2_prompt_ids;  ///< empty: no stage 2 (switched off, or there was no caption)
+  std::vector<std::int64_t> stage2_completion_ids;
+  std::vector<float> stage2_behaviour_logp;
+  bool stage2_finished = false;
+  std::string stage2_text;
+  std::optional<double> stage2_rating;
+
+  std::int64_t policy_version = 0;   ///< of the adapter that wrote it
+  std::uint64_t adapter_digest = 0;  ///< of that adapter's values
+
+  RewardColumns rewards;
+  double reward = 0;     ///< weighted sum of the columns
+  double advantage = 0;  ///< set by the learner
+};
+
+/// All trajectories of one image in one step.
+struct Group {
+  std::string sample_id;
+  std::int64_t sample_index = 0;  ///< row of the training manifest
+  std::int64_t step = 0;
+  std::vector<std::int64_t> prompt_ids;                     ///< stage 1, shared by the members
+  std::vector<std::array<std::int64_t, 3>> image_grid_thw;  ///< per image: time, height, width in patches
+  double score = 0;                                         ///< human score on 1..5
+  std::string human_text;                                   ///< empty where nobody wrote one
+  std::vector<Trajectory> members;
+};
+
+}  // namespace biqa

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "data/unicode.h"
+
+#include <glog/logging.h>
+#include <utf8proc.h>
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+namespace biqa {
+namespace {
+
+constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
+/// Lead byte of U+0300. Characters before it are in form C, start a combining sequence and never join what is
+/// before.
+constexpr unsigned char kFirstCombiningLead = 0xCC;
+
+unsigned char byte_at(std::string_view text, std::size_t position) {
+  return static_cast<unsigned char>(text[position]);
+}
+
+bool is_ascii(char c) {
+  return static_cast<unsigned char>(c) < 0x80;
+}
+
+struct Sequence {
+  std::size_t length;  ///< of the character, or of the longest part of it that is there
+  bool valid;
+};
+
+/// The sequence at `position`, by the table "Well-Formed UTF-8 Byte Sequences" of the Unicode standard.
+Sequence sequence_at(std::string_view bytes, std::size_t position) {
+  const unsigned char lead = byte_at(bytes, position);
+  if (lead < 0x80) return {1, true};
+  if (lead < 0xC2 || lead > 0xF4) return {1, false};
+  const std::size_t wanted = lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+  unsigned char low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
+  unsigned char high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
+  std::size_t length = 1;
+  while (length < wanted && position + length < bytes.size() && byte_at(bytes, position + length) >= low &&
+         byte_at(bytes, position + length) <= high) {
+    ++length;
+    low = 0x80;
+    high = 0xBF;
+  }
+  return {length, length == wanted};
+}
+
+/// The first invalid byte at or after `position`, or the end.
+std::size_t find_invalid(std::string_view bytes, std::size_t position) {
+  while (position < bytes.size()) {
+    const Sequence sequence = sequence_at(bytes, position);
+    if (!sequence.valid) break;
+    position += sequence.length;
+  }
+  return position;
+}
+
+int combining_class(utf8proc_int32_t code_point) {
+  return utf8proc_get_property(code_point)->combining_class;
+}
+
+/// Form C of a stretch. utf8proc_map would do, were its ordering of marks not quadratic in their number.
+void append_nfc(std::string& out, std::string_view stretch) {
+  std::vector<utf8proc_int32_t> points;
+  points.reserve(stretch.size());
+  for (std::size_t position = 0; position < stretch.size();) {
+    const CodePoint next = code_point_at(stretch, position);
+    position += next.length;
+    std::array<utf8proc_int32_t, 16> parts;
+    const utf8proc_ssize_t count = utf8proc_decompose_char(
+        static_cast<utf8proc_int32_t>(next.value), parts.data(), parts.size(), UTF8PROC_DECOMPOSE, nullptr);
+    CHECK(count >= 0 && count <= static_cast<utf8proc_ssize_t>(parts.size())) << utf8proc_errmsg(count);
+    points.insert(points.end(), parts.begin(), parts.begin() + count);
+  }
+  const auto is_mark = [](utf8proc_int32_t point) { return combining_class(point) != 0; };
+  for (auto begin = points.begin(); begin != points.end();) {
+    begin = std::find_if(begin, points.end(), is_mark);
+    const auto end = std::find_if_not(begin, points.end(), is_mark);
+    std::stable_sort(begin, end, [](utf8proc_int32_t a, utf8proc_int32_t b) {
+      return combining_class(a) < combining_class(b);
+    });
+    begin = end;
+  }
+  const utf8proc_ssize_t composed =
+      utf8proc_normalize_utf32(points.data(), static_cast<utf8proc_ssize_t>(points.size()),
+                               static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+  CHECK_GE(composed, 0) << utf8proc_errmsg(composed);
+  for (utf8proc_ssize_t i = 0; i < composed; ++i) {
+    std::array<utf8proc_uint8_t, 4> encoded;
+    const utf8proc_ssize_t length = utf8proc_encode_char(points[static_cast<std::size_t>(i)], encoded.data());
+    out.append(encoded.begin(), encoded.begin() + length);
+  }
+}
+
+CharClass unicode_class(char32_t code_point) {
+  switch (utf8proc_category(static_cast<utf8proc_int32_t>(code_point))) {
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+      return CharClass::letter;
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_NO:
+      return CharClass::number;
+    case UTF8PROC_CATEGORY_ZS:
+    case UTF8PROC_CATEGORY_ZL:
+    case UTF8PROC_CATEGORY_ZP:
+      return CharClass::space;
+    default:
+      // White_Space also holds these control characters.
+      return (code_point >= 0x09 && code_point <= 0x0D) || code_point == 0x85 ? CharClass::space
+                                                                              : CharClass::other;
+  }
+}
+
+}  // namespace
+
+CharClass char_class(char32_t code_point) {
+  static const std::array<CharClass, 128> ascii = [] {
+    std::array<CharClass, 128> table{};
+    for (char32_t c = 0; c < table.size(); ++c) table[c] = unicode_class(c);
+    return table;
+  }();
+  return code_point < ascii.size() ? ascii[code_point] : unicode_class(code_point);
+}
+
+CodePoint code_point_at(std::string_view valid, std::size_t position) {
+  const char32_t lead = byte_at(valid, position);
+  if (lead < 0x80) return {lead, 1};
+  const auto more = [&](std::size_t i) { return static_cast<char32_t>(byte_at(valid, position + i) & 0x3F); };
+  if (lead < 0xE0) return {(lead & 0x1F) << 6 | more(1), 2};
+  if (lead < 0xF0) return {(lead & 0x0F) << 12 | more(1) << 6 | more(2), 3};
+  return {(lead & 0x07) << 18 | more(1) << 12 | more(2) << 6 | more(3), 4};
+}
+
+bool is_valid_utf8(std::string_view bytes) {
+  return find_invalid(bytes, 0) == bytes.size();
+}
+
+std::string repaired_utf8(std::string_view bytes) {
+  std::string out;
+  out.reserve(bytes.size());
+  for (std::size_t position = 0; position < bytes.size();) {
+    const std::size_t invalid = find_invalid(bytes, position);
+    out += bytes.substr(position, invalid - position);
+    position = invalid;
+    if (position == bytes.size()) break;
+    out += kReplacement;
+    position += sequence_at(bytes, position).length;
+  }
+  return out;
+}
+
+std::string to_nfc(std::string_view valid) {
+  std::string out;
+  out.reserve(valid.size());
+  const auto may_change = [](char c) { return static_cast<unsigned char>(c) >= kFirstCombiningLead; };
+  // Only stretches from the character before a candidate up to the next ASCII character can change.
+  for (std::size_t done = 0; done < valid.size();) {
+    const auto candidate =
+        std::find_if(valid.begin() + static_cast<std::ptrdiff_t>(done), valid.end(), may_change);
+    auto begin = static_cast<std::size_t>(candidate - valid.begin());
+    const auto end = static_cast<std::size_t>(std::find_if(candidate, valid.end(), is_ascii) - valid.begin());
+    if (begin > done) {
+      do --begin;
+      while (begin > done && (byte_at(valid, begin) & 0xC0) == 0x80);
+    }
+    out += valid.substr(done, begin - done);
+    append_nfc(out, valid.substr(begin, end - begin));
+    done = end;
+  }
+  return out;
+}
+
+}  // namespace biqa

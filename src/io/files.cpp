@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "io/files.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <system_error>
+#include <utility>
+
+#include "core/error.h"
+
+namespace biqa {
+namespace fs = std::filesystem;
+namespace {
+
+std::string advice_for(int error) {
+  switch (error) {
+    case ENOENT:
+    case ENOTDIR:
+      return "check the path";
+    case EACCES:
+    case EPERM:
+      return "check the permissions";
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+      return "free some space or choose another folder";
+    case EROFS:
+      return "choose a folder that can be written";
+    case ENOTEMPTY:
+    case EEXIST:
+    case EISDIR:
+      return "choose another name or remove what is there";
+    default:
+      return "check the file system";
+  }
+}
+
+[[noreturn]] void fail_with(int error, const char* what, const fs::path& path) {
+  fail("cannot {} {}: {}; {}", what, path.string(), std::generic_category().message(error),
+       advice_for(error));
+}
+
+// Closes on every way out.
+class Descriptor {
+ public:
+  explicit Descriptor(int descriptor) : descriptor_(descriptor) {}
+  ~Descriptor() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int get() const { return descriptor_; }
+
+ private:
+  int descriptor_;
+};
+
+struct Opened {
+  int descriptor;
+  std::size_t size;
+};
+
+// Only regular files: a pipe would block and a device never end.
+Opened open_regular(const fs::path& path) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (descriptor < 0) fail_with(errno, "read", path);
+  struct stat status {};
+  if (::fstat(descriptor, &status) != 0) {
+    const int error = errno;
+    ::close(descriptor);
+    fail_with(error, "read", path);
+  }
+  if (!S_ISREG(status.st_mode)) {
+    ::close(descriptor);
+    fail("cannot read {}: it is {}; give the path of a file", path.string(),
+         S_ISDIR(status.st_mode) ? "a folder" : "not a regular file");
+  }
+  return {descriptor, static_cast<std::size_t>(status.st_size)};
+}
+
+// 0, or the error number.
+int synchronise(const fs::path& path, int flags) {
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | flags));
+  if (file.get() < 0) return errno;
+  return ::fsync(file.get()) == 0 ? 0 : errno;
+}
+
+int synchronise_tree(const fs::path& path) {
+  std::error_code error;
+  if (!fs::is_directory(path, error)) return synchronise(path, 0);
+  for (fs::recursive_directory_iterator entry(path, error), end; !error && entry != end;
+       entry.increment(error)) {
+    if (entry->is_symlink(error)) continue;
+    const bool folder = entry->is_directory(error);
+    if (const int failed = synchronise(entry->path(), folder ? O_DIRECTORY : 0); failed != 0) return failed;
+  }
+  return error ? error.value() : synchronise(path, O_DIRECTORY);
+}
+
+fs::path parent_of(const fs::path& path) {
+  return path.has_parent_path() ? path.parent_path() : fs::path(".");
+}
+
+// "runs/out/" names the same folder as "runs/out".
+fs::path without_trailing_slash(const fs::path& path) {
+  return path.has_filename() || !path.has_relative_path() ? path : path.parent_path();
+}
+
+// 0, or the error number. The new folder takes the old one's name; the old one ends up under the temporary
+// name.
+int swap_folders(const fs::path& temporary, const fs::path& target) {
+  if (::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, target.c_str(), RENAME_EXCHANGE) == 0) return 0;
+  if (errno != EINVAL && errno != ENOSYS) return errno;
+  // A file system without exchange: the old folder steps aside for a moment.
+  const fs::path aside = temporary_beside(target);
+  if (::rename(target.c_str(), aside.c_str()) != 0) return errno;
+  if (::rename(temporary.c_str(), target.c_str()) != 0) {
+    const int error = errno;
+    ::rename(aside.c_str(), target.c_str());
+    return error;
+  }
+  return ::rename(aside.c_str(), temporary.c_str()) == 0 ? 0 : errno;
+}
+
+}  // namespace
+
+std::string read_file(const fs::path& path, std::size_t max_bytes) {
+  const Opened opened = open_regular(path);
+  const Descriptor file(opened.descriptor);
+  if (opened.size > max_bytes) {
+    fail(
+        "cannot read {}: it has {} bytes, more than the {} that are sensible here; check that it is the "
+        "right file",
+        path.string(), opened.size, max_bytes);
+  }
+  std::string content(opened.size, '\0');
+  std::size_t filled = 0;
+  while (filled < content.size()) {
+    const ssize_t count = ::read(file.get(), content.data() + filled, content.size() - filled);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) fail_with(errno, "read", path);
+    if (count == 0) break;
+    filled += static_cast<std::size_t>(count);
+  }
+  content.resize(filled);
+  return content;
+}
+
+MappedFile::MappedFile(const fs::path& path) {
+  const Opened opened = open_regular(path);
+  const Descriptor file(opened.descriptor);
+  if (opened.size == 0) return;
+  void* address = ::mmap(nullptr, opened.size, PROT_READ, MAP_SHARED, file.get(), 0);
+  if (address == MAP_FAILED) fail_with(errno, "map", path);
+  bytes_ = {static_cast<const std::byte*>(address), opened.size};
+}
+
+MappedFile::~MappedFile() {
+  if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+
+fs::path temporary_beside(const fs::path& target) {
+  static std::atomic<unsigned> counter{0};
+  const fs::path clean = without_trailing_slash(target);
+  return parent_of(clean) / fmt::format(".{}.tmp-{}-{}", clean.filename().string(), ::getpid(), counter++);
+}
+
+void publish(const fs::path& temporary, const fs::path& target, bool replace_folder) {
+  const fs::path clean = without_trailing_slash(target);
+  int error = synchronise_tree(temporary);
+  if (error == 0 && ::rename(temporary.c_str(), clean.c_str()) != 0) {
+    error = errno;
+    if (replace_folder && (error == ENOTEMPTY || error == EEXIST)) error = swap_folders(temporary, clean);
+  }
+  // After a swap the old folder stands under the temporary name; after a rename nothing does.
+  std::error_code ignored;
+  fs::remove_all(temporary, ignored);
+  if (error != 0) fail_with(error, "write", clean);
+  if (error = synchronise(parent_of(clean), O_DIRECTORY); error != 0) fail_with(error, "write", clean);
+}
+
+AtomicFile::AtomicFile(fs::path target) : target_(std::move(target)), temporary_(temporary_beside(target_)) {
+  descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (descriptor_ < 0) fail_with(errno, "write", target_);
+}
+
+AtomicFile::~AtomicFile() {
+  if (descriptor_ < 0) return;
+  ::close(descriptor_);
+  ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::write(std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t count = ::write(descriptor_, bytes.data(), bytes.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) fail_with(errno, "write", target_);
+    bytes = bytes.subspan(static_cast<std::size_t>(count));
+  }
+}
+
+void AtomicFile::commit() {
+  if (::close(std::exchange(descriptor_, -1)) != 0) {
+    const int error = errno;
+    ::unlink(temporary_.c_str());
+    fail_with(error, "write", target_);
+  }
+  publish(temporary_, target_);
+}
+
+AtomicFolder::AtomicFolder(fs::path target) : target_(without_trailing_slash(target)) {
+  std::error_code error;
+  fs::create_directories(parent_of(target_), error);
+  if (error) fail_with(error.value(), "write", target_);
+  temporary_ = temporary_beside(target_);
+  fs::create_directory(temporary_, error);
+  if (error) fail_with(error.value(), "write", target_);
+}
+
+AtomicFolder::~AtomicFolder() {
+  std::error_code ignored;
+  if (!committed_) fs::remove_all(temporary_, ignored);
+}
+
+void AtomicFolder::commit(bool replace_folder) {
+  committed_ = true;
+  publish(temporary_, target_, replace_folder);
+}
+
+void write_file_atomically(const fs::path& path, std::string_view content) {
+  AtomicFile file(path);
+  file.write(content);
+  file.commit();
+}
+
+std::string digest_of_file(const fs::path& path) {
+  const MappedFile file(path);
+  const XXH128_hash_t hash = XXH3_128bits(file.bytes().data(), file.bytes().size());
+  return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
+}
+
+std::uint64_t digest_of_bytes(std::span<const std::byte> bytes) {
+  return XXH3_64bits(bytes.data(), bytes.size());
+}
+
+}  // namespace biqa

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// HDF5 files, as much of them as traces, dumps and checkpoints need. Calls of all threads are serialised
+// (Debian's library is not thread-safe); every failure is an Error naming file and object.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace biqa {
+
+/// Writes a new file, which appears under its name when close() succeeds and not at all otherwise.
+/// Object paths are absolute or relative to the root ("a/b"); groups on the way are made.
+class Hdf5Writer {
+ public:
+  explicit Hdf5Writer(std::filesystem::path target);
+  ~Hdf5Writer();  ///< without close() nothing is left behind
+  Hdf5Writer(Hdf5Writer&&) noexcept;
+  Hdf5Writer& operator=(Hdf5Writer&&) noexcept;
+
+  /// A dataset of little-endian float32, float64, int64 or uint8 in row-major order. The shape's product is
+  /// the number of values (CHECK); an empty shape makes a scalar. `deflate` compresses as one chunk (level
+  /// 4).
+  void dataset(const std::string& path, std::span<const float> values, const std::vector<std::int64_t>& shape,
+               bool deflate = false);
+  void dataset(const std::string& path, std::span<const double> values,
+               const std::vector<std::int64_t>& shape, bool deflate = false);
+  void dataset(const std::string& path, std::span<const std::int64_t> values,
+               const std::vector<std::int64_t>& shape, bool deflate = false);
+  void dataset(const std::string& path, std::span<const std::uint8_t> values,
+               const std::vector<std::int64_t>& shape, bool deflate = false);
+  /// One-dimensional, UTF-8 of variable length. No text may hold a NUL character.
+  void dataset(const std::string& path, std::span<const std::string> texts);
+
+  /// A scalar attribute of a group or dataset that exists ("/" is the root): bool as h5py's enum, integers as
+  /// int64, floating point as float64, text as UTF-8.
+  template <typename T>
+  void attribute(const std::string& object, const std::string& name, const T& value) {
+    if constexpr (std::same_as<T, bool>) {
+      write_bool(object, name, value);
+    } else if constexpr (std::integral<T>) {
+      write_integer(object, name, static_cast<std::int64_t>(value));
+    } else if constexpr (std::floating_point<T>) {
+      write_number(object, name, static_cast<double>(value));
+    } else if constexpr (std::convertible_to<T, std::string_view>) {
+      write_text(object, name, std::string_view(value));
+    } else {
+      write_texts(object, name, std::span<const std::string>(value));
+    }
+  }
+  /// Makes a group (and those above it); one that exists is fine.
+  void group(const std::string& path);
+  /// `link` becomes another name of `target` (an absolute path in this file).
+  void soft_link(const std::string& target, const std::string& link);
+  /// Flushes, closes and publishes the file.
+  void close();
+
+ private:
+  template <typename T>
+  void write_numbers(const std::string& path, std::span<const T> values,
+                     const std::vector<std::int64_t>& shape, bool deflate);
+  void write_bool(const std::string& object, const std::string& name, bool value);
+  void write_integer(const std::string& object, const std::string& name, std::int64_t value);
+  void write_number(const std::string& object, const std::string& name, double value);
+  void write_text(const std::string& object, const std::string& name, std::string_view value);
+  void write_texts(const std::string& object, const std::string& name, std::span<const std::string> values);
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// Reads a file. Soft links are followed; numbers are converted from whatever the file holds (integers only
+/// from integers). No read allocates much more than the file's own size warrants.
+class Hdf5File {
+ public:
+  explicit Hdf5File(std::filesystem::path path);
+  ~Hdf5File();
+  Hdf5File(Hdf5File&&) noexcept;
+  Hdf5File& operator=(Hdf5File&&) noexcept;
+
+  /// True for a group or dataset; a link that leads nowhere counts as absent.
+  bool exists(const std::string& path) const;
+  bool is_dataset(const std::string& path) const;
+  /// Names of a group's members, sorted.
+  std::vector<std::string> children(const std::string& group = "/") const;
+  std::vector<std::int64_t> shape(const std::string& dataset) const;
+
+  /// Whole datasets in row-major order; `shape` receives the dimensions.
+  std::vector<float> read_f32(const std::string& path, std::vector<std::int64_t>* shape = nullptr) const;
+  std::vector<double> read_f64(const std::string& path, std::vector<std::int64_t>* shape = nullptr) const;
+  std::vector<std::int64_t> read_i64(const std::string& path,
+                                     std::vector<std::int64_t>* shape = nullptr) const;
+  std::vector<std::uint8_t> read_u8(const std::string& path,
+                                    std::vector<std::int64_t>* shape = nullptr) const;
+  std::vector<std::string> read_texts(const std::string& path) const;
+
+  std::vector<std::string> attributes(const std::string& object = "/") const;
+  bool has_attribute(const std::string& object, const std::string& name) const;
+  /// Scalars (or one-element arrays): numbers of any kind, bool also from integers, text of either string
+  /// kind.
+  double attribute_f64(const std::string& object, const std::string& name) const;
+  std::int64_t attribute_i64(const std::string& object, const std::string& name) const;
+  bool attribute_bool(const std::string& object, const std::string& name) const;
+  std::string attribute_text(const std::string& object, const std::string& name) const;
+  std::vector<std::string> attribute_texts(const std::string& object, const std::string& name) const;
+  const std::filesystem::path& path() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace biqa

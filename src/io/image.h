@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// Picture files as 8-bit RGB, decoded as the reference (Pillow) decodes them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace biqa {
+
+/// An upright 8-bit sRGB picture; `rgb` is [height, width, 3], row by row, no padding.
+struct Image {
+  std::int64_t width = 0;
+  std::int64_t height = 0;
+  std::vector<std::uint8_t> rgb;
+};
+
+/// What a picture file may ask of us. Sizes are checked from the header, before pixels are allocated or
+/// decoded.
+struct ImageLimits {
+  /// Width times height; the default is where Pillow refuses a "decompression bomb". Decoding holds at most
+  /// about 12 bytes per pixel.
+  std::int64_t max_pixels = 178'956'970;
+  /// Size of the file; one uncompressed picture of max_pixels fits.
+  std::int64_t max_file_bytes = std::int64_t{1} << 30;
+  /// Longer side over shorter side; the model's preprocessing accepts no more.
+  double max_aspect = 200;
+};
+
+/// Reads a JPEG, PNG, BMP, WebP, TIFF or PNM (PBM, PGM, PPM) picture; the content decides, not the name.
+/// Of several frames or pages the first is taken.
+///  - EXIF (and TIFF) orientation is applied.
+///  - Alpha, palette or colour-key transparency is composited over white with Pillow's rounding.
+///  - Grey, palette, 1-bit and CMYK become RGB as by Pillow's convert("RGB"); colour profiles are ignored.
+///  - 16-bit samples: colour PNG keeps the high byte, as Pillow. Grey PNG, TIFF and PNM are scaled by 1/257:
+///    Pillow clips 16-bit grey at 255, which turns the picture white, so it is not imitated.
+/// Bit-equal to Pillow otherwise, except for CMYK and 16-bit TIFF (libtiff's rounding, within 1).
+/// Throws Error (exit code 1) naming the file and the reason for anything missing, truncated, corrupt,
+/// outside the limits or not a picture; a damaged file never yields a partly filled picture.
+Image read_image(const std::filesystem::path& path, const ImageLimits& limits = {});
+
+/// As read_image for a file's content; `where` names it in errors.
+Image decode_image(std::span<const std::byte> content, const std::string& where,
+                   const ImageLimits& limits = {});
+
+/// Writes an 8-bit RGB PNG. Throws Error if the file cannot be written.
+void write_png(const std::filesystem::path& path, const Image& image);
+
+}  // namespace biqa

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// Private to io/image: what the decoders of the single formats share.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "io/image.h"
+
+namespace biqa::image {
+
+using Bytes = std::span<const std::byte>;
+
+/// A picture file in memory.
+struct PictureFile {
+  Bytes content;
+  const std::string& where;
+  const ImageLimits& limits;
+
+  /// Throws Error naming the file.
+  [[noreturn]] void refuse(std::string_view why) const;
+  /// Refuses sizes outside the limits; called with the header's size before pixels are allocated.
+  void check_size(std::int64_t width, std::int64_t height) const;
+};
+
+/// Pixels as they are stored: [height, width, channels], 3 channels (RGB) or 4 (RGB and straight alpha).
+struct Pixels {
+  std::int64_t width = 0;
+  std::int64_t height = 0;
+  int channels = 3;
+  std::vector<std::uint8_t> samples;
+  int orientation = 1;  ///< EXIF code; 1: upright
+
+  /// Allocates the samples.
+  Pixels(std::int64_t w, std::int64_t h, int c)
+      : width(w), height(h), channels(c), samples(static_cast<std::size_t>(w * h * c)) {}
+};
+
+Pixels decode_jpeg(const PictureFile& file);
+Pixels decode_png(const PictureFile& file);
+Pixels decode_webp(const PictureFile& file);
+Pixels decode_tiff(const PictureFile& file);
+Pixels decode_bmp(const PictureFile& file);
+Pixels decode_pnm(const PictureFile& file);
+
+/// Orientation (1..8) in an EXIF block, with or without its "Exif\0\0" prefix; 1 if it says nothing usable.
+int exif_orientation(Bytes exif);
+
+/// round(a b / 255) for a, b in 0..255.
+inline int multiply_255(int a, int b) {
+  const int product = a * b + 128;
+  return ((product >> 8) + product) >> 8;
+}
+
+/// The bytes as the libraries want them.
+inline const std::uint8_t* as_octets(Bytes bytes) {
+  return reinterpret_cast<const std::uint8_t*>(bytes.data());
+}
+
+}  // namespace biqa::image

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+// JPEG through libjpeg-turbo with the settings Pillow uses, its defaults: accurate integer DCT, smooth
+// chroma.
+#include <array>
+#include <csetjmp>
+#include <cstdio>
+#include <cstring>
+
+// Each of these needs what the one before it declares, <cstdio> included.
+#include <jpeglib.h>
+
+#include <jerror.h>
+
+#include "io/image_formats.h"
+
+namespace biqa::image {
+namespace {
+
+/// A progressive file may hold arbitrarily many scans over the same pixels; real ones have about ten.
+constexpr int kMaxScans = 500;
+
+/// One decompression. libjpeg reports errors by longjmp: the methods that call it hold no objects with
+/// destructors, return false on an error and leave its text in message().
+class JpegReader {
+ public:
+  explicit JpegReader(Bytes content) : content_(content) {
+    info_.err = jpeg_std_error(&errors_);
+    errors_.error_exit = leave;
+    errors_.emit_message = on_warning;
+    info_.client_data = this;
+  }
+  ~JpegReader() { jpeg_destroy_decompress(&info_); }
+  JpegReader(const JpegReader&) = delete;
+  JpegReader& operator=(const JpegReader&) = delete;
+
+  /// Reads up to the first scan; then info() is valid.
+  bool read_header() {
+    if (setjmp(jump_) != 0) {
+      return false;
+    }
+    jpeg_create_decompress(&info_);
+    jpeg_mem_src(&info_, as_octets(content_), content_.size());
+    jpeg_save_markers(&info_, JPEG_APP0 + 1, 0xFFFF);
+    jpeg_read_header(&info_, TRUE);
+    return true;
+  }
+
+  /// Decodes all rows as RGB or, for four components, as stored CMYK.
+  bool read_rows(std::uint8_t* samples) {
+    if (setjmp(jump_) != 0) {
+      return false;
+    }
+    info_.out_color_space = info_.num_components == 4 ? JCS_CMYK : JCS_RGB;
+    progress_.progress_monitor = on_progress;
+    info_.progress = &progress_;
+    jpeg_start_decompress(&info_);
+    const std::size_t stride =
+        std::size_t{info_.output_width} * static_cast<unsigned>(info_.output_components);
+    while (info_.output_scanline < info_.output_height) {
+      JSAMPROW row = samples + info_.output_scanline * stride;
+      jpeg_read_scanlines(&info_, &row, 1);
+    }
+    jpeg_finish_decompress(&info_);
+    return true;
+  }
+
+  const jpeg_decompress_struct& info() const { return info_; }
+  const char* message() const { return message_.data(); }
+
+ private:
+  static JpegReader& self(j_common_ptr info) { return *static_cast<JpegReader*>(info->client_data); }
+
+  [[noreturn]] static void leave(j_common_ptr info) {
+    JpegReader& reader = self(info);
+    info->err->format_message(info, reader.message_.data());
+    std::longjmp(reader.jump_, 1);
+  }
+
+  /// Where libjpeg would go on by inventing pixels, we stop; stray bytes and odd headers are harmless.
+  static void on_warning(j_common_ptr info, int level) {
+    if (level >= 0) {
+      return;
+    }
+    switch (info->err->msg_code) {
+      case JWRN_HIT_MARKER:
+      case JWRN_HUFF_BAD_CODE:
+      case JWRN_JPEG_EOF:
+      case JWRN_MUST_RESYNC:
+      case JWRN_ARITH_BAD_CODE:
+        leave(info);
+      default:
+        break;
+    }
+  }
+
+  static void on_progress(j_common_ptr info) {
+    JpegReader& reader = self(info);
+    if (reader.info_.input_scan_number > kMaxScans) {
+      std::snprintf(reader.message_.data(), reader.message_.size(), "more than %d scans", kMaxScans);
+      std::longjmp(reader.jump_, 1);
+    }
+  }
+
+  Bytes content_;
+  jpeg_decompress_struct info_{};
+  jpeg_error_mgr errors_{};
+  jpeg_progress_mgr progress_{};
+  std::jmp_buf jump_{};
+  std::array<char, JMSG_LENGTH_MAX> message_{};
+};
+
+/// CMYK as Adobe's programs store it, inverted, to RGB in place as Pillow does.
+void cmyk_to_rgb(Pixels& pixels) {
+  const auto count = static_cast<std::size_t>(pixels.width * pixels.height);
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::uint8_t* from = &pixels.samples[4 * i];
+    std::uint8_t* to = &pixels.samples[3 * i];
+    const int light = from[3];
+    for (int c = 0; c < 3; ++c) {
+      to[c] = static_cast<std::uint8_t>(light - multiply_255(255 - from[c], light));
+    }
+  }
+  pixels.samples.resize(3 * count);
+  pixels.channels = 3;
+}
+
+int orientation_of(const jpeg_decompress_struct& info) {
+  for (const jpeg_marker_struct* marker = info.marker_list; marker != nullptr; marker = marker->next) {
+    if (marker->data_length > 6 && std::memcmp(marker->data, "Exif\0\0", 6) == 0) {
+      return exif_orientation(std::as_bytes(std::span(marker->data, marker->data_length)));
+    }
+  }
+  return 1;
+}
+
+}  // namespace
+
+Pixels decode_jpeg(const PictureFile& file) {
+  JpegReader reader(file.content);
+  if (!reader.read_header()) {
+    file.refuse(reader.message());
+  }
+  const jpeg_decompress_struct& info = reader.info();
+  file.check_size(info.image_width, info.image_height);
+  if (info.num_components == 2) {
+    file.refuse("a JPEG of two components");
+  }
+  Pixels pixels(info.image_width, info.image_height, info.num_components == 4 ? 4 : 3);
+  pixels.orientation = orientation_of(info);
+  if (!reader.read_rows(pixels.samples.data())) {
+    file.refuse(reader.message());
+  }
+  if (pixels.channels == 4) {
+    cmyk_to_rgb(pixels);
+  }
+  return pixels;
+}
+
+}  // namespace biqa::image

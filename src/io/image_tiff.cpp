@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <tiffio.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "io/image_formats.h"
+
+namespace biqa::image {
+namespace {
+
+/// What libtiff reads from: it seeks and reads only where it does not use the mapping.
+struct MemoryFile {
+  Bytes content;
+  std::uint64_t position = 0;
+};
+
+MemoryFile& memory(thandle_t handle) {
+  return *static_cast<MemoryFile*>(handle);
+}
+
+tmsize_t read_memory(thandle_t handle, void* to, tmsize_t count) {
+  MemoryFile& file = memory(handle);
+  const std::uint64_t left =
+      file.content.size() - std::min<std::uint64_t>(file.position, file.content.size());
+  const std::uint64_t taken = std::min(left, static_cast<std::uint64_t>(std::max<tmsize_t>(count, 0)));
+  if (taken > 0) {
+    std::memcpy(to, file.content.data() + file.position, taken);
+    file.position += taken;
+  }
+  return static_cast<tmsize_t>(taken);
+}
+
+tmsize_t refuse_to_write(thandle_t /*handle*/, void* /*from*/, tmsize_t /*count*/) {
+  return 0;
+}
+
+toff_t seek_memory(thandle_t handle, toff_t offset, int from) {
+  MemoryFile& file = memory(handle);
+  const std::uint64_t base = from == SEEK_CUR ? file.position : from == SEEK_END ? file.content.size() : 0;
+  file.position = base + offset;
+  return file.position;
+}
+
+int close_memory(thandle_t /*handle*/) {
+  return 0;
+}
+
+toff_t size_of_memory(thandle_t handle) {
+  return memory(handle).content.size();
+}
+
+int map_memory(thandle_t handle, void** base, toff_t* size) {
+  const Bytes content = memory(handle).content;
+  // Opened for reading, libtiff never writes there.
+  *base = const_cast<std::byte*>(content.data());
+  *size = content.size();
+  return 1;
+}
+
+void unmap_memory(thandle_t /*handle*/, void* /*base*/, toff_t /*size*/) {}
+
+/// Keeps the first error: later ones are its consequences.
+int keep_message(TIFF* /*tiff*/, void* to, const char* /*module*/, const char* format, va_list arguments) {
+  std::string& message = *static_cast<std::string*>(to);
+  if (message.empty()) {
+    std::array<char, 512> text{};
+    std::vsnprintf(text.data(), text.size(), format, arguments);
+    message = text.data();
+  }
+  return 1;
+}
+
+int ignore_message(TIFF* /*tiff*/, void* /*to*/, const char* /*module*/, const char* /*format*/,
+                   va_list /*arguments*/) {
+  return 1;
+}
+
+/// What the fourth value of libtiff's raster means.
+enum class Alpha { none, straight, premultiplied };
+
+/// libtiff multiplies colours by their alpha, but not greys and not where it sees no alpha; which samples are
+/// an alpha is decided as Pillow decides it.
+Alpha kind_of_alpha(TIFF* tiff) {
+  std::uint16_t photometric = 0;
+  std::uint16_t samples = 0;
+  std::uint16_t extra_count = 0;
+  const std::uint16_t* extra = nullptr;
+  TIFFGetField(tiff, TIFFTAG_PHOTOMETRIC, &photometric);
+  TIFFGetFieldDefaulted(tiff, TIFFTAG_SAMPLESPERPIXEL, &samples);
+  TIFFGetFieldDefaulted(tiff, TIFFTAG_EXTRASAMPLES, &extra_count, &extra);
+  const bool colour = photometric == PHOTOMETRIC_RGB;
+  if (!colour && photometric != PHOTOMETRIC_MINISBLACK && photometric != PHOTOMETRIC_MINISWHITE) {
+    return Alpha::none;
+  }
+  if (extra_count == 0) {
+    return colour && samples == 4 ? Alpha::straight : Alpha::none;
+  }
+  if (extra[0] == EXTRASAMPLE_ASSOCALPHA) {
+    return Alpha::premultiplied;
+  }
+  if (extra[0] == EXTRASAMPLE_UNASSALPHA) {
+    return colour ? Alpha::premultiplied : Alpha::straight;
+  }
+  return Alpha::none;
+}
+
+}  // namespace
+
+Pixels decode_tiff(const PictureFile& file) {
+  std::string message;
+  const auto refuse = [&] { file.refuse(message.empty() ? "the TIFF file is corrupt" : message); };
+  // Tags and decoded strips; a tile may be larger than a small picture.
+  constexpr std::int64_t kLeast = std::int64_t{64} << 20;
+  const std::int64_t most = std::max(kLeast, std::min(file.limits.max_pixels, kLeast << 10) * 8);
+  const std::unique_ptr<TIFFOpenOptions, void (*)(TIFFOpenOptions*)> options(TIFFOpenOptionsAlloc(),
+                                                                             TIFFOpenOptionsFree);
+  TIFFOpenOptionsSetMaxSingleMemAlloc(options.get(), most);
+  TIFFOpenOptionsSetErrorHandlerExtR(options.get(), keep_message, &message);
+  TIFFOpenOptionsSetWarningHandlerExtR(options.get(), ignore_message, nullptr);
+  MemoryFile source{file.content};
+  const std::unique_ptr<TIFF, void (*)(TIFF*)> tiff(
+      TIFFClientOpenExt("TIFF", "r", &source, read_memory, refuse_to_write, seek_memory, close_memory,
+                        size_of_memory, map_memory, unmap_memory, options.get()),
+      TIFFClose);
+  if (tiff == nullptr) {
+    refuse();
+  }
+  std::uint32_t width = 0;
+  std::uint32_t height = 0;
+  TIFFGetField(tiff.get(), TIFFTAG_IMAGEWIDTH, &width);
+  TIFFGetField(tiff.get(), TIFFTAG_IMAGELENGTH, &height);
+  file.check_size(width, height);
+
+  std::array<char, 1024> why{};
+  TIFFRGBAImage image{};
+  if (TIFFRGBAImageBegin(&image, tiff.get(), 1, why.data()) == 0) {
+    file.refuse(why.data());
+  }
+  const std::unique_ptr<TIFFRGBAImage, void (*)(TIFFRGBAImage*)> end(&image, TIFFRGBAImageEnd);
+  // Rows as stored: the orientation is applied with all other formats'.
+  image.req_orientation = image.orientation;
+  std::vector<std::uint32_t> raster(std::size_t{width} * height);
+  if (TIFFRGBAImageGet(&image, raster.data(), width, height) == 0 || !message.empty()) {
+    refuse();
+  }
+
+  const Alpha alpha = kind_of_alpha(tiff.get());
+  Pixels pixels(width, height, alpha == Alpha::straight ? 4 : 3);
+  pixels.orientation = image.orientation >= 1 && image.orientation <= 8 ? image.orientation : 1;
+  std::uint8_t* to = pixels.samples.data();
+  for (const std::uint32_t pixel : raster) {
+    const std::uint32_t white = alpha == Alpha::premultiplied ? 255 - TIFFGetA(pixel) : 0;
+    *to++ = static_cast<std::uint8_t>(std::min(TIFFGetR(pixel) + white, 255U));
+    *to++ = static_cast<std::uint8_t>(std::min(TIFFGetG(pixel) + white, 255U));
+    *to++ = static_cast<std::uint8_t>(std::min(TIFFGetB(pixel) + white, 255U));
+    if (alpha == Alpha::straight) {
+      *to++ = static_cast<std::uint8_t>(TIFFGetA(pixel));
+    }
+  }
+  return pixels;
+}
+
+}  // namespace biqa::image

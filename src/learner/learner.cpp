@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "learner/learner.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "core/error.h"
+#include "core/random.h"
+
+namespace biqa {
+namespace {
+
+std::int64_t prompt_rows(const LearnerGroup& group) { return static_cast<std::int64_t>(group.prompt->ids.size()); }
+std::int64_t completion_rows(const LearnerSequence& sequence) {
+  return static_cast<std::int64_t>(sequence.completion.size()) - 1;
+}
+double mask_sum(const LearnerSequence& sequence) {
+  if (sequence.mask.empty()) return static_cast<double>(sequence.completion.size());
+  return std::accumulate(sequence.mask.begin(), sequence.mask.end(), 0.0);
+}
+
+}  // namespace
+
+std::vector<std::vector<LearnerGroup>> plan_micro_batches(std::span<const LearnerGroup> groups, std::int64_t tokens) {
+  std::vector<std::vector<LearnerGroup>> batches;
+  std::int64_t used = 0;
+  const auto open = [&] {
+    batches.emplace_back();
+    used = 0;
+  };
+  for (const LearnerGroup& group : groups) {
+    LearnerGroup piece{group.prompt, {}, group.dropout_key};
+    std::int64_t rows = prompt_rows(group);
+    const auto close = [&] {
+      if (piece.sequences.empty()) return;
+      if (batches.empty() || (used > 0 && used + rows > tokens)) open();
+      used += rows;
+      batches.back().push_back(piece);
+      piece.sequences.clear();
+      rows = prompt_rows(group);
+    };
+    for (const LearnerSequence& sequence : group.sequences) {
+      if (!piece.sequences.empty() && rows + completion_rows(sequence) > tokens) close();
+      rows += completion_rows(sequence);
+      piece.sequences.push_back(sequence);
+    }
+    close();
+  }
+  return batches;
+}
+
+struct Learner::Sums {
+  double loss = 0, kl = 0, entropy = 0, clipped = 0, tokens = 0;
+  double ratio_max_deviation = 0, logp_max_gap = 0;
+};
+
+Learner::Learner(const QwenVl& model, Lora start, std::shared_ptr<const PackedAdapter> reference, Communicator& learners,
+                 LearnerOptions options)
+    : model_(model),
+      adapter_(std::move(start)),
+      reference_(std::move(reference)),
+      learners_(learners),
+      options_(options) {
+  const auto ranks = static_cast<std::size_t>(learners.size());
+  shard_size_ = (adapter_.layout->size() + ranks - 1) / ranks;
+  gradient_.resize(ranks * shard_size_);
+  shard_gradient_.resize(shard_size_);
+  m_.assign(shard_size_, 0.0F);
+  v_.assign(shard_size_, 0.0F);
+}
+
+void Learner::run_micro_batch(std::span<const LearnerGroup> groups, const BatchTotals& totals, Sums& sums,
+                              std::vector<SequenceResult>* records) {
+  std::vector<PromptGroup> inputs;
+  for (const LearnerGroup& group : groups) {
+    PromptGroup input{group.prompt.get(), {}, group.dropout_key};
+    for (const LearnerSequence& sequence : group.sequences) input.completions.push_back(sequence.completion);
+    inputs.push_back(std::move(input));
+  }
+  const bool sft = options_.objective.loss == Loss::sft;
+  TokenValues reference, logp, entropy;
+  if (!sft && options_.objective.beta != 0) {
+    PassOptions plain;
+    plain.temperature = options_.temperature;
+    TokenValues unused;
+    TrainingPass(model_, reference_.get(), plain).forward(inputs, reference, unused);
+  }
+  PassOptions options;
+  options.temperature = options_.temperature;
+  options.gradient = true;
+  options.recompute_layers = options_.recompute_layers;
+  options.dropout = {options_.dropout, mix64(options_.seed ^ mix64(static_cast<std::uint64_t>(updates_)))};
+  TrainingPass pass(model_, packed_.get(), options);
+  pass.forward(inputs, logp, entropy);
+
+  TokenValues d_logp;
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    auto& group_gradient = d_logp.emplace_back();
+    for (std::size_t s = 0; s < groups[g].sequences.size(); ++s) {
+      const LearnerSequence& sequence = groups[g].sequences[s];
+      const std::vector<float> ones(sequence.mask.empty() ? sequence.completion.size() : 0, 1.0F);
+      SequenceInput<float> input;
+      input.logp = logp[g][s];
+      input.behaviour = sequence.behaviour_logp;
+      if (!reference.empty()) input.reference = reference[g][s];
+      input.mask = sequence.mask.empty() ? std::span<const float>(ones) : sequence.mask;
+      input.advantage = sequence.advantage;
+      input.weight = token_weight(options_.objective.loss, mask_sum(sequence), totals);
+      SequenceLoss<float> result = sequence_loss(options_.objective, input);
+      if (!std::isfinite(result.loss)) {
+        LOG(WARNING) << "loss of a sequence of " << sequence.completion.size() << " tokens is not finite";
+      }
+      sums.loss += result.loss;
+      sums.kl += result.kl;
+      sums.tokens += result.tokens;
+      sums.clipped += result.clipped_low + result.clipped_high;
+      sums.ratio_max_deviation = std::max(sums.ratio_max_deviation, result.ratio_max_deviation);
+      sums.logp_max_gap = std::max(sums.logp_max_gap, result.logp_max_gap);
+      for (std::size_t t = 0; t < sequence.completion.size(); ++t) {
+        sums.entropy += static_cast<double>(entropy[g][s][t]) * static_cast<double>(input.mask[t]);
+      }
+      if (records != nullptr) {
+        records->push_back({logp[g][s], reference.empty() ? std::vector<float>{} : reference[g][s], result.token_loss});
+      }
+      group_gradient.push_back(std::move(result.gradient));
+    }
+  }
+  pass.backward(d_logp, std::span(gradient_).first(adapter_.layout->size()));
+}
+
+UpdateResult Learner::update(std::span<const LearnerGroup> groups, double lr, std::vector<SequenceResult>* records) {
+  std::array<double, 2> counts{0, 0};
+  for (const LearnerGroup& group : groups) {
+    counts[0] += static_cast<double>(group.sequences.size());
+    for (const LearnerSequence& sequence : group.sequences) counts[1] += mask_sum(sequence);
+  }
+  learners_.all_reduce_sum(std::span<double>(counts));
+  const BatchTotals totals{counts[0], counts[1], options_.longest_allowed};
+
+  packed_ = pack_adapter(model_.config(), adapter_, model_.ops());
+  std::fill(gradient_.begin(), gradient_.end(), 0.0F);
+  Sums sums;
+  for (const auto& batch : plan_micro_batches(groups, options_.micro_batch_tokens)) {
+    run_micro_batch(batch, totals, sums, records);
+    learners_.progress();
+  }
+
+  learners_.reduce_scatter_sum(gradient_, shard_gradient_);
+  std::array<double, 6> added{sums.loss, sums.kl, sums.entropy, sums.clipped, sums.tokens, squared_norm(shard_gradient_)};
+  learners_.all_reduce_sum(std::span<double>(added));
+  UpdateResult result;
+  result.loss = added[0];
+  result.tokens = added[4];
+  const double tokens = std::max(1.0, added[4]);
+  result.kl = added[1] / tokens;
+  result.entropy = added[2] / tokens;
+  result.clip_fraction = added[3] / tokens;
+  result.ratio_max_deviation = learners_.all_reduce_max(sums.ratio_max_deviation);
+  result.logp_max_gap = learners_.all_reduce_max(sums.logp_max_gap);
+  result.grad_norm = std::sqrt(added[5]);
+  result.skipped = !std::isfinite(result.grad_norm);
+  if (result.skipped) return result;
+
+  const Shard own = shard();
+  const std::size_t count = own.end - own.begin;
+  ++updates_;
+  adamw_update<float>(std::span(adapter_.values).subspan(own.begin, count), std::span<const float>(shard_gradient_).first(count),
+                      std::span(m_).first(count), std::span(v_).first(count), options_.adamw, lr,
+                      clip_scale(result.grad_norm, options_.max_grad_norm), updates_);
+  std::vector<float> padded(shard_size_, 0.0F);
+  std::copy_n(adapter_.values.begin() + static_cast<std::ptrdiff_t>(own.begin), count, padded.begin());
+  std::vector<float> whole(gradient_.size());
+  learners_.all_gather(padded, whole);
+  std::copy_n(whole.begin(), adapter_.values.size(), adapter_.values.begin());
+  return result;
+}
+
+Learner::Shard Learner::shard() const {
+  const std::size_t size = adapter_.layout->size();
+  const std::size_t begin = std::min(size, shard_size_ * static_cast<std::size_t>(learners_.rank()));
+  const std::size_t end = std::min(size, begin + shard_size_);
+  return {begin, end, std::span(adapter_.values).subspan(begin, end - begin), std::span(m_).first(end - begin),
+          std::span(v_).first(end - begin)};
+}
+
+std::vector<float> Learner::collect_gradient() {
+  std::vector<float> whole(gradient_.size());
+  learners_.all_gather(shard_gradient_, whole);
+  whole.resize(adapter_.layout->size());
+  return whole;
+}
+
+void Learner::collect_moments(std::vector<float>& m, std::vector<float>& v) {
+  m.resize(gradient_.size());
+  v.resize(gradient_.size());
+  learners_.all_gather(m_, m);
+  learners_.all_gather(v_, v);
+  m.resize(adapter_.layout->size());
+  v.resize(adapter_.layout->size());
+}
+
+void Learner::restore(std::span<const float> values, std::span<const float> m, std::span<const float> v,
+                      std::int64_t updates) {
+  CHECK(values.size() == adapter_.values.size() && m.size() == values.size() && v.size() == values.size());
+  std::copy(values.begin(), values.end(), adapter_.values.begin());
+  const Shard own = shard();
+  std::copy(m.begin() + static_cast<std::ptrdiff_t>(own.begin), m.begin() + static_cast<std::ptrdiff_t>(own.end), m_.begin());
+  std::copy(v.begin() + static_cast<std::ptrdiff_t>(own.begin), v.begin() + static_cast<std::ptrdiff_t>(own.end), v_.begin());
+  updates_ = updates;
+}
+
+}  // namespace biqa

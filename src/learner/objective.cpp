@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "learner/objective.h"
+
+#include <glog/logging.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace biqa {
+namespace {
+
+/// A value and its derivatives by the log-probability and by the ratio.
+struct Term {
+  double value = 0, by_logp = 0, by_ratio = 0;
+};
+
+Term clipped_term(const ObjectiveConfig& config, double ratio, double advantage) {
+  const double capped = config.ratio_cap ? std::min(ratio, *config.ratio_cap) : ratio;
+  const double clipped = std::clamp(ratio, 1 - config.clip_low, 1 + config.clip_high);
+  const double plain = capped * advantage;
+  const double bounded = clipped * advantage;
+  // The derivative of a minimum of two equal things is their mean, as PyTorch has it.
+  const double plain_slope = capped == ratio ? 1 : 0;
+  const double bounded_slope = clipped == ratio ? 1 : 0;
+  const double slope = plain < bounded   ? plain_slope
+                       : plain > bounded ? bounded_slope
+                                         : 0.5 * (plain_slope + bounded_slope);
+  return {-std::min(plain, bounded), 0, -advantage * slope};
+}
+
+Term policy_term(const ObjectiveConfig& config, double logp, double ratio, double advantage) {
+  if (config.loss == Loss::cispo) {
+    const double factor = std::min(ratio, config.clip_high) * advantage;
+    return {-factor * logp, -factor, 0};
+  }
+  if (config.loss == Loss::sapo) {
+    const double heat = advantage > 0 ? 1.0 : 1.05;
+    const double gate = 1 / (1 + std::exp(-heat * (ratio - 1)));
+    return {-advantage * gate * 4 / heat, 0, -advantage * 4 * gate * (1 - gate)};
+  }
+  return clipped_term(config, ratio, advantage);
+}
+
+Term kl_term(Kl kind, double logp, double reference, double ratio) {
+  const double p = reference - logp;
+  switch (kind) {
+    case Kl::k1:
+      return {-p, 1, 0};
+    case Kl::k2:
+      return {0.5 * p * p, -p, 0};
+    case Kl::k3:
+      return {std::exp(p) - p - 1, 1 - std::exp(p), 0};
+    case Kl::k3_times_ratio: {
+      const double k3 = std::exp(p) - p - 1;
+      return {k3 * ratio, (1 - std::exp(p)) * ratio, k3};
+    }
+  }
+  LOG(FATAL) << "unknown KL estimator";
+}
+
+}  // namespace
+
+double token_weight(Loss loss, double sequence_tokens, const BatchTotals& totals) {
+  switch (loss) {
+    case Loss::grpo:
+    case Loss::gspo:
+    case Loss::sapo:
+      return 1 / (totals.sequences * std::max(sequence_tokens, 1.0));
+    case Loss::dr_grpo:
+      return 1 / (totals.sequences * totals.longest_allowed);
+    case Loss::dapo:
+    case Loss::bnpo:
+    case Loss::cispo:
+    case Loss::sft:
+      return 1 / std::max(totals.tokens, 1.0);
+  }
+  LOG(FATAL) << "unknown loss";
+}
+
+template <typename T>
+SequenceLoss<T> sequence_loss(const ObjectiveConfig& config, const SequenceInput<T>& input) {
+  const std::size_t count = input.logp.size();
+  const double advantage = input.advantage;
+  const bool imitate = config.loss == Loss::sft;
+  const bool with_kl = !imitate && config.beta != 0;
+  CHECK_EQ(input.mask.size(), count);
+  if (!imitate) CHECK_EQ(input.behaviour.size(), count);
+  if (with_kl) CHECK_EQ(input.reference.size(), count);
+
+  SequenceLoss<T> result;
+  result.token_loss.assign(count, T{0});
+  std::vector<double> gradient(count, 0.0);
+  // Masked tokens are skipped, not multiplied by 0: what stands there may be anything.
+  double gap_sum = 0;
+  for (std::size_t t = 0; t < count; ++t) {
+    const double m = input.mask[t];
+    if (m == 0) continue;
+    result.tokens += m;
+    if (imitate) continue;
+    const double gap = double{input.logp[t]} - double{input.behaviour[t]};
+    const double ratio = std::exp(gap);
+    gap_sum += m * gap;
+    result.ratio += m * ratio;
+    result.ratio_max_deviation = std::max(result.ratio_max_deviation, std::abs(ratio - 1));
+    result.logp_max_gap = std::max(result.logp_max_gap, std::abs(gap));
+  }
+  const double divisor = std::max(result.tokens, 1.0);
+  const bool per_sequence = config.loss == Loss::gspo;
+  const double sequence_ratio = std::exp(gap_sum / divisor);
+  result.masked_off_policy =
+      !imitate && config.off_policy_mask && advantage < 0 && -gap_sum / divisor > *config.off_policy_mask;
+
+  double by_sequence_ratio = 0;
+  for (std::size_t t = 0; t < count; ++t) {
+    const double m = input.mask[t];
+    if (m == 0) continue;
+    const double logp = input.logp[t];
+    Term total{-logp, -1, 0};
+    double ratio = 1;
+    if (!imitate) {
+      ratio = per_sequence ? sequence_ratio : std::exp(logp - double{input.behaviour[t]});
+      total = result.masked_off_policy ? Term{} : policy_term(config, logp, ratio, advantage);
+      const double high = config.loss == Loss::cispo ? config.clip_high : 1 + config.clip_high;
+      if (config.loss != Loss::sapo && !result.masked_off_policy) {
+        if (ratio > high && advantage > 0) result.clipped_high += m;
+        if (config.loss != Loss::cispo && ratio < 1 - config.clip_low && advantage < 0)
+          result.clipped_low += m;
+      }
+    }
+    if (with_kl) {
+      const Term kl = kl_term(config.kl, logp, double{input.reference[t]}, ratio);
+      result.kl += m * kl.value;
+      total.value += config.beta * kl.value;
+      total.by_logp += config.beta * kl.by_logp;
+      total.by_ratio += config.beta * kl.by_ratio;
+    }
+    result.token_loss[t] = static_cast<T>(m * total.value);
+    result.loss += input.weight * m * total.value;
+    if (per_sequence) {
+      by_sequence_ratio += m * total.by_ratio;
+      total.by_ratio = 0;
+    }
+    gradient[t] = input.weight * m * (total.by_logp + total.by_ratio * ratio);
+  }
+  if (per_sequence) {
+    const double each = by_sequence_ratio * sequence_ratio / divisor;
+    for (std::size_t t = 0; t < count; ++t) {
+      if (input.mask[t] != 0) gradient[t] += input.weight * input.mask[t] * each;
+    }
+  }
+  result.gradient.assign(gradient.begin(), gradient.end());
+  return result;
+}
+
+template SequenceLoss<float> sequence_loss(const ObjectiveConfig&, const SequenceInput<float>&);
+template SequenceLoss<double> sequence_loss(const ObjectiveConfig&, const SequenceInput<double>&);
+
+}  // namespace biqa

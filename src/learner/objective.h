@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// The loss of one sequence as a function of its per-token log-probabilities, and its derivative. Arithmetic
+// is double; the network's side of the seam is float. l: learner, o: behaviour, r: reference log-probability,
+// A: advantage, c = exp(l - o) the ratio, m: mask.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+namespace biqa {
+
+/// Per-token loss L and weight of a token in the total (loss = sum of weight·m·L over the batch of B
+/// sequences, n = sum of m in the sequence, N = sum of m over the batch; n and N at least 1):
+enum class Loss {
+  grpo,     ///< -min(c·A, clip(c, 1 - low, 1 + high)·A); 1/(B·n)
+  dr_grpo,  ///< the same; 1/(B·longest completion allowed)
+  dapo,     ///< the same; 1/N
+  bnpo,     ///< the same; 1/N, with N of a micro-batch where the caller says so
+  gspo,     ///< the same with one ratio per sequence, exp(mean of l - o); 1/(B·n)
+  cispo,    ///< -min(c, clip_high)·A·l with the factor held constant (clip_high is a cap, e.g. 5); 1/N
+  sapo,     ///< -A·sigmoid(T(c - 1))·4/T, T = 1 for A > 0, else 1.05; 1/(B·n)
+  sft       ///< -l: no advantage, no ratio, no KL; 1/N
+};
+
+/// Estimator of the divergence from the reference, with p = r - l:
+enum class Kl {
+  k1,             ///< -p
+  k2,             ///< p²/2
+  k3,             ///< exp(p) - p - 1
+  k3_times_ratio  ///< k3·c, c differentiable: the unbiased gradient (TRL's default from 1.16 on)
+};
+
+struct ObjectiveConfig {
+  Loss loss = Loss::grpo;
+  double clip_low = 0.2, clip_high = 0.2;
+  Kl kl = Kl::k3;
+  double beta = 0.001;  ///< weight of the KL term; 0: no reference needed
+  /// For stale rollouts. Cap of the ratio on the unclipped side, min(c, cap)·A ("two-sided clipping",
+  /// "truncation").
+  std::optional<double> ratio_cap;
+  /// For stale rollouts. A sequence with A < 0 and mean(o - l) above this gets no policy term (its KL term
+  /// stays).
+  std::optional<double> off_policy_mask;
+};
+
+/// What the weights of tokens depend on, over all ranks.
+struct BatchTotals {
+  double sequences = 0;        ///< B
+  double tokens = 0;           ///< N
+  double longest_allowed = 0;  ///< for dr_grpo
+};
+
+/// Weight of each unmasked token of a sequence with `sequence_tokens` of them.
+double token_weight(Loss loss, double sequence_tokens, const BatchTotals& totals);
+
+/// Spans of one length; `behaviour` may be empty for sft, `reference` for sft and with beta 0.
+template <typename T>
+struct SequenceInput {
+  std::span<const T> logp, behaviour, reference, mask;
+  double advantage = 0;
+  double weight = 1;  ///< from token_weight
+};
+
+template <typename T>
+struct SequenceLoss {
+  std::vector<T> token_loss;  ///< m·L with the KL term, not weighted
+  std::vector<T> gradient;    ///< of `loss` with respect to logp
+  double loss = 0;            ///< this sequence's share of the total: weight·sum of token_loss
+  double tokens = 0;          ///< sum of m; the sums below are over these tokens
+  double kl = 0;     ///< sum of the chosen estimator as it stands in the loss, before beta; 0 with beta 0
+  double ratio = 0;  ///< sum of per-token exp(l - o)
+  double ratio_max_deviation = 0;            ///< largest |exp(l - o) - 1|
+  double logp_max_gap = 0;                   ///< largest |l - o|
+  double clipped_low = 0, clipped_high = 0;  ///< tokens where the clip took the gradient, A < 0 and A > 0
+  bool masked_off_policy = false;
+};
+
+/// Instantiated for float (the trainer) and double (checks).
+template <typename T>
+SequenceLoss<T> sequence_loss(const ObjectiveConfig& config, const SequenceInput<T>& input);
+
+extern template SequenceLoss<float> sequence_loss(const ObjectiveConfig&, const SequenceInput<float>&);
+extern template SequenceLoss<double> sequence_loss(const ObjectiveConfig&, const SequenceInput<double>&);
+
+}  // namespace biqa

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/vision_tower.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace biqa {
+
+void WeightLoader::copy(const std::string& name, View target) const {
+  const StoredTensor& stored = checkpoint_.tensor(name);
+  CHECK_EQ(stored.elements(), target.size()) << name;
+  if (target.type() == DType::bf16) stored.copy_to(target.span<Bf16>());
+  else stored.copy_to(target.span<float>());
+}
+
+Tensor WeightLoader::vector(const std::string& name) const {
+  Tensor values(DType::f32, 1, checkpoint_.tensor(name).elements(), "weights");
+  copy(name, values.view());
+  return values;
+}
+
+Tensor WeightLoader::matrix(const std::string& name) const {
+  const StoredTensor& stored = checkpoint_.tensor(name);
+  const std::int64_t rows = stored.shape.front();
+  Tensor values(ops_.compute_type(), rows, stored.elements() / rows, "weights");
+  copy(name, values.view());
+  return values;
+}
+
+std::unique_ptr<FrozenLinear> WeightLoader::linear(std::initializer_list<std::string> parts, bool bias,
+                                                   bool backward) const {
+  std::int64_t rows = 0;
+  std::int64_t columns = 0;
+  for (const std::string& part : parts) {
+    const StoredTensor& stored = checkpoint_.tensor(part + ".weight");
+    rows += stored.shape.front();
+    columns = stored.elements() / stored.shape.front();
+  }
+  Tensor stacked(ops_.compute_type(), rows, columns, "loading");
+  std::vector<float> biases(bias ? static_cast<std::size_t>(rows) : 0);
+  std::int64_t first = 0;
+  for (const std::string& part : parts) {
+    const std::int64_t count = checkpoint_.tensor(part + ".weight").shape.front();
+    copy(part + ".weight", stacked.view().row_range(first, count));
+    if (bias) copy(part + ".bias", View(biases.data() + first, 1, count));
+    first += count;
+  }
+  return ops_.pack(stacked.const_view(), biases, backward);
+}
+
+WindowPlan plan_windows(const VisionConfig& config, std::span<const Grid> grids) {
+  WindowPlan plan{{}, {0}, {0}};
+  const std::int64_t side = config.window / config.merge / config.patch;
+  const std::int64_t patches_per_cell = config.merge * config.merge;
+  std::int64_t base = 0;
+  for (const Grid& grid : grids) {
+    const std::int64_t rows = grid[1] / config.merge;
+    const std::int64_t columns = grid[2] / config.merge;
+    for (std::int64_t frame = 0; frame < grid[0]; ++frame) {
+      for (std::int64_t top = 0; top < rows; top += side) {
+        for (std::int64_t left = 0; left < columns; left += side) {
+          for (std::int64_t y = top; y < std::min(rows, top + side); ++y) {
+            for (std::int64_t x = left; x < std::min(columns, left + side); ++x) {
+              plan.cells.push_back(base + y * columns + x);
+            }
+          }
+          plan.windows.push_back(static_cast<std::int64_t>(plan.cells.size()) * patches_per_cell);
+        }
+      }
+      base += rows * columns;
+      plan.frames.push_back(base * patches_per_cell);
+    }
+  }
+  return plan;
+}
+
+VisionTower::VisionTower(const Checkpoint& checkpoint, const ModelConfig& config, Ops& ops) : config_(config.vision) {
+  const WeightLoader load(checkpoint, ops);
+  embed_ = load.linear({"visual.patch_embed.proj"}, false, false);
+  for (std::int64_t i = 0; i < config_.depth; ++i) {
+    const std::string name = fmt::format("visual.blocks.{}.", i);
+    blocks_.push_back({load.vector(name + "norm1.weight"), load.vector(name + "norm2.weight"),
+                       load.linear({name + "attn.qkv"}, true, false), load.linear({name + "attn.proj"}, true, false),
+                       load.linear({name + "mlp.gate_proj", name + "mlp.up_proj"}, true, false),
+                       load.linear({name + "mlp.down_proj"}, true, false)});
+  }
+  merger_norm_ = load.vector("visual.merger.ln_q.weight");
+  merger_in_ = load.linear({"visual.merger.mlp.0"}, true, false);
+  merger_out_ = load.linear({"visual.merger.mlp.2"}, true, false);
+}
+
+Tensor VisionTower::encode(std::span<const ImagePatches> images, Ops& ops, const Observer* observer) const {
+  const auto observe = [&](const std::string& name, const Tensor& value) {
+    if (observer != nullptr) (*observer)(name, value.const_view());
+  };
+  std::vector<Grid> grids;
+  std::int64_t rows = 0;
+  for (const ImagePatches& image : images) {
+    grids.push_back(image.grid);
+    rows += image.grid[0] * image.grid[1] * image.grid[2];
+  }
+  const std::int64_t width = embed_->in;
+  const std::int64_t hidden = config_.hidden;
+  const std::int64_t cell = config_.merge * config_.merge;
+  const DType compute = ops.compute_type();
+  const WindowPlan plan = plan_windows(config_, grids);
+
+  // Patches in window order, with the angles of their row and column in the picture.
+  Tensor patches(DType::f32, rows, width, "activations");
+  const std::int64_t dim = hidden / config_.heads;
+  const std::int64_t quarter = dim / 4;
+  Tensor cosines(DType::f32, rows, dim / 2, "activations");
+  Tensor sines(DType::f32, rows, dim / 2, "activations");
+  std::vector<const float*> sources;
+  std::vector<std::array<std::int64_t, 2>> coordinates;
+  for (const ImagePatches& image : images) {
+    CHECK_EQ(static_cast<std::int64_t>(image.values.size()), image.grid[0] * image.grid[1] * image.grid[2] * width);
+    std::int64_t row = 0;
+    for (std::int64_t frame = 0; frame < image.grid[0]; ++frame) {
+      for (std::int64_t y = 0; y < image.grid[1]; y += config_.merge) {
+        for (std::int64_t x = 0; x < image.grid[2]; x += config_.merge) {
+          for (std::int64_t i = 0; i < cell; ++i, ++row) {
+            sources.push_back(image.values.data() + row * width);
+            coordinates.push_back({y + i / config_.merge, x + i % config_.merge});
+          }
+        }
+      }
+    }
+  }
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const auto from = static_cast<std::size_t>(plan.cells[static_cast<std::size_t>(r / cell)] * cell + r % cell);
+    std::copy_n(sources[from], width, patches.row<float>(r));
+    for (std::int64_t j = 0; j < quarter; ++j) {
+      const auto inverse = static_cast<float>(
+          1.0 / std::pow(config_.rope_theta, 2.0 * static_cast<double>(j) / static_cast<double>(dim / 2)));
+      for (std::size_t axis = 0; axis < 2; ++axis) {
+        const float angle = static_cast<float>(coordinates[from][axis]) * inverse;
+        cosines.row<float>(r)[static_cast<std::int64_t>(axis) * quarter + j] = std::cos(angle);
+        sines.row<float>(r)[static_cast<std::int64_t>(axis) * quarter + j] = std::sin(angle);
+      }
+    }
+  }
+
+  Tensor input(compute, rows, width, "activations");
+  ops.convert(patches.const_view(), input.view());
+  Tensor x(DType::f32, rows, hidden, "activations");
+  ops.linear(input.const_view(), *embed_, x.view());
+  observe("patch_embed", x);
+
+  Tensor normed(compute, rows, hidden, "activations");
+  Tensor qkv(DType::f32, rows, 3 * hidden, "activations");
+  Tensor attended(compute, rows, hidden, "activations");
+  Tensor gate_up(DType::f32, rows, 2 * config_.intermediate, "activations");
+  Tensor product(compute, rows, config_.intermediate, "activations");
+  const HeadShape shape{config_.heads, config_.heads, dim};
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    const Block& block = blocks_[i];
+    const bool full = std::find(config_.full_attention_blocks.begin(), config_.full_attention_blocks.end(),
+                                static_cast<std::int64_t>(i)) != config_.full_attention_blocks.end();
+    ops.rms_norm(x.const_view(), block.norm1.const_view(), config_.rms_eps, normed.view());
+    ops.linear(normed.const_view(), *block.qkv, qkv.view());
+    ops.rotate(qkv.view().column_range(0, 2 * hidden), dim, cosines.const_view(), sines.const_view(), false);
+    const View v = qkv.view();
+    ops.segment_attention(v.column_range(0, hidden), v.column_range(hidden, hidden), v.column_range(2 * hidden, hidden),
+                          shape, full ? plan.frames : plan.windows, attended.view());
+    ops.linear(attended.const_view(), *block.projection, x.view(), true);
+    ops.rms_norm(x.const_view(), block.norm2.const_view(), config_.rms_eps, normed.view());
+    ops.linear(normed.const_view(), *block.gate_up, gate_up.view());
+    ops.swiglu(gate_up.const_view(), product.view());
+    ops.linear(product.const_view(), *block.down, x.view(), true);
+    observe(fmt::format("vision_block_{:02}", i), x);
+  }
+
+  // The merger reads the four patches of a cell as one row.
+  ops.rms_norm(x.const_view(), merger_norm_.const_view(), config_.rms_eps, normed.view());
+  const std::int64_t cells = rows / cell;
+  const ConstView joined(normed.const_view().data(), compute, cells, cell * hidden, cell * hidden);
+  Tensor wide(DType::f32, cells, merger_in_->out, "activations");
+  ops.linear(joined, *merger_in_, wide.view());
+  Tensor activated(compute, cells, merger_in_->out, "activations");
+  ops.gelu(wide.const_view(), activated.view());
+  Tensor merged(DType::f32, cells, merger_out_->out, "activations");
+  ops.linear(activated.const_view(), *merger_out_, merged.view());
+  observe("merger", merged);
+  Tensor features(DType::f32, cells, merger_out_->out, "image_features");
+  for (std::int64_t k = 0; k < cells; ++k) {
+    std::copy_n(merged.row<float>(k), merged.columns(), features.row<float>(plan.cells[static_cast<std::size_t>(k)]));
+  }
+  return features;
+}
+
+}  // namespace biqa

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// The frozen vision tower: patches to features, windowed and full attention, 2×2 merger.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "model/checkpoint.h"
+#include "model/qwen_vl.h"
+
+namespace biqa {
+
+/// Order of merge cells window by window, and the segments inside which attention runs, in patches.
+struct WindowPlan {
+  std::vector<std::int64_t> cells;            ///< cells[k]: the raster index of the k-th cell in window order
+  std::vector<std::int64_t> windows;          ///< boundaries, in patches; starts with 0
+  std::vector<std::int64_t> frames;           ///< boundaries of whole frames, in patches
+};
+WindowPlan plan_windows(const VisionConfig& config, std::span<const Grid> grids);
+
+class VisionTower {
+ public:
+  VisionTower(const Checkpoint& checkpoint, const ModelConfig& config, Ops& ops);
+  Tensor encode(std::span<const ImagePatches> images, Ops& ops, const Observer* observer) const;
+
+ private:
+  struct Block {
+    Tensor norm1, norm2;
+    std::unique_ptr<FrozenLinear> qkv, projection, gate_up, down;
+  };
+  VisionConfig config_;
+  std::unique_ptr<FrozenLinear> embed_;
+  std::vector<Block> blocks_;
+  Tensor merger_norm_;
+  std::unique_ptr<FrozenLinear> merger_in_, merger_out_;
+};
+
+/// Reads tensors of a checkpoint into the backend's layout; parts are stacked row by row into one product.
+class WeightLoader {
+ public:
+  WeightLoader(const Checkpoint& checkpoint, Ops& ops) : checkpoint_(checkpoint), ops_(ops) {}
+  std::unique_ptr<FrozenLinear> linear(std::initializer_list<std::string> parts, bool bias, bool backward) const;
+  /// [1, n] f32.
+  Tensor vector(const std::string& name) const;
+  /// [rows, columns] of the compute type.
+  Tensor matrix(const std::string& name) const;
+
+ private:
+  void copy(const std::string& name, View target) const;
+  const Checkpoint& checkpoint_;
+  Ops& ops_;
+};
+
+}  // namespace biqa

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// The inner loops of the CPU backend, compiled once per instruction set (kernels_*.cpp) and chosen at run time.
+// Each works on a few rows; threads are the caller's business. Plain types only, so that no inline function of the
+// standard library is compiled for an instruction set that the machine may lack.
+#pragma once
+
+#include <cstdint>
+
+namespace biqa::cpu {
+
+/// Rows of f32 or bf16 elements.
+struct Rows {
+  const void* data;
+  bool bf16;
+  std::int64_t stride;  ///< elements
+};
+struct MutableRows {
+  void* data;
+  bool bf16;
+  std::int64_t stride;
+};
+
+/// Largest number of queries that attend() takes at once.
+inline constexpr int kQueryBlock = 8;
+
+/// Queries that share a kv head. Keys come in pages of 16: page p starts at pages ? pages[p] : p.
+struct AttendBlock {
+  int queries;
+  int head_dim;
+  const float* q[kQueryBlock];
+  std::int64_t lengths[kQueryBlock];  ///< keys that each query sees
+  const std::int32_t* pages;
+  const void* keys;    ///< of this kv head in page 0: [head_dim, 16]
+  const void* values;  ///< of this kv head in page 0: [16, padded_dim]
+  std::int64_t page_elements;
+  bool bf16;
+  float scale;
+  float* scores;               ///< scratch [kQueryBlock, scores_stride]
+  std::int64_t scores_stride;  ///< at least the longest length rounded up to 16
+  float* out[kQueryBlock];     ///< padded_dim floats each
+  float lse[kQueryBlock];
+};
+
+/// Backward for queries that share a kv head. Scratch is contiguous over keys.
+struct AttendBackwardBlock {
+  int queries;
+  int head_dim;
+  std::int64_t padded_dim;  ///< head_dim rounded up to 16
+  const float* q[kQueryBlock];
+  const float* d_out[kQueryBlock];  ///< padded_dim floats each
+  float lse[kQueryBlock];
+  float delta[kQueryBlock];  ///< Σ d_out ⊙ out
+  std::int64_t lengths[kQueryBlock];
+  const float* keys_transposed;    ///< [length/16, head_dim, 16]
+  const float* values_transposed;  ///< [length/16, head_dim, 16]
+  const float* keys;               ///< [length, padded_dim]
+  float scale;
+  float* scores;  ///< scratch [2, kQueryBlock, scores_stride]
+  std::int64_t scores_stride;
+  float* d_q[kQueryBlock];  ///< padded_dim floats each, written
+  float* d_keys;            ///< [length, padded_dim], +=
+  float* d_values;          ///< [length, padded_dim], +=
+};
+
+/// Softmax statistics of one row of scaled logits.
+struct RowStatistics {
+  float maximum;
+  float sum;       ///< Σ exp(z − maximum)
+  float weighted;  ///< Σ (z − maximum) exp(z − maximum)
+};
+
+struct Kernels {
+  void (*convert)(Rows x, MutableRows y, std::int64_t rows, std::int64_t columns);
+  void (*rms_norm)(const float* x, const float* weight, float eps, std::int64_t n, void* y, bool bf16);
+  void (*rms_norm_backward)(const float* x, const float* weight, float eps, const float* dy, std::int64_t n, float* d_x);
+  void (*swiglu)(const float* gate, const float* up, std::int64_t n, void* h, bool bf16);
+  void (*swiglu_backward)(const float* gate, const float* up, const float* dh, std::int64_t n, void* d_gate, void* d_up,
+                          bool bf16);
+  void (*rotate)(float* x, std::int64_t heads, std::int64_t head_dim, const float* cosines, const float* sines,
+                 bool inverse);
+  /// u[row][0..rank) = Σ_k x[row][k] · table[k][·]; table [n, padded_rank], padded_rank a multiple of 16.
+  void (*reduce)(Rows x, std::int64_t rows, std::int64_t n, const float* table, std::int64_t rank,
+                 std::int64_t padded_rank, float* u, std::int64_t u_stride);
+  /// y[row][·] += Σ_j scale · u[row][j] · table[j][·]; table [rank, n].
+  void (*expand)(const float* u, std::int64_t u_stride, std::int64_t rows, std::int64_t rank, const float* table,
+                 std::int64_t table_stride, float scale, std::int64_t n, float* y, std::int64_t y_stride);
+  /// sum[j][begin … end) += Σ_row scale · u[row][j] · x[row][·], in order of rows; sum [rank, sum_stride].
+  void (*outer)(const float* u, std::int64_t u_stride, Rows x, std::int64_t rows, std::int64_t rank, float scale,
+                std::int64_t begin, std::int64_t end, float* sum, std::int64_t sum_stride);
+  void (*attend)(AttendBlock& block);
+  void (*attend_backward)(AttendBackwardBlock& block);
+  float (*dot)(const float* a, const float* b, std::int64_t n);
+  /// y += factor · x
+  void (*add_scaled)(const float* x, float factor, std::int64_t n, float* y);
+  void (*scaled)(const float* x, float factor, std::int64_t n, float* y);
+  RowStatistics (*row_statistics)(const float* logits, std::int64_t n, float inverse_temperature);
+  /// y = exp(logits · inverse_temperature − maximum) · factor.
+  void (*row_exp)(const float* logits, std::int64_t n, float inverse_temperature, float maximum, float factor, void* y,
+                  bool bf16);
+};
+
+const Kernels& kernels();  ///< the best that this machine runs
+
+namespace baseline {
+const Kernels& table();
+}
+namespace avx2 {
+const Kernels& table();
+}
+namespace avx512 {
+const Kernels& table();
+}
+
+}  // namespace biqa::cpu

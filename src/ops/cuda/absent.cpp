@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// device.h in a build without CUDA.
+#include "core/error.h"
+#include "ops/cuda/device.h"
+
+namespace biqa {
+
+bool built_with_cuda() {
+  return false;
+}
+
+void require_cuda_device() {
+  fail("device cuda: this build has no CUDA backend; build it with `launch/build.sh cuda` or use device cpu");
+}
+
+void refuse_cuda_network() {
+  require_cuda_device();
+  __builtin_unreachable();
+}
+
+}  // namespace biqa

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tensor/cuda/runtime.h"
+
+#include <string_view>
+
+#include "core/error.h"
+
+namespace biqa::cuda {
+namespace {
+
+std::string_view file_name(std::string_view path) {
+  return path.substr(path.find_last_of('/') + 1);
+}
+
+void copy(ConstView from, View to, cudaMemcpyKind kind, const Stream& stream) {
+  CHECK(from.type() == to.type()) << name_of(from.type()) << " into " << name_of(to.type());
+  CHECK(from.rows() == to.rows() && from.columns() == to.columns())
+      << from.rows() << "x" << from.columns() << " into " << to.rows() << "x" << to.columns();
+  CHECK(from.dense() && to.dense());
+  if (from.empty()) return;
+  const std::size_t bytes = static_cast<std::size_t>(from.size()) * size_of(from.type());
+  BIQA_CUDA_CHECK(cudaMemcpyAsync(to.data(), from.data(), bytes, kind, stream.get()));
+}
+
+}  // namespace
+
+void check(cudaError_t status, const char* call, const char* file, int line) {
+  if (status == cudaSuccess) return;
+  fail(
+      "CUDA call {} at {}:{}: {} ({}); look for an earlier error, BIQA_CUDA_SYNC=1 shows it at the kernel "
+      "that failed",
+      call, file_name(file), line, cudaGetErrorString(status), cudaGetErrorName(status));
+}
+
+void select_device() {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess) {
+    fail(
+        "device cuda: no CUDA device can be used: {} ({}); install NVIDIA's driver (nvidia-smi must list a "
+        "device) or "
+        "use device cpu",
+        cudaGetErrorString(status), cudaGetErrorName(status));
+  }
+  if (count == 0) fail("device cuda: this machine has no CUDA device; use device cpu");
+  BIQA_CUDA_CHECK(cudaSetDevice(0));
+}
+
+Stream::Stream() {
+  BIQA_CUDA_CHECK(cudaStreamCreateWithFlags(&handle_, cudaStreamNonBlocking));
+}
+
+Stream::~Stream() {
+  if (handle_ == nullptr) return;
+  const cudaError_t status = cudaStreamDestroy(handle_);
+  LOG_IF(WARNING, status != cudaSuccess) << "destroying a CUDA stream: " << cudaGetErrorString(status);
+}
+
+void Stream::synchronise() const {
+  BIQA_CUDA_CHECK(cudaStreamSynchronize(handle_));
+}
+
+DeviceBuffer::DeviceBuffer(std::size_t bytes, std::string label) : bytes_(bytes), label_(std::move(label)) {
+  if (bytes == 0) return;
+  const cudaError_t status = cudaMalloc(&data_, bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // clears the status, which would otherwise be reported by the next launch
+    fail(
+        "cannot allocate {} bytes of CUDA memory for {}: the device has none left; lower micro_batch_tokens, "
+        "kv_memory "
+        "or images_per_step",
+        bytes, label_);
+  }
+  BIQA_CUDA_CHECK(status);
+}
+
+DeviceBuffer::~DeviceBuffer() {
+  if (data_ == nullptr) return;
+  const cudaError_t status = cudaFree(data_);
+  LOG_IF(WARNING, status != cudaSuccess) << "freeing " << label_ << ": " << cudaGetErrorString(status);
+}
+
+void copy_to_device(ConstView host, View device, const Stream& stream) {
+  copy(host, device, cudaMemcpyHostToDevice, stream);
+}
+
+void copy_to_host(ConstView device, View host, const Stream& stream) {
+  copy(device, host, cudaMemcpyDeviceToHost, stream);
+}
+
+}  // namespace biqa::cuda

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owners of what the CUDA runtime hands out, and the one check of its status codes. Private to the cuda/ and
+// nccl/ folders. A View of device memory looks like any other View; only this folder's copies and kernels may
+// touch its elements.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+
+#include "tensor/tensor.h"
+
+namespace biqa::cuda {
+
+/// Throws Error unless `status` is success; the message holds the call, CUDA's words and the place.
+void check(cudaError_t status, const char* call, const char* file, int line);
+
+/// Makes the first CUDA device the current one. Throws Error, saying what to do, where there is none that
+/// works.
+void select_device();
+
+/// A non-blocking stream; move-only. Work is ordered within it, never with an ambient one.
+class Stream {
+ public:
+  Stream();
+  ~Stream();
+  Stream(Stream&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+  Stream& operator=(Stream&& other) noexcept {
+    std::swap(handle_, other.handle_);
+    return *this;
+  }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  cudaStream_t get() const { return handle_; }
+  /// Waits for everything in the stream; throws the Error of whatever failed in it.
+  void synchronise() const;
+
+ private:
+  cudaStream_t handle_ = nullptr;
+};
+
+/// Device memory under a label; move-only. Throws Error when the device has none left.
+class DeviceBuffer {
+ public:
+  DeviceBuffer() = default;
+  DeviceBuffer(std::size_t bytes, std::string label);
+  ~DeviceBuffer();
+  DeviceBuffer(DeviceBuffer&& other) noexcept { swap(other); }
+  DeviceBuffer& operator=(DeviceBuffer&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  DeviceBuffer(const DeviceBuffer&) = delete;
+  DeviceBuffer& operator=(const DeviceBuffer&) = delete;
+
+  void* data() const { return data_; }
+  std::size_t bytes() const { return bytes_; }
+  const std::string& label() const { return label_; }
+
+ private:
+  void swap(DeviceBuffer& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    std::swap(label_, other.label_);
+  }
+  void* data_ = nullptr;
+  std::size_t bytes_ = 0;
+  std::string label_;
+};
+
+/// A dense matrix [rows, columns] in device memory; elements start uninitialised.
+class DeviceTensor {
+ public:
+  DeviceTensor() = default;
+  DeviceTensor(DType type, std::int64_t rows, std::int64_t columns, std::string label)
+      : buffer_(static_cast<std::size_t>(rows * columns) * size_of(type), std::move(label)),
+        type_(type),
+        rows_(rows),
+        columns_(columns) {}
+
+  View view() const { return {buffer_.data(), type_, rows_, columns_, columns_}; }
+
+ private:
+  DeviceBuffer buffer_;
+  DType type_ = DType::f32;
+  std::int64_t rows_ = 0, columns_ = 0;
+};
+
+/// Enqueues a copy between host and device memory of the same type and shape; both sides dense. The host side
+/// must stay untouched until the stream was synchronised.
+void copy_to_device(ConstView host, View device, const Stream& stream);
+void copy_to_host(ConstView device, View host, const Stream& stream);
+
+}  // namespace biqa::cuda
+
+#define BIQA_CUDA_CHECK(call) ::biqa::cuda::check((call), #call, __FILE__, __LINE__)

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+// Who owns memory and what shape it has; no arithmetic.
+//   Buffer     owns aligned bytes under a label (the label is printed on out-of-memory and in the memory report)
+//   View       borrows mutable elements, ConstView const ones: a matrix [rows, columns] whose rows may be spaced
+//   Tensor     owns a dense matrix
+// Two dimensions are all the network needs; a vector is one row, higher shapes are named in comments.
+#pragma once
+
+#include <glog/logging.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "core/bf16.h"
+#include "tensor/dtype.h"
+
+namespace biqa {
+
+template <typename T>
+constexpr DType dtype_of() {
+  if constexpr (std::is_same_v<T, float>) return DType::f32;
+  else if constexpr (std::is_same_v<T, Bf16>) return DType::bf16;
+  else if constexpr (std::is_same_v<T, std::int32_t>) return DType::i32;
+  else if constexpr (std::is_same_v<T, std::int64_t>) return DType::i64;
+  else {
+    static_assert(std::is_same_v<T, std::uint8_t>, "no such element type");
+    return DType::u8;
+  }
+}
+
+/// Host memory, 64-byte aligned, move-only. Throws Error when the machine has none left.
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(std::size_t bytes, std::string label);
+  ~Buffer();
+  Buffer(Buffer&& other) noexcept { swap(other); }
+  Buffer& operator=(Buffer&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  void* data() { return data_; }
+  const void* data() const { return data_; }
+  std::size_t bytes() const { return bytes_; }
+  const std::string& label() const { return label_; }
+
+ private:
+  void swap(Buffer& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    std::swap(label_, other.label_);
+  }
+  void* data_ = nullptr;
+  std::size_t bytes_ = 0;
+  std::string label_;
+};
+
+/// Bytes held now and at most so far, per label (all threads together).
+struct MemoryUse {
+  std::size_t now = 0, peak = 0;
+};
+std::map<std::string, MemoryUse> memory_report();
+/// Bytes held now by every Buffer, and the most there ever were.
+MemoryUse memory_total();
+
+namespace detail {
+template <typename Void>
+class BasicView {
+ public:
+  template <typename T>
+  using Element = std::conditional_t<std::is_const_v<Void>, const T, T>;
+
+  BasicView() = default;
+  BasicView(Void* data, DType type, std::int64_t rows, std::int64_t columns, std::int64_t stride)
+      : data_(data), type_(type), rows_(rows), columns_(columns), stride_(stride) {
+    DCHECK_GE(stride, columns);
+  }
+  template <typename T>
+    requires(!std::is_same_v<std::remove_const_t<T>, void>)
+  BasicView(T* data, std::int64_t rows, std::int64_t columns)
+      : BasicView(data, dtype_of<std::remove_const_t<T>>(), rows, columns, columns) {}
+  // A mutable view is usable where a const one is wanted.
+  template <typename Other>
+    requires(std::is_const_v<Void> && !std::is_const_v<Other>)
+  BasicView(const BasicView<Other>& other)  // NOLINT(google-explicit-constructor)
+      : BasicView(other.data(), other.type(), other.rows(), other.columns(), other.stride()) {}
+
+  Void* data() const { return data_; }
+  DType type() const { return type_; }
+  std::int64_t rows() const { return rows_; }
+  std::int64_t columns() const { return columns_; }
+  /// Elements from the start of a row to the start of the next.
+  std::int64_t stride() const { return stride_; }
+  std::int64_t size() const { return rows_ * columns_; }
+  bool empty() const { return size() == 0; }
+  bool dense() const { return stride_ == columns_ || rows_ <= 1; }
+
+  /// The first element of a row, checked to be of type T.
+  template <typename T>
+  Element<T>* row(std::int64_t index) const {
+    DCHECK(dtype_of<std::remove_const_t<T>>() == type_) << "is " << name_of(type_);
+    return static_cast<Element<T>*>(data_) + index * stride_;
+  }
+  template <typename T>
+  std::span<Element<T>> span() const {
+    CHECK(dense());
+    CHECK(dtype_of<std::remove_const_t<T>>() == type_) << "is " << name_of(type_);
+    return {static_cast<Element<T>*>(data_), static_cast<std::size_t>(size())};
+  }
+  BasicView row_range(std::int64_t first, std::int64_t count) const {
+    CHECK(first >= 0 && count >= 0 && first + count <= rows_) << first << "+" << count << " of " << rows_;
+    return {advance(first * stride_), type_, count, columns_, stride_};
+  }
+  BasicView column_range(std::int64_t first, std::int64_t count) const {
+    CHECK(first >= 0 && count >= 0 && first + count <= columns_) << first << "+" << count << " of " << columns_;
+    return {advance(first), type_, rows_, count, stride_};
+  }
+
+ private:
+  Void* advance(std::int64_t elements) const {
+    using Byte = std::conditional_t<std::is_const_v<Void>, const std::byte, std::byte>;
+    return static_cast<Byte*>(data_) + elements * static_cast<std::int64_t>(size_of(type_));
+  }
+  Void* data_ = nullptr;
+  DType type_ = DType::f32;
+  std::int64_t rows_ = 0, columns_ = 0, stride_ = 0;
+};
+}  // namespace detail
+
+using View = detail::BasicView<void>;
+using ConstView = detail::BasicView<const void>;
+
+/// Owns a dense matrix; move-only, copies by clone(). Elements start uninitialised.
+class Tensor {
+ public:
+  Tensor() = default;
+  Tensor(DType type, std::int64_t rows, std::int64_t columns, std::string label)
+      : buffer_(static_cast<std::size_t>(rows * columns) * size_of(type), std::move(label)),
+        type_(type), rows_(rows), columns_(columns) {}
+
+  View view() { return {buffer_.data(), type_, rows_, columns_, columns_}; }
+  ConstView view() const { return {buffer_.data(), type_, rows_, columns_, columns_}; }
+  ConstView const_view() const { return view(); }
+  template <typename T>
+  T* row(std::int64_t index) { return view().row<T>(index); }
+  template <typename T>
+  const T* row(std::int64_t index) const { return view().row<T>(index); }
+  template <typename T>
+  std::span<T> span() { return view().span<T>(); }
+  template <typename T>
+  std::span<const T> span() const { return view().span<T>(); }
+  DType type() const { return type_; }
+  std::int64_t rows() const { return rows_; }
+  std::int64_t columns() const { return columns_; }
+  std::int64_t size() const { return rows_ * columns_; }
+  std::size_t bytes() const { return buffer_.bytes(); }
+  Tensor clone() const;
+  void zero();
+
+ private:
+  Buffer buffer_;
+  DType type_ = DType::f32;
+  std::int64_t rows_ = 0, columns_ = 0;
+};
+
+}  // namespace biqa

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+// The contract over MPI, and how a job ends when a rank fails: this program starts itself under mpirun, once
+// per test of the suite Inner, which without the variable below does nothing.
+#include "comm/mpi.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <sstream>
+
+#include "comm/contract.h"
+#include "core/error.h"
+
+namespace biqa {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+constexpr const char* kInner = "BIQA_MPI_TEST_INNER";
+
+class Inner : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (std::getenv(kInner) == nullptr) GTEST_SKIP() << "runs under mpirun, started by the suite Mpi";
+  }
+
+  /// What a program's main does: the body, and on an Error one line and the end of the job.
+  template <typename Body>
+  static void run_job(Seconds deadline, const Body& body) {
+    MpiRuntime runtime(deadline);
+    std::cerr << fmt::format("pid {}\n", getpid()) << std::flush;
+    try {
+      body(runtime.world());
+      runtime.finalize();
+    } catch (const Error& error) {
+      std::cerr << fmt::format("error: {}\n", error.what()) << std::flush;
+      runtime.abort(static_cast<int>(error.code()));
+    }
+  }
+};
+
+TEST_F(Inner, Contract) {
+  run_job(Seconds{60}, [](Communicator& world) {
+    for (const testing::ContractCheck& check : testing::contract()) {
+      SCOPED_TRACE(check.name);
+      check.run(world);
+    }
+    if (world.rank() == 0) std::cerr << fmt::format("contract held on {} ranks\n", world.size());
+  });
+}
+
+TEST_F(Inner, ContractOfAPart) {
+  run_job(Seconds{60}, [](Communicator& world) {
+    std::vector<int> members;
+    for (int rank = world.size() - 1; rank > 0; --rank) members.push_back(rank);
+    if (const auto part = world.split(members, "all but rank 0"))
+      for (const testing::ContractCheck& check : testing::contract()) check.run(*part);
+  });
+}
+
+TEST_F(Inner, IdleRanksSleep) {
+  run_job(Seconds{60}, [](Communicator& world) {
+    const std::clock_t before = std::clock();
+    if (world.rank() == world.size() - 1) std::this_thread::sleep_for(std::chrono::seconds(2));
+    world.barrier("the sleeper");
+    const double used = static_cast<double>(std::clock() - before) / CLOCKS_PER_SEC;
+    EXPECT_LT(used, 0.1) << "processor seconds in a wait of 2 s";
+  });
+}
+
+TEST_F(Inner, ARankThrows) {
+  run_job(Seconds{60}, [](Communicator& world) {
+    if (world.rank() == 1) fail("reading the moon on rank {}: it is not there; look elsewhere", world.rank());
+    world.barrier("never complete");
+  });
+}
+
+TEST_F(Inner, AnExceptionPassesTheRuntime) {
+  MpiRuntime runtime(Seconds{60});
+  std::cerr << fmt::format("pid {}\n", getpid()) << std::flush;
+  if (runtime.world().rank() == 1) throw std::runtime_error("not caught by the job");
+  runtime.world().barrier("never complete");
+}
+
+TEST_F(Inner, ARankIsKilled) {
+  run_job(Seconds{60}, [](Communicator& world) {
+    if (world.rank() == 1) raise(SIGKILL);
+    world.barrier("never complete");
+  });
+}
+
+TEST_F(Inner, ARankStops) {
+  run_job(Seconds{1}, [](Communicator& world) {
+    if (world.rank() == 1) raise(SIGSTOP);
+    world.barrier("never complete");
+  });
+}
+
+TEST_F(Inner, SizesDiffer) {
+  run_job(Seconds{10}, [](Communicator& world) {
+    std::vector<float> values(world.rank() == 1 ? 300000 : 300001);
+    world.broadcast(View(values.data(), 1, static_cast<std::int64_t>(values.size())), 0);
+  });
+}
+
+struct Outcome {
+  int exit_code = -1;
+  double seconds = 0;
+  std::string output;
+  int processes = 0, left_over = 0;
+};
+
+/// Dead processes stay visible until init collects them: those count as gone.
+bool is_running(int pid) {
+  std::ifstream file(fmt::format("/proc/{}/stat", pid));
+  std::string line;
+  if (!std::getline(file, line)) return false;
+  const std::size_t state = line.rfind(')') + 2;
+  return state < line.size() && line[state] != 'Z' && line[state] != 'X';
+}
+
+/// Runs one test of the suite Inner on this many ranks.
+Outcome run_inner(int ranks, const std::string& test) {
+  const std::string program = std::filesystem::read_symlink("/proc/self/exe");
+  const std::string command = fmt::format(
+      "{}=1 timeout -k 5 120 mpirun --allow-run-as-root --oversubscribe -np {} '{}' --gtest_brief=1 "
+      "--gtest_filter=Inner.{} 2>&1",
+      kInner, ranks, program, test);
+  Outcome outcome;
+  const auto start = std::chrono::steady_clock::now();
+  FILE* pipe = popen(command.c_str(), "r");
+  if (pipe == nullptr) return outcome;
+  std::array<char, 4096> buffer{};
+  while (const std::size_t count = std::fread(buffer.data(), 1, buffer.size(), pipe))
+    outcome.output.append(buffer.data(), count);
+  const int status = pclose(pipe);
+  outcome.seconds = Seconds(std::chrono::steady_clock::now() - start).count();
+  if (WIFEXITED(status)) outcome.exit_code = WEXITSTATUS(status);
+
+  std::istringstream lines(outcome.output);
+  for (std::string line; std::getline(lines, line);)
+    if (line.starts_with("pid ")) {
+      ++outcome.processes;
+      const int pid = std::stoi(line.substr(4));
+      const auto patience = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+      while (is_running(pid) && std::chrono::steady_clock::now() < patience)
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      if (is_running(pid)) ++outcome.left_over;
+    }
+  return outcome;
+}
+
+/// The job ended by itself, quickly, with this exit code, and nothing of it is left.
+void expect_failure(const Outcome& outcome, int ranks, double seconds, int exit_code) {
+  EXPECT_EQ(outcome.exit_code, exit_code) << outcome.output;
+  EXPECT_LT(outcome.seconds, seconds);
+  EXPECT_EQ(outcome.processes, ranks) << outcome.output;
+  EXPECT_EQ(outcome.left_over, 0);
+}
+
+class Mpi : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (std::getenv(kInner) != nullptr) GTEST_SKIP() << "only the suite Inner runs under mpirun";
+    if (std::system("mpirun --version > /dev/null 2>&1") != 0) GTEST_SKIP() << "mpirun does not start here";
+  }
+};
+
+TEST_F(Mpi, ContractHoldsOnAnyNumberOfRanksInSilence) {
+  for (const int ranks : {1, 2, 3, 5}) {
+    const Outcome outcome = run_inner(ranks, "Contract");
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+    EXPECT_THAT(outcome.output, HasSubstr(fmt::format("contract held on {} ranks", ranks)));
+    EXPECT_THAT(outcome.output,
+                AllOf(Not(HasSubstr("WARNING")), Not(HasSubstr("-----")), Not(HasSubstr("MPI"))));
+    EXPECT_EQ(outcome.processes, ranks);
+    EXPECT_EQ(outcome.left_over, 0);
+  }
+}
+
+TEST_F(Mpi, ContractHoldsInASubCommunicator) {
+  const Outcome outcome = run_inner(4, "ContractOfAPart");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+}
+
+TEST_F(Mpi, IdleRanksLeaveTheProcessorAlone) {
+  const Outcome outcome = run_inner(3, "IdleRanksSleep");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+}
+
+TEST_F(Mpi, AnErrorOnOneRankEndsTheJob) {
+  const Outcome outcome = run_inner(3, "ARankThrows");
+  expect_failure(outcome, 3, 10, 1);
+  EXPECT_THAT(outcome.output, HasSubstr("error: reading the moon on rank 1"));
+}
+
+TEST_F(Mpi, AnExceptionThatPassesTheRuntimeEndsTheJob) {
+  expect_failure(run_inner(3, "AnExceptionPassesTheRuntime"), 3, 10, 1);
+}
+
+TEST_F(Mpi, AKilledRankEndsTheJob) {
+  expect_failure(run_inner(3, "ARankIsKilled"), 3, 10, 128 + SIGKILL);
+}
+
+TEST_F(Mpi, AStoppedRankIsNamedAndEndsTheJob) {
+  const Outcome outcome = run_inner(3, "ARankStops");
+  expect_failure(outcome, 3, 15, 1);
+  EXPECT_THAT(
+      outcome.output,
+      HasSubstr(
+          "error: barrier \"never complete\" of the job on rank 0: rank 1 did not answer within 1.0 s"));
+}
+
+TEST_F(Mpi, DifferentSizesEndTheJob) {
+  const Outcome outcome = run_inner(2, "SizesDiffer");
+  expect_failure(outcome, 2, 10, 1);
+  EXPECT_THAT(outcome.output, AllOf(HasSubstr("300000 f32"), HasSubstr("300001 f32")));
+}
+
+TEST_F(Mpi, WithoutALauncherThereIsOneRankAtOnce) {
+  const auto start = std::chrono::steady_clock::now();
+  MpiRuntime runtime;
+  EXPECT_FALSE(runtime.launched());
+  EXPECT_EQ(runtime.world().size(), 1);
+  runtime.world().barrier("alone");
+  runtime.finalize();
+  EXPECT_LT(Seconds(std::chrono::steady_clock::now() - start).count(), 0.3);
+}
+
+TEST_F(Mpi, TasksOfALauncherWithoutMpiAreRefused) {
+  setenv("SLURM_STEP_NUM_TASKS", "4", 1);
+  EXPECT_THROW(MpiRuntime(), Error);
+  unsetenv("SLURM_STEP_NUM_TASKS");
+}
+
+TEST_F(Mpi, AbortAloneExitsWithItsCode) {
+  EXPECT_EXIT(MpiRuntime().abort(75), ::testing::ExitedWithCode(75), "");
+}
+
+}  // namespace
+}  // namespace biqa

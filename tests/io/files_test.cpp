@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "io/files.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+#include <set>
+#include <utility>
+
+#include "core/error.h"
+#include "support/temporary_folder.h"
+
+namespace biqa {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::IsEmpty;
+namespace fs = std::filesystem;
+
+std::set<std::string> names_in(const fs::path& folder) {
+  std::set<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder)) names.insert(entry.path().filename().string());
+  return names;
+}
+
+TEST(Files, ReadsWholeFilesWithinALimit) {
+  const TemporaryFolder folder;
+  const std::string content("a\0b\n", 4);
+  const fs::path file = folder.write("file", content);
+  EXPECT_EQ(read_file(file), content);
+  EXPECT_EQ(read_file(file, 4), content);
+  EXPECT_THAT(error_of([&] { read_file(file, 3); }), AllOf(HasSubstr("4 bytes"), HasSubstr(file.string())));
+  EXPECT_EQ(read_file(folder.write("empty", "")), "");
+}
+
+TEST(Files, RefusesWhatIsNoRegularFile) {
+  const TemporaryFolder folder;
+  const fs::path absent = folder.path() / "absent";
+  const fs::path pipe = folder.path() / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  EXPECT_THAT(error_of([&] { read_file(absent); }),
+              AllOf(HasSubstr(absent.string()), HasSubstr("check the path")));
+  EXPECT_THAT(error_of([&] { read_file(folder.path()); }), HasSubstr("it is a folder"));
+  EXPECT_THAT(error_of([&] { read_file(pipe); }), HasSubstr("not a regular file"));
+  EXPECT_THAT(error_of([&] { MappedFile{pipe}; }), HasSubstr("not a regular file"));
+}
+
+TEST(Files, MapsWithoutCopying) {
+  const TemporaryFolder folder;
+  const fs::path file = folder.write("file", "hello");
+  MappedFile first(file);
+  const std::byte* const address = first.bytes().data();
+  MappedFile second(std::move(first));
+  EXPECT_EQ(second.bytes().data(), address);
+  EXPECT_EQ(second.bytes().size(), 5U);
+  EXPECT_EQ(static_cast<char>(second.bytes()[4]), 'o');
+  EXPECT_TRUE(MappedFile(folder.write("empty", "")).bytes().empty());
+}
+
+TEST(Files, AppearsWholeOrNotAtAll) {
+  const TemporaryFolder folder;
+  const fs::path target = folder.path() / "file";
+  {
+    AtomicFile file(target);
+    file.write("part");
+    EXPECT_FALSE(fs::exists(target));
+  }
+  EXPECT_THAT(names_in(folder.path()), IsEmpty());
+  {
+    AtomicFile file(target);
+    file.write("one ");
+    file.write("two");
+    file.commit();
+  }
+  EXPECT_EQ(read_file(target), "one two");
+  write_file_atomically(target, "three");
+  EXPECT_EQ(read_file(target), "three");
+  EXPECT_EQ(names_in(folder.path()), std::set<std::string>{"file"});
+}
+
+TEST(Files, NamesTheFolderThatCannotBeWritten) {
+  const TemporaryFolder folder;
+  const fs::path file = folder.write("file", "");
+  EXPECT_THAT(error_of([&] { write_file_atomically(folder.path() / "absent" / "x", ""); }),
+              AllOf(HasSubstr("cannot write"), HasSubstr("absent/x")));
+  EXPECT_THAT(error_of([&] { write_file_atomically(file / "x", ""); }), HasSubstr("cannot write"));
+  EXPECT_THAT(error_of([&] { AtomicFolder{file / "x"}; }), HasSubstr("cannot write"));
+}
+
+// A limit on the size of files stands in for a full disk; it holds for a process, hence the child.
+TEST(FilesDeathTest, ReportsAFullDiskAndLeavesNothing) {
+  testing::GTEST_FLAG(death_test_style) = "threadsafe";
+  const TemporaryFolder folder;
+  const fs::path target = folder.path() / "file";
+  const auto write_too_much = [&] {
+    ASSERT_NE(std::signal(SIGXFSZ, SIG_IGN), SIG_ERR);
+    const rlimit limit{4096, 4096};
+    ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
+    const std::string message = error_of([&] { write_file_atomically(target, std::string(8192, 'x')); });
+    std::fputs(message.c_str(), stderr);
+    std::exit(names_in(folder.path()).empty() ? 3 : 4);
+  };
+  EXPECT_EXIT(write_too_much(), testing::ExitedWithCode(3), "cannot write .*/file: .*; free some space");
+}
+
+TEST(Files, PublishesFoldersWhole) {
+  const TemporaryFolder folder;
+  const fs::path target = folder.path() / "above" / "out";
+  {
+    const AtomicFolder abandoned(target);
+    write_file_atomically(abandoned.path() / "a", "1");
+  }
+  EXPECT_THAT(names_in(target.parent_path()), IsEmpty());
+  AtomicFolder first(target / "");  // a trailing slash changes nothing
+  write_file_atomically(first.path() / "a", "1");
+  EXPECT_FALSE(fs::exists(target));
+  first.commit();
+  EXPECT_EQ(read_file(target / "a"), "1");
+
+  AtomicFolder second(target);
+  write_file_atomically(second.path() / "b", "2");
+  EXPECT_THAT(error_of([&] { second.commit(); }), AllOf(HasSubstr("cannot write"), HasSubstr("above/out")));
+  EXPECT_EQ(names_in(target), std::set<std::string>{"a"});
+
+  AtomicFolder third(target);
+  write_file_atomically(third.path() / "c", "3");
+  third.commit(true);
+  EXPECT_EQ(names_in(target), std::set<std::string>{"c"});
+  EXPECT_EQ(names_in(target.parent_path()), std::set<std::string>{"out"});
+}
+
+// Values of the reference program: printf '' | xxhsum -H2, and the same of "abc".
+TEST(Files, DigestsAreThoseOfXxhsum) {
+  const TemporaryFolder folder;
+  EXPECT_EQ(digest_of_file(folder.write("empty", "")), "99aa06d3014798d86001c324468d497f");
+  EXPECT_EQ(digest_of_file(folder.write("abc", "abc")), "06b05ab6733a618578af5f94892f3950");
+  EXPECT_EQ(digest_of_bytes({}), 0x2d06800538d394c2ULL);
+}
+
+}  // namespace
+}  // namespace biqa

@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+# Sourced by the checks: lists the project's own files, as git sees them or, without git, all but what is made here.
+project_files() {
+  if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
+    git ls-files --cached --others --exclude-standard | while IFS= read -r name; do [[ -f $name ]] && printf '%s\n' "$name"; done
+  else
+    find . \( -name .git -o -path ./build -o -path ./runs -o -name .cache -o -name __pycache__ \) -prune -o -type f -print | sed 's|^\./||'
+  fi | LC_ALL=C sort
+}

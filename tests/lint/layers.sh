@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Usage: layers.sh PROJECT. Refuses an include under src/ of a folder that the includer's folder may not know, or of
+# another folder's private part (docs/architecture.md has the table).
+set -euo pipefail
+cd "${1:?usage: layers.sh PROJECT}"
+
+find src -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | LC_ALL=C sort | xargs awk '
+  BEGIN {
+    allowed["core"] = ""
+    allowed["tensor"] = "core"
+    allowed["ops"] = allowed["io"] = allowed["comm"] = "core tensor"
+    allowed["data"] = "core tensor io"
+    allowed["model"] = "core tensor ops io"
+    allowed["actor"] = "core tensor ops io comm data model"
+    allowed["reward"] = allowed["learner"] = allowed["actor"]
+    allowed["app"] = allowed["actor"] " actor reward learner"
+  }
+  function refuse(why) { printf "%s:%d: %s\n", FILENAME, FNR, why; bad = 1 }
+  FNR == 1 {
+    split(FILENAME, parts, "/")
+    layer = parts[2]
+    if (!(layer in allowed)) refuse("src/" layer " is no layer")
+  }
+  /^[ \t]*#[ \t]*include[ \t]*"/ {
+    path = $0
+    sub(/^[^"]*"/, "", path)
+    sub(/".*/, "", path)
+    slash = index(path, "/")
+    if (path ~ /(^|\/)\.\.?\//) { refuse("name " path " from src/"); next }
+    folder = substr(path, 1, slash - 1)
+    if (slash == 0 || !(folder in allowed)) { refuse(path " is not LAYER/FILE of a layer"); next }
+    if (folder == layer) next
+    if (index(" " allowed[layer] " ", " " folder " ") == 0) refuse(layer " may not include " path)
+    # The CUDA folders of ops and comm share the runtime owners of tensor/cuda.
+    cuda_side = FILENAME ~ /^src\/(ops\/cuda|comm\/nccl)\//
+    if (path ~ /^(tensor\/cuda|ops\/cpu|ops\/cuda|comm\/local|comm\/thread|comm\/mpi|comm\/nccl)\// &&
+        path != "ops/cuda/device.h" && !(cuda_side && path ~ /^tensor\/cuda\//)) refuse(path " is private to src/" folder)
+  }
+  END { exit bad }'

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Plants one violation of each kind in a small tree and expects the checks to refuse it, by file and line.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+tree=$(mktemp -d)
+trap 'rm -rf "$tree"' EXIT
+cases=0
+
+# plant FILE TEXT...: the file, behind its licence line, in an otherwise clean tree.
+plant() {
+  rm -rf "${tree:?}"/*
+  mkdir -p "$tree/src/core" "$tree/$(dirname "$1")"
+  printf '%s\n' '// SPDX-License-Identifier: Apache-2.0' '#pragma once' >"$tree/src/core/clean.h"
+  printf '%s\n' '// SPDX-License-Identifier: Apache-2.0' "${@:2}" >"$tree/$1"
+}
+refuses() {  # refuses CHECK MESSAGE
+  cases=$((cases + 1))
+  local output
+  if output=$(bash "$here/$1.sh" "$tree"); then
+    echo "$1 accepts what it should refuse with: $2"
+    exit 1
+  fi
+  [[ $output == *"$2"* ]] || { echo "$1 says: $output; expected: $2"; exit 1; }
+}
+accepts() {  # accepts CHECK
+  cases=$((cases + 1))
+  local output
+  output=$(bash "$here/$1.sh" "$tree") || { echo "$1 refuses what it should accept: $output"; exit 1; }
+}
+
+plant src/core/upward.h '#include "tensor/tensor.h"'
+refuses layers 'src/core/upward.h:2: core may not include tensor/tensor.h'
+plant src/io/sideways.cpp '  #  include "ops/ops.h"'
+refuses layers 'src/io/sideways.cpp:2: io may not include ops/ops.h'
+plant src/model/upward.cpp '#include "data/tokenizer.h"'
+refuses layers 'model may not include data/tokenizer.h'
+plant src/reward/sideways.cpp '#include "actor/sampler.h"'
+refuses layers 'reward may not include actor/sampler.h'
+plant src/learner/private.cpp '#include "ops/cpu/kernels.h"'
+refuses layers 'ops/cpu/kernels.h is private to src/ops'
+plant src/ops/private.cpp '#include "tensor/cuda/runtime.h"'
+refuses layers 'tensor/cuda/runtime.h is private to src/tensor'
+plant src/model/relative.cpp '#include "../app/config.h"'
+refuses layers 'name ../app/config.h from src/'
+plant src/model/bare.cpp '#include "config.h"'
+refuses layers 'config.h is not LAYER/FILE'
+plant src/utilities/new.h ''
+refuses layers 'src/utilities is no layer'
+plant src/app/main.cpp '#include "ops/cuda/device.h"' '#include "learner/adam.h"' '#include <vector>'
+accepts layers
+plant src/ops/cuda/kernel.cu '#include "tensor/cuda/runtime.h"'
+accepts layers
+
+plant src/io/image.h '#include <png.h>'
+refuses foreign_headers 'src/io/image.h:2: <png.h> does not belong here'
+plant src/learner/mpi.cpp '#include <mpi.h>'
+refuses foreign_headers '<mpi.h> does not belong here'
+plant src/ops/ops.cpp '#include <cuda_runtime.h>'
+refuses foreign_headers '<cuda_runtime.h>'
+plant src/io/yaml.cpp '#include <yaml-cpp/yaml.h>' '#include <vector>'
+accepts foreign_headers
+
+plant src/core/clean.h ''
+accepts spdx
+printf '%s\n' 'int x;' >"$tree/src/core/unmarked.cpp"
+refuses spdx 'src/core/unmarked.cpp:1'
+plant tools/run.sh ''
+sed -i '1i #!/usr/bin/env bash' "$tree/tools/run.sh"
+sed -i 's|^// SPDX|# SPDX|' "$tree/tools/run.sh"
+accepts spdx
+
+plant tools/path.cpp 'const char* kPath = "/ho''me/somebody/data";'
+refuses machine_paths 'tools/path.cpp:2:'
+plant tools/path.cpp '// tests/ho''me/page and $BASE/wo''rk/x and build/cpu'
+accepts machine_paths
+
+echo "$cases planted cases judged rightly"

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// The same cases on a real device; built with CUDA only, skipped with its reason where there is no device.
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+
+#include "core/error.h"
+#include "ops/cuda/cublaslt_matmul.h"
+#include "ops/cuda/device.h"
+#include "support/cpu_runs.h"
+#include "support/cuda_runs.h"
+#include "support/op_cases.h"
+
+namespace biqa {
+namespace {
+
+/// Why there is no device, or nothing.
+std::string missing_device() {
+  try {
+    require_cuda_device();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+class DeviceRmsNorm : public ::testing::TestWithParam<testing::RmsNormCase> {};
+class DeviceLinear : public ::testing::TestWithParam<testing::LinearCase> {};
+
+TEST_P(DeviceRmsNorm, AgreesWithFormulaAndCpu) {
+  if (const std::string reason = missing_device(); !reason.empty()) GTEST_SKIP() << reason;
+  testing::check_rms_norm(GetParam(), testing::run_cuda_rms_norm, testing::run_cpu_rms_norm);
+}
+
+TEST_P(DeviceLinear, AgreesWithFormulaAndCpu) {
+  if (const std::string reason = missing_device(); !reason.empty()) GTEST_SKIP() << reason;
+  const cuda::Stream stream;
+  const std::unique_ptr<cuda::MatmulBackend> backend = cuda::make_cublaslt_matmul(stream);
+  const auto run = [&](ConstView x, ConstView weight, ConstView bias, View y) {
+    testing::run_cuda_linear(*backend, stream, x, weight, bias, y);
+  };
+  testing::check_linear(GetParam(), run, testing::run_cpu_linear);
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, DeviceRmsNorm, ::testing::ValuesIn(testing::rms_norm_cases()));
+INSTANTIATE_TEST_SUITE_P(Cases, DeviceLinear, ::testing::ValuesIn(testing::linear_cases()));
+
+TEST(CudaDevice, WithoutOneTheErrorSaysWhatToDo) {
+  const std::string reason = missing_device();
+  if (reason.empty()) GTEST_SKIP() << "this machine has a device";
+  EXPECT_NE(reason.find("device cuda: "), std::string::npos) << reason;
+  EXPECT_NE(reason.find("use device cpu"), std::string::npos) << reason;
+}
+
+}  // namespace
+}  // namespace biqa

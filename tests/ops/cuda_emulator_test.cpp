@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+// The emulator itself must notice what a kernel does wrong, and the owners of CUDA resources what the runtime
+// refuses.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+#include "cuda_emulation/emulator.h"
+#include "ops/cuda/device.h"
+#include "ops/cuda/launch.h"
+
+namespace biqa::cuda {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+std::string message_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no Error";
+}
+
+__global__ void reverse_kernel(const float* in, float* out, bool with_barrier) {
+  auto* values = dynamic_shared<float>();
+  values[threadIdx.x] = in[threadIdx.x];
+  if (with_barrier) __syncthreads();
+  out[threadIdx.x] = values[blockDim.x - 1 - threadIdx.x];
+}
+
+std::vector<float> reversed(bool with_barrier) {
+  std::vector<float> in(70);
+  for (std::size_t i = 0; i < in.size(); ++i) in[i] = static_cast<float>(i);
+  std::vector<float> out(in.size());
+  launch(reverse_kernel, 1, static_cast<unsigned>(in.size()), in.size() * sizeof(float), Stream(), in.data(),
+         out.data(), with_barrier);
+  return out;
+}
+
+TEST(CudaEmulator, ThreadsMeetAtTheBarrier) {
+  const std::vector<float> out = reversed(true);
+  for (std::size_t i = 0; i < out.size(); ++i) EXPECT_EQ(out[i], static_cast<float>(out.size() - 1 - i));
+}
+
+// What the other tests rely on: they would see that a barrier is missing.
+TEST(CudaEmulator, AMissingBarrierShows) {
+  EXPECT_NE(reversed(false), reversed(true));
+}
+
+__global__ void shuffle_kernel(int* out) {
+  int sum = static_cast<int>(threadIdx.x);
+  for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(kWholeWarp, sum, distance);
+  out[blockIdx.x * blockDim.x + threadIdx.x] = sum;
+}
+
+TEST(CudaEmulator, ShufflesStayInTheirWarp) {
+  for (const auto order :
+       {emulation::Order::forward, emulation::Order::backward, emulation::Order::shuffled}) {
+    emulation::set_order(order);
+    std::vector<int> out(128);
+    launch(shuffle_kernel, 2, 64, 0, Stream(), out.data());
+    for (std::size_t i = 0; i < out.size(); ++i) EXPECT_EQ(out[i], i % 64 < 32 ? 496 : 496 + 32 * 32) << i;
+  }
+  emulation::set_order(emulation::Order::forward);
+}
+
+__global__ void index_kernel(int* out) {
+  const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+  const unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
+  __shared__ int calls;
+  if (thread == 0) calls = 0;
+  __syncthreads();
+  out[block * blockDim.x * blockDim.y * blockDim.z + thread] += ++calls;
+  __syncthreads();
+}
+
+TEST(CudaEmulator, EveryThreadOfEveryBlockRunsOnce) {
+  std::vector<int> out(2 * 3 * 2 * 4 * 3 * 2);
+  launch(index_kernel, dim3(2, 3, 2), dim3(4, 3, 2), 0, Stream(), out.data());
+  for (std::size_t i = 0; i < out.size(); ++i) EXPECT_EQ(out[i], static_cast<int>(i % 24 + 1));
+}
+
+__global__ void divergent_kernel(bool at_block_barrier) {
+  if (threadIdx.x != 40) return;
+  if (at_block_barrier)
+    __syncthreads();
+  else
+    __shfl_xor_sync(3U << 8, 1, 1);
+}
+
+// Threads that have returned are not waited for; living ones are.
+__global__ void half_waits_kernel() {
+  if (threadIdx.x < 32)
+    __syncthreads();
+  else
+    __shfl_xor_sync(threadIdx.x == 40 ? 3U << 8 : kWholeWarp, 1, 1);
+}
+
+TEST(CudaEmulatorDeathTest, ABarrierThatOthersNeverReach) {
+  launch(divergent_kernel, 1, 64, 0, Stream(), true);
+  launch(divergent_kernel, 1, 64, 0, Stream(), false);
+  EXPECT_DEATH(launch(half_waits_kernel, 1, 64, 0, Stream()),
+               "thread 0 waits at a block barrier that others of the block never reach");
+}
+
+TEST(CudaEmulator, RefusesAnImpossibleLaunch) {
+  std::vector<int> out(1);
+  EXPECT_THAT(
+      message_of([&] { launch(shuffle_kernel, 1, 1056, 0, Stream(), out.data()); }),
+      AllOf(HasSubstr("cudaLaunchKernelEx"), HasSubstr("launch.h:"), HasSubstr("cudaErrorInvalidValue")));
+  EXPECT_THAT(message_of([&] { launch(shuffle_kernel, 1, 32, 300 * 1024, Stream(), out.data()); }),
+              HasSubstr("cudaFuncSetAttribute"));
+}
+
+TEST(CudaRuntime, OutOfMemoryNamesTheLabel) {
+  emulation::set_memory_limit(1000);
+  EXPECT_EQ(message_of([] { const DeviceBuffer buffer(1001, "key-value cache"); }),
+            "cannot allocate 1001 bytes of CUDA memory for key-value cache: the device has none left; lower "
+            "micro_batch_tokens, kv_memory or images_per_step");
+  emulation::set_memory_limit(std::numeric_limits<std::size_t>::max());
+}
+
+TEST(CudaRuntime, BuffersMoveAndCopyBack) {
+  const Stream stream;
+  Tensor host(DType::i64, 2, 3, "host");
+  for (std::size_t i = 0; i < 6; ++i) host.span<std::int64_t>()[i] = static_cast<std::int64_t>(i) - 3;
+  DeviceTensor device(DType::i64, 2, 3, "device");
+  copy_to_device(host.view(), device.view(), stream);
+  const DeviceTensor moved = std::move(device);
+  Tensor back(DType::i64, 2, 3, "back");
+  copy_to_host(moved.view(), back.view(), stream);
+  stream.synchronise();
+  EXPECT_TRUE(std::ranges::equal(host.span<std::int64_t>(), back.span<std::int64_t>()));
+}
+
+TEST(CudaRuntime, ADeviceThatIsNotThere) {
+  select_device();
+  emulation::set_device_count(0);
+  EXPECT_EQ(message_of(select_device), "device cuda: this machine has no CUDA device; use device cpu");
+  emulation::set_device_count(-1);
+  EXPECT_THAT(message_of(select_device), AllOf(HasSubstr("cudaErrorNoDevice"), HasSubstr("use device cpu")));
+  emulation::set_device_count(1);
+}
+
+// This test is part of builds without CUDA.
+TEST(CudaDevice, ABuildWithoutCudaSaysSo) {
+  EXPECT_FALSE(built_with_cuda());
+  const std::string expected =
+      "device cuda: this build has no CUDA backend; build it with `launch/build.sh cuda` or use device cpu";
+  EXPECT_EQ(message_of(require_cuda_device), expected);
+  EXPECT_EQ(message_of([] { refuse_cuda_network(); }), expected);
+}
+
+}  // namespace
+}  // namespace biqa::cuda

@@ -1,0 +1,139 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Usage: tests/run.sh [fast|default|full]
+#   fast     lint, the CPU build and its tests: while working
+#   default  and clang-tidy on every file, the tests under address, undefined-behaviour and thread sanitizers, the CUDA
+#            build: what CI runs
+#   full     and the tests labelled slow
+# Installs what it needs (launch/setup.sh --dev). Ends with the line `N passed, N failed`; exit code 0 means none failed.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+level=${1:-default}
+case $level in
+  fast | default | full) ;;
+  -h | --help) sed -n '3,8s/^# \?//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+  *) echo "error: tests/run.sh: no level $level; see tests/run.sh --help" >&2; exit 2 ;;
+esac
+
+passed=0
+failed=0
+skipped=0
+report=()
+
+stage() { printf '\n== %s (at %d s)\n' "$1" "$SECONDS"; }
+failure() {
+  failed=$((failed + 1))
+  report+=("failed $1")
+}
+
+# build PRESET ARGUMENT...: launch/build.sh quietly; its errors on failure.
+build() {
+  local log=build/$1/build.log
+  mkdir -p "build/$1"
+  if bash launch/build.sh "$@" >"$log" 2>&1; then
+    tail -n 1 "$log"
+    return 0
+  fi
+  grep -E -A 3 '^FAILED: |error:|undefined reference' "$log" | head -n 100
+  echo "the whole of it: $log"
+  failure "build of $1"
+  return 1
+}
+
+# run_tests PRESET CTEST-ARGUMENT...: counts every case of every test program.
+run_tests() {
+  local preset=$1 results=build/$1/tests.xml line total
+  shift
+  rm -f "$results"
+  "${without_randomisation[@]}" ctest --test-dir "build/$preset" --parallel "$(nproc)" --output-on-failure \
+    --no-tests=error --output-junit "$PWD/$results" --test-output-size-passed 10000000 \
+    --test-output-size-failed 10000000 "$@" </dev/null >"build/$preset/tests.log" 2>&1
+  local status=$?
+  if [[ ! -s $results ]]; then
+    tail -n 20 "build/$preset/tests.log"
+    failure "tests of $preset: ctest ends with $status and no results"
+    return
+  fi
+  [[ $status == 0 ]] || sed -n '/^ *[0-9]*\/[0-9]* Test .*\*\*\*/,/^ *Start /p' "build/$preset/tests.log" | grep -vE '^\[ +(OK|RUN) ' | head -n 300
+  local counted
+  counted=$(awk -f tests/count.awk "$results")
+  while IFS= read -r line; do
+    case $line in
+      failed\ *) report+=("failed in $preset: ${line#failed }") ;;
+      skipped\ *) report+=("skipped in $preset: ${line#skipped }") ;;
+      total\ *)
+        read -r -a total <<<"${line#total }"
+        passed=$((passed + total[0]))
+        failed=$((failed + total[1]))
+        skipped=$((skipped + total[2]))
+        echo "$preset: ${total[0]} passed, ${total[1]} failed, ${total[2]} skipped"
+        ;;
+    esac
+  done <<<"$counted"
+}
+
+tidy() {  # tidy SECONDS
+  local output
+  output=$(bash tests/lint/tidy.sh build/cpu "$1" 2>&1)
+  local status=$? clean found
+  printf '%s\n' "$output" | awk '!seen[$0]++'
+  if [[ $(tail -n 1 <<<"$output") =~ ^tidy:\ ([0-9]+)\ clean,\ ([0-9]+)\ with ]]; then
+    passed=$((passed + BASH_REMATCH[1]))
+    failed=$((failed + BASH_REMATCH[2]))
+    [[ ${BASH_REMATCH[2]} == 0 ]] || report+=("failed clang-tidy: ${BASH_REMATCH[2]} files, named above")
+  else
+    failure "clang-tidy: ends with $status"
+  fi
+}
+
+stage "packages"
+bash launch/setup.sh --dev || exit 1
+
+# Threads that wait must not spin: tests share the cores.
+export OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
+export UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1
+slow=(--label-exclude '^slow$')
+[[ $level == full ]] && slow=()
+# The thread sanitizer of g++ 12 does not know the address layout of newer kernels.
+without_randomisation=()
+
+stage "CPU build, lint and tests"
+if build cpu --tests --target all --target biqa_headers; then
+  run_tests cpu "${slow[@]}"
+  stage "clang-tidy"
+  case $level in
+    fast) tidy 60 ;;
+    default) tidy 900 ;;
+    full) tidy 3600 ;;
+  esac
+fi
+
+if [[ $level != fast ]]; then
+  stage "address and undefined-behaviour sanitizers"
+  build asan --tests && run_tests asan --label-exclude '^(lint|gpu|slow)$'
+
+  stage "thread sanitizer: the tests that start threads"
+  # libgomp is not instrumented, so what it orders would look like races: one OpenMP thread each.
+  command -v setarch >/dev/null && without_randomisation=(setarch "$(uname -m)" --addr-no-randomize)
+  build tsan --tests --target biqa_thread_tests &&
+    OMP_NUM_THREADS=1 run_tests tsan --label-regex '^threads$' --label-exclude '^(mpi|slow)$'
+  without_randomisation=()
+
+  stage "CUDA build"
+  if command -v "${CUDACXX:-nvcc}" >/dev/null || [[ -x /usr/local/cuda/bin/nvcc ]]; then
+    build cuda --tests --target biqa_all_programs --target biqa_gpu_tests && run_tests cuda --label-regex '^gpu$'
+  else
+    echo "skipped: no nvcc here; the kernels ran in the emulator, as part of the CPU tests"
+  fi
+fi
+
+stage "summary"
+if [[ $skipped -gt 0 ]]; then
+  echo "$skipped skipped, because:"
+  printf '%s\n' "${report[@]}" | grep '^skipped' | sort | uniq -c
+fi
+[[ ${#report[@]} == 0 ]] || printf '%s\n' "${report[@]}" | grep '^failed' || true
+echo "$passed passed, $failed failed"
+[[ $failed == 0 ]]

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+// SHA-256 for comparing with digests that Python made.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+
+namespace biqa {
+
+/// 64 lower-case hex digits. Source: FIPS 180-4.
+std::string sha256(std::span<const std::byte> bytes);
+
+}  // namespace biqa

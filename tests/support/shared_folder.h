@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reference material outside the repository that tests use in addition, where it is there.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+
+namespace biqa {
+
+/// The folder named by BIQA_SHARED, or `shared` beside the source tree; nothing where neither exists.
+std::optional<std::filesystem::path> shared_folder();
+
+/// Skips the running test, saying why, where the folder is absent; else defines `name` as its path.
+#define BIQA_REQUIRE_SHARED(name)                                                                      \
+  const auto name##_folder = biqa::shared_folder();                                                    \
+  if (!name##_folder) GTEST_SKIP() << "no reference folder: set BIQA_SHARED to run the checks against it"; \
+  const std::filesystem::path& name = *name##_folder
+
+}  // namespace biqa

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+// biqa_trace: one input through the network, every intermediate tensor to HDF5, for comparison with other
+// implementations; strings to ids and back; a dumped step computed again with the learner's code.
+#include <fmt/format.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "actor/engine.h"
+#include "app/policy.h"
+#include "app/program.h"
+#include "app/step_replay.h"
+#include "io/files.h"
+#include "io/hdf5.h"
+#include "io/json.h"
+#include "model/peft.h"
+#include "model/training_pass.h"
+
+namespace biqa {
+namespace {
+
+const ProgramInfo kInfo{
+    "biqa_trace",
+    "run one input through the network and write every intermediate tensor",
+    "--model DIR [--image FILE]… --prompt TEXT [--completion TEXT | --generate N] [--gradient] --out FILE.h5\n"
+    "       biqa_trace --model DIR --step DUMP.h5 --out FILE.h5\n"
+    "       biqa_trace --model DIR --tokenize FILE.jsonl | --detokenize FILE.jsonl",
+    "biqa_trace --model assets/tiny/model --image photo.png --prompt 'Describe, reason and rate.' --generate 64 --out t.h5",
+    {{"model", "DIR", "checkpoint folder in Hugging Face format", ""},
+     {"adapter", "DIR", "PEFT adapter folder or its safetensors file", ""},
+     {"dtype", "TYPE", "arithmetic: f32 or bf16", "f32"},
+     {"device", "DEVICE", "cpu or cuda", "cpu"},
+     {"threads", "N", "threads; 0: all cores", "0"},
+     {"image", "FILE…", "picture in front of the prompt; repeat for more", ""},
+     {"prompt", "TEXT", "the user's text", ""},
+     {"system", "TEXT", "system message instead of the template's default", ""},
+     {"completion", "TEXT", "answer to score, followed by the end token", ""},
+     {"generate", "N", "tokens to generate greedily at most", "0"},
+     {"gradient", "", "gradient of the sum of the completion's log-probabilities, per adapter tensor", "false"},
+     {"step", "FILE.h5", "a step dump to compute again", ""},
+     {"tokenize", "FILE.jsonl", "print the ids of each JSON string", ""},
+     {"detokenize", "FILE.jsonl", "print the text of each JSON array of ids", ""},
+     {"out", "FILE.h5", "where to write", ""}}};
+
+std::int64_t signed_size(std::size_t size) { return static_cast<std::int64_t>(size); }
+
+ExitCode convert_lines(const std::filesystem::path& model, const std::filesystem::path& file, bool to_ids) {
+  const Tokenizer tokenizer = Tokenizer::load(model);
+  std::ifstream input(file);
+  if (!input) fail("cannot read {}: no such file; name a file with one JSON value per line", file.string());
+  std::string line;
+  for (std::int64_t number = 1; std::getline(input, line); ++number) {
+    if (line.empty()) continue;
+    const std::string where = fmt::format("{}:{}", file.string(), number);
+    const nlohmann::json value = parse_json(line, where);
+    if (to_ids) {
+      if (!value.is_string()) fail("cannot tokenize {}: not a JSON string; write one string per line", where);
+      fmt::print("[{}]\n", fmt::join(tokenizer.encode(value.get<std::string>()), ", "));
+      continue;
+    }
+    std::vector<std::int64_t> ids;
+    if (!value.is_array()) fail("cannot detokenize {}: not a JSON array; write one array of ids per line", where);
+    for (const auto& id : value) {
+      if (!id.is_number_integer()) fail("cannot detokenize {}: {} is not an id; write one array of ids per line", where, id.dump());
+      ids.push_back(id.get<std::int64_t>());
+    }
+    fmt::print("{}\n", nlohmann::json(tokenizer.decode(ids)).dump(-1, ' ', true));
+  }
+  return ExitCode::done;
+}
+
+/// Packed rows of one sequence with every hidden state wanted; fresh cache.
+Tensor all_logits(const QwenVl& model, const PromptInput& prompt, std::span<const std::int64_t> completion,
+                  const PackedAdapter* adapter) {
+  RowBatch batch;
+  for (std::size_t i = 0; i < prompt.ids.size(); ++i) batch.append(prompt.ids[i], prompt.positions[i], prompt.features[i]);
+  for (std::size_t i = 0; i < completion.size(); ++i) {
+    const auto position = prompt.next_position + static_cast<std::int32_t>(i);
+    batch.append(completion[i], {position, position, position}, nullptr);
+  }
+  const std::int64_t rows = batch.rows();
+  KvCache cache(model.config(), model.ops().compute_type(), KvCache::pages_for(rows), 1);
+  KvSequence sequence;
+  CHECK(cache.extend(sequence, rows));
+  for (std::int64_t i = 0; i < rows; ++i) {
+    batch.writes.push_back({static_cast<std::int32_t>(i), sequence.pages[static_cast<std::size_t>(i / kPageTokens)],
+                            static_cast<std::int32_t>(i % kPageTokens)});
+  }
+  batch.sequences.push_back({0, rows, 0, rows, sequence.pages.data()});
+  Tensor hidden(model.ops().compute_type(), rows, model.config().text.hidden, "activations");
+  model.forward(batch, cache, adapter, hidden.view());
+  Tensor logits(DType::f32, rows, model.head().out, "logits");
+  model.ops().linear(hidden.const_view(), model.head(), logits.view());
+  return logits;
+}
+
+ExitCode trace(const CommandLine& line) {
+  if (!line.has("model")) fail_usage("flag --model is missing: name a checkpoint folder; see biqa_trace --help");
+  const std::filesystem::path model_path = line.text("model");
+  if (line.has("tokenize")) return convert_lines(model_path, line.text("tokenize"), true);
+  if (line.has("detokenize")) return convert_lines(model_path, line.text("detokenize"), false);
+  if (!line.has("out")) fail_usage("flag --out is missing: name the HDF5 file to write; see biqa_trace --help");
+  const DType dtype = line.choice("dtype", {"f32", "bf16"}) == "bf16" ? DType::bf16 : DType::f32;
+  const bool gradient = line.on("gradient");
+  const bool step = line.has("step");
+  const Policy policy = Policy::open({model_path, dtype, line.choice("device", {"cpu", "cuda"}),
+                                      static_cast<int>(line.integer("threads", 0, 1024)), gradient || step});
+  if (step) {
+    replay_step(policy, line.text("step"), line.text("out"));
+    return ExitCode::done;
+  }
+  if (!line.has("prompt")) fail_usage("flag --prompt is missing: give the user's text; see biqa_trace --help");
+  const std::int64_t generate = line.integer("generate", 0, 1 << 20);
+  if (gradient && (!line.has("adapter") || !line.has("completion"))) {
+    fail_usage("flag --gradient needs --adapter and --completion: there is no adapter or nothing to score");
+  }
+  const QwenVl& model = *policy.model;
+  Hdf5Writer out(line.text("out"));
+
+  std::vector<EncodedPicture> pictures;
+  const auto images = line.texts("image");
+  if (!images.empty()) {
+    std::vector<Patches> patches;
+    std::vector<float> values;
+    std::vector<std::int64_t> grids;
+    for (const std::string& image : images) {
+      patches.push_back(policy.pictures->patches(image));
+      values.insert(values.end(), patches.back().values.begin(), patches.back().values.end());
+      grids.insert(grids.end(), patches.back().grid.begin(), patches.back().grid.end());
+    }
+    const std::int64_t columns = policy.pictures->config().columns();
+    out.dataset("pixel_values", std::span<const float>(values), {signed_size(values.size()) / columns, columns});
+    out.dataset("image_grid_thw", std::span<const std::int64_t>(grids), {signed_size(images.size()), 3});
+    std::vector<ImagePatches> inputs;
+    for (const Patches& p : patches) inputs.push_back({p.grid, p.values});
+    const Observer observer = [&](const std::string& name, ConstView value) {
+      out.dataset("extra/" + name, value.span<const float>(), {value.rows(), value.columns()});
+    };
+    const Tensor embeds = model.encode_images(inputs, &observer);
+    out.dataset("vision_embeds", embeds.span<float>(), {embeds.rows(), embeds.columns()});
+    pictures = policy.pictures->encode(std::span<const Patches>(patches));
+  }
+  std::optional<std::string> system;
+  if (line.has("system")) system = line.text("system");
+  const auto prompt = policy.prompt(system, pictures, line.text("prompt"));
+  std::vector<std::int64_t> completion;
+  if (line.has("completion")) completion = completion_ids(*policy.tokenizer, policy.chat, line.text("completion"));
+
+  std::vector<std::int64_t> ids = prompt->ids;
+  ids.insert(ids.end(), completion.begin(), completion.end());
+  out.dataset("input_ids", std::span<const std::int64_t>(ids), {signed_size(ids.size())});
+  std::vector<std::int64_t> positions;
+  for (std::size_t axis = 0; axis < 3; ++axis) {
+    for (const Position& p : prompt->positions) positions.push_back(p[axis]);
+    for (std::size_t i = 0; i < completion.size(); ++i) positions.push_back(prompt->next_position + signed_size(i));
+  }
+  out.dataset("position_ids", std::span<const std::int64_t>(positions), {3, signed_size(ids.size())});
+
+  std::optional<Lora> lora;
+  std::shared_ptr<const PackedAdapter> adapter;
+  if (line.has("adapter")) {
+    lora = read_peft(line.text("adapter"), model.config());
+    adapter = pack_adapter(model.config(), *lora, *policy.ops);
+  }
+  const Tensor logits = all_logits(model, *prompt, completion, adapter.get());
+  out.dataset("logits", logits.span<float>(), {logits.rows(), logits.columns()});
+  if (!completion.empty()) {
+    PassOptions options;
+    options.gradient = gradient;
+    TrainingPass pass(model, adapter.get(), options);
+    const PromptGroup group{prompt.get(), {completion}, 0};
+    TokenValues logp, entropy;
+    pass.forward(std::span(&group, 1), logp, entropy);
+    out.dataset("completion_logp", std::span<const float>(logp[0][0]), {signed_size(completion.size())});
+    if (gradient) {
+      std::vector<float> flat(lora->layout->size(), 0.0F);
+      pass.backward({{std::vector<float>(completion.size(), 1.0F)}}, flat);
+      write_factors(out, "gradient", *lora->layout, flat);
+    }
+  }
+  if (generate > 0) {
+    Engine engine(model, {});
+    engine.set_adapter(adapter);
+    GenerateRequest request;
+    request.prompt = prompt;
+    request.sampling.greedy = true;
+    request.sampling.max_new_tokens = generate;
+    request.streams.emplace_back(std::initializer_list<std::uint64_t>{0});
+    engine.submit(std::move(request));
+    engine.run([&](Generated&& result) {
+      out.dataset("generated_ids", std::span<const std::int64_t>(result.ids), {signed_size(result.ids.size())});
+    });
+  }
+  out.close();
+  return ExitCode::done;
+}
+
+}  // namespace
+}  // namespace biqa
+
+int main(int argc, char** argv) { return biqa::run_program(argc, argv, biqa::kInfo, biqa::trace); }
