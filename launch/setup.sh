@@ -8,7 +8,8 @@ set -euo pipefail
 
 packages=(
   build-essential cmake ninja-build pkg-config ccache git
-  libdnnl-dev libopenmpi-dev openmpi-bin
+  libdnnl-dev ocl-icd-opencl-dev  # the CMake package of the former asks for the latter
+  libopenmpi-dev openmpi-bin
   libhdf5-dev libyaml-cpp-dev nlohmann-json3-dev libxxhash-dev libutf8proc-dev
   libgoogle-glog-dev libgflags-dev libfmt-dev
   libjpeg62-turbo-dev libpng-dev libwebp-dev libtiff-dev libexif-dev libstb-dev

@@ -256,6 +256,7 @@ class Fields {
         },
         [&values, &choices] {
           std::vector<std::string> names;
+          names.reserve(values.size());
           for (const T& value : values) names.emplace_back(choice_name(value, choices));
           return "[" + joined(names) + "]";
         });
@@ -295,6 +296,7 @@ class Fields {
         },
         [&values] {
           std::vector<std::string> texts;
+          texts.reserve(values.size());
           for (const fs::path& value : values) texts.push_back(yaml_quoted(value.string()));
           return "[" + joined(texts) + "]";
         });

@@ -32,10 +32,11 @@ struct Series {
 struct Panel {
   std::string title, unit;
   std::vector<Series> series;
+  double least_step = 0.01;  // of the value axis: a finer one would blow noise up
 };
 
 // Pixels.
-constexpr int kColumns = 3;
+constexpr std::size_t kColumns = 3;
 constexpr double kPanelWidth = 340, kPanelHeight = 214, kGap = 12, kMargin = 24, kHeader = 84;
 constexpr double kLeft = 50, kRight = 16, kTop = 34, kBottom = 34;
 constexpr double kLabelHeight = 12;
@@ -152,7 +153,7 @@ std::string draw_panel(const Panel& panel, double left, double top, double least
   }
   const bool labelled =
       std::any_of(panel.series.begin(), panel.series.end(), [](const Series& s) { return s.labelled; });
-  const Axis y_axis = Axis::around(least, most, 4, 1e-6);
+  const Axis y_axis = Axis::around(least, most, 4, panel.least_step);
   const Axis x_axis = Axis::around(least_x, most_x, 5, 1);
   // Values of evaluations are written beside their points: those need room left and right.
   const double room = labelled ? 42 : 6;
@@ -221,7 +222,7 @@ std::string draw_panel(const Panel& panel, double left, double top, double least
 }
 
 void add_step_panel(std::vector<Panel>& panels, const std::vector<StepMetrics>& steps, std::string title,
-                    std::string unit, double StepMetrics::*member) {
+                    std::string unit, double StepMetrics::*member, double least_step = 0.01) {
   Curve curve;
   for (const StepMetrics& step : steps) curve.push_back({static_cast<double>(step.step), step.*member});
   curve = finite(curve);
@@ -230,7 +231,8 @@ void add_step_panel(std::vector<Panel>& panels, const std::vector<StepMetrics>& 
   panels.push_back({std::move(title),
                     std::move(unit),
                     {{std::move(curve), "reward", "each step", true, false},
-                     {std::move(mean), "reward", "running mean", false, false}}});
+                     {std::move(mean), "reward", "running mean", false, false}},
+                    least_step});
 }
 
 void add_eval_panel(std::vector<Panel>& panels, const std::vector<EvalMetrics>& evaluations,
@@ -264,7 +266,7 @@ std::string learning_curves_svg(const MetricsFile& metrics, const std::string& t
   add_step_panel(panels, steps, "Self-consistency reward", "0 to 1", &StepMetrics::reward_consistency_mean);
   add_step_panel(panels, steps, "Reasoning reward", "ROUGE-1, 0 to 1", &StepMetrics::reward_reasoning_mean);
   add_step_panel(panels, steps, "Format reward", "0 to 0.5", &StepMetrics::reward_format_mean);
-  add_step_panel(panels, steps, "KL to the starting policy", "nats per token", &StepMetrics::kl);
+  add_step_panel(panels, steps, "KL to the starting policy", "nats per token", &StepMetrics::kl, 1e-6);
   const auto& evaluations = metrics.evaluations;
   add_eval_panel(panels, evaluations, "Ratings with the image", "PLCC", "image", &EvalMetrics::plcc);
   add_eval_panel(panels, evaluations, "Ratings from the caption alone", "PLCC", "caption",
@@ -282,9 +284,9 @@ std::string learning_curves_svg(const MetricsFile& metrics, const std::string& t
   std::set<std::string> sets;
   for (const EvalMetrics& eval : evaluations) sets.insert(eval.set);
 
-  const auto rows = static_cast<double>((panels.size() + kColumns - 1) / kColumns);
+  const std::size_t rows = std::max<std::size_t>(1, (panels.size() + kColumns - 1) / kColumns);
   const double width = 2 * kMargin + kColumns * kPanelWidth + (kColumns - 1) * kGap;
-  const double height = kHeader + std::max(1.0, rows) * (kPanelHeight + kGap) - kGap + kMargin;
+  const double height = kHeader + static_cast<double>(rows) * (kPanelHeight + kGap) - kGap + kMargin;
   std::string svg = fmt::format(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0:.0f} {1:.0f}\" width=\"{0:.0f}\" "
       "height=\"{1:.0f}\" "
@@ -320,9 +322,9 @@ std::string learning_curves_svg(const MetricsFile& metrics, const std::string& t
     svg += fmt::format("<text class=\"head\" x=\"{:.0f}\" y=\"120\">No step has been recorded yet.</text>\n",
                        kMargin);
   for (std::size_t i = 0; i < panels.size(); ++i) {
-    const auto column = static_cast<double>(i % kColumns), row = static_cast<double>(i / kColumns);
-    svg += draw_panel(panels[i], kMargin + column * (kPanelWidth + kGap),
-                      kHeader + row * (kPanelHeight + kGap), least_x, most_x);
+    const std::size_t column = i % kColumns, row = i / kColumns;
+    svg += draw_panel(panels[i], kMargin + static_cast<double>(column) * (kPanelWidth + kGap),
+                      kHeader + static_cast<double>(row) * (kPanelHeight + kGap), least_x, most_x);
   }
   return svg + "</svg>\n";
 }

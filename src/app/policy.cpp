@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "app/policy.h"
 
+#include <algorithm>
+#include <cstdlib>
+#include <thread>
+
 #include "core/error.h"
 
 namespace biqa {
@@ -15,6 +19,19 @@ std::shared_ptr<Ops> open_backend(const PolicyOptions& options) {
 }
 
 }  // namespace
+
+int threads_per_rank(int configured, int ranks) {
+  if (configured > 0) return configured;
+  const auto from_environment = [](const char* name) {
+    const char* text = std::getenv(name);
+    return text == nullptr ? 0 : std::atoi(text);
+  };
+  int local = from_environment("OMPI_COMM_WORLD_LOCAL_SIZE");
+  if (local <= 0) local = ranks;
+  const int asked = from_environment("OMP_NUM_THREADS");
+  const int cores = asked > 0 ? asked : static_cast<int>(std::thread::hardware_concurrency());
+  return std::max(1, cores / local);
+}
 
 Policy Policy::open(const PolicyOptions& options) {
   Policy policy;

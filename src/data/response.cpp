@@ -91,23 +91,26 @@ std::vector<Numeral> rating_numerals(std::string_view text) {
       ++at;
       continue;
     }
+    // A run of digits with single separators inside; its number ends at the second separator ("3.5,4.0").
     const std::size_t begin = at;
-    int separators = 0;
-    std::size_t separator = 0;
-    while (at < text.size() && (is_digit(text[at]) ||
-                                (is_separator(text[at]) && at + 1 < text.size() && is_digit(text[at + 1])))) {
-      if (is_separator(text[at])) {
-        ++separators;
+    std::size_t separator = std::string_view::npos;
+    std::size_t number_end = std::string_view::npos;
+    for (; at < text.size(); ++at) {
+      if (is_digit(text[at])) continue;
+      if (!is_separator(text[at]) || at + 1 == text.size() || !is_digit(text[at + 1])) break;
+      if (separator == std::string_view::npos) {
         separator = at;
+      } else if (number_end == std::string_view::npos) {
+        number_end = at;
       }
-      ++at;
     }
+    number_end = std::min(number_end, at);
     const bool glued = (begin > 0 && (is_letter(text[begin - 1]) || is_separator(text[begin - 1]))) ||
                        (at < text.size() && (is_letter(text[at]) || text[at] == '%'));
-    const std::size_t decimals = separators > 0 ? at - separator - 1 : 0;
-    const bool thousands = separators > 0 && text[separator] == ',' && decimals > 2;
-    if (glued || separators > 1 || thousands) continue;
-    std::string digits(text.substr(begin, at - begin));
+    const std::size_t decimals = separator == std::string_view::npos ? 0 : number_end - separator - 1;
+    const bool thousands = decimals > 2 && text[separator] == ',';
+    if (glued || thousands) continue;
+    std::string digits(text.substr(begin, number_end - begin));
     std::replace(digits.begin(), digits.end(), ',', '.');
     const std::optional<double> value = parse_decimal(digits);
     if (value && *value >= 1 && *value <= 5) {

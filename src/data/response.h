@@ -34,9 +34,9 @@ std::optional<double> parse_stage2(const Profile& profile, std::string_view text
 std::optional<std::string_view> before_rating(const Profile& profile, std::string_view text);
 
 /// Leak guard: the caption without the numerals that look like a rating. Such a numeral is a decimal number
-/// on 1..5 (point, or comma before one or two digits) that is not part of a word, a longer number or a
-/// percentage: "3", "4.25", "3,5" and both numbers of "4/5", but not "4K", "2nd", "f/2.8x", "1080", "1,000",
-/// "3%".
+/// on 1..5 (point, or comma before one or two digits) that is not part of a word, a longer integer or a
+/// percentage: "3", "4.25", "3,5", both numbers of "4/5", all of "3.5,4.0", but not "4K", "2nd", "f2.8",
+/// "1080", "1,000", "3%". Numbers in words are not seen.
 std::string strip_ratings(std::string_view caption);
 
 /// Whether the caption holds a numeral (as above) that gives the rating away: equal to it after rounding to

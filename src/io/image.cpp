@@ -16,7 +16,11 @@ namespace biqa {
 namespace image {
 
 void PictureFile::refuse(std::string_view why) const {
-  fail("cannot read picture {}: {}; replace or convert the file", where, why);
+  // The libraries' own messages may hold line ends.
+  std::string line(why);
+  std::replace_if(
+      line.begin(), line.end(), [](char c) { return static_cast<unsigned char>(c) < ' '; }, ' ');
+  fail("cannot read picture {}: {}; replace or convert the file", where, line);
 }
 
 void PictureFile::check_size(std::int64_t width, std::int64_t height) const {

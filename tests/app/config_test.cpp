@@ -119,7 +119,7 @@ TEST_F(ConfigTest, ResolvedTextRoundTrips) {
   const Config c = load(
       "model: {path: m}\nprompts: {system: \"null\", user: \"a: \\\"b\\\"\\n{x}é\"}\n"
       "optimizer: {lr: 0.1, eps: 1.2345678901234567e-8}\nobjective: {off_policy_mask: 0.3}\n"
-      "rollout: {kv_memory: 1000}\nroles: {actors: 1, rewards: 0, learners: 3}\n");
+      "rollout: {kv_memory: 1500000}\nroles: {actors: 1, rewards: 0, learners: 3}\n");
   const std::string yaml = to_yaml(c);
   TemporaryFolder other;
   const Config again = load_config(other.write("elsewhere/config.yaml", yaml));
@@ -129,7 +129,7 @@ TEST_F(ConfigTest, ResolvedTextRoundTrips) {
   EXPECT_EQ(again.optimizer.adamw.eps, 1.2345678901234567e-8);
   EXPECT_EQ(again.model.path, c.model.path);
   EXPECT_EQ(again.train.out, c.train.out);
-  EXPECT_EQ(again.rollout.kv_memory, 1000U);
+  EXPECT_EQ(again.rollout.kv_memory, 1500000U);
   EXPECT_EQ(again.roles.learners, 3);
   for (const std::string& key : config_keys()) {
     const std::size_t dot = key.find('.');

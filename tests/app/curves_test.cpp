@@ -40,17 +40,19 @@ MetricsFile run_of(int steps) {
 
 // Every element that is opened is closed, in order.
 void expect_well_formed(const std::string& svg) {
-  const std::regex tag(R"(<(/?)([a-z]+)[^<>]*?(/?)>)");
   std::vector<std::string> open;
-  for (auto at = std::sregex_iterator(svg.begin(), svg.end(), tag); at != std::sregex_iterator(); ++at) {
-    const auto& match = *at;
-    if (match[3].length() > 0) continue;
-    if (match[1].length() == 0) {
-      open.push_back(match[2]);
-    } else {
+  for (std::size_t at = svg.find('<'); at != std::string::npos; at = svg.find('<', at + 1)) {
+    const std::size_t end = svg.find('>', at);
+    ASSERT_NE(end, std::string::npos);
+    const bool closing = svg[at + 1] == '/';
+    const std::size_t name = at + (closing ? 2 : 1);
+    const std::string tag = svg.substr(name, svg.find_first_of(" />", name) - name);
+    if (closing) {
       ASSERT_FALSE(open.empty());
-      ASSERT_EQ(open.back(), match[2]);
+      ASSERT_EQ(open.back(), tag);
       open.pop_back();
+    } else if (svg[end - 1] != '/') {
+      open.push_back(tag);
     }
   }
   EXPECT_TRUE(open.empty());

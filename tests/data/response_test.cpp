@@ -142,8 +142,9 @@ TEST(Response, StripRatings) {
   EXPECT_EQ(strip_ratings("\xE8\xA9\x95"
                           "3.5\xE3\x81\xA7"),
             "\xE8\xA9\x95\xE3\x81\xA7");
-  for (const char* kept : {"", "no number", "1080p", "4K", "f2.8", "2nd", "10", "0.5", "5.01", "0.99",
-                           "1,000", "3.1.4", "3%", "2024", "-", "x3", "3x", ".5", "<caption>"}) {
+  for (const char* kept :
+       {"",      "no number", "1080p", "4K", "f2.8", "2nd", "10", "0.5", "5.01", "0.99",
+        "1,000", "1,000,000", "0.1.2", "3%", "2024", "-",   "x3", "3x",  ".5",   "<caption>"}) {
     EXPECT_EQ(strip_ratings(kept), kept);
   }
   // What is left holds nothing to strip.

@@ -54,10 +54,10 @@ std::string big_endian(std::uint32_t value) {
   return text;
 }
 
-std::string little_endian(std::uint64_t value, int count) {
+std::string little_endian(std::uint32_t value, int count) {
   std::string text;
-  for (int i = 0; i < count; ++i) {
-    text += static_cast<char>(value >> (8 * i) & 255);
+  for (int i = 0; i < count; ++i, value >>= 8) {
+    text += static_cast<char>(value & 255);
   }
   return text;
 }
@@ -193,6 +193,23 @@ TEST(ImageTest, AbsurdTiffTagsClaimNoMemory) {
                             entry(262, 3, 1, 1), entry(273, 4, 1, 8), entry(279, 4, 1, 16)})),
               HasSubstr("60000 x 60000"));
   EXPECT_NE(refusal(tiff({})), "");
+}
+
+TEST(ImageTest, JpegScansAreLimited) {
+  const std::string file = read_file(kFixtures / "progressive.jpg");
+  // The first scan, of the averages only, may be repeated without changing the picture.
+  const std::size_t start = file.find("\xFF\xDA");
+  const std::size_t end = file.find("\xFF\xC4", start);
+  ASSERT_NE(end, std::string::npos);
+  const auto repeated = [&](int times) {
+    std::string content = file.substr(0, start);
+    for (int i = 0; i < times; ++i) {
+      content += file.substr(start, end - start);
+    }
+    return content + file.substr(end);
+  };
+  EXPECT_EQ(refusal(repeated(400)), "");
+  EXPECT_THAT(refusal(repeated(600)), HasSubstr("more than 500 scans"));
 }
 
 TEST(ImageTest, SmallLiesInHeadersAreRefused) {

@@ -185,7 +185,8 @@ TEST(Objective, AgreesWithTheGoldens) {
                                       : batch.tokens() * accumulation;
     const BatchTotals totals{static_cast<double>(batch.logp.size()) * accumulation, tokens,
                              row.at("max_completion_length").get<double>()};
-    expect_agreement<double>(batch, totals, 1e-12);
+    // TRL takes the temperature 1.05 of sapo as a float.
+    expect_agreement<double>(batch, totals, batch.config.loss == Loss::sapo ? 2e-7 : 1e-12);
 
     double kl = 0;
     double low = 0;

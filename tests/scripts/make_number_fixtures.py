@@ -346,7 +346,7 @@ def objective():
         elif case["loss"] == "cispo":
             token = -c.detach().clamp(max=case["high"]) * a * x
         elif case["loss"] == "sapo":
-            heat = torch.where(a > 0, 1.0, 1.05).double()
+            heat = torch.tensor([1.0 if v > 0 else 1.05 for v in a[:, 0]], dtype=torch.float64)[:, None]
             token = -a * torch.sigmoid(heat * (c - 1)) * 4 / heat
         else:
             first = c if case["cap"] is None else c.clamp(max=case["cap"])

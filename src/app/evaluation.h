@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// Agreement of ratings with human scores, with the picture and from the caption alone.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "app/run_folder.h"
+#include "data/trajectory.h"
+
+namespace biqa {
+
+/// Figures of one set from groups of one member: first with the picture, then from the caption. Answers without a rating
+/// are counted as parse failures and take no part in the correlations. `caption`: stage 2 was run.
+std::vector<EvalMetrics> evaluate_groups(std::span<const Group> groups, std::int64_t step, const std::string& set,
+                                         const std::string& decoding, bool caption);
+
+}  // namespace biqa

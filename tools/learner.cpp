@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// biqa_learner: the trainer, all roles. Alone it is one process; under mpirun or srun its roles follow the ranks.
+#include <fmt/format.h>
+
+#include <csignal>
+
+#include "app/config.h"
+#include "app/plan.h"
+#include "app/program.h"
+#include "app/trainer.h"
+#include "comm/mpi.h"
+
+namespace biqa {
+namespace {
+
+const ProgramInfo kInfo{"biqa_learner",
+                        "train a vision-language model to judge image quality",
+                        "--config FILE [--set KEY=VALUE]… [--dry-run]",
+                        "mpirun -np 4 biqa_learner --config configs/koniq.yaml --set train.steps=20",
+                        {{"config", "FILE", "YAML configuration (docs/configuration.md)", ""},
+                         {"set", "KEY=VALUE…", "replace a value of the configuration, e.g. train.seed=1", ""},
+                         {"dry-run", "", "print the plan (ranks, memory, tokens, operations, time) and stop", "false"}}};
+
+StopSignals signals;
+
+extern "C" void on_stop(int /*signal*/) { signals.stop = true; }
+extern "C" void on_save(int /*signal*/) { signals.save = true; }
+
+void listen(int signal, void (*handler)(int)) {
+  struct sigaction action {};
+  action.sa_handler = handler;
+  sigemptyset(&action.sa_mask);
+  action.sa_flags = SA_RESTART;
+  sigaction(signal, &action, nullptr);
+}
+
+void listen_for_signals(const Config& config) {
+  listen(SIGINT, on_stop);
+  listen(SIGTERM, on_stop);
+  const std::string& name = config.checkpoint.save_signal;
+  if (name == "SIGUSR1") listen(SIGUSR1, on_save);
+  else if (name == "SIGUSR2") listen(SIGUSR2, on_save);
+  else if (name == "SIGHUP") listen(SIGHUP, on_save);
+}
+
+ExitCode train(const CommandLine& line) {
+  if (!line.has("config")) fail_usage("flag --config is missing: name a configuration, e.g. configs/quickstart.yaml; see biqa_learner --help");
+  const std::vector<std::string> overrides = line.texts("set");
+  MpiRuntime mpi;
+  Communicator& world = mpi.world();
+  // Every rank fails alike on a wrong configuration; one of them says so.
+  on_failure([&](const std::string& message) {
+    fmt::print(stderr, "error: {}{}\n", world.size() > 1 ? fmt::format("rank {} of {}: ", world.rank(), world.size()) : "", message);
+    std::fflush(stderr);
+  });
+  ExitCode code = ExitCode::done;
+  try {
+    const Config config = load_config(line.text("config"), overrides);
+    require_training_keys(config);
+    if (line.on("dry-run")) {
+      if (world.rank() == 0) fmt::print("{}", describe_plan(make_plan(config, world.size())));
+    } else {
+      listen_for_signals(config);
+      code = run_training(config, world, signals);
+    }
+  } catch (const std::exception& error) {
+    const auto* known = dynamic_cast<const Error*>(&error);
+    const int status = static_cast<int>(known != nullptr ? known->code() : ExitCode::world);
+    if (world.size() == 1) {
+      on_failure({});
+      throw;
+    }
+    fmt::print(stderr, "error: rank {} of {}: {}\n", world.rank(), world.size(), error.what());
+    std::fflush(stderr);
+    mpi.abort(status);
+  }
+  on_failure({});
+  mpi.finalize();
+  return code;
+}
+
+}  // namespace
+}  // namespace biqa
+
+int main(int argc, char** argv) { return biqa::run_program(argc, argv, biqa::kInfo, biqa::train); }
