@@ -437,7 +437,7 @@ class MessageCommunicator final : public Communicator {
   /// Polls until `ready`; when nothing came for the deadline, an Error names the ranks that `missing` lists.
   template <typename Ready, typename Missing>
   void wait(Operation operation, const char* purpose, double patience, Ready ready, Missing missing) {
-    constexpr Seconds kShortest{50e-6}, kLongest{5e-3};
+    constexpr Seconds kShortest{10e-6}, kLongest{5e-3};
     constexpr int kEager = 16;
     const Seconds limit = deadline_ * patience;
     Seconds waited{0};
@@ -455,8 +455,10 @@ class MessageCommunicator final : public Communicator {
              where(operation, purpose), list_ranks(missing()), limit.count());
       // Sleeps grow with the wait: a reply comes at most some 6 % late and an idle rank takes next to no
       // processor.
-      const bool awake = polls < kEager || endpoint_->movement.is_recent(last);
-      endpoint_->transport().idle(awake ? Seconds{0} : std::clamp(waited / 16, kShortest, kLongest));
+      if (polls >= kEager) {
+        const bool moving = endpoint_->movement.is_recent(last);
+        endpoint_->transport().idle(moving ? kShortest : std::clamp(waited / 16, kShortest, kLongest));
+      }
       const auto now = Clock::now();
       // Time in which this process itself was stopped is not the peers' silence.
       waited += std::min<Seconds>(now - last, Seconds{1});

@@ -224,7 +224,7 @@ void AtomicFile::commit() {
   publish(temporary_, target_);
 }
 
-AtomicFolder::AtomicFolder(fs::path target) : target_(without_trailing_slash(target)) {
+AtomicFolder::AtomicFolder(const fs::path& target) : target_(without_trailing_slash(target)) {
   std::error_code error;
   fs::create_directories(parent_of(target_), error);
   if (error) fail_with(error.value(), "write", target_);

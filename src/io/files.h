@@ -69,7 +69,7 @@ class AtomicFile {
 class AtomicFolder {
  public:
   /// Makes an empty temporary folder beside `target`, and the folders above it where they are missing.
-  explicit AtomicFolder(std::filesystem::path target);
+  explicit AtomicFolder(const std::filesystem::path& target);
   ~AtomicFolder();  ///< without commit() the temporary folder is removed
   AtomicFolder(const AtomicFolder&) = delete;
   AtomicFolder& operator=(const AtomicFolder&) = delete;

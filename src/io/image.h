@@ -22,7 +22,7 @@ struct Image {
 /// decoded.
 struct ImageLimits {
   /// Width times height; the default is where Pillow refuses a "decompression bomb". Decoding holds at most
-  /// about 12 bytes per pixel.
+  /// about 16 bytes per pixel.
   std::int64_t max_pixels = 178'956'970;
   /// Size of the file; one uncompressed picture of max_pixels fits.
   std::int64_t max_file_bytes = std::int64_t{1} << 30;

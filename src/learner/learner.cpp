@@ -2,6 +2,8 @@
 #include "learner/learner.h"
 
 #include <algorithm>
+#include <array>
+#include <chrono>
 #include <cmath>
 #include <numeric>
 
@@ -146,6 +148,7 @@ UpdateResult Learner::update(std::span<const LearnerGroup> groups, double lr, st
     learners_.progress();
   }
 
+  const auto start = std::chrono::steady_clock::now();
   learners_.reduce_scatter_sum(gradient_, shard_gradient_);
   std::array<double, 6> added{sums.loss, sums.kl, sums.entropy, sums.clipped, sums.tokens, squared_norm(shard_gradient_)};
   learners_.all_reduce_sum(std::span<double>(added));
@@ -173,6 +176,7 @@ UpdateResult Learner::update(std::span<const LearnerGroup> groups, double lr, st
   std::vector<float> whole(gradient_.size());
   learners_.all_gather(padded, whole);
   std::copy_n(whole.begin(), adapter_.values.size(), adapter_.values.begin());
+  result.optimizer_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
 }
 

@@ -56,6 +56,7 @@ struct UpdateResult {
   double ratio_max_deviation = 0, logp_max_gap = 0, clip_fraction = 0;
   double grad_norm = 0;                  ///< before clipping
   double tokens = 0;
+  double optimizer_seconds = 0;          ///< reduction, update and gathering of the adapter
   bool skipped = false;                  ///< the gradient was not finite: nothing changed
 };
 

@@ -71,13 +71,14 @@ std::vector<Safetensors> open_shards(const fs::path& directory) {
       }
     }
   }
-  for (const auto& [name, shard] : map.items()) {
-    const auto file = std::find_if(files.begin(), files.end(), [&](const Safetensors& candidate) {
-      return candidate.path().filename() == shard.get_ref<const std::string&>();
+  for (const auto& [name, value] : map.items()) {
+    const fs::path shard = value.get<std::string>();
+    const auto file = std::find_if(files.begin(), files.end(), [&shard](const Safetensors& candidate) {
+      return candidate.path().filename() == shard;
     });
     if (!file->has(name)) {
       fail("cannot read {}: tensor {} is not in {}; fetch the folder again", index, shown(name),
-           shown(shard));
+           shard.string());
     }
   }
   return files;

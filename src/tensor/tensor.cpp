@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tensor/tensor.h"
 
+#include <malloc.h>
+
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <mutex>
 
 #include "core/error.h"
@@ -34,6 +38,13 @@ void account(const std::string& label, std::size_t bytes, bool take) {
 }
 
 }  // namespace
+
+/// Steps free and claim the same large buffers again and again: the heap keeps them, so that the system need not clear
+/// their pages each time.
+[[maybe_unused]] const bool kHeapKeepsMemory = [] {
+  constexpr int kNever = std::numeric_limits<int>::max();
+  return mallopt(M_MMAP_MAX, 0) == 1 && mallopt(M_TRIM_THRESHOLD, kNever) == 1;
+}();
 
 Buffer::Buffer(std::size_t bytes, std::string label) : bytes_(bytes), label_(std::move(label)) {
   if (bytes == 0) return;

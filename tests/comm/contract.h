@@ -183,7 +183,8 @@ inline void many_messages_keep_their_order(Communicator& comm) {
   // Every rank sends to every rank, itself included, before anybody receives; every fiftieth is a large one.
   constexpr int kMessages = 200;
   const auto bytes_of = [](int from, int to, int number) {
-    const auto name = static_cast<std::uint64_t>((from * 64 + to) * kMessages + number);
+    const auto name = (static_cast<std::uint64_t>(from) * 64 + static_cast<std::uint64_t>(to)) * kMessages +
+                      static_cast<std::uint64_t>(number);
     return some_bytes(number % 50 == 49 ? 100000 : static_cast<std::size_t>(number), name);
   };
   for (int number = 0; number < kMessages; ++number)

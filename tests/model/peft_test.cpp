@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -344,14 +345,17 @@ TEST(Peft, ReadsTheGoldenAdapters) {
     const Lora lora = read_peft(path, config);
     EXPECT_EQ(lora.layout->modules().size(), golden.modules) << golden.adapter;
 
-    // Written again, it is the same file.
-    const TemporaryFolder folder;
+    // Written again, it is the same file. BIQA_KEEP_ADAPTERS names a folder for tests/scripts/check_peft.py
+    // to read.
+    const TemporaryFolder temporary;
+    const char* kept = std::getenv("BIQA_KEEP_ADAPTERS");
+    const fs::path written = (kept != nullptr ? fs::path(kept) : temporary.path()) / golden.adapter;
     const bool old_names = std::string(golden.adapter) == "both-old-names";
-    write_peft(folder.path() / "adapter", lora, "base", old_names);
-    EXPECT_EQ(file_content(folder.path() / "adapter/adapter_model.safetensors"),
+    write_peft(written, lora, "base", old_names);
+    EXPECT_EQ(file_content(written / "adapter_model.safetensors"),
               file_content(path / "adapter_model.safetensors"))
         << golden.adapter;
-    EXPECT_EQ(digest_of(read_peft(folder.path() / "adapter", config)), digest_of(lora)) << golden.adapter;
+    EXPECT_EQ(digest_of(read_peft(written, config)), digest_of(lora)) << golden.adapter;
   }
   const Lora partial = read_peft(shared / "golden/adapters/partial-attention",
                                  ModelConfig::load(shared / "golden/models/partial-vision"));

@@ -25,7 +25,7 @@ PAIRS = {"flat-tied-all": "flat-tied", "nested-qv": "nested-sharded", "seven-rsl
 def load(model: Path, adapter: Path):
     base = Qwen2_5_VLForConditionalGeneration.from_pretrained(model, dtype=torch.float32)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # PEFT only warns of missing adapter keys
+        warnings.filterwarnings("error", message=".*missing adapter keys.*")  # of which PEFT only warns
         tuned = PeftModel.from_pretrained(base, adapter)
     tensors = {name: value for name, value in tuned.state_dict().items() if "lora_" in name}
     scales = {name: module.scaling["default"] for name, module in tuned.named_modules() if hasattr(module, "scaling")}

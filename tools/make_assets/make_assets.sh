@@ -18,8 +18,7 @@ mkdir -p "$out" "$work"
 
 if [ -z "${PYTHON:-}" ]; then
   python3 -m venv "$work/venv"
-  "$work/venv/bin/pip" install --quiet --requirement "$tools/requirements.txt" \
-    --extra-index-url https://download.pytorch.org/whl/cpu
+  "$work/venv/bin/pip" install --quiet --requirement "$tools/requirements.txt"
   PYTHON=$work/venv/bin/python
 fi
 

@@ -157,6 +157,7 @@ def write_model(folder, tokenizer, vision_state, language_state):
         bos_token_id=ends[1], eos_token_id=ends, pad_token_id=ends[1], do_sample=False
     )
     model.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
 
 
 @torch.no_grad()

@@ -51,7 +51,8 @@ MpiRuntime::MpiRuntime(Seconds deadline) {
   prefer("OMPI_MCA_btl_base_warn_component_unused", "0");
   int provided = 0;
   check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided), "MPI_Init_thread");
-  if (provided < MPI_THREAD_SERIALIZED) fail("MPI_Init_thread: this MPI was built without threads; use another");
+  if (provided < MPI_THREAD_SERIALIZED)
+    fail("MPI_Init_thread: this MPI was built without threads; use another");
   auto transport = make_mpi_transport();
   const int expected = number_from({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"});
   if (expected > 1 && transport->size() == 1) {

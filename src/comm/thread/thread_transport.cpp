@@ -129,6 +129,7 @@ std::vector<std::unique_ptr<Communicator>> make_thread_world(int ranks, Seconds 
   CHECK_GE(ranks, 1);
   const auto boxes = std::make_shared<std::vector<Mailbox>>(static_cast<std::size_t>(ranks));
   std::vector<std::unique_ptr<Communicator>> world;
+  world.reserve(boxes->size());
   for (int rank = 0; rank < ranks; ++rank)
     world.push_back(make_communicator(std::make_unique<ThreadTransport>(boxes, rank), deadline));
   return world;

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+// biqa_bench: sampling and one GRPO step of fixed size, beside the machine's own limits measured in the same run.
+#include <fmt/format.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "actor/engine.h"
+#include "actor/rollout.h"
+#include "app/policy.h"
+#include "app/program.h"
+#include "core/random.h"
+#include "data/manifest.h"
+#include "learner/learner.h"
+
+namespace biqa {
+namespace {
+
+const ProgramInfo kInfo{
+    "biqa_bench",
+    "time sampling and one GRPO step of fixed size, beside the machine's limits",
+    "--model DIR --images FILE.jsonl [--what generate|step|all] --format json",
+    "biqa_bench --model assets/tiny/model --images assets/tiny/train.jsonl --batch 16 --group 8 --new 48 --format json",
+    {{"model", "DIR", "checkpoint folder", ""},
+     {"images", "FILE.jsonl", "manifest; the first B images are used", ""},
+     {"what", "WHAT", "generate, step or all", "all"},
+     {"batch", "B", "images", "4"},
+     {"group", "G", "completions per image", "8"},
+     {"new", "N", "tokens of each completion, exactly (end tokens are ignored)", "64"},
+     {"rank", "R", "LoRA rank on the seven projections", "8"},
+     {"dtype", "TYPE", "f32 or bf16", "bf16"},
+     {"threads", "T", "threads; 0: all cores", "0"},
+     {"repeats", "K", "measured repeats, after one that is not", "5"},
+     {"micro-batch-tokens", "N", "packed rows of one learner pass", "8192"},
+     {"prompt", "TEXT", "the user's text", "Describe the picture, reason about its quality and rate it from 1 to 5."},
+     {"format", "FORMAT", "json or table", "table"}}};
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+/// CPU time that other processes take while something is timed, in cores.
+class Others {
+ public:
+  double cores() const { return std::max(0.0, (busy() - busy_ - (own() - own_)) / std::max(1e-3, seconds_since(start_))); }
+
+ private:
+  static double busy() {
+    std::ifstream stat("/proc/stat");
+    std::string name;
+    double value = 0, sum = 0;
+    stat >> name;
+    for (int i = 0; i < 8 && stat >> value; ++i) sum += (i == 3 || i == 4) ? 0 : value;
+    return sum / static_cast<double>(sysconf(_SC_CLK_TCK));
+  }
+  static double own() {
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    const auto seconds = [](const timeval& t) { return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec); };
+    return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+  }
+  Clock::time_point start_ = Clock::now();
+  double busy_ = busy(), own_ = own();
+};
+
+double product_rate(DType type, int threads) {
+  constexpr std::int64_t kSize = 2048;
+  const auto ops = make_cpu_ops(type, threads);
+  Tensor weight(type, kSize, kSize, "bench"), x(type, 512, kSize, "bench"), y(DType::f32, 512, kSize, "bench");
+  weight.zero();
+  x.zero();
+  const auto packed = ops->pack(weight.const_view(), {}, false);
+  double best = 0;
+  for (int i = 0; i < 12; ++i) {
+    const auto start = Clock::now();
+    ops->linear(x.const_view(), *packed, y.view());
+    best = std::max(best, 2.0 * 512 * kSize * kSize / seconds_since(start) / 1e9);
+  }
+  return best;
+}
+
+double read_rate(int threads) {
+  const std::size_t count = std::size_t{64} << 20;  // 256 MiB of floats
+  Tensor data(DType::f32, 1, static_cast<std::int64_t>(count), "bench");
+  data.zero();
+  double best = 0;
+  for (int i = 0; i < 4; ++i) {
+    const auto start = Clock::now();
+    std::vector<std::thread> workers;
+    std::vector<std::uint64_t> sums(static_cast<std::size_t>(threads));
+    for (int t = 0; t < threads; ++t) {
+      workers.emplace_back([&, t] {
+        const auto* words = reinterpret_cast<const std::uint64_t*>(data.row<float>(0));
+        const std::size_t all = count / 2;
+        const std::size_t begin = all / static_cast<std::size_t>(threads) * static_cast<std::size_t>(t);
+        std::uint64_t sum0 = 0, sum1 = 0, sum2 = 0, sum3 = 0;
+        for (std::size_t k = begin; k + 4 <= begin + all / static_cast<std::size_t>(threads); k += 4) {
+          sum0 += words[k];
+          sum1 ^= words[k + 1];
+          sum2 += words[k + 2];
+          sum3 ^= words[k + 3];
+        }
+        sums[static_cast<std::size_t>(t)] = sum0 + sum1 + sum2 + sum3;
+      });
+    }
+    for (std::thread& worker : workers) worker.join();
+    const double seconds = seconds_since(start);
+    CHECK_EQ(sums.front(), 0U);
+    best = std::max(best, static_cast<double>(data.bytes()) / seconds / 1e9);
+  }
+  return best;
+}
+
+ExitCode bench(const CommandLine& line) {
+  if (!line.has("model") || !line.has("images")) fail_usage("flags --model and --images are needed; see biqa_bench --help");
+  const std::string what = line.choice("what", {"generate", "step", "all"});
+  const std::int64_t images = line.integer("batch", 1, 4096);
+  const std::int64_t group = line.integer("group", 1, 4096);
+  const std::int64_t tokens = line.integer("new", 1, 1 << 20);
+  const DType dtype = line.choice("dtype", {"f32", "bf16"}) == "bf16" ? DType::bf16 : DType::f32;
+  const int threads = threads_per_rank(static_cast<int>(line.integer("threads", 0, 1024)), 1);
+  const std::string format = line.choice("format", {"json", "table"});
+  const std::int64_t repeats = line.integer("repeats", 1, 1000);
+
+  const std::vector<Sample> samples = read_manifest(line.text("images"));
+  const auto load_start = Clock::now();
+  const bool step = what != "generate";
+  const Policy policy = Policy::open({line.text("model"), dtype, "cpu", threads, step});
+  const double load_seconds = seconds_since(load_start);
+  const ModelConfig& config = policy.model->config();
+  LoraSpec spec;
+  spec.rank = line.integer("rank", 1, 1024);
+  spec.alpha = 2.0 * static_cast<double>(spec.rank);
+  Lora adapter = initial_lora(std::make_shared<LoraLayout>(config, spec), 0);
+  for (const LoraModule& m : adapter.layout->modules()) {  // B is not zero after the first update of a real run
+    const RandomStream stream({m.b_offset});
+    for (std::int64_t i = 0; i < m.out * m.rank; ++i) {
+      adapter.values[m.b_offset + static_cast<std::size_t>(i)] = static_cast<float>((stream.uniform(static_cast<std::uint64_t>(i)) - 0.5) * 1e-3);
+    }
+  }
+  const auto local = make_local();
+  LearnerOptions options;
+  options.micro_batch_tokens = line.integer("micro-batch-tokens", 1, std::int64_t{1} << 40);
+  std::unique_ptr<Learner> learner;
+  if (step) learner = std::make_unique<Learner>(*policy.model, adapter, nullptr, *local, options);
+  Engine engine(*policy.model, {});
+
+  std::vector<std::filesystem::path> paths;
+  for (std::int64_t i = 0; i < images; ++i) paths.push_back(samples[static_cast<std::size_t>(i) % samples.size()].image);
+  std::vector<nlohmann::json> rows;
+  for (std::int64_t repeat = 0; repeat <= repeats; ++repeat) {
+    const Others others;
+    const auto start = Clock::now();
+    engine.set_adapter(pack_adapter(config, learner != nullptr ? learner->adapter() : adapter, *policy.ops));
+    engine.reset_statistics();
+    std::vector<Patches> patches;
+    for (const auto& path : paths) patches.push_back(policy.pictures->patches(path));
+    const std::vector<EncodedPicture> pictures = policy.pictures->encode(std::span<const Patches>(patches));
+    const double vision = seconds_since(start);
+    std::vector<std::shared_ptr<const PromptInput>> prompts;
+    std::vector<std::vector<Generated>> results(static_cast<std::size_t>(images));
+    for (std::size_t i = 0; i < pictures.size(); ++i) {
+      prompts.push_back(policy.prompt(std::nullopt, std::span(&pictures[i], 1), line.text("prompt")));
+      GenerateRequest request;
+      request.prompt = prompts.back();
+      request.sampling.max_new_tokens = tokens;
+      request.sampling.ignore_end = true;
+      request.tag = i;
+      for (std::int64_t m = 0; m < group; ++m) {
+        request.streams.emplace_back(std::initializer_list<std::uint64_t>{static_cast<std::uint64_t>(repeat), i, static_cast<std::uint64_t>(m)});
+      }
+      engine.submit(std::move(request));
+    }
+    engine.run([&](Generated&& result) { results[result.tag].push_back(std::move(result)); });
+    const double generated = seconds_since(start);
+    nlohmann::json row{{"vision_s", vision},
+                       {"prefill_s", engine.statistics().prefill_seconds},
+                       {"decode_s", engine.statistics().decode_seconds},
+                       {"generate_tokens_per_s", static_cast<double>(images * group * tokens) / generated},
+                       {"prompt_tokens", prompts.front()->ids.size()}};
+    if (step) {
+      std::vector<LearnerGroup> groups;
+      for (std::size_t i = 0; i < results.size(); ++i) {
+        LearnerGroup one{prompts[i], {}, 0};
+        for (const Generated& r : results[i]) {
+          const double advantage = RandomStream({i, r.member}).uniform(0) * 2 - 1;
+          one.sequences.push_back({r.ids, r.logp, {}, advantage});
+        }
+        groups.push_back(std::move(one));
+      }
+      const auto learn_start = Clock::now();
+      const UpdateResult update = learner->update(groups, 1e-5);
+      const double learned = seconds_since(learn_start);
+      const double all = seconds_since(start);
+      row["learn_s"] = learned - update.optimizer_seconds;
+      row["optimizer_s"] = update.optimizer_seconds;
+      row["step_s"] = all;
+      row["trained_tokens_per_s"] = static_cast<double>(images * group * tokens) / learned;
+      row["trajectories_per_s"] = static_cast<double>(images * group) / all;
+      row["actor_learner_logp_gap"] = update.logp_max_gap;
+    }
+    row["others_cores"] = others.cores();
+    if (repeat > 0) rows.push_back(row);
+  }
+  nlohmann::json median = nlohmann::json::object();
+  for (const auto& [name, value] : rows.front().items()) {
+    std::vector<double> values;
+    for (const auto& row : rows) values.push_back(row[name].get<double>());
+    std::sort(values.begin(), values.end());
+    const std::size_t half = values.size() / 2;
+    median[name] = values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
+  }
+  median["load_s"] = load_seconds;
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  median["peak_rss_bytes"] = static_cast<std::int64_t>(usage.ru_maxrss) * 1024;
+  const nlohmann::json limits{{"gemm_gflops_f32", product_rate(DType::f32, threads)},
+                              {"gemm_gflops_bf16", product_rate(DType::bf16, threads)},
+                              {"read_gb_s", read_rate(threads)}};
+  if (format == "json") {
+    fmt::print("{}\n", nlohmann::json{{"repeats", rows}, {"median", median}, {"limits", limits}}.dump(2));
+  } else {
+    for (const nlohmann::json* part : {static_cast<const nlohmann::json*>(&median), &limits}) {
+      for (const auto& [name, value] : part->items()) fmt::print("{:<24} {:.6g}\n", name, value.get<double>());
+    }
+  }
+  return ExitCode::done;
+}
+
+}  // namespace
+}  // namespace biqa
+
+int main(int argc, char** argv) { return biqa::run_program(argc, argv, biqa::kInfo, biqa::bench); }
