@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+// biqa_score: photographs to ratings, with the words behind them and the rating that these words alone suggest.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <nlohmann/json.hpp>
+
+#include "actor/rollout.h"
+#include "app/config.h"
+#include "app/policy.h"
+#include "app/program.h"
+#include "data/manifest.h"
+#include "data/response.h"
+#include "learner/checkpoint_store.h"
+
+namespace biqa {
+namespace {
+
+namespace fs = std::filesystem;
+
+const ProgramInfo kInfo{
+    "biqa_score",
+    "rate photographs from 1 (bad) to 5 (excellent), with caption and reasoning",
+    "[--model DIR] [--adapter PATH] IMAGE|FOLDER|MANIFEST.jsonl…",
+    "biqa_score --adapter runs/quickstart photo.jpg",
+    {{"model", "DIR", "checkpoint folder; without it that of --config or of the run that --adapter names", ""},
+     {"adapter", "PATH", "PEFT folder, adapter.h5, checkpoint or run folder", ""},
+     {"config", "FILE", "configuration whose model, prompts and limits are used", ""},
+     {"prompts", "PROFILE", "prompt profile without a configuration: paper or released", "paper"},
+     {"caption-only", "", "report as rating what the model says of its own caption, without the picture", "false"},
+     {"greedy", "", "take the likeliest token each time (default unless --seed is given)", "false"},
+     {"seed", "N", "sample instead, at temperature 1, with this seed", ""},
+     {"batch", "N", "pictures at a time; the ratings do not depend on it", "16"},
+     {"max-new-tokens", "N", "longest answer, tokens; without it the configuration's, else 1024", "0"},
+     {"max-pixels", "N", "pictures above this area are shrunk, pixels; 0: as the configuration or checkpoint says", "0"},
+     {"dtype", "TYPE", "f32 or bf16; without it the configuration's, else f32", ""},
+     {"device", "DEVICE", "cpu or cuda", "cpu"},
+     {"threads", "N", "threads; 0: all cores", "0"},
+     {"format", "FORMAT", "table, csv or json (one object per line)", "table"}}};
+
+/// A picture to rate.
+struct Picture {
+  std::string name;
+  fs::path file;
+};
+
+/// The pictures that the arguments name; a bad manifest row is reported and counted.
+std::vector<Picture> find_pictures(const std::vector<std::string>& arguments, std::int64_t& failures) {
+  static const std::vector<std::string> kEndings{".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"};
+  std::vector<Picture> pictures;
+  for (const std::string& argument : arguments) {
+    if (fs::is_directory(argument)) {
+      std::vector<fs::path> files;
+      for (const auto& entry : fs::directory_iterator(argument)) {
+        std::string ending = entry.path().extension().string();
+        std::transform(ending.begin(), ending.end(), ending.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+        if (std::find(kEndings.begin(), kEndings.end(), ending) != kEndings.end()) files.push_back(entry.path());
+      }
+      if (files.empty()) fail("no pictures in folder {}: give a folder with {} files", argument, fmt::join(kEndings, ", "));
+      std::sort(files.begin(), files.end());
+      for (const fs::path& file : files) pictures.push_back({file.string(), file});
+    } else if (fs::path(argument).extension() == ".jsonl") {
+      std::vector<BadRow> bad;
+      for (const Sample& sample : read_manifest(argument, true, &bad)) pictures.push_back({sample.id, sample.image});
+      for (const BadRow& row : bad) {
+        fmt::print(stderr, "error: {}\n", row.reason);
+        ++failures;
+      }
+    } else {
+      pictures.push_back({argument, argument});
+    }
+  }
+  return pictures;
+}
+
+/// The configuration that goes with the arguments: --config, or that of the run in which the adapter lies.
+std::optional<Config> find_config(const CommandLine& line) {
+  if (line.has("config")) return load_config(line.text("config"));
+  if (!line.has("adapter")) return std::nullopt;
+  fs::path folder = fs::absolute(line.text("adapter")).lexically_normal();
+  for (int level = 0; level < 4 && folder.has_parent_path(); ++level, folder = folder.parent_path()) {
+    if (fs::exists(folder / "config.yaml")) return load_config(folder / "config.yaml");
+  }
+  return std::nullopt;
+}
+
+std::string quoted(const std::string& text) {
+  std::string out = "\"";
+  for (const char c : text) {
+    if (c == '"') out += '"';
+    out += c == '\n' || c == '\r' ? ' ' : c;
+  }
+  return out + "\"";
+}
+std::string number_text(const std::optional<double>& value) { return value ? fmt::format("{:.2f}", *value) : ""; }
+
+class Printer {
+ public:
+  Printer(std::string format, bool caption_only) : format_(std::move(format)), caption_only_(caption_only) {
+    if (format_ == "csv") fmt::print("image,rating,caption,reasoning,caption_rating,parse_ok,seconds\n");
+    if (format_ == "table") fmt::print("{:<32} {:>6} {:>12}  {}\n", "image", "rating", "from caption", "caption | reasoning");
+  }
+  void print(const std::string& image, const Trajectory& answer, double seconds) const {
+    const auto& rating = caption_only_ ? answer.stage2_rating : answer.rating;
+    const std::string caption = answer.caption.value_or("");
+    const std::string reasoning = answer.reasoning.value_or("");
+    if (format_ == "json") {
+      const auto number = [](const std::optional<double>& v) { return v ? nlohmann::json(*v) : nlohmann::json(); };
+      nlohmann::ordered_json row{{"image", image},
+                                 {"rating", number(rating)},
+                                 {"caption", caption},
+                                 {"reasoning", reasoning},
+                                 {"caption_rating", number(answer.stage2_rating)},
+                                 {"parse_ok", answer.rating.has_value()},
+                                 {"seconds", seconds}};
+      fmt::print("{}\n", row.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+    } else if (format_ == "csv") {
+      fmt::print("{},{},{},{},{},{},{:.3f}\n", quoted(image), number_text(rating), quoted(caption), quoted(reasoning),
+                 number_text(answer.stage2_rating), answer.rating.has_value(), seconds);
+    } else {
+      const std::string shown = image.size() <= 32 ? image : "…" + image.substr(image.size() - 31);
+      fmt::print("{:<32} {:>6} {:>12}  {} | {}\n", shown, rating ? number_text(rating) : "none",
+                 answer.stage2_rating ? number_text(answer.stage2_rating) : "none", caption, reasoning);
+    }
+    std::fflush(stdout);
+  }
+
+ private:
+  std::string format_;
+  bool caption_only_;
+};
+
+ExitCode score_pictures(const CommandLine& line) {
+  if (line.positional().empty()) fail_usage("no picture is given: name pictures, folders or manifests; see biqa_score --help");
+  const std::string format = line.choice("format", {"table", "csv", "json"});
+  const std::int64_t batch = line.integer("batch", 1, 4096);
+  if (line.on("greedy") && line.has("seed")) fail_usage("flags --greedy and --seed exclude each other: give one of them");
+  const std::optional<Config> config = find_config(line);
+  PolicyOptions options;
+  if (line.has("model")) options.path = line.text("model");
+  else if (config) options.path = config->model.path;
+  else fail_usage("flag --model is missing: name a checkpoint folder, or a configuration with --config, or a run folder with --adapter");
+  const std::string dtype = line.has("dtype") ? line.choice("dtype", {"f32", "bf16"}) : config && config->model.dtype == DType::bf16 ? "bf16" : "f32";
+  options.dtype = dtype == "bf16" ? DType::bf16 : DType::f32;
+  options.device = line.choice("device", {"cpu", "cuda"});
+  options.threads = threads_per_rank(static_cast<int>(line.integer("threads", 0, 1024)), 1);
+  options.max_pixels = line.integer("max-pixels", 0, std::int64_t{1} << 31);
+  if (config) {
+    if (options.max_pixels == 0) options.max_pixels = config->model.max_pixels;
+    options.min_pixels = config->model.min_pixels;
+  }
+  std::int64_t failures = 0;
+  const std::vector<Picture> pictures = find_pictures(line.positional(), failures);
+  const Policy policy = Policy::open(options);
+  Engine engine(*policy.model, {});
+  fs::path adapter = line.has("adapter") ? fs::path(line.text("adapter")) : config ? config->model.adapter : fs::path();
+  if (!adapter.empty()) {
+    const Lora lora = read_any_adapter(adapter, policy.model->config());
+    engine.set_adapter(pack_adapter(policy.model->config(), lora, *policy.ops));
+  }
+  RolloutOptions rollout_options;
+  rollout_options.group_size = 1;
+  rollout_options.prompts = config ? config->prompts.texts : default_prompts(named_profile(line.choice("prompts", {"paper", "released"})));
+  rollout_options.sampling.greedy = !line.has("seed");
+  if (line.has("seed")) rollout_options.seed = static_cast<std::uint64_t>(line.integer("seed", 0, std::int64_t{1} << 62));
+  if (config) {
+    rollout_options.sampling.max_new_tokens = config->rollout.max_new_tokens;
+    rollout_options.stage2_max_new_tokens = config->rollout.stage2_max_new_tokens;
+    rollout_options.stage2_with_reasoning = config->stage2.input == Stage2Input::caption_reasoning;
+    rollout_options.strip_ratings = config->stage2.leak_guard == LeakGuard::strip;
+  }
+  const std::int64_t limit = line.integer("max-new-tokens", 0, 1 << 20);
+  if (limit > 0) rollout_options.sampling.max_new_tokens = limit;
+  else if (const std::int64_t most = policy.model->config().text.max_position; !config && most > 0) {
+    rollout_options.sampling.max_new_tokens = std::min(rollout_options.sampling.max_new_tokens, most / 2);
+  }
+
+  Rollout rollout(*policy.model, *policy.tokenizer, policy.chat, engine);
+  const Printer printer(format, line.on("caption-only"));
+  for (std::size_t first = 0; first < pictures.size(); first += static_cast<std::size_t>(batch)) {
+    const std::size_t end = std::min(pictures.size(), first + static_cast<std::size_t>(batch));
+    const auto start = std::chrono::steady_clock::now();
+    std::vector<RolloutSample> samples;
+    std::vector<Patches> patches;
+    for (std::size_t i = first; i < end; ++i) {
+      try {
+        patches.push_back(policy.pictures->patches(pictures[i].file));
+        // The draws follow the picture's name, so a seed gives the same rating in any company.
+        samples.push_back({pictures[i].name, static_cast<std::int64_t>(samples.size()), 0, "", {}});
+      } catch (const Error& error) {
+        fmt::print(stderr, "error: {}\n", error.what());
+        ++failures;
+      }
+    }
+    const std::vector<EncodedPicture> encoded = policy.pictures->encode(std::span<const Patches>(patches));
+    for (std::size_t i = 0; i < encoded.size(); ++i) samples[i].picture = encoded[i];
+    std::vector<Group> groups(samples.size());
+    rollout.run(samples, rollout_options, [&](Group&& group) {
+      const auto index = static_cast<std::size_t>(group.sample_index);
+      groups[index] = std::move(group);
+    });
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() /
+                           static_cast<double>(std::max<std::size_t>(1, groups.size()));
+    for (const Group& group : groups) printer.print(group.sample_id, group.members.front(), seconds);
+  }
+  if (failures == 0) return ExitCode::done;
+  fmt::print(stderr, "{} of {} pictures could not be read\n", failures, pictures.size());
+  return ExitCode::partial;
+}
+
+}  // namespace
+}  // namespace biqa
+
+int main(int argc, char** argv) { return biqa::run_program(argc, argv, biqa::kInfo, biqa::score_pictures); }
