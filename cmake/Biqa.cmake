@@ -2,7 +2,7 @@
 
 add_library(biqa_warnings INTERFACE)
 target_compile_options(biqa_warnings INTERFACE
-  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Wold-style-cast -Wcast-qual -Wno-restrict>
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Wold-style-cast -Wcast-qual -Wno-unknown-warning-option -Wno-restrict>
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${BIQA_WERROR}>>:-Werror>)
 if(BIQA_SANITIZE)
   add_compile_options(-fsanitize=${BIQA_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)

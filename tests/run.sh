@@ -35,7 +35,7 @@ build() {
     tail -n 1 "$log"
     return 0
   fi
-  grep -E -A 3 '^FAILED: |error:|undefined reference' "$log" | head -n 100
+  grep -E '^FAILED: |error:|undefined reference' "$log" | head -n 40
   echo "the whole of it: $log"
   failure "build of $1"
   return 1
@@ -100,7 +100,7 @@ slow=(--label-exclude '^slow$')
 without_randomisation=()
 
 stage "CPU build, lint and tests"
-if build cpu --tests --target all --target biqa_headers; then
+if build cpu --tests; then
   run_tests cpu "${slow[@]}"
   stage "clang-tidy"
   case $level in

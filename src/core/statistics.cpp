@@ -203,8 +203,8 @@ class StandardFit {
     double best_squares = std::numeric_limits<double>::infinity();
     for (int i = 0; i <= 24; ++i) {
       const double centre = *least + (*most - *least) * i / 24;
-      for (double log_width = -4; log_width <= 1.5; log_width += 0.5) {
-        Vector parameters{0, 0, centre, log_width, 0};
+      for (int j = 0; j < 12; ++j) {
+        Vector parameters{0, 0, centre, -4 + 0.5 * j, 0};
         if (!solve_linear(parameters)) continue;
         const double squares = sum_of_squares(parameters);
         if (squares < best_squares) {

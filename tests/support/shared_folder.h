@@ -14,6 +14,6 @@ std::optional<std::filesystem::path> shared_folder();
 #define BIQA_REQUIRE_SHARED(name)                                                                      \
   const auto name##_folder = biqa::shared_folder();                                                    \
   if (!name##_folder) GTEST_SKIP() << "no reference folder: set BIQA_SHARED to run the checks against it"; \
-  const std::filesystem::path& name = *name##_folder
+  const std::filesystem::path& name = *name##_folder  // NOLINT(bugprone-macro-parentheses)
 
 }  // namespace biqa
