@@ -38,7 +38,7 @@ using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 /// Tags of messages between roles.
-enum Tag : int { kTagGroup = 1, kTagScored = 2, kTagTimes = 3, kTagEvaluated = 4 };
+enum Tag : int { kTagGroup = 1, kTagScored = 2, kTagTimes = 3, kTagEvaluated = 4 /* and up: one per set and decoding */ };
 
 /// Draws of an evaluation are keyed by this instead of a step, so that before and after use the same numbers.
 constexpr std::int64_t kEvaluationStep = -1;
@@ -592,8 +592,11 @@ class Trainer {
   void evaluate(std::int64_t step) {
     best_value_ = kNotMeasured;
     std::vector<double> chosen;
+    int pass = 0;
     for (std::size_t set = 0; set < eval_.size(); ++set) {
       for (const std::string& decoding : config_.train.eval_decodings) {
+        // A quick actor may be at the next set while the leader still waits for a slow one.
+        const int tag = kTagEvaluated + pass++;
         std::vector<std::size_t> rows(eval_[set].size());
         std::iota(rows.begin(), rows.end(), std::size_t{0});
         if (actor_) {
@@ -602,13 +605,13 @@ class Trainer {
           options.stage2 = true;
           options.sampling.greedy = decoding == "greedy";
           rollout_->run(load_samples(eval_[set], share(rows)), options, [&](Group&& group) {
-            world_.send(roles_.learners.front(), kTagEvaluated, serialise(group));
+            world_.send(roles_.learners.front(), tag, serialise(group));
           });
         }
         if (!leader_) continue;
         std::vector<Group> groups(rows.size());
         for (std::size_t i = 0; i < rows.size(); ++i) {
-          Group group = parse_group(world_.receive(kAnyRank, kTagEvaluated, "an evaluated image").bytes);
+          Group group = parse_group(world_.receive(kAnyRank, tag, "an evaluated image").bytes);
           const auto index = static_cast<std::size_t>(group.sample_index);
           groups.at(index) = std::move(group);
         }

@@ -103,8 +103,15 @@ Handle creation_list(hid_t what) {
 
 Handle link_list() {
   Handle list = own(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
-  CHECK_GE(H5Pset_create_intermediate_group(list.get(), 1), 0);
   CHECK_GE(H5Pset_char_encoding(list.get(), H5T_CSET_UTF8), 0);
+  return list;
+}
+
+// The format of HDF5 1.10: its metadata carry checksums, which the older default does not, so that damage is
+// an error.
+Handle access_list() {
+  Handle list = own(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
+  CHECK_GE(H5Pset_libver_bounds(list.get(), H5F_LIBVER_V110, H5F_LIBVER_V110), 0);
   return list;
 }
 
@@ -155,8 +162,25 @@ struct Hdf5Writer::State {
     require(id >= 0, object);
     return {id, close};
   }
+  // Makes every group of a path that is not there yet.
+  void make_groups(const std::string& path) const {
+    const Handle links = link_list(), creation = creation_list(H5P_GROUP_CREATE);
+    for (std::size_t end = path.find('/', 1);; end = path.find('/', end + 1)) {
+      const std::string group = path.substr(0, end);
+      if (group != "/" && H5Lexists(file, group.c_str(), H5P_DEFAULT) <= 0) {
+        take(H5Gcreate2(file, group.c_str(), links.get(), creation.get(), H5P_DEFAULT), H5Gclose, group);
+      }
+      if (end == std::string::npos) break;
+    }
+  }
+  void make_parent(const std::string& path) const {
+    if (const std::size_t slash = path.rfind('/'); slash != std::string::npos && slash > 0) {
+      make_groups(path.substr(0, slash));
+    }
+  }
   void write_dataset(const std::string& path, hid_t file_type, hid_t memory_type, hid_t space, hid_t creation,
                      const void* values) const {
+    make_parent(path);
     const Handle links = link_list();
     const Handle dataset = take(
         H5Dcreate2(file, path.c_str(), file_type, space, links.get(), creation, H5P_DEFAULT), H5Dclose, path);
@@ -182,8 +206,8 @@ Hdf5Writer::Hdf5Writer(fs::path target) : state_(std::make_unique<State>()) {
     // The system's own reason for an unwritable folder is clearer than the library's.
     const AtomicFile probe(state_->target);
   }
-  const Handle creation = creation_list(H5P_FILE_CREATE);
-  state_->file = H5Fcreate(state_->temporary.c_str(), H5F_ACC_EXCL, creation.get(), H5P_DEFAULT);
+  const Handle creation = creation_list(H5P_FILE_CREATE), access = access_list();
+  state_->file = H5Fcreate(state_->temporary.c_str(), H5F_ACC_EXCL, creation.get(), access.get());
   state_->require(state_->file >= 0, "an HDF5 file");
 }
 Hdf5Writer::~Hdf5Writer() = default;
@@ -336,14 +360,12 @@ void Hdf5Writer::write_texts(const std::string& object, const std::string& name,
 
 void Hdf5Writer::group(const std::string& path) {
   const LibraryLock lock;
-  if (const Handle existing(H5Gopen2(state_->file, path.c_str(), H5P_DEFAULT), H5Gclose); existing.valid())
-    return;
-  const Handle links = link_list();
-  state_->take(H5Gcreate2(state_->file, path.c_str(), links.get(), H5P_DEFAULT, H5P_DEFAULT), H5Gclose, path);
+  state_->make_groups(path);
 }
 
 void Hdf5Writer::soft_link(const std::string& target, const std::string& link) {
   const LibraryLock lock;
+  state_->make_parent(link);
   const Handle links = link_list();
   state_->require(H5Lcreate_soft(target.c_str(), state_->file, link.c_str(), links.get(), H5P_DEFAULT) >= 0,
                   link);

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 PAIRS = {"flat-tied-all": "flat-tied", "nested-qv": "nested-sharded", "seven-rslora": "seven-bf16",
@@ -28,7 +29,7 @@ def load(model: Path, adapter: Path):
         warnings.filterwarnings("error", message=".*missing adapter keys.*")  # of which PEFT only warns
         tuned = PeftModel.from_pretrained(base, adapter)
     tensors = {name: value for name, value in tuned.state_dict().items() if "lora_" in name}
-    scales = {name: module.scaling["default"] for name, module in tuned.named_modules() if hasattr(module, "scaling")}
+    scales = {name: module.scaling["default"] for name, module in tuned.named_modules() if isinstance(module, LoraLayer)}
     return tensors, scales
 
 
