@@ -295,15 +295,15 @@ void Hdf5Writer::dataset(const std::string& path, std::span<const std::uint8_t> 
 
 void Hdf5Writer::dataset(const std::string& path, std::span<const std::string> texts) {
   const LibraryLock lock;
-  for (const std::string& text : texts) {
-    if (text.find('\0') != std::string::npos) {
-      fail("cannot write {} to {}: a text holds a NUL character; remove it", path, state_->target.string());
-    }
-  }
-  const Handle type = text_type(H5T_VARIABLE, H5T_CSET_UTF8);
+  // Of one width: the heap of variable-length texts has no checksum.
+  std::size_t width = 1;
+  for (const std::string& text : texts) width = std::max(width, text.size());
+  std::string values;
+  for (const std::string& text : texts) values += text + std::string(width - text.size(), '\0');
+  const Handle type = text_type(width, H5T_CSET_UTF8);
   const Handle space = list_space(texts.size());
   const Handle creation = creation_list(H5P_DATASET_CREATE);
-  state_->write_dataset(path, type.get(), type.get(), space.get(), creation.get(), pointers_to(texts).data());
+  state_->write_dataset(path, type.get(), type.get(), space.get(), creation.get(), values.data());
 }
 
 void Hdf5Writer::write_bool(const std::string& object, const std::string& name, bool value) {

@@ -34,7 +34,7 @@ class Hdf5Writer {
                const std::vector<std::int64_t>& shape, bool deflate = false);
   void dataset(const std::string& path, std::span<const std::uint8_t> values,
                const std::vector<std::int64_t>& shape, bool deflate = false);
-  /// One-dimensional, UTF-8 of variable length. No text may hold a NUL character.
+  /// One-dimensional, UTF-8, padded with NULs to the longest text.
   void dataset(const std::string& path, std::span<const std::string> texts);
 
   /// A scalar attribute of a group or dataset that exists ("/" is the root): bool as h5py's enum, integers as

@@ -161,7 +161,9 @@ TEST(Statistics, LogisticFitOfHardData) {
 }
 
 TEST(Statistics, BootstrapAgreesWithNumpy) {
-  for (const auto& row : fixture().at("bootstraps")) {
+  const nlohmann::json rows = fixture().at("bootstraps");
+  ASSERT_EQ(rows.size(), 2U);
+  for (const auto& row : rows) {
     const auto name = row.at("name").get<std::vector<std::uint64_t>>();
     const Interval got =
         bootstrap_interval(numbers(row.at("x")), numbers(row.at("y")), pearson,

@@ -2,6 +2,7 @@
 // Against the Python packages rouge_score and nltk (fixtures of tests/scripts/make_number_fixtures.py).
 #include "data/rouge.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <array>
@@ -31,7 +32,7 @@ void expect_rows(const nlohmann::json& rows, const std::string& rougel_key) {
   for (const auto& row : rows) {
     const auto reference = row.at("reference").get<std::string>();
     const auto hypothesis = row.at("hypothesis").get<std::string>();
-    const std::string what = "reference \"" + reference + "\", hypothesis \"" + hypothesis + "\"";
+    const std::string what = fmt::format("reference \"{}\", hypothesis \"{}\"", reference, hypothesis);
     expect_agreement(rouge1(reference, hypothesis), row.at("rouge1"), what);
     expect_agreement(rougel(reference, hypothesis), row.at(rougel_key), what);
     expect_agreement(rouge1(reference, hypothesis, true), row.at("rouge1_stem"), what);

@@ -171,7 +171,9 @@ TEST(Rows, RotateTurnsPairsAndInverseTurnsBack) {
         }
       }
       EXPECT_TRUE(expected.agrees_with(x)) << dim;
-      if (inverse) EXPECT_TRUE(round_trip.agrees_with(x)) << dim;
+      if (inverse) {
+        EXPECT_TRUE(round_trip.agrees_with(x)) << dim;
+      }
     }
   }
 }
@@ -188,7 +190,7 @@ TEST(Rows, ConvertGatherScatterScaleEmbed) {
     ASSERT_EQ(back.span<float>()[i], to_float(narrow.span<Bf16>()[i]));
   }
   const std::vector<std::int64_t> rows{5, 0, 5, 69};
-  for (const ConstView source : {x.view(), narrow.view()}) {
+  for (const ConstView& source : {x.const_view(), narrow.const_view()}) {
     Tensor gathered(source.type(), 4, 19, "test");
     ops->gather_rows(source, rows, gathered.view());
     for (std::int64_t i = 0; i < 4; ++i) {

@@ -1,0 +1,432 @@
+// SPDX-License-Identifier: Apache-2.0
+// The built programs on what the world does wrong: one error line, the right exit code, no crash, no hang.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <thread>
+#include <vector>
+
+#include "model/peft.h"
+#include "support/temporary_folder.h"
+
+namespace biqa {
+namespace {
+
+namespace fs = std::filesystem;
+using Arguments = std::vector<std::string>;
+using testing::HasSubstr;
+
+const fs::path kTiny = fs::path(BIQA_SOURCE_DIR) / "assets/tiny";
+/// A program that takes longer hangs (the machine may be busy, so this is generous).
+constexpr std::chrono::seconds kPatience{120};
+
+struct Outcome {
+  int code = -1;    ///< exit code; -1 when a signal ended it
+  int signal = 0;   ///< that ended it
+  bool hung = false;
+  std::string out, err;
+
+  std::vector<std::string> errors() const {
+    std::vector<std::string> found;
+    std::istringstream lines(err);
+    for (std::string line; std::getline(lines, line);) {
+      if (line.starts_with("error: ")) found.push_back(line);
+    }
+    return found;
+  }
+};
+
+struct Surroundings {
+  std::string output;                 ///< file for standard output instead of one of ours
+  rlim_t largest_file = RLIM_INFINITY;  ///< bytes; stands for a disk that is full beyond it
+  /// Called every few milliseconds with the process id.
+  std::function<void(pid_t)> meanwhile;
+};
+
+class Programs : public testing::Test {
+ protected:
+  void SetUp() override {
+    for (const char* name : {"biqa_learner", "biqa_score", "biqa_trace"}) {
+      if (!fs::exists(program(name))) GTEST_SKIP() << program(name) << " is not built: build the target " << name << "_program to run this";
+    }
+  }
+
+  static std::string program(const std::string& name) { return (fs::path(BIQA_BIN_DIR) / name).string(); }
+
+  Outcome run(const Arguments& arguments, const Surroundings& surroundings = {}) const {
+    const std::string out = surroundings.output.empty() ? (folder_.path() / "stdout").string() : surroundings.output;
+    const std::string err = (folder_.path() / "stderr").string();
+    std::vector<std::string> words = arguments;
+    std::vector<char*> argv;
+    for (std::string& word : words) argv.push_back(word.data());
+    argv.push_back(nullptr);
+    const pid_t child = ::fork();
+    if (child == 0) {
+      ::setpgid(0, 0);
+      ::dup2(::open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDOUT_FILENO);
+      ::dup2(::open(err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDERR_FILENO);
+      ::setenv("OMP_NUM_THREADS", "1", 1);
+      if (surroundings.largest_file != RLIM_INFINITY) {
+        // MPI's shared memory is a file too.
+        ::setenv("OMPI_MCA_btl", "self", 1);
+        ::signal(SIGXFSZ, SIG_IGN);
+        const rlimit limit{surroundings.largest_file, surroundings.largest_file};
+        ::setrlimit(RLIMIT_FSIZE, &limit);
+      }
+      ::execvp(argv.front(), argv.data());
+      ::_exit(127);
+    }
+    Outcome outcome;
+    const auto start = std::chrono::steady_clock::now();
+    int status = 0;
+    while (::waitpid(child, &status, WNOHANG) == 0) {
+      if (std::chrono::steady_clock::now() - start > kPatience) {
+        outcome.hung = true;
+        ::kill(-child, SIGKILL);
+        ::waitpid(child, &status, 0);
+        break;
+      }
+      if (surroundings.meanwhile) surroundings.meanwhile(child);
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    if (WIFEXITED(status)) outcome.code = WEXITSTATUS(status);
+    if (WIFSIGNALED(status)) outcome.signal = WTERMSIG(status);
+    outcome.out = fs::is_regular_file(out) ? file_content(out) : "";
+    outcome.err = file_content(err);
+    return outcome;
+  }
+
+  /// One error line that says `part`, this exit code, nothing else wrong.
+  static void expect_error(const Outcome& outcome, int code, const std::string& part) {
+    EXPECT_FALSE(outcome.hung);
+    EXPECT_EQ(outcome.signal, 0);
+    EXPECT_EQ(outcome.code, code) << outcome.err;
+    EXPECT_EQ(outcome.errors().size(), 1U) << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr(part));
+    EXPECT_THAT(outcome.err, Not(HasSubstr("Check failure stack trace")));
+    EXPECT_THAT(outcome.err, Not(HasSubstr("unexpected failure")));
+  }
+
+  /// A copy of the tiny model that a test may damage.
+  fs::path copy_model(const std::string& name = "model") const {
+    const fs::path copy = folder_.path() / name;
+    fs::copy(kTiny / "model", copy, fs::copy_options::recursive | fs::copy_options::overwrite_existing);
+    return copy;
+  }
+  Outcome trace(const fs::path& model, const std::string& prompt = "x") const {
+    return run({program("biqa_trace"), "--model", model.string(), "--prompt", prompt, "--out", (folder_.path() / "trace.h5").string()});
+  }
+
+  /// A training run of a few seconds; `more` are further --set values.
+  Arguments learner(const Arguments& more = {}) const {
+    Arguments words{program("biqa_learner"), "--config", (fs::path(BIQA_SOURCE_DIR) / "configs/quickstart.yaml").string()};
+    Arguments sets{fmt::format("train.out={}", (folder_.path() / "run").string()),
+                   "rollout.images_per_step=4",
+                   "rollout.group_size=4",
+                   "train.steps=2",
+                   "train.eval_images=4",
+                   "train.eval_decodings=[greedy]"};
+    sets.insert(sets.end(), more.begin(), more.end());
+    for (const std::string& set : sets) words.insert(words.end(), {"--set", set});
+    return words;
+  }
+  Outcome learn(const Arguments& more = {}) const { return run(learner(more)); }
+  /// Training on a manifest of which only these lines exist, beside one good picture `a.png`.
+  Outcome learn_from(const std::string& lines) const {
+    fs::copy_file(kTiny / "sample_cat.png", folder_.path() / "a.png", fs::copy_options::overwrite_existing);
+    return learn({fmt::format("data.train={}", folder_.write("train.jsonl", lines).string())});
+  }
+
+  TemporaryFolder folder_;
+};
+
+std::string big_endian(std::uint32_t value) {
+  std::string bytes;
+  for (int shift = 24; shift >= 0; shift -= 8) bytes += static_cast<char>(value >> shift & 0xFFU);
+  return bytes;
+}
+
+/// A few bytes that ask for 60,000 x 60,000 pixels.
+std::string bomb_png() {
+  const std::string header = "IHDR" + big_endian(60000) + big_endian(60000) + std::string("\x08\x02\0\0\0", 5);
+  std::uint32_t crc = ~0U;
+  for (const char c : header) {
+    crc ^= static_cast<std::uint8_t>(c);
+    for (int bit = 0; bit < 8; ++bit) crc = crc >> 1 ^ ((crc & 1) != 0 ? 0xEDB88320U : 0U);
+  }
+  return "\x89PNG\r\n\x1A\n" + big_endian(13) + header + big_endian(~crc) + big_endian(0) + "IDAT" + big_endian(0x35AF061E);
+}
+
+/// A safetensors file with its header changed; the data stay.
+void rewrite_header(const fs::path& file, const std::function<void(nlohmann::json&)>& change) {
+  const std::string content = file_content(file);
+  std::uint64_t length = 0;
+  for (std::size_t i = 8; i-- > 0;) length = length << 8 | static_cast<std::uint8_t>(content[i]);
+  nlohmann::json header = nlohmann::json::parse(content.substr(8, length));
+  change(header);
+  const std::string text = header.dump();
+  std::string size;
+  for (int i = 0; i < 8; ++i) size += static_cast<char>(text.size() >> (8 * i) & 0xFFU);
+  std::ofstream(file, std::ios::binary) << size << text << content.substr(8 + length);
+}
+
+TEST_F(Programs, UnknownFlag) {
+  for (const char* name : {"biqa_learner", "biqa_score", "biqa_trace"}) {
+    SCOPED_TRACE(name);
+    expect_error(run({program(name), "--modle", "x"}), 2, "unknown flag --modle");
+  }
+}
+
+TEST_F(Programs, HelpAndVersion) {
+  for (const char* name : {"biqa_learner", "biqa_score", "biqa_trace"}) {
+    const Outcome help = run({program(name), "--help"});
+    EXPECT_EQ(help.code, 0);
+    EXPECT_THAT(help.out, HasSubstr(name));
+    EXPECT_EQ(run({program(name), "--version"}).code, 0);
+  }
+}
+
+TEST_F(Programs, MissingModel) {
+  const std::string absent = (folder_.path() / "absent").string();
+  expect_error(run({program("biqa_score"), "--model", absent, (kTiny / "sample_cat.png").string()}), 1, absent);
+  expect_error(trace(absent), 1, absent);
+  expect_error(learn({"model.path=" + absent}), 1, absent);
+  EXPECT_FALSE(fs::exists(folder_.path() / "run"));
+}
+
+TEST_F(Programs, UnreadablePicturesAreReportedAndTheOthersScored) {
+  const std::string good = (kTiny / "sample_cat.png").string();
+  const std::string bytes = file_content(good);
+  const Arguments bad{folder_.write("empty.png", "").string(), folder_.write("half.png", bytes.substr(0, bytes.size() / 2)).string(),
+                      folder_.write("strip.ppm", "P6 50000 1 255\n" + std::string(150000, 'x')).string(),
+                      folder_.write("bomb.png", bomb_png()).string(), (folder_.path() / "absent.png").string(),
+                      folder_.write("text.png", "not a picture").string()};
+  Arguments words{program("biqa_score"), "--model", (kTiny / "model").string(), "--max-new-tokens", "4", "--max-pixels", "12544",
+                  "--format", "json", good};
+  words.insert(words.end(), bad.begin(), bad.end());
+  words.push_back((kTiny / "sample_cat_dark.png").string());
+  const Outcome outcome = run(words);
+  EXPECT_EQ(outcome.code, 3) << outcome.err;
+  EXPECT_EQ(outcome.errors().size(), bad.size()) << outcome.err;
+  for (const std::string& name : bad) EXPECT_THAT(outcome.err, HasSubstr(name));
+  EXPECT_EQ(std::count(outcome.out.begin(), outcome.out.end(), '\n'), 2) << outcome.out;
+  EXPECT_THAT(outcome.out, HasSubstr("sample_cat.png"));
+  EXPECT_THAT(outcome.out, HasSubstr("sample_cat_dark.png"));
+}
+
+TEST_F(Programs, UnreadablePictureInATrace) {
+  expect_error(run({program("biqa_trace"), "--model", (kTiny / "model").string(), "--image", folder_.write("bomb.png", bomb_png()).string(),
+                    "--prompt", "x", "--out", (folder_.path() / "trace.h5").string()}),
+               1, "60000 x 60000");
+  EXPECT_FALSE(fs::exists(folder_.path() / "trace.h5"));
+}
+
+TEST_F(Programs, WrongConfiguration) {
+  expect_error(learn({"rollout.groupsize=4"}), 2, "rollout.group_size");
+  expect_error(learn({"rollout.group_size=four"}), 2, "rollout.group_size");
+  expect_error(learn({"optimizer.lr=-1"}), 2, "optimizer.lr");
+  expect_error(run({program("biqa_learner"), "--config", folder_.write("bad.yaml", "model:\n  path: x\n  pahts: y\n").string()}), 2,
+               "bad.yaml:3");
+  expect_error(run({program("biqa_learner"), "--config", folder_.write("broken.yaml", "model: {path: x\n").string()}), 2, "broken.yaml");
+  expect_error(run({program("biqa_learner"), "--config", (folder_.path() / "absent.yaml").string()}), 1, "absent.yaml");
+  expect_error(run({program("biqa_learner")}), 2, "--config");
+}
+
+TEST_F(Programs, RolesThatDoNotAddUp) {
+  expect_error(learn({"roles={actors: 2, rewards: 1, learners: 1}"}), 2, "mpirun -np 4");
+  Arguments plan = learner({"roles={actors: 2, rewards: 1, learners: 1}"});
+  plan.push_back("--dry-run");
+  expect_error(run(plan), 2, "mpirun -np 4");
+}
+
+TEST_F(Programs, SeveralRanksComplainOnce) {
+  const Arguments launcher{"mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "3"};
+  if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
+  for (const auto& [set, code, part] :
+       std::vector<std::tuple<std::string, int, std::string>>{{"rollout.group_size=0", 2, "rank 0 of 3"},
+                                                              {"data.train=/absent/train.jsonl", 1, "rank 0 of 3"}}) {
+    SCOPED_TRACE(set);
+    Arguments words = launcher;
+    const Arguments rest = learner({set});
+    words.insert(words.end(), rest.begin(), rest.end());
+    expect_error(run(words), code, part);
+  }
+}
+
+TEST_F(Programs, UnwritableRunFolder) {
+  // Permissions mean nothing to root; nobody can make a folder below a file.
+  const fs::path file = folder_.write("file", "");
+  expect_error(learn({"train.out=" + (file / "run").string()}), 1, (file / "run").string());
+}
+
+TEST_F(Programs, DiskFull) {
+  const std::string whole = program("biqa_score");
+  expect_error(run({whole, "--help"}, {"/dev/full", RLIM_INFINITY, {}}), 1, "standard output");
+  expect_error(run({whole, "--model", (kTiny / "model").string(), "--max-new-tokens", "2", (kTiny / "sample_cat.png").string()},
+                   {"/dev/full", RLIM_INFINITY, {}}),
+               1, "standard output");
+  // Enough for the configuration, not for a checkpoint.
+  Surroundings small;
+  small.largest_file = 64 * 1024;
+  expect_error(run(learner(), small), 1, "checkpoints");
+  const fs::path checkpoints = folder_.path() / "run/checkpoints";
+  EXPECT_FALSE(fs::exists(checkpoints / "latest"));
+  // With room again the same command does the run.
+  EXPECT_EQ(learn().code, 0);
+  EXPECT_TRUE(fs::exists(checkpoints / "latest"));
+}
+
+TEST_F(Programs, AdapterForAnotherModel) {
+  ModelConfig other = ModelConfig::load(kTiny / "model");
+  other.text.hidden *= 2;
+  const fs::path adapter = folder_.path() / "adapter";
+  write_peft(adapter, initial_lora(std::make_shared<LoraLayout>(other, LoraSpec{}), 1), "another");
+  expect_error(run({program("biqa_score"), "--model", (kTiny / "model").string(), "--adapter", adapter.string(), (kTiny / "sample_cat.png").string()}),
+               1, adapter.string());
+  expect_error(learn({"model.adapter=" + adapter.string()}), 1, adapter.string());
+}
+
+TEST_F(Programs, PromptLongerThanTheModel) {
+  std::string words;
+  for (int i = 0; i < 3000; ++i) words += "blur ";
+  expect_error(trace(kTiny / "model", words), 1, "2048");
+  expect_error(learn({"prompts.user=" + words}), 1, "2048");
+}
+
+TEST_F(Programs, NoSuchDevice) {
+  expect_error(run({program("biqa_score"), "--model", (kTiny / "model").string(), "--device", "cuda", (kTiny / "sample_cat.png").string()}), 1,
+               "cuda");
+  expect_error(run({program("biqa_trace"), "--model", (kTiny / "model").string(), "--device", "cuda", "--prompt", "x", "--out",
+                    (folder_.path() / "trace.h5").string()}),
+               1, "cuda");
+  expect_error(learn({"model.device=cuda"}), 1, "cuda");
+  expect_error(learn({"model.device=tpu"}), 2, "tpu");
+}
+
+TEST_F(Programs, BadManifest) {
+  const std::string good = R"({"id": "a", "image": "a.png", "score": 3})"
+                           "\n";
+  expect_error(learn_from(good + "{\"id\": \n"), 1, "train.jsonl:2");
+  expect_error(learn_from(good + R"({"id": "b", "image": "absent.png", "score": 3})"), 1, "train.jsonl:2");
+  expect_error(learn_from(good + R"({"id": "b", "image": "a.png", "score": 7})"), 1, "train.jsonl:2");
+  expect_error(learn_from(good + R"({"id": "b", "image": "a.png", "score": NaN})"), 1, "train.jsonl:2");
+  expect_error(learn_from(good + good), 1, "train.jsonl:2");
+  expect_error(learn_from(""), 1, "train.jsonl");
+}
+
+TEST_F(Programs, UnreadablePictureWhileTraining) {
+  std::string lines;
+  for (int i = 0; i < 4; ++i) lines += fmt::format(R"({{"id": "{0}", "image": "{0}.png", "score": 3}})", i) + "\n";
+  for (int i = 0; i < 4; ++i) folder_.write(fmt::format("{}.png", i), "not a picture");
+  expect_error(learn_from(lines), 1, ".png");
+}
+
+TEST_F(Programs, DamagedTokenizer) {
+  const fs::path model = copy_model();
+  const std::string json = file_content(model / "tokenizer.json");
+  folder_.write("model/tokenizer.json", json.substr(0, json.size() / 2));
+  expect_error(trace(model), 1, "tokenizer.json");
+  expect_error(run({program("biqa_trace"), "--model", model.string(), "--tokenize", folder_.write("words.jsonl", "\"blur\"\n").string()}), 1,
+               "tokenizer.json");
+}
+
+TEST_F(Programs, DamagedWeights) {
+  const fs::path file = copy_model() / "model.safetensors";
+  const fs::path model = file.parent_path();
+  const std::string whole = file_content(file);
+  const auto restore = [&] { std::ofstream(file, std::ios::binary) << whole; };
+
+  fs::resize_file(file, whole.size() / 2);
+  expect_error(trace(model), 1, "model.safetensors");
+  fs::resize_file(file, 0);
+  expect_error(trace(model), 1, "model.safetensors");
+  for (const char* length : {"\xff\xff\xff\xff\xff\xff\xff\x7f", "\xff\xff\xff\xff\xff\xff\xff\xff", "\x00\x00\x00\x40\x00\x00\x00\x00"}) {
+    std::ofstream(file, std::ios::binary) << std::string(length, 8) << whole.substr(8);
+    expect_error(trace(model), 1, "model.safetensors");
+  }
+  restore();
+  rewrite_header(file, [](nlohmann::json& header) {
+    header["model.layers.0.mlp.up_proj.weight"]["data_offsets"] = header["model.layers.0.mlp.gate_proj.weight"]["data_offsets"];
+  });
+  expect_error(trace(model), 1, "model.safetensors");
+  restore();
+  rewrite_header(file, [](nlohmann::json& header) { header["model.norm.weight"]["dtype"] = "I16"; });
+  expect_error(trace(model), 1, "model.norm.weight");
+  restore();
+  rewrite_header(file, [](nlohmann::json& header) { header["model.norm.weight"]["shape"] = {2, 64}; });
+  expect_error(trace(model), 1, "model.norm.weight");
+}
+
+TEST_F(Programs, MissingShard) {
+  const fs::path model = copy_model();
+  fs::rename(model / "model.safetensors", model / "model-00001-of-00002.safetensors");
+  nlohmann::json index;
+  index["weight_map"]["model.norm.weight"] = "model-00001-of-00002.safetensors";
+  index["weight_map"]["model.embed_tokens.weight"] = "model-00002-of-00002.safetensors";
+  folder_.write("model/model.safetensors.index.json", index.dump());
+  expect_error(trace(model), 1, "model-00002-of-00002.safetensors");
+}
+
+TEST_F(Programs, ImpossibleShapes) {
+  const fs::path model = copy_model();
+  const auto original = nlohmann::json::parse(file_content(model / "config.json"));
+  const auto with = [&](const char* key, const nlohmann::json& value) {
+    nlohmann::json changed = original;
+    changed["text_config"][key] = value;
+    folder_.write("model/config.json", changed.dump());
+    return trace(model);
+  };
+  expect_error(with("hidden_size", 130), 1, "config.json");
+  expect_error(with("hidden_size", -128), 1, "hidden_size");
+  expect_error(with("num_attention_heads", 0), 1, "num_attention_heads");
+  expect_error(with("num_hidden_layers", 1LL << 40), 1, "num_hidden_layers");
+  expect_error(with("vocab_size", 1LL << 60), 1, "vocab_size");
+  expect_error(with("intermediate_size", 512), 1, "mlp");
+  expect_error(with("num_key_value_heads", 3), 1, "num_key_value_heads");
+}
+
+TEST_F(Programs, StoppedRunGoesOn) {
+  const Arguments words = learner({"train.steps=12", "checkpoint.every=100"});
+  const fs::path run_folder = folder_.path() / "run";
+  const auto steps_done = [&] {
+    std::vector<int> steps;
+    std::istringstream lines(file_content(run_folder / "metrics.jsonl"));
+    for (std::string line; std::getline(lines, line);) {
+      if (line.find("\"eval\"") == std::string::npos) steps.push_back(nlohmann::json::parse(line)["step"]);
+    }
+    return steps;
+  };
+  bool asked = false;
+  Surroundings impatient;
+  impatient.meanwhile = [&](pid_t child) {
+    if (asked || steps_done().empty()) return;
+    asked = ::kill(child, SIGTERM) == 0;
+  };
+  const Outcome stopped = run(words, impatient);
+  ASSERT_EQ(stopped.code, 75) << stopped.err;
+  EXPECT_TRUE(stopped.errors().empty()) << stopped.err;
+  const std::size_t before = steps_done().size();
+  EXPECT_LT(before, 12U);
+  EXPECT_TRUE(fs::exists(run_folder / "checkpoints/latest/manifest.json"));
+
+  const Outcome finished = run(words);
+  EXPECT_EQ(finished.code, 0) << finished.err;
+  EXPECT_EQ(steps_done(), (std::vector<int>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}));
+  EXPECT_TRUE(fs::exists(run_folder / "adapter.h5"));
+}
+
+}  // namespace
+}  // namespace biqa

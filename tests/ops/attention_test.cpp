@@ -1,0 +1,409 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention over pages, forward and backward, against the formula.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numeric>
+
+#include "core/random.h"
+#include "ops/ops.h"
+#include "support/compare.h"
+#include "support/oracle.h"
+
+namespace biqa {
+namespace {
+
+using oracle::Complex;
+using oracle::matrix_of;
+using oracle::Real;
+using testing::ExpectedMatrix;
+using testing::random_tensor;
+using testing::relative_bound;
+using testing::roundoff;
+using testing::same_bits;
+
+constexpr double kUnit = 0x1.0p-24;
+/// The exponential, its argument's scale and maximum, the sum's reciprocal, products.
+constexpr double kSoftmaxUnits = 12 * kUnit;
+
+/// Keys and values of some sequences, in pages that are handed out in a scattered order.
+class Paged {
+ public:
+  Paged(const HeadShape& shape, DType type, std::int64_t pages)
+      : storage_(type, 1, pages * kv_page_elements(shape), "test"),
+        order_(random_order(static_cast<std::size_t>(pages), RandomStream{7})),
+        shape_(shape) {
+    storage_.zero();
+  }
+  KvPages pages() { return {storage_.view().data(), storage_.type(), kv_page_elements(shape_)}; }
+  std::vector<std::int32_t> take(std::int64_t tokens) {
+    std::vector<std::int32_t> taken;
+    for (std::int64_t i = 0; i < tokens; i += kPageTokens) {
+      taken.push_back(static_cast<std::int32_t>(order_.back()));
+      order_.pop_back();
+    }
+    return taken;
+  }
+
+ private:
+  Tensor storage_;
+  std::vector<std::size_t> order_;
+  HeadShape shape_;
+};
+
+void add_writes(std::vector<KvWrite>& writes, const std::vector<std::int32_t>& pages, std::int64_t first_row,
+                std::int64_t rows, std::int64_t position) {
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const std::int64_t at = position + i;
+    writes.push_back({static_cast<std::int32_t>(first_row + i), pages[static_cast<std::size_t>(at / kPageTokens)],
+                      static_cast<std::int32_t>(at % kPageTokens)});
+  }
+}
+
+/// Bounds for softmax(q·Kᵀ/√D)·V of one element: a score is off by `score_error`, which is a relative error of its
+/// probability; the weighted sum adds its own.
+ExpectedMatrix expected_attention(const Real& q, const Real& k, const Real& v, const HeadShape& shape,
+                                  const oracle::Visible& visible, DType output) {
+  const Real out = oracle::attention(q, k, v, shape.heads, shape.kv_heads, visible);
+  ExpectedMatrix expected(q.rows, q.columns);
+  const std::int64_t dim = shape.head_dim;
+  for (std::int64_t t = 0; t < q.rows; ++t) {
+    const auto& keys = visible[static_cast<std::size_t>(t)];
+    for (std::int64_t h = 0; h < shape.heads; ++h) {
+      const std::int64_t k_column = h / (shape.heads / shape.kv_heads) * dim;
+      const std::vector<double> p = oracle::probabilities(q, k, t, h * dim, k_column, dim, keys);
+      double largest = 0;
+      for (const std::int64_t j : keys) {
+        double size = 0;
+        for (std::int64_t d = 0; d < dim; ++d) size += std::abs(q(t, h * dim + d) * k(j, k_column + d));
+        largest = std::max(largest, size);
+      }
+      const double score_error = (relative_bound(dim) + 3 * kUnit) * largest / std::sqrt(static_cast<double>(dim));
+      const double relative = 2 * score_error + 2 * relative_bound(static_cast<std::int64_t>(keys.size())) + kSoftmaxUnits;
+      for (std::int64_t d = 0; d < dim; ++d) {
+        double magnitude = 0;
+        for (std::size_t j = 0; j < keys.size(); ++j) magnitude += p[j] * std::abs(v(keys[j], k_column + d));
+        const double value = out(t, h * dim + d);
+        expected.set(t, h * dim + d, value, relative * magnitude + roundoff(output) * std::abs(value));
+      }
+    }
+  }
+  return expected;
+}
+
+struct Case {
+  HeadShape shape;
+  DType type;
+};
+std::ostream& operator<<(std::ostream& out, const Case& c) {
+  return out << c.shape.heads << "/" << c.shape.kv_heads << " heads of " << c.shape.head_dim << " " << name_of(c.type);
+}
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  for (const HeadShape& shape :
+       {HeadShape{1, 1, 2}, HeadShape{4, 2, 8}, HeadShape{2, 1, 16}, HeadShape{6, 2, 20}, HeadShape{3, 3, 32},
+        HeadShape{2, 2, 80}, HeadShape{7, 1, 128}}) {
+    for (const DType type : {DType::f32, DType::bf16}) all.push_back({shape, type});
+  }
+  return all;
+}
+class Attention : public ::testing::TestWithParam<Case> {};
+INSTANTIATE_TEST_SUITE_P(Cases, Attention, ::testing::ValuesIn(cases()));
+
+TEST_P(Attention, AgreesWithTheFormula) {
+  const auto& [shape, type] = GetParam();
+  const auto ops = make_cpu_ops(type, 2);
+  // Lengths around the page size; the third sequence goes on from 19 tokens that were stored before.
+  const std::vector<std::int64_t> rows{1, 16, 5, 35};
+  const std::vector<std::int64_t> before{0, 0, 19, 0};
+  const std::int64_t total = std::accumulate(rows.begin(), rows.end(), std::int64_t{0});
+  const std::int64_t stored = 19;
+  const Tensor q = random_tensor(DType::f32, total, shape.heads * shape.head_dim, 2, 1);
+  const Tensor k = random_tensor(DType::f32, stored + total, shape.kv_heads * shape.head_dim, 2, 2);
+  const Tensor v = random_tensor(DType::f32, stored + total, shape.kv_heads * shape.head_dim, 2, 3);
+  Paged paged(shape, type, 12);
+  std::vector<std::vector<std::int32_t>> pages;
+  std::vector<KvWrite> writes;
+  std::vector<AttentionRows> sequences;
+  oracle::Visible visible;
+  std::int64_t row = 0;
+  for (std::size_t s = 0; s < rows.size(); ++s) {
+    pages.push_back(paged.take(before[s] + rows[s]));
+    add_writes(writes, pages[s], 0, before[s], 0);
+    add_writes(writes, pages[s], stored + row, rows[s], before[s]);
+    std::vector<std::int64_t> keys(static_cast<std::size_t>(before[s]));
+    std::iota(keys.begin(), keys.end(), std::int64_t{0});
+    for (std::int64_t i = 0; i < rows[s]; ++i) {
+      keys.push_back(stored + row + i);
+      visible.push_back(keys);
+    }
+    row += rows[s];
+  }
+  row = 0;
+  for (std::size_t s = 0; s < rows.size(); ++s) {
+    sequences.push_back({row, rows[s], before[s], pages[s].data()});
+    row += rows[s];
+  }
+  ops->write_kv(k.view(), v.view(), shape, writes, paged.pages());
+  Tensor out(type, total, shape.heads * shape.head_dim, "test");
+  Tensor lse(DType::f32, total, shape.heads, "test");
+  ops->attention(q.view(), paged.pages(), shape, sequences, out.view(), lse.view());
+
+  const Real keys = oracle::rounded(matrix_of(k.view()), type);
+  const Real values = oracle::rounded(matrix_of(v.view()), type);
+  const Real queries = matrix_of(q.view());
+  EXPECT_TRUE(expected_attention(queries, keys, values, shape, visible, type).agrees_with(out.view()));
+  ExpectedMatrix expected_lse(total, shape.heads);
+  for (std::int64_t t = 0; t < total; ++t) {
+    for (std::int64_t h = 0; h < shape.heads; ++h) {
+      double log_sum = 0;
+      oracle::probabilities(queries, keys, t, h * shape.head_dim, h / (shape.heads / shape.kv_heads) * shape.head_dim,
+                            shape.head_dim, visible[static_cast<std::size_t>(t)], &log_sum);
+      // Scores are sums of head_dim products below 4, divided by √head_dim.
+      const double score = 4 * std::sqrt(static_cast<double>(shape.head_dim));
+      expected_lse.set(t, h, log_sum, (relative_bound(shape.head_dim) + 4 * kUnit) * score + relative_bound(35) +
+                                          4 * kUnit * std::abs(log_sum));
+    }
+  }
+  EXPECT_TRUE(expected_lse.agrees_with(lse.view()));
+
+  Tensor without(type, total, shape.heads * shape.head_dim, "test");
+  ops->attention(q.view(), paged.pages(), shape, sequences, without.view(), View{});
+  EXPECT_TRUE(same_bits(out.view(), without.view()));
+}
+
+TEST_P(Attention, ARowDoesNotDependOnItsBatchOrTheThreads) {
+  const auto& [shape, type] = GetParam();
+  constexpr std::int64_t kLength = 75;
+  const Tensor q = random_tensor(DType::f32, kLength, shape.heads * shape.head_dim, 2, 1);
+  const Tensor k = random_tensor(DType::f32, kLength, shape.kv_heads * shape.head_dim, 2, 2);
+  const Tensor v = random_tensor(DType::f32, kLength, shape.kv_heads * shape.head_dim, 2, 3);
+  Paged paged(shape, type, 8);
+  const auto pages = paged.take(kLength);
+  const auto single = make_cpu_ops(type, 1);
+  Tensor alone(type, kLength, q.columns(), "test");
+  for (std::int64_t t = 0; t < kLength; ++t) {  // token by token, each written just before it is read
+    std::vector<KvWrite> writes;
+    add_writes(writes, pages, t, 1, t);
+    single->write_kv(k.view(), v.view(), shape, writes, paged.pages());
+    const AttentionRows one{0, 1, t, pages.data()};
+    single->attention(q.view().row_range(t, 1), paged.pages(), shape, std::span(&one, 1), alone.view().row_range(t, 1), View{});
+  }
+  for (const int threads : {1, 2}) {
+    const auto ops = make_cpu_ops(type, threads);
+    for (const std::int64_t rows : {2, 3, 7, 8, 9, 33, 75}) {
+      const std::int64_t first = kLength - rows;
+      Tensor out(type, rows, q.columns(), "test");
+      // The rows as one sequence, and as if each were its own.
+      const AttentionRows whole{0, rows, first, pages.data()};
+      ops->attention(q.view().row_range(first, rows), paged.pages(), shape, std::span(&whole, 1), out.view(), View{});
+      EXPECT_TRUE(same_bits(out.view(), alone.view().row_range(first, rows))) << rows << " rows, " << threads;
+      std::vector<AttentionRows> each;
+      for (std::int64_t i = 0; i < rows; ++i) each.push_back({i, 1, first + i, pages.data()});
+      out.zero();
+      ops->attention(q.view().row_range(first, rows), paged.pages(), shape, each, out.view(), View{});
+      EXPECT_TRUE(same_bits(out.view(), alone.view().row_range(first, rows))) << rows << " sequences, " << threads;
+    }
+  }
+}
+
+TEST_P(Attention, SegmentsAgreeWithTheFormula) {
+  const HeadShape shape{GetParam().shape.heads, GetParam().shape.heads, GetParam().shape.head_dim};
+  const DType type = GetParam().type;
+  const std::vector<std::int64_t> boundaries{0, 1, 17, 33, 53};
+  const std::int64_t width = shape.heads * shape.head_dim;
+  const Tensor qkv = random_tensor(DType::f32, 53, 3 * width, 2, 4);
+  const ConstView q = qkv.view().column_range(0, width);
+  const ConstView k = qkv.view().column_range(width, width);
+  const ConstView v = qkv.view().column_range(2 * width, width);
+  oracle::Visible visible;
+  for (std::size_t s = 0; s + 1 < boundaries.size(); ++s) {
+    std::vector<std::int64_t> keys(static_cast<std::size_t>(boundaries[s + 1] - boundaries[s]));
+    std::iota(keys.begin(), keys.end(), boundaries[s]);
+    visible.insert(visible.end(), keys.size(), keys);
+  }
+  const ExpectedMatrix expected = expected_attention(matrix_of(q), matrix_of(k), matrix_of(v), shape, visible, type);
+  Tensor first(type, 53, width, "test");
+  for (const int threads : {1, 2}) {
+    const auto ops = make_cpu_ops(type, threads);
+    Tensor out(type, 53, width, "test");
+    ops->segment_attention(q, k, v, shape, boundaries, out.view());
+    EXPECT_TRUE(expected.agrees_with(out.view())) << threads;
+    if (threads == 1) {
+      first = std::move(out);
+    } else {
+      EXPECT_TRUE(same_bits(first.view(), out.view()));
+    }
+  }
+}
+
+/// Two groups: a prompt longer than a page with members of 3, 0 (a completion of one token) and 2 rows, and a prompt of
+/// 2 rows with a member of 1. With `last`, only the prompts' last rows have queries.
+struct Grouped {
+  std::vector<SharedPromptRows> groups;
+  oracle::Visible visible;
+  std::int64_t keys = 0, queries = 0;
+
+  void add(std::int64_t prompt, std::int64_t prompt_queries, const std::vector<std::int64_t>& members) {
+    SharedPromptRows group{keys, prompt, queries, prompt_queries, {}};
+    std::vector<std::int64_t> seen(static_cast<std::size_t>(prompt - prompt_queries));
+    std::iota(seen.begin(), seen.end(), keys);
+    for (std::int64_t i = prompt - prompt_queries; i < prompt; ++i) {
+      seen.push_back(keys + i);
+      visible.push_back(seen);
+    }
+    keys += prompt;
+    queries += prompt_queries;
+    for (const std::int64_t rows : members) {
+      group.members.push_back({keys, rows, queries});
+      std::vector<std::int64_t> behind = seen;
+      for (std::int64_t i = 0; i < rows; ++i) {
+        behind.push_back(keys + i);
+        visible.push_back(behind);
+      }
+      keys += rows;
+      queries += rows;
+    }
+    groups.push_back(std::move(group));
+  }
+};
+
+class AttentionBackward : public ::testing::TestWithParam<std::tuple<Case, bool>> {};
+std::vector<Case> backward_cases() {
+  std::vector<Case> all;
+  for (const HeadShape& shape : {HeadShape{4, 2, 8}, HeadShape{2, 1, 16}, HeadShape{3, 1, 20}, HeadShape{1, 1, 80}}) {
+    for (const DType type : {DType::f32, DType::bf16}) all.push_back({shape, type});
+  }
+  return all;
+}
+INSTANTIATE_TEST_SUITE_P(Cases, AttentionBackward, ::testing::Combine(::testing::ValuesIn(backward_cases()), ::testing::Bool()));
+
+TEST_P(AttentionBackward, IsTheDerivative) {
+  const auto& [c, last] = GetParam();
+  const HeadShape& shape = c.shape;
+  const std::int64_t dim = shape.head_dim;
+  Grouped rows;
+  rows.add(17, last ? 1 : 17, {3, 0, 2});
+  rows.add(2, last ? 1 : 2, {1});
+  const Tensor q = random_tensor(DType::f32, rows.queries, shape.heads * dim, 2, 1);
+  const Tensor k = random_tensor(DType::f32, rows.keys, shape.kv_heads * dim, 2, 2);
+  const Tensor v = random_tensor(DType::f32, rows.keys, shape.kv_heads * dim, 2, 3);
+  const Tensor d_out = random_tensor(DType::f32, rows.queries, shape.heads * dim, 2, 4);
+  const Real qs = matrix_of(q.view());
+  const Real ks = oracle::rounded(matrix_of(k.view()), c.type);
+  const Real vs = oracle::rounded(matrix_of(v.view()), c.type);
+  const Real ds = matrix_of(d_out.view());
+
+  // out and lse as a forward would leave them.
+  const Real result = oracle::attention(qs, ks, vs, shape.heads, shape.kv_heads, rows.visible);
+  Tensor out(c.type, rows.queries, shape.heads * dim, "test");
+  Tensor lse(DType::f32, rows.queries, shape.heads, "test");
+  Tensor exact(DType::f32, rows.queries, shape.heads * dim, "test");
+  for (std::size_t i = 0; i < result.values.size(); ++i) exact.span<float>()[i] = static_cast<float>(result.values[i]);
+  const auto single = make_cpu_ops(c.type, 1);
+  single->convert(exact.view(), out.view());
+
+  // Magnitudes of the sums, for the bounds.
+  const double scale = 1 / std::sqrt(static_cast<double>(dim));
+  Real q_bound(qs.rows, qs.columns);
+  Real k_bound(ks.rows, ks.columns);
+  Real v_bound(vs.rows, vs.columns);
+  double score_error = 0;
+  for (std::int64_t t = 0; t < qs.rows; ++t) {
+    const auto& keys = rows.visible[static_cast<std::size_t>(t)];
+    for (std::int64_t h = 0; h < shape.heads; ++h) {
+      const std::int64_t column = h / (shape.heads / shape.kv_heads) * dim;
+      double log_sum = 0;
+      const auto p = oracle::probabilities(qs, ks, t, h * dim, column, dim, keys, &log_sum);
+      lse.row<float>(t)[h] = static_cast<float>(log_sum);
+      double delta = 0;
+      for (std::int64_t d = 0; d < dim; ++d) delta += std::abs(ds(t, h * dim + d) * result(t, h * dim + d));
+      // The forward's output is rounded to the compute type before Σ d_out ⊙ out is taken of it.
+      const double rounding = roundoff(c.type) / kUnit;
+      for (std::size_t j = 0; j < keys.size(); ++j) {
+        double products = 0;
+        double size = std::abs(log_sum);
+        for (std::int64_t d = 0; d < dim; ++d) {
+          products += std::abs(ds(t, h * dim + d) * vs(keys[j], column + d));
+          size += scale * std::abs(qs(t, h * dim + d) * ks(keys[j], column + d));
+        }
+        score_error = std::max(score_error, size);
+        const double d_score = p[j] * scale * (products + delta + rounding * delta / 32);
+        for (std::int64_t d = 0; d < dim; ++d) {
+          q_bound(t, h * dim + d) += d_score * std::abs(ks(keys[j], column + d));
+          k_bound(keys[j], column + d) += d_score * std::abs(qs(t, h * dim + d));
+          v_bound(keys[j], column + d) += p[j] * std::abs(ds(t, h * dim + d));
+        }
+      }
+    }
+  }
+  const double relative = (relative_bound(dim) + 4 * kUnit) * score_error + relative_bound(dim) + relative_bound(64) + 32 * kUnit;
+
+  const Complex q_complex = oracle::complex_of(qs);
+  const Complex k_complex = oracle::complex_of(ks);
+  const Complex v_complex = oracle::complex_of(vs);
+  const auto loss = [&](const Complex& a, const Complex& b, const Complex& e) {
+    return oracle::contract(ds, oracle::attention(a, b, e, shape.heads, shape.kv_heads, rows.visible));
+  };
+  // Every element of small heads, some of large ones: the oracle's time goes with the square of the head size.
+  const std::size_t stride = dim <= 8 ? 1 : dim <= 20 ? 7 : 53;
+  const auto expected_of = [&](const Real& x, const Real& bound, const auto& function) {
+    const Real g = oracle::gradient(x, function, stride);
+    ExpectedMatrix expected(x.rows, x.columns);
+    for (std::size_t i = 0; i < g.values.size(); i += stride) {
+      const auto at = static_cast<std::int64_t>(i);
+      expected.set(at / x.columns, at % x.columns, g.values[i], relative * bound.values[i] + kUnit * std::abs(g.values[i]));
+    }
+    return expected;
+  };
+  const auto d_q_expected = expected_of(qs, q_bound, [&](const Complex& z) { return loss(z, k_complex, v_complex); });
+  const auto d_k_expected = expected_of(ks, k_bound, [&](const Complex& z) { return loss(q_complex, z, v_complex); });
+  const auto d_v_expected = expected_of(vs, v_bound, [&](const Complex& z) { return loss(q_complex, k_complex, z); });
+
+  Tensor first_q, first_k, first_v;
+  for (const int threads : {1, 2}) {
+    const auto ops = make_cpu_ops(c.type, threads);
+    Tensor d_q(DType::f32, q.rows(), q.columns(), "test");
+    Tensor d_k(DType::f32, k.rows(), k.columns(), "test");
+    Tensor d_v(DType::f32, v.rows(), v.columns(), "test");
+    ops->attention_backward(q.view(), k.view(), v.view(), out.view(), lse.view(), d_out.view(), shape, c.type, rows.groups,
+                            d_q.view(), d_k.view(), d_v.view());
+    EXPECT_TRUE(d_q_expected.agrees_with(d_q.view())) << threads << " threads, d_q";
+    EXPECT_TRUE(d_k_expected.agrees_with(d_k.view())) << threads << " threads, d_k";
+    EXPECT_TRUE(d_v_expected.agrees_with(d_v.view())) << threads << " threads, d_v";
+    if (threads == 1) {
+      first_q = std::move(d_q);
+      first_k = std::move(d_k);
+      first_v = std::move(d_v);
+    } else {
+      EXPECT_TRUE(same_bits(first_q.view(), d_q.view()) && same_bits(first_k.view(), d_k.view()) &&
+                  same_bits(first_v.view(), d_v.view()));
+    }
+  }
+}
+
+TEST(AttentionPages, ACopiedPageHoldsTheSame) {
+  const HeadShape shape{2, 1, 20};
+  const auto ops = make_cpu_ops(DType::f32, 1);
+  Paged paged(shape, DType::f32, 3);
+  const Tensor k = random_tensor(DType::f32, 5, 20, 1, 1);
+  const Tensor v = random_tensor(DType::f32, 5, 20, 1, 2);
+  const Tensor q = random_tensor(DType::f32, 1, 40, 1, 3);
+  std::vector<KvWrite> writes;
+  add_writes(writes, {2}, 0, 5, 0);
+  ops->write_kv(k.view(), v.view(), shape, writes, paged.pages());
+  ops->copy_page(paged.pages(), 2, 0);
+  Tensor original(DType::f32, 1, 40, "test");
+  Tensor copied(DType::f32, 1, 40, "test");
+  const std::int32_t from = 2;
+  const std::int32_t to = 0;
+  const AttentionRows at_original{0, 1, 4, &from};
+  const AttentionRows at_copy{0, 1, 4, &to};
+  ops->attention(q.view(), paged.pages(), shape, std::span(&at_original, 1), original.view(), View{});
+  ops->attention(q.view(), paged.pages(), shape, std::span(&at_copy, 1), copied.view(), View{});
+  EXPECT_TRUE(same_bits(original.view(), copied.view()));
+  EXPECT_NE(original.row<float>(0)[0], 0);
+}
+
+}  // namespace
+}  // namespace biqa

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+// The adapter's part of a projection, forward and backward, with and without dropout, against the formula.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numeric>
+
+#include "core/random.h"
+#include "ops/ops.h"
+#include "support/compare.h"
+#include "support/oracle.h"
+
+namespace biqa {
+namespace {
+
+using oracle::Complex;
+using oracle::matrix_of;
+using oracle::Real;
+using testing::ExpectedMatrix;
+using testing::random_tensor;
+using testing::relative_bound;
+using testing::same_bits;
+
+constexpr double kUnit = 0x1.0p-24;
+
+struct Part {
+  std::int64_t rank, out, offset;
+  float scale;
+};
+struct Case {
+  std::int64_t rows, in, total_out;
+  std::vector<Part> parts;
+  DType type;
+  double rate;
+};
+std::ostream& operator<<(std::ostream& out, const Case& c) {
+  return out << c.rows << " rows, " << c.in << " to " << c.total_out << ", " << c.parts.size() << " parts, "
+             << name_of(c.type) << ", dropout " << c.rate;
+}
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  for (const DType type : {DType::f32, DType::bf16}) {
+    for (const double rate : {0.0, 0.3}) {
+      all.push_back({1, 1, 1, {{1, 1, 0, 2.0F}}, type, rate});
+      all.push_back({5, 33, 17, {{8, 17, 0, 0.5F}}, type, rate});
+      // A fused product of which the middle part is not adapted, ranks differ and one is above 16.
+      all.push_back({37, 20, 60, {{3, 24, 0, 2.0F}, {20, 19, 41, 0.25F}}, type, rate});
+    }
+  }
+  return all;
+}
+
+/// Everything about one case, with the adapter's factors random.
+struct Setting {
+  explicit Setting(const Case& c) : x(random_tensor(c.type, c.rows, c.in, 2, 1)) {
+    std::vector<LoraFactors> factors;
+    for (std::size_t p = 0; p < c.parts.size(); ++p) {
+      const Part& part = c.parts[p];
+      a.push_back(random_tensor(DType::f32, part.rank, c.in, 1, 10 + p));
+      b.push_back(random_tensor(DType::f32, part.out, part.rank, 1, 20 + p));
+      factors.push_back({a[p].row<float>(0), b[p].row<float>(0), part.rank, part.out, part.offset, part.scale});
+    }
+    for (std::int64_t r = 0; r < c.rows; ++r) keys.push_back(mix64(static_cast<std::uint64_t>(r)));
+    dropout = {c.rate, 99, keys};
+    packed = make_cpu_ops(c.type, 1)->pack_lora(c.in, factors);
+    for (std::size_t p = 0; p < c.parts.size(); ++p) masks.push_back(mask_of(c, p));
+  }
+  const Dropout* dropout_of(const Case& c) const { return c.rate > 0 ? &dropout : nullptr; }
+
+  /// Element (row, column) of projection p is kept iff the uniform draw of (key, p, token, column) is not below the
+  /// rate; four columns share one Philox block.
+  Real mask_of(const Case& c, std::size_t p) const {
+    Real mask(c.rows, c.in);
+    for (std::int64_t r = 0; r < c.rows; ++r) {
+      const RandomStream stream{dropout.key, p, keys[static_cast<std::size_t>(r)]};
+      for (std::int64_t i = 0; i < c.in; ++i) {
+        const double uniform = stream.bits(static_cast<std::uint64_t>(i / 4))[static_cast<std::size_t>(i % 4)] * 0x1.0p-32;
+        mask(r, i) = uniform < c.rate ? 0.0 : 1 / (1 - c.rate);
+      }
+    }
+    return mask;
+  }
+
+  Tensor x;
+  std::vector<Tensor> a, b;
+  std::vector<std::uint64_t> keys;
+  Dropout dropout;
+  std::vector<Real> masks;
+  std::unique_ptr<PackedLora> packed;
+};
+
+Real absolute(Real x) {
+  for (double& value : x.values) value = std::abs(value);
+  return x;
+}
+
+class LoraOp : public ::testing::TestWithParam<Case> {};
+INSTANTIATE_TEST_SUITE_P(Cases, LoraOp, ::testing::ValuesIn(cases()));
+
+TEST_P(LoraOp, ForwardAgreesWithTheFormula) {
+  const Case& c = GetParam();
+  const Setting s(c);
+  const Tensor before = random_tensor(DType::f32, c.rows, c.total_out, 2, 2);
+  Tensor u(DType::f32, c.rows, s.packed->rank, "test");
+  Tensor y = before.clone();
+  make_cpu_ops(c.type, 2)->lora(s.x.view(), *s.packed, s.dropout_of(c), u.view(), y.view());
+  const Real x = matrix_of(s.x.view());
+  const Real start = matrix_of(before.view());
+  ExpectedMatrix expected(c.rows, c.total_out);
+  for (std::int64_t t = 0; t < c.rows; ++t) {  // columns that no part owns stay as they were
+    for (std::int64_t o = 0; o < c.total_out; ++o) expected.set(t, o, start(t, o), 0);
+  }
+  for (std::size_t p = 0; p < c.parts.size(); ++p) {
+    const Part& part = c.parts[p];
+    const Real a = matrix_of(s.a[p].view());
+    const Real b = matrix_of(s.b[p].view());
+    const Real delta = oracle::lora(x, a, b, s.masks[p], part.scale);
+    const Real magnitude = oracle::lora(absolute(x), absolute(a), absolute(b), s.masks[p], part.scale);
+    for (std::int64_t t = 0; t < c.rows; ++t) {
+      for (std::int64_t o = 0; o < part.out; ++o) {
+        const double value = start(t, part.offset + o) + delta(t, o);
+        expected.set(t, part.offset + o, value,
+                     (relative_bound(c.in) + relative_bound(part.rank) + 3 * kUnit) * magnitude(t, o) + kUnit * std::abs(value));
+      }
+    }
+  }
+  EXPECT_TRUE(expected.agrees_with(y.view()));
+}
+
+TEST_P(LoraOp, BackwardIsTheDerivative) {
+  const Case& c = GetParam();
+  const Setting s(c);
+  const Tensor dy = random_tensor(c.type, c.rows, c.total_out, 1, 3);
+  const Tensor before = random_tensor(DType::f32, c.rows, c.in, 1, 4);
+  Tensor u(DType::f32, c.rows, s.packed->rank, "test");
+  Tensor y(DType::f32, c.rows, c.total_out, "test");
+  y.zero();
+  make_cpu_ops(c.type, 1)->lora(s.x.view(), *s.packed, s.dropout_of(c), u.view(), y.view());
+
+  const Real x = matrix_of(s.x.view());
+  std::vector<Real> a, b, d_part;
+  for (std::size_t p = 0; p < c.parts.size(); ++p) {
+    a.push_back(matrix_of(s.a[p].view()));
+    b.push_back(matrix_of(s.b[p].view()));
+    d_part.push_back(matrix_of(dy.view().column_range(c.parts[p].offset, c.parts[p].out)));
+  }
+  const auto loss = [&](std::size_t p, const Complex& z, const Complex& down, const Complex& up) {
+    return oracle::contract(d_part[p], oracle::lora(z, down, up, s.masks[p], c.parts[p].scale));
+  };
+  // All terms of one sign give the magnitudes: the loss is linear in each of its factors.
+  const auto size = [&](std::size_t p, const Complex& z, const Complex& down, const Complex& up) {
+    return oracle::contract(absolute(d_part[p]), oracle::lora(z, down, up, s.masks[p], c.parts[p].scale));
+  };
+  const auto complex_size = [](const Real& m) { return oracle::complex_of(absolute(m)); };
+  const auto bound_terms = [&](std::int64_t rank, std::int64_t out) {
+    return relative_bound(c.in) + relative_bound(rank) + relative_bound(out) + relative_bound(c.rows) + 6 * kUnit;
+  };
+
+  for (const int threads : {1, 2}) {
+    const auto ops = make_cpu_ops(c.type, threads);
+    std::vector<Tensor> d_a, d_b;
+    std::vector<LoraGradients> gradients;
+    for (const Part& part : c.parts) {
+      d_a.push_back(random_tensor(DType::f32, part.rank, c.in, 0.5, 5));
+      d_b.push_back(random_tensor(DType::f32, part.out, part.rank, 0.5, 6));
+      gradients.push_back({d_a.back().row<float>(0), d_b.back().row<float>(0)});
+    }
+    Tensor d_x = before.clone();
+    ops->lora_backward(s.x.view(), u.view(), dy.view(), *s.packed, s.dropout_of(c), d_x.view(), gradients);
+
+    Real x_gradient = matrix_of(before.view());
+    Real x_bound(c.rows, c.in);
+    for (std::size_t p = 0; p < c.parts.size(); ++p) {
+      const Part& part = c.parts[p];
+      const auto check = [&](const Real& factor, const Tensor& result, std::uint64_t seed, const char* name, const auto& of,
+                             const auto& size_of_terms) {
+        const Tensor start = random_tensor(DType::f32, factor.rows, factor.columns, 0.5, seed);
+        const Real g = oracle::gradient(factor, of);
+        const Real m = oracle::gradient(factor, size_of_terms);
+        ExpectedMatrix expected(factor.rows, factor.columns);
+        for (std::int64_t i = 0; i < factor.rows * factor.columns; ++i) {
+          const std::int64_t row = i / factor.columns;
+          const std::int64_t column = i % factor.columns;
+          const double value = testing::element_of(start.view(), row, column) + g(row, column);
+          expected.set(row, column, value, bound_terms(part.rank, part.out) * m(row, column) + kUnit * std::abs(value));
+        }
+        EXPECT_TRUE(expected.agrees_with(result.view())) << name << " of part " << p << ", " << threads << " threads";
+      };
+      const Complex z = oracle::complex_of(x);
+      const Complex down = oracle::complex_of(a[p]);
+      const Complex up = oracle::complex_of(b[p]);
+      check(a[p], d_a[p], 5, "A", [&](const Complex& w) { return loss(p, z, w, up); },
+            [&](const Complex& w) { return size(p, complex_size(x), w, complex_size(b[p])); });
+      check(b[p], d_b[p], 6, "B", [&](const Complex& w) { return loss(p, z, down, w); },
+            [&](const Complex& w) { return size(p, complex_size(x), complex_size(a[p]), w); });
+      const Real g = oracle::gradient(x, [&](const Complex& w) { return loss(p, w, down, up); });
+      const Real m = oracle::gradient(x, [&](const Complex& w) { return size(p, w, complex_size(a[p]), complex_size(b[p])); });
+      for (std::size_t i = 0; i < g.values.size(); ++i) {
+        x_gradient.values[i] += g.values[i];
+        x_bound.values[i] += bound_terms(part.rank, part.out) * m.values[i] + kUnit * std::abs(x_gradient.values[i]);
+      }
+    }
+    ExpectedMatrix expected(c.rows, c.in);
+    for (std::int64_t t = 0; t < c.rows; ++t) {
+      for (std::int64_t i = 0; i < c.in; ++i) expected.set(t, i, x_gradient(t, i), x_bound(t, i));
+    }
+    EXPECT_TRUE(expected.agrees_with(d_x.view())) << "input, " << threads << " threads";
+
+    // Without d_x the weights' gradients are the same.
+    std::vector<Tensor> again_a, again_b;
+    std::vector<LoraGradients> again;
+    for (const Part& part : c.parts) {
+      again_a.push_back(random_tensor(DType::f32, part.rank, c.in, 0.5, 5));
+      again_b.push_back(random_tensor(DType::f32, part.out, part.rank, 0.5, 6));
+      again.push_back({again_a.back().row<float>(0), again_b.back().row<float>(0)});
+    }
+    ops->lora_backward(s.x.view(), u.view(), dy.view(), *s.packed, s.dropout_of(c), View{}, again);
+    for (std::size_t p = 0; p < c.parts.size(); ++p) {
+      EXPECT_TRUE(same_bits(again_a[p].view(), d_a[p].view()) && same_bits(again_b[p].view(), d_b[p].view()));
+    }
+  }
+}
+
+TEST(LoraOpBatch, ARowDoesNotDependOnItsBatchOrTheThreads) {
+  for (const DType type : {DType::f32, DType::bf16}) {
+    for (const double rate : {0.0, 0.3}) {
+      const Case c{300, 40, 60, {{3, 24, 0, 2.0F}, {20, 19, 41, 0.25F}}, type, rate};
+      const Setting s(c);
+      Tensor alone_u(DType::f32, c.rows, s.packed->rank, "test");
+      Tensor alone(DType::f32, c.rows, c.total_out, "test");
+      alone.zero();
+      const auto single = make_cpu_ops(type, 1);
+      for (std::int64_t r = 0; r < c.rows; ++r) {
+        Dropout one = s.dropout;
+        one.token_keys = one.token_keys.subspan(static_cast<std::size_t>(r), 1);
+        single->lora(s.x.view().row_range(r, 1), *s.packed, rate > 0 ? &one : nullptr, alone_u.view().row_range(r, 1),
+                     alone.view().row_range(r, 1));
+      }
+      for (const int threads : {1, 2}) {
+        const auto ops = make_cpu_ops(type, threads);
+        for (const std::int64_t rows : {2, 7, 8, 9, 31, 33, 64, 300}) {
+          Tensor u(DType::f32, rows, s.packed->rank, "test");
+          Tensor y(DType::f32, rows, c.total_out, "test");
+          y.zero();
+          Dropout some = s.dropout;
+          some.token_keys = some.token_keys.subspan(static_cast<std::size_t>(c.rows - rows));
+          ops->lora(s.x.view().row_range(c.rows - rows, rows), *s.packed, rate > 0 ? &some : nullptr, u.view(), y.view());
+          EXPECT_TRUE(same_bits(u.view(), alone_u.view().row_range(c.rows - rows, rows))) << rows << " " << threads;
+          EXPECT_TRUE(same_bits(y.view(), alone.view().row_range(c.rows - rows, rows))) << rows << " " << threads;
+        }
+      }
+    }
+  }
+}
+
+// The share of dropped elements is the rate: 12000 draws, five standard deviations.
+TEST(LoraOpBatch, DropoutDropsTheRate) {
+  const Case c{300, 40, 1, {{1, 1, 0, 1.0F}}, DType::f32, 0.3};
+  const Setting s(c);
+  const auto dropped = std::count(s.masks[0].values.begin(), s.masks[0].values.end(), 0.0);
+  EXPECT_NEAR(static_cast<double>(dropped), 3600, 5 * std::sqrt(12000 * 0.3 * 0.7));
+}
+
+}  // namespace
+}  // namespace biqa

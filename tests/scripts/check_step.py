@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Computes one dumped training step again with transformers, PEFT and torch, and compares.
+
+    check_step.py --model DIR DUMP.h5 [--tolerance 1e-4]
+
+Reads prompts, pictures, completions, behaviour log-probabilities, rewards, adapter and AdamW moments from the dump;
+computes advantages, log-probabilities, per-token losses, the gradient and the updated adapter in float32. Prints the
+largest difference of each part relative to its largest value and exits 0 only if all are within the tolerance.
+Needs torch, transformers, peft, h5py, numpy. Made for dumps with loss grpo, kl k3 and advantage sum_then_normalise.
+"""
+
+import argparse
+import math
+import sys
+
+import h5py
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+
+def load_policy(path, dump):
+    base = Qwen2_5_VLForConditionalGeneration.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
+    keys = sorted(flatten(dump["adapter_before"]))
+    targets = sorted({key.split(".")[-3] for key in keys})
+    config = LoraConfig(r=int(dump.attrs["lora_rank"]), lora_alpha=float(dump.attrs["lora_alpha"]), lora_dropout=0.0,
+                        target_modules=rf".*language_model\.layers\.\d+\..*\.({'|'.join(targets)})")
+    policy = get_peft_model(base, config)
+    policy.eval()
+    parameters = {n.replace(".default.", "."): p for n, p in policy.named_parameters() if "lora_" in n}
+    assert sorted(parameters) == keys, "the dump's adapter is for another model"
+    return policy, parameters
+
+
+def flatten(group):
+    found = {}
+    group.visititems(lambda name, node: found.__setitem__(name, node[()]) if isinstance(node, h5py.Dataset) else None)
+    return found
+
+
+def log_probabilities(policy, trajectory, temperature, image_token):
+    prompt, completion = trajectory["prompt_ids"][()], trajectory["completion_ids"][()]
+    ids = torch.tensor(np.concatenate([prompt, completion]))[None]
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": (ids == image_token).int()}
+    if "pixel_values" in trajectory:
+        inputs["pixel_values"] = torch.tensor(trajectory["pixel_values"][()])
+        inputs["image_grid_thw"] = torch.tensor(trajectory["image_grid_thw"][()])
+    logits = policy(**inputs).logits[0, len(prompt) - 1:-1] / temperature
+    return logits.log_softmax(-1).gather(1, torch.tensor(completion)[:, None])[:, 0]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dump")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--tolerance", type=float, default=1e-4)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    worst = {}
+
+    def note(part, got, want, scale=None):
+        got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+        error = np.abs(got - want).max() / max(scale if scale is not None else np.abs(want).max(), 1e-30)
+        worst[part] = max(worst.get(part, 0.0), error if np.isfinite(error) else math.inf)
+
+    with h5py.File(args.dump) as dump:
+        a = dump.attrs
+        if (a["loss"], a["kl"], a["advantage"]) != ("grpo", "k3", "sum_then_normalise"):
+            sys.exit(f"error: {args.dump}: made for loss grpo, kl k3, advantage sum_then_normalise")
+        policy, parameters = load_policy(args.model, dump)
+        before = flatten(dump["adapter_before"])
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(torch.tensor(before[name]))
+        trajectories = [dump["trajectories"][k] for k in sorted(dump["trajectories"])]
+        rewards = {}
+        for t in trajectories:
+            rewards.setdefault(int(t.attrs["group"]), []).append(float(t.attrs["reward"]))
+        image_token = policy.config.image_token_id
+        total = 0.0
+        largest_loss = max(float(np.abs(t["token_loss"][()]).max()) for t in trajectories)
+        for t in trajectories:
+            group = np.array(rewards[int(t.attrs["group"])])
+            advantage = (float(t.attrs["reward"]) - group.mean()) / (group.std(ddof=1) + 1e-4)
+            note("advantage", advantage, float(t.attrs["advantage"]), 1.0)
+            columns = sum(float(t.attrs[f"reward_{c}"]) for c in ("prediction", "consistency", "reasoning", "format"))
+            note("reward (weights 1)", columns, float(t.attrs["reward"]), 1.0)
+            logp = log_probabilities(policy, t, float(a["temperature"]), image_token)
+            with torch.no_grad(), policy.disable_adapter():
+                reference = log_probabilities(policy, t, float(a["temperature"]), image_token)
+            ratio = (logp - torch.tensor(t["behaviour_logp"][()])).exp()
+            clipped = ratio.clamp(1 - float(a["clip_low"]), 1 + float(a["clip_high"]))
+            gap = reference - logp
+            token = -torch.minimum(ratio * advantage, clipped * advantage) + float(a["beta"]) * (gap.exp() - gap - 1)
+            mask = torch.tensor(t["mask"][()])
+            loss = (token * mask).sum() / mask.sum() / len(trajectories)
+            loss.backward()
+            total += float(loss.detach())
+            note("learner_logp", logp.detach().numpy(), t["learner_logp"][()])
+            note("behaviour_logp", logp.detach().numpy(), t["behaviour_logp"][()])
+            note("reference_logp", reference.numpy(), t["reference_logp"][()])
+            note("token_loss", token.detach().numpy(), t["token_loss"][()], largest_loss)
+        # A loss near zero is a difference of large terms: its scale is that of a token's loss.
+        note("loss", total, float(a["loss_value"]), largest_loss)
+        gradient = flatten(dump["gradient"])
+        scale = max(np.abs(g).max() for g in gradient.values())
+        for name, parameter in parameters.items():
+            note("gradient", parameter.grad.numpy(), gradient[name], scale)
+        norm = math.sqrt(sum(float((p.grad.double() ** 2).sum()) for p in parameters.values()))
+        note("grad_norm", norm, float(a["grad_norm"]))
+
+        m, v, after = (flatten(dump[part]) for part in ("adam_m_before", "adam_v_before", "adapter_after"))
+        optimizer = torch.optim.AdamW(parameters.values(), lr=float(a["lr"]), betas=(float(a["beta1"]), float(a["beta2"])),
+                                      eps=float(a["eps"]), weight_decay=float(a["weight_decay"]), foreach=False)
+        clip = min(1.0, float(a["max_grad_norm"]) / (norm + 1e-6))
+        for name, parameter in parameters.items():
+            parameter.grad.mul_(clip)
+            optimizer.state[parameter] = {"step": torch.tensor(float(a["optimizer_steps"])), "exp_avg": torch.tensor(m[name]),
+                                          "exp_avg_sq": torch.tensor(v[name])}
+        optimizer.step()
+        largest = max(np.abs(x).max() for x in after.values())
+        for name, parameter in parameters.items():
+            # AdamW's first step is the gradient's sign times lr: where an entry of the gradient is rounding noise, so is its
+            # sign. There the difference counts by the entry's share of the largest gradient, in full from 1 % of it.
+            weight = np.minimum(1.0, np.abs(gradient[name]) / (0.01 * scale)) if a["optimizer_steps"] == 0 else 1.0
+            note("adapter_after", weight * parameter.detach().numpy(), weight * after[name], largest)
+    for part, error in worst.items():
+        print(f"{part:<20} {error:.2e} {'ok' if error <= args.tolerance else 'BEYOND ' + format(args.tolerance, 'g')}")
+    fine = all(error <= args.tolerance for error in worst.values())
+    print(f"step: {'agrees' if fine else 'differs'} ({len(worst)} parts)")
+    return 0 if fine else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
