@@ -62,7 +62,8 @@ class Trainer {
         actor_(roles_.is_actor(world.rank())),
         reward_(roles_.is_reward(world.rank())),
         learner_(roles_.is_learner(world.rank())),
-        leader_(roles_.learners.front() == world.rank()) {
+        leader_(roles_.learners.front() == world.rank()),
+        sft_(config.objective.loss.loss == Loss::sft) {
     read_data();
     open_model();
     std::vector<int> holders = roles_.learners;  // everyone who needs the adapter; the first learner is rank 0
@@ -92,7 +93,8 @@ class Trainer {
       if (leader_) {
         folder_->append(metrics);
         warn(metrics, progress);
-        progress.update(step_, fmt::format("reward {:.3f}  kl {:.3f}  {:.0f} tokens", metrics.reward_mean, metrics.kl, metrics.length_mean));
+        progress.update(step_, sft_ ? fmt::format("loss {:.3f}", metrics.loss)
+                                    : fmt::format("reward {:.3f}  kl {:.3f}  {:.0f} tokens", metrics.reward_mean, metrics.kl, metrics.length_mean));
       }
       stopped = asked(signals_.stop) && step_ < total_steps_;
       const bool save_now = asked(signals_.save);
@@ -145,6 +147,12 @@ class Trainer {
     if (steps_per_epoch_ == 0) {
       fail_usage("rollout.images_per_step {} is more than the {} images of {}: lower it", config_.rollout.images_per_step, images,
                  config_.data.train.string());
+    }
+    for (const Sample& sample : train_) {
+      if (sft_ && sample.completion.empty()) {
+        fail("cannot train with objective.loss sft: sample {} of {} has no \"completion\"; add the answer to learn from", sample.id,
+             config_.data.train.string());
+      }
     }
     total_steps_ = config_.train.steps > 0 ? config_.train.steps : config_.train.epochs * steps_per_epoch_;
     keep_annotations();
@@ -276,7 +284,7 @@ class Trainer {
     const auto start = Clock::now();
     const std::vector<std::size_t> rows = rows_of_step(step);
     Times times;
-    if (actor_) {
+    if (actor_ && !sft_) {
       const auto begin = Clock::now();
       const std::vector<RolloutSample> samples = load_samples(train_, share(rows));
       rollout_->run(samples, rollout_options(step), [&](Group&& group) {
@@ -285,7 +293,7 @@ class Trainer {
       times.rollout = seconds_since(begin);
       times.stage2 = rollout_->times().stage2_seconds;
     }
-    if (reward_) {
+    if (reward_ && !sft_) {
       for (const std::size_t row : rows) {
         if (roles_.reward_rank_of(row) != world_.rank()) continue;
         Group group = parse_group(world_.receive(kAnyRank, kTagGroup, "a rolled-out group").bytes);
@@ -297,7 +305,14 @@ class Trainer {
       }
     }
     StepMetrics metrics;
-    if (learner_) {
+    if (sft_) {
+      if (learner_) {
+        const auto begin = Clock::now();
+        const UpdateResult result = learn_from_answers(rows);
+        times.learn = seconds_since(begin);
+        if (leader_) metrics = measure(step, {}, result, kNotMeasured);
+      }
+    } else if (learner_) {
       std::vector<Group> groups = receive_groups(rows);
       const auto begin = Clock::now();
       const std::vector<double> zero_variance = assign_advantages(groups);
@@ -384,6 +399,32 @@ class Trainer {
     return shares;
   }
 
+  /// objective.loss sft: cross-entropy on the manifest's completions, no rollout.
+  UpdateResult learn_from_answers(const std::vector<std::size_t>& rows) {
+    const auto own = static_cast<std::size_t>(roles_.learner_index(world_.rank()));
+    std::vector<std::vector<std::int64_t>> answers;
+    std::vector<LearnerGroup> inputs;
+    answers.reserve(rows.size());
+    for (std::size_t i = own; i < rows.size(); i += roles_.learners.size()) {
+      const Sample& sample = train_[rows[i]];
+      const EncodedPicture picture = policy_.pictures->encode(sample.image);
+      answers.push_back(completion_ids(*policy_.tokenizer, policy_.chat, sample.completion));
+      inputs.push_back({policy_.prompt(config_.prompts.texts.system, std::span(&picture, 1), config_.prompts.texts.user),
+                        {{answers.back(), {}, {}, 0.0}},
+                        hash_text(sample.id)});
+    }
+    lr_ = rate();
+    const UpdateResult result = trainer_->update(inputs, lr_);
+    adapter_ = trainer_->adapter();
+    return result;
+  }
+
+  /// Learning rate of the next update.
+  double rate() const {
+    return learning_rate(config_.optimizer.schedule, config_.optimizer.warmup_steps, trainer_->updates(),
+                         total_steps_ * config_.objective.updates_per_rollout, config_.optimizer.lr);
+  }
+
   UpdateResult learn(std::int64_t step, const std::vector<Group>& groups) {
     const auto shares = deal(groups);
     const auto& own = shares[static_cast<std::size_t>(roles_.learner_index(world_.rank()))];
@@ -409,8 +450,7 @@ class Trainer {
     UpdateResult result;
     for (std::int64_t pass = 0; pass < config_.objective.updates_per_rollout; ++pass) {
       const std::int64_t updates = trainer_->updates();
-      const double lr = learning_rate(config_.optimizer.schedule, config_.optimizer.warmup_steps, updates,
-                                      total_steps_ * config_.objective.updates_per_rollout, config_.optimizer.lr);
+      const double lr = rate();
       StepDump record;
       const bool dump_now = dump && pass == 0;
       if (dump_now) {
@@ -428,10 +468,10 @@ class Trainer {
       }
       if (dump_now) write_dump(step, groups, shares, own, std::move(sequences), std::move(record), update, lr);
       // The first pass is the one that is on-policy; its figures are the step's.
-      if (pass == 0) result = update;
+      if (pass > 0) continue;
+      result = update;
+      lr_ = lr;
     }
-    lr_ = learning_rate(config_.optimizer.schedule, config_.optimizer.warmup_steps, trainer_->updates() - config_.objective.updates_per_rollout,
-                        total_steps_ * config_.objective.updates_per_rollout, config_.optimizer.lr);
     adapter_ = trainer_->adapter();
     return result;
   }
@@ -571,6 +611,7 @@ class Trainer {
       progress.clear();
       LOG(WARNING) << "step " << metrics.step << ": " << text;
     };
+    if (sft_) return;
     if (metrics.parse_rate < 0.5) {
       say(fmt::format("only {:.0f} % of the answers hold a rating: the rewards teach little; check prompts and profile", 100 * metrics.parse_rate));
     }
@@ -664,7 +705,7 @@ class Trainer {
   Communicator& world_;
   StopSignals& signals_;
   RolePlan roles_;
-  bool actor_, reward_, learner_, leader_;
+  bool actor_, reward_, learner_, leader_, sft_;
   std::vector<Sample> train_;
   std::vector<std::vector<Sample>> eval_;
   std::int64_t steps_per_epoch_ = 0, total_steps_ = 0, step_ = 0, version_ = 0;

@@ -75,6 +75,7 @@ Sample parse_row(std::string_view line, const fs::path& manifest, const std::str
     sample.good = text->text("good").value_or("");
     sample.bad = text->text("bad").value_or("");
   }
+  sample.completion = fields.text("completion").value_or("");
   return sample;
 }
 
