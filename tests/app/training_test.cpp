@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whole runs on the embedded model, a few small steps each: layouts, stopping and going on, objectives.
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <thread>
+
+#include "app/config.h"
+#include "app/run_folder.h"
+#include "app/trainer.h"
+#include "learner/checkpoint_store.h"
+#include "support/temporary_folder.h"
+
+namespace biqa {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Training : public ::testing::Test {
+ protected:
+  Config config(const std::string& name, std::vector<std::string> more = {}) {
+    std::vector<std::string> overrides{"train.out=" + (folder_.path() / name).string(),
+                                       "train.steps=3",
+                                       "train.eval_images=6",
+                                       "train.progress=false",
+                                       "train.seed=7",
+                                       "rollout.images_per_step=4",
+                                       "rollout.group_size=3",
+                                       "checkpoint.every=0",
+                                       "model.threads=1"};
+    overrides.insert(overrides.end(), more.begin(), more.end());
+    return load_config(BIQA_SOURCE_DIR "/configs/quickstart.yaml", overrides);
+  }
+  ExitCode run(const Config& settings, int ranks = 1) {
+    auto world = make_thread_world(ranks, Seconds(120));
+    std::vector<std::thread> threads;
+    std::vector<ExitCode> codes(static_cast<std::size_t>(ranks), ExitCode::world);
+    for (int rank = 0; rank < ranks; ++rank) {
+      threads.emplace_back([&, rank] {
+        try {
+          codes[static_cast<std::size_t>(rank)] = run_training(settings, *world[static_cast<std::size_t>(rank)], signals_);
+        } catch (const std::exception& error) {
+          ADD_FAILURE() << "rank " << rank << ": " << error.what();
+          world[static_cast<std::size_t>(rank)].reset();
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    for (const ExitCode code : codes) EXPECT_EQ(code, codes.front());
+    return codes.front();
+  }
+  /// What was sampled: (step, id, member) → both texts and the advantage.
+  std::map<std::string, std::string> texts(const std::string& name) {
+    std::map<std::string, std::string> found;
+    std::ifstream file(folder_.path() / name / "samples.jsonl");
+    for (std::string line; std::getline(file, line);) {
+      const auto row = nlohmann::json::parse(line);
+      found[row["step"].dump() + row["id"].dump() + row["member"].dump()] = row["text"].dump() + row["stage2_text"].dump();
+    }
+    return found;
+  }
+  std::vector<float> adapter(const std::string& name) {
+    const ModelConfig model = ModelConfig::load(BIQA_SOURCE_DIR "/assets/tiny/model");
+    return read_any_adapter(folder_.path() / name, model).values;
+  }
+  TemporaryFolder folder_;
+  StopSignals signals_;
+};
+
+TEST_F(Training, EveryLayoutSamplesTheSameTextsAndLearnsTheSame) {
+  ASSERT_EQ(run(config("one")), ExitCode::done);
+  const auto expected = texts("one");
+  ASSERT_EQ(expected.size(), 3U * 4U * 3U);
+  const std::vector<float> values = adapter("one");
+  struct Layout {
+    const char* name;
+    int ranks;
+    std::vector<std::string> settings;
+    bool same_bits;  // one learner: no sum over ranks
+  };
+  const std::vector<Layout> layouts{{"again", 1, {}, true},
+                                    {"two", 2, {"roles={actors: 1, rewards: 0, learners: 1}"}, true},
+                                    {"split", 5, {"roles={actors: 2, rewards: 1, learners: 2}"}, false},
+                                    {"colocated", 3, {"placement=colocated"}, false}};
+  for (const Layout& layout : layouts) {
+    SCOPED_TRACE(layout.name);
+    ASSERT_EQ(run(config(layout.name, layout.settings), layout.ranks), ExitCode::done);
+    EXPECT_EQ(texts(layout.name), expected);
+    const std::vector<float> other = adapter(layout.name);
+    ASSERT_EQ(other.size(), values.size());
+    if (layout.same_bits) {
+      EXPECT_EQ(other, values);
+      continue;
+    }
+    // AdamW moves an entry by at most about lr a step; rounding of the gradient's sum over learners moves it by far less
+    // wherever the gradient is more than rounding noise.
+    double worst = 0, changed = 0;
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      worst = std::max(worst, std::abs(static_cast<double>(other[i]) - static_cast<double>(values[i])));
+      changed += other[i] != values[i] ? 1 : 0;
+    }
+    EXPECT_LE(worst, 3 * 2e-3);
+    double distance = 0, norm = 0;
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      distance += std::pow(static_cast<double>(other[i]) - static_cast<double>(values[i]), 2);
+      norm += std::pow(static_cast<double>(values[i]), 2);
+    }
+    EXPECT_LE(std::sqrt(distance), 1e-4 * std::sqrt(norm));
+  }
+}
+
+TEST_F(Training, OnPolicyActorAndLearnerAgreeToTheBit) {
+  ASSERT_EQ(run(config("run")), ExitCode::done);
+  const MetricsFile metrics = read_metrics(folder_.path() / "run" / "metrics.jsonl");
+  ASSERT_EQ(metrics.steps.size(), 3U);
+  for (const StepMetrics& step : metrics.steps) {
+    EXPECT_EQ(step.actor_learner_logp_gap, 0.0);
+    EXPECT_EQ(step.ratio_max_deviation, 0.0);
+    EXPECT_EQ(step.trajectories, 12);
+    EXPECT_GT(step.grad_norm, 0.0);
+    EXPECT_EQ(step.policy_lag_max, 0);
+  }
+  EXPECT_EQ(metrics.steps.front().kl, 0.0);  // B is zero: the policy is the reference
+  EXPECT_GT(metrics.steps.back().kl, 0.0);
+  EXPECT_EQ(metrics.evaluations.size(), 2U * 2U * 2U);  // before and after, greedy and sampled, image and caption
+  EXPECT_TRUE(fs::exists(folder_.path() / "run" / "adapter" / "adapter_config.json"));
+  EXPECT_TRUE(fs::exists(folder_.path() / "run" / "curves.svg"));
+}
+
+TEST_F(Training, AStoppedRunGoesOnToTheSameBits) {
+  ASSERT_EQ(run(config("whole")), ExitCode::done);
+  signals_.stop = true;
+  ASSERT_EQ(run(config("parts")), ExitCode::stopped);
+  signals_.stop = false;
+  EXPECT_TRUE(fs::exists(folder_.path() / "parts" / "checkpoints" / "step-000001" / "manifest.json"));
+  ASSERT_EQ(run(config("parts")), ExitCode::done);
+  EXPECT_EQ(texts("parts"), texts("whole"));
+  EXPECT_EQ(adapter("parts"), adapter("whole"));
+}
+
+TEST_F(Training, ADamagedCheckpointIsPassedOver) {
+  ASSERT_EQ(run(config("run", {"checkpoint.every=1", "train.steps=2"})), ExitCode::done);
+  const fs::path newest = folder_.path() / "run" / "checkpoints" / "step-000002";
+  ASSERT_NO_THROW(CheckpointStore::verify(newest));
+  {
+    std::fstream file(newest / "optimizer-00000-of-00001.h5", std::ios::in | std::ios::out | std::ios::binary);
+    file.seekg(4000);
+    const char old = static_cast<char>(file.get());
+    file.seekp(4000);
+    file.put(static_cast<char>(old ^ 1));
+  }
+  EXPECT_THROW(CheckpointStore::verify(newest), Error);
+  const ModelConfig model = ModelConfig::load(BIQA_SOURCE_DIR "/assets/tiny/model");
+  const auto loaded = CheckpointStore(folder_.path() / "run" / "checkpoints", 3).load_newest(model);
+  ASSERT_TRUE(loaded.has_value());
+  EXPECT_EQ(loaded->info.step, 1);
+}
+
+TEST_F(Training, SupervisedLossFallsAndNeedsAnswers) {
+  EXPECT_THROW(
+      {
+        const auto world = make_local();
+        const Config settings = config("none", {"objective.loss=sft"});
+        run_training(settings, *world, signals_);
+      },
+      Error);
+  const fs::path manifest = folder_.path() / "answers.jsonl";
+  std::ifstream source(BIQA_SOURCE_DIR "/assets/tiny/train.jsonl");
+  std::ofstream target(manifest);
+  std::string line;
+  for (int i = 0; i < 8 && std::getline(source, line); ++i) {
+    auto row = nlohmann::json::parse(line);
+    row["image"] = std::string(BIQA_SOURCE_DIR "/assets/tiny/") + row["image"].get<std::string>();
+    row["completion"] = "<caption>a picture.</caption><reasoning>so it is.</reasoning><rating>3.00</rating>";
+    target << row.dump() << "\n";
+  }
+  target.close();
+  ASSERT_EQ(run(config("sft", {"objective.loss=sft", "data.train=" + manifest.string(), "train.steps=6", "data.eval=[]"})), ExitCode::done);
+  const MetricsFile metrics = read_metrics(folder_.path() / "sft" / "metrics.jsonl");
+  EXPECT_LT(metrics.steps.back().loss, 0.8 * metrics.steps.front().loss);
+}
+
+}  // namespace
+}  // namespace biqa
