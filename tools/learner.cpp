@@ -55,8 +55,12 @@ ExitCode train(const CommandLine& line) {
   });
   ExitCode code = ExitCode::done;
   try {
-    const Config config = load_config(line.text("config"), overrides);
-    require_training_keys(config);
+    Config config;
+    run_alike(world, [&] {
+      config = load_config(line.text("config"), overrides);
+      plan_roles(config.roles, world.size());
+      require_inputs(config);
+    });
     if (line.on("dry-run")) {
       if (world.rank() == 0) fmt::print("{}", describe_plan(make_plan(config, world.size())));
     } else {

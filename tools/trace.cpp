@@ -148,6 +148,12 @@ ExitCode trace(const CommandLine& line) {
 
   std::vector<std::int64_t> ids = prompt->ids;
   ids.insert(ids.end(), completion.begin(), completion.end());
+  const std::int64_t limit = model.config().text.max_position;
+  if (const auto length = signed_size(ids.size()); limit > 0 && length + generate > limit) {
+    fail("prompt and completion of {} tokens with {} new ones are longer than the model's {} positions: shorten the text, "
+         "or use a smaller picture",
+         length, generate, limit);
+  }
   out.dataset("input_ids", std::span<const std::int64_t>(ids), {signed_size(ids.size())});
   std::vector<std::int64_t> positions;
   for (std::size_t axis = 0; axis < 3; ++axis) {

@@ -9,24 +9,65 @@
 
 #include "app/config.h"
 #include "comm/roles.h"
+#include "model/config.h"
 
 namespace biqa {
 
-/// Upper figures of one rank and one step, from shapes and configuration alone; nothing is loaded but headers and one
-/// picture's size.
+/// Bytes by part, and how long they are held.
+using MemoryParts = std::vector<std::pair<std::string, std::int64_t>>;
+
+/// What the memory of one rank follows from.
+struct MemoryInputs {
+  ModelConfig model;
+  DType dtype = DType::f32;
+  LoraSpec lora;
+  bool tied = false;               ///< the head is the embedding
+  std::int64_t file_bytes = 0;     ///< of the checkpoint's tensors
+  std::int64_t process_bytes = 0;  ///< of program, tokenizer and manifests
+  bool actor = true, learner = true, own_reference = false, reference_pass = true;
+  bool recompute = false, dropout = false;
+  int threads = 1;
+  std::int64_t kv_limit = 0;                                     ///< bytes
+  std::int64_t prompt = 0, stage2_prompt = 0, image_tokens = 0;  ///< tokens of one of them
+  std::int64_t patch_rows = 0;                                   ///< of one picture
+  std::int64_t images = 0, group = 0,
+               new_tokens = 0;         ///< of this rank and step; completions of an image; tokens of one
+  std::int64_t evaluation_images = 0;  ///< of this rank and the largest set
+  std::int64_t distinct_images = 0;    ///< whose features are kept
+  std::int64_t learner_images = 0, micro_batch_tokens = 0;
+};
+struct MemoryPlan {
+  MemoryParts held;     ///< from the first step to the last
+  MemoryParts passing;  ///< one after the other: the largest counts
+  std::int64_t peak() const;
+};
+/// From shapes alone.
+MemoryPlan plan_memory(const MemoryInputs& inputs);
+
+/// Of one step, except where it says otherwise. Tokens are upper bounds: every answer as long as it may be.
 struct RunPlan {
   RolePlan roles;
-  std::int64_t ranks = 0, threads = 0;
+  std::int64_t ranks = 0, threads = 0;  ///< threads of each rank
   std::int64_t training_images = 0, evaluation_images = 0, steps = 0;
-  std::int64_t prompt_tokens = 0, stage2_prompt_tokens = 0;                 ///< of one prompt
-  std::int64_t rollout_tokens = 0, trained_rows = 0;                        ///< of one step
-  double vision_flop = 0, rollout_flop = 0, learn_flop = 0;                 ///< of one step
-  double machine_flop_per_second = 0;                                       ///< measured for a moment
-  std::vector<std::pair<std::string, std::int64_t>> memory;                 ///< bytes by part, of the fullest rank
-  std::int64_t memory_bytes() const;
-  double step_seconds() const;
+  std::int64_t images = 0, trajectories = 0;
+  std::int64_t image_tokens = 0, prompt_tokens = 0, stage2_prompt_tokens = 0;  ///< of one prompt
+  std::int64_t rollout_tokens = 0;                                             ///< generated, both stages
+  std::int64_t trained_rows = 0;  ///< tokens through the learner: prompts once per group, and completions
+  double vision_flop = 0, rollout_flop = 0, learn_flop = 0;
+  double batch_flop_per_second = 0;   ///< of one rank's products of many rows, measured for a moment
+  double decode_flop_per_second = 0;  ///< of products with one row per running completion
+  double rollout_seconds = 0, learn_seconds = 0;  ///< at that rate, split over the ranks of the role
+  std::string fullest;                            ///< role of the rank that needs most memory
+  MemoryPlan memory;                              ///< of that rank
+  double step_seconds() const { return rollout_seconds + learn_seconds; }
 };
 
+/// Throws Error (usage) naming the first key that training needs and the configuration leaves empty, or
+/// (world) naming every file and folder of the configuration that is not there.
+void require_inputs(const Config& config);
+
+/// Reads the headers of the model, its tokenizer, the manifests and a few pictures; no weights. Throws Error
+/// as a run would.
 RunPlan make_plan(const Config& config, int ranks);
 /// Readable text, several lines.
 std::string describe_plan(const RunPlan& plan);

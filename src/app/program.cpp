@@ -195,24 +195,24 @@ int run_program(int argc, char** argv, const ProgramInfo& info,
   std::string message;
   ExitCode code = ExitCode::world;
   try {
-    if (asks("--help")) {
-      print_help(info);
-      return 0;
-    }
-    if (asks("--version")) {
-      fmt::print("{}\n", version_text());
-      return 0;
-    }
-    code = body(CommandLine(info, arguments));
-    if (std::fflush(stdout) != 0)
+    code = ExitCode::done;
+    if (asks("--help")) print_help(info);
+    else if (asks("--version")) fmt::print("{}\n", version_text());
+    else code = body(CommandLine(info, arguments));
+    // An earlier flush may have failed unseen.
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
       fail("cannot write standard output: {}; free the disk or reopen the pipe",
-           std::generic_category().message(errno));
+           std::generic_category().message(errno != 0 ? errno : EIO));
+    }
     return static_cast<int>(code);
   } catch (const Error& error) {
     message = error.what();
     code = error.code();
   } catch (const std::bad_alloc&) {
     message = "cannot allocate memory: the machine has none left; use a smaller batch, image size or cache";
+    code = ExitCode::world;
+  } catch (const std::system_error& error) {
+    message = fmt::format("the system refuses: {}; check paths, permissions and the space left", error.what());
     code = ExitCode::world;
   } catch (const std::exception& error) {
     message = fmt::format("unexpected failure in {}: {}; please report it with the command line", info.name,
@@ -225,7 +225,9 @@ int run_program(int argc, char** argv, const ProgramInfo& info,
   } else {
     fmt::print(stderr, "error: {}\n", message);
   }
-  return static_cast<int>(code);
+  // Exit handlers of libraries trip over what a failure leaves open: HDF5 crashes on a file that it could not write.
+  std::fflush(stderr);
+  std::_Exit(static_cast<int>(code));
 }
 
 std::string version_text() {

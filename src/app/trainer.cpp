@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <exception>
 #include <limits>
 #include <map>
 #include <numeric>
@@ -16,6 +17,7 @@
 #include "actor/rollout.h"
 #include "app/curves.h"
 #include "app/evaluation.h"
+#include "app/plan.h"
 #include "app/policy.h"
 #include "app/program.h"
 #include "app/progress.h"
@@ -43,6 +45,9 @@ enum Tag : int { kTagGroup = 1, kTagScored = 2, kTagTimes = 3, kTagEvaluated = 4
 /// Draws of an evaluation are keyed by this instead of a step, so that before and after use the same numbers.
 constexpr std::int64_t kEvaluationStep = -1;
 
+/// Going on after this step drops every line of an earlier run.
+constexpr std::int64_t kBeforeAll = -1;
+
 /// Wall times of one rank in one step.
 struct Times {
   double rollout = 0, stage2 = 0, reward = 0, learn = 0, sync = 0;
@@ -64,22 +69,28 @@ class Trainer {
         learner_(roles_.is_learner(world.rank())),
         leader_(roles_.learners.front() == world.rank()),
         sft_(config.objective.loss.loss == Loss::sft) {
-    read_data();
-    open_model();
+    run_alike(world_, [&] {
+      read_data();
+      open_model();
+    });
     std::vector<int> holders = roles_.learners;  // everyone who needs the adapter; the first learner is rank 0
     for (const int rank : roles_.actors) {
       if (std::find(holders.begin(), holders.end(), rank) == holders.end()) holders.push_back(rank);
     }
     learners_ = world_.split(roles_.learners, "learners");
     holders_ = world_.split(holders, "adapter holders");
-    start_adapter();
-    resume();
+    run_alike(world_, [&] {
+      start_adapter();
+      resume();
+    });
   }
 
   ExitCode run() {
     if (leader_) {
-      folder_.emplace(config_.train.out, to_yaml(config_),
-                      step_ > 0 ? std::optional<std::int64_t>(step_) : std::nullopt);
+      std::optional<std::int64_t> resumed;
+      if (step_ > 0) resumed = step_;
+      else if (ended_before_a_checkpoint()) resumed = kBeforeAll;
+      folder_.emplace(config_.train.out, to_yaml(config_), resumed);
     }
     world_.barrier("the run folder");
     if (holders_ != nullptr) publish_adapter();
@@ -125,7 +136,7 @@ class Trainer {
   // ------------------------------------------------------------------------------------------------ set-up
 
   void read_data() {
-    require_training_keys(config_);
+    require_inputs(config_);
     std::vector<BadRow> bad;
     train_ = read_manifest(config_.data.train, config_.data.skip_bad, &bad, true);
     for (const auto& file : config_.data.eval) {
@@ -228,6 +239,16 @@ class Trainer {
     if (trainer_ != nullptr) trainer_->restore(found->adapter.values, found->m, found->v, found->updates);
     adapter_ = found->adapter;
     if (leader_) LOG(INFO) << "resuming from " << found->path.string() << " after step " << step_;
+  }
+
+  /// Nothing of the run in this folder can be gone on with, and nothing would be lost by starting it again.
+  bool ended_before_a_checkpoint() const {
+    if (config_.checkpoint.resume != "auto" || std::filesystem::exists(config_.train.out / "adapter.h5")) return false;
+    std::error_code absent;
+    for (const auto& entry : std::filesystem::directory_iterator(config_.train.out / "checkpoints", absent)) {
+      if (entry.path().filename().string().starts_with("step-")) return false;
+    }
+    return true;
   }
 
   // ------------------------------------------------------------------------------------------------ one step
@@ -726,6 +747,19 @@ class Trainer {
 };
 
 }  // namespace
+
+void run_alike(Communicator& world, const std::function<void()>& work) {
+  std::exception_ptr failure;
+  try {
+    work();
+  } catch (const std::exception&) {
+    failure = std::current_exception();
+  }
+  const double first = world.all_reduce_min(failure ? world.rank() : world.size());
+  if (first >= world.size()) return;
+  if (first == world.rank()) std::rethrow_exception(failure);
+  world.barrier("the end of the job");
+}
 
 ExitCode run_training(const Config& config, Communicator& world, StopSignals& signals) {
   return Trainer(config, world, signals).run();

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 
 #include "app/config.h"
 #include "comm/communicator.h"
@@ -21,6 +22,10 @@ struct StopSignals {
   std::atomic<bool> stop{false};  ///< finish the step, save, end with exit code 75
   std::atomic<bool> save{false};  ///< save at the end of the step, go on
 };
+
+/// Runs work that every rank does alike and without the others. Where it fails, the first rank that it fails on throws;
+/// the others wait to be taken down, so that the reason is told once.
+void run_alike(Communicator& world, const std::function<void()>& work);
 
 /// Runs until the configured steps are done or a stop is asked for. Throws Error.
 ExitCode run_training(const Config& config, Communicator& world, StopSignals& signals);

@@ -9,7 +9,6 @@
 #include <array>
 #include <cstdlib>
 #include <limits>
-#include <memory>
 #include <numeric>
 #include <vector>
 
@@ -58,7 +57,7 @@ void after_switch([[maybe_unused]] void* saved, [[maybe_unused]] const void** bo
 
 /// Where the stack of the block's given thread begins; all blocks share the memory.
 unsigned char* stack_of(std::size_t thread) {
-  thread_local const auto stacks = std::make_unique_for_overwrite<unsigned char[]>(kMaxThreads * kStackBytes);
+  static std::vector<unsigned char> stacks(kMaxThreads * kStackBytes);
   return &stacks[thread * kStackBytes];
 }
 

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
+#include <chrono>
 #include <cmath>
 #include <csignal>
 #include <cstdio>
@@ -269,6 +270,37 @@ TEST(Hdf5, TruncationIsRefused) {
   for (std::size_t length = 0; length < content.size(); length += 997) {
     EXPECT_FALSE(survives(folder.write("cut", content.substr(0, length)))) << length;
   }
+}
+
+// The metadata of our files carry checksums. (The library's heap of variable-length texts has none, so no
+// such text here.)
+TEST(Hdf5, NoDamageCrashes) {
+  const TemporaryFolder folder;
+  const std::vector<float> values{1, 2, 3, 4, 5, 6};
+  {
+    Hdf5Writer file(folder.path() / "whole");
+    file.dataset("a/b/floats", std::span<const float>(values), {2, 3});
+    file.dataset("a/deflated", std::span<const float>(values), {6}, true);
+    file.dataset("texts", std::vector<std::string>{"x", "größer"});
+    file.soft_link("/a/b/floats", "a/link");
+    file.attribute("a", "yes", true);
+    file.attribute("a", "number", 0.1);
+    file.close();
+  }
+  ASSERT_TRUE(survives(folder.path() / "whole"));
+  const std::string content = file_content(folder.path() / "whole");
+  const RandomStream random({hash_text("hdf5 damage")});
+  int refused = 0;
+  constexpr std::uint64_t kTrials = 500;
+  for (std::uint64_t trial = 0; trial < kTrials; ++trial) {
+    std::string damaged = content;
+    for (std::uint64_t flip = 0; flip <= trial % 3; ++flip) {
+      const std::uint64_t word = random.word(trial * 3 + flip);
+      damaged[word % damaged.size()] = static_cast<char>(word >> 56);
+    }
+    refused += survives(folder.write("damaged", damaged)) ? 0 : 1;
+  }
+  EXPECT_GT(refused, static_cast<int>(kTrials / 10));
 }
 
 TEST(Hdf5, ReadsTheReferenceTraces) {

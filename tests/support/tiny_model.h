@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// A small Qwen2.5-VL with random weights, written as a checkpoint folder for the length of a test: everything the
+// network has (grouped heads, biases, tied or untied head, windowed and full vision blocks), in milliseconds.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <vector>
+
+#include "core/random.h"
+#include "model/qwen_vl.h"
+#include "support/temporary_folder.h"
+
+namespace biqa::testing {
+
+class TinyModel {
+ public:
+  /// 4 query and 2 key heads of 16, 3 layers, vocabulary 100; vision: 3 blocks of which the second is full, windows of
+  /// 56 pixels (2×2 merged cells), 2 heads of 16. Weights are stored as f32 and are a function of the seed.
+  explicit TinyModel(bool tied = true, std::uint64_t seed = 1);
+  const std::filesystem::path& path() const { return folder_.path(); }
+
+  static constexpr std::int64_t kVocabulary = 100, kImageToken = 90, kEndToken = 95;
+  /// Ids that the engine must never sample.
+  static const std::vector<std::int64_t>& placeholder_tokens();
+  /// Values of one patch.
+  static constexpr std::int64_t kPatchValues = 3 * 2 * 14 * 14;
+
+ private:
+  TemporaryFolder folder_;
+};
+
+/// A loaded tiny model; include only in a test that links the layer model.
+inline std::unique_ptr<QwenVl> load(const TinyModel& files, DType compute, int threads = 1) {
+  return QwenVl::load(files.path(), make_cpu_ops(compute, threads), {true, true});
+}
+
+/// Uniform values in ±size.
+inline std::vector<float> random_values(std::size_t count, double size, std::uint64_t seed) {
+  std::vector<float> values(count);
+  const RandomStream stream{seed, 77};
+  for (std::size_t i = 0; i < count; ++i) values[i] = static_cast<float>(size * (2 * stream.uniform(i) - 1));
+  return values;
+}
+
+/// Random text ids, placeholders and the end token excepted.
+inline std::vector<std::int64_t> random_ids(std::int64_t count, std::uint64_t seed) {
+  std::vector<std::int64_t> ids;
+  const RandomStream stream{seed, 78};
+  for (std::int64_t i = 0; i < count; ++i) {
+    ids.push_back(static_cast<std::int64_t>(stream.word(static_cast<std::uint64_t>(i)) % TinyModel::kImageToken));
+  }
+  return ids;
+}
+
+/// A prompt of random text.
+inline PromptInput text_prompt(const ModelConfig& config, std::int64_t length, std::uint64_t seed) {
+  PromptInput prompt;
+  prompt.ids = random_ids(length, seed);
+  prompt.positions = mrope_positions(config, prompt.ids, {}, prompt.next_position);
+  prompt.features.assign(prompt.ids.size(), nullptr);
+  return prompt;
+}
+
+/// Two text tokens, an image of rows × columns merged cells with random features, and more text. `features` owns them.
+inline PromptInput image_prompt(const ModelConfig& config, std::int64_t rows, std::int64_t columns, std::int64_t text,
+                                std::uint64_t seed, std::vector<float>& features) {
+  PromptInput prompt;
+  const auto ids = random_ids(2 + text, seed);
+  features = random_values(static_cast<std::size_t>(rows * columns * config.text.hidden), 1, seed);
+  prompt.ids.assign(ids.begin(), ids.begin() + 2);
+  prompt.ids.insert(prompt.ids.end(), static_cast<std::size_t>(rows * columns), TinyModel::kImageToken);
+  prompt.ids.insert(prompt.ids.end(), ids.begin() + 2, ids.end());
+  prompt.features.assign(prompt.ids.size(), nullptr);
+  for (std::int64_t cell = 0; cell < rows * columns; ++cell) {
+    prompt.features[static_cast<std::size_t>(2 + cell)] = features.data() + cell * config.text.hidden;
+  }
+  const Grid grid{1, rows * config.vision.merge, columns * config.vision.merge};
+  prompt.positions = mrope_positions(config, prompt.ids, std::span(&grid, 1), prompt.next_position);
+  return prompt;
+}
+
+/// An adapter on every projection with neither A nor B zero.
+inline Lora random_adapter(const ModelConfig& config, std::uint64_t seed, double size = 0.15) {
+  Lora lora;
+  lora.layout = std::make_shared<LoraLayout>(config, LoraSpec{.rank = 4, .alpha = 8});
+  lora.values = random_values(lora.layout->size(), size, seed);
+  return lora;
+}
+
+}  // namespace biqa::testing
