@@ -456,7 +456,7 @@ class Trainer {
       const EncodedPicture picture = policy_.pictures->encode(train_[static_cast<std::size_t>(group.sample_index)].image);
       const std::uint64_t key = mix64(hash_text(group.sample_id) ^ mix64(static_cast<std::uint64_t>(step)));
       LearnerGroup input{prompt_of_ids(model, group.prompt_ids, std::span(&picture, 1)), {}, key};
-      for (const Trajectory& t : group.members) input.sequences.push_back({t.completion_ids, t.behaviour_logp, {}, t.advantage});
+      for (const Trajectory& t : group.members) input.sequences.push_back({t.completion_ids, t.behaviour_logp, {}, t.advantage, static_cast<std::uint64_t>(t.member)});
       inputs.push_back(std::move(input));
       if (!config_.stage2.train) continue;
       for (const Trajectory& t : group.members) {

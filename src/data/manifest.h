@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Manifests: which images there are, their human scores and, where people wrote them, their texts. One JSON
-// object per line: {"id", "image", "score", "raw_score"?, "set"?, "text"?: {"description", "good", "bad"}, "completion"?};
-// other keys are ignored.
+// object per line: {"id", "image", "score", "raw_score"?, "set"?, "text"?: {"description", "good", "bad"},
+// "completion"?}; other keys are ignored.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,7 @@ struct Sample {
   std::optional<double> raw_score;     ///< in the set's own units
   std::string set;                     ///< name of the data set; the manifest's stem where a row has none
   std::string description, good, bad;  ///< human text by part; empty where there is none
-  std::string completion;              ///< an answer to learn from (objective.loss sft); empty where there is none
+  std::string completion;  ///< an answer to learn from (objective.loss sft); empty where there is none
 
   /// description, good and bad with one space between the parts that are not blank; empty without human text.
   std::string human_text() const;

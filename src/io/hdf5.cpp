@@ -35,6 +35,8 @@ class LibraryLock {
  public:
   LibraryLock() : lock_(mutex()) {
     // Failures are reported by us; the library would print its own stack.
+    // At exit the library would write again what a full disk refused, and crash over it.
+    H5dont_atexit();
     H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   }
 

@@ -77,7 +77,10 @@ void Learner::run_micro_batch(std::span<const LearnerGroup> groups, const BatchT
   std::vector<PromptGroup> inputs;
   for (const LearnerGroup& group : groups) {
     PromptGroup input{group.prompt.get(), {}, group.dropout_key};
-    for (const LearnerSequence& sequence : group.sequences) input.completions.push_back(sequence.completion);
+    for (const LearnerSequence& sequence : group.sequences) {
+      input.completions.push_back(sequence.completion);
+      input.member_keys.push_back(sequence.member);
+    }
     inputs.push_back(std::move(input));
   }
   const bool sft = options_.objective.loss == Loss::sft;

@@ -24,6 +24,7 @@ struct LearnerSequence {
   std::span<const float> behaviour_logp;  ///< empty for sft
   std::span<const float> mask;            ///< empty: every token counts
   double advantage = 0;
+  std::uint64_t member = 0;               ///< of its group; names the completion's dropout
 };
 
 /// Completions that share a prompt.

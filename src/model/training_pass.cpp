@@ -68,7 +68,8 @@ void TrainingPass::forward(std::span<const PromptGroup> groups, TokenValues& log
       for (std::int64_t i = 0; i < fed; ++i) {
         const std::int32_t position = prompt.next_position + static_cast<std::int32_t>(i);
         batch_.append(completion[static_cast<std::size_t>(i)], {position, position, position}, nullptr);
-        batch_.token_keys.push_back(mix64(group.dropout_key ^ mix64((m + 1) << 32 | static_cast<std::uint64_t>(i))));
+        const std::uint64_t member_key = group.member_keys.empty() ? m : group.member_keys[m];
+        batch_.token_keys.push_back(mix64(group.dropout_key ^ mix64((member_key + 1) << 32 | static_cast<std::uint64_t>(i))));
         const std::int64_t at = length + i;
         batch_.writes.push_back({static_cast<std::int32_t>(member_row + i),
                                  member.pages[static_cast<std::size_t>(at / kPageTokens)],

@@ -14,7 +14,8 @@ namespace biqa {
 struct PromptGroup {
   const PromptInput* prompt = nullptr;
   std::vector<std::span<const std::int64_t>> completions;
-  std::uint64_t dropout_key = 0;  ///< names the group; only with dropout
+  std::uint64_t dropout_key = 0;             ///< names the group; only with dropout
+  std::vector<std::uint64_t> member_keys{};  ///< name the completions in the group; empty: 0, 1, …
 };
 
 /// Per group, per member, per completion token.

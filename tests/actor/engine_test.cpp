@@ -36,10 +36,11 @@ void expect_same(const Results& a, const Results& b, const char* what) {
 class EngineTest : public ::testing::TestWithParam<DType> {
  protected:
   EngineTest() : model_(testing::load(files_, GetParam())) {
-    prompts_.push_back(std::make_shared<PromptInput>(testing::image_prompt(model_->config(), 2, 2, 14, 1, features_)));
+    prompts_.push_back(
+        std::make_shared<PromptInput>(testing::image_prompt(model_->config(), 2, 2, 14, 1, features_)));
     for (const std::int64_t length : {1, 16, 33}) {
-      prompts_.push_back(
-          std::make_shared<PromptInput>(testing::text_prompt(model_->config(), length, static_cast<std::uint64_t>(length))));
+      prompts_.push_back(std::make_shared<PromptInput>(
+          testing::text_prompt(model_->config(), length, static_cast<std::uint64_t>(length))));
     }
     lora_ = testing::random_adapter(model_->config(), 3);
     adapter_ = pack_adapter(model_->config(), lora_, model_->ops());
@@ -68,7 +69,9 @@ class EngineTest : public ::testing::TestWithParam<DType> {
     });
     return results;
   }
-  std::int64_t page_bytes() const { return KvCache::page_bytes(model_->config(), GetParam(), model_->config().text.layers); }
+  std::int64_t page_bytes() const {
+    return KvCache::page_bytes(model_->config(), GetParam(), model_->config().text.layers);
+  }
 
   TinyModel files_{true};
   std::unique_ptr<QwenVl> model_;
@@ -95,7 +98,8 @@ TEST_P(EngineTest, CompanyOrderAndMemoryChangeNothing) {
   expect_same(alone, run(reversed, {}), "in reverse");
   for (std::size_t i = 0; i < reversed.size(); i += 2) reversed[i].urgent = true;
   expect_same(alone, run(reversed, {}), "some urgent");
-  // The largest request, a prompt of 33 with two members of 26 more, needs 3 + 2·(4 − 2) pages; then others must wait.
+  // The largest request, a prompt of 33 with two members of 26 more, needs 3 + 2·(4 − 2) pages; then others
+  // must wait.
   expect_same(alone, run(requests, {7 * page_bytes(), 2048}), "with seven pages");
   expect_same(alone, run(requests, {20 * page_bytes(), 2048}), "with twenty pages");
   expect_same(alone, run(requests, {std::int64_t{4} << 30, 1}), "one prompt at a time");
@@ -117,7 +121,8 @@ TEST_P(EngineTest, MoreMayBeSubmittedWhileItRuns) {
   EXPECT_EQ(engine.statistics().prompt_tokens, 20 + 1 + 16 + 33);
 }
 
-// The learner's log-probabilities of what was sampled are the engine's, to the bit: on-policy ratios are exactly 1.
+// The learner's log-probabilities of what was sampled are the engine's, to the bit: on-policy ratios are
+// exactly 1.
 TEST_P(EngineTest, LogProbabilitiesAreTheTrainingPasss) {
   for (const std::uint64_t tag : {0, 1, 2, 3, 7}) {
     const GenerateRequest r = request(tag);
@@ -211,7 +216,8 @@ TEST_P(EngineTest, FirstTokensFollowTheDistribution) {
     for (std::size_t i = 0; i < 100; ++i) {
       const double mean = kMembers * weights[i] / total;
       // Five standard deviations of a binomial count, and one draw.
-      EXPECT_NEAR(counts[i], mean, 5 * std::sqrt(mean) + 1) << "id " << i << " top_k " << top_k << " top_p " << top_p;
+      EXPECT_NEAR(counts[i], mean, 5 * std::sqrt(mean) + 1)
+          << "id " << i << " top_k " << top_k << " top_p " << top_p;
       if (weights[i] == 0) {
         EXPECT_EQ(counts[i], 0) << "id " << i << " top_k " << top_k << " top_p " << top_p;
       }
@@ -229,7 +235,8 @@ TEST_P(EngineTest, FirstTokensFollowTheDistribution) {
   check(6, 1.0F, first(6));
   double allowed = 0;
   for (const double value : p) allowed += value;
-  const double half = (p[order[0]] + p[order[1]] + p[order[2]] / 2) / allowed;  // the third is the one that reaches it
+  const double half =
+      (p[order[0]] + p[order[1]] + p[order[2]] / 2) / allowed;  // the third is the one that reaches it
   check(0, static_cast<float>(half), first(3));
 }
 

@@ -193,7 +193,8 @@ TEST_F(ConfigTest, WrongTypesAndRangesNameKeyLineAndBounds) {
       {"model: {path: [}", "", "syntax"},
   };
   for (const auto& [yaml, key, expected] : cases) {
-    EXPECT_THAT(message(fmt::format("\n{}", yaml)), AllOf(HasSubstr("run.yaml:2"), HasSubstr(key), HasSubstr(expected)))
+    EXPECT_THAT(message(fmt::format("\n{}", yaml)),
+                AllOf(HasSubstr("run.yaml:2"), HasSubstr(key), HasSubstr(expected)))
         << yaml;
   }
 }

@@ -2,6 +2,7 @@
 // Against SciPy (fixtures of tests/scripts/make_number_fixtures.py) and on what has no answer.
 #include "core/statistics.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -43,7 +44,7 @@ TEST(Statistics, AgreesWithScipy) {
   for (const auto& row : rows) {
     const auto x = numbers(row.at("x"));
     const auto y = numbers(row.at("y"));
-    const std::string what = row.at("kind").get<std::string>() + ", " + std::to_string(x.size()) + " pairs: ";
+    const auto what = fmt::format("{}, {} pairs: ", row.at("kind").get<std::string>(), x.size());
     expect_agreement(pearson(x, y), row.at("pearson"), what + "pearson");
     expect_agreement(spearman(x, y), row.at("spearman"), what + "spearman");
     expect_agreement(kendall_tau_b(x, y), row.at("kendall"), what + "kendall");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs the threads of one CUDA block as fibers of one host thread. A fiber runs until it waits at a barrier
 // or a shuffle or returns; so a run is deterministic, and a kernel that lacks a barrier gives different
-// results in different orders.
+// results in different orders. One host thread may launch at a time.
 #pragma once
 
 #include <cstddef>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "data/prompts.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -58,7 +59,7 @@ TEST(Prompts, DefaultTextsAskForWhatTheParserTakes) {
     const PromptTexts texts = default_prompts(profile);
     std::size_t last = 0;
     for (const std::string& tag : {profile.caption_tag, profile.reasoning_tag, profile.rating_tag}) {
-      const std::size_t at = texts.user.find("<" + tag + "> and </" + tag + ">");
+      const std::size_t at = texts.user.find(fmt::format("<{0}> and </{0}>", tag));
       ASSERT_NE(at, std::string::npos) << name << " does not ask for " << tag;
       EXPECT_GT(at, last) << "parts are asked for in order";
       last = at;
@@ -66,7 +67,7 @@ TEST(Prompts, DefaultTextsAskForWhatTheParserTakes) {
     EXPECT_EQ(texts.user.find("{\"rating\": x}") != std::string::npos, profile.json_rating);
     const std::string stage2 = fill(texts.stage2_user, "A CAPTION");
     EXPECT_THAT(stage2, HasSubstr("A CAPTION"));
-    EXPECT_THAT(stage2, HasSubstr("<" + profile.rating_tag + ">"));
+    EXPECT_THAT(stage2, HasSubstr(fmt::format("<{}>", profile.rating_tag)));
     EXPECT_EQ(stage2.find(profile.caption_tag + ">"), std::string::npos) << "stage 2 asks for a rating alone";
   }
 }

@@ -2,6 +2,7 @@
 // Against autograd (fixtures of tests/scripts/make_number_fixtures.py) and TRL's GRPOTrainer (goldens).
 #include "learner/objective.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -113,7 +114,8 @@ TEST(Objective, AgreesWithAutograd) {
   ASSERT_EQ(rows.size(), 14U);
   bool some_masked = false;
   for (const auto& row : rows) {
-    SCOPED_TRACE(row.at("loss").get<std::string>() + ", KL " + row.at("kl").get<std::string>());
+    SCOPED_TRACE(
+        fmt::format("{}, KL {}", row.at("loss").get<std::string>(), row.at("kl").get<std::string>()));
     const Batch batch = own_batch(row);
     expect_agreement<double>(batch, totals_of(batch), 1e-12);
     expect_agreement<float>(batch, totals_of(batch), 2e-6);

@@ -26,7 +26,8 @@ TEST(KvCache, CountsPagesAndBytes) {
   EXPECT_EQ(KvCache::pages_for(1), 1);
   EXPECT_EQ(KvCache::pages_for(16), 1);
   EXPECT_EQ(KvCache::pages_for(17), 2);
-  EXPECT_EQ(KvCache::page_bytes(config(), DType::bf16, 2), 2 * 2 * (16 * 16 * 2) * 2);  // layers, heads, keys and values, bytes
+  EXPECT_EQ(KvCache::page_bytes(config(), DType::bf16, 2),
+            2 * 2 * (16 * 16 * 2) * 2);  // layers, heads, keys and values, bytes
 }
 
 TEST(KvCache, ExtendTakesPagesOnlyWhenNeeded) {
@@ -73,7 +74,8 @@ TEST(KvCache, AForkSharesFullPagesAndCopiesTheLast) {
   for (std::int64_t layer = 0; layer < 2; ++layer) {
     const KvPages pages = cache.layer(layer);
     const float* copy = static_cast<const float*>(pages.data) + child.pages[2] * pages.page_elements;
-    EXPECT_TRUE(std::all_of(copy, copy + pages.page_elements, [&](float v) { return v == static_cast<float>(10 * layer) + 2; }));
+    EXPECT_TRUE(std::all_of(copy, copy + pages.page_elements,
+                            [&](float v) { return v == static_cast<float>(10 * layer) + 2; }));
   }
   cache.release(parent);
   EXPECT_EQ(cache.free_pages(), 3) << "the shared pages are still the child's";

@@ -18,7 +18,9 @@ struct Setting {
   DType type;
   bool tied;
 };
-std::ostream& operator<<(std::ostream& out, const Setting& s) { return out << name_of(s.type) << (s.tied ? " tied" : " untied"); }
+std::ostream& operator<<(std::ostream& out, const Setting& s) {
+  return out << name_of(s.type) << (s.tied ? " tied" : " untied");
+}
 
 class Network : public ::testing::TestWithParam<Setting> {
  protected:
@@ -31,7 +33,8 @@ class Network : public ::testing::TestWithParam<Setting> {
   }
 
   /// Adds rows [first, first + count) of a prompt to a batch; all of them are outputs.
-  static void add_rows(RowBatch& batch, const PromptInput& prompt, const KvSequence& cache, std::int64_t first, std::int64_t count) {
+  static void add_rows(RowBatch& batch, const PromptInput& prompt, const KvSequence& cache,
+                       std::int64_t first, std::int64_t count) {
     const std::int64_t first_row = batch.rows();
     for (std::int64_t i = first; i < first + count; ++i) {
       const auto at = static_cast<std::size_t>(i);
@@ -41,7 +44,9 @@ class Network : public ::testing::TestWithParam<Setting> {
     }
     batch.sequences.push_back({first_row, count, first, count, cache.pages.data()});
   }
-  static std::int64_t length_of(const PromptInput& prompt) { return static_cast<std::int64_t>(prompt.ids.size()); }
+  static std::int64_t length_of(const PromptInput& prompt) {
+    return static_cast<std::int64_t>(prompt.ids.size());
+  }
   KvCache make_cache() const { return {model_->config(), GetParam().type, 32, model_->config().text.layers}; }
   Tensor run(const RowBatch& batch, KvCache& cache, const PackedAdapter* adapter) const {
     Tensor hidden(GetParam().type, batch.outputs(), model_->config().text.hidden, "test");
@@ -64,8 +69,9 @@ class Network : public ::testing::TestWithParam<Setting> {
   std::vector<PromptInput> prompts_;
   std::shared_ptr<const PackedAdapter> adapter_;
 };
-INSTANTIATE_TEST_SUITE_P(Settings, Network, ::testing::Values(Setting{DType::f32, true}, Setting{DType::f32, false},
-                                                              Setting{DType::bf16, true}, Setting{DType::bf16, false}));
+INSTANTIATE_TEST_SUITE_P(Settings, Network,
+                         ::testing::Values(Setting{DType::f32, true}, Setting{DType::f32, false},
+                                           Setting{DType::bf16, true}, Setting{DType::bf16, false}));
 
 TEST_P(Network, TokenByTokenIsOnePackedPassToTheBit) {
   for (const PackedAdapter* adapter : {static_cast<const PackedAdapter*>(nullptr), adapter_.get()}) {
@@ -92,7 +98,8 @@ TEST_P(Network, TokenByTokenIsOnePackedPassToTheBit) {
       const Tensor hidden = run(batch, cache, adapter);
       std::int64_t row = 0;
       for (const auto& [s, count] : parts) {
-        ASSERT_TRUE(same_bits(hidden.view().row_range(row, count), expected[s].view().row_range(done[s], count)))
+        ASSERT_TRUE(
+            same_bits(hidden.view().row_range(row, count), expected[s].view().row_range(done[s], count)))
             << "sequence " << s << " from " << done[s];
         row += count;
         done[s] += count;
@@ -169,7 +176,8 @@ TEST_P(Network, PicturesAndTheirPositionsCount) {
   std::swap(prompts_[0].positions[3], prompts_[0].positions[4]);
   const Tensor after = whole(prompts_[0], nullptr);
   EXPECT_FALSE(same_bits(after.view().row_range(3, 1), before.view().row_range(3, 1)));
-  EXPECT_TRUE(same_bits(after.view().row_range(0, 3), before.view().row_range(0, 3))) << "earlier rows do not see later ones";
+  EXPECT_TRUE(same_bits(after.view().row_range(0, 3), before.view().row_range(0, 3)))
+      << "earlier rows do not see later ones";
 }
 
 }  // namespace

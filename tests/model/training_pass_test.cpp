@@ -25,17 +25,20 @@ double norm_of(std::span<const float> values) {
 }
 double distance(std::span<const float> a, std::span<const float> b) {
   double sum = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) sum += (static_cast<double>(a[i]) - b[i]) * (static_cast<double>(a[i]) - b[i]);
+  for (std::size_t i = 0; i < a.size(); ++i)
+    sum += (static_cast<double>(a[i]) - b[i]) * (static_cast<double>(a[i]) - b[i]);
   return std::sqrt(sum);
 }
 
-/// Two groups: a prompt with a picture that ends inside a page, with completions of 7, 1 and 18 tokens, and a text prompt of
-/// exactly one page with completions of 3 and 2.
+/// Two groups: a prompt with a picture that ends inside a page, with completions of 7, 1 and 18 tokens, and a
+/// text prompt of exactly one page with completions of 3 and 2.
 struct Data {
   explicit Data(const ModelConfig& config)
       : prompts{testing::image_prompt(config, 2, 3, 13, 1, features), testing::text_prompt(config, 16, 2)} {
-    for (const std::int64_t length : {7, 1, 18}) completions[0].push_back(random_ids(length, 10 + static_cast<std::uint64_t>(length)));
-    for (const std::int64_t length : {3, 2}) completions[1].push_back(random_ids(length, 10 + static_cast<std::uint64_t>(length)));
+    for (const std::int64_t length : {7, 1, 18})
+      completions[0].push_back(random_ids(length, 10 + static_cast<std::uint64_t>(length)));
+    for (const std::int64_t length : {3, 2})
+      completions[1].push_back(random_ids(length, 10 + static_cast<std::uint64_t>(length)));
     for (std::size_t g = 0; g < 2; ++g) {
       PromptGroup group{&prompts[g], {}, 1000 + g};
       auto& weights = factors.emplace_back();
@@ -66,7 +69,8 @@ class Pass : public ::testing::Test {
     model_ = testing::load(files_, type, threads);
     data_ = std::make_unique<Data>(model_->config());
   }
-  Result run(std::span<const PromptGroup> groups, const TokenValues& factors, const Lora* lora, PassOptions options) const {
+  Result run(std::span<const PromptGroup> groups, const TokenValues& factors, const Lora* lora,
+             PassOptions options) const {
     const auto adapter = lora != nullptr ? pack_adapter(model_->config(), *lora, model_->ops()) : nullptr;
     TrainingPass pass(*model_, adapter.get(), options);
     Result result;
@@ -84,7 +88,9 @@ class Pass : public ::testing::Test {
     }
     return result;
   }
-  Result run(const Lora* lora, const PassOptions& options) const { return run(data_->groups, data_->factors, lora, options); }
+  Result run(const Lora* lora, const PassOptions& options) const {
+    return run(data_->groups, data_->factors, lora, options);
+  }
   Lora adapter() const { return random_adapter(model_->config(), 5); }
 
   void check_gradient(const PassOptions& options) const;
@@ -122,8 +128,9 @@ TEST_P(PassTypes, AGroupIsItsSequencesOneByOne) {
       for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += static_cast<double>(alone.gradient[i]);
     }
   }
-  // The same terms in another order. In f32 every one is off by a few roundings of its own size; with bf16 the gradients
-  // that feed products are rounded to 2^-8, and a prompt's row is rounded once for the sum instead of once per member.
+  // The same terms in another order. In f32 every one is off by a few roundings of its own size; with bf16
+  // the gradients that feed products are rounded to 2^-8, and a prompt's row is rounded once for the sum
+  // instead of once per member.
   std::vector<float> expected(sum.begin(), sum.end());
   const double unit = testing::roundoff(GetParam());
   const double bound = GetParam() == DType::f32 ? 300 * unit : 8 * unit;
@@ -165,8 +172,10 @@ TEST_P(PassTypes, TheReferenceIsTheNetworkWithoutAdapter) {
   EXPECT_EQ(run(&lora, {}).logp, run(&lora, with_gradient()).logp) << "with and without a tape";
   const Result start = run(&fresh, with_gradient());
   for (const LoraModule& module : layout->modules()) {
-    const auto a = std::span(start.gradient).subspan(module.a_offset, static_cast<std::size_t>(module.rank * module.in));
-    const auto b = std::span(start.gradient).subspan(module.b_offset, static_cast<std::size_t>(module.rank * module.out));
+    const auto a =
+        std::span(start.gradient).subspan(module.a_offset, static_cast<std::size_t>(module.rank * module.in));
+    const auto b = std::span(start.gradient)
+                       .subspan(module.b_offset, static_cast<std::size_t>(module.rank * module.out));
     EXPECT_EQ(norm_of(a), 0) << "with B zero nothing flows into A";
     EXPECT_GT(norm_of(b), 0) << peft_key(module, 'B');
   }
@@ -194,13 +203,13 @@ TEST_P(PassTypes, CountsItsRows) {
   EXPECT_EQ(TrainingPass::rows_of(data_->groups[1]), 16 + 2 + 1);
 }
 
-/// The loss as a function of the adapter, against the gradient, along one random direction per A and per B: a wrong element
-/// changes the derivative along almost every direction. Central differences of fourth order,
+/// The loss as a function of the adapter, against the gradient, along one random direction per A and per B: a
+/// wrong element changes the derivative along almost every direction. Central differences of fourth order,
 ///   D = (8 (f(h) − f(−h)) − (f(2h) − f(−2h))) / 12h,
-/// are off by the rounding of f, times 1.5/h, and by a term of h⁴, which is far below the one of h² by which the second-order
-/// differences with h and 2h differ (they differ by three times their error at h). f is a sum of 31 log-probabilities with
-/// weights below 1; each is a difference of logits below 32 that come through three layers of f32 with independent
-/// roundings: about 2^-24 · 32 each, √31 times that for the sum.
+/// are off by the rounding of f, times 1.5/h, and by a term of h⁴, which is far below the one of h² by which
+/// the second-order differences with h and 2h differ (they differ by three times their error at h). f is a
+/// sum of 31 log-probabilities with weights below 1; each is a difference of logits below 32 that come
+/// through three layers of f32 with independent roundings: about 2^-24 · 32 each, √31 times that for the sum.
 void Pass::check_gradient(const PassOptions& options) const {
   const Lora lora = adapter();
   const Result result = run(&lora, options);
@@ -214,11 +223,13 @@ void Pass::check_gradient(const PassOptions& options) const {
     std::vector<float> direction = random_values(count, 1, offset + 3);
     const double length = norm_of(direction);
     double slope = 0;
-    for (std::size_t i = 0; i < count; ++i) slope += static_cast<double>(result.gradient[offset + i]) * direction[i] / length;
+    for (std::size_t i = 0; i < count; ++i)
+      slope += static_cast<double>(result.gradient[offset + i]) * direction[i] / length;
     const auto at = [&](double step) {
       Lora moved = lora;
       for (std::size_t i = 0; i < count; ++i) {
-        moved.values[offset + i] = static_cast<float>(moved.values[offset + i] + step * direction[i] / length);
+        moved.values[offset + i] =
+            static_cast<float>(moved.values[offset + i] + step * direction[i] / length);
       }
       return run(&moved, plain).loss;
     };
@@ -243,7 +254,9 @@ class PassGradient : public Pass, public ::testing::WithParamInterface<bool> {
 };
 INSTANTIATE_TEST_SUITE_P(Heads, PassGradient, ::testing::Bool());
 
-TEST_P(PassGradient, IsTheDerivative) { check_gradient(with_gradient(0.8F)); }
+TEST_P(PassGradient, IsTheDerivative) {
+  check_gradient(with_gradient(0.8F));
+}
 
 TEST_P(PassGradient, IsTheDerivativeWithDropout) {
   PassOptions options = with_gradient();
@@ -256,9 +269,10 @@ TEST_P(PassGradient, IsTheDerivativeWithDropout) {
   EXPECT_NE(masked.logp, run(&lora, options).logp) << "another key, another mask";
 }
 
-// With bf16 every input of a product is rounded to 2^-8 relative. Roundings are independent, so through the about 30
-// products of forward and backward they add up to some √30 · 2^-9 (their mean size) of the gradient's norm; four times that
-// is allowed. Weights are rounded as well, which changes the network itself by as much.
+// With bf16 every input of a product is rounded to 2^-8 relative. Roundings are independent, so through the
+// about 30 products of forward and backward they add up to some √30 · 2^-9 (their mean size) of the
+// gradient's norm; four times that is allowed. Weights are rounded as well, which changes the network itself
+// by as much.
 TEST_F(Pass, Bf16IsNearF32) {
   load(DType::f32);
   const Lora lora = adapter();
@@ -267,7 +281,8 @@ TEST_F(Pass, Bf16IsNearF32) {
   const Result rounded = run(&lora, with_gradient());
   const double bound = 4 * std::sqrt(60.0) * 0x1.0p-9;
   EXPECT_LT(distance(rounded.gradient, exact.gradient), bound * norm_of(exact.gradient));
-  EXPECT_GT(distance(rounded.gradient, exact.gradient), 0x1.0p-10 * norm_of(exact.gradient)) << "was anything rounded?";
+  EXPECT_GT(distance(rounded.gradient, exact.gradient), 0x1.0p-10 * norm_of(exact.gradient))
+      << "was anything rounded?";
 }
 
 TEST_F(Pass, GradientsAddUpInTheTarget) {

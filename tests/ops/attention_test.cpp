@@ -55,13 +55,14 @@ void add_writes(std::vector<KvWrite>& writes, const std::vector<std::int32_t>& p
                 std::int64_t rows, std::int64_t position) {
   for (std::int64_t i = 0; i < rows; ++i) {
     const std::int64_t at = position + i;
-    writes.push_back({static_cast<std::int32_t>(first_row + i), pages[static_cast<std::size_t>(at / kPageTokens)],
+    writes.push_back({static_cast<std::int32_t>(first_row + i),
+                      pages[static_cast<std::size_t>(at / kPageTokens)],
                       static_cast<std::int32_t>(at % kPageTokens)});
   }
 }
 
-/// Bounds for softmax(q·Kᵀ/√D)·V of one element: a score is off by `score_error`, which is a relative error of its
-/// probability; the weighted sum adds its own.
+/// Bounds for softmax(q·Kᵀ/√D)·V of one element: a score is off by `score_error`, which is a relative error
+/// of its probability; the weighted sum adds its own.
 ExpectedMatrix expected_attention(const Real& q, const Real& k, const Real& v, const HeadShape& shape,
                                   const oracle::Visible& visible, DType output) {
   const Real out = oracle::attention(q, k, v, shape.heads, shape.kv_heads, visible);
@@ -78,8 +79,10 @@ ExpectedMatrix expected_attention(const Real& q, const Real& k, const Real& v, c
         for (std::int64_t d = 0; d < dim; ++d) size += std::abs(q(t, h * dim + d) * k(j, k_column + d));
         largest = std::max(largest, size);
       }
-      const double score_error = (relative_bound(dim) + 3 * kUnit) * largest / std::sqrt(static_cast<double>(dim));
-      const double relative = 2 * score_error + 2 * relative_bound(static_cast<std::int64_t>(keys.size())) + kSoftmaxUnits;
+      const double score_error =
+          (relative_bound(dim) + 3 * kUnit) * largest / std::sqrt(static_cast<double>(dim));
+      const double relative =
+          2 * score_error + 2 * relative_bound(static_cast<std::int64_t>(keys.size())) + kSoftmaxUnits;
       for (std::int64_t d = 0; d < dim; ++d) {
         double magnitude = 0;
         for (std::size_t j = 0; j < keys.size(); ++j) magnitude += p[j] * std::abs(v(keys[j], k_column + d));
@@ -96,7 +99,8 @@ struct Case {
   DType type;
 };
 std::ostream& operator<<(std::ostream& out, const Case& c) {
-  return out << c.shape.heads << "/" << c.shape.kv_heads << " heads of " << c.shape.head_dim << " " << name_of(c.type);
+  return out << c.shape.heads << "/" << c.shape.kv_heads << " heads of " << c.shape.head_dim << " "
+             << name_of(c.type);
 }
 std::vector<Case> cases() {
   std::vector<Case> all;
@@ -157,12 +161,14 @@ TEST_P(Attention, AgreesWithTheFormula) {
   for (std::int64_t t = 0; t < total; ++t) {
     for (std::int64_t h = 0; h < shape.heads; ++h) {
       double log_sum = 0;
-      oracle::probabilities(queries, keys, t, h * shape.head_dim, h / (shape.heads / shape.kv_heads) * shape.head_dim,
-                            shape.head_dim, visible[static_cast<std::size_t>(t)], &log_sum);
+      oracle::probabilities(queries, keys, t, h * shape.head_dim,
+                            h / (shape.heads / shape.kv_heads) * shape.head_dim, shape.head_dim,
+                            visible[static_cast<std::size_t>(t)], &log_sum);
       // Scores are sums of head_dim products below 4, divided by √head_dim.
       const double score = 4 * std::sqrt(static_cast<double>(shape.head_dim));
-      expected_lse.set(t, h, log_sum, (relative_bound(shape.head_dim) + 4 * kUnit) * score + relative_bound(35) +
-                                          4 * kUnit * std::abs(log_sum));
+      expected_lse.set(t, h, log_sum,
+                       (relative_bound(shape.head_dim) + 4 * kUnit) * score + relative_bound(35) +
+                           4 * kUnit * std::abs(log_sum));
     }
   }
   EXPECT_TRUE(expected_lse.agrees_with(lse.view()));
@@ -187,7 +193,8 @@ TEST_P(Attention, ARowDoesNotDependOnItsBatchOrTheThreads) {
     add_writes(writes, pages, t, 1, t);
     single->write_kv(k.view(), v.view(), shape, writes, paged.pages());
     const AttentionRows one{0, 1, t, pages.data()};
-    single->attention(q.view().row_range(t, 1), paged.pages(), shape, std::span(&one, 1), alone.view().row_range(t, 1), View{});
+    single->attention(q.view().row_range(t, 1), paged.pages(), shape, std::span(&one, 1),
+                      alone.view().row_range(t, 1), View{});
   }
   for (const int threads : {1, 2}) {
     const auto ops = make_cpu_ops(type, threads);
@@ -196,13 +203,15 @@ TEST_P(Attention, ARowDoesNotDependOnItsBatchOrTheThreads) {
       Tensor out(type, rows, q.columns(), "test");
       // The rows as one sequence, and as if each were its own.
       const AttentionRows whole{0, rows, first, pages.data()};
-      ops->attention(q.view().row_range(first, rows), paged.pages(), shape, std::span(&whole, 1), out.view(), View{});
+      ops->attention(q.view().row_range(first, rows), paged.pages(), shape, std::span(&whole, 1), out.view(),
+                     View{});
       EXPECT_TRUE(same_bits(out.view(), alone.view().row_range(first, rows))) << rows << " rows, " << threads;
       std::vector<AttentionRows> each;
       for (std::int64_t i = 0; i < rows; ++i) each.push_back({i, 1, first + i, pages.data()});
       out.zero();
       ops->attention(q.view().row_range(first, rows), paged.pages(), shape, each, out.view(), View{});
-      EXPECT_TRUE(same_bits(out.view(), alone.view().row_range(first, rows))) << rows << " sequences, " << threads;
+      EXPECT_TRUE(same_bits(out.view(), alone.view().row_range(first, rows)))
+          << rows << " sequences, " << threads;
     }
   }
 }
@@ -222,7 +231,8 @@ TEST_P(Attention, SegmentsAgreeWithTheFormula) {
     std::iota(keys.begin(), keys.end(), boundaries[s]);
     visible.insert(visible.end(), keys.size(), keys);
   }
-  const ExpectedMatrix expected = expected_attention(matrix_of(q), matrix_of(k), matrix_of(v), shape, visible, type);
+  const ExpectedMatrix expected =
+      expected_attention(matrix_of(q), matrix_of(k), matrix_of(v), shape, visible, type);
   Tensor first(type, 53, width, "test");
   for (const int threads : {1, 2}) {
     const auto ops = make_cpu_ops(type, threads);
@@ -237,8 +247,8 @@ TEST_P(Attention, SegmentsAgreeWithTheFormula) {
   }
 }
 
-/// Two groups: a prompt longer than a page with members of 3, 0 (a completion of one token) and 2 rows, and a prompt of
-/// 2 rows with a member of 1. With `last`, only the prompts' last rows have queries.
+/// Two groups: a prompt longer than a page with members of 3, 0 (a completion of one token) and 2 rows, and a
+/// prompt of 2 rows with a member of 1. With `last`, only the prompts' last rows have queries.
 struct Grouped {
   std::vector<SharedPromptRows> groups;
   oracle::Visible visible;
@@ -271,12 +281,14 @@ struct Grouped {
 class AttentionBackward : public ::testing::TestWithParam<std::tuple<Case, bool>> {};
 std::vector<Case> backward_cases() {
   std::vector<Case> all;
-  for (const HeadShape& shape : {HeadShape{4, 2, 8}, HeadShape{2, 1, 16}, HeadShape{3, 1, 20}, HeadShape{1, 1, 80}}) {
+  for (const HeadShape& shape :
+       {HeadShape{4, 2, 8}, HeadShape{2, 1, 16}, HeadShape{3, 1, 20}, HeadShape{1, 1, 80}}) {
     for (const DType type : {DType::f32, DType::bf16}) all.push_back({shape, type});
   }
   return all;
 }
-INSTANTIATE_TEST_SUITE_P(Cases, AttentionBackward, ::testing::Combine(::testing::ValuesIn(backward_cases()), ::testing::Bool()));
+INSTANTIATE_TEST_SUITE_P(Cases, AttentionBackward,
+                         ::testing::Combine(::testing::ValuesIn(backward_cases()), ::testing::Bool()));
 
 TEST_P(AttentionBackward, IsTheDerivative) {
   const auto& [c, last] = GetParam();
@@ -299,7 +311,8 @@ TEST_P(AttentionBackward, IsTheDerivative) {
   Tensor out(c.type, rows.queries, shape.heads * dim, "test");
   Tensor lse(DType::f32, rows.queries, shape.heads, "test");
   Tensor exact(DType::f32, rows.queries, shape.heads * dim, "test");
-  for (std::size_t i = 0; i < result.values.size(); ++i) exact.span<float>()[i] = static_cast<float>(result.values[i]);
+  for (std::size_t i = 0; i < result.values.size(); ++i)
+    exact.span<float>()[i] = static_cast<float>(result.values[i]);
   const auto single = make_cpu_ops(c.type, 1);
   single->convert(exact.view(), out.view());
 
@@ -337,7 +350,8 @@ TEST_P(AttentionBackward, IsTheDerivative) {
       }
     }
   }
-  const double relative = (relative_bound(dim) + 4 * kUnit) * score_error + relative_bound(dim) + relative_bound(64) + 32 * kUnit;
+  const double relative =
+      (relative_bound(dim) + 4 * kUnit) * score_error + relative_bound(dim) + relative_bound(64) + 32 * kUnit;
 
   const Complex q_complex = oracle::complex_of(qs);
   const Complex k_complex = oracle::complex_of(ks);
@@ -352,13 +366,17 @@ TEST_P(AttentionBackward, IsTheDerivative) {
     ExpectedMatrix expected(x.rows, x.columns);
     for (std::size_t i = 0; i < g.values.size(); i += stride) {
       const auto at = static_cast<std::int64_t>(i);
-      expected.set(at / x.columns, at % x.columns, g.values[i], relative * bound.values[i] + kUnit * std::abs(g.values[i]));
+      expected.set(at / x.columns, at % x.columns, g.values[i],
+                   relative * bound.values[i] + kUnit * std::abs(g.values[i]));
     }
     return expected;
   };
-  const auto d_q_expected = expected_of(qs, q_bound, [&](const Complex& z) { return loss(z, k_complex, v_complex); });
-  const auto d_k_expected = expected_of(ks, k_bound, [&](const Complex& z) { return loss(q_complex, z, v_complex); });
-  const auto d_v_expected = expected_of(vs, v_bound, [&](const Complex& z) { return loss(q_complex, k_complex, z); });
+  const auto d_q_expected =
+      expected_of(qs, q_bound, [&](const Complex& z) { return loss(z, k_complex, v_complex); });
+  const auto d_k_expected =
+      expected_of(ks, k_bound, [&](const Complex& z) { return loss(q_complex, z, v_complex); });
+  const auto d_v_expected =
+      expected_of(vs, v_bound, [&](const Complex& z) { return loss(q_complex, k_complex, z); });
 
   Tensor first_q, first_k, first_v;
   for (const int threads : {1, 2}) {
@@ -366,8 +384,8 @@ TEST_P(AttentionBackward, IsTheDerivative) {
     Tensor d_q(DType::f32, q.rows(), q.columns(), "test");
     Tensor d_k(DType::f32, k.rows(), k.columns(), "test");
     Tensor d_v(DType::f32, v.rows(), v.columns(), "test");
-    ops->attention_backward(q.view(), k.view(), v.view(), out.view(), lse.view(), d_out.view(), shape, c.type, rows.groups,
-                            d_q.view(), d_k.view(), d_v.view());
+    ops->attention_backward(q.view(), k.view(), v.view(), out.view(), lse.view(), d_out.view(), shape, c.type,
+                            rows.groups, d_q.view(), d_k.view(), d_v.view());
     EXPECT_TRUE(d_q_expected.agrees_with(d_q.view())) << threads << " threads, d_q";
     EXPECT_TRUE(d_k_expected.agrees_with(d_k.view())) << threads << " threads, d_k";
     EXPECT_TRUE(d_v_expected.agrees_with(d_v.view())) << threads << " threads, d_v";

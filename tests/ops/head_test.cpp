@@ -31,8 +31,8 @@ struct Case {
   DType type;
 };
 std::ostream& operator<<(std::ostream& out, const Case& c) {
-  return out << c.rows << "x" << c.hidden << ", vocabulary " << c.vocabulary << ", temperature " << c.temperature << " "
-             << name_of(c.type);
+  return out << c.rows << "x" << c.hidden << ", vocabulary " << c.vocabulary << ", temperature "
+             << c.temperature << " " << name_of(c.type);
 }
 std::vector<Case> cases() {
   std::vector<Case> all;
@@ -68,10 +68,11 @@ TEST_P(Head, AgreesWithTheFormula) {
 
   const Real w = matrix_of(weight.view());
   const Real hs = matrix_of(h.view());
-  // A logit is a sum of `hidden` products below 2; its error goes one to one into logp, and as a relative error into
-  // the probabilities.
+  // A logit is a sum of `hidden` products below 2; its error goes one to one into logp, and as a relative
+  // error into the probabilities.
   const double temperature = c.temperature;
-  const double logit_error = (relative_bound(c.hidden) + 4 * kUnit) * 2 * static_cast<double>(c.hidden) / temperature;
+  const double logit_error =
+      (relative_bound(c.hidden) + 4 * kUnit) * 2 * static_cast<double>(c.hidden) / temperature;
   const double softmax_error = 2 * logit_error + 2 * relative_bound(c.vocabulary) + 12 * kUnit;
   for (std::int64_t t = 0; t < c.rows; ++t) {
     const auto at = static_cast<std::size_t>(t);
@@ -88,10 +89,12 @@ TEST_P(Head, AgreesWithTheFormula) {
     Real row(1, c.hidden);
     for (std::int64_t i = 0; i < c.hidden; ++i) row(0, i) = hs(t, i);
     const auto target = targets[static_cast<std::size_t>(t)];
-    const Real g = oracle::gradient(row, [&](const Complex& z) { return oracle::log_prob(z, 0, w, target, temperature).logp; });
+    const Real g = oracle::gradient(
+        row, [&](const Complex& z) { return oracle::log_prob(z, 0, w, target, temperature).logp; });
     for (std::int64_t i = 0; i < c.hidden; ++i) {
       // Σ |1[target] − p| |W| is at most 2; 1 − p is off by an absolute error of p.
-      const double bound = (softmax_error + roundoff(c.type) + relative_bound(c.vocabulary) + 4 * kUnit) * 2 / temperature;
+      const double bound =
+          (softmax_error + roundoff(c.type) + relative_bound(c.vocabulary) + 4 * kUnit) * 2 / temperature;
       expected.set(t, i, g(0, i), bound);
     }
   }
@@ -114,15 +117,18 @@ TEST(HeadBatch, ARowDoesNotDependOnItsBatchOrTheThreads) {
     std::vector<SampledToken> alone_tokens(300);
     std::vector<SampleRequest> requests;
     const RandomStream draws{3};
-    for (std::uint64_t i = 0; i < 300; ++i) requests.push_back({0.9F, i % 3 == 0 ? 7 : 0, i % 2 == 0 ? 0.8F : 1.0F, i % 5 == 0, draws.uniform(i)});
+    for (std::uint64_t i = 0; i < 300; ++i)
+      requests.push_back({0.9F, i % 3 == 0 ? 7 : 0, i % 2 == 0 ? 0.8F : 1.0F, i % 5 == 0, draws.uniform(i)});
     for (const int threads : {1, 2}) {
       const auto ops = make_cpu_ops(type, threads);
       const auto head = ops->pack(weight.view(), {}, true);
       for (std::size_t r = 0; threads == 1 && r < 300; ++r) {
         const auto row = static_cast<std::int64_t>(r);
-        ops->log_prob(h.view().row_range(row, 1), *head, std::span(targets).subspan(r, 1), 0.9F, std::span(alone).subspan(r, 1),
-                      std::span(alone_entropy).subspan(r, 1), alone_d.view().row_range(row, 1));
-        ops->sample(h.view().row_range(row, 1), *head, std::span(requests).subspan(r, 1), {}, std::span(alone_tokens).subspan(r, 1));
+        ops->log_prob(h.view().row_range(row, 1), *head, std::span(targets).subspan(r, 1), 0.9F,
+                      std::span(alone).subspan(r, 1), std::span(alone_entropy).subspan(r, 1),
+                      alone_d.view().row_range(row, 1));
+        ops->sample(h.view().row_range(row, 1), *head, std::span(requests).subspan(r, 1), {},
+                    std::span(alone_tokens).subspan(r, 1));
       }
       for (const std::int64_t rows : {2, 15, 33, 64, 65, 130, 256, 300}) {
         const auto count = static_cast<std::size_t>(rows);
@@ -131,7 +137,8 @@ TEST(HeadBatch, ARowDoesNotDependOnItsBatchOrTheThreads) {
         std::vector<float> logp(count);
         std::vector<float> entropy(count);
         Tensor d(DType::f32, rows, 40, "test");
-        ops->log_prob(h.view().row_range(first, rows), *head, std::span(targets).subspan(at), 0.9F, logp, entropy, d.view());
+        ops->log_prob(h.view().row_range(first, rows), *head, std::span(targets).subspan(at), 0.9F, logp,
+                      entropy, d.view());
         EXPECT_TRUE(std::equal(logp.begin(), logp.end(), alone.begin() + first)) << rows;
         EXPECT_TRUE(std::equal(entropy.begin(), entropy.end(), alone_entropy.begin() + first)) << rows;
         EXPECT_TRUE(same_bits(d.view(), alone_d.view().row_range(first, rows))) << rows;
@@ -150,7 +157,8 @@ constexpr std::size_t kDraws = 4000;
 
 /// A head whose logits are the given ones: hidden size 1, h = 1.
 struct Logits {
-  explicit Logits(const std::vector<float>& logits) : ops(make_cpu_ops(DType::f32, 1)), ones(DType::f32, kDraws, 1, "test") {
+  explicit Logits(const std::vector<float>& logits)
+      : ops(make_cpu_ops(DType::f32, 1)), ones(DType::f32, kDraws, 1, "test") {
     const ConstView weight(logits.data(), static_cast<std::int64_t>(logits.size()), 1);
     head = ops->pack(weight, {}, false);
     std::fill(ones.span<float>().begin(), ones.span<float>().end(), 1.0F);
@@ -208,15 +216,18 @@ TEST(Sampling, TopKKeepsTheLargestAndTies) {
   Logits logits(kLogits);
   const auto p = softmax(kLogits, 1);
   expect_distribution(logits.frequencies({1.0F, 2}, 7), {0, p[1], 0, 0, p[4], 0, 0}, "top 2");
-  expect_distribution(logits.frequencies({1.0F, 4}, 7), {p[0], p[1], 0, p[3], p[4], 0, p[6]}, "top 4 with a tie");
+  expect_distribution(logits.frequencies({1.0F, 4}, 7), {p[0], p[1], 0, p[3], p[4], 0, p[6]},
+                      "top 4 with a tie");
   expect_distribution(logits.frequencies({1.0F, 50}, 7), p, "top 50");
 }
 
 TEST(Sampling, TopPKeepsTheFewestWhoseMassReachesP) {
   Logits logits(kLogits);
   const auto p = softmax(kLogits, 1);  // in order: 4, 1, 6, then 0 and 3
-  expect_distribution(logits.frequencies({1.0F, 0, static_cast<float>(p[4] - 0.01)}, 7), {0, 0, 0, 0, p[4], 0, 0}, "one");
-  expect_distribution(logits.frequencies({1.0F, 0, static_cast<float>(p[4] + 0.01)}, 7), {0, p[1], 0, 0, p[4], 0, 0}, "two");
+  expect_distribution(logits.frequencies({1.0F, 0, static_cast<float>(p[4] - 0.01)}, 7),
+                      {0, 0, 0, 0, p[4], 0, 0}, "one");
+  expect_distribution(logits.frequencies({1.0F, 0, static_cast<float>(p[4] + 0.01)}, 7),
+                      {0, p[1], 0, 0, p[4], 0, 0}, "two");
   expect_distribution(logits.frequencies({1.0F, 0, static_cast<float>(p[4] + p[1] + 0.01)}, 7),
                       {0, p[1], 0, 0, p[4], 0, p[6]}, "three");
   expect_distribution(logits.frequencies({1.0F, 0, 1e-6F}, 7), {0, 0, 0, 0, p[4], 0, 0}, "never nothing");

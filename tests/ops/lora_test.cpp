@@ -58,7 +58,8 @@ struct Setting {
       const Part& part = c.parts[p];
       a.push_back(random_tensor(DType::f32, part.rank, c.in, 1, 10 + p));
       b.push_back(random_tensor(DType::f32, part.out, part.rank, 1, 20 + p));
-      factors.push_back({a[p].row<float>(0), b[p].row<float>(0), part.rank, part.out, part.offset, part.scale});
+      factors.push_back(
+          {a[p].row<float>(0), b[p].row<float>(0), part.rank, part.out, part.offset, part.scale});
     }
     for (std::int64_t r = 0; r < c.rows; ++r) keys.push_back(mix64(static_cast<std::uint64_t>(r)));
     dropout = {c.rate, 99, keys};
@@ -67,14 +68,15 @@ struct Setting {
   }
   const Dropout* dropout_of(const Case& c) const { return c.rate > 0 ? &dropout : nullptr; }
 
-  /// Element (row, column) of projection p is kept iff the uniform draw of (key, p, token, column) is not below the
-  /// rate; four columns share one Philox block.
+  /// Element (row, column) of projection p is kept iff the uniform draw of (key, p, token, column) is not
+  /// below the rate; four columns share one Philox block.
   Real mask_of(const Case& c, std::size_t p) const {
     Real mask(c.rows, c.in);
     for (std::int64_t r = 0; r < c.rows; ++r) {
       const RandomStream stream{dropout.key, p, keys[static_cast<std::size_t>(r)]};
       for (std::int64_t i = 0; i < c.in; ++i) {
-        const double uniform = stream.bits(static_cast<std::uint64_t>(i / 4))[static_cast<std::size_t>(i % 4)] * 0x1.0p-32;
+        const double uniform =
+            stream.bits(static_cast<std::uint64_t>(i / 4))[static_cast<std::size_t>(i % 4)] * 0x1.0p-32;
         mask(r, i) = uniform < c.rate ? 0.0 : 1 / (1 - c.rate);
       }
     }
@@ -120,7 +122,8 @@ TEST_P(LoraOp, ForwardAgreesWithTheFormula) {
       for (std::int64_t o = 0; o < part.out; ++o) {
         const double value = start(t, part.offset + o) + delta(t, o);
         expected.set(t, part.offset + o, value,
-                     (relative_bound(c.in) + relative_bound(part.rank) + 3 * kUnit) * magnitude(t, o) + kUnit * std::abs(value));
+                     (relative_bound(c.in) + relative_bound(part.rank) + 3 * kUnit) * magnitude(t, o) +
+                         kUnit * std::abs(value));
       }
     }
   }
@@ -155,13 +158,15 @@ TEST_P(LoraOp, BackwardIsTheDerivative) {
 
   // An element costs the oracle a whole forward, so of large cases only some are checked.
   const std::size_t stride = c.rows > 30 ? 29 : c.rows > 1 ? 3 : 1;
-  const auto add_expected = [&](const Real& start, const Real& g, const Real& magnitude, const Part& part, ExpectedMatrix& expected) {
-    const double relative =
-        relative_bound(c.in) + relative_bound(part.rank) + relative_bound(part.out) + relative_bound(c.rows) + 8 * kUnit;
+  const auto add_expected = [&](const Real& start, const Real& g, const Real& magnitude, const Part& part,
+                                ExpectedMatrix& expected) {
+    const double relative = relative_bound(c.in) + relative_bound(part.rank) + relative_bound(part.out) +
+                            relative_bound(c.rows) + 8 * kUnit;
     for (std::size_t i = 0; i < g.values.size(); i += stride) {
       const auto at = static_cast<std::int64_t>(i);
       const double value = start.values[i] + g.values[i];
-      expected.set(at / g.columns, at % g.columns, value, relative * magnitude.values[i] + 2 * kUnit * std::abs(value));
+      expected.set(at / g.columns, at % g.columns, value,
+                   relative * magnitude.values[i] + 2 * kUnit * std::abs(value));
     }
   };
   std::vector<ExpectedMatrix> a_expected, b_expected;
@@ -179,15 +184,21 @@ TEST_P(LoraOp, BackwardIsTheDerivative) {
     const Tensor start_a = random_tensor(DType::f32, part.rank, c.in, 0.5, 5);
     const Tensor start_b = random_tensor(DType::f32, part.out, part.rank, 0.5, 6);
     add_expected(matrix_of(start_a.view()),
-                 oracle::gradient(a[p], [&](const Complex& w) { return loss(p, z, w, up); }, stride),
-                 oracle::gradient(a[p], [&](const Complex& w) { return size(p, z_size, w, up_size); }, stride), part,
-                 a_expected.emplace_back(part.rank, c.in));
+                 oracle::gradient(
+                     a[p], [&](const Complex& w) { return loss(p, z, w, up); }, stride),
+                 oracle::gradient(
+                     a[p], [&](const Complex& w) { return size(p, z_size, w, up_size); }, stride),
+                 part, a_expected.emplace_back(part.rank, c.in));
     add_expected(matrix_of(start_b.view()),
-                 oracle::gradient(b[p], [&](const Complex& w) { return loss(p, z, down, w); }, stride),
-                 oracle::gradient(b[p], [&](const Complex& w) { return size(p, z_size, down_size, w); }, stride), part,
-                 b_expected.emplace_back(part.out, part.rank));
-    const Real g = oracle::gradient(x, [&](const Complex& w) { return loss(p, w, down, up); }, stride);
-    const Real m = oracle::gradient(x, [&](const Complex& w) { return size(p, w, down_size, up_size); }, stride);
+                 oracle::gradient(
+                     b[p], [&](const Complex& w) { return loss(p, z, down, w); }, stride),
+                 oracle::gradient(
+                     b[p], [&](const Complex& w) { return size(p, z_size, down_size, w); }, stride),
+                 part, b_expected.emplace_back(part.out, part.rank));
+    const Real g = oracle::gradient(
+        x, [&](const Complex& w) { return loss(p, w, down, up); }, stride);
+    const Real m = oracle::gradient(
+        x, [&](const Complex& w) { return size(p, w, down_size, up_size); }, stride);
     for (std::size_t i = 0; i < g.values.size(); ++i) {
       x_gradient.values[i] += g.values[i];
       x_magnitude.values[i] += m.values[i];
@@ -208,8 +219,8 @@ TEST_P(LoraOp, BackwardIsTheDerivative) {
       gradients.push_back({results.a.back().row<float>(0), results.b.back().row<float>(0)});
     }
     make_cpu_ops(c.type, threads)
-        ->lora_backward(s.x.view(), u.view(), dy.view(), *s.packed, s.dropout_of(c), with_input ? results.x.view() : View{},
-                        gradients);
+        ->lora_backward(s.x.view(), u.view(), dy.view(), *s.packed, s.dropout_of(c),
+                        with_input ? results.x.view() : View{}, gradients);
     return results;
   };
   const Results results = run(1, true);
@@ -221,8 +232,10 @@ TEST_P(LoraOp, BackwardIsTheDerivative) {
   for (std::size_t p = 0; p < c.parts.size(); ++p) {
     EXPECT_TRUE(a_expected[p].agrees_with(results.a[p].view())) << "A of part " << p;
     EXPECT_TRUE(b_expected[p].agrees_with(results.b[p].view())) << "B of part " << p;
-    EXPECT_TRUE(same_bits(threaded.a[p].view(), results.a[p].view()) && same_bits(threaded.b[p].view(), results.b[p].view()));
-    EXPECT_TRUE(same_bits(without.a[p].view(), results.a[p].view()) && same_bits(without.b[p].view(), results.b[p].view()));
+    EXPECT_TRUE(same_bits(threaded.a[p].view(), results.a[p].view()) &&
+                same_bits(threaded.b[p].view(), results.b[p].view()));
+    EXPECT_TRUE(same_bits(without.a[p].view(), results.a[p].view()) &&
+                same_bits(without.b[p].view(), results.b[p].view()));
   }
 }
 
@@ -238,8 +251,8 @@ TEST(LoraOpBatch, ARowDoesNotDependOnItsBatchOrTheThreads) {
       for (std::int64_t r = 0; r < c.rows; ++r) {
         Dropout one = s.dropout;
         one.token_keys = one.token_keys.subspan(static_cast<std::size_t>(r), 1);
-        single->lora(s.x.view().row_range(r, 1), *s.packed, rate > 0 ? &one : nullptr, alone_u.view().row_range(r, 1),
-                     alone.view().row_range(r, 1));
+        single->lora(s.x.view().row_range(r, 1), *s.packed, rate > 0 ? &one : nullptr,
+                     alone_u.view().row_range(r, 1), alone.view().row_range(r, 1));
       }
       for (const int threads : {1, 2}) {
         const auto ops = make_cpu_ops(type, threads);
@@ -249,9 +262,12 @@ TEST(LoraOpBatch, ARowDoesNotDependOnItsBatchOrTheThreads) {
           y.zero();
           Dropout some = s.dropout;
           some.token_keys = some.token_keys.subspan(static_cast<std::size_t>(c.rows - rows));
-          ops->lora(s.x.view().row_range(c.rows - rows, rows), *s.packed, rate > 0 ? &some : nullptr, u.view(), y.view());
-          EXPECT_TRUE(same_bits(u.view(), alone_u.view().row_range(c.rows - rows, rows))) << rows << " " << threads;
-          EXPECT_TRUE(same_bits(y.view(), alone.view().row_range(c.rows - rows, rows))) << rows << " " << threads;
+          ops->lora(s.x.view().row_range(c.rows - rows, rows), *s.packed, rate > 0 ? &some : nullptr,
+                    u.view(), y.view());
+          EXPECT_TRUE(same_bits(u.view(), alone_u.view().row_range(c.rows - rows, rows)))
+              << rows << " " << threads;
+          EXPECT_TRUE(same_bits(y.view(), alone.view().row_range(c.rows - rows, rows)))
+              << rows << " " << threads;
         }
       }
     }

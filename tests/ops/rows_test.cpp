@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Operations on rows against their formulas, their independence of the batch, and the kernels of all instruction sets
-// against one another.
+// Operations on rows against their formulas, their independence of the batch, and the kernels of all
+// instruction sets against one another.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -55,8 +55,10 @@ TEST(Rows, RmsNormBackwardIsTheDerivative) {
       }
       const double r = 1 / std::sqrt(squares / static_cast<double>(n) + static_cast<double>(kEpsilon));
       for (std::int64_t i = 0; i < n; ++i) {
-        // Both terms of the formula carry the errors of r (three times at most) and of the mean; they may cancel.
-        const double terms = r * (std::abs(d(t, i) * w(0, i)) + std::abs(xs(t, i)) * r * r * products / static_cast<double>(n));
+        // Both terms of the formula carry the errors of r (three times at most) and of the mean; they may
+        // cancel.
+        const double terms = r * (std::abs(d(t, i) * w(0, i)) +
+                                  std::abs(xs(t, i)) * r * r * products / static_cast<double>(n));
         const double value = element_of(before.view(), t, i) + g(t, i);
         expected.set(t, i, value, (3 * relative_bound(n) + 8 * kUnit) * terms + kUnit * std::abs(value));
       }
@@ -78,7 +80,8 @@ TEST(Rows, SwigluAgreesWithTheFormula) {
       const Real y = oracle::swiglu(matrix_of(gate_up.view()));
       ExpectedMatrix expected(5, n);
       for (std::int64_t t = 0; t < 5; ++t) {
-        for (std::int64_t i = 0; i < n; ++i) expected.set(t, i, y(t, i), (kSiluBound + roundoff(type)) * std::abs(y(t, i)));
+        for (std::int64_t i = 0; i < n; ++i)
+          expected.set(t, i, y(t, i), (kSiluBound + roundoff(type)) * std::abs(y(t, i)));
       }
       EXPECT_TRUE(expected.agrees_with(h.view())) << n << " " << name_of(type);
     }
@@ -108,7 +111,8 @@ TEST(Rows, SwigluBackwardIsTheDerivative) {
       ops->swiglu_backward(gate_up.view(), dh.view(), d.view());
       const Real x = matrix_of(gate_up.view());
       const Real w = matrix_of(dh.view());
-      const Real g = oracle::gradient(x, [&](const Complex& z) { return oracle::contract(w, oracle::swiglu(z)); });
+      const Real g =
+          oracle::gradient(x, [&](const Complex& z) { return oracle::contract(w, oracle::swiglu(z)); });
       ExpectedMatrix expected(2, 2 * n);
       for (std::int64_t t = 0; t < 2; ++t) {
         for (std::int64_t i = 0; i < 2 * n; ++i) {
@@ -135,7 +139,8 @@ TEST(Rows, GeluAgreesWithTheFormula) {
       for (std::int64_t i = 0; i < 33; ++i) {
         const double value = element_of(x.view(), t, i);
         // 1 + erf cancels for negative x, so its error counts from 1.
-        expected.set(t, i, oracle::gelu(value), 6 * kUnit * std::abs(value) + roundoff(type) * std::abs(oracle::gelu(value)));
+        expected.set(t, i, oracle::gelu(value),
+                     6 * kUnit * std::abs(value) + roundoff(type) * std::abs(oracle::gelu(value)));
       }
     }
     EXPECT_TRUE(expected.agrees_with(y.view())) << name_of(type);
@@ -160,7 +165,8 @@ TEST(Rows, RotateTurnsPairsAndInverseTurnsBack) {
     }
     for (const bool inverse : {false, true}) {
       const Real source = matrix_of(x);
-      const Real turned = oracle::rotate(source, dim, matrix_of(cosines.view()), matrix_of(sines.view()), inverse);
+      const Real turned =
+          oracle::rotate(source, dim, matrix_of(cosines.view()), matrix_of(sines.view()), inverse);
       ops->rotate(x, dim, cosines.view(), sines.view(), inverse);
       ExpectedMatrix expected(rows, heads * dim);
       ExpectedMatrix round_trip(rows, heads * dim);
@@ -194,7 +200,8 @@ TEST(Rows, ConvertGatherScatterScaleEmbed) {
     Tensor gathered(source.type(), 4, 19, "test");
     ops->gather_rows(source, rows, gathered.view());
     for (std::int64_t i = 0; i < 4; ++i) {
-      EXPECT_TRUE(same_bits(gathered.const_view().row_range(i, 1), source.row_range(rows[static_cast<std::size_t>(i)], 1)));
+      EXPECT_TRUE(same_bits(gathered.const_view().row_range(i, 1),
+                            source.row_range(rows[static_cast<std::size_t>(i)], 1)));
     }
     Tensor embedded(DType::f32, 4, 19, "test");
     ops->embed(source, rows, embedded.view());
@@ -253,17 +260,18 @@ struct InstructionSet {
 std::vector<InstructionSet> instruction_sets() {
   std::vector<InstructionSet> sets{{"baseline", &cpu::baseline::table()}};
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) sets.push_back({"avx2", &cpu::avx2::table()});
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512dq")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    sets.push_back({"avx2", &cpu::avx2::table()});
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
     sets.push_back({"avx512", &cpu::avx512::table()});
   }
 #endif
   return sets;
 }
 
-// The oracle holds the best instruction set to account; the others must be as near to it as rounding allows (a fused
-// multiply-add rounds once where the baseline rounds twice).
+// The oracle holds the best instruction set to account; the others must be as near to it as rounding allows
+// (a fused multiply-add rounds once where the baseline rounds twice).
 TEST(InstructionSets, Agree) {
   const auto sets = instruction_sets();
   if (sets.size() < 2) GTEST_SKIP() << "this machine has the baseline instruction set only";
@@ -325,7 +333,8 @@ TEST(InstructionSets, Agree) {
       ASSERT_EQ(other.values.size(), reference.values.size());
       for (std::size_t i = 0; i < reference.values.size(); ++i) {
         const double bound = 2 * (3 * relative_bound(n) + 12 * kUnit) * reference.magnitudes[i];
-        ASSERT_NEAR(other.values[i], reference.values[i], bound) << sets[s].name << " width " << n << " value " << i;
+        ASSERT_NEAR(other.values[i], reference.values[i], bound)
+            << sets[s].name << " width " << n << " value " << i;
       }
     }
   }
@@ -352,8 +361,9 @@ TEST(InstructionSets, VectorSetsAgreeToTheBit) {
 
 TEST(InstructionSets, ConversionToBf16RoundsToEvenAndKeepsNan) {
   std::vector<float> values;
-  for (const std::uint32_t bits : {0x3f808000U, 0x3f818000U, 0x3f807fffU, 0x3f808001U, 0x7f7fffffU, 0x7f800000U, 0xff800000U,
-                                   0x7f800001U, 0xffffffffU, 0x00000001U, 0x80000000U}) {
+  for (const std::uint32_t bits :
+       {0x3f808000U, 0x3f818000U, 0x3f807fffU, 0x3f808001U, 0x7f7fffffU, 0x7f800000U, 0xff800000U,
+        0x7f800001U, 0xffffffffU, 0x00000001U, 0x80000000U}) {
     values.push_back(std::bit_cast<float>(bits));
   }
   for (const auto& set : instruction_sets()) {
@@ -363,7 +373,8 @@ TEST(InstructionSets, ConversionToBf16RoundsToEvenAndKeepsNan) {
       std::vector<std::uint16_t> target(source.size());
       const auto n = static_cast<std::int64_t>(source.size());
       set.kernels->convert({source.data(), false, n}, {target.data(), true, n}, 1, n);
-      for (std::size_t i = 0; i < source.size(); ++i) EXPECT_EQ(target[i], to_bf16(source[i]).bits) << set.name << " " << i;
+      for (std::size_t i = 0; i < source.size(); ++i)
+        EXPECT_EQ(target[i], to_bf16(source[i]).bits) << set.name << " " << i;
     }
   }
 }

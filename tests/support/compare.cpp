@@ -22,8 +22,8 @@ void ExpectedMatrix::set(std::int64_t row, std::int64_t column, double value, do
 
 ::testing::AssertionResult ExpectedMatrix::agrees_with(ConstView result) const {
   if (result.rows() != rows_ || result.columns() != columns_) {
-    return ::testing::AssertionFailure() << fmt::format("shape {}x{} instead of {}x{}", result.rows(), result.columns(),
-                                                        rows_, columns_);
+    return ::testing::AssertionFailure()
+           << fmt::format("shape {}x{} instead of {}x{}", result.rows(), result.columns(), rows_, columns_);
   }
   bool compared = false;
   double worst = 0;
@@ -39,8 +39,8 @@ void ExpectedMatrix::set(std::int64_t row, std::int64_t column, double value, do
       const double excess = std::isfinite(difference) ? difference - expected.bound : HUGE_VAL;
       if (!found.empty() && excess <= worst) continue;
       worst = excess;
-      found = fmt::format("row {} column {}: {} instead of {}, allowed difference {}", r, c, value, expected.value,
-                          expected.bound);
+      found = fmt::format("row {} column {}: {} instead of {}, allowed difference {}", r, c, value,
+                          expected.value, expected.bound);
     }
   }
   if (!compared) return ::testing::AssertionFailure() << "nothing to compare";
@@ -50,8 +50,9 @@ void ExpectedMatrix::set(std::int64_t row, std::int64_t column, double value, do
 
 ::testing::AssertionResult same_bits(ConstView a, ConstView b) {
   if (a.rows() != b.rows() || a.columns() != b.columns() || a.type() != b.type()) {
-    return ::testing::AssertionFailure() << fmt::format("{}x{} {} and {}x{} {}", a.rows(), a.columns(),
-                                                        name_of(a.type()), b.rows(), b.columns(), name_of(b.type()));
+    return ::testing::AssertionFailure()
+           << fmt::format("{}x{} {} and {}x{} {}", a.rows(), a.columns(), name_of(a.type()), b.rows(),
+                          b.columns(), name_of(b.type()));
   }
   const std::size_t size = size_of(a.type());
   for (std::int64_t r = 0; r < a.rows(); ++r) {
@@ -59,8 +60,8 @@ void ExpectedMatrix::set(std::int64_t row, std::int64_t column, double value, do
       const ConstView x = a.row_range(r, 1).column_range(c, 1);
       const ConstView y = b.row_range(r, 1).column_range(c, 1);
       if (std::memcmp(x.data(), y.data(), size) == 0) continue;
-      return ::testing::AssertionFailure() << fmt::format("row {} column {}: {} and {}", r, c, element_of(a, r, c),
-                                                          element_of(b, r, c));
+      return ::testing::AssertionFailure()
+             << fmt::format("row {} column {}: {} and {}", r, c, element_of(a, r, c), element_of(b, r, c));
     }
   }
   return ::testing::AssertionSuccess();
@@ -77,12 +78,16 @@ Tensor random_tensor(DType type, std::int64_t rows, std::int64_t columns, double
   for (std::int64_t i = 0; i < tensor.size(); ++i) {
     const auto value = static_cast<float>(size * (2 * stream.uniform(static_cast<std::uint64_t>(i)) - 1));
     const auto at = static_cast<std::size_t>(i);
-    if (type == DType::bf16) tensor.span<Bf16>()[at] = to_bf16(value);
-    else tensor.span<float>()[at] = value;
+    if (type == DType::bf16)
+      tensor.span<Bf16>()[at] = to_bf16(value);
+    else
+      tensor.span<float>()[at] = value;
   }
   return tensor;
 }
 
-double relative_bound(std::int64_t terms) { return sum_bound(terms, 1.0, DType::f32, 0.0); }
+double relative_bound(std::int64_t terms) {
+  return sum_bound(terms, 1.0, DType::f32, 0.0);
+}
 
 }  // namespace biqa::testing

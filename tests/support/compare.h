@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Holds results against expectations that carry their own bounds; a bound is computed where the expectation is, from
-// the lengths of the sums, the types and the magnitudes summed (sum_bound of op_cases.h), never guessed.
+// Holds results against expectations that carry their own bounds; a bound is computed where the expectation
+// is, from the lengths of the sums, the types and the magnitudes summed (sum_bound of op_cases.h), never
+// guessed.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -13,8 +14,8 @@
 
 namespace biqa::testing {
 
-/// What a matrix should hold: values in double and how far from each a result may be. Elements that were never set are
-/// not compared.
+/// What a matrix should hold: values in double and how far from each a result may be. Elements that were
+/// never set are not compared.
 class ExpectedMatrix {
  public:
   ExpectedMatrix(std::int64_t rows, std::int64_t columns);
@@ -22,8 +23,8 @@ class ExpectedMatrix {
 
   std::int64_t rows() const { return rows_; }
   std::int64_t columns() const { return columns_; }
-  /// Succeeds when `result` has this shape, something is compared and nothing is out of bounds; else names the element
-  /// furthest out. A NaN or an infinity in a result is out of every bound.
+  /// Succeeds when `result` has this shape, something is compared and nothing is out of bounds; else names
+  /// the element furthest out. A NaN or an infinity in a result is out of every bound.
   ::testing::AssertionResult agrees_with(ConstView result) const;
 
  private:

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The operations as their formulas stand, in double, for comparison with the backends. Every function is a template
-// over its arithmetic: with std::complex<double> the same formula gives its own derivative, Im f(x + ih) / h, exact to
-// rounding for h far below the smallest number that matters (Squire and Trapp, "Using complex variables to estimate
-// derivatives of real functions", 1998).
+// The operations as their formulas stand, in double, for comparison with the backends. Every function is a
+// template over its arithmetic: with std::complex<double> the same formula gives its own derivative, Im f(x +
+// ih) / h, exact to rounding for h far below the smallest number that matters (Squire and Trapp, "Using
+// complex variables to estimate derivatives of real functions", 1998).
 #pragma once
 
 #include <cmath>
@@ -21,7 +21,9 @@ struct Matrix {
   Matrix(std::int64_t rows_, std::int64_t columns_)
       : rows(rows_), columns(columns_), values(static_cast<std::size_t>(rows_ * columns_)) {}
   T& operator()(std::int64_t r, std::int64_t c) { return values[static_cast<std::size_t>(r * columns + c)]; }
-  const T& operator()(std::int64_t r, std::int64_t c) const { return values[static_cast<std::size_t>(r * columns + c)]; }
+  const T& operator()(std::int64_t r, std::int64_t c) const {
+    return values[static_cast<std::size_t>(r * columns + c)];
+  }
   std::int64_t rows, columns;
   std::vector<T> values;
 };
@@ -48,7 +50,8 @@ inline Complex complex_of(const Real& x) {
   return z;
 }
 
-/// ∂f/∂x at every `stride`-th element (the others stay 0); f takes a Complex and gives a std::complex<double>.
+/// ∂f/∂x at every `stride`-th element (the others stay 0); f takes a Complex and gives a
+/// std::complex<double>.
 template <typename Function>
 Real gradient(const Real& x, const Function& f, std::size_t stride = 1) {
   constexpr double kStep = 1e-40;
@@ -100,16 +103,20 @@ Matrix<T> swiglu(const Matrix<T>& gate_up) {
   const std::int64_t n = gate_up.columns / 2;
   Matrix<T> h(gate_up.rows, n);
   for (std::int64_t t = 0; t < h.rows; ++t) {
-    for (std::int64_t i = 0; i < n; ++i) h(t, i) = gate_up(t, i) / (1.0 + std::exp(-gate_up(t, i))) * gate_up(t, n + i);
+    for (std::int64_t i = 0; i < n; ++i)
+      h(t, i) = gate_up(t, i) / (1.0 + std::exp(-gate_up(t, i))) * gate_up(t, n + i);
   }
   return h;
 }
 
 /// x · Φ(x)
-inline double gelu(double x) { return x * 0.5 * std::erfc(-x / std::sqrt(2.0)); }
+inline double gelu(double x) {
+  return x * 0.5 * std::erfc(-x / std::sqrt(2.0));
+}
 
 /// Pairs (j, j + D/2) of every head turned by the angles with these cosines and sines.
-inline Real rotate(const Real& x, std::int64_t head_dim, const Real& cosines, const Real& sines, bool inverse) {
+inline Real rotate(const Real& x, std::int64_t head_dim, const Real& cosines, const Real& sines,
+                   bool inverse) {
   Real y(x.rows, x.columns);
   const std::int64_t half = head_dim / 2;
   for (std::int64_t t = 0; t < x.rows; ++t) {
@@ -128,11 +135,12 @@ inline Real rotate(const Real& x, std::int64_t head_dim, const Real& cosines, co
 /// visible[t]: the key rows that query row t sees.
 using Visible = std::vector<std::vector<std::int64_t>>;
 
-/// Softmax over the keys that query row t sees, of one head; `head_dim` columns each from q_column and k_column.
+/// Softmax over the keys that query row t sees, of one head; `head_dim` columns each from q_column and
+/// k_column.
 template <typename T>
 std::vector<T> probabilities(const Matrix<T>& q, const Matrix<T>& k, std::int64_t t, std::int64_t q_column,
-                             std::int64_t k_column, std::int64_t head_dim, const std::vector<std::int64_t>& keys,
-                             T* log_sum = nullptr) {
+                             std::int64_t k_column, std::int64_t head_dim,
+                             const std::vector<std::int64_t>& keys, T* log_sum = nullptr) {
   std::vector<T> p;
   double highest = -HUGE_VAL;
   for (const std::int64_t j : keys) {
@@ -160,7 +168,8 @@ Matrix<T> attention(const Matrix<T>& q, const Matrix<T>& k, const Matrix<T>& v, 
       const std::int64_t k_column = h / (heads / kv_heads) * head_dim;
       const std::vector<T> p = probabilities(q, k, t, h * head_dim, k_column, head_dim, keys);
       for (std::size_t j = 0; j < keys.size(); ++j) {
-        for (std::int64_t d = 0; d < head_dim; ++d) out(t, h * head_dim + d) += p[j] * v(keys[j], k_column + d);
+        for (std::int64_t d = 0; d < head_dim; ++d)
+          out(t, h * head_dim + d) += p[j] * v(keys[j], k_column + d);
       }
     }
   }
@@ -187,7 +196,8 @@ struct LogProb {
 };
 /// log softmax(h·Wᵀ/temperature)[target] of one row, and the softmax's entropy.
 template <typename T>
-LogProb<T> log_prob(const Matrix<T>& h, std::int64_t t, const Real& head, std::int64_t target, double temperature) {
+LogProb<T> log_prob(const Matrix<T>& h, std::int64_t t, const Real& head, std::int64_t target,
+                    double temperature) {
   std::vector<T> logits(static_cast<std::size_t>(head.rows));
   double highest = -HUGE_VAL;
   for (std::int64_t o = 0; o < head.rows; ++o) {

@@ -17,7 +17,7 @@ namespace biqa {
 class TemporaryFolder {
  public:
   TemporaryFolder() {
-    std::string name = (std::filesystem::path(testing::TempDir()) / "biqa_XXXXXX").string();
+    std::string name = (std::filesystem::path(::testing::TempDir()) / "biqa_XXXXXX").string();
     if (::mkdtemp(name.data()) == nullptr) throw std::filesystem::filesystem_error("mkdtemp", name, {});
     path_ = name;
   }

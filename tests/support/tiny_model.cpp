@@ -16,7 +16,8 @@ namespace {
 constexpr std::int64_t kHidden = 64, kIntermediate = 96, kLayers = 3, kHeads = 4, kKvHeads = 2, kHeadDim = 16;
 constexpr std::int64_t kVisionHidden = 32, kVisionIntermediate = 40, kVisionDepth = 3, kVisionHeads = 2;
 
-/// Names and shapes stand here as the format's documents give them, so that loading is held against these too.
+/// Names and shapes stand here as the format's documents give them, so that loading is held against these
+/// too.
 class Weights {
  public:
   explicit Weights(std::uint64_t seed) : seed_(seed) {}
@@ -37,7 +38,8 @@ class Weights {
   }
   void add_norm(const std::string& name, std::int64_t width) { add(name + ".weight", {width}, 1, 0.3); }
   void write(const std::filesystem::path& file) {
-    for (std::size_t i = 0; i < tensors_.size(); ++i) tensors_[i].bytes = std::as_bytes(std::span(values_[i]));
+    for (std::size_t i = 0; i < tensors_.size(); ++i)
+      tensors_[i].bytes = std::as_bytes(std::span(values_[i]));
     write_safetensors(file, tensors_);
   }
 
@@ -86,7 +88,8 @@ TinyModel::TinyModel(bool tied, std::uint64_t seed) {
   folder_.write("config.json", config.dump(2));
 
   Weights weights(seed);
-  weights.add("visual.patch_embed.proj.weight", {kVisionHidden, 3, 2, 14, 14}, 0, std::sqrt(3.0 / kPatchValues));
+  weights.add("visual.patch_embed.proj.weight", {kVisionHidden, 3, 2, 14, 14}, 0,
+              std::sqrt(3.0 / kPatchValues));
   for (std::int64_t i = 0; i < kVisionDepth; ++i) {
     const std::string block = fmt::format("visual.blocks.{}.", i);
     weights.add_norm(block + "norm1", kVisionHidden);
@@ -101,7 +104,8 @@ TinyModel::TinyModel(bool tied, std::uint64_t seed) {
   weights.add_linear("visual.merger.mlp.0", 4 * kVisionHidden, 4 * kVisionHidden, true);
   weights.add_linear("visual.merger.mlp.2", kHidden, 4 * kVisionHidden, true);
 
-  weights.add("model.embed_tokens.weight", {kVocabulary, kHidden}, 0, 1 / std::sqrt(static_cast<double>(kHidden) / 8));
+  weights.add("model.embed_tokens.weight", {kVocabulary, kHidden}, 0,
+              1 / std::sqrt(static_cast<double>(kHidden) / 8));
   for (std::int64_t i = 0; i < kLayers; ++i) {
     const std::string layer = fmt::format("model.layers.{}.", i);
     weights.add_norm(layer + "input_layernorm", kHidden);
