@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// biqa_bench: sampling and one GRPO step of fixed size, beside the machine's own limits measured in the same run.
+// biqa_bench: sampling and one GRPO step of fixed size, beside the machine's own limits measured in the same
+// run.
 #include <fmt/format.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -21,32 +22,37 @@
 namespace biqa {
 namespace {
 
-const ProgramInfo kInfo{
-    "biqa_bench",
-    "time sampling and one GRPO step of fixed size, beside the machine's limits",
-    "--model DIR --images FILE.jsonl [--what generate|step|all] --format json",
-    "biqa_bench --model assets/tiny/model --images assets/tiny/train.jsonl --batch 16 --group 8 --new 48 --format json",
-    {{"model", "DIR", "checkpoint folder", ""},
-     {"images", "FILE.jsonl", "manifest; the first B images are used", ""},
-     {"what", "WHAT", "generate, step or all", "all"},
-     {"batch", "B", "images", "4"},
-     {"group", "G", "completions per image", "8"},
-     {"new", "N", "tokens of each completion, exactly (end tokens are ignored)", "64"},
-     {"rank", "R", "LoRA rank on the seven projections", "8"},
-     {"dtype", "TYPE", "f32 or bf16", "bf16"},
-     {"threads", "T", "threads; 0: all cores", "0"},
-     {"repeats", "K", "measured repeats, after one that is not", "5"},
-     {"micro-batch-tokens", "N", "packed rows of one learner pass", "8192"},
-     {"prompt", "TEXT", "the user's text", "Describe the picture, reason about its quality and rate it from 1 to 5."},
-     {"format", "FORMAT", "json or table", "table"}}};
+const ProgramInfo kInfo{"biqa_bench",
+                        "time sampling and one GRPO step of fixed size, beside the machine's limits",
+                        "--model DIR --images FILE.jsonl [--what generate|step|all] --format json",
+                        "biqa_bench --model assets/tiny/model --images assets/tiny/train.jsonl --batch 16 "
+                        "--group 8 --new 48 --format json",
+                        {{"model", "DIR", "checkpoint folder", ""},
+                         {"images", "FILE.jsonl", "manifest; the first B images are used", ""},
+                         {"what", "WHAT", "generate, step or all", "all"},
+                         {"batch", "B", "images", "4"},
+                         {"group", "G", "completions per image", "8"},
+                         {"new", "N", "tokens of each completion, exactly (end tokens are ignored)", "64"},
+                         {"rank", "R", "LoRA rank on the seven projections", "8"},
+                         {"dtype", "TYPE", "f32 or bf16", "bf16"},
+                         {"threads", "T", "threads; 0: all cores", "0"},
+                         {"repeats", "K", "measured repeats, after one that is not", "5"},
+                         {"micro-batch-tokens", "N", "packed rows of one learner pass", "8192"},
+                         {"prompt", "TEXT", "the user's text",
+                          "Describe the picture, reason about its quality and rate it from 1 to 5."},
+                         {"format", "FORMAT", "json or table", "table"}}};
 
 using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 /// CPU time that other processes take while something is timed, in cores.
 class Others {
  public:
-  double cores() const { return std::max(0.0, (busy() - busy_ - (own() - own_)) / std::max(1e-3, seconds_since(start_))); }
+  double cores() const {
+    return std::max(0.0, (busy() - busy_ - (own() - own_)) / std::max(1e-3, seconds_since(start_)));
+  }
 
  private:
   static double busy() {
@@ -60,7 +66,9 @@ class Others {
   static double own() {
     rusage usage{};
     getrusage(RUSAGE_SELF, &usage);
-    const auto seconds = [](const timeval& t) { return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec); };
+    const auto seconds = [](const timeval& t) {
+      return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
+    };
     return seconds(usage.ru_utime) + seconds(usage.ru_stime);
   }
   Clock::time_point start_ = Clock::now();
@@ -70,7 +78,8 @@ class Others {
 double product_rate(DType type, int threads) {
   constexpr std::int64_t kSize = 2048;
   const auto ops = make_cpu_ops(type, threads);
-  Tensor weight(type, kSize, kSize, "bench"), x(type, 512, kSize, "bench"), y(DType::f32, 512, kSize, "bench");
+  Tensor weight(type, kSize, kSize, "bench"), x(type, 512, kSize, "bench"),
+      y(DType::f32, 512, kSize, "bench");
   weight.zero();
   x.zero();
   const auto packed = ops->pack(weight.const_view(), {}, false);
@@ -91,6 +100,7 @@ double read_rate(int threads) {
   for (int i = 0; i < 4; ++i) {
     const auto start = Clock::now();
     std::vector<std::thread> workers;
+    workers.reserve(static_cast<std::size_t>(threads));
     std::vector<std::uint64_t> sums(static_cast<std::size_t>(threads));
     for (int t = 0; t < threads; ++t) {
       workers.emplace_back([&, t] {
@@ -116,7 +126,8 @@ double read_rate(int threads) {
 }
 
 ExitCode bench(const CommandLine& line) {
-  if (!line.has("model") || !line.has("images")) fail_usage("flags --model and --images are needed; see biqa_bench --help");
+  if (!line.has("model") || !line.has("images"))
+    fail_usage("flags --model and --images are needed; see biqa_bench --help");
   const std::string what = line.choice("what", {"generate", "step", "all"});
   const std::int64_t images = line.integer("batch", 1, 4096);
   const std::int64_t group = line.integer("group", 1, 4096);
@@ -136,10 +147,12 @@ ExitCode bench(const CommandLine& line) {
   spec.rank = line.integer("rank", 1, 1024);
   spec.alpha = 2.0 * static_cast<double>(spec.rank);
   Lora adapter = initial_lora(std::make_shared<LoraLayout>(config, spec), 0);
-  for (const LoraModule& m : adapter.layout->modules()) {  // B is not zero after the first update of a real run
+  for (const LoraModule& m :
+       adapter.layout->modules()) {  // B is not zero after the first update of a real run
     const RandomStream stream({m.b_offset});
     for (std::int64_t i = 0; i < m.out * m.rank; ++i) {
-      adapter.values[m.b_offset + static_cast<std::size_t>(i)] = static_cast<float>((stream.uniform(static_cast<std::uint64_t>(i)) - 0.5) * 1e-3);
+      adapter.values[m.b_offset + static_cast<std::size_t>(i)] =
+          static_cast<float>((stream.uniform(static_cast<std::uint64_t>(i)) - 0.5) * 1e-3);
     }
   }
   const auto local = make_local();
@@ -150,7 +163,8 @@ ExitCode bench(const CommandLine& line) {
   Engine engine(*policy.model, {});
 
   std::vector<std::filesystem::path> paths;
-  for (std::int64_t i = 0; i < images; ++i) paths.push_back(samples[static_cast<std::size_t>(i) % samples.size()].image);
+  for (std::int64_t i = 0; i < images; ++i)
+    paths.push_back(samples[static_cast<std::size_t>(i) % samples.size()].image);
   std::vector<nlohmann::json> rows;
   for (std::int64_t repeat = 0; repeat <= repeats; ++repeat) {
     const Others others;
@@ -158,6 +172,7 @@ ExitCode bench(const CommandLine& line) {
     engine.set_adapter(pack_adapter(config, learner != nullptr ? learner->adapter() : adapter, *policy.ops));
     engine.reset_statistics();
     std::vector<Patches> patches;
+    patches.reserve(paths.size());
     for (const auto& path : paths) patches.push_back(policy.pictures->patches(path));
     const std::vector<EncodedPicture> pictures = policy.pictures->encode(std::span<const Patches>(patches));
     const double vision = seconds_since(start);
@@ -171,7 +186,8 @@ ExitCode bench(const CommandLine& line) {
       request.sampling.ignore_end = true;
       request.tag = i;
       for (std::int64_t m = 0; m < group; ++m) {
-        request.streams.emplace_back(std::initializer_list<std::uint64_t>{static_cast<std::uint64_t>(repeat), i, static_cast<std::uint64_t>(m)});
+        request.streams.emplace_back(std::initializer_list<std::uint64_t>{static_cast<std::uint64_t>(repeat),
+                                                                          i, static_cast<std::uint64_t>(m)});
       }
       engine.submit(std::move(request));
     }
@@ -209,6 +225,7 @@ ExitCode bench(const CommandLine& line) {
   nlohmann::json median = nlohmann::json::object();
   for (const auto& [name, value] : rows.front().items()) {
     std::vector<double> values;
+    values.reserve(rows.size());
     for (const auto& row : rows) values.push_back(row[name].get<double>());
     std::sort(values.begin(), values.end());
     const std::size_t half = values.size() / 2;
@@ -225,7 +242,8 @@ ExitCode bench(const CommandLine& line) {
     fmt::print("{}\n", nlohmann::json{{"repeats", rows}, {"median", median}, {"limits", limits}}.dump(2));
   } else {
     for (const nlohmann::json* part : {static_cast<const nlohmann::json*>(&median), &limits}) {
-      for (const auto& [name, value] : part->items()) fmt::print("{:<24} {:.6g}\n", name, value.get<double>());
+      for (const auto& [name, value] : part->items())
+        fmt::print("{:<24} {:.6g}\n", name, value.get<double>());
     }
   }
   return ExitCode::done;
@@ -234,4 +252,6 @@ ExitCode bench(const CommandLine& line) {
 }  // namespace
 }  // namespace biqa
 
-int main(int argc, char** argv) { return biqa::run_program(argc, argv, biqa::kInfo, biqa::bench); }
+int main(int argc, char** argv) {
+  return biqa::run_program(argc, argv, biqa::kInfo, biqa::bench);
+}

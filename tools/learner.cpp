@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// biqa_learner: the trainer, all roles. Alone it is one process; under mpirun or srun its roles follow the ranks.
+// biqa_learner: the trainer, all roles. Alone it is one process; under mpirun or srun its roles follow the
+// ranks.
 #include <fmt/format.h>
 
 #include <csignal>
@@ -13,18 +14,23 @@
 namespace biqa {
 namespace {
 
-const ProgramInfo kInfo{"biqa_learner",
-                        "train a vision-language model to judge image quality",
-                        "--config FILE [--set KEY=VALUE]… [--dry-run]",
-                        "mpirun -np 4 biqa_learner --config configs/koniq.yaml --set train.steps=20",
-                        {{"config", "FILE", "YAML configuration (docs/configuration.md)", ""},
-                         {"set", "KEY=VALUE…", "replace a value of the configuration, e.g. train.seed=1", ""},
-                         {"dry-run", "", "print the plan (ranks, memory, tokens, operations, time) and stop", "false"}}};
+const ProgramInfo kInfo{
+    "biqa_learner",
+    "train a vision-language model to judge image quality",
+    "--config FILE [--set KEY=VALUE]… [--dry-run]",
+    "mpirun -np 4 biqa_learner --config configs/koniq.yaml --set train.steps=20",
+    {{"config", "FILE", "YAML configuration (docs/configuration.md)", ""},
+     {"set", "KEY=VALUE…", "replace a value of the configuration, e.g. train.seed=1", ""},
+     {"dry-run", "", "print the plan (ranks, memory, tokens, operations, time) and stop", "false"}}};
 
 StopSignals signals;
 
-extern "C" void on_stop(int /*signal*/) { signals.stop = true; }
-extern "C" void on_save(int /*signal*/) { signals.save = true; }
+extern "C" void on_stop(int /*signal*/) {
+  signals.stop = true;
+}
+extern "C" void on_save(int /*signal*/) {
+  signals.save = true;
+}
 
 void listen(int signal, void (*handler)(int)) {
   struct sigaction action {};
@@ -38,19 +44,26 @@ void listen_for_signals(const Config& config) {
   listen(SIGINT, on_stop);
   listen(SIGTERM, on_stop);
   const std::string& name = config.checkpoint.save_signal;
-  if (name == "SIGUSR1") listen(SIGUSR1, on_save);
-  else if (name == "SIGUSR2") listen(SIGUSR2, on_save);
-  else if (name == "SIGHUP") listen(SIGHUP, on_save);
+  if (name == "SIGUSR1")
+    listen(SIGUSR1, on_save);
+  else if (name == "SIGUSR2")
+    listen(SIGUSR2, on_save);
+  else if (name == "SIGHUP")
+    listen(SIGHUP, on_save);
 }
 
 ExitCode train(const CommandLine& line) {
-  if (!line.has("config")) fail_usage("flag --config is missing: name a configuration, e.g. configs/quickstart.yaml; see biqa_learner --help");
+  if (!line.has("config"))
+    fail_usage(
+        "flag --config is missing: name a configuration, e.g. configs/quickstart.yaml; see biqa_learner "
+        "--help");
   const std::vector<std::string> overrides = line.texts("set");
   MpiRuntime mpi;
   Communicator& world = mpi.world();
   // Every rank fails alike on a wrong configuration; one of them says so.
   on_failure([&](const std::string& message) {
-    fmt::print(stderr, "error: {}{}\n", world.size() > 1 ? fmt::format("rank {} of {}: ", world.rank(), world.size()) : "", message);
+    fmt::print(stderr, "error: {}{}\n",
+               world.size() > 1 ? fmt::format("rank {} of {}: ", world.rank(), world.size()) : "", message);
     std::fflush(stderr);
   });
   ExitCode code = ExitCode::done;
@@ -86,4 +99,6 @@ ExitCode train(const CommandLine& line) {
 }  // namespace
 }  // namespace biqa
 
-int main(int argc, char** argv) { return biqa::run_program(argc, argv, biqa::kInfo, biqa::train); }
+int main(int argc, char** argv) {
+  return biqa::run_program(argc, argv, biqa::kInfo, biqa::train);
+}

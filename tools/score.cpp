@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// biqa_score: photographs to ratings, with the words behind them and the rating that these words alone suggest.
+// biqa_score: photographs to ratings, with the words behind them and the rating that these words alone
+// suggest.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -24,16 +25,19 @@ const ProgramInfo kInfo{
     "rate photographs from 1 (bad) to 5 (excellent), with caption and reasoning",
     "[--model DIR] [--adapter PATH] IMAGE|FOLDER|MANIFEST.jsonl…",
     "biqa_score --adapter runs/quickstart photo.jpg",
-    {{"model", "DIR", "checkpoint folder; without it that of --config or of the run that --adapter names", ""},
+    {{"model", "DIR", "checkpoint folder; without it that of --config or of the run that --adapter names",
+      ""},
      {"adapter", "PATH", "PEFT folder, adapter.h5, checkpoint or run folder", ""},
      {"config", "FILE", "configuration whose model, prompts and limits are used", ""},
      {"prompts", "PROFILE", "prompt profile without a configuration: paper or released", "paper"},
-     {"caption-only", "", "report as rating what the model says of its own caption, without the picture", "false"},
+     {"caption-only", "", "report as rating what the model says of its own caption, without the picture",
+      "false"},
      {"greedy", "", "take the likeliest token each time (default unless --seed is given)", "false"},
      {"seed", "N", "sample instead, at temperature 1, with this seed", ""},
      {"batch", "N", "pictures at a time; the ratings do not depend on it", "16"},
      {"max-new-tokens", "N", "longest answer, tokens; without it the configuration's, else 1024", "0"},
-     {"max-pixels", "N", "pictures above this area are shrunk, pixels; 0: as the configuration or checkpoint says", "0"},
+     {"max-pixels", "N",
+      "pictures above this area are shrunk, pixels; 0: as the configuration or checkpoint says", "0"},
      {"dtype", "TYPE", "f32 or bf16; without it the configuration's, else f32", ""},
      {"device", "DEVICE", "cpu or cuda", "cpu"},
      {"threads", "N", "threads; 0: all cores", "0"},
@@ -47,22 +51,27 @@ struct Picture {
 
 /// The pictures that the arguments name; a bad manifest row is reported and counted.
 std::vector<Picture> find_pictures(const std::vector<std::string>& arguments, std::int64_t& failures) {
-  static const std::vector<std::string> kEndings{".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"};
+  static const std::vector<std::string> kEndings{".jpg", ".jpeg", ".png", ".bmp", ".webp",
+                                                 ".tif", ".tiff", ".ppm", ".pgm"};
   std::vector<Picture> pictures;
   for (const std::string& argument : arguments) {
     if (fs::is_directory(argument)) {
       std::vector<fs::path> files;
       for (const auto& entry : fs::directory_iterator(argument)) {
         std::string ending = entry.path().extension().string();
-        std::transform(ending.begin(), ending.end(), ending.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-        if (std::find(kEndings.begin(), kEndings.end(), ending) != kEndings.end()) files.push_back(entry.path());
+        std::transform(ending.begin(), ending.end(), ending.begin(),
+                       [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+        if (std::find(kEndings.begin(), kEndings.end(), ending) != kEndings.end())
+          files.push_back(entry.path());
       }
-      if (files.empty()) fail("no pictures in folder {}: give a folder with {} files", argument, fmt::join(kEndings, ", "));
+      if (files.empty())
+        fail("no pictures in folder {}: give a folder with {} files", argument, fmt::join(kEndings, ", "));
       std::sort(files.begin(), files.end());
       for (const fs::path& file : files) pictures.push_back({file.string(), file});
     } else if (fs::path(argument).extension() == ".jsonl") {
       std::vector<BadRow> bad;
-      for (const Sample& sample : read_manifest(argument, true, &bad)) pictures.push_back({sample.id, sample.image});
+      for (const Sample& sample : read_manifest(argument, true, &bad))
+        pictures.push_back({sample.id, sample.image});
       for (const BadRow& row : bad) {
         fmt::print(stderr, "error: {}\n", row.reason);
         ++failures;
@@ -93,20 +102,25 @@ std::string quoted(const std::string& text) {
   }
   return out + "\"";
 }
-std::string number_text(const std::optional<double>& value) { return value ? fmt::format("{:.2f}", *value) : ""; }
+std::string number_text(const std::optional<double>& value) {
+  return value ? fmt::format("{:.2f}", *value) : "";
+}
 
 class Printer {
  public:
   Printer(std::string format, bool caption_only) : format_(std::move(format)), caption_only_(caption_only) {
     if (format_ == "csv") fmt::print("image,rating,caption,reasoning,caption_rating,parse_ok,seconds\n");
-    if (format_ == "table") fmt::print("{:<32} {:>6} {:>12}  {}\n", "image", "rating", "from caption", "caption | reasoning");
+    if (format_ == "table")
+      fmt::print("{:<32} {:>6} {:>12}  {}\n", "image", "rating", "from caption", "caption | reasoning");
   }
   void print(const std::string& image, const Trajectory& answer, double seconds) const {
     const auto& rating = caption_only_ ? answer.stage2_rating : answer.rating;
     const std::string caption = answer.caption.value_or("");
     const std::string reasoning = answer.reasoning.value_or("");
     if (format_ == "json") {
-      const auto number = [](const std::optional<double>& v) { return v ? nlohmann::json(*v) : nlohmann::json(); };
+      const auto number = [](const std::optional<double>& v) {
+        return v ? nlohmann::json(*v) : nlohmann::json();
+      };
       nlohmann::ordered_json row{{"image", image},
                                  {"rating", number(rating)},
                                  {"caption", caption},
@@ -116,8 +130,8 @@ class Printer {
                                  {"seconds", seconds}};
       fmt::print("{}\n", row.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
     } else if (format_ == "csv") {
-      fmt::print("{},{},{},{},{},{},{:.3f}\n", quoted(image), number_text(rating), quoted(caption), quoted(reasoning),
-                 number_text(answer.stage2_rating), answer.rating.has_value(), seconds);
+      fmt::print("{},{},{},{},{},{},{:.3f}\n", quoted(image), number_text(rating), quoted(caption),
+                 quoted(reasoning), number_text(answer.stage2_rating), answer.rating.has_value(), seconds);
     } else {
       const std::string shown = image.size() <= 32 ? image : "…" + image.substr(image.size() - 31);
       fmt::print("{:<32} {:>6} {:>12}  {} | {}\n", shown, rating ? number_text(rating) : "none",
@@ -132,16 +146,25 @@ class Printer {
 };
 
 ExitCode score_pictures(const CommandLine& line) {
-  if (line.positional().empty()) fail_usage("no picture is given: name pictures, folders or manifests; see biqa_score --help");
+  if (line.positional().empty())
+    fail_usage("no picture is given: name pictures, folders or manifests; see biqa_score --help");
   const std::string format = line.choice("format", {"table", "csv", "json"});
   const std::int64_t batch = line.integer("batch", 1, 4096);
-  if (line.on("greedy") && line.has("seed")) fail_usage("flags --greedy and --seed exclude each other: give one of them");
+  if (line.on("greedy") && line.has("seed"))
+    fail_usage("flags --greedy and --seed exclude each other: give one of them");
   const std::optional<Config> config = find_config(line);
   PolicyOptions options;
-  if (line.has("model")) options.path = line.text("model");
-  else if (config) options.path = config->model.path;
-  else fail_usage("flag --model is missing: name a checkpoint folder, or a configuration with --config, or a run folder with --adapter");
-  const std::string dtype = line.has("dtype") ? line.choice("dtype", {"f32", "bf16"}) : config && config->model.dtype == DType::bf16 ? "bf16" : "f32";
+  if (line.has("model"))
+    options.path = line.text("model");
+  else if (config)
+    options.path = config->model.path;
+  else
+    fail_usage(
+        "flag --model is missing: name a checkpoint folder, or a configuration with --config, or a run "
+        "folder with --adapter");
+  const std::string dtype = line.has("dtype") ? line.choice("dtype", {"f32", "bf16"})
+                            : config && config->model.dtype == DType::bf16 ? "bf16"
+                                                                           : "f32";
   options.dtype = dtype == "bf16" ? DType::bf16 : DType::f32;
   options.device = line.choice("device", {"cpu", "cuda"});
   options.threads = threads_per_rank(static_cast<int>(line.integer("threads", 0, 1024)), 1);
@@ -154,16 +177,21 @@ ExitCode score_pictures(const CommandLine& line) {
   const std::vector<Picture> pictures = find_pictures(line.positional(), failures);
   const Policy policy = Policy::open(options);
   Engine engine(*policy.model, {});
-  fs::path adapter = line.has("adapter") ? fs::path(line.text("adapter")) : config ? config->model.adapter : fs::path();
+  fs::path adapter = line.has("adapter") ? fs::path(line.text("adapter"))
+                     : config            ? config->model.adapter
+                                         : fs::path();
   if (!adapter.empty()) {
     const Lora lora = read_any_adapter(adapter, policy.model->config());
     engine.set_adapter(pack_adapter(policy.model->config(), lora, *policy.ops));
   }
   RolloutOptions rollout_options;
   rollout_options.group_size = 1;
-  rollout_options.prompts = config ? config->prompts.texts : default_prompts(named_profile(line.choice("prompts", {"paper", "released"})));
+  rollout_options.prompts =
+      config ? config->prompts.texts
+             : default_prompts(named_profile(line.choice("prompts", {"paper", "released"})));
   rollout_options.sampling.greedy = !line.has("seed");
-  if (line.has("seed")) rollout_options.seed = static_cast<std::uint64_t>(line.integer("seed", 0, std::int64_t{1} << 62));
+  if (line.has("seed"))
+    rollout_options.seed = static_cast<std::uint64_t>(line.integer("seed", 0, std::int64_t{1} << 62));
   if (config) {
     rollout_options.sampling.max_new_tokens = config->rollout.max_new_tokens;
     rollout_options.stage2_max_new_tokens = config->rollout.stage2_max_new_tokens;
@@ -171,7 +199,8 @@ ExitCode score_pictures(const CommandLine& line) {
     rollout_options.strip_ratings = config->stage2.leak_guard == LeakGuard::strip;
   }
   const std::int64_t limit = line.integer("max-new-tokens", 0, 1 << 20);
-  if (limit > 0) rollout_options.sampling.max_new_tokens = limit;
+  if (limit > 0)
+    rollout_options.sampling.max_new_tokens = limit;
   else if (const std::int64_t most = policy.model->config().text.max_position; !config && most > 0) {
     rollout_options.sampling.max_new_tokens = std::min(rollout_options.sampling.max_new_tokens, most / 2);
   }
@@ -212,4 +241,6 @@ ExitCode score_pictures(const CommandLine& line) {
 }  // namespace
 }  // namespace biqa
 
-int main(int argc, char** argv) { return biqa::run_program(argc, argv, biqa::kInfo, biqa::score_pictures); }
+int main(int argc, char** argv) {
+  return biqa::run_program(argc, argv, biqa::kInfo, biqa::score_pictures);
+}

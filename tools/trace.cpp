@@ -22,10 +22,12 @@ namespace {
 const ProgramInfo kInfo{
     "biqa_trace",
     "run one input through the network and write every intermediate tensor",
-    "--model DIR [--image FILE]… --prompt TEXT [--completion TEXT | --generate N] [--gradient] --out FILE.h5\n"
+    "--model DIR [--image FILE]… --prompt TEXT [--completion TEXT | --generate N] [--gradient] --out "
+    "FILE.h5\n"
     "       biqa_trace --model DIR --step DUMP.h5 --out FILE.h5\n"
     "       biqa_trace --model DIR --tokenize FILE.jsonl | --detokenize FILE.jsonl",
-    "biqa_trace --model assets/tiny/model --image photo.png --prompt 'Describe, reason and rate.' --generate 64 --out t.h5",
+    "biqa_trace --model assets/tiny/model --image photo.png --prompt 'Describe, reason and rate.' --generate "
+    "64 --out t.h5",
     {{"model", "DIR", "checkpoint folder in Hugging Face format", ""},
      {"adapter", "DIR", "PEFT adapter folder or its safetensors file", ""},
      {"dtype", "TYPE", "arithmetic: f32 or bf16", "f32"},
@@ -36,13 +38,16 @@ const ProgramInfo kInfo{
      {"system", "TEXT", "system message instead of the template's default", ""},
      {"completion", "TEXT", "answer to score, followed by the end token", ""},
      {"generate", "N", "tokens to generate greedily at most", "0"},
-     {"gradient", "", "gradient of the sum of the completion's log-probabilities, per adapter tensor", "false"},
+     {"gradient", "", "gradient of the sum of the completion's log-probabilities, per adapter tensor",
+      "false"},
      {"step", "FILE.h5", "a step dump to compute again", ""},
      {"tokenize", "FILE.jsonl", "print the ids of each JSON string", ""},
      {"detokenize", "FILE.jsonl", "print the text of each JSON array of ids", ""},
      {"out", "FILE.h5", "where to write", ""}}};
 
-std::int64_t signed_size(std::size_t size) { return static_cast<std::int64_t>(size); }
+std::int64_t signed_size(std::size_t size) {
+  return static_cast<std::int64_t>(size);
+}
 
 ExitCode convert_lines(const std::filesystem::path& model, const std::filesystem::path& file, bool to_ids) {
   const Tokenizer tokenizer = Tokenizer::load(model);
@@ -59,9 +64,11 @@ ExitCode convert_lines(const std::filesystem::path& model, const std::filesystem
       continue;
     }
     std::vector<std::int64_t> ids;
-    if (!value.is_array()) fail("cannot detokenize {}: not a JSON array; write one array of ids per line", where);
+    if (!value.is_array())
+      fail("cannot detokenize {}: not a JSON array; write one array of ids per line", where);
     for (const auto& id : value) {
-      if (!id.is_number_integer()) fail("cannot detokenize {}: {} is not an id; write one array of ids per line", where, id.dump());
+      if (!id.is_number_integer())
+        fail("cannot detokenize {}: {} is not an id; write one array of ids per line", where, id.dump());
       ids.push_back(id.get<std::int64_t>());
     }
     fmt::print("{}\n", nlohmann::json(tokenizer.decode(ids)).dump(-1, ' ', true));
@@ -73,7 +80,8 @@ ExitCode convert_lines(const std::filesystem::path& model, const std::filesystem
 Tensor all_logits(const QwenVl& model, const PromptInput& prompt, std::span<const std::int64_t> completion,
                   const PackedAdapter* adapter) {
   RowBatch batch;
-  for (std::size_t i = 0; i < prompt.ids.size(); ++i) batch.append(prompt.ids[i], prompt.positions[i], prompt.features[i]);
+  for (std::size_t i = 0; i < prompt.ids.size(); ++i)
+    batch.append(prompt.ids[i], prompt.positions[i], prompt.features[i]);
   for (std::size_t i = 0; i < completion.size(); ++i) {
     const auto position = prompt.next_position + static_cast<std::int32_t>(i);
     batch.append(completion[i], {position, position, position}, nullptr);
@@ -83,7 +91,8 @@ Tensor all_logits(const QwenVl& model, const PromptInput& prompt, std::span<cons
   KvSequence sequence;
   CHECK(cache.extend(sequence, rows));
   for (std::int64_t i = 0; i < rows; ++i) {
-    batch.writes.push_back({static_cast<std::int32_t>(i), sequence.pages[static_cast<std::size_t>(i / kPageTokens)],
+    batch.writes.push_back({static_cast<std::int32_t>(i),
+                            sequence.pages[static_cast<std::size_t>(i / kPageTokens)],
                             static_cast<std::int32_t>(i % kPageTokens)});
   }
   batch.sequences.push_back({0, rows, 0, rows, sequence.pages.data()});
@@ -95,11 +104,13 @@ Tensor all_logits(const QwenVl& model, const PromptInput& prompt, std::span<cons
 }
 
 ExitCode trace(const CommandLine& line) {
-  if (!line.has("model")) fail_usage("flag --model is missing: name a checkpoint folder; see biqa_trace --help");
+  if (!line.has("model"))
+    fail_usage("flag --model is missing: name a checkpoint folder; see biqa_trace --help");
   const std::filesystem::path model_path = line.text("model");
   if (line.has("tokenize")) return convert_lines(model_path, line.text("tokenize"), true);
   if (line.has("detokenize")) return convert_lines(model_path, line.text("detokenize"), false);
-  if (!line.has("out")) fail_usage("flag --out is missing: name the HDF5 file to write; see biqa_trace --help");
+  if (!line.has("out"))
+    fail_usage("flag --out is missing: name the HDF5 file to write; see biqa_trace --help");
   const DType dtype = line.choice("dtype", {"f32", "bf16"}) == "bf16" ? DType::bf16 : DType::f32;
   const bool gradient = line.on("gradient");
   const bool step = line.has("step");
@@ -109,7 +120,8 @@ ExitCode trace(const CommandLine& line) {
     replay_step(policy, line.text("step"), line.text("out"));
     return ExitCode::done;
   }
-  if (!line.has("prompt")) fail_usage("flag --prompt is missing: give the user's text; see biqa_trace --help");
+  if (!line.has("prompt"))
+    fail_usage("flag --prompt is missing: give the user's text; see biqa_trace --help");
   const std::int64_t generate = line.integer("generate", 0, 1 << 20);
   if (gradient && (!line.has("adapter") || !line.has("completion"))) {
     fail_usage("flag --gradient needs --adapter and --completion: there is no adapter or nothing to score");
@@ -129,7 +141,8 @@ ExitCode trace(const CommandLine& line) {
       grids.insert(grids.end(), patches.back().grid.begin(), patches.back().grid.end());
     }
     const std::int64_t columns = policy.pictures->config().columns();
-    out.dataset("pixel_values", std::span<const float>(values), {signed_size(values.size()) / columns, columns});
+    out.dataset("pixel_values", std::span<const float>(values),
+                {signed_size(values.size()) / columns, columns});
     out.dataset("image_grid_thw", std::span<const std::int64_t>(grids), {signed_size(images.size()), 3});
     std::vector<ImagePatches> inputs;
     for (const Patches& p : patches) inputs.push_back({p.grid, p.values});
@@ -144,21 +157,25 @@ ExitCode trace(const CommandLine& line) {
   if (line.has("system")) system = line.text("system");
   const auto prompt = policy.prompt(system, pictures, line.text("prompt"));
   std::vector<std::int64_t> completion;
-  if (line.has("completion")) completion = completion_ids(*policy.tokenizer, policy.chat, line.text("completion"));
+  if (line.has("completion"))
+    completion = completion_ids(*policy.tokenizer, policy.chat, line.text("completion"));
 
   std::vector<std::int64_t> ids = prompt->ids;
   ids.insert(ids.end(), completion.begin(), completion.end());
   const std::int64_t limit = model.config().text.max_position;
   if (const auto length = signed_size(ids.size()); limit > 0 && length + generate > limit) {
-    fail("prompt and completion of {} tokens with {} new ones are longer than the model's {} positions: shorten the text, "
-         "or use a smaller picture",
-         length, generate, limit);
+    fail(
+        "prompt and completion of {} tokens with {} new ones are longer than the model's {} positions: "
+        "shorten the text, "
+        "or use a smaller picture",
+        length, generate, limit);
   }
   out.dataset("input_ids", std::span<const std::int64_t>(ids), {signed_size(ids.size())});
   std::vector<std::int64_t> positions;
   for (std::size_t axis = 0; axis < 3; ++axis) {
     for (const Position& p : prompt->positions) positions.push_back(p[axis]);
-    for (std::size_t i = 0; i < completion.size(); ++i) positions.push_back(prompt->next_position + signed_size(i));
+    for (std::size_t i = 0; i < completion.size(); ++i)
+      positions.push_back(prompt->next_position + signed_size(i));
   }
   out.dataset("position_ids", std::span<const std::int64_t>(positions), {3, signed_size(ids.size())});
 
@@ -194,7 +211,8 @@ ExitCode trace(const CommandLine& line) {
     request.streams.emplace_back(std::initializer_list<std::uint64_t>{0});
     engine.submit(std::move(request));
     engine.run([&](Generated&& result) {
-      out.dataset("generated_ids", std::span<const std::int64_t>(result.ids), {signed_size(result.ids.size())});
+      out.dataset("generated_ids", std::span<const std::int64_t>(result.ids),
+                  {signed_size(result.ids.size())});
     });
   }
   out.close();
@@ -204,4 +222,6 @@ ExitCode trace(const CommandLine& line) {
 }  // namespace
 }  // namespace biqa
 
-int main(int argc, char** argv) { return biqa::run_program(argc, argv, biqa::kInfo, biqa::trace); }
+int main(int argc, char** argv) {
+  return biqa::run_program(argc, argv, biqa::kInfo, biqa::trace);
+}

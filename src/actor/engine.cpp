@@ -11,7 +11,8 @@ namespace biqa {
 Engine::Engine(const QwenVl& model, Options options) : model_(model), options_(options) {
   const ModelConfig& config = model.config();
   // A sampled placeholder would be taken for a picture when the text is read again.
-  for (const std::int64_t id : {config.vision_start, config.vision_end, config.vision_pad, config.image_token, config.video_token}) {
+  for (const std::int64_t id :
+       {config.vision_start, config.vision_end, config.vision_pad, config.image_token, config.video_token}) {
     if (id >= 0 && id < config.text.vocab) suppressed_.push_back(id);
   }
 }
@@ -28,19 +29,27 @@ void Engine::submit(GenerateRequest request) {
   const auto prompt = static_cast<std::int64_t>(request.prompt->ids.size());
   CHECK(prompt > 0 && !request.streams.empty() && request.sampling.max_new_tokens > 0);
   if (config.text.max_position > 0 && prompt + request.sampling.max_new_tokens > config.text.max_position) {
-    fail("prompt of {} tokens with {} new ones is longer than the model's {} positions: shorten the prompt, or lower "
-         "max_pixels or max_new_tokens",
-         prompt, request.sampling.max_new_tokens, config.text.max_position);
+    fail(
+        "prompt of {} tokens with {} new ones is longer than the model's {} positions: shorten the prompt, "
+        "or lower "
+        "max_pixels or max_new_tokens",
+        prompt, request.sampling.max_new_tokens, config.text.max_position);
   }
-  const std::int64_t page_bytes = KvCache::page_bytes(config, model_.ops().compute_type(), config.text.layers);
+  const std::int64_t page_bytes =
+      KvCache::page_bytes(config, model_.ops().compute_type(), config.text.layers);
   const std::int64_t needed = pages_needed(request);
   if (needed * page_bytes > options_.kv_bytes) {
-    fail("prompt of {} tokens with {} members of {} new tokens needs {} bytes of cache: rollout.kv_memory allows {}; "
-         "raise it, or lower group_size or max_new_tokens",
-         prompt, request.streams.size(), request.sampling.max_new_tokens, needed * page_bytes, options_.kv_bytes);
+    fail(
+        "prompt of {} tokens with {} members of {} new tokens needs {} bytes of cache: rollout.kv_memory "
+        "allows {}; "
+        "raise it, or lower group_size or max_new_tokens",
+        prompt, request.streams.size(), request.sampling.max_new_tokens, needed * page_bytes,
+        options_.kv_bytes);
   }
-  if (request.urgent) waiting_.push_front(std::move(request));
-  else waiting_.push_back(std::move(request));
+  if (request.urgent)
+    waiting_.push_front(std::move(request));
+  else
+    waiting_.push_back(std::move(request));
 }
 
 void Engine::make_room() {
@@ -66,7 +75,9 @@ std::vector<Engine::Admitted> Engine::admit() {
     if (!admitted.empty() && rows + prompt > options_.prefill_rows) break;
     // The members' pages are taken after the prefill; until then they are only counted.
     std::int64_t promised = 0;
-    for (const Admitted& other : admitted) promised += pages_needed(other.request) - KvCache::pages_for(static_cast<std::int64_t>(other.request.prompt->ids.size()));
+    for (const Admitted& other : admitted)
+      promised += pages_needed(other.request) -
+                  KvCache::pages_for(static_cast<std::int64_t>(other.request.prompt->ids.size()));
     if (pages_needed(request) + promised > cache_->free_pages()) break;
     Admitted next{std::move(request), {}};
     waiting_.pop_front();
@@ -87,8 +98,10 @@ bool Engine::accept(Running& running, const SampledToken& token) const {
   running.result.logp.push_back(token.logp);
   running.result.entropy.push_back(token.entropy);
   const auto& ends = model_.config().end_tokens;
-  running.result.ended = !running.sampling.ignore_end && std::find(ends.begin(), ends.end(), token.id) != ends.end();
-  return running.result.ended || static_cast<std::int64_t>(running.result.ids.size()) == running.sampling.max_new_tokens;
+  running.result.ended =
+      !running.sampling.ignore_end && std::find(ends.begin(), ends.end(), token.id) != ends.end();
+  return running.result.ended ||
+         static_cast<std::int64_t>(running.result.ids.size()) == running.sampling.max_new_tokens;
 }
 
 void Engine::iterate(const std::function<void(Generated&&)>& done) {
@@ -100,7 +113,8 @@ void Engine::iterate(const std::function<void(Generated&&)>& done) {
     const std::int64_t row = batch.rows();
     const std::int32_t position = running->next_position++;
     batch.append(running->result.ids.back(), {position, position, position}, nullptr);
-    batch.writes.push_back({static_cast<std::int32_t>(row), running->cache.pages[static_cast<std::size_t>(running->length / kPageTokens)],
+    batch.writes.push_back({static_cast<std::int32_t>(row),
+                            running->cache.pages[static_cast<std::size_t>(running->length / kPageTokens)],
                             static_cast<std::int32_t>(running->length % kPageTokens)});
     batch.sequences.push_back({row, 1, running->length, 1, running->cache.pages.data()});
     ++running->length;
@@ -110,10 +124,11 @@ void Engine::iterate(const std::function<void(Generated&&)>& done) {
     const std::int64_t first = batch.rows();
     for (std::size_t i = 0; i < prompt.ids.size(); ++i) {
       batch.append(prompt.ids[i], prompt.positions[i], prompt.features[i]);
-      batch.writes.push_back({static_cast<std::int32_t>(first) + static_cast<std::int32_t>(i), a.cache.pages[i / kPageTokens],
-                              static_cast<std::int32_t>(i % kPageTokens)});
+      batch.writes.push_back({static_cast<std::int32_t>(first) + static_cast<std::int32_t>(i),
+                              a.cache.pages[i / kPageTokens], static_cast<std::int32_t>(i % kPageTokens)});
     }
-    batch.sequences.push_back({first, static_cast<std::int64_t>(prompt.ids.size()), 0, 1, a.cache.pages.data()});
+    batch.sequences.push_back(
+        {first, static_cast<std::int64_t>(prompt.ids.size()), 0, 1, a.cache.pages.data()});
     statistics_.prompt_tokens += static_cast<std::int64_t>(prompt.ids.size());
   }
 
@@ -128,8 +143,12 @@ void Engine::iterate(const std::function<void(Generated&&)>& done) {
   for (std::size_t a = 0; a < admitted.size(); ++a) {
     const PromptInput& prompt = *admitted[a].request.prompt;
     for (std::size_t m = 0; m < admitted[a].request.streams.size(); ++m) {
-      auto member = std::make_unique<Running>(Running{{}, static_cast<std::int64_t>(prompt.ids.size()), prompt.next_position,
-                                                      admitted[a].request.sampling, admitted[a].request.streams[m], {}});
+      auto member = std::make_unique<Running>(Running{{},
+                                                      static_cast<std::int64_t>(prompt.ids.size()),
+                                                      prompt.next_position,
+                                                      admitted[a].request.sampling,
+                                                      admitted[a].request.streams[m],
+                                                      {}});
       member->result.tag = admitted[a].request.tag;
       member->result.member = m;
       CHECK(cache_->fork(admitted[a].cache, member->cache, &ops));

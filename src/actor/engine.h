@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Continuous batching: every iteration carries one token of each running sequence and the prompts of newly admitted
-// requests through the decoder together. What a sequence becomes never depends on what else is in the batch.
+// Continuous batching: every iteration carries one token of each running sequence and the prompts of newly
+// admitted requests through the decoder together. What a sequence becomes never depends on what else is in
+// the batch.
 #pragma once
 
 #include <deque>
@@ -23,7 +24,8 @@ struct SamplingParameters {
   bool ignore_end = false;  ///< always max_new_tokens (benchmarks)
 };
 
-/// A prompt to be continued by several members, each drawing from its own stream. The prompt is prefilled once.
+/// A prompt to be continued by several members, each drawing from its own stream. The prompt is prefilled
+/// once.
 struct GenerateRequest {
   std::shared_ptr<const PromptInput> prompt;
   std::vector<RandomStream> streams;  ///< one per member; token i uses draw i
@@ -39,7 +41,7 @@ struct Generated {
   std::vector<std::int64_t> ids;  ///< with the end token, if there was one
   std::vector<float> logp;        ///< at the sampling temperature, full softmax
   std::vector<float> entropy;
-  bool ended = false;             ///< by an end token rather than by the limit
+  bool ended = false;  ///< by an end token rather than by the limit
 };
 
 struct EngineStatistics {
@@ -51,7 +53,8 @@ class Engine {
  public:
   struct Options {
     std::int64_t kv_bytes = std::int64_t{4} << 30;
-    std::int64_t prefill_rows = 2048;  ///< prompt tokens that one iteration carries at most (one prompt always fits)
+    std::int64_t prefill_rows =
+        2048;  ///< prompt tokens that one iteration carries at most (one prompt always fits)
   };
   Engine(const QwenVl& model, Options options);
 

@@ -43,8 +43,10 @@ std::vector<EncodedPicture> PictureEncoder::encode(std::span<const std::filesyst
   std::vector<std::size_t> missing;
   for (std::size_t i = 0; i < pictures.size(); ++i) {
     const auto found = cache_.find(pictures[i].string());
-    if (found != cache_.end()) result[i] = found->second;
-    else missing.push_back(i);
+    if (found != cache_.end())
+      result[i] = found->second;
+    else
+      missing.push_back(i);
   }
   // Read a bounded number of pictures before encoding them, so that patches never pile up.
   for (std::size_t first = 0; first < missing.size();) {

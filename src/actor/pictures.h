@@ -29,11 +29,15 @@ class PictureEncoder {
   const PreprocessConfig& config() const { return config_; }
   /// Throws Error naming the picture that cannot be read.
   std::vector<EncodedPicture> encode(std::span<const std::filesystem::path> pictures);
-  EncodedPicture encode(const std::filesystem::path& picture) { return encode(std::span(&picture, 1)).front(); }
+  EncodedPicture encode(const std::filesystem::path& picture) {
+    return encode(std::span(&picture, 1)).front();
+  }
   /// Of patches at hand; not kept.
   std::vector<EncodedPicture> encode(std::span<const Patches> pictures) const;
   /// The vision tower's input for a picture file.
-  Patches patches(const std::filesystem::path& picture) const { return preprocess(read_image(picture), config_); }
+  Patches patches(const std::filesystem::path& picture) const {
+    return preprocess(read_image(picture), config_);
+  }
   /// Seconds spent in the vision tower so far.
   double vision_seconds() const { return vision_seconds_; }
 

@@ -40,17 +40,20 @@ std::shared_ptr<const PromptInput> prompt_of_ids(const ModelConfig& config, std:
   return {owned, &owned->input};
 }
 
-std::shared_ptr<const PromptInput> build_prompt(const ModelConfig& config, const Tokenizer& tokenizer, const ChatIds& chat,
-                                                const std::optional<std::string>& system,
-                                                std::span<const EncodedPicture> pictures, std::string_view user) {
+std::shared_ptr<const PromptInput> build_prompt(const ModelConfig& config, const Tokenizer& tokenizer,
+                                                const ChatIds& chat, const std::optional<std::string>& system,
+                                                std::span<const EncodedPicture> pictures,
+                                                std::string_view user) {
   std::vector<std::int64_t> tokens;
   for (const EncodedPicture& picture : pictures) tokens.push_back(picture.tokens());
   return prompt_of_ids(config, render_prompt(tokenizer, chat, system, tokens, user).ids, pictures);
 }
 
-std::string completion_text(const Tokenizer& tokenizer, const ModelConfig& config, std::span<const std::int64_t> ids) {
+std::string completion_text(const Tokenizer& tokenizer, const ModelConfig& config,
+                            std::span<const std::int64_t> ids) {
   const auto& ends = config.end_tokens;
-  if (!ids.empty() && std::find(ends.begin(), ends.end(), ids.back()) != ends.end()) ids = ids.first(ids.size() - 1);
+  if (!ids.empty() && std::find(ends.begin(), ends.end(), ids.back()) != ends.end())
+    ids = ids.first(ids.size() - 1);
   return tokenizer.decode(ids, true);
 }
 
@@ -72,7 +75,8 @@ void Rollout::run(std::span<const RolloutSample> samples, const RolloutOptions& 
   for (std::size_t s = 0; s < samples.size(); ++s) {
     const RolloutSample& sample = samples[s];
     GenerateRequest request;
-    request.prompt = build_prompt(config, tokenizer_, chat_, options.prompts.system, std::span(&sample.picture, 1), options.prompts.user);
+    request.prompt = build_prompt(config, tokenizer_, chat_, options.prompts.system,
+                                  std::span(&sample.picture, 1), options.prompts.user);
     request.sampling = options.sampling;
     request.tag = 2 * s;
     for (std::size_t m = 0; m < size; ++m) {
@@ -121,13 +125,15 @@ void Rollout::run(std::span<const RolloutSample> samples, const RolloutOptions& 
       if (options.stage2_with_reasoning && response.reasoning) told += " " + *response.reasoning;
       if (options.strip_ratings) told = strip_ratings(told);
       GenerateRequest request;
-      request.prompt = build_prompt(config, tokenizer_, chat_, options.prompts.stage2_system, {}, fill(options.prompts.stage2_user, told));
+      request.prompt = build_prompt(config, tokenizer_, chat_, options.prompts.stage2_system, {},
+                                    fill(options.prompts.stage2_user, told));
       request.sampling = options.sampling;
       request.sampling.max_new_tokens = options.stage2_max_new_tokens;
       request.tag = 2 * (s * size + result.member) + 1;
       request.urgent = true;
-      request.streams.emplace_back(std::initializer_list<std::uint64_t>{
-          options.seed, static_cast<std::uint64_t>(options.step), hash_text(samples[s].id), result.member, 2});
+      request.streams.emplace_back(
+          std::initializer_list<std::uint64_t>{options.seed, static_cast<std::uint64_t>(options.step),
+                                               hash_text(samples[s].id), result.member, 2});
       trajectory.stage2_prompt_ids = request.prompt->ids;
       stage2_prompt_tokens += static_cast<std::int64_t>(request.prompt->ids.size());
       engine_.submit(std::move(request));

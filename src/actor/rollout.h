@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Samples to groups: stage 1 looks at the picture and writes caption, reasoning and rating; stage 2 rates the caption
-// alone and enters the running batch as soon as its parent has ended.
+// Samples to groups: stage 1 looks at the picture and writes caption, reasoning and rating; stage 2 rates the
+// caption alone and enters the running batch as soon as its parent has ended.
 #pragma once
 
 #include <functional>
@@ -20,9 +20,10 @@
 namespace biqa {
 
 /// Prompt over pictures in order, then the text; the result keeps the features alive.
-std::shared_ptr<const PromptInput> build_prompt(const ModelConfig& config, const Tokenizer& tokenizer, const ChatIds& chat,
-                                                const std::optional<std::string>& system,
-                                                std::span<const EncodedPicture> pictures, std::string_view user);
+std::shared_ptr<const PromptInput> build_prompt(const ModelConfig& config, const Tokenizer& tokenizer,
+                                                const ChatIds& chat, const std::optional<std::string>& system,
+                                                std::span<const EncodedPicture> pictures,
+                                                std::string_view user);
 
 /// The same from ids at hand (image tokens expanded).
 std::shared_ptr<const PromptInput> prompt_of_ids(const ModelConfig& config, std::vector<std::int64_t> ids,
@@ -52,8 +53,8 @@ struct RolloutSample {
 };
 
 struct RolloutTimes {
-  double seconds = 0;         ///< all of it
-  double stage2_seconds = 0;  ///< its share by tokens through the decoder
+  double seconds = 0;                                 ///< all of it
+  double stage2_seconds = 0;                          ///< its share by tokens through the decoder
   std::int64_t stage1_tokens = 0, stage2_tokens = 0;  ///< generated
 };
 
@@ -62,8 +63,9 @@ class Rollout {
   Rollout(const QwenVl& model, const Tokenizer& tokenizer, const ChatIds& chat, Engine& engine)
       : model_(model), tokenizer_(tokenizer), chat_(chat), engine_(engine) {}
 
-  /// Calls `done` for each group as soon as its last member has ended (in an order that may vary with the batch; what a
-  /// group holds does not). A member's draws depend on (seed, step, sample id, member, stage) alone.
+  /// Calls `done` for each group as soon as its last member has ended (in an order that may vary with the
+  /// batch; what a group holds does not). A member's draws depend on (seed, step, sample id, member, stage)
+  /// alone.
   void run(std::span<const RolloutSample> samples, const RolloutOptions& options,
            const std::function<void(Group&&)>& done);
   const RolloutTimes& times() const { return times_; }
@@ -77,6 +79,7 @@ class Rollout {
 };
 
 /// What the sampled ids say, without the end token.
-std::string completion_text(const Tokenizer& tokenizer, const ModelConfig& config, std::span<const std::int64_t> ids);
+std::string completion_text(const Tokenizer& tokenizer, const ModelConfig& config,
+                            std::span<const std::int64_t> ids);
 
 }  // namespace biqa

@@ -6,8 +6,8 @@
 
 namespace biqa {
 
-std::vector<EvalMetrics> evaluate_groups(std::span<const Group> groups, std::int64_t step, const std::string& set,
-                                         const std::string& decoding, bool caption) {
+std::vector<EvalMetrics> evaluate_groups(std::span<const Group> groups, std::int64_t step,
+                                         const std::string& set, const std::string& decoding, bool caption) {
   std::vector<EvalMetrics> all;
   for (const bool from_caption : {false, true}) {
     if (from_caption && !caption) continue;

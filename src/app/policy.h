@@ -25,7 +25,8 @@ struct PolicyOptions {
   std::int64_t feature_cache_bytes = std::int64_t{1} << 30;
 };
 
-/// Threads of one rank: as configured, else the cores of the machine (or OMP_NUM_THREADS) divided by its ranks.
+/// Threads of one rank: as configured, else the cores of the machine (or OMP_NUM_THREADS) divided by its
+/// ranks.
 int threads_per_rank(int configured, int ranks);
 
 struct Policy {

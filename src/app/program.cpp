@@ -196,9 +196,12 @@ int run_program(int argc, char** argv, const ProgramInfo& info,
   ExitCode code = ExitCode::world;
   try {
     code = ExitCode::done;
-    if (asks("--help")) print_help(info);
-    else if (asks("--version")) fmt::print("{}\n", version_text());
-    else code = body(CommandLine(info, arguments));
+    if (asks("--help"))
+      print_help(info);
+    else if (asks("--version"))
+      fmt::print("{}\n", version_text());
+    else
+      code = body(CommandLine(info, arguments));
     // An earlier flush may have failed unseen.
     if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
       fail("cannot write standard output: {}; free the disk or reopen the pipe",
@@ -212,7 +215,8 @@ int run_program(int argc, char** argv, const ProgramInfo& info,
     message = "cannot allocate memory: the machine has none left; use a smaller batch, image size or cache";
     code = ExitCode::world;
   } catch (const std::system_error& error) {
-    message = fmt::format("the system refuses: {}; check paths, permissions and the space left", error.what());
+    message =
+        fmt::format("the system refuses: {}; check paths, permissions and the space left", error.what());
     code = ExitCode::world;
   } catch (const std::exception& error) {
     message = fmt::format("unexpected failure in {}: {}; please report it with the command line", info.name,
@@ -225,7 +229,8 @@ int run_program(int argc, char** argv, const ProgramInfo& info,
   } else {
     fmt::print(stderr, "error: {}\n", message);
   }
-  // Exit handlers of libraries trip over what a failure leaves open: HDF5 crashes on a file that it could not write.
+  // Exit handlers of libraries trip over what a failure leaves open: HDF5 crashes on a file that it could not
+  // write.
   std::fflush(stderr);
   std::_Exit(static_cast<int>(code));
 }

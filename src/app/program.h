@@ -50,8 +50,8 @@ class CommandLine {
   std::vector<std::string> positional_;
 };
 
-/// Runs `body`, with --help and --version answered. Every exception is turned into `error: …` and ends the process with
-/// its exit code, without exit handlers.
+/// Runs `body`, with --help and --version answered. Every exception is turned into `error: …` and ends the
+/// process with its exit code, without exit handlers.
 int run_program(int argc, char** argv, const ProgramInfo& info,
                 const std::function<ExitCode(const CommandLine&)>& body);
 

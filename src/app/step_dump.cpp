@@ -13,23 +13,35 @@ namespace {
 
 const char* name_of(Loss loss) {
   switch (loss) {
-    case Loss::grpo: return "grpo";
-    case Loss::dr_grpo: return "dr_grpo";
-    case Loss::dapo: return "dapo";
-    case Loss::bnpo: return "bnpo";
-    case Loss::gspo: return "gspo";
-    case Loss::cispo: return "cispo";
-    case Loss::sapo: return "sapo";
-    case Loss::sft: return "sft";
+    case Loss::grpo:
+      return "grpo";
+    case Loss::dr_grpo:
+      return "dr_grpo";
+    case Loss::dapo:
+      return "dapo";
+    case Loss::bnpo:
+      return "bnpo";
+    case Loss::gspo:
+      return "gspo";
+    case Loss::cispo:
+      return "cispo";
+    case Loss::sapo:
+      return "sapo";
+    case Loss::sft:
+      return "sft";
   }
   return "?";
 }
 const char* name_of(Kl kl) {
   switch (kl) {
-    case Kl::k1: return "k1";
-    case Kl::k2: return "k2";
-    case Kl::k3: return "k3";
-    case Kl::k3_times_ratio: return "k3_times_ratio";
+    case Kl::k1:
+      return "k1";
+    case Kl::k2:
+      return "k2";
+    case Kl::k3:
+      return "k3";
+    case Kl::k3_times_ratio:
+      return "k3_times_ratio";
   }
   return "?";
 }
@@ -44,7 +56,8 @@ void write_ids(Hdf5Writer& out, const std::string& path, const std::vector<std::
 }  // namespace
 
 void write_step_dump(const std::filesystem::path& file, const StepDump& dump, std::span<const Group> groups,
-                     std::span<const std::filesystem::path> images, const Policy& policy, const Config& config) {
+                     std::span<const std::filesystem::path> images, const Policy& policy,
+                     const Config& config) {
   Hdf5Writer out(file);
   out.attribute("/", "step", dump.step);
   out.attribute("/", "lr", dump.lr);
@@ -55,7 +68,8 @@ void write_step_dump(const std::filesystem::path& file, const StepDump& dump, st
   out.attribute("/", "loss", name_of(config.objective.loss.loss));
   out.attribute("/", "kl", name_of(config.objective.loss.kl));
   out.attribute("/", "advantage",
-                config.objective.advantage.kind == AdvantageKind::sum_then_normalise ? "sum_then_normalise" : "normalise_then_sum");
+                config.objective.advantage.kind == AdvantageKind::sum_then_normalise ? "sum_then_normalise"
+                                                                                     : "normalise_then_sum");
   out.attribute("/", "group_size", config.rollout.group_size);
   out.attribute("/", "max_grad_norm", config.optimizer.max_grad_norm);
   out.attribute("/", "grad_norm", dump.result.grad_norm);
@@ -75,7 +89,8 @@ void write_step_dump(const std::filesystem::path& file, const StepDump& dump, st
     const Patches patches = policy.pictures->patches(images[g]);
     std::vector<Grid> grids{patches.grid};
     std::int32_t next_position = 0;
-    const std::vector<Position> positions = mrope_positions(policy.model->config(), group.prompt_ids, grids, next_position);
+    const std::vector<Position> positions =
+        mrope_positions(policy.model->config(), group.prompt_ids, grids, next_position);
     const std::string first = fmt::format("trajectories/{:05}", number);
     for (std::size_t m = 0; m < group.members.size(); ++m, ++number) {
       const Trajectory& t = group.members[m];
@@ -87,16 +102,19 @@ void write_step_dump(const std::filesystem::path& file, const StepDump& dump, st
       out.dataset(path + "/image_grid_thw", std::span<const std::int64_t>(patches.grid), {1, 3});
       if (m == 0) {
         const std::int64_t columns = policy.pictures->config().columns();
-        out.dataset(path + "/pixel_values", std::span<const float>(patches.values), {patches.rows(), columns});
+        out.dataset(path + "/pixel_values", std::span<const float>(patches.values),
+                    {patches.rows(), columns});
       } else {
         out.soft_link("/" + first + "/pixel_values", path + "/pixel_values");
       }
       std::vector<std::int64_t> flat;
       for (std::size_t axis = 0; axis < 3; ++axis) {
         for (const Position& p : positions) flat.push_back(p[axis]);
-        for (std::size_t i = 0; i < t.completion_ids.size(); ++i) flat.push_back(next_position + static_cast<std::int64_t>(i));
+        for (std::size_t i = 0; i < t.completion_ids.size(); ++i)
+          flat.push_back(next_position + static_cast<std::int64_t>(i));
       }
-      out.dataset(path + "/position_ids", std::span<const std::int64_t>(flat), {3, static_cast<std::int64_t>(flat.size() / 3)});
+      out.dataset(path + "/position_ids", std::span<const std::int64_t>(flat),
+                  {3, static_cast<std::int64_t>(flat.size() / 3)});
       write_vector(out, path + "/mask", std::vector<float>(t.completion_ids.size(), 1.0F));
       write_vector(out, path + "/behaviour_logp", t.behaviour_logp);
       const SequenceResult& result = dump.sequences.at({g, m});
@@ -150,7 +168,8 @@ std::vector<SequenceResult> parse_records(std::span<const std::byte> bytes) {
     for (auto* part : {&record.learner_logp, &record.reference_logp, &record.token_loss}) {
       const auto count = static_cast<std::size_t>(flat.at(at));
       CHECK_LE(at + 1 + count, flat.size());
-      part->assign(flat.begin() + static_cast<std::ptrdiff_t>(at) + 1, flat.begin() + static_cast<std::ptrdiff_t>(at + 1 + count));
+      part->assign(flat.begin() + static_cast<std::ptrdiff_t>(at) + 1,
+                   flat.begin() + static_cast<std::ptrdiff_t>(at + 1 + count));
       at += 1 + count;
     }
   }

@@ -27,7 +27,8 @@ struct StepDump {
 
 /// `images`: the picture of each group.
 void write_step_dump(const std::filesystem::path& file, const StepDump& dump, std::span<const Group> groups,
-                     std::span<const std::filesystem::path> images, const Policy& policy, const Config& config);
+                     std::span<const std::filesystem::path> images, const Policy& policy,
+                     const Config& config);
 
 /// What learners send to the first one for a dump.
 std::vector<std::byte> serialise_records(std::span<const SequenceResult> records);

@@ -32,7 +32,9 @@ Lora read_adapter(const Hdf5File& file, const ModelConfig& config) {
       modules.push_back(module);
     }
   }
-  if (modules.empty()) fail("cannot replay {}: it holds no adapter_before tensors of this model; name a step dump", file.path().string());
+  if (modules.empty())
+    fail("cannot replay {}: it holds no adapter_before tensors of this model; name a step dump",
+         file.path().string());
   Lora lora{std::make_shared<LoraLayout>(config, spec, std::move(modules)), {}};
   lora.values = read_factors(file, "adapter_before", *lora.layout);
   return lora;
@@ -45,27 +47,33 @@ struct DumpTrajectory {
 };
 
 Loss loss_named(const std::string& name, const std::string& where) {
-  static const std::map<std::string, Loss> names{{"grpo", Loss::grpo}, {"dr_grpo", Loss::dr_grpo}, {"dapo", Loss::dapo},
-                                                 {"bnpo", Loss::bnpo}, {"gspo", Loss::gspo},       {"cispo", Loss::cispo},
-                                                 {"sapo", Loss::sapo}, {"sft", Loss::sft}};
+  static const std::map<std::string, Loss> names{
+      {"grpo", Loss::grpo}, {"dr_grpo", Loss::dr_grpo}, {"dapo", Loss::dapo}, {"bnpo", Loss::bnpo},
+      {"gspo", Loss::gspo}, {"cispo", Loss::cispo},     {"sapo", Loss::sapo}, {"sft", Loss::sft}};
   const auto found = names.find(name);
-  if (found == names.end()) fail("cannot replay {}: unknown loss '{}'; use a dump of this version", where, name);
+  if (found == names.end())
+    fail("cannot replay {}: unknown loss '{}'; use a dump of this version", where, name);
   return found->second;
 }
 Kl kl_named(const std::string& name, const std::string& where) {
-  static const std::map<std::string, Kl> names{{"k1", Kl::k1}, {"k2", Kl::k2}, {"k3", Kl::k3}, {"k3_times_ratio", Kl::k3_times_ratio}};
+  static const std::map<std::string, Kl> names{
+      {"k1", Kl::k1}, {"k2", Kl::k2}, {"k3", Kl::k3}, {"k3_times_ratio", Kl::k3_times_ratio}};
   const auto found = names.find(name);
-  if (found == names.end()) fail("cannot replay {}: unknown kl '{}'; use a dump of this version", where, name);
+  if (found == names.end())
+    fail("cannot replay {}: unknown kl '{}'; use a dump of this version", where, name);
   return found->second;
 }
 
 }  // namespace
 
-void write_factors(Hdf5Writer& out, const std::string& part, const LoraLayout& layout, std::span<const float> values) {
+void write_factors(Hdf5Writer& out, const std::string& part, const LoraLayout& layout,
+                   std::span<const float> values) {
   CHECK_EQ(values.size(), layout.size());
   for (const LoraModule& m : layout.modules()) {
-    out.dataset(part + "/" + peft_key(m, 'A'), values.subspan(m.a_offset, static_cast<std::size_t>(m.rank * m.in)), {m.rank, m.in});
-    out.dataset(part + "/" + peft_key(m, 'B'), values.subspan(m.b_offset, static_cast<std::size_t>(m.out * m.rank)), {m.out, m.rank});
+    out.dataset(part + "/" + peft_key(m, 'A'),
+                values.subspan(m.a_offset, static_cast<std::size_t>(m.rank * m.in)), {m.rank, m.in});
+    out.dataset(part + "/" + peft_key(m, 'B'),
+                values.subspan(m.b_offset, static_cast<std::size_t>(m.out * m.rank)), {m.out, m.rank});
   }
 }
 
@@ -74,21 +82,25 @@ std::vector<float> read_factors(const Hdf5File& file, const std::string& part, c
   for (const LoraModule& m : layout.modules()) {
     for (const char which : {'A', 'B'}) {
       const std::string path = part + "/" + peft_key(m, which);
-      const std::vector<std::int64_t> wanted = which == 'A' ? std::vector{m.rank, m.in} : std::vector{m.out, m.rank};
-      if (!file.exists(path)) fail("{}: tensor {} is missing; the file is of another model or adapter", file.path().string(), path);
+      const std::vector<std::int64_t> wanted =
+          which == 'A' ? std::vector{m.rank, m.in} : std::vector{m.out, m.rank};
+      if (!file.exists(path))
+        fail("{}: tensor {} is missing; the file is of another model or adapter", file.path().string(), path);
       std::vector<std::int64_t> shape;
       const std::vector<float> read = file.read_f32(path, &shape);
       if (shape != wanted) {
-        fail("{}: tensor {} has shape [{}] instead of [{}]; the file is of another model or adapter", file.path().string(),
-             path, fmt::join(shape, ", "), fmt::join(wanted, ", "));
+        fail("{}: tensor {} has shape [{}] instead of [{}]; the file is of another model or adapter",
+             file.path().string(), path, fmt::join(shape, ", "), fmt::join(wanted, ", "));
       }
-      std::copy(read.begin(), read.end(), values.begin() + static_cast<std::ptrdiff_t>(which == 'A' ? m.a_offset : m.b_offset));
+      std::copy(read.begin(), read.end(),
+                values.begin() + static_cast<std::ptrdiff_t>(which == 'A' ? m.a_offset : m.b_offset));
     }
   }
   return values;
 }
 
-void replay_step(const Policy& policy, const std::filesystem::path& dump, const std::filesystem::path& out_path) {
+void replay_step(const Policy& policy, const std::filesystem::path& dump,
+                 const std::filesystem::path& out_path) {
   const Hdf5File file(dump);
   const ModelConfig& config = policy.model->config();
   Lora lora = read_adapter(file, config);
@@ -103,15 +115,21 @@ void replay_step(const Policy& policy, const std::filesystem::path& dump, const 
   trajectories.reserve(names.size());
   for (const std::string& name : names) {
     const std::string path = "trajectories/" + name;
-    DumpTrajectory t{file.read_i64(path + "/prompt_ids"), file.read_i64(path + "/completion_ids"), file.read_f32(path + "/mask"),
-                     file.read_f32(path + "/behaviour_logp"), file.attribute_f64(path, "advantage")};
-    if (t.completion.empty() || t.mask.size() != t.completion.size() || t.behaviour.size() != t.completion.size()) {
-      fail("{}: trajectory {} has {} tokens, {} mask values and {} log-probabilities; they must be equal and not zero",
-           dump.string(), name, t.completion.size(), t.mask.size(), t.behaviour.size());
+    DumpTrajectory t{file.read_i64(path + "/prompt_ids"), file.read_i64(path + "/completion_ids"),
+                     file.read_f32(path + "/mask"), file.read_f32(path + "/behaviour_logp"),
+                     file.attribute_f64(path, "advantage")};
+    if (t.completion.empty() || t.mask.size() != t.completion.size() ||
+        t.behaviour.size() != t.completion.size()) {
+      fail(
+          "{}: trajectory {} has {} tokens, {} mask values and {} log-probabilities; they must be equal and "
+          "not zero",
+          dump.string(), name, t.completion.size(), t.mask.size(), t.behaviour.size());
     }
     for (const auto& ids : {t.prompt, t.completion}) {
       for (const std::int64_t id : ids) {
-        if (id < 0 || id >= config.text.vocab) fail("{}: trajectory {} holds token id {}, outside the model's vocabulary of {}", dump.string(), name, id, config.text.vocab);
+        if (id < 0 || id >= config.text.vocab)
+          fail("{}: trajectory {} holds token id {}, outside the model's vocabulary of {}", dump.string(),
+               name, id, config.text.vocab);
       }
     }
     const std::int64_t group = file.attribute_i64(path, "group");
@@ -130,8 +148,10 @@ void replay_step(const Policy& policy, const std::filesystem::path& dump, const 
           Patches p;
           p.grid = {flat[i], flat[i + 1], flat[i + 2]};
           const auto count = static_cast<std::size_t>(p.rows() * columns);
-          if (p.rows() <= 0 || at + count > values.size()) fail("{}: pixel_values of trajectory {} do not fit its image_grid_thw", dump.string(), name);
-          p.values.assign(values.begin() + static_cast<std::ptrdiff_t>(at), values.begin() + static_cast<std::ptrdiff_t>(at + count));
+          if (p.rows() <= 0 || at + count > values.size())
+            fail("{}: pixel_values of trajectory {} do not fit its image_grid_thw", dump.string(), name);
+          p.values.assign(values.begin() + static_cast<std::ptrdiff_t>(at),
+                          values.begin() + static_cast<std::ptrdiff_t>(at + count));
           at += count;
           grids.push_back(p.grid);
           patches.push_back(std::move(p));
@@ -178,7 +198,8 @@ void replay_step(const Policy& policy, const std::filesystem::path& dump, const 
     const std::string path = "trajectories/" + names[i];
     const auto count = static_cast<std::int64_t>(record.learner_logp.size());
     out.dataset(path + "/learner_logp", std::span<const float>(record.learner_logp), {count});
-    if (!record.reference_logp.empty()) out.dataset(path + "/reference_logp", std::span<const float>(record.reference_logp), {count});
+    if (!record.reference_logp.empty())
+      out.dataset(path + "/reference_logp", std::span<const float>(record.reference_logp), {count});
     out.dataset(path + "/token_loss", std::span<const float>(record.token_loss), {count});
   }
   write_factors(out, "gradient", *learner.adapter().layout, learner.collect_gradient());

@@ -37,10 +37,17 @@ namespace biqa {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 /// Tags of messages between roles.
-enum Tag : int { kTagGroup = 1, kTagScored = 2, kTagTimes = 3, kTagEvaluated = 4 /* and up: one per set and decoding */ };
+enum Tag : int {
+  kTagGroup = 1,
+  kTagScored = 2,
+  kTagTimes = 3,
+  kTagEvaluated = 4 /* and up: one per set and decoding */
+};
 
 /// Draws of an evaluation are keyed by this instead of a step, so that before and after use the same numbers.
 constexpr std::int64_t kEvaluationStep = -1;
@@ -53,9 +60,13 @@ struct Times {
   double rollout = 0, stage2 = 0, reward = 0, learn = 0, sync = 0;
 };
 
-std::span<const std::byte> as_bytes_of(const Times& times) { return std::as_bytes(std::span(&times, 1)); }
+std::span<const std::byte> as_bytes_of(const Times& times) {
+  return std::as_bytes(std::span(&times, 1));
+}
 
-std::uint64_t digest_of_values(std::span<const float> values) { return digest_of_bytes(std::as_bytes(values)); }
+std::uint64_t digest_of_values(std::span<const float> values) {
+  return digest_of_bytes(std::as_bytes(values));
+}
 
 class Trainer {
  public:
@@ -73,7 +84,8 @@ class Trainer {
       read_data();
       open_model();
     });
-    std::vector<int> holders = roles_.learners;  // everyone who needs the adapter; the first learner is rank 0
+    std::vector<int> holders =
+        roles_.learners;  // everyone who needs the adapter; the first learner is rank 0
     for (const int rank : roles_.actors) {
       if (std::find(holders.begin(), holders.end(), rank) == holders.end()) holders.push_back(rank);
     }
@@ -88,8 +100,10 @@ class Trainer {
   ExitCode run() {
     if (leader_) {
       std::optional<std::int64_t> resumed;
-      if (step_ > 0) resumed = step_;
-      else if (ended_before_a_checkpoint()) resumed = kBeforeAll;
+      if (step_ > 0)
+        resumed = step_;
+      else if (ended_before_a_checkpoint())
+        resumed = kBeforeAll;
       folder_.emplace(config_.train.out, to_yaml(config_), resumed);
     }
     world_.barrier("the run folder");
@@ -105,13 +119,15 @@ class Trainer {
         folder_->append(metrics);
         warn(metrics, progress);
         progress.update(step_, sft_ ? fmt::format("loss {:.3f}", metrics.loss)
-                                    : fmt::format("reward {:.3f}  kl {:.3f}  {:.0f} tokens", metrics.reward_mean, metrics.kl, metrics.length_mean));
+                                    : fmt::format("reward {:.3f}  kl {:.3f}  {:.0f} tokens",
+                                                  metrics.reward_mean, metrics.kl, metrics.length_mean));
       }
       stopped = asked(signals_.stop) && step_ < total_steps_;
       const bool save_now = asked(signals_.save);
       signals_.save = false;
       const bool every = config_.checkpoint.every > 0 && step_ % config_.checkpoint.every == 0;
-      const bool evaluated = config_.train.eval_every > 0 && step_ % config_.train.eval_every == 0 && step_ < total_steps_;
+      const bool evaluated =
+          config_.train.eval_every > 0 && step_ % config_.train.eval_every == 0 && step_ < total_steps_;
       if (evaluated && !stopped) {
         progress.clear();
         evaluate(step_);
@@ -121,8 +137,10 @@ class Trainer {
     progress.finish();
     if (stopped) {
       if (leader_) {
-        fmt::print(stderr, "stopped after step {} of {}: checkpoint saved in {}; the same command goes on from there\n", step_,
-                   total_steps_, folder_->checkpoints().string());
+        fmt::print(
+            stderr,
+            "stopped after step {} of {}: checkpoint saved in {}; the same command goes on from there\n",
+            step_, total_steps_, folder_->checkpoints().string());
       }
       return ExitCode::stopped;
     }
@@ -141,13 +159,15 @@ class Trainer {
     train_ = read_manifest(config_.data.train, config_.data.skip_bad, &bad, true);
     for (const auto& file : config_.data.eval) {
       eval_.push_back(read_manifest(file, config_.data.skip_bad, &bad, true));
-      if (config_.train.eval_images > 0 && static_cast<std::int64_t>(eval_.back().size()) > config_.train.eval_images) {
+      if (config_.train.eval_images > 0 &&
+          static_cast<std::int64_t>(eval_.back().size()) > config_.train.eval_images) {
         eval_.back().resize(static_cast<std::size_t>(config_.train.eval_images));
       }
       const Overlap overlap = find_overlap(train_, eval_.back());
       if (leader_ && overlap.any()) {
-        LOG(WARNING) << file.string() << " shares " << overlap.ids.size() << " ids and " << overlap.images.size()
-                     << " image files with " << config_.data.train.string() << ": its figures are not those of unseen images";
+        LOG(WARNING) << file.string() << " shares " << overlap.ids.size() << " ids and "
+                     << overlap.images.size() << " image files with " << config_.data.train.string()
+                     << ": its figures are not those of unseen images";
       }
     }
     if (leader_) {
@@ -156,13 +176,15 @@ class Trainer {
     const auto images = static_cast<std::int64_t>(train_.size());
     steps_per_epoch_ = images / config_.rollout.images_per_step;
     if (steps_per_epoch_ == 0) {
-      fail_usage("rollout.images_per_step {} is more than the {} images of {}: lower it", config_.rollout.images_per_step, images,
-                 config_.data.train.string());
+      fail_usage("rollout.images_per_step {} is more than the {} images of {}: lower it",
+                 config_.rollout.images_per_step, images, config_.data.train.string());
     }
     for (const Sample& sample : train_) {
       if (sft_ && sample.completion.empty()) {
-        fail("cannot train with objective.loss sft: sample {} of {} has no \"completion\"; add the answer to learn from", sample.id,
-             config_.data.train.string());
+        fail(
+            "cannot train with objective.loss sft: sample {} of {} has no \"completion\"; add the answer to "
+            "learn from",
+            sample.id, config_.data.train.string());
       }
     }
     total_steps_ = config_.train.steps > 0 ? config_.train.steps : config_.train.epochs * steps_per_epoch_;
@@ -176,8 +198,10 @@ class Trainer {
     for (std::size_t i = 0; i < train_.size(); ++i) {
       if (!train_[i].human_text().empty()) annotated.push_back(i);
     }
-    const auto kept = static_cast<std::size_t>(std::llround(config_.data.annotation_fraction * static_cast<double>(annotated.size())));
-    const auto order = random_order(annotated.size(), RandomStream({config_.train.seed, hash_text("annotations")}));
+    const auto kept = static_cast<std::size_t>(
+        std::llround(config_.data.annotation_fraction * static_cast<double>(annotated.size())));
+    const auto order =
+        random_order(annotated.size(), RandomStream({config_.train.seed, hash_text("annotations")}));
     for (std::size_t i = kept; i < order.size(); ++i) {
       Sample& sample = train_[annotated[order[i]]];
       sample.description = sample.good = sample.bad = "";
@@ -185,10 +209,12 @@ class Trainer {
   }
 
   void open_model() {
-    policy_ = Policy::open({config_.model.path, config_.model.dtype, config_.model.device, threads_per_rank(config_.model.threads, world_.size()),
-                            learner_, config_.model.min_pixels, config_.model.max_pixels});
+    policy_ = Policy::open({config_.model.path, config_.model.dtype, config_.model.device,
+                            threads_per_rank(config_.model.threads, world_.size()), learner_,
+                            config_.model.min_pixels, config_.model.max_pixels});
     if (actor_) {
-      engine_ = std::make_unique<Engine>(*policy_.model, Engine::Options{static_cast<std::int64_t>(config_.rollout.kv_memory)});
+      engine_ = std::make_unique<Engine>(
+          *policy_.model, Engine::Options{static_cast<std::int64_t>(config_.rollout.kv_memory)});
       rollout_ = std::make_unique<Rollout>(*policy_.model, *policy_.tokenizer, policy_.chat, *engine_);
     }
   }
@@ -230,9 +256,11 @@ class Trainer {
     }
     if (!found) return;
     if (holders_ != nullptr && !(*found->adapter.layout == *adapter_.layout)) {
-      fail("cannot resume from {}: its adapter has other modules or ranks than the configuration asks for; use another "
-           "train.out or checkpoint.resume never",
-           found->path.string());
+      fail(
+          "cannot resume from {}: its adapter has other modules or ranks than the configuration asks for; "
+          "use another "
+          "train.out or checkpoint.resume never",
+          found->path.string());
     }
     step_ = found->info.step;
     version_ = found->info.version;
@@ -243,7 +271,8 @@ class Trainer {
 
   /// Nothing of the run in this folder can be gone on with, and nothing would be lost by starting it again.
   bool ended_before_a_checkpoint() const {
-    if (config_.checkpoint.resume != "auto" || std::filesystem::exists(config_.train.out / "adapter.h5")) return false;
+    if (config_.checkpoint.resume != "auto" || std::filesystem::exists(config_.train.out / "adapter.h5"))
+      return false;
     std::error_code absent;
     for (const auto& entry : std::filesystem::directory_iterator(config_.train.out / "checkpoints", absent)) {
       if (entry.path().filename().string().starts_with("step-")) return false;
@@ -256,10 +285,13 @@ class Trainer {
   /// Rows of the training manifest that a step looks at: a function of seed and step alone.
   std::vector<std::size_t> rows_of_step(std::int64_t step) const {
     const std::int64_t epoch = (step - 1) / steps_per_epoch_;
-    const auto first = static_cast<std::size_t>((step - 1) % steps_per_epoch_ * config_.rollout.images_per_step);
-    const auto order = random_order(train_.size(), RandomStream({config_.train.seed, hash_text("order"), static_cast<std::uint64_t>(epoch)}));
+    const auto first =
+        static_cast<std::size_t>((step - 1) % steps_per_epoch_ * config_.rollout.images_per_step);
+    const auto order = random_order(train_.size(), RandomStream({config_.train.seed, hash_text("order"),
+                                                                 static_cast<std::uint64_t>(epoch)}));
     return {order.begin() + static_cast<std::ptrdiff_t>(first),
-            order.begin() + static_cast<std::ptrdiff_t>(first + static_cast<std::size_t>(config_.rollout.images_per_step))};
+            order.begin() + static_cast<std::ptrdiff_t>(
+                                first + static_cast<std::size_t>(config_.rollout.images_per_step))};
   }
 
   RolloutOptions rollout_options(std::int64_t step) const {
@@ -281,14 +313,16 @@ class Trainer {
     return options;
   }
 
-  std::vector<RolloutSample> load_samples(const std::vector<Sample>& samples, const std::vector<std::size_t>& rows) {
+  std::vector<RolloutSample> load_samples(const std::vector<Sample>& samples,
+                                          const std::vector<std::size_t>& rows) {
     std::vector<std::filesystem::path> paths;
     for (const std::size_t row : rows) paths.push_back(samples[row].image);
     const std::vector<EncodedPicture> pictures = policy_.pictures->encode(paths);
     std::vector<RolloutSample> loaded;
     for (std::size_t i = 0; i < rows.size(); ++i) {
       const Sample& sample = samples[rows[i]];
-      loaded.push_back({sample.id, static_cast<std::int64_t>(rows[i]), sample.score, sample.human_text(), pictures[i]});
+      loaded.push_back(
+          {sample.id, static_cast<std::int64_t>(rows[i]), sample.score, sample.human_text(), pictures[i]});
     }
     return loaded;
   }
@@ -297,7 +331,9 @@ class Trainer {
   std::vector<std::size_t> share(const std::vector<std::size_t>& rows) const {
     std::vector<std::size_t> own;
     const auto actors = roles_.actors.size();
-    for (std::size_t i = static_cast<std::size_t>(roles_.actor_index(world_.rank())); i < rows.size(); i += actors) own.push_back(rows[i]);
+    for (std::size_t i = static_cast<std::size_t>(roles_.actor_index(world_.rank())); i < rows.size();
+         i += actors)
+      own.push_back(rows[i]);
     return own;
   }
 
@@ -309,7 +345,8 @@ class Trainer {
       const auto begin = Clock::now();
       const std::vector<RolloutSample> samples = load_samples(train_, share(rows));
       rollout_->run(samples, rollout_options(step), [&](Group&& group) {
-        world_.send(roles_.reward_rank_of(static_cast<std::uint64_t>(group.sample_index)), kTagGroup, serialise(group));
+        world_.send(roles_.reward_rank_of(static_cast<std::uint64_t>(group.sample_index)), kTagGroup,
+                    serialise(group));
       });
       times.rollout = seconds_since(begin);
       times.stage2 = rollout_->times().stage2_seconds;
@@ -385,13 +422,14 @@ class Trainer {
     std::vector<double> rewards;
     for (const Group& group : groups) {
       for (const Trajectory& t : group.members) {
-        rewards.insert(rewards.end(), {t.rewards.prediction, t.rewards.consistency, t.rewards.reasoning, t.rewards.format});
+        rewards.insert(rewards.end(),
+                       {t.rewards.prediction, t.rewards.consistency, t.rewards.reasoning, t.rewards.format});
       }
     }
     const RewardColumns& w = config_.rewards.weights;
     const std::vector<double> weights{w.prediction, w.consistency, w.reasoning, w.format};
-    const Advantages advantages =
-        compute_advantages(rewards, weights, static_cast<std::size_t>(config_.rollout.group_size), config_.objective.advantage);
+    const Advantages advantages = compute_advantages(
+        rewards, weights, static_cast<std::size_t>(config_.rollout.group_size), config_.objective.advantage);
     std::size_t next = 0;
     for (Group& group : groups) {
       for (Trajectory& t : group.members) t.advantage = advantages.values[next++];
@@ -399,20 +437,22 @@ class Trainer {
     return {advantages.zero_variance_fraction};
   }
 
-  /// Groups of each learner: longest first to the least loaded, so that every learner's share is a function of the groups
-  /// alone.
+  /// Groups of each learner: longest first to the least loaded, so that every learner's share is a function
+  /// of the groups alone.
   std::vector<std::vector<std::size_t>> deal(const std::vector<Group>& groups) const {
     std::vector<std::pair<std::int64_t, std::size_t>> sizes;
     for (std::size_t i = 0; i < groups.size(); ++i) {
       auto rows = static_cast<std::int64_t>(groups[i].prompt_ids.size());
-      for (const Trajectory& t : groups[i].members) rows += static_cast<std::int64_t>(t.completion_ids.size());
+      for (const Trajectory& t : groups[i].members)
+        rows += static_cast<std::int64_t>(t.completion_ids.size());
       sizes.emplace_back(-rows, i);
     }
     std::sort(sizes.begin(), sizes.end());
     std::vector<std::vector<std::size_t>> shares(roles_.learners.size());
     std::vector<std::int64_t> loads(shares.size(), 0);
     for (const auto& [negative, index] : sizes) {
-      const auto least = static_cast<std::size_t>(std::min_element(loads.begin(), loads.end()) - loads.begin());
+      const auto least =
+          static_cast<std::size_t>(std::min_element(loads.begin(), loads.end()) - loads.begin());
       shares[least].push_back(index);
       loads[least] -= negative;
     }
@@ -430,9 +470,10 @@ class Trainer {
       const Sample& sample = train_[rows[i]];
       const EncodedPicture picture = policy_.pictures->encode(sample.image);
       answers.push_back(completion_ids(*policy_.tokenizer, policy_.chat, sample.completion));
-      inputs.push_back({policy_.prompt(config_.prompts.texts.system, std::span(&picture, 1), config_.prompts.texts.user),
-                        {{answers.back(), {}, {}, 0.0}},
-                        hash_text(sample.id)});
+      inputs.push_back(
+          {policy_.prompt(config_.prompts.texts.system, std::span(&picture, 1), config_.prompts.texts.user),
+           {{answers.back(), {}, {}, 0.0}},
+           hash_text(sample.id)});
     }
     lr_ = rate();
     const UpdateResult result = trainer_->update(inputs, lr_);
@@ -453,10 +494,13 @@ class Trainer {
     const ModelConfig& model = policy_.model->config();
     for (const std::size_t index : own) {
       const Group& group = groups[index];
-      const EncodedPicture picture = policy_.pictures->encode(train_[static_cast<std::size_t>(group.sample_index)].image);
+      const EncodedPicture picture =
+          policy_.pictures->encode(train_[static_cast<std::size_t>(group.sample_index)].image);
       const std::uint64_t key = mix64(hash_text(group.sample_id) ^ mix64(static_cast<std::uint64_t>(step)));
       LearnerGroup input{prompt_of_ids(model, group.prompt_ids, std::span(&picture, 1)), {}, key};
-      for (const Trajectory& t : group.members) input.sequences.push_back({t.completion_ids, t.behaviour_logp, {}, t.advantage, static_cast<std::uint64_t>(t.member)});
+      for (const Trajectory& t : group.members)
+        input.sequences.push_back(
+            {t.completion_ids, t.behaviour_logp, {}, t.advantage, static_cast<std::uint64_t>(t.member)});
       inputs.push_back(std::move(input));
       if (!config_.stage2.train) continue;
       for (const Trajectory& t : group.members) {
@@ -482,12 +526,16 @@ class Trainer {
       std::vector<SequenceResult> sequences;
       const UpdateResult update = trainer_->update(inputs, lr, dump_now ? &sequences : nullptr);
       if (update.skipped) {
-        LOG(WARNING) << "step " << step << ": the gradient is not finite; the update is skipped on every learner";
-        if (++skipped_ > kMostSkipped) fail("cannot train: {} updates in a row had a gradient that is not finite; lower optimizer.lr", skipped_);
+        LOG(WARNING) << "step " << step
+                     << ": the gradient is not finite; the update is skipped on every learner";
+        if (++skipped_ > kMostSkipped)
+          fail("cannot train: {} updates in a row had a gradient that is not finite; lower optimizer.lr",
+               skipped_);
       } else {
         skipped_ = 0;
       }
-      if (dump_now) write_dump(step, groups, shares, own, std::move(sequences), std::move(record), update, lr);
+      if (dump_now)
+        write_dump(step, groups, shares, own, std::move(sequences), std::move(record), update, lr);
       // The first pass is the one that is on-policy; its figures are the step's.
       if (pass > 0) continue;
       result = update;
@@ -497,9 +545,10 @@ class Trainer {
     return result;
   }
 
-  void write_dump(std::int64_t step, const std::vector<Group>& groups, const std::vector<std::vector<std::size_t>>& shares,
-                  const std::vector<std::size_t>& own, std::vector<SequenceResult> sequences, StepDump record,
-                  const UpdateResult& result, double lr) {
+  void write_dump(std::int64_t step, const std::vector<Group>& groups,
+                  const std::vector<std::vector<std::size_t>>& shares, const std::vector<std::size_t>& own,
+                  std::vector<SequenceResult> sequences, StepDump record, const UpdateResult& result,
+                  double lr) {
     CHECK(!config_.stage2.train || own.empty() || sequences.size() >= own.size());
     const auto gathered = learners_->gather_bytes(serialise_records(sequences), 0);
     record.gradient = trainer_->collect_gradient();
@@ -520,32 +569,40 @@ class Trainer {
       }
     }
     std::vector<std::filesystem::path> images;
-    for (const Group& group : groups) images.push_back(train_[static_cast<std::size_t>(group.sample_index)].image);
+    for (const Group& group : groups)
+      images.push_back(train_[static_cast<std::size_t>(group.sample_index)].image);
     write_step_dump(folder_->dump_file(step), record, groups, images, policy_, config_);
   }
 
   /// The first learner's adapter to everyone who holds one; acknowledged by digest.
   void publish_adapter() {
-    holders_->broadcast(View(adapter_.values.data(), 1, static_cast<std::int64_t>(adapter_.values.size())), 0);
+    holders_->broadcast(View(adapter_.values.data(), 1, static_cast<std::int64_t>(adapter_.values.size())),
+                        0);
     digest_ = digest_of_values(adapter_.values);
     const auto low = static_cast<double>(digest_ >> 32);
     const auto high = static_cast<double>(digest_ & 0xffffffffU);
     if (holders_->all_reduce_max(low) != holders_->all_reduce_min(low) ||
         holders_->all_reduce_max(high) != holders_->all_reduce_min(high)) {
-      fail("adapter version {} differs between ranks after its broadcast: memory or network corrupts data; check the machine", version_);
+      fail(
+          "adapter version {} differs between ranks after its broadcast: memory or network corrupts data; "
+          "check the machine",
+          version_);
     }
-    if (engine_ != nullptr) engine_->set_adapter(pack_adapter(policy_.model->config(), adapter_, *policy_.ops));
+    if (engine_ != nullptr)
+      engine_->set_adapter(pack_adapter(policy_.model->config(), adapter_, *policy_.ops));
   }
 
   // ------------------------------------------------------------------------------------------------ figures
 
-  StepMetrics measure(std::int64_t step, const std::vector<Group>& groups, const UpdateResult& result, double zero_variance) {
+  StepMetrics measure(std::int64_t step, const std::vector<Group>& groups, const UpdateResult& result,
+                      double zero_variance) {
     StepMetrics metrics;
     metrics.step = step;
     metrics.epoch = static_cast<double>(step) / static_cast<double>(steps_per_epoch_);
     metrics.time = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
     std::map<std::string, std::vector<double>> columns;
-    double parsed = 0, stage2_parsed = 0, leaks = 0, captions = 0, truncated = 0, caption_words = 0, reasoning_words = 0, reasonings = 0;
+    double parsed = 0, stage2_parsed = 0, leaks = 0, captions = 0, truncated = 0, caption_words = 0,
+           reasoning_words = 0, reasonings = 0;
     for (const Group& group : groups) {
       for (const Trajectory& t : group.members) {
         ++metrics.trajectories;
@@ -634,20 +691,26 @@ class Trainer {
     };
     if (sft_) return;
     if (metrics.parse_rate < 0.5) {
-      say(fmt::format("only {:.0f} % of the answers hold a rating: the rewards teach little; check prompts and profile", 100 * metrics.parse_rate));
+      say(fmt::format(
+          "only {:.0f} % of the answers hold a rating: the rewards teach little; check prompts and profile",
+          100 * metrics.parse_rate));
     }
     const RewardColumns& w = config_.rewards.weights;
     const auto constant = [&](const char* name, double weight, double deviation, double value) {
-      if (weight != 0 && deviation == 0) say(fmt::format("reward {} is {} for every answer: it teaches nothing in this step", name, value));
+      if (weight != 0 && deviation == 0)
+        say(fmt::format("reward {} is {} for every answer: it teaches nothing in this step", name, value));
     };
     constant("prediction", w.prediction, metrics.reward_prediction_std, metrics.reward_prediction_mean);
-    if (config_.stage2.enabled) constant("consistency", w.consistency, metrics.reward_consistency_std, metrics.reward_consistency_mean);
+    if (config_.stage2.enabled)
+      constant("consistency", w.consistency, metrics.reward_consistency_std, metrics.reward_consistency_mean);
     constant("reasoning", w.reasoning, metrics.reward_reasoning_std, metrics.reward_reasoning_mean);
     // Every answer well formed is the aim, not a fault.
     if (metrics.reward_format_mean == 0) constant("format", w.format, metrics.reward_format_std, 0);
-    if (config_.objective.updates_per_rollout == 1 && config_.lora.dropout == 0 && config_.rollout.max_policy_lag == 0 &&
-        metrics.actor_learner_logp_gap != 0) {
-      say(fmt::format("actor and learner disagree by {:.3g} in a log-probability though the step is on-policy", metrics.actor_learner_logp_gap));
+    if (config_.objective.updates_per_rollout == 1 && config_.lora.dropout == 0 &&
+        config_.rollout.max_policy_lag == 0 && metrics.actor_learner_logp_gap != 0) {
+      say(fmt::format(
+          "actor and learner disagree by {:.3g} in a log-probability though the step is on-policy",
+          metrics.actor_learner_logp_gap));
     }
   }
 
@@ -666,9 +729,8 @@ class Trainer {
           options.group_size = 1;
           options.stage2 = true;
           options.sampling.greedy = decoding == "greedy";
-          rollout_->run(load_samples(eval_[set], share(rows)), options, [&](Group&& group) {
-            world_.send(roles_.learners.front(), tag, serialise(group));
-          });
+          rollout_->run(load_samples(eval_[set], share(rows)), options,
+                        [&](Group&& group) { world_.send(roles_.learners.front(), tag, serialise(group)); });
         }
         if (!leader_) continue;
         std::vector<Group> groups(rows.size());
@@ -681,7 +743,8 @@ class Trainer {
         for (const EvalMetrics& metrics : evaluate_groups(groups, step, name, decoding, true)) {
           folder_->append(metrics);
           evaluations_.push_back(metrics);
-          if (decoding == "greedy" && fmt::format("{}_plcc", metrics.condition) == config_.checkpoint.best) chosen.push_back(metrics.plcc);
+          if (decoding == "greedy" && fmt::format("{}_plcc", metrics.condition) == config_.checkpoint.best)
+            chosen.push_back(metrics.plcc);
         }
       }
     }
@@ -693,9 +756,12 @@ class Trainer {
   void print_evaluation(std::int64_t step) const {
     for (const EvalMetrics& m : evaluations_) {
       if (m.step != step) continue;
-      fmt::print(stderr, "step {:>4}  {:<10} {:<7} {:<7}  PLCC {:6.3f}  SRCC {:6.3f}  RMSE {:5.3f}{}  {} of {} without rating\n", step, m.set,
-                 m.condition, m.decoding, m.plcc, m.srcc, m.rmse,
-                 std::isnan(m.rouge1_r) ? std::string() : fmt::format("  ROUGE-1 recall {:.3f}", m.rouge1_r), m.parse_failures, m.n);
+      fmt::print(stderr,
+                 "step {:>4}  {:<10} {:<7} {:<7}  PLCC {:6.3f}  SRCC {:6.3f}  RMSE {:5.3f}{}  {} of {} "
+                 "without rating\n",
+                 step, m.set, m.condition, m.decoding, m.plcc, m.srcc, m.rmse,
+                 std::isnan(m.rouge1_r) ? std::string() : fmt::format("  ROUGE-1 recall {:.3f}", m.rouge1_r),
+                 m.parse_failures, m.n);
     }
   }
 
@@ -704,7 +770,12 @@ class Trainer {
   bool asked(const std::atomic<bool>& flag) { return world_.all_reduce_max(flag ? 1.0 : 0.0) > 0; }
 
   CheckpointInfo info() const {
-    return {step_, version_, step_ * config_.rollout.images_per_step, to_yaml(config_), version_text(), config_.model.path.string(),
+    return {step_,
+            version_,
+            step_ * config_.rollout.images_per_step,
+            to_yaml(config_),
+            version_text(),
+            config_.model.path.string(),
             best_value_};
   }
 
@@ -717,7 +788,8 @@ class Trainer {
     write_adapter_h5(folder_->root() / "adapter.h5", adapter_, info());
     write_peft(folder_->root() / "adapter", adapter_, config_.model.path.string());
     const MetricsFile metrics = read_metrics(folder_->metrics_file());
-    write_file_atomically(folder_->root() / "curves.svg", learning_curves_svg(metrics, config_.train.out.filename().string()));
+    write_file_atomically(folder_->root() / "curves.svg",
+                          learning_curves_svg(metrics, config_.train.out.filename().string()));
   }
 
   static constexpr int kMostSkipped = 3;

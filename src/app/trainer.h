@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A training run on this rank: which role it plays is the plan's decision, the code is the same for one rank and many.
+// A training run on this rank: which role it plays is the plan's decision, the code is the same for one rank
+// and many.
 //
 // One step, strictly on-policy:
 //   actors   roll out their images and send each group to the reward rank of its sample
@@ -23,8 +24,8 @@ struct StopSignals {
   std::atomic<bool> save{false};  ///< save at the end of the step, go on
 };
 
-/// Runs work that every rank does alike and without the others. Where it fails, the first rank that it fails on throws;
-/// the others wait to be taken down, so that the reason is told once.
+/// Runs work that every rank does alike and without the others. Where it fails, the first rank that it fails
+/// on throws; the others wait to be taken down, so that the reason is told once.
 void run_alike(Communicator& world, const std::function<void()>& work);
 
 /// Runs until the configured steps are done or a stop is asked for. Throws Error.

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Counter-based random numbers: a draw is a pure function of a key and a counter, so it is the same whatever the
-// batch, the rank count or a restart. Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
-// SC 2011).
+// Counter-based random numbers: a draw is a pure function of a key and a counter, so it is the same whatever
+// the batch, the rank count or a restart. Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as
+// 1, 2, 3", SC 2011).
 #pragma once
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <numeric>
 #include <string_view>
 #include <vector>
@@ -14,12 +15,15 @@
 namespace biqa {
 
 /// Ten rounds of Philox 4x32 on `counter` under `key`.
-inline std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key) {
+inline std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter,
+                                           std::array<std::uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
     const std::uint64_t product0 = std::uint64_t{0xD2511F53U} * counter[0];
     const std::uint64_t product1 = std::uint64_t{0xCD9E8D57U} * counter[2];
-    counter = {static_cast<std::uint32_t>(product1 >> 32) ^ counter[1] ^ key[0], static_cast<std::uint32_t>(product1),
-               static_cast<std::uint32_t>(product0 >> 32) ^ counter[3] ^ key[1], static_cast<std::uint32_t>(product0)};
+    counter = {static_cast<std::uint32_t>(product1 >> 32) ^ counter[1] ^ key[0],
+               static_cast<std::uint32_t>(product1),
+               static_cast<std::uint32_t>(product0 >> 32) ^ counter[3] ^ key[1],
+               static_cast<std::uint32_t>(product0)};
     key[0] += 0x9E3779B9U;
     key[1] += 0xBB67AE85U;
   }
@@ -38,7 +42,7 @@ inline std::uint64_t mix64(std::uint64_t x) {
 class RandomStream {
  public:
   /// Every part of the name counts: (seed, step, sample, member, stage, …).
-  explicit RandomStream(std::initializer_list<std::uint64_t> name) {
+  RandomStream(std::initializer_list<std::uint64_t> name) {
     std::uint64_t state = 0x6269716100000000ULL + name.size();
     for (const std::uint64_t part : name) state = mix64(state ^ mix64(part));
     key_ = {static_cast<std::uint32_t>(state), static_cast<std::uint32_t>(state >> 32)};
@@ -68,7 +72,8 @@ inline std::vector<std::size_t> random_order(std::size_t count, const RandomStre
   std::vector<std::size_t> order(count);
   std::iota(order.begin(), order.end(), std::size_t{0});
   for (std::size_t i = count; i > 1; --i) {
-    const auto j = static_cast<std::size_t>((__extension__ static_cast<unsigned __int128>(stream.word(i)) * i) >> 64);
+    const auto j =
+        static_cast<std::size_t>((__extension__ static_cast<unsigned __int128>(stream.word(i)) * i) >> 64);
     std::swap(order[i - 1], order[j]);
   }
   return order;

@@ -24,8 +24,12 @@ namespace fs = std::filesystem;
 constexpr const char* kFormat = "biqa-checkpoint-1";
 constexpr std::size_t kManifestLimit = std::size_t{16} << 20;
 
-std::string folder_name(std::int64_t step) { return fmt::format("step-{:06}", step); }
-std::string shard_name(int shard, int shards) { return fmt::format("optimizer-{:05}-of-{:05}.h5", shard, shards); }
+std::string folder_name(std::int64_t step) {
+  return fmt::format("step-{:06}", step);
+}
+std::string shard_name(int shard, int shards) {
+  return fmt::format("optimizer-{:05}-of-{:05}.h5", shard, shards);
+}
 
 /// One entry per stored tensor: where it lies in the flat vector.
 void write_name_table(Hdf5Writer& out, const LoraLayout& layout) {
@@ -63,24 +67,32 @@ Lora read_adapter_h5(const fs::path& path, const ModelConfig& config) {
       const std::string key = peft_key(module, 'A');
       if (!file.exists(key)) continue;
       const std::vector<std::int64_t> a = file.shape(key);
-      const std::vector<std::int64_t> b = file.exists(peft_key(module, 'B')) ? file.shape(peft_key(module, 'B')) : std::vector<std::int64_t>{};
-      if (a.size() != 2 || a[0] < 1 || a[1] != module.in || b != std::vector<std::int64_t>{module.out, a[0]}) {
-        fail("adapter {}: tensor {} has shape [{}], the model wants [rank, {}] and [{}, rank]; the adapter is for another model",
-             path.string(), key, fmt::join(a, ", "), module.in, module.out);
+      const std::vector<std::int64_t> b = file.exists(peft_key(module, 'B'))
+                                              ? file.shape(peft_key(module, 'B'))
+                                              : std::vector<std::int64_t>{};
+      if (a.size() != 2 || a[0] < 1 || a[1] != module.in ||
+          b != std::vector<std::int64_t>{module.out, a[0]}) {
+        fail(
+            "adapter {}: tensor {} has shape [{}], the model wants [rank, {}] and [{}, rank]; the adapter is "
+            "for another model",
+            path.string(), key, fmt::join(a, ", "), module.in, module.out);
       }
       module.rank = a[0];
-      module.scale = static_cast<float>(file.has_attribute(key, "scale") ? file.attribute_f64(key, "scale")
-                                                                         : spec.alpha / static_cast<double>(module.rank));
-      if (std::find(spec.targets.begin(), spec.targets.end(), projection) == spec.targets.end()) spec.targets.push_back(projection);
+      module.scale = static_cast<float>(file.has_attribute(key, "scale")
+                                            ? file.attribute_f64(key, "scale")
+                                            : spec.alpha / static_cast<double>(module.rank));
+      if (std::find(spec.targets.begin(), spec.targets.end(), projection) == spec.targets.end())
+        spec.targets.push_back(projection);
       modules.push_back(module);
       found += 2;
     }
   }
   const std::vector<std::string> names = file.children();
-  const auto stored = static_cast<std::size_t>(
-      std::count_if(names.begin(), names.end(), [](const std::string& name) { return name.starts_with("base_model"); }));
+  const auto stored = static_cast<std::size_t>(std::count_if(
+      names.begin(), names.end(), [](const std::string& name) { return name.starts_with("base_model"); }));
   if (modules.empty() || stored != found) {
-    fail("adapter {}: {} of its {} tensors belong to this model; the adapter is for another model", path.string(), found, stored);
+    fail("adapter {}: {} of its {} tensors belong to this model; the adapter is for another model",
+         path.string(), found, stored);
   }
   Lora lora{std::make_shared<LoraLayout>(config, spec, std::move(modules)), {}};
   lora.values.resize(lora.layout->size());
@@ -88,9 +100,12 @@ Lora read_adapter_h5(const fs::path& path, const ModelConfig& config) {
     for (const char part : {'A', 'B'}) {
       const std::vector<float> values = file.read_f32(peft_key(m, part));
       for (const float value : values) {
-        if (!std::isfinite(value)) fail("adapter {}: tensor {} holds {}; use another checkpoint", path.string(), peft_key(m, part), value);
+        if (!std::isfinite(value))
+          fail("adapter {}: tensor {} holds {}; use another checkpoint", path.string(), peft_key(m, part),
+               value);
       }
-      std::copy(values.begin(), values.end(), lora.values.begin() + static_cast<std::ptrdiff_t>(part == 'A' ? m.a_offset : m.b_offset));
+      std::copy(values.begin(), values.end(),
+                lora.values.begin() + static_cast<std::ptrdiff_t>(part == 'A' ? m.a_offset : m.b_offset));
     }
   }
   return lora;
@@ -98,10 +113,13 @@ Lora read_adapter_h5(const fs::path& path, const ModelConfig& config) {
 
 nlohmann::json read_manifest_file(const fs::path& folder) {
   const fs::path path = folder / "manifest.json";
-  if (!fs::exists(path)) fail("checkpoint {}: manifest.json is missing, so it was never completed; use another", folder.string());
+  if (!fs::exists(path))
+    fail("checkpoint {}: manifest.json is missing, so it was never completed; use another", folder.string());
   nlohmann::json manifest = parse_json(read_file(path, kManifestLimit), path.string());
-  if (!manifest.is_object() || manifest.value("format", "") != kFormat || !manifest.contains("files") || !manifest["files"].is_array()) {
-    fail("checkpoint {}: manifest.json is not of format {}; use a checkpoint of this version", folder.string(), kFormat);
+  if (!manifest.is_object() || manifest.value("format", "") != kFormat || !manifest.contains("files") ||
+      !manifest["files"].is_array()) {
+    fail("checkpoint {}: manifest.json is not of format {}; use a checkpoint of this version",
+         folder.string(), kFormat);
   }
   return manifest;
 }
@@ -134,23 +152,31 @@ void write_adapter_h5(const fs::path& path, const Lora& lora, const CheckpointIn
   out.attribute("/", "step", info.step);
   out.attribute("/", "version", info.version);
   for (const LoraModule& m : lora.layout->modules()) {
-    out.dataset(peft_key(m, 'A'), std::span(lora.a(m), static_cast<std::size_t>(m.rank * m.in)), {m.rank, m.in});
-    out.dataset(peft_key(m, 'B'), std::span(lora.b(m), static_cast<std::size_t>(m.out * m.rank)), {m.out, m.rank});
+    out.dataset(peft_key(m, 'A'), std::span(lora.a(m), static_cast<std::size_t>(m.rank * m.in)),
+                {m.rank, m.in});
+    out.dataset(peft_key(m, 'B'), std::span(lora.b(m), static_cast<std::size_t>(m.out * m.rank)),
+                {m.out, m.rank});
     out.attribute(peft_key(m, 'A'), "scale", static_cast<double>(m.scale));
   }
   out.close();
 }
 
 Lora read_any_adapter(const fs::path& path, const ModelConfig& config) {
-  if (!fs::exists(path)) fail("cannot read adapter {}: no such file or folder; name a PEFT folder, an adapter.h5, a checkpoint or a run", path.string());
-  if (!fs::is_directory(path)) return path.extension() == ".h5" ? read_adapter_h5(path, config) : read_peft(path, config);
+  if (!fs::exists(path))
+    fail(
+        "cannot read adapter {}: no such file or folder; name a PEFT folder, an adapter.h5, a checkpoint or "
+        "a run",
+        path.string());
+  if (!fs::is_directory(path))
+    return path.extension() == ".h5" ? read_adapter_h5(path, config) : read_peft(path, config);
   if (fs::exists(path / "adapter_config.json")) return read_peft(path, config);
   if (fs::exists(path / "adapter.h5")) return read_adapter_h5(path / "adapter.h5", config);
   if (fs::exists(path / "checkpoints")) {
     auto newest = CheckpointStore(path / "checkpoints", 0).load_newest(config);
     if (newest) return std::move(newest->adapter);
   }
-  fail("cannot read adapter {}: neither a PEFT folder, an adapter.h5, a checkpoint nor a run lies there", path.string());
+  fail("cannot read adapter {}: neither a PEFT folder, an adapter.h5, a checkpoint nor a run lies there",
+       path.string());
 }
 
 CheckpointStore::CheckpointStore(fs::path root, std::int64_t keep) : root_(std::move(root)), keep_(keep) {}
@@ -167,7 +193,9 @@ void CheckpointStore::save(const Learner& learner, Communicator& learners, const
     fs::remove_all(temporary, error);
     error.clear();
     fs::create_directory(temporary, error);
-    if (error) fail("cannot make checkpoint folder {}: {}; free the disk or mend its permissions", temporary.string(), error.message());
+    if (error)
+      fail("cannot make checkpoint folder {}: {}; free the disk or mend its permissions", temporary.string(),
+           error.message());
   };
   together(learners, "making the folder", prepare);
   try {
@@ -192,12 +220,20 @@ void CheckpointStore::save(const Learner& learner, Communicator& learners, const
       for (const auto& entry : fs::directory_iterator(temporary)) paths.push_back(entry.path());
       std::sort(paths.begin(), paths.end());
       for (const fs::path& path : paths) {
-        files.push_back({{"name", path.filename().string()}, {"bytes", fs::file_size(path)}, {"xxh3", digest_of_file(path)}});
+        files.push_back({{"name", path.filename().string()},
+                         {"bytes", fs::file_size(path)},
+                         {"xxh3", digest_of_file(path)}});
       }
-      nlohmann::json manifest{{"format", kFormat},           {"step", info.step},   {"version", info.version},
-                              {"data_cursor", info.data_cursor}, {"config", info.config}, {"build", info.build},
-                              {"base_model", info.base_model},   {"files", files}};
-      manifest["best_value"] = std::isfinite(info.best_value) ? nlohmann::json(info.best_value) : nlohmann::json();
+      nlohmann::json manifest{{"format", kFormat},
+                              {"step", info.step},
+                              {"version", info.version},
+                              {"data_cursor", info.data_cursor},
+                              {"config", info.config},
+                              {"build", info.build},
+                              {"base_model", info.base_model},
+                              {"files", files}};
+      manifest["best_value"] =
+          std::isfinite(info.best_value) ? nlohmann::json(info.best_value) : nlohmann::json();
       write_file_atomically(temporary / "manifest.json", manifest.dump(2) + "\n");
       publish(temporary, target);
       const fs::path link = root_ / ".latest.partial";
@@ -218,7 +254,8 @@ std::vector<fs::path> CheckpointStore::newest_first() const {
   std::vector<fs::path> folders;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(root_, error)) {
-    if (entry.is_directory() && !entry.is_symlink() && entry.path().filename().string().starts_with("step-")) folders.push_back(entry.path());
+    if (entry.is_directory() && !entry.is_symlink() && entry.path().filename().string().starts_with("step-"))
+      folders.push_back(entry.path());
   }
   std::sort(folders.rbegin(), folders.rend());
   return folders;
@@ -244,7 +281,8 @@ void CheckpointStore::remove_old() const {
     if (best && folders[i] == *best) continue;
     std::error_code error;
     fs::remove_all(folders[i], error);
-    if (error) LOG(WARNING) << "cannot remove old checkpoint " << folders[i].string() << ": " << error.message();
+    if (error)
+      LOG(WARNING) << "cannot remove old checkpoint " << folders[i].string() << ": " << error.message();
   }
 }
 
@@ -255,13 +293,17 @@ void CheckpointStore::verify(const fs::path& folder) {
       fail("checkpoint {}: manifest.json lists a file without name or digest; use another", folder.string());
     }
     const std::string name = file["name"];
-    if (name.find('/') != std::string::npos || name.starts_with(".")) fail("checkpoint {}: manifest.json names the file '{}' outside its folder; use another", folder.string(), name);
+    if (name.find('/') != std::string::npos || name.starts_with("."))
+      fail("checkpoint {}: manifest.json names the file '{}' outside its folder; use another",
+           folder.string(), name);
     const fs::path path = folder / name;
     if (!fs::exists(path)) fail("checkpoint {}: file {} is missing; use another", folder.string(), name);
     if (file.value("bytes", std::uint64_t{0}) != fs::file_size(path)) {
-      fail("checkpoint {}: file {} has {} bytes instead of {}; use another", folder.string(), name, fs::file_size(path), file["bytes"].dump());
+      fail("checkpoint {}: file {} has {} bytes instead of {}; use another", folder.string(), name,
+           fs::file_size(path), file["bytes"].dump());
     }
-    if (file["xxh3"] != digest_of_file(path)) fail("checkpoint {}: file {} is damaged (its digest differs); use another", folder.string(), name);
+    if (file["xxh3"] != digest_of_file(path))
+      fail("checkpoint {}: file {} is damaged (its digest differs); use another", folder.string(), name);
   }
 }
 
@@ -270,8 +312,12 @@ LoadedCheckpoint CheckpointStore::load(const fs::path& folder, const ModelConfig
   const nlohmann::json manifest = read_manifest_file(folder);
   LoadedCheckpoint loaded;
   loaded.path = folder;
-  loaded.info = {manifest.value("step", std::int64_t{0}), manifest.value("version", std::int64_t{0}), manifest.value("data_cursor", std::int64_t{0}),
-                 manifest.value("config", ""), manifest.value("build", ""), manifest.value("base_model", ""),
+  loaded.info = {manifest.value("step", std::int64_t{0}),
+                 manifest.value("version", std::int64_t{0}),
+                 manifest.value("data_cursor", std::int64_t{0}),
+                 manifest.value("config", ""),
+                 manifest.value("build", ""),
+                 manifest.value("base_model", ""),
                  manifest["best_value"].is_number() ? manifest["best_value"].get<double>() : std::nan("")};
   loaded.adapter = read_adapter_h5(folder / "adapter.h5", config);
   const std::size_t size = loaded.adapter.layout->size();
@@ -285,11 +331,14 @@ LoadedCheckpoint CheckpointStore::load(const fs::path& folder, const ModelConfig
     const std::int64_t begin = shard.attribute_i64("/", "begin");
     const std::int64_t end = shard.attribute_i64("/", "end");
     if (begin != static_cast<std::int64_t>(covered) || end < begin || end > static_cast<std::int64_t>(size)) {
-      fail("checkpoint {}: shard {} covers [{}, {}) where {} was to begin, of {}; use another", folder.string(), name, begin, end, covered, size);
+      fail("checkpoint {}: shard {} covers [{}, {}) where {} was to begin, of {}; use another",
+           folder.string(), name, begin, end, covered, size);
     }
     const auto put = [&](const char* part, std::vector<float>& target) {
       const std::vector<float> values = shard.read_f32(part);
-      if (values.size() != static_cast<std::size_t>(end - begin)) fail("checkpoint {}: {} of shard {} has {} values instead of {}; use another", folder.string(), part, name, values.size(), end - begin);
+      if (values.size() != static_cast<std::size_t>(end - begin))
+        fail("checkpoint {}: {} of shard {} has {} values instead of {}; use another", folder.string(), part,
+             name, values.size(), end - begin);
       std::copy(values.begin(), values.end(), target.begin() + begin);
     };
     put("m", loaded.m);
@@ -298,7 +347,8 @@ LoadedCheckpoint CheckpointStore::load(const fs::path& folder, const ModelConfig
     loaded.updates = shard.attribute_i64("/", "updates");
     covered = static_cast<std::size_t>(end);
   }
-  if (covered != size) fail("checkpoint {}: its shards cover {} of {} values; use another", folder.string(), covered, size);
+  if (covered != size)
+    fail("checkpoint {}: its shards cover {} of {} values; use another", folder.string(), covered, size);
   return loaded;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Checkpoints: a folder per saved step with the adapter, one optimizer shard per learner and a manifest that is written
-// last. A folder appears whole (temporary name, fsync, rename) and is never touched again.
+// Checkpoints: a folder per saved step with the adapter, one optimizer shard per learner and a manifest that
+// is written last. A folder appears whole (temporary name, fsync, rename) and is never touched again.
 #pragma once
 
 #include <cstdint>
@@ -38,8 +38,9 @@ struct LoadedCheckpoint {
 /// adapter.h5: f32 datasets by PEFT key, attributes rank, alpha, targets, base_model, step, version.
 void write_adapter_h5(const std::filesystem::path& file, const Lora& lora, const CheckpointInfo& info);
 
-/// An adapter from whatever people have: a PEFT folder or its safetensors, an adapter.h5, a checkpoint folder, or a run
-/// folder (its final adapter, else its newest checkpoint). Throws Error naming what is wrong, also for another model.
+/// An adapter from whatever people have: a PEFT folder or its safetensors, an adapter.h5, a checkpoint
+/// folder, or a run folder (its final adapter, else its newest checkpoint). Throws Error naming what is
+/// wrong, also for another model.
 Lora read_any_adapter(const std::filesystem::path& path, const ModelConfig& config);
 
 class CheckpointStore {
@@ -47,13 +48,13 @@ class CheckpointStore {
   /// `root`: RUN/checkpoints. `keep`: newest so many stay (0: all), besides the best.
   CheckpointStore(std::filesystem::path root, std::int64_t keep);
 
-  /// Called by every learner (collective over `learners`); each writes its own shard. Returns when the checkpoint is
-  /// published, `latest` points to it and old ones are removed. Throws Error on every learner when one of them could not
-  /// write; then nothing was published and older checkpoints are untouched.
+  /// Called by every learner (collective over `learners`); each writes its own shard. Returns when the
+  /// checkpoint is published, `latest` points to it and old ones are removed. Throws Error on every learner
+  /// when one of them could not write; then nothing was published and older checkpoints are untouched.
   void save(const Learner& learner, Communicator& learners, const CheckpointInfo& info);
 
-  /// The newest checkpoint that passes every check, with a warning for each newer one that does not; nothing if there is
-  /// none. Reads any number of shards.
+  /// The newest checkpoint that passes every check, with a warning for each newer one that does not; nothing
+  /// if there is none. Reads any number of shards.
   std::optional<LoadedCheckpoint> load_newest(const ModelConfig& config) const;
   /// Exactly this one. Throws Error naming what is damaged.
   static LoadedCheckpoint load(const std::filesystem::path& folder, const ModelConfig& config);

@@ -13,7 +13,9 @@
 namespace biqa {
 namespace {
 
-std::int64_t prompt_rows(const LearnerGroup& group) { return static_cast<std::int64_t>(group.prompt->ids.size()); }
+std::int64_t prompt_rows(const LearnerGroup& group) {
+  return static_cast<std::int64_t>(group.prompt->ids.size());
+}
 std::int64_t completion_rows(const LearnerSequence& sequence) {
   return static_cast<std::int64_t>(sequence.completion.size()) - 1;
 }
@@ -24,7 +26,8 @@ double mask_sum(const LearnerSequence& sequence) {
 
 }  // namespace
 
-std::vector<std::vector<LearnerGroup>> plan_micro_batches(std::span<const LearnerGroup> groups, std::int64_t tokens) {
+std::vector<std::vector<LearnerGroup>> plan_micro_batches(std::span<const LearnerGroup> groups,
+                                                          std::int64_t tokens) {
   std::vector<std::vector<LearnerGroup>> batches;
   std::int64_t used = 0;
   const auto open = [&] {
@@ -57,8 +60,8 @@ struct Learner::Sums {
   double ratio_max_deviation = 0, logp_max_gap = 0;
 };
 
-Learner::Learner(const QwenVl& model, Lora start, std::shared_ptr<const PackedAdapter> reference, Communicator& learners,
-                 LearnerOptions options)
+Learner::Learner(const QwenVl& model, Lora start, std::shared_ptr<const PackedAdapter> reference,
+                 Communicator& learners, LearnerOptions options)
     : model_(model),
       adapter_(std::move(start)),
       reference_(std::move(reference)),
@@ -126,7 +129,8 @@ void Learner::run_micro_batch(std::span<const LearnerGroup> groups, const BatchT
         sums.entropy += static_cast<double>(entropy[g][s][t]) * static_cast<double>(input.mask[t]);
       }
       if (records != nullptr) {
-        records->push_back({logp[g][s], reference.empty() ? std::vector<float>{} : reference[g][s], result.token_loss});
+        records->push_back(
+            {logp[g][s], reference.empty() ? std::vector<float>{} : reference[g][s], result.token_loss});
       }
       group_gradient.push_back(std::move(result.gradient));
     }
@@ -134,7 +138,8 @@ void Learner::run_micro_batch(std::span<const LearnerGroup> groups, const BatchT
   pass.backward(d_logp, std::span(gradient_).first(adapter_.layout->size()));
 }
 
-UpdateResult Learner::update(std::span<const LearnerGroup> groups, double lr, std::vector<SequenceResult>* records) {
+UpdateResult Learner::update(std::span<const LearnerGroup> groups, double lr,
+                             std::vector<SequenceResult>* records) {
   std::array<double, 2> counts{0, 0};
   for (const LearnerGroup& group : groups) {
     counts[0] += static_cast<double>(group.sequences.size());
@@ -153,7 +158,8 @@ UpdateResult Learner::update(std::span<const LearnerGroup> groups, double lr, st
 
   const auto start = std::chrono::steady_clock::now();
   learners_.reduce_scatter_sum(gradient_, shard_gradient_);
-  std::array<double, 6> added{sums.loss, sums.kl, sums.entropy, sums.clipped, sums.tokens, squared_norm(shard_gradient_)};
+  std::array<double, 6> added{sums.loss,    sums.kl,     sums.entropy,
+                              sums.clipped, sums.tokens, squared_norm(shard_gradient_)};
   learners_.all_reduce_sum(std::span<double>(added));
   UpdateResult result;
   result.loss = added[0];
@@ -171,8 +177,9 @@ UpdateResult Learner::update(std::span<const LearnerGroup> groups, double lr, st
   const Shard own = shard();
   const std::size_t count = own.end - own.begin;
   ++updates_;
-  adamw_update<float>(std::span(adapter_.values).subspan(own.begin, count), std::span<const float>(shard_gradient_).first(count),
-                      std::span(m_).first(count), std::span(v_).first(count), options_.adamw, lr,
+  adamw_update<float>(std::span(adapter_.values).subspan(own.begin, count),
+                      std::span<const float>(shard_gradient_).first(count), std::span(m_).first(count),
+                      std::span(v_).first(count), options_.adamw, lr,
                       clip_scale(result.grad_norm, options_.max_grad_norm), updates_);
   std::vector<float> padded(shard_size_, 0.0F);
   std::copy_n(adapter_.values.begin() + static_cast<std::ptrdiff_t>(own.begin), count, padded.begin());
@@ -187,8 +194,8 @@ Learner::Shard Learner::shard() const {
   const std::size_t size = adapter_.layout->size();
   const std::size_t begin = std::min(size, shard_size_ * static_cast<std::size_t>(learners_.rank()));
   const std::size_t end = std::min(size, begin + shard_size_);
-  return {begin, end, std::span(adapter_.values).subspan(begin, end - begin), std::span(m_).first(end - begin),
-          std::span(v_).first(end - begin)};
+  return {begin, end, std::span(adapter_.values).subspan(begin, end - begin),
+          std::span(m_).first(end - begin), std::span(v_).first(end - begin)};
 }
 
 std::vector<float> Learner::collect_gradient() {
@@ -212,8 +219,10 @@ void Learner::restore(std::span<const float> values, std::span<const float> m, s
   CHECK(values.size() == adapter_.values.size() && m.size() == values.size() && v.size() == values.size());
   std::copy(values.begin(), values.end(), adapter_.values.begin());
   const Shard own = shard();
-  std::copy(m.begin() + static_cast<std::ptrdiff_t>(own.begin), m.begin() + static_cast<std::ptrdiff_t>(own.end), m_.begin());
-  std::copy(v.begin() + static_cast<std::ptrdiff_t>(own.begin), v.begin() + static_cast<std::ptrdiff_t>(own.end), v_.begin());
+  std::copy(m.begin() + static_cast<std::ptrdiff_t>(own.begin),
+            m.begin() + static_cast<std::ptrdiff_t>(own.end), m_.begin());
+  std::copy(v.begin() + static_cast<std::ptrdiff_t>(own.begin),
+            v.begin() + static_cast<std::ptrdiff_t>(own.end), v_.begin());
   updates_ = updates;
 }
 

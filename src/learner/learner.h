@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scored groups to the next version of the adapter. Each learner works on its groups, owns one shard of the adapter's
-// values and moments, and after an update every learner holds the whole adapter again.
+// Scored groups to the next version of the adapter. Each learner works on its groups, owns one shard of the
+// adapter's values and moments, and after an update every learner holds the whole adapter again.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,7 @@ struct LearnerSequence {
   std::span<const float> behaviour_logp;  ///< empty for sft
   std::span<const float> mask;            ///< empty: every token counts
   double advantage = 0;
-  std::uint64_t member = 0;               ///< of its group; names the completion's dropout
+  std::uint64_t member = 0;  ///< of its group; names the completion's dropout
 };
 
 /// Completions that share a prompt.
@@ -55,26 +55,28 @@ struct SequenceResult {
 struct UpdateResult {
   double loss = 0, kl = 0, entropy = 0;  ///< kl and entropy: mean over tokens
   double ratio_max_deviation = 0, logp_max_gap = 0, clip_fraction = 0;
-  double grad_norm = 0;                  ///< before clipping
+  double grad_norm = 0;  ///< before clipping
   double tokens = 0;
-  double optimizer_seconds = 0;          ///< reduction, update and gathering of the adapter
-  bool skipped = false;                  ///< the gradient was not finite: nothing changed
+  double optimizer_seconds = 0;  ///< reduction, update and gathering of the adapter
+  bool skipped = false;          ///< the gradient was not finite: nothing changed
 };
 
 class Learner {
  public:
-  /// `start` is what training starts from; `reference` the adapter the KL term holds on to (nullptr: the base model).
-  /// `learners`: this rank's peers; every one calls the collectives in step.
-  Learner(const QwenVl& model, Lora start, std::shared_ptr<const PackedAdapter> reference, Communicator& learners,
-          LearnerOptions options);
+  /// `start` is what training starts from; `reference` the adapter the KL term holds on to (nullptr: the base
+  /// model). `learners`: this rank's peers; every one calls the collectives in step.
+  Learner(const QwenVl& model, Lora start, std::shared_ptr<const PackedAdapter> reference,
+          Communicator& learners, LearnerOptions options);
 
   const Lora& adapter() const { return adapter_; }
   std::int64_t updates() const { return updates_; }
 
   /// One update from this rank's groups. Throws Error naming the group for a non-finite loss.
   /// `records`, where given, receives what each own sequence gave.
-  UpdateResult update(std::span<const LearnerGroup> groups, double lr, std::vector<SequenceResult>* records = nullptr);
-  /// The last update's gradient summed over learners, before clipping; whole on every learner after collect_gradient().
+  UpdateResult update(std::span<const LearnerGroup> groups, double lr,
+                      std::vector<SequenceResult>* records = nullptr);
+  /// The last update's gradient summed over learners, before clipping; whole on every learner after
+  /// collect_gradient().
   std::vector<float> collect_gradient();
   /// Whole moments, gathered from the shards.
   void collect_moments(std::vector<float>& m, std::vector<float>& v);
@@ -86,7 +88,8 @@ class Learner {
   };
   Shard shard() const;
   /// Puts the whole state back: flat vectors of the layout's size.
-  void restore(std::span<const float> values, std::span<const float> m, std::span<const float> v, std::int64_t updates);
+  void restore(std::span<const float> values, std::span<const float> m, std::span<const float> v,
+               std::int64_t updates);
 
  private:
   struct Sums;
@@ -99,13 +102,14 @@ class Learner {
   Communicator& learners_;
   LearnerOptions options_;
   std::size_t shard_size_ = 0;
-  std::vector<float> gradient_;        // padded to learners · shard_size_
+  std::vector<float> gradient_;  // padded to learners · shard_size_
   std::vector<float> shard_gradient_, m_, v_;
   std::int64_t updates_ = 0;
 };
 
-/// Splits groups so that no piece takes more than `tokens` packed rows, where possible (a single completion behind its
-/// prompt is never split), then packs pieces in order into micro-batches.
-std::vector<std::vector<LearnerGroup>> plan_micro_batches(std::span<const LearnerGroup> groups, std::int64_t tokens);
+/// Splits groups so that no piece takes more than `tokens` packed rows, where possible (a single completion
+/// behind its prompt is never split), then packs pieces in order into micro-batches.
+std::vector<std::vector<LearnerGroup>> plan_micro_batches(std::span<const LearnerGroup> groups,
+                                                          std::int64_t tokens);
 
 }  // namespace biqa

@@ -38,7 +38,8 @@ void KvCache::give(std::int32_t page) {
 }
 
 bool KvCache::extend(KvSequence& sequence, std::int64_t tokens) {
-  const std::int64_t wanted = pages_for(sequence.length + tokens) - static_cast<std::int64_t>(sequence.pages.size());
+  const std::int64_t wanted =
+      pages_for(sequence.length + tokens) - static_cast<std::int64_t>(sequence.pages.size());
   if (wanted > free_pages()) return false;
   for (std::int64_t i = 0; i < wanted; ++i) sequence.pages.push_back(take());
   sequence.length += tokens;
@@ -56,7 +57,8 @@ bool KvCache::fork(const KvSequence& parent, KvSequence& child, Ops* copy) {
   if (!partial) return true;
   child.pages.push_back(take());
   if (copy != nullptr) {
-    for (std::int64_t l = 0; l < stored_layers_; ++l) copy->copy_page(layer(l), parent.pages[full], child.pages[full]);
+    for (std::int64_t l = 0; l < stored_layers_; ++l)
+      copy->copy_page(layer(l), parent.pages[full], child.pages[full]);
   }
   return true;
 }

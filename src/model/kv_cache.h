@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Keys and values in pages of 16 tokens with reference counts: fork() shares the full pages of a prompt between the
-// members of a group and copies only the last, partly filled one.
+// Keys and values in pages of 16 tokens with reference counts: fork() shares the full pages of a prompt
+// between the members of a group and copies only the last, partly filled one.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,8 @@ struct KvSequence {
 
 class KvCache {
  public:
-  /// Room for `pages` pages of each of `stored_layers` layers. Training stores one layer and overwrites it layer by
-  /// layer; a rollout stores them all.
+  /// Room for `pages` pages of each of `stored_layers` layers. Training stores one layer and overwrites it
+  /// layer by layer; a rollout stores them all.
   KvCache(const ModelConfig& config, DType type, std::int64_t pages, std::int64_t stored_layers);
 
   /// Makes room for `tokens` more; false, changing nothing, when the pages do not suffice.

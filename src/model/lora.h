@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// LoRA adapters on the language model's projections: y = W x + b + scale · B A dropout(x), as PEFT defines it.
-// All A and B live in one flat f32 vector with a name table, so that optimizer, collectives and checkpoints are loops
-// over ranges of it.
+// LoRA adapters on the language model's projections: y = W x + b + scale · B A dropout(x), as PEFT defines
+// it. All A and B live in one flat f32 vector with a name table, so that optimizer, collectives and
+// checkpoints are loops over ranges of it.
 #pragma once
 
 #include <array>
@@ -15,8 +15,9 @@
 namespace biqa {
 
 enum class Projection : std::uint8_t { q, k, v, o, gate, up, down };
-inline constexpr std::array<Projection, 7> kProjections{Projection::q, Projection::k,    Projection::v, Projection::o,
-                                                        Projection::gate, Projection::up, Projection::down};
+inline constexpr std::array<Projection, 7> kProjections{Projection::q,   Projection::k,    Projection::v,
+                                                        Projection::o,   Projection::gate, Projection::up,
+                                                        Projection::down};
 /// "q_proj" … "down_proj".
 const char* name_of(Projection projection);
 /// Input and output width of a projection.
@@ -75,7 +76,8 @@ struct Lora {
   const float* b(const LoraModule& module) const { return values.data() + module.b_offset; }
 };
 
-/// PEFT's default start: A uniform in ±1/sqrt(in), B zero; a function of (seed, layer, projection, element) alone.
+/// PEFT's default start: A uniform in ±1/sqrt(in), B zero; a function of (seed, layer, projection, element)
+/// alone.
 Lora initial_lora(std::shared_ptr<const LoraLayout> layout, std::uint64_t seed);
 
 /// `base_model.model.model.language_model.layers.{i}.self_attn.q_proj.lora_A.weight` and so on;

@@ -75,7 +75,8 @@ std::shared_ptr<const PackedAdapter> pack_adapter(const ModelConfig& config, con
       for (std::size_t i = 0; i < parts.projections.size(); ++i) {
         const LoraModule* module = lora.layout->find(layer, parts.projections[i]);
         if (module == nullptr) continue;
-        factors.push_back({lora.a(*module), lora.b(*module), module->rank, module->out, parts.offsets[i], module->scale});
+        factors.push_back(
+            {lora.a(*module), lora.b(*module), module->rank, module->out, parts.offsets[i], module->scale});
         entry.modules.push_back(module);
       }
       if (!factors.empty()) entry.factors = ops.pack_lora(entry.modules.front()->in, factors);
@@ -86,12 +87,12 @@ std::shared_ptr<const PackedAdapter> pack_adapter(const ModelConfig& config, con
 
 /// What the forward keeps of a layer. `input` is enough to compute the rest again.
 struct LayerTape {
-  Tensor input;     // [T, hidden] f32
-  Tensor qkv;       // [T, q + 2 kv] f32, rotated
-  Tensor attended;  // [T', q] compute type
-  Tensor lse;       // [T', heads] f32
-  Tensor middle;    // [T', hidden] f32
-  Tensor gate_up;   // [T', 2 intermediate] f32
+  Tensor input;                   // [T, hidden] f32
+  Tensor qkv;                     // [T, q + 2 kv] f32, rotated
+  Tensor attended;                // [T', q] compute type
+  Tensor lse;                     // [T', heads] f32
+  Tensor middle;                  // [T', hidden] f32
+  Tensor gate_up;                 // [T', 2 intermediate] f32
   std::array<Tensor, kInputs> u;  // LoRA's inner values, [T or T', ranks] f32
 };
 
@@ -102,7 +103,9 @@ class Tape {
   bool recompute = false;
   DropoutKey dropout;
 };
-void TapeDeleter::operator()(Tape* tape) const { delete tape; }
+void TapeDeleter::operator()(Tape* tape) const {
+  delete tape;
+}
 
 // ---------------------------------------------------------------------------------------------------------------------
 
@@ -113,10 +116,12 @@ class RotaryTable {
  public:
   explicit RotaryTable(const TextConfig& text) : half_(text.head_dim / 2) {
     for (std::int64_t j = 0; j < half_; ++j) {
-      inverse_.push_back(static_cast<float>(
-          1.0 / std::pow(text.rope_theta, 2.0 * static_cast<double>(j) / static_cast<double>(text.head_dim))));
+      inverse_.push_back(
+          static_cast<float>(1.0 / std::pow(text.rope_theta, 2.0 * static_cast<double>(j) /
+                                                                 static_cast<double>(text.head_dim))));
     }
-    for (std::size_t axis = 0; axis < 3; ++axis) axes_.insert(axes_.end(), static_cast<std::size_t>(text.mrope_section[axis]), axis);
+    for (std::size_t axis = 0; axis < 3; ++axis)
+      axes_.insert(axes_.end(), static_cast<std::size_t>(text.mrope_section[axis]), axis);
   }
   void fill(std::span<const Position> positions, Tensor& cosines, Tensor& sines) {
     std::int32_t highest = 0;
@@ -127,7 +132,8 @@ class RotaryTable {
       float* c = cosines.row<float>(static_cast<std::int64_t>(r));
       float* s = sines.row<float>(static_cast<std::int64_t>(r));
       for (std::int64_t j = 0; j < half_; ++j) {
-        const auto at = static_cast<std::size_t>(positions[r][axes_[static_cast<std::size_t>(j)]] * half_ + j);
+        const auto at =
+            static_cast<std::size_t>(positions[r][axes_[static_cast<std::size_t>(j)]] * half_ + j);
         c[j] = cosines_[at];
         s[j] = sines_[at];
       }
@@ -151,12 +157,13 @@ class RotaryTable {
   std::mutex mutex_;
 };
 
-/// Rows whose hidden state is wanted in the end. All layers but the last need every row; the last one needs keys and
-/// values of every row, and the rest for these only.
+/// Rows whose hidden state is wanted in the end. All layers but the last need every row; the last one needs
+/// keys and values of every row, and the rest for these only.
 struct OutputRows {
   explicit OutputRows(const RowBatch& batch) {
     for (const SequenceRows& s : batch.sequences) {
-      AttentionRows compact{static_cast<std::int64_t>(rows.size()), s.outputs, s.first_position + s.rows - s.outputs, s.pages};
+      AttentionRows compact{static_cast<std::int64_t>(rows.size()), s.outputs,
+                            s.first_position + s.rows - s.outputs, s.pages};
       for (std::int64_t i = s.rows - s.outputs; i < s.rows; ++i) rows.push_back(s.first_row + i);
       all_sequences.push_back({s.first_row, s.rows, s.first_position, s.pages});
       sequences.push_back(compact);
@@ -183,7 +190,10 @@ struct OutputRows {
 class QwenVlImplementation final : public QwenVl {
  public:
   QwenVlImplementation(const std::filesystem::path& directory, std::shared_ptr<Ops> ops, Options options)
-      : config_(ModelConfig::load(directory)), ops_(std::move(ops)), rotary_(config_.text), backward_(options.backward) {
+      : config_(ModelConfig::load(directory)),
+        ops_(std::move(ops)),
+        rotary_(config_.text),
+        backward_(options.backward) {
     const Checkpoint checkpoint = Checkpoint::open(directory, config_);
     const WeightLoader load(checkpoint, *ops_);
     if (options.vision) vision_ = std::make_unique<VisionTower>(checkpoint, config_, *ops_);
@@ -193,8 +203,10 @@ class QwenVlImplementation final : public QwenVl {
       const bool back = options.backward;
       // Nothing flows into the embeddings, so the first layer's q, k, v need no input gradient.
       layers_.push_back(
-          {load.vector(name + "input_layernorm.weight"), load.vector(name + "post_attention_layernorm.weight"),
-           load.linear({name + "self_attn.q_proj", name + "self_attn.k_proj", name + "self_attn.v_proj"}, true, back && i > 0),
+          {load.vector(name + "input_layernorm.weight"),
+           load.vector(name + "post_attention_layernorm.weight"),
+           load.linear({name + "self_attn.q_proj", name + "self_attn.k_proj", name + "self_attn.v_proj"},
+                       true, back && i > 0),
            load.linear({name + "self_attn.o_proj"}, false, back),
            load.linear({name + "mlp.gate_proj", name + "mlp.up_proj"}, false, back),
            load.linear({name + "mlp.down_proj"}, false, back)});
@@ -213,8 +225,8 @@ class QwenVlImplementation final : public QwenVl {
     return vision_->encode(images, *ops_, observer);
   }
 
-  void forward(const RowBatch& batch, KvCache& cache, const PackedAdapter* adapter, View hidden, TapePointer* tape,
-               bool recompute, const DropoutKey& dropout) const override {
+  void forward(const RowBatch& batch, KvCache& cache, const PackedAdapter* adapter, View hidden,
+               TapePointer* tape, bool recompute, const DropoutKey& dropout) const override {
     const OutputRows outputs(batch);
     Tensor cosines, sines;
     rotary(batch, cosines, sines);
@@ -245,8 +257,8 @@ class QwenVlImplementation final : public QwenVl {
     rotary(batch, cosines, sines);
     Tensor d_x(DType::f32, static_cast<std::int64_t>(outputs.rows.size()), config_.text.hidden, "gradients");
     d_x.zero();
-    ops_->rms_norm_backward(tape.final_input.const_view(), final_norm_.const_view(), config_.text.rms_eps, d_hidden,
-                            d_x.view());
+    ops_->rms_norm_backward(tape.final_input.const_view(), final_norm_.const_view(), config_.text.rms_eps,
+                            d_hidden, d_x.view());
     LayerTape again;
     for (std::size_t l = layers_.size(); l-- > 0;) {
       const LayerTape* kept = &tape.layers[l];
@@ -255,8 +267,8 @@ class QwenVlImplementation final : public QwenVl {
         layer_forward(l, batch, outputs, cosines, sines, cache, &adapter, tape.dropout, x, again, true);
         kept = &again;
       }
-      layer_backward(l, batch, outputs, cosines, sines, cache.type(), adapter, tape.dropout, tape.layers[l].input, *kept,
-                     d_x, gradient);
+      layer_backward(l, batch, outputs, cosines, sines, cache.type(), adapter, tape.dropout,
+                     tape.layers[l].input, *kept, d_x, gradient);
     }
   }
 
@@ -294,16 +306,17 @@ class QwenVlImplementation final : public QwenVl {
     return x;
   }
 
-  std::optional<Dropout> dropout_of(const DropoutKey& key, const RowBatch& batch, std::size_t layer, int input,
-                                    const std::vector<std::uint64_t>& token_keys) const {
+  std::optional<Dropout> dropout_of(const DropoutKey& key, const RowBatch& batch, std::size_t layer,
+                                    int input, const std::vector<std::uint64_t>& token_keys) const {
     if (key.rate <= 0) return std::nullopt;
     CHECK_EQ(batch.token_keys.size(), batch.ids.size());
-    return Dropout{key.rate, mix64(key.key ^ mix64(layer * kInputs + static_cast<std::uint64_t>(input))), token_keys};
+    return Dropout{key.rate, mix64(key.key ^ mix64(layer * kInputs + static_cast<std::uint64_t>(input))),
+                   token_keys};
   }
 
   /// y += the adapter's part; u keeps the inner values.
-  void add_lora(const PackedAdapter* adapter, std::size_t layer, int input, const std::optional<Dropout>& dropout,
-                const Tensor& x, Tensor& u, Tensor& y) const {
+  void add_lora(const PackedAdapter* adapter, std::size_t layer, int input,
+                const std::optional<Dropout>& dropout, const Tensor& x, Tensor& u, Tensor& y) const {
     if (adapter == nullptr) return;
     const auto& entry = adapter->layers[layer][static_cast<std::size_t>(input)];
     if (entry.factors == nullptr) return;
@@ -311,17 +324,19 @@ class QwenVlImplementation final : public QwenVl {
     ops_->lora(x.const_view(), *entry.factors, dropout ? &*dropout : nullptr, u.view(), y.view());
   }
 
-  static std::vector<std::uint64_t> select_keys(const RowBatch& batch, const std::vector<std::int64_t>& rows) {
+  static std::vector<std::uint64_t> select_keys(const RowBatch& batch,
+                                                const std::vector<std::int64_t>& rows) {
     std::vector<std::uint64_t> keys;
     if (batch.token_keys.empty()) return keys;
     for (const std::int64_t row : rows) keys.push_back(batch.token_keys[static_cast<std::size_t>(row)]);
     return keys;
   }
 
-  /// x [T, hidden] becomes the layer's output [T', hidden]; `keep` receives what the backward needs, all of it only if `for_backward`.
+  /// x [T, hidden] becomes the layer's output [T', hidden]; `keep` receives what the backward needs, all of
+  /// it only if `for_backward`.
   void layer_forward(std::size_t l, const RowBatch& batch, const OutputRows& outputs, const Tensor& cosines,
-                     const Tensor& sines, KvCache& cache, const PackedAdapter* adapter, const DropoutKey& dropout, Tensor& x,
-                     LayerTape& keep, bool for_backward) const {
+                     const Tensor& sines, KvCache& cache, const PackedAdapter* adapter,
+                     const DropoutKey& dropout, Tensor& x, LayerTape& keep, bool for_backward) const {
     const Layer& layer = layers_[l];
     const TextConfig& text = config_.text;
     const DType compute = ops_->compute_type();
@@ -333,13 +348,16 @@ class QwenVlImplementation final : public QwenVl {
     ops_->rms_norm(x.const_view(), layer.input_norm.const_view(), text.rms_eps, normed.view());
     keep.qkv = Tensor(DType::f32, x.rows(), q + 2 * kv, "activations");
     ops_->linear(normed.const_view(), *layer.qkv, keep.qkv.view());
-    add_lora(adapter, l, kInputQkv, dropout_of(dropout, batch, l, kInputQkv, batch.token_keys), normed, keep.u[kInputQkv], keep.qkv);
-    ops_->rotate(keep.qkv.view().column_range(0, q + kv), text.head_dim, cosines.const_view(), sines.const_view(), false);
+    add_lora(adapter, l, kInputQkv, dropout_of(dropout, batch, l, kInputQkv, batch.token_keys), normed,
+             keep.u[kInputQkv], keep.qkv);
+    ops_->rotate(keep.qkv.view().column_range(0, q + kv), text.head_dim, cosines.const_view(),
+                 sines.const_view(), false);
     const KvPages pages = cache.layer(static_cast<std::int64_t>(l));
-    ops_->write_kv(keep.qkv.const_view().column_range(q, kv), keep.qkv.const_view().column_range(q + kv, kv), cache.shape(),
-                   batch.writes, pages);
+    ops_->write_kv(keep.qkv.const_view().column_range(q, kv), keep.qkv.const_view().column_range(q + kv, kv),
+                   cache.shape(), batch.writes, pages);
 
-    const auto rows = static_cast<std::int64_t>(compact ? outputs.rows.size() : static_cast<std::size_t>(batch.rows()));
+    const auto rows =
+        static_cast<std::int64_t>(compact ? outputs.rows.size() : static_cast<std::size_t>(batch.rows()));
     Tensor gathered_q;
     ConstView queries = keep.qkv.const_view().column_range(0, q);
     if (compact) {
@@ -353,35 +371,38 @@ class QwenVlImplementation final : public QwenVl {
     const std::vector<std::uint64_t> keys = compact ? select_keys(batch, outputs.rows) : batch.token_keys;
     keep.attended = Tensor(compute, rows, q, "activations");
     if (for_backward) keep.lse = Tensor(DType::f32, rows, text.heads, "activations");
-    ops_->attention(queries, pages, cache.shape(), compact ? outputs.sequences : outputs.all_sequences, keep.attended.view(),
-                    keep.lse.view());
+    ops_->attention(queries, pages, cache.shape(), compact ? outputs.sequences : outputs.all_sequences,
+                    keep.attended.view(), keep.lse.view());
     ops_->linear(keep.attended.const_view(), *layer.o, x.view(), true);
-    add_lora(adapter, l, kInputO, dropout_of(dropout, batch, l, kInputO, keys), keep.attended, keep.u[kInputO], x);
+    add_lora(adapter, l, kInputO, dropout_of(dropout, batch, l, kInputO, keys), keep.attended,
+             keep.u[kInputO], x);
     if (for_backward) keep.middle = x.clone();
 
     Tensor normed2(compute, rows, text.hidden, "activations");
     ops_->rms_norm(x.const_view(), layer.middle_norm.const_view(), text.rms_eps, normed2.view());
     keep.gate_up = Tensor(DType::f32, rows, 2 * text.intermediate, "activations");
     ops_->linear(normed2.const_view(), *layer.gate_up, keep.gate_up.view());
-    add_lora(adapter, l, kInputGateUp, dropout_of(dropout, batch, l, kInputGateUp, keys), normed2, keep.u[kInputGateUp],
-             keep.gate_up);
+    add_lora(adapter, l, kInputGateUp, dropout_of(dropout, batch, l, kInputGateUp, keys), normed2,
+             keep.u[kInputGateUp], keep.gate_up);
     Tensor product(compute, rows, text.intermediate, "activations");
     ops_->swiglu(keep.gate_up.const_view(), product.view());
     ops_->linear(product.const_view(), *layer.down, x.view(), true);
-    add_lora(adapter, l, kInputDown, dropout_of(dropout, batch, l, kInputDown, keys), product, keep.u[kInputDown], x);
+    add_lora(adapter, l, kInputDown, dropout_of(dropout, batch, l, kInputDown, keys), product,
+             keep.u[kInputDown], x);
   }
 
   /// Adds the adapter's gradient of one input and its part of d_x.
-  void lora_backward(const PackedAdapter& adapter, std::size_t layer, int input, const std::optional<Dropout>& dropout,
-                     const Tensor& x, const Tensor& u, const Tensor& dy, View d_x, std::span<float> gradient) const {
+  void lora_backward(const PackedAdapter& adapter, std::size_t layer, int input,
+                     const std::optional<Dropout>& dropout, const Tensor& x, const Tensor& u,
+                     const Tensor& dy, View d_x, std::span<float> gradient) const {
     const auto& entry = adapter.layers[layer][static_cast<std::size_t>(input)];
     if (entry.factors == nullptr) return;
     std::vector<LoraGradients> targets;
     for (const LoraModule* module : entry.modules) {
       targets.push_back({gradient.data() + module->a_offset, gradient.data() + module->b_offset});
     }
-    ops_->lora_backward(x.const_view(), u.const_view(), dy.const_view(), *entry.factors, dropout ? &*dropout : nullptr, d_x,
-                        targets);
+    ops_->lora_backward(x.const_view(), u.const_view(), dy.const_view(), *entry.factors,
+                        dropout ? &*dropout : nullptr, d_x, targets);
   }
 
   Tensor rounded(const Tensor& x) const {
@@ -392,8 +413,9 @@ class QwenVlImplementation final : public QwenVl {
 
   /// d_x [T', hidden] of the layer's output becomes d_x [T, hidden] of its input.
   void layer_backward(std::size_t l, const RowBatch& batch, const OutputRows& outputs, const Tensor& cosines,
-                      const Tensor& sines, DType kv_type, const PackedAdapter& adapter, const DropoutKey& dropout,
-                      const Tensor& input, const LayerTape& kept, Tensor& d_x, std::span<float> gradient) const {
+                      const Tensor& sines, DType kv_type, const PackedAdapter& adapter,
+                      const DropoutKey& dropout, const Tensor& input, const LayerTape& kept, Tensor& d_x,
+                      std::span<float> gradient) const {
     const Layer& layer = layers_[l];
     const TextConfig& text = config_.text;
     const DType compute = ops_->compute_type();
@@ -409,8 +431,8 @@ class QwenVlImplementation final : public QwenVl {
       const Tensor dy = rounded(d_x);
       Tensor d_product(DType::f32, rows, text.intermediate, "gradients");
       ops_->linear_backward(dy.const_view(), *layer.down, d_product.view());
-      lora_backward(adapter, l, kInputDown, dropout_of(dropout, batch, l, kInputDown, keys), product, kept.u[kInputDown], dy,
-                    d_product.view(), gradient);
+      lora_backward(adapter, l, kInputDown, dropout_of(dropout, batch, l, kInputDown, keys), product,
+                    kept.u[kInputDown], dy, d_product.view(), gradient);
       Tensor d_gate_up(compute, rows, 2 * text.intermediate, "gradients");
       ops_->swiglu_backward(kept.gate_up.const_view(), d_product.const_view(), d_gate_up.view());
       Tensor normed(compute, rows, text.hidden, "activations");
@@ -419,16 +441,16 @@ class QwenVlImplementation final : public QwenVl {
       ops_->linear_backward(d_gate_up.const_view(), *layer.gate_up, d_normed.view());
       lora_backward(adapter, l, kInputGateUp, dropout_of(dropout, batch, l, kInputGateUp, keys), normed,
                     kept.u[kInputGateUp], d_gate_up, d_normed.view(), gradient);
-      ops_->rms_norm_backward(kept.middle.const_view(), layer.middle_norm.const_view(), text.rms_eps, d_normed.const_view(),
-                              d_x.view());
+      ops_->rms_norm_backward(kept.middle.const_view(), layer.middle_norm.const_view(), text.rms_eps,
+                              d_normed.const_view(), d_x.view());
     }
 
     // Attention
     const Tensor dy = rounded(d_x);
     Tensor d_attended(DType::f32, rows, q, "gradients");
     ops_->linear_backward(dy.const_view(), *layer.o, d_attended.view());
-    lora_backward(adapter, l, kInputO, dropout_of(dropout, batch, l, kInputO, keys), kept.attended, kept.u[kInputO], dy,
-                  d_attended.view(), gradient);
+    lora_backward(adapter, l, kInputO, dropout_of(dropout, batch, l, kInputO, keys), kept.attended,
+                  kept.u[kInputO], dy, d_attended.view(), gradient);
     Tensor d_qkv(DType::f32, batch.rows(), q + 2 * kv, "gradients");
     Tensor compact_q, compact_d_q;
     ConstView queries = kept.qkv.const_view().column_range(0, q);
@@ -441,12 +463,15 @@ class QwenVlImplementation final : public QwenVl {
       d_q = compact_d_q.view();
       d_qkv.zero();
     }
-    ops_->attention_backward(queries, kept.qkv.const_view().column_range(q, kv), kept.qkv.const_view().column_range(q + kv, kv),
-                             kept.attended.const_view(), kept.lse.const_view(), d_attended.const_view(),
-                             {text.heads, text.kv_heads, text.head_dim}, kv_type, compact ? outputs.groups : outputs.all_groups,
-                             d_q, d_qkv.view().column_range(q, kv), d_qkv.view().column_range(q + kv, kv));
-    if (compact) ops_->scatter_add_rows(compact_d_q.const_view(), outputs.rows, d_qkv.view().column_range(0, q));
-    ops_->rotate(d_qkv.view().column_range(0, q + kv), text.head_dim, cosines.const_view(), sines.const_view(), true);
+    ops_->attention_backward(
+        queries, kept.qkv.const_view().column_range(q, kv), kept.qkv.const_view().column_range(q + kv, kv),
+        kept.attended.const_view(), kept.lse.const_view(), d_attended.const_view(),
+        {text.heads, text.kv_heads, text.head_dim}, kv_type, compact ? outputs.groups : outputs.all_groups,
+        d_q, d_qkv.view().column_range(q, kv), d_qkv.view().column_range(q + kv, kv));
+    if (compact)
+      ops_->scatter_add_rows(compact_d_q.const_view(), outputs.rows, d_qkv.view().column_range(0, q));
+    ops_->rotate(d_qkv.view().column_range(0, q + kv), text.head_dim, cosines.const_view(),
+                 sines.const_view(), true);
 
     const Tensor d_projected = rounded(d_qkv);
     Tensor normed(compute, batch.rows(), text.hidden, "activations");
@@ -465,7 +490,8 @@ class QwenVlImplementation final : public QwenVl {
       ops_->scatter_add_rows(d_x.const_view(), outputs.rows, spread.view());
       d_x = std::move(spread);
     }
-    ops_->rms_norm_backward(input.const_view(), layer.input_norm.const_view(), text.rms_eps, d_normed.const_view(), d_x.view());
+    ops_->rms_norm_backward(input.const_view(), layer.input_norm.const_view(), text.rms_eps,
+                            d_normed.const_view(), d_x.view());
   }
 
   ModelConfig config_;
@@ -480,7 +506,8 @@ class QwenVlImplementation final : public QwenVl {
 
 }  // namespace
 
-std::unique_ptr<QwenVl> QwenVl::load(const std::filesystem::path& directory, std::shared_ptr<Ops> ops, Options options) {
+std::unique_ptr<QwenVl> QwenVl::load(const std::filesystem::path& directory, std::shared_ptr<Ops> ops,
+                                     Options options) {
   return std::make_unique<QwenVlImplementation>(directory, std::move(ops), options);
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Qwen2.5-VL as functions of frozen weights plus an adapter. Weights are const after load; caches, adapter and tape are
-// passed in. The reference policy is the same object without an adapter (or with the start adapter).
+// Qwen2.5-VL as functions of frozen weights plus an adapter. Weights are const after load; caches, adapter
+// and tape are passed in. The reference policy is the same object without an adapter (or with the start
+// adapter).
 #pragma once
 
 #include <cstdint>
@@ -20,7 +21,8 @@
 
 namespace biqa {
 
-/// One picture as the vision tower takes it: patches [frames·rows·columns, 3·temporal·patch²] f32 in merge-cell order.
+/// One picture as the vision tower takes it: patches [frames·rows·columns, 3·temporal·patch²] f32 in
+/// merge-cell order.
 struct ImagePatches {
   Grid grid{};
   std::span<const float> values;
@@ -37,8 +39,8 @@ struct PromptInput {
 /// Some consecutive tokens of one sequence in a packed batch.
 struct SequenceRows {
   std::int64_t first_row = 0, rows = 0;
-  std::int64_t first_position = 0;         ///< tokens of the sequence that are in the cache already
-  std::int64_t outputs = 0;                ///< hidden states wanted: those of the last `outputs` rows
+  std::int64_t first_position = 0;  ///< tokens of the sequence that are in the cache already
+  std::int64_t outputs = 0;         ///< hidden states wanted: those of the last `outputs` rows
   const std::int32_t* pages = nullptr;
 };
 
@@ -50,9 +52,9 @@ struct GroupRows {
 
 /// Packed rows: sequences one behind the other, never padded.
 struct RowBatch {
-  std::vector<std::int64_t> ids;        // [T]
-  std::vector<Position> positions;      // [T]
-  std::vector<const float*> features;   // [T]; nullptr: the embedding of ids[t]
+  std::vector<std::int64_t> ids;       // [T]
+  std::vector<Position> positions;     // [T]
+  std::vector<const float*> features;  // [T]; nullptr: the embedding of ids[t]
   std::vector<SequenceRows> sequences;
   std::vector<KvWrite> writes;
   std::vector<GroupRows> groups;          // only for backward
@@ -88,8 +90,10 @@ class QwenVl {
     bool backward = false;  ///< also prepare the products that the backward needs
     bool vision = true;
   };
-  /// Reads a checkpoint folder and packs its weights for `ops`. Throws Error naming what is wrong with the folder.
-  static std::unique_ptr<QwenVl> load(const std::filesystem::path& directory, std::shared_ptr<Ops> ops, Options options);
+  /// Reads a checkpoint folder and packs its weights for `ops`. Throws Error naming what is wrong with the
+  /// folder.
+  static std::unique_ptr<QwenVl> load(const std::filesystem::path& directory, std::shared_ptr<Ops> ops,
+                                      Options options);
   virtual ~QwenVl() = default;
 
   virtual const ModelConfig& config() const = 0;
@@ -97,15 +101,17 @@ class QwenVl {
   virtual const FrozenLinear& head() const = 0;
 
   /// Vision tower: features [Σ tokens, hidden] f32, images in order, cells of an image in raster order.
-  virtual Tensor encode_images(std::span<const ImagePatches> images, const Observer* observer = nullptr) const = 0;
+  virtual Tensor encode_images(std::span<const ImagePatches> images,
+                               const Observer* observer = nullptr) const = 0;
 
-  /// Decoder over packed rows: hidden [outputs, hidden] (compute type), after the final norm, in order of sequences.
-  /// With `tape`, a later backward() is possible; `recompute` then keeps only each layer's input.
+  /// Decoder over packed rows: hidden [outputs, hidden] (compute type), after the final norm, in order of
+  /// sequences. With `tape`, a later backward() is possible; `recompute` then keeps only each layer's input.
   virtual void forward(const RowBatch& batch, KvCache& cache, const PackedAdapter* adapter, View hidden,
-                       TapePointer* tape = nullptr, bool recompute = false, const DropoutKey& dropout = {}) const = 0;
+                       TapePointer* tape = nullptr, bool recompute = false,
+                       const DropoutKey& dropout = {}) const = 0;
 
-  /// Accumulates the adapter's gradient (flat, laid out as LoraLayout says) given d_hidden [outputs, hidden] f32.
-  /// Uses the batch, the cache and the adapter of the forward.
+  /// Accumulates the adapter's gradient (flat, laid out as LoraLayout says) given d_hidden [outputs, hidden]
+  /// f32. Uses the batch, the cache and the adapter of the forward.
   virtual void backward(const RowBatch& batch, KvCache& cache, const PackedAdapter& adapter, const Tape& tape,
                         ConstView d_hidden, std::span<float> gradient) const = 0;
 };

@@ -25,7 +25,8 @@ void TrainingPass::forward(std::span<const PromptGroup> groups, TokenValues& log
     pages += KvCache::pages_for(length);
     for (const auto& completion : group.completions) {
       CHECK(!completion.empty());
-      pages += KvCache::pages_for(length + static_cast<std::int64_t>(completion.size())) - length / kPageTokens;
+      pages +=
+          KvCache::pages_for(length + static_cast<std::int64_t>(completion.size())) - length / kPageTokens;
     }
   }
   // One layer's keys and values at a time.
@@ -69,7 +70,8 @@ void TrainingPass::forward(std::span<const PromptGroup> groups, TokenValues& log
         const std::int32_t position = prompt.next_position + static_cast<std::int32_t>(i);
         batch_.append(completion[static_cast<std::size_t>(i)], {position, position, position}, nullptr);
         const std::uint64_t member_key = group.member_keys.empty() ? m : group.member_keys[m];
-        batch_.token_keys.push_back(mix64(group.dropout_key ^ mix64((member_key + 1) << 32 | static_cast<std::uint64_t>(i))));
+        batch_.token_keys.push_back(
+            mix64(group.dropout_key ^ mix64((member_key + 1) << 32 | static_cast<std::uint64_t>(i))));
         const std::int64_t at = length + i;
         batch_.writes.push_back({static_cast<std::int32_t>(member_row + i),
                                  member.pages[static_cast<std::size_t>(at / kPageTokens)],
@@ -88,15 +90,16 @@ void TrainingPass::forward(std::span<const PromptGroup> groups, TokenValues& log
 
   const std::int64_t width = model.config().text.hidden;
   Tensor hidden(ops.compute_type(), outputs_, width, "activations");
-  model.forward(batch_, *cache_, adapter_, hidden.view(), options_.gradient ? &tape_ : nullptr, options_.recompute_layers,
-                options_.dropout);
+  model.forward(batch_, *cache_, adapter_, hidden.view(), options_.gradient ? &tape_ : nullptr,
+                options_.recompute_layers, options_.dropout);
   const auto scored = static_cast<std::int64_t>(scored_rows_.size());
   Tensor rows(ops.compute_type(), scored, width, "activations");
   ops.gather_rows(hidden.const_view(), scored_rows_, rows.view());
   std::vector<float> flat_logp(targets.size());
   std::vector<float> flat_entropy(targets.size());
   d_hidden_ = options_.gradient ? Tensor(DType::f32, scored, width, "gradients") : Tensor();
-  ops.log_prob(rows.const_view(), model.head(), targets, options_.temperature, flat_logp, flat_entropy, d_hidden_.view());
+  ops.log_prob(rows.const_view(), model.head(), targets, options_.temperature, flat_logp, flat_entropy,
+               d_hidden_.view());
   if (!options_.gradient) release();
 
   logp.clear();

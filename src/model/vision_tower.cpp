@@ -11,8 +11,10 @@ namespace biqa {
 void WeightLoader::copy(const std::string& name, View target) const {
   const StoredTensor& stored = checkpoint_.tensor(name);
   CHECK_EQ(stored.elements(), target.size()) << name;
-  if (target.type() == DType::bf16) stored.copy_to(target.span<Bf16>());
-  else stored.copy_to(target.span<float>());
+  if (target.type() == DType::bf16)
+    stored.copy_to(target.span<Bf16>());
+  else
+    stored.copy_to(target.span<float>());
 }
 
 Tensor WeightLoader::vector(const std::string& name) const {
@@ -76,13 +78,15 @@ WindowPlan plan_windows(const VisionConfig& config, std::span<const Grid> grids)
   return plan;
 }
 
-VisionTower::VisionTower(const Checkpoint& checkpoint, const ModelConfig& config, Ops& ops) : config_(config.vision) {
+VisionTower::VisionTower(const Checkpoint& checkpoint, const ModelConfig& config, Ops& ops)
+    : config_(config.vision) {
   const WeightLoader load(checkpoint, ops);
   embed_ = load.linear({"visual.patch_embed.proj"}, false, false);
   for (std::int64_t i = 0; i < config_.depth; ++i) {
     const std::string name = fmt::format("visual.blocks.{}.", i);
     blocks_.push_back({load.vector(name + "norm1.weight"), load.vector(name + "norm2.weight"),
-                       load.linear({name + "attn.qkv"}, true, false), load.linear({name + "attn.proj"}, true, false),
+                       load.linear({name + "attn.qkv"}, true, false),
+                       load.linear({name + "attn.proj"}, true, false),
                        load.linear({name + "mlp.gate_proj", name + "mlp.up_proj"}, true, false),
                        load.linear({name + "mlp.down_proj"}, true, false)});
   }
@@ -116,7 +120,8 @@ Tensor VisionTower::encode(std::span<const ImagePatches> images, Ops& ops, const
   std::vector<const float*> sources;
   std::vector<std::array<std::int64_t, 2>> coordinates;
   for (const ImagePatches& image : images) {
-    CHECK_EQ(static_cast<std::int64_t>(image.values.size()), image.grid[0] * image.grid[1] * image.grid[2] * width);
+    CHECK_EQ(static_cast<std::int64_t>(image.values.size()),
+             image.grid[0] * image.grid[1] * image.grid[2] * width);
     std::int64_t row = 0;
     for (std::int64_t frame = 0; frame < image.grid[0]; ++frame) {
       for (std::int64_t y = 0; y < image.grid[1]; y += config_.merge) {
@@ -130,7 +135,8 @@ Tensor VisionTower::encode(std::span<const ImagePatches> images, Ops& ops, const
     }
   }
   for (std::int64_t r = 0; r < rows; ++r) {
-    const auto from = static_cast<std::size_t>(plan.cells[static_cast<std::size_t>(r / cell)] * cell + r % cell);
+    const auto from =
+        static_cast<std::size_t>(plan.cells[static_cast<std::size_t>(r / cell)] * cell + r % cell);
     std::copy_n(sources[from], width, patches.row<float>(r));
     for (std::int64_t j = 0; j < quarter; ++j) {
       const auto inverse = static_cast<float>(
@@ -163,8 +169,9 @@ Tensor VisionTower::encode(std::span<const ImagePatches> images, Ops& ops, const
     ops.linear(normed.const_view(), *block.qkv, qkv.view());
     ops.rotate(qkv.view().column_range(0, 2 * hidden), dim, cosines.const_view(), sines.const_view(), false);
     const View v = qkv.view();
-    ops.segment_attention(v.column_range(0, hidden), v.column_range(hidden, hidden), v.column_range(2 * hidden, hidden),
-                          shape, full ? plan.frames : plan.windows, attended.view());
+    ops.segment_attention(v.column_range(0, hidden), v.column_range(hidden, hidden),
+                          v.column_range(2 * hidden, hidden), shape, full ? plan.frames : plan.windows,
+                          attended.view());
     ops.linear(attended.const_view(), *block.projection, x.view(), true);
     ops.rms_norm(x.const_view(), block.norm2.const_view(), config_.rms_eps, normed.view());
     ops.linear(normed.const_view(), *block.gate_up, gate_up.view());
@@ -186,7 +193,8 @@ Tensor VisionTower::encode(std::span<const ImagePatches> images, Ops& ops, const
   observe("merger", merged);
   Tensor features(DType::f32, cells, merger_out_->out, "image_features");
   for (std::int64_t k = 0; k < cells; ++k) {
-    std::copy_n(merged.row<float>(k), merged.columns(), features.row<float>(plan.cells[static_cast<std::size_t>(k)]));
+    std::copy_n(merged.row<float>(k), merged.columns(),
+                features.row<float>(plan.cells[static_cast<std::size_t>(k)]));
   }
   return features;
 }

@@ -15,9 +15,9 @@ namespace biqa {
 
 /// Order of merge cells window by window, and the segments inside which attention runs, in patches.
 struct WindowPlan {
-  std::vector<std::int64_t> cells;            ///< cells[k]: the raster index of the k-th cell in window order
-  std::vector<std::int64_t> windows;          ///< boundaries, in patches; starts with 0
-  std::vector<std::int64_t> frames;           ///< boundaries of whole frames, in patches
+  std::vector<std::int64_t> cells;    ///< cells[k]: the raster index of the k-th cell in window order
+  std::vector<std::int64_t> windows;  ///< boundaries, in patches; starts with 0
+  std::vector<std::int64_t> frames;   ///< boundaries of whole frames, in patches
 };
 WindowPlan plan_windows(const VisionConfig& config, std::span<const Grid> grids);
 
@@ -42,7 +42,8 @@ class VisionTower {
 class WeightLoader {
  public:
   WeightLoader(const Checkpoint& checkpoint, Ops& ops) : checkpoint_(checkpoint), ops_(ops) {}
-  std::unique_ptr<FrozenLinear> linear(std::initializer_list<std::string> parts, bool bias, bool backward) const;
+  std::unique_ptr<FrozenLinear> linear(std::initializer_list<std::string> parts, bool bias,
+                                       bool backward) const;
   /// [1, n] f32.
   Tensor vector(const std::string& name) const;
   /// [rows, columns] of the compute type.

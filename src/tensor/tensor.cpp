@@ -31,16 +31,18 @@ void account(const std::string& label, std::size_t bytes, bool take) {
   Ledger& books = ledger();
   const std::lock_guard lock(books.mutex);
   for (MemoryUse* use : {&books.by_label[label], &books.total}) {
-    if (take) use->now += bytes;
-    else use->now -= bytes;
+    if (take)
+      use->now += bytes;
+    else
+      use->now -= bytes;
     use->peak = std::max(use->peak, use->now);
   }
 }
 
 }  // namespace
 
-/// Steps free and claim the same large buffers again and again: the heap keeps them, so that the system need not clear
-/// their pages each time.
+/// Steps free and claim the same large buffers again and again: the heap keeps them, so that the system need
+/// not clear their pages each time.
 [[maybe_unused]] const bool kHeapKeepsMemory = [] {
   constexpr int kNever = std::numeric_limits<int>::max();
   return mallopt(M_MMAP_MAX, 0) == 1 && mallopt(M_TRIM_THRESHOLD, kNever) == 1;
@@ -51,8 +53,10 @@ Buffer::Buffer(std::size_t bytes, std::string label) : bytes_(bytes), label_(std
   const std::size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
   data_ = std::aligned_alloc(kAlignment, rounded);
   if (data_ == nullptr) {
-    fail("cannot allocate {} bytes for {}: out of memory; lower micro_batch_tokens, kv_memory or images_per_step",
-         bytes, label_);
+    fail(
+        "cannot allocate {} bytes for {}: out of memory; lower micro_batch_tokens, kv_memory or "
+        "images_per_step",
+        bytes, label_);
   }
   account(label_, bytes, true);
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who owns memory and what shape it has; no arithmetic.
-//   Buffer     owns aligned bytes under a label (the label is printed on out-of-memory and in the memory report)
-//   View       borrows mutable elements, ConstView const ones: a matrix [rows, columns] whose rows may be spaced
-//   Tensor     owns a dense matrix
+//   Buffer     owns aligned bytes under a label (the label is printed on out-of-memory and in the memory
+//   report) View       borrows mutable elements, ConstView const ones: a matrix [rows, columns] whose rows
+//   may be spaced Tensor     owns a dense matrix
 // Two dimensions are all the network needs; a vector is one row, higher shapes are named in comments.
 #pragma once
 
@@ -25,10 +25,14 @@ namespace biqa {
 
 template <typename T>
 constexpr DType dtype_of() {
-  if constexpr (std::is_same_v<T, float>) return DType::f32;
-  else if constexpr (std::is_same_v<T, Bf16>) return DType::bf16;
-  else if constexpr (std::is_same_v<T, std::int32_t>) return DType::i32;
-  else if constexpr (std::is_same_v<T, std::int64_t>) return DType::i64;
+  if constexpr (std::is_same_v<T, float>)
+    return DType::f32;
+  else if constexpr (std::is_same_v<T, Bf16>)
+    return DType::bf16;
+  else if constexpr (std::is_same_v<T, std::int32_t>)
+    return DType::i32;
+  else if constexpr (std::is_same_v<T, std::int64_t>)
+    return DType::i64;
   else {
     static_assert(std::is_same_v<T, std::uint8_t>, "no such element type");
     return DType::u8;
@@ -86,13 +90,13 @@ class BasicView {
     DCHECK_GE(stride, columns);
   }
   template <typename T>
-    requires(!std::is_same_v<std::remove_const_t<T>, void>)
-  BasicView(T* data, std::int64_t rows, std::int64_t columns)
+  requires(!std::is_same_v<std::remove_const_t<T>, void>)
+      BasicView(T* data, std::int64_t rows, std::int64_t columns)
       : BasicView(data, dtype_of<std::remove_const_t<T>>(), rows, columns, columns) {}
   // A mutable view is usable where a const one is wanted.
   template <typename Other>
-    requires(std::is_const_v<Void> && !std::is_const_v<Other>)
-  BasicView(const BasicView<Other>& other)  // NOLINT(google-explicit-constructor)
+  requires(std::is_const_v<Void> && !std::is_const_v<Other>)
+      BasicView(const BasicView<Other>& other)  // NOLINT(google-explicit-constructor)
       : BasicView(other.data(), other.type(), other.rows(), other.columns(), other.stride()) {}
 
   Void* data() const { return data_; }
@@ -122,7 +126,8 @@ class BasicView {
     return {advance(first * stride_), type_, count, columns_, stride_};
   }
   BasicView column_range(std::int64_t first, std::int64_t count) const {
-    CHECK(first >= 0 && count >= 0 && first + count <= columns_) << first << "+" << count << " of " << columns_;
+    CHECK(first >= 0 && count >= 0 && first + count <= columns_)
+        << first << "+" << count << " of " << columns_;
     return {advance(first), type_, rows_, count, stride_};
   }
 
@@ -146,19 +151,29 @@ class Tensor {
   Tensor() = default;
   Tensor(DType type, std::int64_t rows, std::int64_t columns, std::string label)
       : buffer_(static_cast<std::size_t>(rows * columns) * size_of(type), std::move(label)),
-        type_(type), rows_(rows), columns_(columns) {}
+        type_(type),
+        rows_(rows),
+        columns_(columns) {}
 
   View view() { return {buffer_.data(), type_, rows_, columns_, columns_}; }
   ConstView view() const { return {buffer_.data(), type_, rows_, columns_, columns_}; }
   ConstView const_view() const { return view(); }
   template <typename T>
-  T* row(std::int64_t index) { return view().row<T>(index); }
+  T* row(std::int64_t index) {
+    return view().row<T>(index);
+  }
   template <typename T>
-  const T* row(std::int64_t index) const { return view().row<T>(index); }
+  const T* row(std::int64_t index) const {
+    return view().row<T>(index);
+  }
   template <typename T>
-  std::span<T> span() { return view().span<T>(); }
+  std::span<T> span() {
+    return view().span<T>();
+  }
   template <typename T>
-  std::span<const T> span() const { return view().span<T>(); }
+  std::span<const T> span() const {
+    return view().span<T>();
+  }
   DType type() const { return type_; }
   std::int64_t rows() const { return rows_; }
   std::int64_t columns() const { return columns_; }

@@ -34,8 +34,8 @@ const fs::path kTiny = fs::path(BIQA_SOURCE_DIR) / "assets/tiny";
 constexpr std::chrono::seconds kPatience{120};
 
 struct Outcome {
-  int code = -1;    ///< exit code; -1 when a signal ended it
-  int signal = 0;   ///< that ended it
+  int code = -1;   ///< exit code; -1 when a signal ended it
+  int signal = 0;  ///< that ended it
   bool hung = false;
   std::string out, err;
 
@@ -50,7 +50,7 @@ struct Outcome {
 };
 
 struct Surroundings {
-  std::string output;                 ///< file for standard output instead of one of ours
+  std::string output;                   ///< file for standard output instead of one of ours
   rlim_t largest_file = RLIM_INFINITY;  ///< bytes; stands for a disk that is full beyond it
   /// Called every few milliseconds with the process id.
   std::function<void(pid_t)> meanwhile;
@@ -60,14 +60,16 @@ class Programs : public testing::Test {
  protected:
   void SetUp() override {
     for (const char* name : {"biqa_learner", "biqa_score", "biqa_trace"}) {
-      if (!fs::exists(program(name))) GTEST_SKIP() << program(name) << " is not built: build the target " << name << "_program to run this";
+      if (!fs::exists(program(name)))
+        GTEST_SKIP() << program(name) << " is not built: build the target " << name << "_program to run this";
     }
   }
 
   static std::string program(const std::string& name) { return (fs::path(BIQA_BIN_DIR) / name).string(); }
 
   Outcome run(const Arguments& arguments, const Surroundings& surroundings = {}) const {
-    const std::string out = surroundings.output.empty() ? (folder_.path() / "stdout").string() : surroundings.output;
+    const std::string out =
+        surroundings.output.empty() ? (folder_.path() / "stdout").string() : surroundings.output;
     const std::string err = (folder_.path() / "stderr").string();
     std::vector<std::string> words = arguments;
     std::vector<char*> argv;
@@ -127,12 +129,14 @@ class Programs : public testing::Test {
     return copy;
   }
   Outcome trace(const fs::path& model, const std::string& prompt = "x") const {
-    return run({program("biqa_trace"), "--model", model.string(), "--prompt", prompt, "--out", (folder_.path() / "trace.h5").string()});
+    return run({program("biqa_trace"), "--model", model.string(), "--prompt", prompt, "--out",
+                (folder_.path() / "trace.h5").string()});
   }
 
   /// A training run of a few seconds; `more` are further --set values.
   Arguments learner(const Arguments& more = {}) const {
-    Arguments words{program("biqa_learner"), "--config", (fs::path(BIQA_SOURCE_DIR) / "configs/quickstart.yaml").string()};
+    Arguments words{program("biqa_learner"), "--config",
+                    (fs::path(BIQA_SOURCE_DIR) / "configs/quickstart.yaml").string()};
     Arguments sets{fmt::format("train.out={}", (folder_.path() / "run").string()),
                    "rollout.images_per_step=4",
                    "rollout.group_size=4",
@@ -161,13 +165,15 @@ std::string big_endian(std::uint32_t value) {
 
 /// A few bytes that ask for 60,000 x 60,000 pixels.
 std::string bomb_png() {
-  const std::string header = "IHDR" + big_endian(60000) + big_endian(60000) + std::string("\x08\x02\0\0\0", 5);
+  const std::string header =
+      "IHDR" + big_endian(60000) + big_endian(60000) + std::string("\x08\x02\0\0\0", 5);
   std::uint32_t crc = ~0U;
   for (const char c : header) {
     crc ^= static_cast<std::uint8_t>(c);
     for (int bit = 0; bit < 8; ++bit) crc = crc >> 1 ^ ((crc & 1) != 0 ? 0xEDB88320U : 0U);
   }
-  return "\x89PNG\r\n\x1A\n" + big_endian(13) + header + big_endian(~crc) + big_endian(0) + "IDAT" + big_endian(0x35AF061E);
+  return "\x89PNG\r\n\x1A\n" + big_endian(13) + header + big_endian(~crc) + big_endian(0) + "IDAT" +
+         big_endian(0x35AF061E);
 }
 
 /// A safetensors file with its header changed; the data stay.
@@ -201,7 +207,8 @@ TEST_F(Programs, HelpAndVersion) {
 
 TEST_F(Programs, MissingModel) {
   const std::string absent = (folder_.path() / "absent").string();
-  expect_error(run({program("biqa_score"), "--model", absent, (kTiny / "sample_cat.png").string()}), 1, absent);
+  expect_error(run({program("biqa_score"), "--model", absent, (kTiny / "sample_cat.png").string()}), 1,
+               absent);
   expect_error(trace(absent), 1, absent);
   expect_error(learn({"model.path=" + absent}), 1, absent);
   EXPECT_FALSE(fs::exists(folder_.path() / "run"));
@@ -210,12 +217,22 @@ TEST_F(Programs, MissingModel) {
 TEST_F(Programs, UnreadablePicturesAreReportedAndTheOthersScored) {
   const std::string good = (kTiny / "sample_cat.png").string();
   const std::string bytes = file_content(good);
-  const Arguments bad{folder_.write("empty.png", "").string(), folder_.write("half.png", bytes.substr(0, bytes.size() / 2)).string(),
+  const Arguments bad{folder_.write("empty.png", "").string(),
+                      folder_.write("half.png", bytes.substr(0, bytes.size() / 2)).string(),
                       folder_.write("strip.ppm", "P6 50000 1 255\n" + std::string(150000, 'x')).string(),
-                      folder_.write("bomb.png", bomb_png()).string(), (folder_.path() / "absent.png").string(),
+                      folder_.write("bomb.png", bomb_png()).string(),
+                      (folder_.path() / "absent.png").string(),
                       folder_.write("text.png", "not a picture").string()};
-  Arguments words{program("biqa_score"), "--model", (kTiny / "model").string(), "--max-new-tokens", "4", "--max-pixels", "12544",
-                  "--format", "json", good};
+  Arguments words{program("biqa_score"),
+                  "--model",
+                  (kTiny / "model").string(),
+                  "--max-new-tokens",
+                  "4",
+                  "--max-pixels",
+                  "12544",
+                  "--format",
+                  "json",
+                  good};
   words.insert(words.end(), bad.begin(), bad.end());
   words.push_back((kTiny / "sample_cat_dark.png").string());
   const Outcome outcome = run(words);
@@ -228,8 +245,9 @@ TEST_F(Programs, UnreadablePicturesAreReportedAndTheOthersScored) {
 }
 
 TEST_F(Programs, UnreadablePictureInATrace) {
-  expect_error(run({program("biqa_trace"), "--model", (kTiny / "model").string(), "--image", folder_.write("bomb.png", bomb_png()).string(),
-                    "--prompt", "x", "--out", (folder_.path() / "trace.h5").string()}),
+  expect_error(run({program("biqa_trace"), "--model", (kTiny / "model").string(), "--image",
+                    folder_.write("bomb.png", bomb_png()).string(), "--prompt", "x", "--out",
+                    (folder_.path() / "trace.h5").string()}),
                1, "60000 x 60000");
   EXPECT_FALSE(fs::exists(folder_.path() / "trace.h5"));
 }
@@ -238,10 +256,14 @@ TEST_F(Programs, WrongConfiguration) {
   expect_error(learn({"rollout.groupsize=4"}), 2, "rollout.group_size");
   expect_error(learn({"rollout.group_size=four"}), 2, "rollout.group_size");
   expect_error(learn({"optimizer.lr=-1"}), 2, "optimizer.lr");
-  expect_error(run({program("biqa_learner"), "--config", folder_.write("bad.yaml", "model:\n  path: x\n  pahts: y\n").string()}), 2,
-               "bad.yaml:3");
-  expect_error(run({program("biqa_learner"), "--config", folder_.write("broken.yaml", "model: {path: x\n").string()}), 2, "broken.yaml");
-  expect_error(run({program("biqa_learner"), "--config", (folder_.path() / "absent.yaml").string()}), 1, "absent.yaml");
+  expect_error(run({program("biqa_learner"), "--config",
+                    folder_.write("bad.yaml", "model:\n  path: x\n  pahts: y\n").string()}),
+               2, "bad.yaml:3");
+  expect_error(
+      run({program("biqa_learner"), "--config", folder_.write("broken.yaml", "model: {path: x\n").string()}),
+      2, "broken.yaml");
+  expect_error(run({program("biqa_learner"), "--config", (folder_.path() / "absent.yaml").string()}), 1,
+               "absent.yaml");
   expect_error(run({program("biqa_learner")}), 2, "--config");
 }
 
@@ -255,9 +277,9 @@ TEST_F(Programs, RolesThatDoNotAddUp) {
 TEST_F(Programs, SeveralRanksComplainOnce) {
   const Arguments launcher{"mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "3"};
   if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
-  for (const auto& [set, code, part] :
-       std::vector<std::tuple<std::string, int, std::string>>{{"rollout.group_size=0", 2, "rank 0 of 3"},
-                                                              {"data.train=/absent/train.jsonl", 1, "rank 0 of 3"}}) {
+  for (const auto& [set, code, part] : std::vector<std::tuple<std::string, int, std::string>>{
+           {"rollout.group_size=0", 2, "rank 0 of 3"},
+           {"data.train=/absent/train.jsonl", 1, "rank 0 of 3"}}) {
     SCOPED_TRACE(set);
     Arguments words = launcher;
     const Arguments rest = learner({set});
@@ -275,7 +297,8 @@ TEST_F(Programs, UnwritableRunFolder) {
 TEST_F(Programs, DiskFull) {
   const std::string whole = program("biqa_score");
   expect_error(run({whole, "--help"}, {"/dev/full", RLIM_INFINITY, {}}), 1, "standard output");
-  expect_error(run({whole, "--model", (kTiny / "model").string(), "--max-new-tokens", "2", (kTiny / "sample_cat.png").string()},
+  expect_error(run({whole, "--model", (kTiny / "model").string(), "--max-new-tokens", "2",
+                    (kTiny / "sample_cat.png").string()},
                    {"/dev/full", RLIM_INFINITY, {}}),
                1, "standard output");
   // Enough for the configuration, not for a checkpoint.
@@ -294,7 +317,8 @@ TEST_F(Programs, AdapterForAnotherModel) {
   other.text.hidden *= 2;
   const fs::path adapter = folder_.path() / "adapter";
   write_peft(adapter, initial_lora(std::make_shared<LoraLayout>(other, LoraSpec{}), 1), "another");
-  expect_error(run({program("biqa_score"), "--model", (kTiny / "model").string(), "--adapter", adapter.string(), (kTiny / "sample_cat.png").string()}),
+  expect_error(run({program("biqa_score"), "--model", (kTiny / "model").string(), "--adapter",
+                    adapter.string(), (kTiny / "sample_cat.png").string()}),
                1, adapter.string());
   expect_error(learn({"model.adapter=" + adapter.string()}), 1, adapter.string());
 }
@@ -307,10 +331,11 @@ TEST_F(Programs, PromptLongerThanTheModel) {
 }
 
 TEST_F(Programs, NoSuchDevice) {
-  expect_error(run({program("biqa_score"), "--model", (kTiny / "model").string(), "--device", "cuda", (kTiny / "sample_cat.png").string()}), 1,
-               "cuda");
-  expect_error(run({program("biqa_trace"), "--model", (kTiny / "model").string(), "--device", "cuda", "--prompt", "x", "--out",
-                    (folder_.path() / "trace.h5").string()}),
+  expect_error(run({program("biqa_score"), "--model", (kTiny / "model").string(), "--device", "cuda",
+                    (kTiny / "sample_cat.png").string()}),
+               1, "cuda");
+  expect_error(run({program("biqa_trace"), "--model", (kTiny / "model").string(), "--device", "cuda",
+                    "--prompt", "x", "--out", (folder_.path() / "trace.h5").string()}),
                1, "cuda");
   expect_error(learn({"model.device=cuda"}), 1, "cuda");
   expect_error(learn({"model.device=tpu"}), 2, "tpu");
@@ -329,7 +354,8 @@ TEST_F(Programs, BadManifest) {
 
 TEST_F(Programs, UnreadablePictureWhileTraining) {
   std::string lines;
-  for (int i = 0; i < 4; ++i) lines += fmt::format(R"({{"id": "{0}", "image": "{0}.png", "score": 3}})", i) + "\n";
+  for (int i = 0; i < 4; ++i)
+    lines += fmt::format(R"({{"id": "{0}", "image": "{0}.png", "score": 3}})", i) + "\n";
   for (int i = 0; i < 4; ++i) folder_.write(fmt::format("{}.png", i), "not a picture");
   expect_error(learn_from(lines), 1, ".png");
 }
@@ -339,8 +365,9 @@ TEST_F(Programs, DamagedTokenizer) {
   const std::string json = file_content(model / "tokenizer.json");
   folder_.write("model/tokenizer.json", json.substr(0, json.size() / 2));
   expect_error(trace(model), 1, "tokenizer.json");
-  expect_error(run({program("biqa_trace"), "--model", model.string(), "--tokenize", folder_.write("words.jsonl", "\"blur\"\n").string()}), 1,
-               "tokenizer.json");
+  expect_error(run({program("biqa_trace"), "--model", model.string(), "--tokenize",
+                    folder_.write("words.jsonl", "\"blur\"\n").string()}),
+               1, "tokenizer.json");
 }
 
 TEST_F(Programs, DamagedWeights) {
@@ -353,13 +380,15 @@ TEST_F(Programs, DamagedWeights) {
   expect_error(trace(model), 1, "model.safetensors");
   fs::resize_file(file, 0);
   expect_error(trace(model), 1, "model.safetensors");
-  for (const char* length : {"\xff\xff\xff\xff\xff\xff\xff\x7f", "\xff\xff\xff\xff\xff\xff\xff\xff", "\x00\x00\x00\x40\x00\x00\x00\x00"}) {
+  for (const char* length : {"\xff\xff\xff\xff\xff\xff\xff\x7f", "\xff\xff\xff\xff\xff\xff\xff\xff",
+                             "\x00\x00\x00\x40\x00\x00\x00\x00"}) {
     std::ofstream(file, std::ios::binary) << std::string(length, 8) << whole.substr(8);
     expect_error(trace(model), 1, "model.safetensors");
   }
   restore();
   rewrite_header(file, [](nlohmann::json& header) {
-    header["model.layers.0.mlp.up_proj.weight"]["data_offsets"] = header["model.layers.0.mlp.gate_proj.weight"]["data_offsets"];
+    header["model.layers.0.mlp.up_proj.weight"]["data_offsets"] =
+        header["model.layers.0.mlp.gate_proj.weight"]["data_offsets"];
   });
   expect_error(trace(model), 1, "model.safetensors");
   restore();

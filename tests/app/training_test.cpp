@@ -40,7 +40,8 @@ class Training : public ::testing::Test {
     for (int rank = 0; rank < ranks; ++rank) {
       threads.emplace_back([&, rank] {
         try {
-          codes[static_cast<std::size_t>(rank)] = run_training(settings, *world[static_cast<std::size_t>(rank)], signals_);
+          codes[static_cast<std::size_t>(rank)] =
+              run_training(settings, *world[static_cast<std::size_t>(rank)], signals_);
         } catch (const std::exception& error) {
           ADD_FAILURE() << "rank " << rank << ": " << error.what();
           world[static_cast<std::size_t>(rank)].reset();
@@ -57,7 +58,8 @@ class Training : public ::testing::Test {
     std::ifstream file(folder_.path() / name / "samples.jsonl");
     for (std::string line; std::getline(file, line);) {
       const auto row = nlohmann::json::parse(line);
-      found[row["step"].dump() + row["id"].dump() + row["member"].dump()] = row["text"].dump() + row["stage2_text"].dump();
+      found[row["step"].dump() + row["id"].dump() + row["member"].dump()] =
+          row["text"].dump() + row["stage2_text"].dump();
     }
     return found;
   }
@@ -94,8 +96,8 @@ TEST_F(Training, EveryLayoutSamplesTheSameTextsAndLearnsTheSame) {
       EXPECT_EQ(other, values);
       continue;
     }
-    // AdamW moves an entry by at most about lr a step; rounding of the gradient's sum over learners moves it by far less
-    // wherever the gradient is more than rounding noise.
+    // AdamW moves an entry by at most about lr a step; rounding of the gradient's sum over learners moves it
+    // by far less wherever the gradient is more than rounding noise.
     double worst = 0, changed = 0;
     for (std::size_t i = 0; i < values.size(); ++i) {
       worst = std::max(worst, std::abs(static_cast<double>(other[i]) - static_cast<double>(values[i])));
@@ -124,7 +126,8 @@ TEST_F(Training, OnPolicyActorAndLearnerAgreeToTheBit) {
   }
   EXPECT_EQ(metrics.steps.front().kl, 0.0);  // B is zero: the policy is the reference
   EXPECT_GT(metrics.steps.back().kl, 0.0);
-  EXPECT_EQ(metrics.evaluations.size(), 2U * 2U * 2U);  // before and after, greedy and sampled, image and caption
+  EXPECT_EQ(metrics.evaluations.size(),
+            2U * 2U * 2U);  // before and after, greedy and sampled, image and caption
   EXPECT_TRUE(fs::exists(folder_.path() / "run" / "adapter" / "adapter_config.json"));
   EXPECT_TRUE(fs::exists(folder_.path() / "run" / "curves.svg"));
 }
@@ -145,7 +148,8 @@ TEST_F(Training, ADamagedCheckpointIsPassedOver) {
   const fs::path newest = folder_.path() / "run" / "checkpoints" / "step-000002";
   ASSERT_NO_THROW(CheckpointStore::verify(newest));
   {
-    std::fstream file(newest / "optimizer-00000-of-00001.h5", std::ios::in | std::ios::out | std::ios::binary);
+    std::fstream file(newest / "optimizer-00000-of-00001.h5",
+                      std::ios::in | std::ios::out | std::ios::binary);
     file.seekg(4000);
     const char old = static_cast<char>(file.get());
     file.seekp(4000);
@@ -177,7 +181,9 @@ TEST_F(Training, SupervisedLossFallsAndNeedsAnswers) {
     target << row.dump() << "\n";
   }
   target.close();
-  ASSERT_EQ(run(config("sft", {"objective.loss=sft", "data.train=" + manifest.string(), "train.steps=6", "data.eval=[]"})), ExitCode::done);
+  ASSERT_EQ(run(config("sft", {"objective.loss=sft", "data.train=" + manifest.string(), "train.steps=6",
+                               "data.eval=[]"})),
+            ExitCode::done);
   const MetricsFile metrics = read_metrics(folder_.path() / "sft" / "metrics.jsonl");
   EXPECT_LT(metrics.steps.back().loss, 0.8 * metrics.steps.front().loss);
 }

@@ -11,8 +11,8 @@ namespace biqa {
 std::optional<std::filesystem::path> shared_folder();
 
 /// Skips the running test, saying why, where the folder is absent; else defines `name` as its path.
-#define BIQA_REQUIRE_SHARED(name)                                                                      \
-  const auto name##_folder = biqa::shared_folder();                                                    \
+#define BIQA_REQUIRE_SHARED(name)                                                                          \
+  const auto name##_folder = biqa::shared_folder();                                                        \
   if (!name##_folder) GTEST_SKIP() << "no reference folder: set BIQA_SHARED to run the checks against it"; \
   const std::filesystem::path& name = *name##_folder  // NOLINT(bugprone-macro-parentheses)
 

@@ -21,12 +21,22 @@ using cpu::kQueryBlock;
 using cpu::MutableRows;
 using cpu::Rows;
 
-std::int64_t round_up(std::int64_t value, std::int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
 
-Rows rows_of(ConstView v) { return {v.data(), v.type() == DType::bf16, v.stride()}; }
-MutableRows rows_of(View v) { return {v.data(), v.type() == DType::bf16, v.stride()}; }
-void* row_pointer(View v, std::int64_t row) { return v.row_range(row, 1).data(); }
-const void* row_pointer(ConstView v, std::int64_t row) { return v.row_range(row, 1).data(); }
+Rows rows_of(ConstView v) {
+  return {v.data(), v.type() == DType::bf16, v.stride()};
+}
+MutableRows rows_of(View v) {
+  return {v.data(), v.type() == DType::bf16, v.stride()};
+}
+void* row_pointer(View v, std::int64_t row) {
+  return v.row_range(row, 1).data();
+}
+const void* row_pointer(ConstView v, std::int64_t row) {
+  return v.row_range(row, 1).data();
+}
 
 struct CpuLinear final : FrozenLinear {
   CpuLinear(std::int64_t in_width, std::int64_t out_width, cpu::PackedMatrix forward_matrix)
@@ -41,10 +51,10 @@ struct CpuLora final : PackedLora {
   struct Part {
     std::int64_t rank, padded_rank, rank_offset, out, out_offset;
     float scale;
-    Tensor down;    // A transposed: [in, padded_rank]
-    Tensor a;       // A: [rank, in]
-    Tensor up;      // B transposed: [rank, out]
-    Tensor b;       // B: [out, padded_rank]
+    Tensor down;  // A transposed: [in, padded_rank]
+    Tensor a;     // A: [rank, in]
+    Tensor up;    // B transposed: [rank, out]
+    Tensor b;     // B: [out, padded_rank]
   };
   std::vector<Part> parts;
   std::int64_t padded_rank = 0;
@@ -62,7 +72,8 @@ struct PageLayout {
 
 class CpuOps final : public Ops {
  public:
-  CpuOps(DType compute, int threads) : compute_(compute), threads_(threads > 0 ? threads : omp_get_max_threads()) {
+  CpuOps(DType compute, int threads)
+      : compute_(compute), threads_(threads > 0 ? threads : omp_get_max_threads()) {
     CHECK(compute == DType::f32 || compute == DType::bf16);
     omp_set_num_threads(threads_);
   }
@@ -118,11 +129,12 @@ class CpuOps final : public Ops {
 
   void lora(ConstView x, const PackedLora& lora, const Dropout* dropout, View u, View y) override {
     const auto& packed = dynamic_cast<const CpuLora&>(lora);
-    CHECK(x.columns() == packed.in && u.columns() == packed.rank && x.rows() == u.rows() && x.rows() == y.rows());
+    CHECK(x.columns() == packed.in && u.columns() == packed.rank && x.rows() == u.rows() &&
+          x.rows() == y.rows());
     parallel(x.rows(), 32, [&](std::int64_t first, std::int64_t count) {
       if (dropout == nullptr) {
-        k_.reduce(rows_of(x.row_range(first, count)), count, packed.in, packed.down.row<float>(0), packed.rank,
-                  packed.padded_rank, u.row<float>(first), u.stride());
+        k_.reduce(rows_of(x.row_range(first, count)), count, packed.in, packed.down.row<float>(0),
+                  packed.rank, packed.padded_rank, u.row<float>(first), u.stride());
       } else {
         std::vector<float> kept(static_cast<std::size_t>(count * packed.in));
         for (std::size_t p = 0; p < packed.parts.size(); ++p) {
@@ -133,14 +145,14 @@ class CpuOps final : public Ops {
         }
       }
       for (const CpuLora::Part& part : packed.parts) {
-        k_.expand(u.row<float>(first) + part.rank_offset, u.stride(), count, part.rank, part.up.row<float>(0), part.out,
-                  part.scale, part.out, y.row<float>(first) + part.out_offset, y.stride());
+        k_.expand(u.row<float>(first) + part.rank_offset, u.stride(), count, part.rank, part.up.row<float>(0),
+                  part.out, part.scale, part.out, y.row<float>(first) + part.out_offset, y.stride());
       }
     });
   }
 
-  void lora_backward(ConstView x, ConstView u, ConstView dy, const PackedLora& lora, const Dropout* dropout, View d_x,
-                     std::span<const LoraGradients> gradients) override {
+  void lora_backward(ConstView x, ConstView u, ConstView dy, const PackedLora& lora, const Dropout* dropout,
+                     View d_x, std::span<const LoraGradients> gradients) override {
     const auto& packed = dynamic_cast<const CpuLora&>(lora);
     CHECK_EQ(gradients.size(), packed.parts.size());
     const std::int64_t rows = x.rows();
@@ -158,28 +170,29 @@ class CpuOps final : public Ops {
       const ConstView input = kept ? kept->const_view() : x;
       // Gradients: every thread owns some columns and adds the tokens up in order.
       parallel(packed.in, 64, [&](std::int64_t first, std::int64_t count) {
-        k_.outer(g.row<float>(0), part.rank, rows_of(input), rows, part.rank, part.scale, first, first + count,
-                 gradients[p].a, packed.in);
+        k_.outer(g.row<float>(0), part.rank, rows_of(input), rows, part.rank, part.scale, first,
+                 first + count, gradients[p].a, packed.in);
       });
       Tensor d_up(DType::f32, part.rank, part.out, "scratch");
       d_up.zero();
       parallel(part.out, 64, [&](std::int64_t first, std::int64_t count) {
-        k_.outer(u.row<float>(0) + part.rank_offset, u.stride(), rows_of(dy_part), rows, part.rank, part.scale, first,
-                 first + count, d_up.row<float>(0), part.out);
+        k_.outer(u.row<float>(0) + part.rank_offset, u.stride(), rows_of(dy_part), rows, part.rank,
+                 part.scale, first, first + count, d_up.row<float>(0), part.out);
         for (std::int64_t o = first; o < first + count; ++o) {
-          for (std::int64_t r = 0; r < part.rank; ++r) gradients[p].b[o * part.rank + r] += d_up.row<float>(r)[o];
+          for (std::int64_t r = 0; r < part.rank; ++r)
+            gradients[p].b[o * part.rank + r] += d_up.row<float>(r)[o];
         }
       });
       if (d_x.empty()) continue;
       parallel(rows, 32, [&](std::int64_t first, std::int64_t count) {
         if (dropout == nullptr) {
-          k_.expand(g.row<float>(first), part.rank, count, part.rank, part.a.row<float>(0), packed.in, part.scale,
-                    packed.in, d_x.row<float>(first), d_x.stride());
+          k_.expand(g.row<float>(first), part.rank, count, part.rank, part.a.row<float>(0), packed.in,
+                    part.scale, packed.in, d_x.row<float>(first), d_x.stride());
           return;
         }
         std::vector<float> back(static_cast<std::size_t>(count * packed.in), 0.0F);
-        k_.expand(g.row<float>(first), part.rank, count, part.rank, part.a.row<float>(0), packed.in, part.scale,
-                  packed.in, back.data(), packed.in);
+        k_.expand(g.row<float>(first), part.rank, count, part.rank, part.a.row<float>(0), packed.in,
+                  part.scale, packed.in, back.data(), packed.in);
         for (std::int64_t r = 0; r < count; ++r) {
           const DropoutRow mask(*dropout, p, first + r);
           float* target = d_x.row<float>(first + r);
@@ -195,7 +208,8 @@ class CpuOps final : public Ops {
     CHECK(x.rows() == y.rows() && x.columns() == y.columns() && weight.columns() == x.columns());
     parallel(x.rows(), 32, [&](std::int64_t first, std::int64_t count) {
       for (std::int64_t r = first; r < first + count; ++r) {
-        k_.rms_norm(x.row<float>(r), weight.row<float>(0), eps, x.columns(), row_pointer(y, r), y.type() == DType::bf16);
+        k_.rms_norm(x.row<float>(r), weight.row<float>(0), eps, x.columns(), row_pointer(y, r),
+                    y.type() == DType::bf16);
       }
     });
   }
@@ -213,7 +227,8 @@ class CpuOps final : public Ops {
     CHECK(gate_up.columns() == 2 * n && gate_up.rows() == h.rows());
     parallel(h.rows(), 16, [&](std::int64_t first, std::int64_t count) {
       for (std::int64_t r = first; r < first + count; ++r) {
-        k_.swiglu(gate_up.row<float>(r), gate_up.row<float>(r) + n, n, row_pointer(h, r), h.type() == DType::bf16);
+        k_.swiglu(gate_up.row<float>(r), gate_up.row<float>(r) + n, n, row_pointer(h, r),
+                  h.type() == DType::bf16);
       }
     });
   }
@@ -223,8 +238,8 @@ class CpuOps final : public Ops {
     parallel(dh.rows(), 16, [&](std::int64_t first, std::int64_t count) {
       for (std::int64_t r = first; r < first + count; ++r) {
         k_.swiglu_backward(gate_up.row<float>(r), gate_up.row<float>(r) + n, dh.row<float>(r), n,
-                           row_pointer(d_gate_up.column_range(0, n), r), row_pointer(d_gate_up.column_range(n, n), r),
-                           d_gate_up.type() == DType::bf16);
+                           row_pointer(d_gate_up.column_range(0, n), r),
+                           row_pointer(d_gate_up.column_range(n, n), r), d_gate_up.type() == DType::bf16);
       }
     });
   }
@@ -235,8 +250,10 @@ class CpuOps final : public Ops {
         const float* source = x.row<float>(r);
         for (std::int64_t c = 0; c < x.columns(); ++c) {
           const float value = 0.5F * source[c] * (1.0F + std::erf(source[c] * 0.70710678118654752F));
-          if (y.type() == DType::bf16) y.row<Bf16>(r)[c] = to_bf16(value);
-          else y.row<float>(r)[c] = value;
+          if (y.type() == DType::bf16)
+            y.row<Bf16>(r)[c] = to_bf16(value);
+          else
+            y.row<float>(r)[c] = value;
         }
       }
     });
@@ -245,7 +262,8 @@ class CpuOps final : public Ops {
     CHECK(x.columns() % head_dim == 0 && cosines.rows() == x.rows() && cosines.columns() == head_dim / 2);
     parallel(x.rows(), 32, [&](std::int64_t first, std::int64_t count) {
       for (std::int64_t r = first; r < first + count; ++r) {
-        k_.rotate(x.row<float>(r), x.columns() / head_dim, head_dim, cosines.row<float>(r), sines.row<float>(r), inverse);
+        k_.rotate(x.row<float>(r), x.columns() / head_dim, head_dim, cosines.row<float>(r),
+                  sines.row<float>(r), inverse);
       }
     });
   }
@@ -256,7 +274,8 @@ class CpuOps final : public Ops {
     });
   }
   void gather_rows(ConstView x, std::span<const std::int64_t> rows, View y) override {
-    CHECK(x.type() == y.type() && x.columns() == y.columns() && static_cast<std::int64_t>(rows.size()) == y.rows());
+    CHECK(x.type() == y.type() && x.columns() == y.columns() &&
+          static_cast<std::int64_t>(rows.size()) == y.rows());
     const std::size_t bytes = static_cast<std::size_t>(x.columns()) * size_of(x.type());
     for (std::size_t i = 0; i < rows.size(); ++i) {
       std::memcpy(row_pointer(y, static_cast<std::int64_t>(i)), row_pointer(x, rows[i]), bytes);
@@ -287,17 +306,20 @@ class CpuOps final : public Ops {
 
   void write_kv(ConstView k, ConstView v, const HeadShape& shape, std::span<const KvWrite> writes,
                 const KvPages& pages) override {
-    if (pages.type == DType::bf16) write_pages<Bf16>(k, v, shape, writes, pages);
-    else write_pages<float>(k, v, shape, writes, pages);
+    if (pages.type == DType::bf16)
+      write_pages<Bf16>(k, v, shape, writes, pages);
+    else
+      write_pages<float>(k, v, shape, writes, pages);
   }
   void copy_page(const KvPages& pages, std::int32_t from, std::int32_t to) override {
     const std::size_t bytes = static_cast<std::size_t>(pages.page_elements) * size_of(pages.type);
     auto* base = static_cast<std::byte*>(pages.data);
-    std::memcpy(base + static_cast<std::size_t>(to) * bytes, base + static_cast<std::size_t>(from) * bytes, bytes);
+    std::memcpy(base + static_cast<std::size_t>(to) * bytes, base + static_cast<std::size_t>(from) * bytes,
+                bytes);
   }
 
-  void attention(ConstView q, const KvPages& pages, const HeadShape& shape, std::span<const AttentionRows> sequences,
-                 View out, View lse) override {
+  void attention(ConstView q, const KvPages& pages, const HeadShape& shape,
+                 std::span<const AttentionRows> sequences, View out, View lse) override {
     const PageLayout layout(shape);
     const std::int64_t sharing = shape.heads / shape.kv_heads;
     // A task: one kv head and up to 64 (row, head) pairs of one sequence.
@@ -352,9 +374,9 @@ class CpuOps final : public Ops {
     });
   }
 
-  void attention_backward(ConstView q, ConstView k, ConstView v, ConstView out, ConstView lse, ConstView d_out,
-                          const HeadShape& shape, DType kv_type, std::span<const SharedPromptRows> groups, View d_q,
-                          View d_k, View d_v) override {
+  void attention_backward(ConstView q, ConstView k, ConstView v, ConstView out, ConstView lse,
+                          ConstView d_out, const HeadShape& shape, DType kv_type,
+                          std::span<const SharedPromptRows> groups, View d_q, View d_k, View d_v) override {
     const auto tasks = static_cast<std::int64_t>(groups.size()) * shape.kv_heads;
     parallel_tasks(tasks, [&](std::int64_t t, Scratch& scratch) {
       BackwardTask task(*this, shape, kv_type, t % shape.kv_heads, scratch,
@@ -370,7 +392,8 @@ class CpuOps final : public Ops {
     const auto segments = static_cast<std::int64_t>(boundaries.size()) - 1;
     std::int64_t longest = 0;
     for (std::int64_t s = 0; s < segments; ++s) {
-      longest = std::max(longest, boundaries[static_cast<std::size_t>(s + 1)] - boundaries[static_cast<std::size_t>(s)]);
+      longest = std::max(
+          longest, boundaries[static_cast<std::size_t>(s + 1)] - boundaries[static_cast<std::size_t>(s)]);
     }
     const std::int64_t stride = round_up(longest, kPageTokens);
     const float scale = 1.0F / std::sqrt(static_cast<float>(shape.head_dim));
@@ -413,8 +436,8 @@ class CpuOps final : public Ops {
     });
   }
 
-  void log_prob(ConstView h, const FrozenLinear& head, std::span<const std::int64_t> targets, float temperature,
-                std::span<float> logp, std::span<float> entropy, View d_hidden) override {
+  void log_prob(ConstView h, const FrozenLinear& head, std::span<const std::int64_t> targets,
+                float temperature, std::span<float> logp, std::span<float> entropy, View d_hidden) override {
     CHECK_EQ(static_cast<std::int64_t>(targets.size()), h.rows());
     const float inverse = 1.0F / temperature;
     for_logit_chunks(h, head, [&](std::int64_t first, std::int64_t count, Tensor& logits) {
@@ -431,13 +454,17 @@ class CpuOps final : public Ops {
           if (d_hidden.empty()) continue;
           // ∂logp/∂logits = (1[i = target] − p_i) / temperature
           View d_row = d_logits.view().row_range(r, 1);
-          k_.row_exp(row, head.out, inverse, s.maximum, -inverse / s.sum, d_row.data(), compute_ == DType::bf16);
+          k_.row_exp(row, head.out, inverse, s.maximum, -inverse / s.sum, d_row.data(),
+                     compute_ == DType::bf16);
           const float p = std::exp(logp[index]);
-          if (compute_ == DType::bf16) d_row.row<Bf16>(0)[targets[index]] = to_bf16((1.0F - p) * inverse);
-          else d_row.row<float>(0)[targets[index]] = (1.0F - p) * inverse;
+          if (compute_ == DType::bf16)
+            d_row.row<Bf16>(0)[targets[index]] = to_bf16((1.0F - p) * inverse);
+          else
+            d_row.row<float>(0)[targets[index]] = (1.0F - p) * inverse;
         }
       });
-      if (!d_hidden.empty()) linear_backward(d_logits.const_view(), head, d_hidden.row_range(first, count), false);
+      if (!d_hidden.empty())
+        linear_backward(d_logits.const_view(), head, d_hidden.row_range(first, count), false);
     });
   }
 
@@ -449,7 +476,8 @@ class CpuOps final : public Ops {
         std::vector<float> weights(static_cast<std::size_t>(head.out));
         for (std::int64_t r = begin; r < begin + rows; ++r) {
           const auto index = static_cast<std::size_t>(first + r);
-          tokens[index] = sample_row(logits.view().row_range(r, 1).span<const float>(), requests[index], suppressed, weights);
+          tokens[index] = sample_row(logits.view().row_range(r, 1).span<const float>(), requests[index],
+                                     suppressed, weights);
         }
       });
     });
@@ -479,13 +507,15 @@ class CpuOps final : public Ops {
   }
   template <typename Body>
   void parallel_tasks(std::int64_t count, const Body& body) {
-    if (scratch_.size() < static_cast<std::size_t>(threads_)) scratch_.resize(static_cast<std::size_t>(threads_));
+    if (scratch_.size() < static_cast<std::size_t>(threads_))
+      scratch_.resize(static_cast<std::size_t>(threads_));
     if (threads_ == 1 || count <= 1) {
       for (std::int64_t t = 0; t < count; ++t) body(t, scratch_[0]);
       return;
     }
 #pragma omp parallel for schedule(dynamic) num_threads(threads_)
-    for (std::int64_t t = 0; t < count; ++t) body(t, scratch_[static_cast<std::size_t>(omp_get_thread_num())]);
+    for (std::int64_t t = 0; t < count; ++t)
+      body(t, scratch_[static_cast<std::size_t>(omp_get_thread_num())]);
   }
 
   /// Mask of one row of one projection's input: 0 or 1/(1-rate).
@@ -501,7 +531,8 @@ class CpuOps final : public Ops {
         block_ = block;
         bits_ = stream_.bits(block);
       }
-      return static_cast<double>(bits_[static_cast<std::size_t>(column % 4)]) * 0x1.0p-32 < rate_ ? 0.0F : factor_;
+      return static_cast<double>(bits_[static_cast<std::size_t>(column % 4)]) * 0x1.0p-32 < rate_ ? 0.0F
+                                                                                                  : factor_;
     }
 
    private:
@@ -511,8 +542,8 @@ class CpuOps final : public Ops {
     mutable std::uint64_t block_ = ~std::uint64_t{0};
     mutable std::array<std::uint32_t, 4> bits_{};
   };
-  void apply_dropout(ConstView x, std::int64_t first, std::int64_t count, const Dropout& dropout, std::size_t projection,
-                     float* kept) const {
+  void apply_dropout(ConstView x, std::int64_t first, std::int64_t count, const Dropout& dropout,
+                     std::size_t projection, float* kept) const {
     for (std::int64_t r = 0; r < count; ++r) {
       float* target = kept + r * x.columns();
       k_.convert(rows_of(x.row_range(first + r, 1)), MutableRows{target, false, x.columns()}, 1, x.columns());
@@ -521,10 +552,12 @@ class CpuOps final : public Ops {
     }
   }
 
-  static std::pair<std::int64_t, std::int64_t> pair_of(std::int64_t pair, std::int64_t kv_head, std::int64_t sharing) {
+  static std::pair<std::int64_t, std::int64_t> pair_of(std::int64_t pair, std::int64_t kv_head,
+                                                       std::int64_t sharing) {
     return {pair / sharing, kv_head * sharing + pair % sharing};
   }
-  void store_head(const float* values, std::int64_t head_dim, std::int64_t head, std::int64_t row, View out) const {
+  void store_head(const float* values, std::int64_t head_dim, std::int64_t head, std::int64_t row,
+                  View out) const {
     const View target = out.row_range(row, 1).column_range(head * head_dim, head_dim);
     k_.convert(Rows{values, false, head_dim}, rows_of(target), 1, head_dim);
   }
@@ -534,8 +567,10 @@ class CpuOps final : public Ops {
                    const KvPages& pages) const {
     const PageLayout layout(shape);
     const auto store = [](float value) {
-      if constexpr (std::is_same_v<T, Bf16>) return to_bf16(value);
-      else return value;
+      if constexpr (std::is_same_v<T, Bf16>)
+        return to_bf16(value);
+      else
+        return value;
     };
     parallel(static_cast<std::int64_t>(writes.size()), 64, [&](std::int64_t first, std::int64_t count) {
       for (std::int64_t i = first; i < first + count; ++i) {
@@ -554,14 +589,19 @@ class CpuOps final : public Ops {
     });
   }
 
-  /// Backward of attention for one kv head of one group: keys of the prompt stay in place, those of each member are put
-  /// behind them in turn; gradients of the prompt's keys add up over the members in order.
+  /// Backward of attention for one kv head of one group: keys of the prompt stay in place, those of each
+  /// member are put behind them in turn; gradients of the prompt's keys add up over the members in order.
   class BackwardTask {
    public:
-    BackwardTask(const CpuOps& ops, const HeadShape& shape, DType kv_type, std::int64_t kv_head, Scratch& scratch,
-                 const SharedPromptRows& group)
-        : ops_(ops), shape_(shape), kv_type_(kv_type), kv_head_(kv_head), group_(group),
-          dim_(shape.head_dim), padded_(round_up(shape.head_dim, kPageTokens)),
+    BackwardTask(const CpuOps& ops, const HeadShape& shape, DType kv_type, std::int64_t kv_head,
+                 Scratch& scratch, const SharedPromptRows& group)
+        : ops_(ops),
+          shape_(shape),
+          kv_type_(kv_type),
+          kv_head_(kv_head),
+          group_(group),
+          dim_(shape.head_dim),
+          padded_(round_up(shape.head_dim, kPageTokens)),
           sharing_(shape.heads / shape.kv_heads) {
       std::int64_t longest = 0;
       for (const auto& member : group.members) longest = std::max(longest, member.rows);
@@ -580,10 +620,11 @@ class CpuOps final : public Ops {
       std::fill_n(keys_transposed_, length_ * (2 * dim_ + 3 * padded_), 0.0F);
     }
 
-    void run(ConstView q, ConstView k, ConstView v, ConstView out, ConstView lse, ConstView d_out, View d_q, View d_k,
-             View d_v) {
+    void run(ConstView q, ConstView k, ConstView v, ConstView out, ConstView lse, ConstView d_out, View d_q,
+             View d_k, View d_v) {
       load_keys(k, v, group_.first_key_row, group_.rows, 0);
-      queries(q, out, lse, d_out, d_q, group_.first_query_row, group_.query_rows, group_.rows - group_.query_rows);
+      queries(q, out, lse, d_out, d_q, group_.first_query_row, group_.query_rows,
+              group_.rows - group_.query_rows);
       for (const auto& member : group_.members) {
         load_keys(k, v, member.first_key_row, member.rows, group_.rows);
         std::fill_n(d_keys_ + group_.rows * padded_, member.rows * padded_, 0.0F);
@@ -596,7 +637,9 @@ class CpuOps final : public Ops {
 
    private:
     void load_keys(ConstView k, ConstView v, std::int64_t first_row, std::int64_t rows, std::int64_t at) {
-      const auto rounded = [&](float value) { return kv_type_ == DType::bf16 ? to_float(to_bf16(value)) : value; };
+      const auto rounded = [&](float value) {
+        return kv_type_ == DType::bf16 ? to_float(to_bf16(value)) : value;
+      };
       for (std::int64_t i = 0; i < rows; ++i) {
         const float* key = k.row<float>(first_row + i) + kv_head_ * dim_;
         const float* value = v.row<float>(first_row + i) + kv_head_ * dim_;
@@ -650,7 +693,8 @@ class CpuOps final : public Ops {
       }
     }
 
-    void store_gradients(View d_k, View d_v, std::int64_t first_row, std::int64_t rows, std::int64_t at) const {
+    void store_gradients(View d_k, View d_v, std::int64_t first_row, std::int64_t rows,
+                         std::int64_t at) const {
       for (std::int64_t i = 0; i < rows; ++i) {
         std::copy_n(d_keys_ + (at + i) * padded_, dim_, d_k.row<float>(first_row + i) + kv_head_ * dim_);
         std::copy_n(d_values_ + (at + i) * padded_, dim_, d_v.row<float>(first_row + i) + kv_head_ * dim_);
@@ -681,7 +725,9 @@ class CpuOps final : public Ops {
   static float row_logp(const cpu::RowStatistics& s, float logit, float inverse) {
     return (logit * inverse - s.maximum) - std::log(s.sum);
   }
-  static float row_entropy(const cpu::RowStatistics& s) { return std::log(s.sum) - s.weighted / s.sum; }
+  static float row_entropy(const cpu::RowStatistics& s) {
+    return std::log(s.sum) - s.weighted / s.sum;
+  }
 
   SampledToken sample_row(std::span<const float> logits, const SampleRequest& request,
                           std::span<const std::int64_t> suppressed, std::vector<float>& weights) const {
@@ -742,8 +788,9 @@ class CpuOps final : public Ops {
     }
     return -1;
   }
-  /// top-k (ties with the k-th stay), then top-p on what is left: the fewest largest whose mass exceeds p, as the
-  /// reference's warpers do (ascending order, drop while the cumulative mass ≤ 1 − p, always keep the largest).
+  /// top-k (ties with the k-th stay), then top-p on what is left: the fewest largest whose mass exceeds p, as
+  /// the reference's warpers do (ascending order, drop while the cumulative mass ≤ 1 − p, always keep the
+  /// largest).
   static void truncate(const SampleRequest& request, std::vector<float>& weights) {
     const auto n = static_cast<std::int64_t>(weights.size());
     if (request.top_k > 0 && request.top_k < n) {
@@ -757,7 +804,8 @@ class CpuOps final : public Ops {
     if (request.top_p < 1.0F) {
       std::vector<std::size_t> order(weights.size());
       std::iota(order.begin(), order.end(), std::size_t{0});
-      std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return weights[a] < weights[b]; });
+      std::stable_sort(order.begin(), order.end(),
+                       [&](std::size_t a, std::size_t b) { return weights[a] < weights[b]; });
       double total = 0;
       for (const float w : weights) total += static_cast<double>(w);
       double cumulative = 0;
@@ -777,8 +825,12 @@ class CpuOps final : public Ops {
 
 }  // namespace
 
-std::int64_t kv_page_elements(const HeadShape& shape) { return shape.kv_heads * PageLayout(shape).head; }
+std::int64_t kv_page_elements(const HeadShape& shape) {
+  return shape.kv_heads * PageLayout(shape).head;
+}
 
-std::unique_ptr<Ops> make_cpu_ops(DType compute, int threads) { return std::make_unique<CpuOps>(compute, threads); }
+std::unique_ptr<Ops> make_cpu_ops(DType compute, int threads) {
+  return std::make_unique<CpuOps>(compute, threads);
+}
 
 }  // namespace biqa

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The inner loops of the CPU backend, compiled once per instruction set (kernels_*.cpp) and chosen at run time.
-// Each works on a few rows; threads are the caller's business. Plain types only, so that no inline function of the
-// standard library is compiled for an instruction set that the machine may lack.
+// The inner loops of the CPU backend, compiled once per instruction set (kernels_*.cpp) and chosen at run
+// time. Each works on a few rows; threads are the caller's business. Plain types only, so that no inline
+// function of the standard library is compiled for an instruction set that the machine may lack.
 #pragma once
 
 #include <cstdint>
@@ -72,21 +72,23 @@ struct RowStatistics {
 struct Kernels {
   void (*convert)(Rows x, MutableRows y, std::int64_t rows, std::int64_t columns);
   void (*rms_norm)(const float* x, const float* weight, float eps, std::int64_t n, void* y, bool bf16);
-  void (*rms_norm_backward)(const float* x, const float* weight, float eps, const float* dy, std::int64_t n, float* d_x);
+  void (*rms_norm_backward)(const float* x, const float* weight, float eps, const float* dy, std::int64_t n,
+                            float* d_x);
   void (*swiglu)(const float* gate, const float* up, std::int64_t n, void* h, bool bf16);
-  void (*swiglu_backward)(const float* gate, const float* up, const float* dh, std::int64_t n, void* d_gate, void* d_up,
-                          bool bf16);
-  void (*rotate)(float* x, std::int64_t heads, std::int64_t head_dim, const float* cosines, const float* sines,
-                 bool inverse);
+  void (*swiglu_backward)(const float* gate, const float* up, const float* dh, std::int64_t n, void* d_gate,
+                          void* d_up, bool bf16);
+  void (*rotate)(float* x, std::int64_t heads, std::int64_t head_dim, const float* cosines,
+                 const float* sines, bool inverse);
   /// u[row][0..rank) = Σ_k x[row][k] · table[k][·]; table [n, padded_rank], padded_rank a multiple of 16.
   void (*reduce)(Rows x, std::int64_t rows, std::int64_t n, const float* table, std::int64_t rank,
                  std::int64_t padded_rank, float* u, std::int64_t u_stride);
   /// y[row][·] += Σ_j scale · u[row][j] · table[j][·]; table [rank, n].
-  void (*expand)(const float* u, std::int64_t u_stride, std::int64_t rows, std::int64_t rank, const float* table,
-                 std::int64_t table_stride, float scale, std::int64_t n, float* y, std::int64_t y_stride);
+  void (*expand)(const float* u, std::int64_t u_stride, std::int64_t rows, std::int64_t rank,
+                 const float* table, std::int64_t table_stride, float scale, std::int64_t n, float* y,
+                 std::int64_t y_stride);
   /// sum[j][begin … end) += Σ_row scale · u[row][j] · x[row][·], in order of rows; sum [rank, sum_stride].
-  void (*outer)(const float* u, std::int64_t u_stride, Rows x, std::int64_t rows, std::int64_t rank, float scale,
-                std::int64_t begin, std::int64_t end, float* sum, std::int64_t sum_stride);
+  void (*outer)(const float* u, std::int64_t u_stride, Rows x, std::int64_t rows, std::int64_t rank,
+                float scale, std::int64_t begin, std::int64_t end, float* sum, std::int64_t sum_stride);
   void (*attend)(AttendBlock& block);
   void (*attend_backward)(AttendBackwardBlock& block);
   float (*dot)(const float* a, const float* b, std::int64_t n);
@@ -95,8 +97,8 @@ struct Kernels {
   void (*scaled)(const float* x, float factor, std::int64_t n, float* y);
   RowStatistics (*row_statistics)(const float* logits, std::int64_t n, float inverse_temperature);
   /// y = exp(logits · inverse_temperature − maximum) · factor.
-  void (*row_exp)(const float* logits, std::int64_t n, float inverse_temperature, float maximum, float factor, void* y,
-                  bool bf16);
+  void (*row_exp)(const float* logits, std::int64_t n, float inverse_temperature, float maximum, float factor,
+                  void* y, bool bf16);
 };
 
 const Kernels& kernels();  ///< the best that this machine runs

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Bodies of the inner loops, included once per instruction set with BIQA_KERNEL_NAMESPACE set. Vectors are the
-// compiler's own, 16 floats wide on every machine, so each sum has one order whatever the hardware width.
-// A row's sums never depend on how many rows are worked on at once: every accumulator is one chain over its own data.
+// Bodies of the inner loops, included once per instruction set with BIQA_KERNEL_NAMESPACE set. Vectors are
+// the compiler's own, 16 floats wide on every machine, so each sum has one order whatever the hardware width.
+// A row's sums never depend on how many rows are worked on at once: every accumulator is one chain over its
+// own data.
 
 #include "ops/cpu/kernels.h"
 
@@ -23,8 +24,12 @@ BIQA_INLINE Floats load(const float* p) {
   __builtin_memcpy(&v, p, sizeof v);
   return v;
 }
-BIQA_INLINE void store(float* p, Floats v) { __builtin_memcpy(p, &v, sizeof v); }
-BIQA_INLINE Floats all(float x) { return Floats{} + x; }
+BIQA_INLINE void store(float* p, Floats v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+BIQA_INLINE Floats all(float x) {
+  return Floats{} + x;
+}
 
 BIQA_INLINE Floats load(const std::uint16_t* p) {
   Shorts s;
@@ -60,8 +65,12 @@ BIQA_INLINE void store_part(T* p, std::int64_t count, Floats v) {
   for (std::int64_t i = 0; i < count; ++i) p[i] = values[i];
 }
 
-BIQA_INLINE Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
-BIQA_INLINE Floats minimum(Floats a, Floats b) { return a < b ? a : b; }
+BIQA_INLINE Floats maximum(Floats a, Floats b) {
+  return a > b ? a : b;
+}
+BIQA_INLINE Floats minimum(Floats a, Floats b) {
+  return a < b ? a : b;
+}
 
 BIQA_INLINE float sum_of(Floats v) {
   float values[kLanes];
@@ -77,7 +86,8 @@ BIQA_INLINE float max_of(Floats v) {
   return best;
 }
 
-/// exp to about one unit in the last place: 2^n · p(r), r = x − n ln 2 (Cody and Waite's split), degree-6 polynomial.
+/// exp to about one unit in the last place: 2^n · p(r), r = x − n ln 2 (Cody and Waite's split), degree-6
+/// polynomial.
 BIQA_INLINE Floats exponential(Floats x) {
   const Floats clamped = minimum(maximum(x, all(-87.3F)), all(88.7F));
   const Floats magic = all(12582912.0F);  // 1.5·2^23: adding it rounds to the nearest integer
@@ -96,7 +106,9 @@ BIQA_INLINE Floats exponential(Floats x) {
   const Floats y = p * power;
   return x < all(-87.3F) ? Floats{} : y;
 }
-BIQA_INLINE Floats sigmoid(Floats x) { return 1.0F / (1.0F + exponential(-x)); }
+BIQA_INLINE Floats sigmoid(Floats x) {
+  return 1.0F / (1.0F + exponential(-x));
+}
 
 /// Calls body(i, count) for i = 0, 16, …: count is 16, or less in the last call.
 template <typename Body>
@@ -111,8 +123,10 @@ BIQA_INLINE Floats load_some(const T* p, std::int64_t count) {
 }
 template <typename T>
 BIQA_INLINE void store_some(T* p, std::int64_t count, Floats v) {
-  if (count == kLanes) store(p, v);
-  else store_part(p, count, v);
+  if (count == kLanes)
+    store(p, v);
+  else
+    store_part(p, count, v);
 }
 
 template <typename X, typename Y>
@@ -129,10 +143,14 @@ void convert(Rows x, MutableRows y, std::int64_t rows, std::int64_t columns) {
   const auto* xb = static_cast<const std::uint16_t*>(x.data);
   auto* yf = static_cast<float*>(y.data);
   auto* yb = static_cast<std::uint16_t*>(y.data);
-  if (x.bf16 && y.bf16) convert_rows(xb, x.stride, yb, y.stride, rows, columns);
-  else if (x.bf16) convert_rows(xb, x.stride, yf, y.stride, rows, columns);
-  else if (y.bf16) convert_rows(xf, x.stride, yb, y.stride, rows, columns);
-  else convert_rows(xf, x.stride, yf, y.stride, rows, columns);
+  if (x.bf16 && y.bf16)
+    convert_rows(xb, x.stride, yb, y.stride, rows, columns);
+  else if (x.bf16)
+    convert_rows(xb, x.stride, yf, y.stride, rows, columns);
+  else if (y.bf16)
+    convert_rows(xf, x.stride, yb, y.stride, rows, columns);
+  else
+    convert_rows(xf, x.stride, yf, y.stride, rows, columns);
 }
 
 BIQA_INLINE float inverse_rms(const float* x, std::int64_t n, float eps) {
@@ -151,10 +169,13 @@ void rms_norm_row(const float* x, const float* weight, float eps, std::int64_t n
   });
 }
 void rms_norm(const float* x, const float* weight, float eps, std::int64_t n, void* y, bool bf16) {
-  if (bf16) rms_norm_row(x, weight, eps, n, static_cast<std::uint16_t*>(y));
-  else rms_norm_row(x, weight, eps, n, static_cast<float*>(y));
+  if (bf16)
+    rms_norm_row(x, weight, eps, n, static_cast<std::uint16_t*>(y));
+  else
+    rms_norm_row(x, weight, eps, n, static_cast<float*>(y));
 }
-void rms_norm_backward(const float* x, const float* weight, float eps, const float* dy, std::int64_t n, float* d_x) {
+void rms_norm_backward(const float* x, const float* weight, float eps, const float* dy, std::int64_t n,
+                       float* d_x) {
   const float r = inverse_rms(x, n, eps);
   Floats products{};
   by_lanes(n, [&](std::int64_t i, std::int64_t count) {
@@ -176,11 +197,14 @@ void swiglu_row(const float* gate, const float* up, std::int64_t n, H* h) {
   });
 }
 void swiglu(const float* gate, const float* up, std::int64_t n, void* h, bool bf16) {
-  if (bf16) swiglu_row(gate, up, n, static_cast<std::uint16_t*>(h));
-  else swiglu_row(gate, up, n, static_cast<float*>(h));
+  if (bf16)
+    swiglu_row(gate, up, n, static_cast<std::uint16_t*>(h));
+  else
+    swiglu_row(gate, up, n, static_cast<float*>(h));
 }
 template <typename D>
-void swiglu_backward_row(const float* gate, const float* up, const float* dh, std::int64_t n, D* d_gate, D* d_up) {
+void swiglu_backward_row(const float* gate, const float* up, const float* dh, std::int64_t n, D* d_gate,
+                         D* d_up) {
   by_lanes(n, [&](std::int64_t i, std::int64_t count) {
     const Floats a = load_some(gate + i, count);
     const Floats d = load_some(dh + i, count);
@@ -189,10 +213,11 @@ void swiglu_backward_row(const float* gate, const float* up, const float* dh, st
     store_some(d_up + i, count, d * a * s);
   });
 }
-void swiglu_backward(const float* gate, const float* up, const float* dh, std::int64_t n, void* d_gate, void* d_up,
-                     bool bf16) {
+void swiglu_backward(const float* gate, const float* up, const float* dh, std::int64_t n, void* d_gate,
+                     void* d_up, bool bf16) {
   if (bf16) {
-    swiglu_backward_row(gate, up, dh, n, static_cast<std::uint16_t*>(d_gate), static_cast<std::uint16_t*>(d_up));
+    swiglu_backward_row(gate, up, dh, n, static_cast<std::uint16_t*>(d_gate),
+                        static_cast<std::uint16_t*>(d_up));
   } else {
     swiglu_backward_row(gate, up, dh, n, static_cast<float*>(d_gate), static_cast<float*>(d_up));
   }
@@ -243,17 +268,20 @@ void reduce_rows(const X* x, std::int64_t stride, std::int64_t rows, std::int64_
     const std::int64_t count = rank - offset < kLanes ? rank - offset : kLanes;
     std::int64_t r = 0;
     for (; r + 8 <= rows; r += 8) {
-      reduce_block<8>(x + r * stride, stride, n, table, padded_rank, offset, count, u + r * u_stride, u_stride);
+      reduce_block<8>(x + r * stride, stride, n, table, padded_rank, offset, count, u + r * u_stride,
+                      u_stride);
     }
     for (; r < rows; ++r) {
-      reduce_block<1>(x + r * stride, stride, n, table, padded_rank, offset, count, u + r * u_stride, u_stride);
+      reduce_block<1>(x + r * stride, stride, n, table, padded_rank, offset, count, u + r * u_stride,
+                      u_stride);
     }
   }
 }
-void reduce(Rows x, std::int64_t rows, std::int64_t n, const float* table, std::int64_t rank, std::int64_t padded_rank,
-            float* u, std::int64_t u_stride) {
+void reduce(Rows x, std::int64_t rows, std::int64_t n, const float* table, std::int64_t rank,
+            std::int64_t padded_rank, float* u, std::int64_t u_stride) {
   if (x.bf16) {
-    reduce_rows(static_cast<const std::uint16_t*>(x.data), x.stride, rows, n, table, rank, padded_rank, u, u_stride);
+    reduce_rows(static_cast<const std::uint16_t*>(x.data), x.stride, rows, n, table, rank, padded_rank, u,
+                u_stride);
   } else {
     reduce_rows(static_cast<const float*>(x.data), x.stride, rows, n, table, rank, padded_rank, u, u_stride);
   }
@@ -261,7 +289,8 @@ void reduce(Rows x, std::int64_t rows, std::int64_t n, const float* table, std::
 
 template <int kRows>
 BIQA_INLINE void expand_block(const float* u, std::int64_t u_stride, std::int64_t rank, const float* table,
-                              std::int64_t table_stride, float scale, std::int64_t n, float* y, std::int64_t y_stride) {
+                              std::int64_t table_stride, float scale, std::int64_t n, float* y,
+                              std::int64_t y_stride) {
   by_lanes(n, [&](std::int64_t i, std::int64_t count) {
     Floats sums[kRows] = {};
     for (std::int64_t j = 0; j < rank; ++j) {
@@ -278,16 +307,19 @@ void expand(const float* u, std::int64_t u_stride, std::int64_t rows, std::int64
             std::int64_t table_stride, float scale, std::int64_t n, float* y, std::int64_t y_stride) {
   std::int64_t r = 0;
   for (; r + 8 <= rows; r += 8) {
-    expand_block<8>(u + r * u_stride, u_stride, rank, table, table_stride, scale, n, y + r * y_stride, y_stride);
+    expand_block<8>(u + r * u_stride, u_stride, rank, table, table_stride, scale, n, y + r * y_stride,
+                    y_stride);
   }
   for (; r < rows; ++r) {
-    expand_block<1>(u + r * u_stride, u_stride, rank, table, table_stride, scale, n, y + r * y_stride, y_stride);
+    expand_block<1>(u + r * u_stride, u_stride, rank, table, table_stride, scale, n, y + r * y_stride,
+                    y_stride);
   }
 }
 
 template <int kRank, typename X>
-BIQA_INLINE void outer_block(const float* u, std::int64_t u_stride, const X* x, std::int64_t stride, std::int64_t rows,
-                             float scale, std::int64_t i, std::int64_t count, float* sum, std::int64_t sum_stride) {
+BIQA_INLINE void outer_block(const float* u, std::int64_t u_stride, const X* x, std::int64_t stride,
+                             std::int64_t rows, float scale, std::int64_t i, std::int64_t count, float* sum,
+                             std::int64_t sum_stride) {
   Floats sums[kRank] = {};
   for (std::int64_t r = 0; r < rows; ++r) {
     const Floats v = load_some(x + r * stride + i, count);
@@ -316,10 +348,11 @@ void outer_rows(const float* u, std::int64_t u_stride, const X* x, std::int64_t 
 void outer(const float* u, std::int64_t u_stride, Rows x, std::int64_t rows, std::int64_t rank, float scale,
            std::int64_t begin, std::int64_t end, float* sum, std::int64_t sum_stride) {
   if (x.bf16) {
-    outer_rows(u, u_stride, static_cast<const std::uint16_t*>(x.data), x.stride, rows, rank, scale, begin, end, sum,
-               sum_stride);
+    outer_rows(u, u_stride, static_cast<const std::uint16_t*>(x.data), x.stride, rows, rank, scale, begin,
+               end, sum, sum_stride);
   } else {
-    outer_rows(u, u_stride, static_cast<const float*>(x.data), x.stride, rows, rank, scale, begin, end, sum, sum_stride);
+    outer_rows(u, u_stride, static_cast<const float*>(x.data), x.stride, rows, rank, scale, begin, end, sum,
+               sum_stride);
   }
 }
 
@@ -354,7 +387,8 @@ void attend_queries(AttendBlock& block, int first) {
     Floats s[kQueries];
     page_scores<kQueries>(q, block.head_dim, keys + page * block.page_elements, s);
     for (int i = 0; i < kQueries; ++i) {
-      const auto rest = static_cast<std::int32_t>(lengths[i] - p * kLanes < kLanes ? lengths[i] - p * kLanes : kLanes);
+      const auto rest =
+          static_cast<std::int32_t>(lengths[i] - p * kLanes < kLanes ? lengths[i] - p * kLanes : kLanes);
       const Floats masked = lane < rest ? s[i] * block.scale : all(kLowest);
       highest[i] = maximum(highest[i], masked);
       store(scores[i] + p * kLanes, masked);
@@ -397,8 +431,10 @@ void attend_typed(AttendBlock& block) {
   for (; i < block.queries; ++i) attend_queries<1, T>(block, i);
 }
 void attend(AttendBlock& block) {
-  if (block.bf16) attend_typed<std::uint16_t>(block);
-  else attend_typed<float>(block);
+  if (block.bf16)
+    attend_typed<std::uint16_t>(block);
+  else
+    attend_typed<float>(block);
 }
 
 template <int kQueries>
@@ -462,7 +498,9 @@ void attend_backward(AttendBackwardBlock& block) {
 
 float dot(const float* a, const float* b, std::int64_t n) {
   Floats sums{};
-  by_lanes(n, [&](std::int64_t i, std::int64_t count) { sums += load_some(a + i, count) * load_some(b + i, count); });
+  by_lanes(n, [&](std::int64_t i, std::int64_t count) {
+    sums += load_some(a + i, count) * load_some(b + i, count);
+  });
   return sum_of(sums);
 }
 void add_scaled(const float* x, float factor, std::int64_t n, float* y) {
@@ -471,8 +509,9 @@ void add_scaled(const float* x, float factor, std::int64_t n, float* y) {
   });
 }
 void scaled(const float* x, float factor, std::int64_t n, float* y) {
-  by_lanes(n,
-           [&](std::int64_t i, std::int64_t count) { store_some(y + i, count, load_some(x + i, count) * factor); });
+  by_lanes(n, [&](std::int64_t i, std::int64_t count) {
+    store_some(y + i, count, load_some(x + i, count) * factor);
+  });
 }
 
 RowStatistics row_statistics(const float* logits, std::int64_t n, float inverse_temperature) {
@@ -496,23 +535,26 @@ RowStatistics row_statistics(const float* logits, std::int64_t n, float inverse_
   return {top, sum_of(sums), sum_of(weighted)};
 }
 template <typename Y>
-void row_exp_typed(const float* logits, std::int64_t n, float inverse_temperature, float top, float factor, Y* y) {
+void row_exp_typed(const float* logits, std::int64_t n, float inverse_temperature, float top, float factor,
+                   Y* y) {
   by_lanes(n, [&](std::int64_t i, std::int64_t count) {
     store_some(y + i, count, exponential(load_some(logits + i, count) * inverse_temperature - top) * factor);
   });
 }
 void row_exp(const float* logits, std::int64_t n, float inverse_temperature, float top, float factor, void* y,
              bool bf16) {
-  if (bf16) row_exp_typed(logits, n, inverse_temperature, top, factor, static_cast<std::uint16_t*>(y));
-  else row_exp_typed(logits, n, inverse_temperature, top, factor, static_cast<float*>(y));
+  if (bf16)
+    row_exp_typed(logits, n, inverse_temperature, top, factor, static_cast<std::uint16_t*>(y));
+  else
+    row_exp_typed(logits, n, inverse_temperature, top, factor, static_cast<float*>(y));
 }
 
 }  // namespace
 
 const Kernels& table() {
-  static const Kernels instance = {convert, rms_norm, rms_norm_backward, swiglu, swiglu_backward, rotate,
-                                   reduce,  expand,   outer,             attend, attend_backward, dot,
-                                   add_scaled, scaled, row_statistics, row_exp};
+  static const Kernels instance = {
+      convert, rms_norm, rms_norm_backward, swiglu, swiglu_backward, rotate, reduce,         expand,
+      outer,   attend,   attend_backward,   dot,    add_scaled,      scaled, row_statistics, row_exp};
   return instance;
 }
 

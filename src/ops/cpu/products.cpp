@@ -54,7 +54,8 @@ struct PackedMatrix::Implementation {
   };
   std::unordered_map<std::int64_t, Product> products;  // by 2·rows + accumulate
 
-  dnnl::matmul::primitive_desc describe(std::int64_t rows, const memory::desc& weight, bool accumulate) const {
+  dnnl::matmul::primitive_desc describe(std::int64_t rows, const memory::desc& weight,
+                                        bool accumulate) const {
     const memory::desc source({rows, inner}, type_of(compute), Tag::ab);
     const memory::desc destination({rows, columns}, memory::data_type::f32, Tag::ab);
     primitive_attr attributes;
@@ -65,9 +66,10 @@ struct PackedMatrix::Implementation {
     }
     const bool with_bias = bias_storage.bytes() != 0;
     const auto operation =
-        with_bias ? dnnl::matmul::desc(source, weight, memory::desc({1, columns}, memory::data_type::f32, Tag::ab),
-                                       destination)
-                  : dnnl::matmul::desc(source, weight, destination);
+        with_bias
+            ? dnnl::matmul::desc(source, weight, memory::desc({1, columns}, memory::data_type::f32, Tag::ab),
+                                 destination)
+            : dnnl::matmul::desc(source, weight, destination);
     return {operation, attributes, library().engine};
   }
 
@@ -77,7 +79,8 @@ struct PackedMatrix::Implementation {
     if (found == products.end()) {
       const auto description = describe(rows, weights.get_desc(), accumulate);
       found = products
-                  .emplace(key, Product{dnnl::matmul(description), description.src_desc(), description.dst_desc()})
+                  .emplace(key,
+                           Product{dnnl::matmul(description), description.src_desc(), description.dst_desc()})
                   .first;
     }
     const Product& product = found->second;
@@ -103,20 +106,22 @@ PackedMatrix::PackedMatrix(ConstView weight, bool transposed, std::span<const fl
       CHECK_EQ(static_cast<std::int64_t>(bias.size()), self.columns);
       self.bias_storage = Buffer(bias.size_bytes(), "weights");
       std::copy(bias.begin(), bias.end(), static_cast<float*>(self.bias_storage.data()));
-      self.bias = memory({{1, self.columns}, memory::data_type::f32, Tag::ab}, library().engine, self.bias_storage.data());
+      self.bias = memory({{1, self.columns}, memory::data_type::f32, Tag::ab}, library().engine,
+                         self.bias_storage.data());
     }
     const auto layout =
-        self.describe(kLayoutRows, memory::desc({self.inner, self.columns}, type_of(compute), Tag::any), false)
+        self.describe(kLayoutRows, memory::desc({self.inner, self.columns}, type_of(compute), Tag::any),
+                      false)
             .weights_desc();
     self.storage = Buffer(layout.get_size(), "weights");
     self.weights = memory(layout, library().engine, self.storage.data());
-    memory plain({{self.inner, self.columns}, type_of(weight.type()), transposed ? Tag::ba : Tag::ab}, library().engine,
-                 mutable_pointer(weight.data()));
+    memory plain({{self.inner, self.columns}, type_of(weight.type()), transposed ? Tag::ba : Tag::ab},
+                 library().engine, mutable_pointer(weight.data()));
     dnnl::reorder(plain, self.weights).execute(library().stream, plain, self.weights);
     library().stream.wait();
   } catch (const dnnl::error& error) {
-    fail("cannot prepare a {}x{} {} product: oneDNN says {}; use dtype f32 on this machine", self.inner, self.columns,
-         name_of(compute), error.message);
+    fail("cannot prepare a {}x{} {} product: oneDNN says {}; use dtype f32 on this machine", self.inner,
+         self.columns, name_of(compute), error.message);
   }
 }
 PackedMatrix::~PackedMatrix() = default;
@@ -127,18 +132,22 @@ void PackedMatrix::multiply(ConstView x, View y, bool accumulate) {
   CHECK(x.dense() && y.dense());
   CHECK(x.type() == self.compute && y.type() == DType::f32);
   CHECK(x.rows() == y.rows() && x.columns() == self.inner && y.columns() == self.columns)
-      << x.rows() << "x" << x.columns() << " by " << self.inner << "x" << self.columns << " into " << y.rows() << "x"
-      << y.columns();
+      << x.rows() << "x" << x.columns() << " by " << self.inner << "x" << self.columns << " into " << y.rows()
+      << "x" << y.columns();
   try {
     for (std::int64_t first = 0; first < x.rows();) {
       const std::int64_t rest = x.rows() - first;
-      const std::int64_t rows = rest >= kBlockRows ? kBlockRows : rest <= kExactRows ? rest : rest & ~std::int64_t{31};
+      const std::int64_t rows = rest >= kBlockRows   ? kBlockRows
+                                : rest <= kExactRows ? rest
+                                                     : rest & ~std::int64_t{31};
       self.run(x.row_range(first, rows).data(), y.row<float>(first), rows, accumulate);
       first += rows;
     }
   } catch (const dnnl::error& error) {
-    fail("cannot multiply {} rows by a {}x{} {} matrix: oneDNN says {}; lower micro_batch_tokens or use dtype f32",
-         x.rows(), self.inner, self.columns, name_of(self.compute), error.message);
+    fail(
+        "cannot multiply {} rows by a {}x{} {} matrix: oneDNN says {}; lower micro_batch_tokens or use dtype "
+        "f32",
+        x.rows(), self.inner, self.columns, name_of(self.compute), error.message);
   }
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Matrix products through oneDNN: weights are packed once in the library's own layout and serve every row count.
+// Matrix products through oneDNN: weights are packed once in the library's own layout and serve every row
+// count.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +12,8 @@
 
 namespace biqa::cpu {
 
-/// B of y [M, n] f32 (+)= x [M, k] · B + bias. Row counts are split so that few primitives are ever made; a row's result
-/// does not depend on the split (tested).
+/// B of y [M, n] f32 (+)= x [M, k] · B + bias. Row counts are split so that few primitives are ever made; a
+/// row's result does not depend on the split (tested).
 class PackedMatrix {
  public:
   /// `weight` is [n, k] when transposed (y = x·Wᵀ), else [k, n] (y = x·W); x will have type `compute`.
