@@ -114,9 +114,8 @@ std::int64_t vision_bytes(const MemoryInputs& in, std::int64_t images) {
   const std::int64_t rows =
       std::min(images * in.patch_rows, round_up(kVisionRows, std::max<std::int64_t>(1, in.patch_rows)));
   const std::int64_t head = v.hidden / v.heads;
-  const std::int64_t per_row = pixels * (2 * kFloat + c) + kFloat * (head + 6 * v.hidden) +
-                               c * (2 * v.hidden + v.intermediate) +
-                               kFloat * (v.hidden - v.hidden + 2 * v.intermediate) - kFloat * 2 * v.hidden;
+  const std::int64_t per_row = pixels * (2 * kFloat + c) + kFloat * (head + 4 * v.hidden) +
+                               c * (2 * v.hidden + v.intermediate) + kFloat * 2 * v.intermediate;
   return rows * per_row;
 }
 

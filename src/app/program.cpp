@@ -171,7 +171,7 @@ double CommandLine::number(const std::string& flag, double least, double most) c
 }
 
 std::string CommandLine::choice(const std::string& flag, const std::vector<std::string>& allowed) const {
-  const std::string value = text(flag);
+  std::string value = text(flag);
   if (std::find(allowed.begin(), allowed.end(), value) == allowed.end()) {
     fail_usage("flag --{} {}: must be one of {}", flag, value, fmt::join(allowed, ", "));
   }

@@ -316,6 +316,7 @@ class Trainer {
   std::vector<RolloutSample> load_samples(const std::vector<Sample>& samples,
                                           const std::vector<std::size_t>& rows) {
     std::vector<std::filesystem::path> paths;
+    paths.reserve(rows.size());
     for (const std::size_t row : rows) paths.push_back(samples[row].image);
     const std::vector<EncodedPicture> pictures = policy_.pictures->encode(paths);
     std::vector<RolloutSample> loaded;
@@ -569,6 +570,7 @@ class Trainer {
       }
     }
     std::vector<std::filesystem::path> images;
+    images.reserve(groups.size());
     for (const Group& group : groups)
       images.push_back(train_[static_cast<std::size_t>(group.sample_index)].image);
     write_step_dump(folder_->dump_file(step), record, groups, images, policy_, config_);
