@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// biqa_bench: sampling and one GRPO step of fixed size, beside the machine's own limits measured in the same
-// run.
+// biqa_bench: sampling and one GRPO step of fixed size, beside the machine's own limits measured in the same run.
 #include <fmt/format.h>
 #include <sys/resource.h>
 #include <unistd.h>

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// biqa_learner: the trainer, all roles. Alone it is one process; under mpirun or srun its roles follow the
-// ranks.
+// biqa_learner: the trainer, all roles. Alone it is one process; under mpirun or srun its roles follow the ranks.
 #include <fmt/format.h>
 
 #include <csignal>

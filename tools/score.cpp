@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// biqa_score: photographs to ratings, with the words behind them and the rating that these words alone
-// suggest.
+// biqa_score: photographs to ratings, with the words behind them and the rating that these words alone suggest.
 #include <fmt/format.h>
 
 #include <algorithm>

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Continuous batching: every iteration carries one token of each running sequence and the prompts of newly
-// admitted requests through the decoder together. What a sequence becomes never depends on what else is in
-// the batch.
+// Continuous batching: every iteration carries one token of each running sequence and the prompts of newly admitted
+// requests through the decoder together. What a sequence becomes never depends on what else is in the batch.
 #pragma once
 
 #include <deque>
@@ -24,8 +23,7 @@ struct SamplingParameters {
   bool ignore_end = false;  ///< always max_new_tokens (benchmarks)
 };
 
-/// A prompt to be continued by several members, each drawing from its own stream. The prompt is prefilled
-/// once.
+/// A prompt to be continued by several members, each drawing from its own stream. The prompt is prefilled once.
 struct GenerateRequest {
   std::shared_ptr<const PromptInput> prompt;
   std::vector<RandomStream> streams;  ///< one per member; token i uses draw i

@@ -63,9 +63,8 @@ class Rollout {
   Rollout(const QwenVl& model, const Tokenizer& tokenizer, const ChatIds& chat, Engine& engine)
       : model_(model), tokenizer_(tokenizer), chat_(chat), engine_(engine) {}
 
-  /// Calls `done` for each group as soon as its last member has ended (in an order that may vary with the
-  /// batch; what a group holds does not). A member's draws depend on (seed, step, sample id, member, stage)
-  /// alone.
+  /// Calls `done` for each group as soon as its last member has ended (in an order that may vary with the batch; what a
+  /// group holds does not). A member's draws depend on (seed, step, sample id, member, stage) alone.
   void run(std::span<const RolloutSample> samples, const RolloutOptions& options,
            const std::function<void(Group&&)>& done);
   const RolloutTimes& times() const { return times_; }

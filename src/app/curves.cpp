@@ -87,8 +87,7 @@ std::size_t smoothing_window(std::size_t count) {
   return std::max<std::size_t>(1, count / 10);
 }
 
-// Mean of the points around each; the window narrows at the ends so that the line starts and ends where the
-// points do.
+// Mean of the points around each; the window narrows at the ends so that the line starts and ends where the points do.
 Curve running_mean(const Curve& curve, std::size_t window) {
   Curve mean;
   for (std::size_t i = 0; i < curve.size(); ++i) {

@@ -167,8 +167,7 @@ MemoryPlan plan_memory(const MemoryInputs& in) {
                {"weights for the backward", backward},
                {"embedding", c * table},
                {"adapter, gradient, moments", (in.learner ? 8 : 2) * adapter + packed}};
-  // The cache comes with the first rollout, the features with the pictures: the checkpoint's file is mapped
-  // before.
+  // The cache comes with the first rollout, the features with the pictures: the checkpoint's file is mapped before.
   const std::int64_t kept = kv + features;
   plan.passing.emplace_back("loading (the mapped checkpoint)",
                             in.file_bytes + c * std::max({table, 2 * w.hidden * w.mlp}));
@@ -371,8 +370,7 @@ RunPlan make_plan(const Config& config, int ranks) {
   const double decode_flop = number(plan.rollout_tokens) * (token_flop + head_flop) +
                              attention_flop(plan.rollout_tokens, number(plan.prompt_tokens) + half_answer);
   plan.rollout_flop = prefill_flop + decode_flop;
-  // A forward without adapter where the KL term needs it, a forward, a backward of the inputs (the weights
-  // are frozen).
+  // A forward without adapter where the KL term needs it, a forward, a backward of the inputs (the weights are frozen).
   const double passes =
       (config.objective.loss.beta != 0 ? 3 : 2) + (config.objective.recompute_layers ? 1 : 0);
   const double learned = number(plan.trained_rows) * token_flop +

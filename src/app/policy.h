@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A checkpoint folder opened for use: network, tokenizer, control tokens and preprocessing that belong
-// together.
+// A checkpoint folder opened for use: network, tokenizer, control tokens and preprocessing that belong together.
 #pragma once
 
 #include <filesystem>
@@ -25,8 +24,7 @@ struct PolicyOptions {
   std::int64_t feature_cache_bytes = std::int64_t{1} << 30;
 };
 
-/// Threads of one rank: as configured, else the cores of the machine (or OMP_NUM_THREADS) divided by its
-/// ranks.
+/// Threads of one rank: as configured, else the cores of the machine (or OMP_NUM_THREADS) divided by its ranks.
 int threads_per_rank(int configured, int ranks);
 
 struct Policy {

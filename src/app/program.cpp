@@ -229,8 +229,7 @@ int run_program(int argc, char** argv, const ProgramInfo& info,
   } else {
     fmt::print(stderr, "error: {}\n", message);
   }
-  // Exit handlers of libraries trip over what a failure leaves open: HDF5 crashes on a file that it could not
-  // write.
+  // Exit handlers of libraries trip over what a failure leaves open: HDF5 crashes on a file that it could not write.
   std::fflush(stderr);
   std::_Exit(static_cast<int>(code));
 }

@@ -21,8 +21,7 @@ std::size_t terminal_width() {
   return ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
 }
 
-// Columns are counted in code points: close enough for the text written here, and a character is never cut in
-// two.
+// Columns are counted in code points: close enough for the text written here, and a character is never cut in two.
 std::string cut_to(const std::string& text, std::size_t columns) {
   std::size_t seen = 0;
   for (std::size_t at = 0; at < text.size(); ++at) {

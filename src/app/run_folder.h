@@ -79,8 +79,7 @@ struct MetricsFile {
   std::vector<StepMetrics> steps;
   std::vector<EvalMetrics> evaluations;
 };
-/// Reads metrics.jsonl; unknown keys are ignored, missing ones left as they start. Throws Error with
-/// file:line.
+/// Reads metrics.jsonl; unknown keys are ignored, missing ones left as they start. Throws Error with file:line.
 MetricsFile read_metrics(const std::filesystem::path& file);
 
 /// An open run folder; belongs to one process (rank 0).

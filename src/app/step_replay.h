@@ -20,8 +20,7 @@ void write_factors(Hdf5Writer& out, const std::string& part, const LoraLayout& l
 std::vector<float> read_factors(const Hdf5File& file, const std::string& part, const LoraLayout& layout);
 
 /// Computes a dumped step again with the learner's code (packing and shared prompts included) and writes
-/// learner_logp, reference_logp, token_loss, gradient/…, adapter_after/… and grad_norm under the names of the
-/// dump.
+/// learner_logp, reference_logp, token_loss, gradient/…, adapter_after/… and grad_norm under the names of the dump.
 void replay_step(const Policy& policy, const std::filesystem::path& dump, const std::filesystem::path& out);
 
 }  // namespace biqa

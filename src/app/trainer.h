@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A training run on this rank: which role it plays is the plan's decision, the code is the same for one rank
-// and many.
+// A training run on this rank: which role it plays is the plan's decision, the code is the same for one rank and many.
 //
 // One step, strictly on-policy:
 //   actors   roll out their images and send each group to the reward rank of its sample

@@ -8,8 +8,7 @@
 // an Error, not garbage. After an Error in the middle of a transfer the job can only end: every later call
 // fails at once.
 //
-// A communicator is used by one thread at a time. All ranks call the collectives of one communicator in one
-// order.
+// A communicator is used by one thread at a time. All ranks call the collectives of one communicator in one order.
 #pragma once
 
 #include <chrono>
@@ -77,8 +76,7 @@ class Communicator {
   /// `root`'s bytes to all; elsewhere the vector gets their number.
   virtual void broadcast_bytes(std::vector<std::byte>& bytes, int root) = 0;
 
-  /// Element-wise sum over the ranks, ((x0 + x1) + x2) + … in the element type, in place; the same bits on
-  /// every rank.
+  /// Element-wise sum over the ranks, ((x0 + x1) + x2) + … in the element type, in place; the same bits on every rank.
   virtual void all_reduce_sum(std::span<float> values) = 0;
   virtual void all_reduce_sum(std::span<double> values) = 0;
   /// NaN as soon as one rank's value is.
@@ -100,11 +98,9 @@ class Communicator {
   /// their order. Over MPI a message of more than a few KiB travels on while the sender calls its
   /// communicator: see progress().
   virtual void send(int to, int tag, std::span<const std::byte> bytes) = 0;
-  /// A message that has arrived completely, or nothing. `from` may be kAnyRank, which takes the ranks in
-  /// turn.
+  /// A message that has arrived completely, or nothing. `from` may be kAnyRank, which takes the ranks in turn.
   virtual std::optional<Message> try_receive(int from, int tag) = 0;
-  /// Waits for a message with one of `tags` (earlier ones first). `purpose` is named in errors ("a scored
-  /// group").
+  /// Waits for a message with one of `tags` (earlier ones first). `purpose` is named in errors ("a scored group").
   virtual Message receive(int from, std::span<const int> tags, const char* purpose) = 0;
   Message receive(int from, int tag, const char* purpose) {
     return receive(from, std::span(&tag, 1), purpose);
@@ -112,8 +108,7 @@ class Communicator {
   Message receive(int from, std::initializer_list<int> tags, const char* purpose) {
     return receive(from, std::span(tags.begin(), tags.size()), purpose);
   }
-  /// Moves what is being sent a little further; cheap, never waits. For long computations between other
-  /// calls.
+  /// Moves what is being sent a little further; cheap, never waits. For long computations between other calls.
   virtual void progress() = 0;
   /// Waits until all that was sent has left this rank.
   virtual void flush() = 0;

@@ -26,8 +26,7 @@ namespace {
 
 /// Up to here the payload travels behind its header, as a copy.
 constexpr std::size_t kInlineBytes = std::size_t{32} << 10;
-/// A larger one is cut into pieces: far below MPI's 2^31 limit, and small enough to see that a transfer
-/// moves.
+/// A larger one is cut into pieces: far below MPI's 2^31 limit, and small enough to see that a transfer moves.
 constexpr std::size_t kPieceBytes = std::size_t{256} << 10;
 /// A broadcast above this goes along a chain of ranks, in blocks of this size: every rank sends it once.
 constexpr std::size_t kBlockBytes = std::size_t{4} << 20;
@@ -37,8 +36,7 @@ constexpr std::size_t kBlocksUnderWay = 8;
 constexpr std::size_t kRootedElements = 4096;
 /// Elements held for one block of a reduce-scatter, all peers together.
 constexpr std::size_t kReduceElements = std::size_t{16} << 20;
-/// Who waits for the rank that collects from all is more patient: that one knows who is missing and shall say
-/// it first.
+/// Who waits for the rank that collects from all is more patient: that one knows who is missing and shall say it first.
 constexpr double kPatience = 1.25;
 
 /// A stream is a pair of channels: first messages, pieces. One per tag, one for the collectives.
@@ -453,8 +451,7 @@ class MessageCommunicator final : public Communicator {
       if (waited > limit)
         fail("{}: {} did not answer within {:.1f} s; look for an earlier error there, or raise the deadline",
              where(operation, purpose), list_ranks(missing()), limit.count());
-      // Sleeps grow with the wait: a reply comes at most some 6 % late and an idle rank takes next to no
-      // processor.
+      // Sleeps grow with the wait: a reply comes at most some 6 % late and an idle rank takes next to no processor.
       if (polls >= kEager) {
         const bool moving = endpoint_->movement.is_recent(last);
         endpoint_->transport().idle(moving ? kShortest : std::clamp(waited / 16, kShortest, kLongest));
@@ -758,8 +755,7 @@ std::unique_ptr<Communicator> MessageCommunicator::split(std::span<const int> me
     job_ranks.push_back(job_rank(member));
     digest = (digest ^ static_cast<std::uint64_t>(member)) * 0x100000001B3ULL;
   }
-  // The lowest context that no rank here has used: two communicators with a pair of ranks in common never
-  // share one.
+  // The lowest context that no rank here has used: two communicators with a pair of ranks in common never share one.
   std::uint64_t context = endpoint_->next_context;
   reduce_at_root(Operation::split, Element::member_digest, digest, std::span(&context, 1),
                  [](std::uint64_t a, std::uint64_t b) { return std::max(a, b); });

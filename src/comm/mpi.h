@@ -9,8 +9,7 @@
 namespace biqa {
 
 /// Starts and ends MPI; one per process.
-/// A process that no launcher started (mpirun, srun --mpi=pmix) is one rank alone, without starting MPI at
-/// all.
+/// A process that no launcher started (mpirun, srun --mpi=pmix) is one rank alone, without starting MPI at all.
 class MpiRuntime {
  public:
   /// Throws Error when a launcher started several ranks that can not find each other.

@@ -20,8 +20,7 @@ class Transfer {
   virtual bool done() = 0;
 };
 
-/// A message has fewer than 2^31 bytes. Messages of one sender, receiver and channel arrive in order; nothing
-/// waits.
+/// A message has fewer than 2^31 bytes. Messages of one sender, receiver and channel arrive in order; nothing waits.
 class Transport {
  public:
   virtual ~Transport() = default;

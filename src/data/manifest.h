@@ -35,8 +35,7 @@ struct BadRow {
 
 /// Reads a manifest in the order of its rows. Throws Error with file:line on a line that is not such an
 /// object, a score that is no number on 1..5, an id given twice, with `check_images` an image that is not a
-/// readable file; and when no row is left. With `skip_bad` bad rows are left out and listed in `bad` (where
-/// given).
+/// readable file; and when no row is left. With `skip_bad` bad rows are left out and listed in `bad` (where given).
 std::vector<Sample> read_manifest(const std::filesystem::path& file, bool skip_bad = false,
                                   std::vector<BadRow>* bad = nullptr, bool check_images = true);
 

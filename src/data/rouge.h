@@ -22,8 +22,7 @@ Rouge rougel(std::string_view reference, std::string_view hypothesis, bool stem 
 
 /// The words that ROUGE compares.
 std::vector<std::string> rouge_words(std::string_view text, bool stem = false);
-/// Stem of a lower-case word, as NLTK's PorterStemmer in its default mode (Porter's algorithm with NLTK's
-/// extensions).
+/// Stem of a lower-case word, as NLTK's PorterStemmer in its default mode (Porter's algorithm with NLTK's extensions).
 std::string porter_stem(std::string_view word);
 
 }  // namespace biqa

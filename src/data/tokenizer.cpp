@@ -26,8 +26,7 @@ constexpr std::size_t kMaxMerges = kMaxTokens;
 constexpr const char* kRemedy = "copy the tokenizer's files from the original checkpoint again";
 
 /// GPT-2's byte alphabet: the printable characters of Latin-1 stand for their own byte, the characters from
-/// U+0100 on for the other bytes in increasing order. letters[byte] is a code point, bytes[code point] a byte
-/// or -1.
+/// U+0100 on for the other bytes in increasing order. letters[byte] is a code point, bytes[code point] a byte or -1.
 struct ByteAlphabet {
   std::array<char32_t, 256> letters{};
   std::array<int, 256 + 68> bytes{};
@@ -134,8 +133,7 @@ struct Tokenizer::Tables {
 
   // Reading the files. `where` is the file, `field` the place in it.
 
-  /// `name` makes the place for a message: naming all 151,643 tokens beforehand would cost more than reading
-  /// them.
+  /// `name` makes the place for a message: naming all 151,643 tokens beforehand would cost more than reading them.
   template <typename Name>
   void add_token(const std::string& where, const Name& name, const std::string& spelling, std::int64_t id) {
     if (spelling.empty()) fail("cannot read {}: {} is an empty token; {}", where, name(), kRemedy);

@@ -17,8 +17,7 @@ namespace biqa {
 /// An immutable tokenizer. Copies share their tables; every member may be called from any number of threads.
 class Tokenizer {
  public:
-  /// Whether the text of an added token ("<|im_end|>", "<tool_call>", …) stands for that token or is plain
-  /// text.
+  /// Whether the text of an added token ("<|im_end|>", "<tool_call>", …) stands for that token or is plain text.
   enum class AddedTokens { recognise, plain_text };
 
   /// Reads `tokenizer.json`, or without one `vocab.json`, `merges.txt` and `tokenizer_config.json`.

@@ -12,8 +12,7 @@ namespace biqa {
 namespace {
 
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
-/// Lead byte of U+0300. Characters before it are in form C, start a combining sequence and never join what is
-/// before.
+/// Lead byte of U+0300. Characters before it are in form C, start a combining sequence and never join what is before.
 constexpr unsigned char kFirstCombiningLead = 0xCC;
 
 unsigned char byte_at(std::string_view text, std::size_t position) {

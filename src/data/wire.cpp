@@ -162,8 +162,7 @@ Group parse_group(std::span<const std::byte> bytes) {
   visit_group(reader, group);
   std::uint64_t members = 0;
   reader(members);
-  // Grown one by one: a member takes bytes, so a false count ends at the last byte and not at the last of
-  // memory.
+  // Grown one by one: a member takes bytes, so a false count ends at the last byte and not at the last of memory.
   for (std::uint64_t i = 0; i < members; ++i) visit_trajectory(reader, group.members.emplace_back());
   if (reader.left() != 0) reader.refuse("there are bytes behind its end");
   return group;

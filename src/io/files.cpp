@@ -115,8 +115,7 @@ fs::path without_trailing_slash(const fs::path& path) {
   return path.has_filename() || !path.has_relative_path() ? path : path.parent_path();
 }
 
-// 0, or the error number. The new folder takes the old one's name; the old one ends up under the temporary
-// name.
+// 0, or the error number. The new folder takes the old one's name; the old one ends up under the temporary name.
 int swap_folders(const fs::path& temporary, const fs::path& target) {
   if (::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, target.c_str(), RENAME_EXCHANGE) == 0) return 0;
   if (errno != EINVAL && errno != ENOSYS) return errno;

@@ -109,8 +109,7 @@ Handle link_list() {
   return list;
 }
 
-// The format of HDF5 1.10: its metadata carry checksums, which the older default does not, so that damage is
-// an error.
+// The format of HDF5 1.10: its metadata carry checksums, which the older default does not, so that damage is an error.
 Handle access_list() {
   Handle list = own(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   CHECK_GE(H5Pset_libver_bounds(list.get(), H5F_LIBVER_V110, H5F_LIBVER_V110), 0);

@@ -24,8 +24,7 @@ class Hdf5Writer {
   Hdf5Writer& operator=(Hdf5Writer&&) noexcept;
 
   /// A dataset of little-endian float32, float64, int64 or uint8 in row-major order. The shape's product is
-  /// the number of values (CHECK); an empty shape makes a scalar. `deflate` compresses as one chunk (level
-  /// 4).
+  /// the number of values (CHECK); an empty shape makes a scalar. `deflate` compresses as one chunk (level 4).
   void dataset(const std::string& path, std::span<const float> values, const std::vector<std::int64_t>& shape,
                bool deflate = false);
   void dataset(const std::string& path, std::span<const double> values,
@@ -100,8 +99,7 @@ class Hdf5File {
 
   std::vector<std::string> attributes(const std::string& object = "/") const;
   bool has_attribute(const std::string& object, const std::string& name) const;
-  /// Scalars (or one-element arrays): numbers of any kind, bool also from integers, text of either string
-  /// kind.
+  /// Scalars (or one-element arrays): numbers of any kind, bool also from integers, text of either string kind.
   double attribute_f64(const std::string& object, const std::string& name) const;
   std::int64_t attribute_i64(const std::string& object, const std::string& name) const;
   bool attribute_bool(const std::string& object, const std::string& name) const;

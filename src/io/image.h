@@ -18,8 +18,7 @@ struct Image {
   std::vector<std::uint8_t> rgb;
 };
 
-/// What a picture file may ask of us. Sizes are checked from the header, before pixels are allocated or
-/// decoded.
+/// What a picture file may ask of us. Sizes are checked from the header, before pixels are allocated or decoded.
 struct ImageLimits {
   /// Width times height; the default is where Pillow refuses a "decompression bomb". Decoding holds at most
   /// about 16 bytes per pixel.

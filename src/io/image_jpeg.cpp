@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// JPEG through libjpeg-turbo with the settings Pillow uses, its defaults: accurate integer DCT, smooth
-// chroma.
+// JPEG through libjpeg-turbo with the settings Pillow uses, its defaults: accurate integer DCT, smooth chroma.
 #include <array>
 #include <csetjmp>
 #include <cstdio>

@@ -33,8 +33,7 @@ std::string shown(const nlohmann::json& value);
 /// type or range throws an Error naming file and key. Borrows the object.
 class JsonFields {
  public:
-  /// Throws Error unless `object` is an object. `path` is what stands before its keys in messages
-  /// ("text_config.").
+  /// Throws Error unless `object` is an object. `path` is what stands before its keys in messages ("text_config.").
   JsonFields(const nlohmann::json& object, std::string where, std::string path = "");
 
   /// The value, or nullptr where it is absent or null.

@@ -18,8 +18,7 @@
 
 namespace biqa {
 
-/// Element types of the format, in the order in which the reference writer sorts them (it writes the last
-/// ones first).
+/// Element types of the format, in the order in which the reference writer sorts them (it writes the last ones first).
 enum class StoredType : std::uint8_t {
   boolean,
   f4,

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // TensorBoard event files with scalar summaries: TFRecord framing (length, masked CRC-32C, data, masked
-// CRC-32C) around `tensorflow.Event` protocol buffers (tensorflow/core/util/event.proto,
-// framework/summary.proto).
+// CRC-32C) around `tensorflow.Event` protocol buffers (tensorflow/core/util/event.proto, framework/summary.proto).
 #pragma once
 
 #include <cstdint>
@@ -30,8 +29,7 @@ std::string tensorboard_record(std::string_view data);
 std::string tensorboard_event(double wall_time, std::int64_t step,
                               std::span<const TensorboardScalar> scalars);
 
-/// Appends events to a file of its own, `events.out.tfevents.TIME.HOST.PID.biqa`; every record is written
-/// whole.
+/// Appends events to a file of its own, `events.out.tfevents.TIME.HOST.PID.biqa`; every record is written whole.
 class TensorboardWriter {
  public:
   /// Creates folder and file and writes the version event. Throws Error when it cannot.

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// YAML read into a small tree that knows where each value stands, so that a later error can name file and
-// line.
+// YAML read into a small tree that knows where each value stands, so that a later error can name file and line.
 #pragma once
 
 #include <cstdint>

@@ -38,9 +38,8 @@ struct LoadedCheckpoint {
 /// adapter.h5: f32 datasets by PEFT key, attributes rank, alpha, targets, base_model, step, version.
 void write_adapter_h5(const std::filesystem::path& file, const Lora& lora, const CheckpointInfo& info);
 
-/// An adapter from whatever people have: a PEFT folder or its safetensors, an adapter.h5, a checkpoint
-/// folder, or a run folder (its final adapter, else its newest checkpoint). Throws Error naming what is
-/// wrong, also for another model.
+/// An adapter from whatever people have: a PEFT folder or its safetensors, an adapter.h5, a checkpoint folder, or a run
+/// folder (its final adapter, else its newest checkpoint). Throws Error naming what is wrong, also for another model.
 Lora read_any_adapter(const std::filesystem::path& path, const ModelConfig& config);
 
 class CheckpointStore {

@@ -75,8 +75,7 @@ class Learner {
   /// `records`, where given, receives what each own sequence gave.
   UpdateResult update(std::span<const LearnerGroup> groups, double lr,
                       std::vector<SequenceResult>* records = nullptr);
-  /// The last update's gradient summed over learners, before clipping; whole on every learner after
-  /// collect_gradient().
+  /// The last update's gradient summed over learners, before clipping; whole on every learner after collect_gradient().
   std::vector<float> collect_gradient();
   /// Whole moments, gathered from the shards.
   void collect_moments(std::vector<float>& m, std::vector<float>& v);

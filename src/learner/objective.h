@@ -37,11 +37,9 @@ struct ObjectiveConfig {
   double clip_low = 0.2, clip_high = 0.2;
   Kl kl = Kl::k3;
   double beta = 0.001;  ///< weight of the KL term; 0: no reference needed
-  /// For stale rollouts. Cap of the ratio on the unclipped side, min(c, cap)·A ("two-sided clipping",
-  /// "truncation").
+  /// For stale rollouts. Cap of the ratio on the unclipped side, min(c, cap)·A ("two-sided clipping", "truncation").
   std::optional<double> ratio_cap;
-  /// For stale rollouts. A sequence with A < 0 and mean(o - l) above this gets no policy term (its KL term
-  /// stays).
+  /// For stale rollouts. A sequence with A < 0 and mean(o - l) above this gets no policy term (its KL term stays).
   std::optional<double> off_policy_mask;
 };
 

@@ -20,8 +20,7 @@ struct ExpectedTensor {
   std::vector<std::int64_t> shape;
 };
 /// All of them under their canonical names, those of the original releases: `visual.…`,
-/// `model.embed_tokens.weight`, `model.layers.{i}.…`, `model.norm.weight`, and `lm_head.weight` with
-/// `with_head`.
+/// `model.embed_tokens.weight`, `model.layers.{i}.…`, `model.norm.weight`, and `lm_head.weight` with `with_head`.
 std::vector<ExpectedTensor> expected_tensors(const ModelConfig& config, bool with_head);
 
 /// The canonical name of a tensor stored as `model.visual.…`, `model.language_model.…`, `language_model.…` or
@@ -34,8 +33,7 @@ class Checkpoint {
   /// and a type of F32, BF16 or F16. Throws Error naming file and tensor.
   static Checkpoint open(const std::filesystem::path& directory, const ModelConfig& config);
 
-  /// By canonical name. Asking for a tensor that the configuration does not have is a mistake of ours
-  /// (CHECK).
+  /// By canonical name. Asking for a tensor that the configuration does not have is a mistake of ours (CHECK).
   const StoredTensor& tensor(const std::string& name) const;
   bool has(const std::string& name) const { return tensors_.count(name) != 0; }
   /// The output head is the embedding. There is no tensor "lm_head.weight" then. A tied configuration whose

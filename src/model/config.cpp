@@ -120,8 +120,7 @@ TextConfig read_text(const Levels& levels) {
   return text;
 }
 
-// Files may leave out most fields (the 32B's do): VisionConfig's own values are what every released model
-// has.
+// Files may leave out most fields (the 32B's do): VisionConfig's own values are what every released model has.
 VisionConfig read_vision(const JsonFields& fields, std::int64_t text_hidden) {
   require_text(fields, "hidden_act", {"silu"});
   VisionConfig vision;

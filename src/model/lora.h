@@ -76,8 +76,7 @@ struct Lora {
   const float* b(const LoraModule& module) const { return values.data() + module.b_offset; }
 };
 
-/// PEFT's default start: A uniform in ±1/sqrt(in), B zero; a function of (seed, layer, projection, element)
-/// alone.
+/// PEFT's default start: A uniform in ±1/sqrt(in), B zero; a function of (seed, layer, projection, element) alone.
 Lora initial_lora(std::shared_ptr<const LoraLayout> layout, std::uint64_t seed);
 
 /// `base_model.model.model.language_model.layers.{i}.self_attn.q_proj.lora_A.weight` and so on;

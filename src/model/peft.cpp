@@ -40,8 +40,7 @@ constexpr int kMaxGroups = 64;
 // A projection by its place; the order is that of LoraLayout.
 using Place = std::pair<std::int64_t, Projection>;
 
-// "model.language_model.layers.3.self_attn.q_proj": the module path as PEFT sees it, now and before
-// transformers 4.52.
+// "model.language_model.layers.3.self_attn.q_proj": the module path as PEFT sees it, now and before transformers 4.52.
 std::string module_path(const Place& place, bool old_names) {
   LoraModule module;
   module.layer = place.first;
@@ -53,8 +52,7 @@ std::string module_path(const Place& place, bool old_names) {
 // ---- patterns ----
 
 // A regular expression of Python that must match a whole text. Matched by the C library's automaton, which
-// cannot run away as a backtracking matcher can, but has none of Python's look-around, counts and
-// back-references.
+// cannot run away as a backtracking matcher can, but has none of Python's look-around, counts and back-references.
 class Pattern {
  public:
   // nullopt where the pattern uses more than literals, classes, groups, alternatives and * + ?.
@@ -115,8 +113,7 @@ class Pattern {
 
 // ---- reading adapter_config.json ----
 
-// rank_pattern or alpha_pattern: the first key that matches `(.*\.)?(key)` decides. PEFT writes the keys
-// sorted.
+// rank_pattern or alpha_pattern: the first key that matches `(.*\.)?(key)` decides. PEFT writes the keys sorted.
 class ValuePatterns {
  public:
   ValuePatterns(const JsonFields& fields, const std::string& key) {

@@ -332,8 +332,7 @@ class QwenVlImplementation final : public QwenVl {
     return keys;
   }
 
-  /// x [T, hidden] becomes the layer's output [T', hidden]; `keep` receives what the backward needs, all of
-  /// it only if `for_backward`.
+  /// x [T, hidden] becomes the layer's output [T', hidden]; `keep` receives what the backward needs, all of it only if `for_backward`.
   void layer_forward(std::size_t l, const RowBatch& batch, const OutputRows& outputs, const Tensor& cosines,
                      const Tensor& sines, KvCache& cache, const PackedAdapter* adapter,
                      const DropoutKey& dropout, Tensor& x, LayerTape& keep, bool for_backward) const {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Qwen2.5-VL as functions of frozen weights plus an adapter. Weights are const after load; caches, adapter
-// and tape are passed in. The reference policy is the same object without an adapter (or with the start
-// adapter).
+// Qwen2.5-VL as functions of frozen weights plus an adapter. Weights are const after load; caches, adapter and tape are
+// passed in. The reference policy is the same object without an adapter (or with the start adapter).
 #pragma once
 
 #include <cstdint>
@@ -21,8 +20,7 @@
 
 namespace biqa {
 
-/// One picture as the vision tower takes it: patches [frames·rows·columns, 3·temporal·patch²] f32 in
-/// merge-cell order.
+/// One picture as the vision tower takes it: patches [frames·rows·columns, 3·temporal·patch²] f32 in merge-cell order.
 struct ImagePatches {
   Grid grid{};
   std::span<const float> values;
@@ -90,8 +88,7 @@ class QwenVl {
     bool backward = false;  ///< also prepare the products that the backward needs
     bool vision = true;
   };
-  /// Reads a checkpoint folder and packs its weights for `ops`. Throws Error naming what is wrong with the
-  /// folder.
+  /// Reads a checkpoint folder and packs its weights for `ops`. Throws Error naming what is wrong with the folder.
   static std::unique_ptr<QwenVl> load(const std::filesystem::path& directory, std::shared_ptr<Ops> ops,
                                       Options options);
   virtual ~QwenVl() = default;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The seam between learning and network: forward gives the log-probability of every completion token,
-// backward takes the loss's derivative with respect to each. A group's prompt is computed once, in forward
-// and in backward.
+// The seam between learning and network: forward gives the log-probability of every completion token, backward takes
+// the loss's derivative with respect to each. A group's prompt is computed once, in forward and in backward.
 #pragma once
 
 #include <span>

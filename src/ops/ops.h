@@ -1,15 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The numerical contract: what a backend computes. Model code calls these and nothing else that does
-// arithmetic.
+// The numerical contract: what a backend computes. Model code calls these and nothing else that does arithmetic.
 //
 // Rules that hold for every operation
-// - Outputs are arguments. Activations that feed a product have the compute type (f32 or bf16); everything
-// else is f32:
+// - Outputs are arguments. Activations that feed a product have the compute type (f32 or bf16); everything else is f32:
 //   residual stream, projections' results, gradients. Products accumulate in f32.
-// - Activation gradients are written with `=` unless a parameter says accumulate; weight gradients accumulate
-// with `+=`.
-// - Batch invariance: a row of an output depends on that row's inputs alone, to the bit: not on the number of
-// rows,
+// - Activation gradients are written with `=` unless a parameter says accumulate; weight gradients accumulate with `+=`.
+// - Batch invariance: a row of an output depends on that row's inputs alone, to the bit: not on the number of rows,
 //   on the other rows, or on the thread count. Sums over tokens (weight gradients) run in row order.
 // - Outputs never alias inputs unless the operation says so.
 #pragma once
@@ -34,8 +30,7 @@ class FrozenLinear {
   const std::int64_t in, out;
 };
 
-/// One adapted projection of a (possibly fused) linear: A [rank, in], B [out, rank], f32, borrowed while
-/// packing.
+/// One adapted projection of a (possibly fused) linear: A [rank, in], B [out, rank], f32, borrowed while packing.
 struct LoraFactors {
   const float* a = nullptr;
   const float* b = nullptr;
@@ -50,8 +45,7 @@ struct LoraGradients {
   float* b = nullptr;  ///< [out, rank]
 };
 
-/// Adapter factors of all projections that share an input, in the backend's own layout; made by
-/// Ops::pack_lora.
+/// Adapter factors of all projections that share an input, in the backend's own layout; made by Ops::pack_lora.
 class PackedLora {
  public:
   PackedLora(std::int64_t in_width, std::int64_t total_rank) : in(in_width), rank(total_rank) {}
@@ -130,8 +124,7 @@ class Ops {
   virtual DType compute_type() const = 0;
 
   /// --- products ---
-  /// weight [out, in] of any float type, dense; bias empty or [out] f32. `backward`: also made for
-  /// linear_backward.
+  /// weight [out, in] of any float type, dense; bias empty or [out] f32. `backward`: also made for linear_backward.
   virtual std::unique_ptr<FrozenLinear> pack(ConstView weight, std::span<const float> bias,
                                              bool backward) = 0;
   /// y [T, out] f32 (+)= x [T, in] · Wᵀ + b; x has the compute type; both dense.
@@ -187,8 +180,7 @@ class Ops {
   virtual void attention_backward(ConstView q, ConstView k, ConstView v, ConstView out, ConstView lse,
                                   ConstView d_out, const HeadShape& shape, DType kv_type,
                                   std::span<const SharedPromptRows> groups, View d_q, View d_k, View d_v) = 0;
-  /// Bidirectional attention inside segments [begin, end) of the packed rows (vision tower); heads =
-  /// kv_heads.
+  /// Bidirectional attention inside segments [begin, end) of the packed rows (vision tower); heads = kv_heads.
   virtual void segment_attention(ConstView q, ConstView k, ConstView v, const HeadShape& shape,
                                  std::span<const std::int64_t> boundaries, View out) = 0;
 
@@ -205,8 +197,7 @@ class Ops {
                       std::span<const std::int64_t> suppressed, std::span<SampledToken> tokens) = 0;
 };
 
-/// The CPU backend: oneDNN for every product, own vectorised loops for the rest. `threads`: 0 takes what
-/// OpenMP offers.
+/// The CPU backend: oneDNN for every product, own vectorised loops for the rest. `threads`: 0 takes what OpenMP offers.
 std::unique_ptr<Ops> make_cpu_ops(DType compute, int threads);
 
 }  // namespace biqa

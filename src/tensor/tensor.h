@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who owns memory and what shape it has; no arithmetic.
-//   Buffer     owns aligned bytes under a label (the label is printed on out-of-memory and in the memory
-//   report) View       borrows mutable elements, ConstView const ones: a matrix [rows, columns] whose rows
-//   may be spaced Tensor     owns a dense matrix
+//   Buffer   owns aligned bytes under a label (printed on out-of-memory and in the memory report)
+//   View     borrows mutable elements, ConstView const ones: a matrix [rows, columns] whose rows may be spaced
+//   Tensor   owns a dense matrix
 // Two dimensions are all the network needs; a vector is one row, higher shapes are named in comments.
 #pragma once
 

@@ -98,8 +98,7 @@ TEST_P(EngineTest, CompanyOrderAndMemoryChangeNothing) {
   expect_same(alone, run(reversed, {}), "in reverse");
   for (std::size_t i = 0; i < reversed.size(); i += 2) reversed[i].urgent = true;
   expect_same(alone, run(reversed, {}), "some urgent");
-  // The largest request, a prompt of 33 with two members of 26 more, needs 3 + 2·(4 − 2) pages; then others
-  // must wait.
+  // The largest request, a prompt of 33 with two members of 26 more, needs 3 + 2·(4 − 2) pages; then others must wait.
   expect_same(alone, run(requests, {7 * page_bytes(), 2048}), "with seven pages");
   expect_same(alone, run(requests, {20 * page_bytes(), 2048}), "with twenty pages");
   expect_same(alone, run(requests, {std::int64_t{4} << 30, 1}), "one prompt at a time");
@@ -121,8 +120,7 @@ TEST_P(EngineTest, MoreMayBeSubmittedWhileItRuns) {
   EXPECT_EQ(engine.statistics().prompt_tokens, 20 + 1 + 16 + 33);
 }
 
-// The learner's log-probabilities of what was sampled are the engine's, to the bit: on-policy ratios are
-// exactly 1.
+// The learner's log-probabilities of what was sampled are the engine's, to the bit: on-policy ratios are exactly 1.
 TEST_P(EngineTest, LogProbabilitiesAreTheTrainingPasss) {
   for (const std::uint64_t tag : {0, 1, 2, 3, 7}) {
     const GenerateRequest r = request(tag);

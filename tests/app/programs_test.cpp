@@ -73,6 +73,7 @@ class Programs : public testing::Test {
     const std::string err = (folder_.path() / "stderr").string();
     std::vector<std::string> words = arguments;
     std::vector<char*> argv;
+    argv.reserve(words.size() + 1);
     for (std::string& word : words) argv.push_back(word.data());
     argv.push_back(nullptr);
     const pid_t child = ::fork();
@@ -124,7 +125,7 @@ class Programs : public testing::Test {
 
   /// A copy of the tiny model that a test may damage.
   fs::path copy_model(const std::string& name = "model") const {
-    const fs::path copy = folder_.path() / name;
+    fs::path copy = folder_.path() / name;
     fs::copy(kTiny / "model", copy, fs::copy_options::recursive | fs::copy_options::overwrite_existing);
     return copy;
   }

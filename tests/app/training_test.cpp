@@ -36,6 +36,7 @@ class Training : public ::testing::Test {
   ExitCode run(const Config& settings, int ranks = 1) {
     auto world = make_thread_world(ranks, Seconds(120));
     std::vector<std::thread> threads;
+    threads.reserve(static_cast<std::size_t>(ranks));
     std::vector<ExitCode> codes(static_cast<std::size_t>(ranks), ExitCode::world);
     for (int rank = 0; rank < ranks; ++rank) {
       threads.emplace_back([&, rank] {

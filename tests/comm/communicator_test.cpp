@@ -18,8 +18,7 @@ using ::testing::HasSubstr;
 
 constexpr Seconds kShort{0.3};
 
-/// Runs `body` on every rank in a thread of its own; returns each rank's error text, empty where there was
-/// none.
+/// Runs `body` on every rank in a thread of its own; returns each rank's error text, empty where there was none.
 std::vector<std::string> run_ranks(int ranks, Seconds deadline,
                                    const std::function<void(Communicator&)>& body) {
   auto world = make_thread_world(ranks, deadline);

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every communicator must do, whatever carries it. Each check is called by all ranks of a communicator
-// at once.
+// What every communicator must do, whatever carries it. Each check is called by all ranks of a communicator at once.
 #pragma once
 
 #include <gtest/gtest.h>

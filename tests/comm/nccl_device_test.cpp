@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// NCCL on a real device, a world of one; built with CUDA only, skipped with its reason where there is no
-// device.
+// NCCL on a real device, a world of one; built with CUDA only, skipped with its reason where there is no device.
 #include <gtest/gtest.h>
 
 #include <string>

@@ -141,8 +141,7 @@ TEST(Statistics, LogisticFitsAgreeWithScipy) {
 }
 
 TEST(Statistics, LogisticFitOfHardData) {
-  // A straight line has no finite best curve, a step no finite steepness: the fit still has to end and to be
-  // close.
+  // A straight line has no finite best curve, a step no finite steepness: the fit still has to end and to be close.
   std::vector<double> x;
   std::vector<double> line;
   std::vector<double> step;
@@ -178,8 +177,7 @@ TEST(Statistics, BootstrapOfTheUndefined) {
   const std::vector<double> constant(5, 2.0);
   const Interval nothing = bootstrap_interval(constant, constant, pearson, RandomStream{1}, 20);
   EXPECT_TRUE(std::isnan(nothing.low) && std::isnan(nothing.high));
-  // Of three pairs every ninth resample is one pair three times; those have no correlation and must not
-  // count.
+  // Of three pairs every ninth resample is one pair three times; those have no correlation and must not count.
   const std::vector<double> x{1, 2, 3};
   const Interval perfect = bootstrap_interval(x, x, pearson, RandomStream{1}, 200);
   EXPECT_NEAR(perfect.low, 1, 1e-12);

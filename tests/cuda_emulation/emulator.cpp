@@ -142,7 +142,7 @@ std::uint64_t Block::exchange(unsigned mask, std::uint64_t value, int from_lane)
   CHECK_NE(mask >> lane() & 1U, 0U) << "thread " << own << " is not in its own shuffle's mask";
   fibers_[static_cast<std::size_t>(own)].given = value;
   wait(State::at_warp_barrier, mask);
-  const auto from = static_cast<std::size_t>(own / kWarp * kWarp + from_lane);
+  const auto from = static_cast<std::size_t>(own / kWarp * kWarp) + static_cast<std::size_t>(from_lane);
   const bool there = from_lane < kWarp && from < fibers_.size();
   const std::uint64_t taken = there ? fibers_[from].given : value;
   wait(State::at_warp_barrier, mask);  // nobody gives the next value before all have taken this one
@@ -223,8 +223,7 @@ void set_memory_limit(std::size_t bytes) {
 void run_block(int threads, std::size_t shared_bytes, const std::function<void(int)>& enter,
                const std::function<void()>& body) {
   CHECK(running_block == nullptr) << "a kernel launches a kernel";
-  // Bytes that read as NaN in every float type: a kernel must not rely on what shared memory holds at its
-  // start.
+  // Bytes that read as NaN in every float type: a kernel must not rely on what shared memory holds at its start.
   std::memset(cuda::dynamic_shared_bytes, 0xff, shared_bytes);
 #ifdef __SANITIZE_ADDRESS__
   ASAN_POISON_MEMORY_REGION(cuda::dynamic_shared_bytes + shared_bytes, kMaxSharedBytes - shared_bytes);

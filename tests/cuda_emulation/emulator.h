@@ -31,8 +31,7 @@ void run_block(int threads, std::size_t shared_bytes, const std::function<void(i
 int lane();
 void wait_for_block();
 void wait_for_warp(unsigned mask);
-/// Gives `value` to the warp and returns what `from_lane` gave (this fiber's own value where that lane is not
-/// there).
+/// Gives `value` to the warp and returns what `from_lane` gave (this fiber's own value where that lane is not there).
 std::uint64_t exchange(unsigned mask, std::uint64_t value, int from_lane);
 
 }  // namespace biqa::emulation

@@ -34,6 +34,7 @@ class HostBroadcast final : public nccl::BroadcastBackend {
 std::vector<std::unique_ptr<nccl::BroadcastBackend>> make_host_broadcasts(int ranks) {
   const auto world = std::make_shared<World>(ranks);
   std::vector<std::unique_ptr<nccl::BroadcastBackend>> members;
+  members.reserve(static_cast<std::size_t>(ranks));
   for (int rank = 0; rank < ranks; ++rank)
     members.push_back(std::make_unique<HostBroadcast>(rank, ranks, world));
   return members;

@@ -186,6 +186,7 @@ TEST(Hdf5, SameContentGivesTheSameBytes) {
 TEST(Hdf5, ThreadsMayWriteAtOnce) {
   const TemporaryFolder folder;
   std::vector<std::thread> threads;
+  threads.reserve(4);
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&, t] {
       for (int i = 0; i < 5; ++i) write_example(folder.path() / fmt::format("{}-{}.h5", t, i));
@@ -247,7 +248,7 @@ bool survives(const fs::path& path) {
         }
       }
       for (const std::string& name : file.children(group)) {
-        const std::string object = group + "/" + name;
+        const std::string object = fmt::format("{}/{}", group, name);
         if (!file.is_dataset(object)) continue;
         if (name == "texts")
           (void)file.read_texts(object);

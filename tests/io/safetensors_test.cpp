@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
@@ -79,7 +80,7 @@ TEST(Safetensors, ReadsBackWithoutCopying) {
   EXPECT_EQ(matrix.elements(), 6);
   std::vector<float> floats(6);
   matrix.copy_to(floats);
-  EXPECT_EQ(std::memcmp(floats.data(), kMatrix.data(), sizeof(kMatrix)), 0);
+  EXPECT_TRUE(std::ranges::equal(bytes_of(floats), bytes_of(kMatrix)));  // the sign of zero too
   std::vector<Bf16> brains(6);
   matrix.copy_to(brains);
   for (std::size_t i = 0; i < brains.size(); ++i) EXPECT_EQ(brains[i].bits, to_bf16(kMatrix[i]).bits);
@@ -177,7 +178,8 @@ TEST_P(SafetensorsRefusal, NamesFileAndReason) {
 INSTANTIATE_TEST_SUITE_P(
     All, SafetensorsRefusal,
     testing::Values(
-        Refusal{"Empty", "", "0 bytes are too few"}, Refusal{"SevenBytes", "\1\0\0\0\0\0\0", "too few"},
+        Refusal{"Empty", "", "0 bytes are too few"},
+        Refusal{"SevenBytes", std::string({1, 0, 0, 0, 0, 0, 0}), "too few"},
         Refusal{"HugeHeader", container(100000001, "{}", ""), "100000001 bytes, more than the 100000000"},
         Refusal{"LargestHeader", container(std::numeric_limits<std::uint64_t>::max(), "{}", ""), "more than"},
         Refusal{"HeaderBeyondFile", container(3, "{}", ""), "the file has only 10"},
@@ -229,8 +231,7 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"DataWithoutTensors", container("{}", "x"), "1 bytes follow"}),
     [](const auto& row) { return row.param.name; });
 
-// A file is either read or refused with an Error that names it: nothing else may happen. True when it was
-// read.
+// A file is either read or refused with an Error that names it: nothing else may happen. True when it was read.
 bool survives(const fs::path& file) {
   try {
     const Safetensors opened = Safetensors::open(file);

@@ -33,8 +33,7 @@ double norm_of(const std::vector<float>& gradient) {
   return std::sqrt(squared_norm(gradient));
 }
 
-/// Within `relative` of the largest value: a moment is a sum of steps of both signs, so a small one has lost
-/// digits.
+/// Within `relative` of the largest value: a moment is a sum of steps of both signs, so a small one has lost digits.
 template <typename T>
 void expect_near(const std::vector<T>& got, const nlohmann::json& want, double relative) {
   const auto expected = want.get<std::vector<double>>();

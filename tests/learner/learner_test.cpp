@@ -96,6 +96,7 @@ class LearnerTest : public ::testing::Test {
     const auto world = make_thread_world(learners, Seconds(60));
     std::vector<Outcome> outcomes(static_cast<std::size_t>(learners));
     std::vector<std::thread> threads;
+    threads.reserve(static_cast<std::size_t>(learners));
     for (int rank = 0; rank < learners; ++rank) {
       threads.emplace_back([&, rank] {
         // A network of its own: a rank is a process in earnest.

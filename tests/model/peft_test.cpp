@@ -345,8 +345,7 @@ TEST(Peft, ReadsTheGoldenAdapters) {
     const Lora lora = read_peft(path, config);
     EXPECT_EQ(lora.layout->modules().size(), golden.modules) << golden.adapter;
 
-    // Written again, it is the same file. BIQA_KEEP_ADAPTERS names a folder for tests/scripts/check_peft.py
-    // to read.
+    // Written again, it is the same file. BIQA_KEEP_ADAPTERS names a folder for tests/scripts/check_peft.py to read.
     const TemporaryFolder temporary;
     const char* kept = std::getenv("BIQA_KEEP_ADAPTERS");
     const fs::path written = (kept != nullptr ? fs::path(kept) : temporary.path()) / golden.adapter;

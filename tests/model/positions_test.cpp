@@ -24,6 +24,7 @@ std::vector<std::int64_t> ids(std::initializer_list<std::pair<std::int64_t, int>
 }
 std::vector<std::int32_t> axis(const std::vector<Position>& positions, std::size_t which) {
   std::vector<std::int32_t> values;
+  values.reserve(positions.size());
   for (const Position& p : positions) values.push_back(p[which]);
   return values;
 }

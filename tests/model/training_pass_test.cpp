@@ -128,9 +128,8 @@ TEST_P(PassTypes, AGroupIsItsSequencesOneByOne) {
       for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += static_cast<double>(alone.gradient[i]);
     }
   }
-  // The same terms in another order. In f32 every one is off by a few roundings of its own size; with bf16
-  // the gradients that feed products are rounded to 2^-8, and a prompt's row is rounded once for the sum
-  // instead of once per member.
+  // The same terms in another order. In f32 every one is off by a few roundings of its own size; with bf16 the gradients
+  // that feed products are rounded to 2^-8, and a prompt's row is rounded once for the sum instead of once per member.
   std::vector<float> expected(sum.begin(), sum.end());
   const double unit = testing::roundoff(GetParam());
   const double bound = GetParam() == DType::f32 ? 300 * unit : 8 * unit;
@@ -269,10 +268,9 @@ TEST_P(PassGradient, IsTheDerivativeWithDropout) {
   EXPECT_NE(masked.logp, run(&lora, options).logp) << "another key, another mask";
 }
 
-// With bf16 every input of a product is rounded to 2^-8 relative. Roundings are independent, so through the
-// about 30 products of forward and backward they add up to some √30 · 2^-9 (their mean size) of the
-// gradient's norm; four times that is allowed. Weights are rounded as well, which changes the network itself
-// by as much.
+// With bf16 every input of a product is rounded to 2^-8 relative. Roundings are independent, so through the about 30
+// products of forward and backward they add up to some √30 · 2^-9 (their mean size) of the gradient's norm; four times that
+// is allowed. Weights are rounded as well, which changes the network itself by as much.
 TEST_F(Pass, Bf16IsNearF32) {
   load(DType::f32);
   const Lora lora = adapter();

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The emulator itself must notice what a kernel does wrong, and the owners of CUDA resources what the runtime
-// refuses.
+// The emulator itself must notice what a kernel does wrong, and the owners of CUDA resources what the runtime refuses.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

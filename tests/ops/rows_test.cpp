@@ -55,8 +55,7 @@ TEST(Rows, RmsNormBackwardIsTheDerivative) {
       }
       const double r = 1 / std::sqrt(squares / static_cast<double>(n) + static_cast<double>(kEpsilon));
       for (std::int64_t i = 0; i < n; ++i) {
-        // Both terms of the formula carry the errors of r (three times at most) and of the mean; they may
-        // cancel.
+        // Both terms of the formula carry the errors of r (three times at most) and of the mean; they may cancel.
         const double terms = r * (std::abs(d(t, i) * w(0, i)) +
                                   std::abs(xs(t, i)) * r * r * products / static_cast<double>(n));
         const double value = element_of(before.view(), t, i) + g(t, i);

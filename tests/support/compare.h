@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Holds results against expectations that carry their own bounds; a bound is computed where the expectation
-// is, from the lengths of the sums, the types and the magnitudes summed (sum_bound of op_cases.h), never
-// guessed.
+// Holds results against expectations that carry their own bounds; a bound is computed where the expectation is, from
+// the lengths of the sums, the types and the magnitudes summed (sum_bound of op_cases.h), never guessed.
 #pragma once
 
 #include <gtest/gtest.h>

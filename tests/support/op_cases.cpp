@@ -39,8 +39,7 @@ double element(ConstView matrix, std::int64_t row, std::int64_t column) {
   return matrix.row<float>(row)[column];
 }
 
-/// Fails the test once, at the worst element, if any |result − expected| exceeds its bound. A NaN exceeds
-/// every bound.
+/// Fails the test once, at the worst element, if any |result − expected| exceeds its bound. A NaN exceeds every bound.
 class Comparison {
  public:
   void add(std::int64_t row, std::int64_t column, double result, double expected, double bound) {

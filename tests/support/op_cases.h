@@ -47,8 +47,7 @@ double roundoff(DType type);
 /// Bound on |y − Σ aᵢbᵢ| for a sum of `terms` products taken in f32 in any order and rounded to `output`,
 /// where `magnitude` = Σ |aᵢbᵢ|: (min(n, 8·√n) + 2) · 2⁻²⁴ · magnitude + roundoff(output) · |y|. The worst
 /// case of n roundings is n · 2⁻²⁴; independent ones stay below λ·√n · 2⁻²⁴ except with probability
-/// 2·exp(−λ²/2) (Higham and Mary, "A new approach to probabilistic rounding error analysis", 2019), here λ
-/// = 8.
+/// 2·exp(−λ²/2) (Higham and Mary, "A new approach to probabilistic rounding error analysis", 2019), here λ = 8.
 double sum_bound(std::int64_t terms, double magnitude, DType output, double y);
 
 /// Relative bound for RMSNorm: half that of its sum of squares (all of one sign; the root halves it), five
@@ -58,8 +57,7 @@ double rms_norm_bound(std::int64_t columns, DType output);
 /// Runs an implementation on host views; it writes y, whose rows are spaced, and nothing beside it.
 using RunRmsNorm = std::function<void(ConstView x, ConstView weight, float epsilon, View y)>;
 using RunLinear = std::function<void(ConstView x, ConstView weight, ConstView bias, View y)>;
-/// Broadcasts `data`, dense, as rank `rank` of the case's world; called by one thread per rank at the same
-/// time.
+/// Broadcasts `data`, dense, as rank `rank` of the case's world; called by one thread per rank at the same time.
 using RunBroadcast = std::function<void(int rank, View data, int root)>;
 
 /// Fails the current test where a result is out of bounds or a byte around the output has changed. With
@@ -69,8 +67,7 @@ void check_linear(const LinearCase& c, const RunLinear& run, const RunLinear& ot
 /// Every rank must end with the root's bits.
 void check_broadcast(const BroadcastCase& c, const RunBroadcast& run);
 
-/// An output of [rows, columns] inside a larger allocation full of a known byte, which is also what it starts
-/// as.
+/// An output of [rows, columns] inside a larger allocation full of a known byte, which is also what it starts as.
 class GuardedOutput {
  public:
   GuardedOutput(DType type, std::int64_t rows, std::int64_t columns);

@@ -50,8 +50,7 @@ inline Complex complex_of(const Real& x) {
   return z;
 }
 
-/// ∂f/∂x at every `stride`-th element (the others stay 0); f takes a Complex and gives a
-/// std::complex<double>.
+/// ∂f/∂x at every `stride`-th element (the others stay 0); f takes a Complex and gives a std::complex<double>.
 template <typename Function>
 Real gradient(const Real& x, const Function& f, std::size_t stride = 1) {
   constexpr double kStep = 1e-40;
@@ -135,8 +134,7 @@ inline Real rotate(const Real& x, std::int64_t head_dim, const Real& cosines, co
 /// visible[t]: the key rows that query row t sees.
 using Visible = std::vector<std::vector<std::int64_t>>;
 
-/// Softmax over the keys that query row t sees, of one head; `head_dim` columns each from q_column and
-/// k_column.
+/// Softmax over the keys that query row t sees, of one head; `head_dim` columns each from q_column and k_column.
 template <typename T>
 std::vector<T> probabilities(const Matrix<T>& q, const Matrix<T>& k, std::int64_t t, std::int64_t q_column,
                              std::int64_t k_column, std::int64_t head_dim,

@@ -16,8 +16,7 @@ namespace {
 constexpr std::int64_t kHidden = 64, kIntermediate = 96, kLayers = 3, kHeads = 4, kKvHeads = 2, kHeadDim = 16;
 constexpr std::int64_t kVisionHidden = 32, kVisionIntermediate = 40, kVisionDepth = 3, kVisionHeads = 2;
 
-/// Names and shapes stand here as the format's documents give them, so that loading is held against these
-/// too.
+/// Names and shapes stand here as the format's documents give them, so that loading is held against these too.
 class Weights {
  public:
   explicit Weights(std::uint64_t seed) : seed_(seed) {}

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A small Qwen2.5-VL with random weights, written as a checkpoint folder for the length of a test: everything
-// the network has (grouped heads, biases, tied or untied head, windowed and full vision blocks), in
-// milliseconds.
+// A small Qwen2.5-VL with random weights, written as a checkpoint folder for the length of a test: everything the
+// network has (grouped heads, biases, tied or untied head, windowed and full vision blocks), in milliseconds.
 #pragma once
 
 #include <cstdint>
@@ -17,9 +16,8 @@ namespace biqa::testing {
 
 class TinyModel {
  public:
-  /// 4 query and 2 key heads of 16, 3 layers, vocabulary 100; vision: 3 blocks of which the second is full,
-  /// windows of 56 pixels (2×2 merged cells), 2 heads of 16. Weights are stored as f32 and are a function of
-  /// the seed.
+  /// 4 query and 2 key heads of 16, 3 layers, vocabulary 100; vision: 3 blocks of which the second is full, windows of
+  /// 56 pixels (2×2 merged cells), 2 heads of 16. Weights are stored as f32 and are a function of the seed.
   explicit TinyModel(bool tied = true, std::uint64_t seed = 1);
   const std::filesystem::path& path() const { return folder_.path(); }
 
@@ -66,8 +64,7 @@ inline PromptInput text_prompt(const ModelConfig& config, std::int64_t length, s
   return prompt;
 }
 
-/// Two text tokens, an image of rows × columns merged cells with random features, and more text. `features`
-/// owns them.
+/// Two text tokens, an image of rows × columns merged cells with random features, and more text. `features` owns them.
 inline PromptInput image_prompt(const ModelConfig& config, std::int64_t rows, std::int64_t columns,
                                 std::int64_t text, std::uint64_t seed, std::vector<float>& features) {
   PromptInput prompt;

@@ -16,8 +16,7 @@ using WorldName = std::array<std::byte, 128>;
 WorldName make_world_name();
 
 /// Broadcast of device memory over NCCL on `stream`, which must outlive the backend. Every rank of the world
-/// calls this at the same time, with its own device current. A broadcast that takes longer than `deadline` is
-/// an Error.
+/// calls this at the same time, with its own device current. A broadcast that takes longer than `deadline` is an Error.
 std::unique_ptr<BroadcastBackend> make_nccl_broadcast(const WorldName& world, int rank, int ranks,
                                                       const cuda::Stream& stream,
                                                       std::chrono::seconds deadline);

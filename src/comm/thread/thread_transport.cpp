@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Ranks as threads. A sender leaves a pointer to its bytes in the receiver's mailbox; the receiver copies
-// from there.
+// Ranks as threads. A sender leaves a pointer to its bytes in the receiver's mailbox; the receiver copies from there.
 #include <glog/logging.h>
 
 #include <algorithm>

@@ -788,9 +788,8 @@ class CpuOps final : public Ops {
     }
     return -1;
   }
-  /// top-k (ties with the k-th stay), then top-p on what is left: the fewest largest whose mass exceeds p, as
-  /// the reference's warpers do (ascending order, drop while the cumulative mass ≤ 1 − p, always keep the
-  /// largest).
+  /// top-k (ties with the k-th stay), then top-p on what is left: the fewest largest whose mass exceeds p, as the
+  /// reference's warpers do (ascending order, drop while the cumulative mass ≤ 1 − p, always keep the largest).
   static void truncate(const SampleRequest& request, std::vector<float>& weights) {
     const auto n = static_cast<std::int64_t>(weights.size());
     if (request.top_k > 0 && request.top_k < n) {

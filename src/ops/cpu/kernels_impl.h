@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Bodies of the inner loops, included once per instruction set with BIQA_KERNEL_NAMESPACE set. Vectors are
-// the compiler's own, 16 floats wide on every machine, so each sum has one order whatever the hardware width.
-// A row's sums never depend on how many rows are worked on at once: every accumulator is one chain over its
-// own data.
+// Bodies of the inner loops, included once per instruction set with BIQA_KERNEL_NAMESPACE set. Vectors are the
+// compiler's own, 16 floats wide on every machine, so each sum has one order whatever the hardware width.
+// A row's sums never depend on how many rows are worked on at once: every accumulator is one chain over its own data.
 
 #include "ops/cpu/kernels.h"
 
@@ -86,8 +85,7 @@ BIQA_INLINE float max_of(Floats v) {
   return best;
 }
 
-/// exp to about one unit in the last place: 2^n · p(r), r = x − n ln 2 (Cody and Waite's split), degree-6
-/// polynomial.
+/// exp to about one unit in the last place: 2^n · p(r), r = x − n ln 2 (Cody and Waite's split), degree-6 polynomial.
 BIQA_INLINE Floats exponential(Floats x) {
   const Floats clamped = minimum(maximum(x, all(-87.3F)), all(88.7F));
   const Floats magic = all(12582912.0F);  // 1.5·2^23: adding it rounds to the nearest integer

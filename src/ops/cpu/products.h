@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Matrix products through oneDNN: weights are packed once in the library's own layout and serve every row
-// count.
+// Matrix products through oneDNN: weights are packed once in the library's own layout and serve every row count.
 #pragma once
 
 #include <cstdint>

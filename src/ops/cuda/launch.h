@@ -32,8 +32,7 @@ inline bool synchronous_launches() {
   return enabled;
 }
 
-/// Enqueues kernel<<<grid, block, shared_bytes, stream>>>(arguments...); throws Error when the device
-/// refuses.
+/// Enqueues kernel<<<grid, block, shared_bytes, stream>>>(arguments...); throws Error when the device refuses.
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes,
             const Stream& stream, Arguments... arguments) {

@@ -18,8 +18,7 @@ namespace biqa::cuda {
 /// Throws Error unless `status` is success; the message holds the call, CUDA's words and the place.
 void check(cudaError_t status, const char* call, const char* file, int line);
 
-/// Makes the first CUDA device the current one. Throws Error, saying what to do, where there is none that
-/// works.
+/// Makes the first CUDA device the current one. Throws Error, saying what to do, where there is none that works.
 void select_device();
 
 /// A non-blocking stream; move-only. Work is ordered within it, never with an ambient one.
