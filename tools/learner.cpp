@@ -77,8 +77,10 @@ ExitCode train(const CommandLine& line) {
       if (world.rank() == 0) fmt::print("{}", describe_plan(make_plan(config, world.size())));
     } else {
       listen_for_signals(config);
-      code = run_training(config, world, signals);
+      code = run_training(config, world, signals, mpi.watch());
     }
+  } catch (const PeerLost& lost) {
+    mpi.abort(static_cast<int>(lost.code()));
   } catch (const std::exception& error) {
     const auto* known = dynamic_cast<const Error*>(&error);
     const int status = static_cast<int>(known != nullptr ? known->code() : ExitCode::world);

@@ -184,8 +184,13 @@ void Engine::iterate(const std::function<void(Generated&&)>& done) {
   for (Generated& result : finished) done(std::move(result));
 }
 
-void Engine::run(const std::function<void(Generated&&)>& done) {
-  while (!waiting_.empty() || !running_.empty()) iterate(done);
+void Engine::run(const std::function<void(Generated&&)>& done, const std::function<void(bool)>& before_each) {
+  const auto idle = [this] { return waiting_.empty() && running_.empty(); };
+  for (;;) {
+    if (before_each) before_each(idle());
+    if (idle()) return;
+    iterate(done);
+  }
 }
 
 }  // namespace biqa

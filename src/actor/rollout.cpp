@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 #include "data/response.h"
 
@@ -59,21 +60,40 @@ std::string completion_text(const Tokenizer& tokenizer, const ModelConfig& confi
 
 void Rollout::run(std::span<const RolloutSample> samples, const RolloutOptions& options,
                   const std::function<void(Group&&)>& done) {
+  class Whole final : public SampleSource {
+   public:
+    explicit Whole(std::span<const RolloutSample> samples) : samples_(samples) {}
+    std::vector<RolloutSample> next(bool /*idle*/) override {
+      const auto all = std::exchange(samples_, {});
+      return {all.begin(), all.end()};
+    }
+    void finished(const Group& /*group*/, std::int64_t /*tokens*/) override {}
+
+   private:
+    std::span<const RolloutSample> samples_;
+  };
+  Whole source(samples);
+  run(source, options, done);
+}
+
+void Rollout::run(SampleSource& source, const RolloutOptions& options,
+                  const std::function<void(Group&&)>& done) {
   const auto start = std::chrono::steady_clock::now();
   const ModelConfig& config = model_.config();
   const auto size = static_cast<std::size_t>(options.group_size);
   struct Pending {
     Group group;
     std::size_t open = 0;  ///< members that have not ended, both stages counted
+    std::int64_t tokens = 0;
   };
-  std::vector<Pending> pending(samples.size());
+  std::vector<Pending> pending;
   std::int64_t stage2_prompt_tokens = 0;
   std::int64_t stage1_prompt_tokens = 0;
   times_ = {};
 
   // Tags: 2·(sample) for stage 1, 2·(sample·size + member) + 1 for stage 2.
-  for (std::size_t s = 0; s < samples.size(); ++s) {
-    const RolloutSample& sample = samples[s];
+  const auto begin = [&](const RolloutSample& sample) {
+    const std::size_t s = pending.size();
     GenerateRequest request;
     request.prompt = build_prompt(config, tokenizer_, chat_, options.prompts.system,
                                   std::span(&sample.picture, 1), options.prompts.user);
@@ -83,7 +103,7 @@ void Rollout::run(std::span<const RolloutSample> samples, const RolloutOptions& 
       request.streams.emplace_back(std::initializer_list<std::uint64_t>{
           options.seed, static_cast<std::uint64_t>(options.step), hash_text(sample.id), m, 1});
     }
-    Group& group = pending[s].group;
+    Group& group = pending.emplace_back().group;
     group.sample_id = sample.id;
     group.sample_index = sample.index;
     group.step = options.step;
@@ -95,12 +115,14 @@ void Rollout::run(std::span<const RolloutSample> samples, const RolloutOptions& 
     pending[s].open = size;
     stage1_prompt_tokens += static_cast<std::int64_t>(request.prompt->ids.size());
     engine_.submit(std::move(request));
-  }
+  };
 
   const auto close = [&](std::size_t s) {
-    if (--pending[s].open == 0) done(std::move(pending[s].group));
+    if (--pending[s].open != 0) return;
+    source.finished(pending[s].group, pending[s].tokens);
+    done(std::move(pending[s].group));
   };
-  engine_.run([&](Generated&& result) {
+  const auto take = [&](Generated&& result) {
     if (result.tag % 2 == 0) {
       const std::size_t s = result.tag / 2;
       Trajectory& trajectory = pending[s].group.members[result.member];
@@ -111,6 +133,7 @@ void Rollout::run(std::span<const RolloutSample> samples, const RolloutOptions& 
       trajectory.text = completion_text(tokenizer_, config, result.ids);
       trajectory.behaviour_logp = std::move(result.logp);
       trajectory.completion_ids = std::move(result.ids);
+      pending[s].tokens += static_cast<std::int64_t>(trajectory.completion_ids.size());
       times_.stage1_tokens += static_cast<std::int64_t>(trajectory.completion_ids.size());
       const Stage1Response response = parse_stage1(options.prompts.profile, trajectory.text);
       trajectory.format_ok = response.format_ok;
@@ -133,7 +156,7 @@ void Rollout::run(std::span<const RolloutSample> samples, const RolloutOptions& 
       request.urgent = true;
       request.streams.emplace_back(
           std::initializer_list<std::uint64_t>{options.seed, static_cast<std::uint64_t>(options.step),
-                                               hash_text(samples[s].id), result.member, 2});
+                                               hash_text(pending[s].group.sample_id), result.member, 2});
       trajectory.stage2_prompt_ids = request.prompt->ids;
       stage2_prompt_tokens += static_cast<std::int64_t>(request.prompt->ids.size());
       engine_.submit(std::move(request));
@@ -146,8 +169,12 @@ void Rollout::run(std::span<const RolloutSample> samples, const RolloutOptions& 
     trajectory.stage2_behaviour_logp = std::move(result.logp);
     trajectory.stage2_completion_ids = std::move(result.ids);
     trajectory.stage2_rating = parse_stage2(options.prompts.profile, trajectory.stage2_text);
+    pending[s].tokens += static_cast<std::int64_t>(trajectory.stage2_completion_ids.size());
     times_.stage2_tokens += static_cast<std::int64_t>(trajectory.stage2_completion_ids.size());
     close(s);
+  };
+  engine_.run(take, [&](bool idle) {
+    for (const RolloutSample& sample : source.next(idle)) begin(sample);
   });
   times_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const auto stage2 = static_cast<double>(stage2_prompt_tokens + times_.stage2_tokens);

@@ -58,6 +58,17 @@ struct RolloutTimes {
   std::int64_t stage1_tokens = 0, stage2_tokens = 0;  ///< generated
 };
 
+/// Hands out the pictures of a rollout bit by bit.
+class SampleSource {
+ public:
+  virtual ~SampleSource() = default;
+  /// What to begin with now, often nothing. Called before every token; with `idle` nothing is under way, so it may
+  /// wait, and to return nothing means that there is no more.
+  virtual std::vector<RolloutSample> next(bool idle) = 0;
+  /// A group of the source has ended, both stages, with so many sampled tokens in all.
+  virtual void finished(const Group& group, std::int64_t tokens) = 0;
+};
+
 class Rollout {
  public:
   Rollout(const QwenVl& model, const Tokenizer& tokenizer, const ChatIds& chat, Engine& engine)
@@ -67,6 +78,7 @@ class Rollout {
   /// group holds does not). A member's draws depend on (seed, step, sample id, member, stage) alone.
   void run(std::span<const RolloutSample> samples, const RolloutOptions& options,
            const std::function<void(Group&&)>& done);
+  void run(SampleSource& source, const RolloutOptions& options, const std::function<void(Group&&)>& done);
   const RolloutTimes& times() const { return times_; }
 
  private:

@@ -182,6 +182,15 @@ void on_failure(std::function<void(const std::string& message)> handler) {
   failure_handler() = std::move(handler);
 }
 
+void report_failure(const std::string& message) {
+  if (failure_handler()) {
+    failure_handler()(one_line(message));
+  } else {
+    fmt::print(stderr, "error: {}\n", one_line(message));
+  }
+  std::fflush(stderr);
+}
+
 int run_program(int argc, char** argv, const ProgramInfo& info,
                 const std::function<ExitCode(const CommandLine&)>& body) {
   FLAGS_logtostderr = true;
@@ -223,12 +232,7 @@ int run_program(int argc, char** argv, const ProgramInfo& info,
                           error.what());
     code = ExitCode::world;
   }
-  message = one_line(message);
-  if (failure_handler()) {
-    failure_handler()(message);
-  } else {
-    fmt::print(stderr, "error: {}\n", message);
-  }
+  report_failure(message);
   // Exit handlers of libraries trip over what a failure leaves open: HDF5 crashes on a file that it could not write.
   std::fflush(stderr);
   std::_Exit(static_cast<int>(code));

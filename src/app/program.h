@@ -59,6 +59,9 @@ int run_program(int argc, char** argv, const ProgramInfo& info,
 /// to put in front of the message ("rank 3 of 8: "), empty to print it plainly.
 void on_failure(std::function<void(const std::string& message)> handler);
 
+/// Prints `error: …` at once, as run_program would.
+void report_failure(const std::string& message);
+
 /// "biqa 0.1.0 (git 1234567), backends: cpu".
 std::string version_text();
 

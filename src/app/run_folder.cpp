@@ -72,6 +72,7 @@ void for_each_field(Metrics& m, Visit&& visit) {
   visit("grad_norm", m.grad_norm);
   visit("lr", m.lr);
   visit("policy_lag_max", m.policy_lag_max);
+  visit("traffic_bytes", m.traffic_bytes);
 }
 
 template <typename Metrics, typename Visit>

@@ -5,6 +5,7 @@
 #include <glog/logging.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -12,6 +13,8 @@
 #include <limits>
 #include <map>
 #include <numeric>
+#include <random>
+#include <thread>
 
 #include "actor/engine.h"
 #include "actor/rollout.h"
@@ -23,12 +26,14 @@
 #include "app/progress.h"
 #include "app/run_folder.h"
 #include "app/step_dump.h"
+#include "app/work_share.h"
 #include "core/statistics.h"
 #include "data/manifest.h"
 #include "data/response.h"
 #include "data/wire.h"
 #include "io/files.h"
 #include "learner/checkpoint_store.h"
+#include "learner/checkpoint_writer.h"
 #include "learner/learner.h"
 #include "model/peft.h"
 #include "reward/rewards.h"
@@ -45,8 +50,10 @@ double seconds_since(Clock::time_point start) {
 enum Tag : int {
   kTagGroup = 1,
   kTagScored = 2,
-  kTagTimes = 3,
-  kTagEvaluated = 4 /* and up: one per set and decoding */
+  kTagReport = 3,
+  kTagWork = 4,
+  kTagWorkReply = kTagWork + 1,
+  kTagEvaluated /* and up: one per set and decoding */
 };
 
 /// Draws of an evaluation are keyed by this instead of a step, so that before and after use the same numbers.
@@ -55,14 +62,24 @@ constexpr std::int64_t kEvaluationStep = -1;
 /// Going on after this step drops every line of an earlier run.
 constexpr std::int64_t kBeforeAll = -1;
 
-/// Wall times of one rank in one step.
-struct Times {
-  double rollout = 0, stage2 = 0, reward = 0, learn = 0, sync = 0;
+/// What a rank tells the first learner of its part of a step.
+struct Report {
+  double rollout = 0, stage2 = 0, reward = 0, learn = 0;  ///< seconds
+  std::array<std::uint64_t, kOperations> sent{};          ///< bytes by kind of traffic since its last report
+  bool stop = false, save = false;                        ///< signals it has had
 };
 
-std::span<const std::byte> as_bytes_of(const Times& times) {
-  return std::as_bytes(std::span(&times, 1));
-}
+/// What the first learner tells all ranks behind a step.
+struct Boundary {
+  std::int64_t version = 0;    ///< of the adapter that comes with it
+  std::int64_t last_step = 0;  ///< the run ends behind it
+  std::int64_t save = 0;       ///< learners save now
+};
+
+/// How long a learner stays in the middle of an update when a rank is lost that doesn't learn.
+constexpr Seconds kUpdatePatience{3};
+/// How long the first learner waits for the shards of a checkpoint when a rank is lost.
+constexpr Seconds kLastSavePatience{6};
 
 std::uint64_t digest_of_values(std::span<const float> values) {
   return digest_of_bytes(std::as_bytes(values));
@@ -70,16 +87,19 @@ std::uint64_t digest_of_values(std::span<const float> values) {
 
 class Trainer {
  public:
-  Trainer(const Config& config, Communicator& world, StopSignals& signals)
+  Trainer(const Config& config, Communicator& world, StopSignals& signals, Watch* watch)
       : config_(config),
         world_(world),
         signals_(signals),
+        watch_(watch),
         roles_(plan_roles(config.roles, world.size())),
         actor_(roles_.is_actor(world.rank())),
         reward_(roles_.is_reward(world.rank())),
         learner_(roles_.is_learner(world.rank())),
         leader_(roles_.learners.front() == world.rank()),
-        sft_(config.objective.loss.loss == Loss::sft) {
+        sft_(config.objective.loss.loss == Loss::sft),
+        lag_(possible_lag()) {
+    if (watch_ != nullptr) world_.set_poll([this] { poll(); });
     run_alike(world_, [&] {
       read_data();
       open_model();
@@ -91,11 +111,18 @@ class Trainer {
     }
     learners_ = world_.split(roles_.learners, "learners");
     holders_ = world_.split(holders, "adapter holders");
-    run_alike(world_, [&] {
-      start_adapter();
-      resume();
-    });
+    open_checkpoints();
+    run_alike(world_, [&] { start_adapter(); });
+    resume();
+    if (actor_) {
+      share_.emplace(world_, roles_.actors, kTagWork, [this](std::int64_t step) { return rows_of_step(step); });
+    }
   }
+  ~Trainer() {
+    if (watch_ != nullptr) world_.set_poll({});
+  }
+  Trainer(const Trainer&) = delete;
+  Trainer& operator=(const Trainer&) = delete;
 
   ExitCode run() {
     if (leader_) {
@@ -107,35 +134,20 @@ class Trainer {
       folder_.emplace(config_.train.out, to_yaml(config_), resumed);
     }
     world_.barrier("the run folder");
-    if (holders_ != nullptr) publish_adapter();
+    last_step_ = total_steps_;
+    boundary(step_);
+    const std::int64_t first = step_;
     if (step_ == 0) evaluate(0);
-    const ProgressMode mode = leader_ && config_.train.progress ? ProgressMode::automatic : ProgressMode::off;
-    Progress progress("step", total_steps_, step_, mode);
-    bool stopped = false;
-    while (step_ < total_steps_ && !stopped) {
-      const StepMetrics metrics = run_step(step_ + 1);
-      ++step_;
-      if (leader_) {
-        folder_->append(metrics);
-        warn(metrics, progress);
-        progress.update(step_, sft_ ? fmt::format("loss {:.3f}", metrics.loss)
-                                    : fmt::format("reward {:.3f}  kl {:.3f}  {:.0f} tokens",
-                                                  metrics.reward_mean, metrics.kl, metrics.length_mean));
-      }
-      stopped = asked(signals_.stop) && step_ < total_steps_;
-      const bool save_now = asked(signals_.save);
-      signals_.save = false;
-      const bool every = config_.checkpoint.every > 0 && step_ % config_.checkpoint.every == 0;
-      const bool evaluated =
-          config_.train.eval_every > 0 && step_ % config_.train.eval_every == 0 && step_ < total_steps_;
-      if (evaluated && !stopped) {
-        progress.clear();
-        evaluate(step_);
-      }
-      if (every || save_now || stopped || step_ == total_steps_) save();
-    }
-    progress.finish();
-    if (stopped) {
+    progress_.emplace("step", total_steps_, step_,
+                      leader_ && config_.train.progress ? ProgressMode::automatic : ProgressMode::off);
+    if (learner_)
+      learn_steps();
+    else
+      follow_steps();
+    progress_->finish();
+    finish_save();
+    if (leader_) print_traffic(step_ - first);
+    if (step_ < total_steps_) {
       if (leader_) {
         fmt::print(
             stderr,
@@ -150,8 +162,68 @@ class Trainer {
     return ExitCode::done;
   }
 
+  /// A rank is lost, perhaps this one: the learners save the last whole step, then all wait for the first learner to
+  /// end the job.
+  void end_with_checkpoint() {
+    save_last_step();
+    const std::optional<LostRank> loss = watch_->loss();
+    if (leader_ || (loss && loss->rank == roles_.learners.front())) return;
+    std::this_thread::sleep_for(kLastSavePatience + Seconds{2});
+  }
+
  private:
   // ------------------------------------------------------------------------------------------------ set-up
+
+  /// The adapter and moments are those behind step learned_step_.
+  bool is_between_steps() const {
+    return trainer_ != nullptr && writer_ != nullptr && learned_step_ > 0 && trainer_->whole() &&
+           trainer_->updates() == learned_updates_;
+  }
+
+  void save_last_step() {
+    if (trainer_ == nullptr || writer_ == nullptr || learned_step_ == 0) return;
+    if (writer_->state() == CheckpointWriter::State::writing && !writer_->wait(kLastSavePatience))
+      writer_->give_up("a rank is lost");
+    if (!is_between_steps()) {
+      LOG(WARNING) << "step " << learned_step_ + 1 << " broke off in the middle of its update: it is not saved";
+      return;
+    }
+    best_value_ = kNotMeasured;
+    writer_->begin(*trainer_, info(learned_step_));
+    const bool ended = writer_->wait(kLastSavePatience);
+    if (!ended) writer_->give_up("a learner is lost");
+    if (!leader_) return;
+    if (writer_->state() == CheckpointWriter::State::done)
+      fmt::print(stderr, "checkpoint of step {} saved in {}\n", learned_step_,
+                 (config_.train.out / "checkpoints").string());
+    else
+      fmt::print(stderr, "no checkpoint of step {}: {}\n", learned_step_,
+                 ended ? writer_->failure() : "a learner is lost");
+  }
+
+  /// Actors that also learn have nothing to run ahead of.
+  std::int64_t possible_lag() const {
+    const bool apart = std::none_of(roles_.actors.begin(), roles_.actors.end(),
+                                    [&](int rank) { return roles_.is_learner(rank); });
+    if (!apart && config_.rollout.max_policy_lag > 0 && leader_)
+      LOG(WARNING) << "rollout.max_policy_lag " << config_.rollout.max_policy_lag
+                   << ": every actor of this job also learns, so it runs on-policy (lag 0)";
+    return apart && !sft_ ? config_.rollout.max_policy_lag : 0;
+  }
+
+  /// Called in every wait: gives up on ranks that are known to be lost, and makes use of the moment between a
+  /// launcher's SIGTERM and its SIGKILL.
+  void poll() {
+    if (const std::optional<LostRank> loss = watch_->loss()) {
+      // Learners in the middle of an update may still come to its end, if they are all there.
+      const bool may_end = in_update_ && !roles_.is_learner(loss->rank) && loss->ago < kUpdatePatience;
+      if (!may_end) throw PeerLost(fmt::format("rank {} is lost", loss->rank), static_cast<ExitCode>(loss->exit_code));
+    }
+    if (signals_.stop && !insured_ && is_between_steps() && writer_->state() != CheckpointWriter::State::writing) {
+      insured_ = true;
+      writer_->begin(*trainer_, info(learned_step_), true);
+    }
+  }
 
   void read_data() {
     require_inputs(config_);
@@ -242,31 +314,56 @@ class Trainer {
     options.dropout = config_.lora.dropout;
     options.seed = config_.train.seed;
     trainer_ = std::make_unique<Learner>(*policy_.model, std::move(start), reference_, *learners_, options);
-    store_.emplace(config_.train.out / "checkpoints", config_.checkpoint.keep);
   }
 
+  void open_checkpoints() {
+    if (learners_ == nullptr) return;
+    // Names what this run of the program writes, for the first learner to find it.
+    std::vector<std::byte> token(sizeof(std::uint64_t));
+    const std::uint64_t drawn = static_cast<std::uint64_t>(std::random_device{}()) << 32 | std::random_device{}();
+    std::memcpy(token.data(), &drawn, sizeof drawn);
+    learners_->broadcast_bytes(token, 0);
+    std::uint64_t common = 0;
+    std::memcpy(&common, token.data(), sizeof common);
+    writer_ = std::make_unique<CheckpointWriter>(config_.train.out / "checkpoints", config_.checkpoint.keep,
+                                                 fmt::format("{:016x}", common), learners_->rank(), learners_->size());
+  }
+
+  /// The first learner chooses the checkpoint, all ranks read that one.
   void resume() {
     if (config_.checkpoint.resume == "never") return;
     const ModelConfig& model = policy_.model->config();
-    std::optional<LoadedCheckpoint> found;
-    if (config_.checkpoint.resume != "auto") {
-      found = CheckpointStore::load(config_.checkpoint.resume, model);
-    } else {
-      found = CheckpointStore(config_.train.out / "checkpoints", config_.checkpoint.keep).load_newest(model);
-    }
-    if (!found) return;
-    if (holders_ != nullptr && !(*found->adapter.layout == *adapter_.layout)) {
+    std::string chosen;
+    run_alike(world_, [&] {
+      if (!leader_) return;
+      if (config_.checkpoint.resume != "auto") {
+        chosen = config_.checkpoint.resume;
+      } else if (const auto found = CheckpointStore(config_.train.out / "checkpoints").load_newest(model)) {
+        chosen = found->path.string();
+      }
+    });
+    const auto letters = std::as_bytes(std::span(chosen));
+    std::vector<std::byte> bytes(letters.begin(), letters.end());
+    world_.broadcast_bytes(bytes, roles_.learners.front());
+    if (bytes.empty()) return;
+    chosen.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    run_alike(world_, [&] { go_on_from(CheckpointStore::load(chosen, model)); });
+    if (leader_) LOG(INFO) << "resuming from " << chosen << " after step " << step_;
+  }
+
+  void go_on_from(LoadedCheckpoint&& found) {
+    if (holders_ != nullptr && !(*found.adapter.layout == *adapter_.layout)) {
       fail(
           "cannot resume from {}: its adapter has other modules or ranks than the configuration asks for; "
-          "use another "
-          "train.out or checkpoint.resume never",
-          found->path.string());
+          "use another train.out or checkpoint.resume never",
+          found.path.string());
     }
-    step_ = found->info.step;
-    version_ = found->info.version;
-    if (trainer_ != nullptr) trainer_->restore(found->adapter.values, found->m, found->v, found->updates);
-    adapter_ = found->adapter;
-    if (leader_) LOG(INFO) << "resuming from " << found->path.string() << " after step " << step_;
+    step_ = found.info.step;
+    version_ = found.info.version;
+    if (trainer_ != nullptr) trainer_->restore(found.adapter.values, found.m, found.v, found.updates);
+    learned_step_ = step_;
+    learned_updates_ = found.updates;
+    adapter_ = std::move(found.adapter);
   }
 
   /// Nothing of the run in this folder can be gone on with, and nothing would be lost by starting it again.
@@ -338,74 +435,177 @@ class Trainer {
     return own;
   }
 
-  StepMetrics run_step(std::int64_t step) {
-    const auto start = Clock::now();
-    const std::vector<std::size_t> rows = rows_of_step(step);
-    Times times;
-    if (actor_ && !sft_) {
+  /// A learner's run: it knows every step's adapter as soon as there is one.
+  void learn_steps() {
+    while (step_ < last_step_) {
+      const auto start = Clock::now();
+      const std::int64_t step = step_ + 1;
+      const std::vector<std::size_t> rows = rows_of_step(step);
+      Report report;
+      if (actor_ && !sft_) roll_out(step, report);
+      if (reward_ && !sft_) score_groups(rows, report);
+      StepMetrics metrics = learn_step(step, rows, report);
+      send_report(report);
+      if (leader_) read_reports(metrics);
       const auto begin = Clock::now();
-      const std::vector<RolloutSample> samples = load_samples(train_, share(rows));
-      rollout_->run(samples, rollout_options(step), [&](Group&& group) {
-        world_.send(roles_.reward_rank_of(static_cast<std::uint64_t>(group.sample_index)), kTagGroup,
-                    serialise(group));
-      });
-      times.rollout = seconds_since(begin);
-      times.stage2 = rollout_->times().stage2_seconds;
-    }
-    if (reward_ && !sft_) {
-      for (const std::size_t row : rows) {
-        if (roles_.reward_rank_of(row) != world_.rank()) continue;
-        Group group = parse_group(world_.receive(kAnyRank, kTagGroup, "a rolled-out group").bytes);
-        const auto begin = Clock::now();
-        score(group, config_.rewards, config_.prompts.texts.profile);
-        times.reward += seconds_since(begin);
-        const std::vector<std::byte> bytes = serialise(group);
-        for (const int learner : roles_.learners) world_.send(learner, kTagScored, bytes);
+      boundary(step);
+      if (leader_) {
+        metrics.sync_seconds = seconds_since(begin);
+        metrics.step_seconds = seconds_since(start);
+        metrics.version = version_;
+        folder_->append(metrics);
+        warn(metrics, *progress_);
+        progress_->update(step, sft_ ? fmt::format("loss {:.3f}", metrics.loss)
+                                     : fmt::format("reward {:.3f}  kl {:.3f}  {:.0f} tokens", metrics.reward_mean,
+                                                   metrics.kl, metrics.length_mean));
       }
+      step_ = step;
+      evaluate_if_due(step);
+      check_save();
+      if (save_now_ || step == last_step_) begin_save();
     }
-    StepMetrics metrics;
+  }
+
+  /// Of actors and rewards that don't learn: at most lag_ adapters behind.
+  void follow_steps() {
+    std::int64_t known = step_;
+    const auto catch_up = [&](std::int64_t version) {
+      while (known < version) boundary(++known);
+    };
+    while (true) {
+      if (evaluation_due(step_)) catch_up(step_);
+      evaluate_if_due(step_);
+      const std::int64_t step = step_ + 1;
+      catch_up(step - 1 - lag_);
+      if (step > last_step_) break;
+      Report report;
+      if (actor_ && !sft_) roll_out(step, report);
+      if (reward_ && !sft_) score_groups(rows_of_step(step), report);
+      send_report(report);
+      step_ = step;
+    }
+    catch_up(last_step_);
+  }
+
+  void roll_out(std::int64_t step, Report& report) {
+    const auto begin = Clock::now();
+    /// The share's rows as samples.
+    class Source final : public SampleSource {
+     public:
+      Source(Trainer& trainer, std::int64_t step) : trainer_(trainer) { trainer_.share_->begin(step); }
+      std::vector<RolloutSample> next(bool idle) override {
+        const std::vector<std::size_t> rows = trainer_.share_->next(idle);
+        return rows.empty() ? std::vector<RolloutSample>{} : trainer_.load_samples(trainer_.train_, rows);
+      }
+      void finished(const Group& group, std::int64_t tokens) override {
+        trainer_.share_->finished(static_cast<std::size_t>(group.sample_index), tokens);
+      }
+
+     private:
+      Trainer& trainer_;
+    };
+    Source source(*this, step);
+    rollout_->run(source, rollout_options(step), [&](Group&& group) {
+      world_.send(roles_.reward_rank_of(static_cast<std::uint64_t>(group.sample_index)), kTagGroup,
+                  serialise(group));
+    });
+    report.rollout = seconds_since(begin);
+    report.stage2 = rollout_->times().stage2_seconds;
+  }
+
+  void score_groups(const std::vector<std::size_t>& rows, Report& report) {
+    for (const std::size_t row : rows) {
+      if (roles_.reward_rank_of(row) != world_.rank()) continue;
+      Group group = parse_group(world_.receive(kAnyRank, kTagGroup, "a rolled-out group").bytes);
+      const auto begin = Clock::now();
+      score(group, config_.rewards, config_.prompts.texts.profile);
+      report.reward += seconds_since(begin);
+      const std::vector<std::byte> bytes = serialise(group);
+      for (const int learner : roles_.learners) world_.send(learner, kTagScored, bytes);
+    }
+  }
+
+  /// Figures on the first learner.
+  StepMetrics learn_step(std::int64_t step, const std::vector<std::size_t>& rows, Report& report) {
+    std::vector<Group> groups;
+    if (!sft_) groups = receive_groups(step, rows);
+    const auto begin = Clock::now();
+    double zero_variance = kNotMeasured;
+    UpdateResult result;
+    in_update_ = true;
     if (sft_) {
-      if (learner_) {
-        const auto begin = Clock::now();
-        const UpdateResult result = learn_from_answers(rows);
-        times.learn = seconds_since(begin);
-        if (leader_) metrics = measure(step, {}, result, kNotMeasured);
+      result = learn_from_answers(rows);
+    } else {
+      zero_variance = assign_advantages(groups);
+      result = learn(step, groups);
+    }
+    in_update_ = false;
+    learned_step_ = step;
+    learned_updates_ = trainer_->updates();
+    report.learn = seconds_since(begin);
+    return leader_ ? measure(step, groups, result, zero_variance) : StepMetrics{};
+  }
+
+  void send_report(Report& report) {
+    report.stop = signals_.stop;
+    report.save = signals_.save.exchange(false);
+    for (int kind = 0; kind < kOperations; ++kind) {
+      std::uint64_t sent = 0;
+      for (const Communicator* c : {&world_, learners_.get(), holders_.get()})
+        if (c != nullptr) sent += c->traffic(static_cast<Operation>(kind)).bytes;
+      const auto index = static_cast<std::size_t>(kind);
+      report.sent[index] = sent - sent_[index];
+      sent_[index] = sent;
+    }
+    world_.send(roles_.learners.front(), kTagReport, std::as_bytes(std::span(&report, 1)));
+  }
+
+  /// Of all ranks; decides how the run goes on.
+  void read_reports(StepMetrics& metrics) {
+    for (int rank = 0; rank < world_.size(); ++rank) {
+      const Message message = world_.receive(rank, kTagReport, "the report of a step");
+      Report theirs;
+      CHECK_EQ(message.bytes.size(), sizeof theirs);
+      std::memcpy(&theirs, message.bytes.data(), sizeof theirs);
+      metrics.rollout_seconds = std::max(metrics.rollout_seconds, theirs.rollout);
+      metrics.stage2_seconds = std::max(metrics.stage2_seconds, theirs.stage2);
+      metrics.reward_seconds = std::max(metrics.reward_seconds, theirs.reward);
+      metrics.learn_seconds = std::max(metrics.learn_seconds, theirs.learn);
+      for (std::size_t kind = 0; kind < theirs.sent.size(); ++kind) {
+        traffic_[kind] += theirs.sent[kind];
+        metrics.traffic_bytes += static_cast<std::int64_t>(theirs.sent[kind]);
       }
-    } else if (learner_) {
-      std::vector<Group> groups = receive_groups(rows);
-      const auto begin = Clock::now();
-      const std::vector<double> zero_variance = assign_advantages(groups);
-      const UpdateResult result = learn(step, groups);
-      times.learn = seconds_since(begin);
-      if (leader_) metrics = measure(step, groups, result, zero_variance.front());
+      // Actors may be lag_ steps ahead: what they have begun is learned from.
+      if (theirs.stop) last_step_ = std::min(last_step_, metrics.step + lag_);
+      if (theirs.save) save_now_ = true;
     }
-    if (holders_ != nullptr) {
-      const auto begin = Clock::now();
-      ++version_;
-      publish_adapter();
-      times.sync = seconds_since(begin);
-    }
-    world_.send(roles_.learners.front(), kTagTimes, as_bytes_of(times));
-    if (leader_) {
-      for (int rank = 0; rank < world_.size(); ++rank) {
-        const Message message = world_.receive(rank, kTagTimes, "the times of a step");
-        Times theirs;
-        CHECK_EQ(message.bytes.size(), sizeof theirs);
-        std::memcpy(&theirs, message.bytes.data(), sizeof theirs);
-        metrics.rollout_seconds = std::max(metrics.rollout_seconds, theirs.rollout);
-        metrics.stage2_seconds = std::max(metrics.stage2_seconds, theirs.stage2);
-        metrics.reward_seconds = std::max(metrics.reward_seconds, theirs.reward);
-        metrics.learn_seconds = std::max(metrics.learn_seconds, theirs.learn);
-        metrics.sync_seconds = std::max(metrics.sync_seconds, theirs.sync);
-      }
-      metrics.step_seconds = seconds_since(start);
-      metrics.version = version_;
-    }
-    return metrics;
+    if (config_.checkpoint.every > 0 && metrics.step % config_.checkpoint.every == 0) save_now_ = true;
+  }
+
+  /// Behind a step, on every rank in the same order of steps: the adapter to all who hold one, and how the run goes on.
+  void boundary(std::int64_t step) {
+    Boundary boundary{step, last_step_, save_now_ ? 1 : 0};
+    world_.broadcast(View(reinterpret_cast<std::int64_t*>(&boundary), 1, sizeof boundary / sizeof(std::int64_t)),
+                     roles_.learners.front());
+    CHECK_EQ(boundary.version, step);
+    last_step_ = boundary.last_step;
+    save_now_ = boundary.save != 0;
+    if (holders_ == nullptr) return;
+    version_ = step;
+    publish_adapter();
+  }
+
+  bool evaluation_due(std::int64_t step) const {
+    return step > 0 && config_.train.eval_every > 0 && step % config_.train.eval_every == 0 && step < last_step_;
+  }
+  void evaluate_if_due(std::int64_t step) {
+    if (!evaluation_due(step)) return;
+    progress_->clear();
+    evaluate(step);
   }
 
   /// The step's scored groups, in the order of the step's rows whatever order they came in.
-  std::vector<Group> receive_groups(const std::vector<std::size_t>& rows) {
+  std::vector<Group> receive_groups(std::int64_t step, const std::vector<std::size_t>& rows) {
     std::map<std::int64_t, std::size_t> place;
     for (std::size_t i = 0; i < rows.size(); ++i) place[static_cast<std::int64_t>(rows[i])] = i;
     std::vector<Group> groups(rows.size());
@@ -413,13 +613,20 @@ class Trainer {
       Group group = parse_group(world_.receive(kAnyRank, kTagScored, "a scored group").bytes);
       const auto found = place.find(group.sample_index);
       CHECK(found != place.end()) << "group of row " << group.sample_index << " does not belong to this step";
+      for (const Trajectory& t : group.members) {
+        const auto policy = digests_.find(t.policy_version);
+        if (policy == digests_.end() || policy->second != t.adapter_digest || step - 1 - t.policy_version > lag_)
+          fail("step {}: a trajectory of {} was sampled by version {} with digest {:016x}; allowed are versions {} to "
+               "{} as they were published; end the job and resume",
+               step, group.sample_id, t.policy_version, t.adapter_digest, step - 1 - lag_, step - 1);
+      }
       groups[found->second] = std::move(group);
     }
     return groups;
   }
 
-  /// Sets every advantage; returns {share of groups without any variance}.
-  std::vector<double> assign_advantages(std::vector<Group>& groups) const {
+  /// Sets every advantage; returns the share of groups without any variance.
+  double assign_advantages(std::vector<Group>& groups) const {
     std::vector<double> rewards;
     for (const Group& group : groups) {
       for (const Trajectory& t : group.members) {
@@ -435,7 +642,7 @@ class Trainer {
     for (Group& group : groups) {
       for (Trajectory& t : group.members) t.advantage = advantages.values[next++];
     }
-    return {advantages.zero_variance_fraction};
+    return advantages.zero_variance_fraction;
   }
 
   /// Groups of each learner: longest first to the least loaded, so that every learner's share is a function
@@ -581,6 +788,8 @@ class Trainer {
     holders_->broadcast(View(adapter_.values.data(), 1, static_cast<std::int64_t>(adapter_.values.size())),
                         0);
     digest_ = digest_of_values(adapter_.values);
+    digests_[version_] = digest_;
+    while (digests_.begin()->first < version_ - lag_) digests_.erase(digests_.begin());
     const auto low = static_cast<double>(digest_ >> 32);
     const auto high = static_cast<double>(digest_ & 0xffffffffU);
     if (holders_->all_reduce_max(low) != holders_->all_reduce_min(low) ||
@@ -709,7 +918,7 @@ class Trainer {
     // Every answer well formed is the aim, not a fault.
     if (metrics.reward_format_mean == 0) constant("format", w.format, metrics.reward_format_std, 0);
     if (config_.objective.updates_per_rollout == 1 && config_.lora.dropout == 0 &&
-        config_.rollout.max_policy_lag == 0 && metrics.actor_learner_logp_gap != 0) {
+        lag_ == 0 && metrics.actor_learner_logp_gap != 0) {
       say(fmt::format(
           "actor and learner disagree by {:.3g} in a log-probability though the step is on-policy",
           metrics.actor_learner_logp_gap));
@@ -769,25 +978,72 @@ class Trainer {
 
   // ------------------------------------------------------------------------------------------------ ends
 
-  bool asked(const std::atomic<bool>& flag) { return world_.all_reduce_max(flag ? 1.0 : 0.0) > 0; }
-
-  CheckpointInfo info() const {
-    return {step_,
-            version_,
-            step_ * config_.rollout.images_per_step,
+  CheckpointInfo info(std::int64_t step) const {
+    return {step,
+            step,
+            step * config_.rollout.images_per_step,
             to_yaml(config_),
             version_text(),
             config_.model.path.string(),
             best_value_};
   }
 
-  void save() {
-    if (trainer_ != nullptr) store_->save(*trainer_, *learners_, info());
-    world_.barrier("a checkpoint");
+  void begin_save() {
+    check_save();
+    writer_->begin(*trainer_, info(step_));
+    save_now_ = false;
+    save_pending_ = true;
+  }
+
+  /// Between steps: has the save under way ended, on all learners?
+  void check_save() {
+    if (!save_pending_) return;
+    using State = CheckpointWriter::State;
+    const State state = writer_->state();
+    const double worst = learners_->all_reduce_max(state == State::failed ? 2 : state == State::writing ? 1 : 0);
+    if (worst == 1) return;
+    if (worst == 2) end_failed_save();
+    save_pending_ = false;
+  }
+  void end_failed_save() {
+    if (writer_->state() == CheckpointWriter::State::failed)
+      LOG(WARNING) << writer_->failure() << "; training goes on, earlier checkpoints are untouched";
+    else if (leader_)
+      writer_->give_up("another learner could not write its shard");
+  }
+
+  /// Behind the last step: nothing but a whole checkpoint will do.
+  void finish_save() {
+    if (writer_ == nullptr || !save_pending_) return;
+    constexpr Seconds kLook{0.01};
+    for (;;) {
+      writer_->wait(kLook);
+      const bool failed = writer_->state() == CheckpointWriter::State::failed;
+      if (learners_->all_reduce_max(failed ? 1 : 0) > 0) {
+        if (failed) throw Error(writer_->failure());
+        if (leader_) writer_->give_up("another learner could not write its shard");
+        fail("cannot save the last checkpoint: another learner failed; see its message");
+      }
+      if (learners_->all_reduce_max(writer_->state() == CheckpointWriter::State::writing ? 1 : 0) == 0) break;
+    }
+    save_pending_ = false;
+  }
+
+  /// Mean of a step, over all ranks.
+  void print_traffic(std::int64_t steps) const {
+    if (world_.size() == 1 || steps <= 0) return;
+    std::vector<std::string> parts;
+    for (int kind = 0; kind < kOperations; ++kind) {
+      const auto bytes = traffic_[static_cast<std::size_t>(kind)] / static_cast<std::uint64_t>(steps);
+      if (bytes > 0)
+        parts.push_back(fmt::format("{} {:.1f} KiB", name_of(static_cast<Operation>(kind)),
+                                    static_cast<double>(bytes) / 1024));
+    }
+    fmt::print(stderr, "traffic of a step, {} ranks together: {}\n", world_.size(), fmt::join(parts, ", "));
   }
 
   void finish() {
-    write_adapter_h5(folder_->root() / "adapter.h5", adapter_, info());
+    write_adapter_h5(folder_->root() / "adapter.h5", adapter_, info(step_));
     write_peft(folder_->root() / "adapter", adapter_, config_.model.path.string());
     const MetricsFile metrics = read_metrics(folder_->metrics_file());
     write_file_atomically(folder_->root() / "curves.svg",
@@ -799,12 +1055,21 @@ class Trainer {
   const Config& config_;
   Communicator& world_;
   StopSignals& signals_;
+  Watch* watch_;
   RolePlan roles_;
   bool actor_, reward_, learner_, leader_, sft_;
+  std::int64_t lag_;
   std::vector<Sample> train_;
   std::vector<std::vector<Sample>> eval_;
-  std::int64_t steps_per_epoch_ = 0, total_steps_ = 0, step_ = 0, version_ = 0;
+  std::int64_t steps_per_epoch_ = 0, total_steps_ = 0;
+  std::int64_t step_ = 0;       ///< the last one this rank has done with
+  std::int64_t learned_step_ = 0, learned_updates_ = 0;  ///< the last step that has changed the adapter
+  std::int64_t last_step_ = 0;  ///< as far as the run goes: total_steps_, or less once a stop is asked for
+  std::int64_t version_ = 0;    ///< of adapter_
   std::uint64_t digest_ = 0;
+  std::map<std::int64_t, std::uint64_t> digests_;  ///< by version, those that actors may still use
+  bool save_now_ = false, save_pending_ = false, insured_ = false, in_update_ = false;
+  std::array<std::uint64_t, kOperations> sent_{}, traffic_{};
   Policy policy_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<Rollout> rollout_;
@@ -812,8 +1077,10 @@ class Trainer {
   Lora adapter_;
   std::shared_ptr<const PackedAdapter> reference_;
   std::unique_ptr<Learner> trainer_;
-  std::optional<CheckpointStore> store_;
+  std::unique_ptr<CheckpointWriter> writer_;
+  std::optional<WorkShare> share_;
   std::optional<RunFolder> folder_;
+  std::optional<Progress> progress_;
   std::vector<EvalMetrics> evaluations_;
   std::int64_t samples_step_ = -1, samples_written_ = 0;
   double lr_ = 0, best_value_ = kNotMeasured;
@@ -835,8 +1102,25 @@ void run_alike(Communicator& world, const std::function<void()>& work) {
   world.barrier("the end of the job");
 }
 
-ExitCode run_training(const Config& config, Communicator& world, StopSignals& signals) {
-  return Trainer(config, world, signals).run();
+ExitCode run_training(const Config& config, Communicator& world, StopSignals& signals, Watch* watch) {
+  Trainer trainer(config, world, signals, watch);
+  if (watch == nullptr) return trainer.run();
+  try {
+    return trainer.run();
+  } catch (const PeerLost&) {
+    trainer.end_with_checkpoint();
+    throw;
+  } catch (const std::exception& error) {
+    const auto* known = dynamic_cast<const Error*>(&error);
+    const ExitCode code = known != nullptr ? known->code() : ExitCode::world;
+    // What a peer's loss has brought about is not told again.
+    if (!watch->loss()) {
+      report_failure(error.what());
+      watch->tell_failure(static_cast<int>(code));
+    }
+    trainer.end_with_checkpoint();
+    throw PeerLost(error.what(), code);
+  }
 }
 
 }  // namespace biqa

@@ -14,6 +14,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <memory>
 #include <optional>
@@ -112,6 +113,11 @@ class Communicator {
   virtual void progress() = 0;
   /// Waits until all that was sent has left this rank.
   virtual void flush() = 0;
+
+  /// `poll` is called again and again in every wait and by progress(), of this communicator and all that share its
+  /// wire. What it throws ends the wait: the way to give up on peers that are known to be gone. It must not
+  /// communicate.
+  virtual void set_poll(std::function<void()> poll) = 0;
 
   /// A communicator of `members` (ranks of this one; their order gives the new ranks). Every rank of this
   /// communicator calls it with the same list; those not in the list get nullptr. `name` is named in errors

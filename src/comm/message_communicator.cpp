@@ -165,6 +165,10 @@ class Endpoint {
     if (dropped > 0) set_broken();
   }
   void set_broken() { broken_ = true; }
+  void set_poll(std::function<void()> poll) { poll_ = std::move(poll); }
+  void poll() const {
+    if (poll_) poll_();
+  }
   void check_usable() const {
     if (broken_)
       fail("communication on rank {}: an earlier operation failed in the middle of a transfer; end the job",
@@ -177,6 +181,7 @@ class Endpoint {
  private:
   std::unique_ptr<Transport> transport_;
   std::list<std::shared_ptr<Outgoing>> outgoing_;
+  std::function<void()> poll_;
   bool broken_ = false;
 };
 
@@ -307,7 +312,11 @@ class MessageCommunicator final : public Communicator {
   void send(int to, int tag, std::span<const std::byte> bytes) override;
   std::optional<Message> try_receive(int from, int tag) override;
   Message receive(int from, std::span<const int> tags, const char* purpose) override;
-  void progress() override { endpoint_->progress(); }
+  void progress() override {
+    endpoint_->poll();
+    endpoint_->progress();
+  }
+  void set_poll(std::function<void()> poll) override { endpoint_->set_poll(std::move(poll)); }
   void flush() override;
   std::unique_ptr<Communicator> split(std::span<const int> members, const std::string& name) override;
 
@@ -444,6 +453,7 @@ class MessageCommunicator final : public Communicator {
     for (int polls = 0;; ++polls) {
       endpoint_->progress();
       if (ready()) return;
+      endpoint_->poll();
       if (pieces != endpoint_->movement.pieces()) {
         pieces = endpoint_->movement.pieces();
         waited = Seconds{0};

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "comm/communicator.h"
+#include "comm/watch.h"
 
 namespace biqa {
 
@@ -23,6 +24,11 @@ class MpiRuntime {
   Communicator& world() { return *world_; }
   bool launched() const { return launched_; }
 
+  /// Starts to watch all ranks, in a thread of its own; every rank calls it. Whoever first sees that a rank is lost
+  /// prints one error line that names it; a process that is still there `grace` later takes the job down. nullptr
+  /// for a rank alone, and with a warning where this MPI can't be called from two threads.
+  Watch* watch(const WatchTimes& times = {});
+
   /// Waits for all ranks, then ends MPI. Sub-communicators must be gone.
   void finalize();
   /// Ends every rank of the job at once with this exit code; runs no destructors. Flush the logs before.
@@ -30,7 +36,8 @@ class MpiRuntime {
 
  private:
   std::unique_ptr<Communicator> world_;
-  bool launched_ = false;
+  std::unique_ptr<Watch> watch_;
+  bool launched_ = false, threads_ = false;
 };
 
 }  // namespace biqa

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <nlohmann/json.hpp>
 #include <system_error>
 
@@ -23,30 +22,6 @@ namespace fs = std::filesystem;
 
 constexpr const char* kFormat = "biqa-checkpoint-1";
 constexpr std::size_t kManifestLimit = std::size_t{16} << 20;
-
-std::string folder_name(std::int64_t step) {
-  return fmt::format("step-{:06}", step);
-}
-std::string shard_name(int shard, int shards) {
-  return fmt::format("optimizer-{:05}-of-{:05}.h5", shard, shards);
-}
-
-/// One entry per stored tensor: where it lies in the flat vector.
-void write_name_table(Hdf5Writer& out, const LoraLayout& layout) {
-  std::vector<std::string> names;
-  std::vector<std::int64_t> offsets, lengths;
-  for (const LoraModule& m : layout.modules()) {
-    names.push_back(peft_key(m, 'A'));
-    offsets.push_back(static_cast<std::int64_t>(m.a_offset));
-    lengths.push_back(m.rank * m.in);
-    names.push_back(peft_key(m, 'B'));
-    offsets.push_back(static_cast<std::int64_t>(m.b_offset));
-    lengths.push_back(m.out * m.rank);
-  }
-  out.dataset("names", std::span<const std::string>(names));
-  out.dataset("offset", std::span<const std::int64_t>(offsets), {static_cast<std::int64_t>(offsets.size())});
-  out.dataset("length", std::span<const std::int64_t>(lengths), {static_cast<std::int64_t>(lengths.size())});
-}
 
 Lora read_adapter_h5(const fs::path& path, const ModelConfig& config) {
   const Hdf5File file(path);
@@ -124,20 +99,45 @@ nlohmann::json read_manifest_file(const fs::path& folder) {
   return manifest;
 }
 
-/// Runs a collective step on every learner; if it failed anywhere, every learner throws.
-void together(Communicator& learners, const char* what, const std::function<void()>& action) {
-  std::string failure;
-  try {
-    action();
-  } catch (const Error& error) {
-    failure = error.what();
+std::vector<fs::path> newest_first(const fs::path& root) {
+  std::vector<fs::path> folders;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(root, error)) {
+    if (entry.is_directory() && !entry.is_symlink() && entry.path().filename().string().starts_with("step-"))
+      folders.push_back(entry.path());
   }
-  if (learners.all_and(failure.empty())) return;
-  if (!failure.empty()) throw Error(failure);
-  fail("cannot save a checkpoint: another learner failed at {}; see its message", what);
+  std::sort(folders.rbegin(), folders.rend());
+  return folders;
 }
 
 }  // namespace
+
+std::string checkpoint_name(std::int64_t step) {
+  return fmt::format("step-{:06}", step);
+}
+std::string shard_name(int shard, int shards) {
+  return fmt::format("optimizer-{:05}-of-{:05}.h5", shard, shards);
+}
+
+CheckpointFile describe_checkpoint_file(const fs::path& file) {
+  return {file.filename().string(), fs::file_size(file), digest_of_file(file)};
+}
+
+void write_name_table(Hdf5Writer& out, const LoraLayout& layout) {
+  std::vector<std::string> names;
+  std::vector<std::int64_t> offsets, lengths;
+  for (const LoraModule& m : layout.modules()) {
+    names.push_back(peft_key(m, 'A'));
+    offsets.push_back(static_cast<std::int64_t>(m.a_offset));
+    lengths.push_back(m.rank * m.in);
+    names.push_back(peft_key(m, 'B'));
+    offsets.push_back(static_cast<std::int64_t>(m.b_offset));
+    lengths.push_back(m.out * m.rank);
+  }
+  out.dataset("names", std::span<const std::string>(names));
+  out.dataset("offset", std::span<const std::int64_t>(offsets), {static_cast<std::int64_t>(offsets.size())});
+  out.dataset("length", std::span<const std::int64_t>(lengths), {static_cast<std::int64_t>(lengths.size())});
+}
 
 void write_adapter_h5(const fs::path& path, const Lora& lora, const CheckpointInfo& info) {
   Hdf5Writer out(path);
@@ -172,98 +172,55 @@ Lora read_any_adapter(const fs::path& path, const ModelConfig& config) {
   if (fs::exists(path / "adapter_config.json")) return read_peft(path, config);
   if (fs::exists(path / "adapter.h5")) return read_adapter_h5(path / "adapter.h5", config);
   if (fs::exists(path / "checkpoints")) {
-    auto newest = CheckpointStore(path / "checkpoints", 0).load_newest(config);
+    auto newest = CheckpointStore(path / "checkpoints").load_newest(config);
     if (newest) return std::move(newest->adapter);
   }
   fail("cannot read adapter {}: neither a PEFT folder, an adapter.h5, a checkpoint nor a run lies there",
        path.string());
 }
 
-CheckpointStore::CheckpointStore(fs::path root, std::int64_t keep) : root_(std::move(root)), keep_(keep) {}
+CheckpointStore::CheckpointStore(fs::path root) : root_(std::move(root)) {}
 
-void CheckpointStore::save(const Learner& learner, Communicator& learners, const CheckpointInfo& info) {
-  const fs::path target = root_ / folder_name(info.step);
-  const fs::path temporary = root_ / ("." + folder_name(info.step) + ".partial");
-  const int rank = learners.rank();
-  if (!learners.all_and(rank != 0 || !fs::exists(target))) return;  // this very step is saved already
-  const auto prepare = [&] {
-    if (rank != 0) return;
-    std::error_code error;
-    fs::create_directories(root_, error);
-    fs::remove_all(temporary, error);
-    error.clear();
-    fs::create_directory(temporary, error);
-    if (error)
-      fail("cannot make checkpoint folder {}: {}; free the disk or mend its permissions", temporary.string(),
-           error.message());
-  };
-  together(learners, "making the folder", prepare);
-  try {
-    together(learners, "writing the shards", [&] {
-      const Learner::Shard shard = learner.shard();
-      Hdf5Writer out(temporary / shard_name(rank, learners.size()));
-      const std::vector<std::int64_t> shape{static_cast<std::int64_t>(shard.values.size())};
-      out.attribute("/", "begin", static_cast<std::int64_t>(shard.begin));
-      out.attribute("/", "end", static_cast<std::int64_t>(shard.end));
-      out.attribute("/", "updates", learner.updates());
-      out.dataset("m", shard.m, shape);
-      out.dataset("v", shard.v, shape);
-      out.dataset("master", shard.values, shape);
-      write_name_table(out, *learner.adapter().layout);
-      out.close();
-      if (rank == 0) write_adapter_h5(temporary / "adapter.h5", learner.adapter(), info);
-    });
-    together(learners, "publishing", [&] {
-      if (rank != 0) return;
-      nlohmann::json files = nlohmann::json::array();
-      std::vector<fs::path> paths;
-      for (const auto& entry : fs::directory_iterator(temporary)) paths.push_back(entry.path());
-      std::sort(paths.begin(), paths.end());
-      for (const fs::path& path : paths) {
-        files.push_back({{"name", path.filename().string()},
-                         {"bytes", fs::file_size(path)},
-                         {"xxh3", digest_of_file(path)}});
-      }
-      nlohmann::json manifest{{"format", kFormat},
-                              {"step", info.step},
-                              {"version", info.version},
-                              {"data_cursor", info.data_cursor},
-                              {"config", info.config},
-                              {"build", info.build},
-                              {"base_model", info.base_model},
-                              {"files", files}};
-      manifest["best_value"] =
-          std::isfinite(info.best_value) ? nlohmann::json(info.best_value) : nlohmann::json();
-      write_file_atomically(temporary / "manifest.json", manifest.dump(2) + "\n");
-      publish(temporary, target);
-      const fs::path link = root_ / ".latest.partial";
-      std::error_code error;
-      fs::remove(link, error);
-      fs::create_symlink(target.filename(), link);
-      fs::rename(link, root_ / "latest");
-    });
-  } catch (const Error&) {
-    std::error_code ignored;
-    if (rank == 0) fs::remove_all(temporary, ignored);
-    throw;
-  }
-  if (rank == 0) remove_old();
-}
+void publish_checkpoint(const fs::path& root, const fs::path& folder, const CheckpointInfo& info,
+                        const std::vector<CheckpointFile>& listed) {
+  nlohmann::json files = nlohmann::json::array();
+  for (const CheckpointFile& file : listed)
+    files.push_back({{"name", file.name}, {"bytes", file.bytes}, {"xxh3", file.xxh3}});
+  nlohmann::json manifest{{"format", kFormat},
+                          {"step", info.step},
+                          {"version", info.version},
+                          {"data_cursor", info.data_cursor},
+                          {"config", info.config},
+                          {"build", info.build},
+                          {"base_model", info.base_model},
+                          {"files", files}};
+  manifest["best_value"] = std::isfinite(info.best_value) ? nlohmann::json(info.best_value) : nlohmann::json();
+  write_file_atomically(folder / "manifest.json", manifest.dump(2) + "\n");
 
-std::vector<fs::path> CheckpointStore::newest_first() const {
-  std::vector<fs::path> folders;
+  const fs::path target = root / checkpoint_name(info.step);
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(root_, error)) {
-    if (entry.is_directory() && !entry.is_symlink() && entry.path().filename().string().starts_with("step-"))
-      folders.push_back(entry.path());
+  if (fs::exists(target)) {
+    try {
+      CheckpointStore::verify(target);
+      fs::remove_all(folder, error);
+      return;
+    } catch (const Error& damage) {
+      const fs::path aside = temporary_beside(root / ("damaged-" + checkpoint_name(info.step)));
+      LOG(WARNING) << damage.what() << "; it is moved to " << aside.string();
+      fs::rename(target, aside);
+    }
   }
-  std::sort(folders.rbegin(), folders.rend());
-  return folders;
+  publish(folder, target);
+  const fs::path link = root / ".latest.partial";
+  fs::remove(link, error);
+  fs::create_symlink(target.filename(), link);
+  fs::rename(link, root / "latest");
 }
 
-void CheckpointStore::remove_old() const {
-  if (keep_ <= 0) return;
-  const std::vector<fs::path> folders = newest_first();
+void remove_old_checkpoints(const fs::path& root, std::int64_t keep) {
+  std::error_code error;
+  if (keep <= 0) return;
+  const std::vector<fs::path> folders = newest_first(root);
   std::optional<fs::path> best;
   double best_value = 0;
   for (const fs::path& folder : folders) {
@@ -273,13 +230,12 @@ void CheckpointStore::remove_old() const {
         best = folder;
         best_value = value.get<double>();
       }
-    } catch (const Error& error) {
-      LOG(WARNING) << error.what();
+    } catch (const Error& damage) {
+      LOG(WARNING) << damage.what();
     }
   }
-  for (std::size_t i = static_cast<std::size_t>(keep_); i < folders.size(); ++i) {
+  for (std::size_t i = static_cast<std::size_t>(keep); i < folders.size(); ++i) {
     if (best && folders[i] == *best) continue;
-    std::error_code error;
     fs::remove_all(folders[i], error);
     if (error)
       LOG(WARNING) << "cannot remove old checkpoint " << folders[i].string() << ": " << error.message();
@@ -353,7 +309,7 @@ LoadedCheckpoint CheckpointStore::load(const fs::path& folder, const ModelConfig
 }
 
 std::optional<LoadedCheckpoint> CheckpointStore::load_newest(const ModelConfig& config) const {
-  for (const fs::path& folder : newest_first()) {
+  for (const fs::path& folder : newest_first(root_)) {
     try {
       return load(folder, config);
     } catch (const Error& error) {

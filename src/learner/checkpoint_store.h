@@ -42,15 +42,33 @@ void write_adapter_h5(const std::filesystem::path& file, const Lora& lora, const
 /// folder (its final adapter, else its newest checkpoint). Throws Error naming what is wrong, also for another model.
 Lora read_any_adapter(const std::filesystem::path& path, const ModelConfig& config);
 
+/// "step-000120"; "optimizer-00003-of-00016.h5".
+std::string checkpoint_name(std::int64_t step);
+std::string shard_name(int shard, int shards);
+
+/// A file as the manifest lists it.
+struct CheckpointFile {
+  std::string name;
+  std::uint64_t bytes = 0;
+  std::string xxh3;  ///< XXH3-128, hexadecimal
+};
+CheckpointFile describe_checkpoint_file(const std::filesystem::path& file);
+
+class Hdf5Writer;
+/// Names, offsets and lengths of the stored tensors in the flat vector: part of every shard.
+void write_name_table(Hdf5Writer& out, const LoraLayout& layout);
+
+/// Writes the manifest into `folder`, renames it to its place below `root` and points `latest` to it. A checkpoint
+/// of this step that is already there and whole is left as it is and `folder` removed; a damaged one is moved aside.
+void publish_checkpoint(const std::filesystem::path& root, const std::filesystem::path& folder,
+                        const CheckpointInfo& info, const std::vector<CheckpointFile>& files);
+/// Keeps the newest `keep` (0: all) and the best.
+void remove_old_checkpoints(const std::filesystem::path& root, std::int64_t keep);
+
 class CheckpointStore {
  public:
-  /// `root`: RUN/checkpoints. `keep`: newest so many stay (0: all), besides the best.
-  CheckpointStore(std::filesystem::path root, std::int64_t keep);
-
-  /// Called by every learner (collective over `learners`); each writes its own shard. Returns when the
-  /// checkpoint is published, `latest` points to it and old ones are removed. Throws Error on every learner
-  /// when one of them could not write; then nothing was published and older checkpoints are untouched.
-  void save(const Learner& learner, Communicator& learners, const CheckpointInfo& info);
+  /// `root`: RUN/checkpoints.
+  explicit CheckpointStore(std::filesystem::path root);
 
   /// The newest checkpoint that passes every check, with a warning for each newer one that does not; nothing
   /// if there is none. Reads any number of shards.
@@ -61,10 +79,7 @@ class CheckpointStore {
   static void verify(const std::filesystem::path& folder);
 
  private:
-  std::vector<std::filesystem::path> newest_first() const;
-  void remove_old() const;
   std::filesystem::path root_;
-  std::int64_t keep_;
 };
 
 }  // namespace biqa

@@ -176,6 +176,7 @@ UpdateResult Learner::update(std::span<const LearnerGroup> groups, double lr,
 
   const Shard own = shard();
   const std::size_t count = own.end - own.begin;
+  whole_ = false;
   ++updates_;
   adamw_update<float>(std::span(adapter_.values).subspan(own.begin, count),
                       std::span<const float>(shard_gradient_).first(count), std::span(m_).first(count),
@@ -186,6 +187,7 @@ UpdateResult Learner::update(std::span<const LearnerGroup> groups, double lr,
   std::vector<float> whole(gradient_.size());
   learners_.all_gather(padded, whole);
   std::copy_n(whole.begin(), adapter_.values.size(), adapter_.values.begin());
+  whole_ = true;
   result.optimizer_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
 }

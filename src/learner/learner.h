@@ -70,6 +70,8 @@ class Learner {
 
   const Lora& adapter() const { return adapter_; }
   std::int64_t updates() const { return updates_; }
+  /// False while an update has changed the own shard and the others' are not here yet: nothing to save.
+  bool whole() const { return whole_; }
 
   /// One update from this rank's groups. Throws Error naming the group for a non-finite loss.
   /// `records`, where given, receives what each own sequence gave.
@@ -104,6 +106,7 @@ class Learner {
   std::vector<float> gradient_;  // padded to learners · shard_size_
   std::vector<float> shard_gradient_, m_, v_;
   std::int64_t updates_ = 0;
+  bool whole_ = true;
 };
 
 /// Splits groups so that no piece takes more than `tokens` packed rows, where possible (a single completion

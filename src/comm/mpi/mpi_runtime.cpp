@@ -52,7 +52,8 @@ MpiRuntime::MpiRuntime(Seconds deadline) {
   // No complaint about network hardware that a machine doesn't have.
   prefer("OMPI_MCA_btl_base_warn_component_unused", "0");
   int provided = 0;
-  check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided), "MPI_Init_thread");
+  check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
+  threads_ = provided >= MPI_THREAD_MULTIPLE;
   if (provided < MPI_THREAD_SERIALIZED)
     fail("MPI_Init_thread: this MPI was built without threads; use another");
   auto transport = make_mpi_transport();
@@ -72,11 +73,24 @@ MpiRuntime::~MpiRuntime() {
   if (world_ != nullptr && launched_) abort(static_cast<int>(ExitCode::world));
 }
 
+Watch* MpiRuntime::watch(const WatchTimes& times) {
+  if (!launched_ || world_->size() == 1) return nullptr;
+  if (!threads_) {
+    LOG(WARNING) << "this MPI can't be called from two threads: a rank that is lost is noticed only by a deadline of "
+                 << world_->deadline().count() << " s";
+    return nullptr;
+  }
+  CHECK(watch_ == nullptr);
+  watch_ = make_mpi_watch(times);
+  return watch_.get();
+}
+
 void MpiRuntime::finalize() {
   if (launched_) {
     world_->flush();
     world_->barrier("the end of the job");
   }
+  watch_.reset();
   world_.reset();
   if (launched_) check_mpi(MPI_Finalize(), "MPI_Finalize");
 }

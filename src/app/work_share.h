@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// Hands the groups of a step to whichever actor is free. The first actor keeps the list, longest first as far as
+// earlier epochs tell, and answers between its own tokens. Who rolls out what changes nothing of what is sampled.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <set>
+#include <span>
+#include <vector>
+
+#include "comm/communicator.h"
+
+namespace biqa {
+
+class WorkShare {
+ public:
+  /// Rows of the training manifest that a step looks at, the same on every rank.
+  using RowsOfStep = std::function<std::vector<std::size_t>(std::int64_t step)>;
+  /// `actors`: ranks of `world`, ascending; the first keeps the lists. Messages use `tag` and `tag` + 1.
+  WorkShare(Communicator& world, std::span<const int> actors, int tag, RowsOfStep rows_of_step);
+
+  /// This actor turns to a step; it must have ended the one before.
+  void begin(std::int64_t step);
+  /// Rows that this actor is to roll out from now on, often none. With `wait` it waits for some; none then means that
+  /// the step has no more for this actor.
+  std::vector<std::size_t> next(bool wait);
+  /// A group has ended, with so many sampled tokens: another may come in its place.
+  void finished(std::size_t row, std::int64_t tokens);
+
+ private:
+  struct List {
+    std::vector<std::size_t> rows;  ///< in the order they are handed out
+    std::size_t given = 0;
+    std::set<int> told;  ///< actors that know that there is no more
+  };
+  bool keeper() const { return world_.rank() == actors_.front(); }
+  void ask(std::int64_t groups, std::size_t row, std::int64_t tokens);
+  List& list_of(std::int64_t step);
+  void give(int actor, std::int64_t step, std::int64_t groups);
+  void send_rows(int actor, std::int64_t step, std::span<const std::size_t> rows, bool last);
+  void accept(std::span<const std::byte> bytes);
+  void listen();
+
+  Communicator& world_;
+  const std::vector<int> actors_;
+  const int tag_;
+  const RowsOfStep rows_of_step_;
+  std::int64_t step_ = 0;
+  std::vector<std::size_t> mine_;  ///< received, not yet taken
+  bool ended_ = true;
+  // The keeper's:
+  std::map<std::int64_t, List> lists_;
+  std::map<std::size_t, std::int64_t> lengths_;  ///< tokens of a row's group when it was last rolled out
+};
+
+}  // namespace biqa

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every rank tells rank 0 that it lives, rank 0 tells every rank. So rank 0 sees any loss and passes it on, and a rank
+// that rank 0 does not answer knows that it is rank 0 that is lost, or itself that is cut off.
+#include <fmt/format.h>
+#include <glog/logging.h>
+#include <mpi.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <condition_variable>
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "comm/mpi/mpi_transport.h"
+
+namespace biqa {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// How often the thread looks.
+constexpr Seconds kTick{0.2};
+constexpr int kTag = 0;
+
+enum class Word : std::int32_t { alive, failed, lost };
+struct Beat {
+  Word word = Word::alive;
+  std::int32_t rank = 0, exit_code = 0;
+};
+
+class MpiWatch final : public Watch {
+ public:
+  explicit MpiWatch(const WatchTimes& times) : times_(times), parent_(::getppid()) {
+    check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &communicator_), "MPI_Comm_dup");
+    check_mpi(MPI_Comm_set_errhandler(communicator_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+    MPI_Comm_rank(communicator_, &rank_);
+    MPI_Comm_size(communicator_, &size_);
+    // The others of rank 0; rank 0 alone of the others.
+    peers_.resize(static_cast<std::size_t>(rank_ == 0 ? size_ : 1));
+    thread_ = std::thread([this] { run(); });
+  }
+  ~MpiWatch() override {
+    {
+      const std::lock_guard lock(mutex_);
+      ending_ = true;
+    }
+    changed_.notify_all();
+    thread_.join();
+    for (Peer& peer : peers_) {
+      if (peer.request != MPI_REQUEST_NULL) MPI_Request_free(&peer.request);
+    }
+    // MPI_Finalize frees the communicator: freeing it here would wait for all ranks.
+  }
+  MpiWatch(const MpiWatch&) = delete;
+  MpiWatch& operator=(const MpiWatch&) = delete;
+
+  std::optional<LostRank> loss() const override {
+    const std::lock_guard lock(mutex_);
+    if (!loss_) return std::nullopt;
+    LostRank loss = *loss_;
+    loss.ago = Clock::now() - noticed_;
+    return loss;
+  }
+
+  void tell_failure(int exit_code) override {
+    {
+      const std::lock_guard lock(mutex_);
+      if (!loss_) note({rank_, true, exit_code, Seconds{0}});
+    }
+    changed_.notify_all();
+  }
+
+ private:
+  struct Peer {
+    Seconds silent{0};
+    bool told = false;  ///< that there is a loss
+    Beat beat;
+    MPI_Request request = MPI_REQUEST_NULL;
+  };
+
+  void run() {
+    auto last = Clock::now();
+    Seconds since_beat = times_.beat;
+    for (;;) {
+      {
+        std::unique_lock lock(mutex_);
+        const bool known = loss_.has_value();
+        changed_.wait_for(lock, kTick, [&] { return ending_ || loss_.has_value() != known; });
+        if (ending_) return;
+      }
+      const auto now = Clock::now();
+      // Time in which this process itself was stopped is not the others' silence.
+      const Seconds passed = std::min<Seconds>(now - last, 3 * kTick);
+      last = now;
+      listen();
+      since_beat += passed;
+      const bool beat = since_beat >= times_.beat;
+      if (beat) since_beat = Seconds{0};
+      for (std::size_t i = 0; i < peers_.size(); ++i) {
+        const int peer = static_cast<int>(i);
+        if (peer == rank_) continue;
+        peers_[i].silent += passed;
+        speak(peer, beat);
+        if (peers_[i].silent > times_.silence) silent(peer);
+      }
+      if (::getppid() != parent_) orphaned();
+      end_by_force();
+    }
+  }
+
+  void listen() {
+    for (;;) {
+      int flag = 0;
+      MPI_Status status;
+      if (MPI_Iprobe(MPI_ANY_SOURCE, kTag, communicator_, &flag, &status) != MPI_SUCCESS || flag == 0) return;
+      Beat beat;
+      if (MPI_Recv(&beat, sizeof beat, MPI_BYTE, status.MPI_SOURCE, kTag, communicator_, MPI_STATUS_IGNORE) !=
+          MPI_SUCCESS)
+        return;
+      const auto from = static_cast<std::size_t>(status.MPI_SOURCE);
+      if (from < peers_.size()) peers_[from].silent = Seconds{0};
+      if (beat.word == Word::alive) continue;
+      const std::lock_guard lock(mutex_);
+      if (!loss_) note({beat.rank, beat.word == Word::failed, beat.exit_code, Seconds{0}});
+    }
+  }
+
+  /// A sign of life when it is time, and once the news of a loss.
+  void speak(int to, bool beat) {
+    Peer& peer = peers_[static_cast<std::size_t>(to)];
+    if (peer.request != MPI_REQUEST_NULL) {
+      int done = 0;
+      if (MPI_Test(&peer.request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS || done == 0) return;
+    }
+    std::optional<LostRank> known;
+    {
+      const std::lock_guard lock(mutex_);
+      known = loss_;
+    }
+    const bool news = known && !peer.told;
+    if (!beat && !news) return;
+    peer.beat = {};
+    if (news) {
+      peer.told = true;
+      peer.beat = {known->failed ? Word::failed : Word::lost, known->rank, known->exit_code};
+    }
+    MPI_Isend(&peer.beat, sizeof(Beat), MPI_BYTE, to, kTag, communicator_, &peer.request);
+  }
+
+  void silent(int peer) {
+    const std::lock_guard lock(mutex_);
+    if (loss_) return;
+    note({peer, false, 1, Seconds{0}});
+    // All others miss rank 0 at the same time; one of them says so.
+    if (rank_ <= 1) {
+      say(fmt::format("no sign of life from rank {} for {:.0f} s: it has died, was stopped or is cut off; the learners "
+                      "save what they can and the job ends, start it again to go on",
+                      peer, times_.silence.count()));
+    }
+  }
+
+  void orphaned() {
+    const std::lock_guard lock(mutex_);
+    if (loss_) return;
+    note({rank_, true, 1, Seconds{0}});
+    say("the launcher (mpirun, srun) has ended; the job ends, start it again to go on");
+  }
+
+  void end_by_force() {
+    std::optional<LostRank> known = loss();
+    if (!known || known->ago < times_.grace) return;
+    std::fflush(nullptr);
+    // MPI_Abort may wait for a launcher that is gone.
+    std::thread([] {
+      std::this_thread::sleep_for(Seconds{3});
+      std::_Exit(1);
+    }).detach();
+    MPI_Abort(MPI_COMM_WORLD, known->exit_code);
+    std::_Exit(known->exit_code);
+  }
+
+  /// With mutex_ held.
+  void note(const LostRank& loss) {
+    loss_ = loss;
+    noticed_ = Clock::now();
+  }
+  void say(const std::string& text) const {
+    fmt::print(stderr, "error: rank {} of {}: {}\n", rank_, size_, text);
+    std::fflush(stderr);
+  }
+
+  const WatchTimes times_;
+  const pid_t parent_;
+  MPI_Comm communicator_ = MPI_COMM_NULL;
+  int rank_ = 0, size_ = 1;
+  std::vector<Peer> peers_;  // by rank; the thread's alone
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  bool ending_ = false;
+  std::optional<LostRank> loss_;
+  Clock::time_point noticed_;
+  std::thread thread_;
+};
+
+}  // namespace
+
+std::unique_ptr<Watch> make_mpi_watch(const WatchTimes& times) {
+  return std::make_unique<MpiWatch>(times);
+}
+
+}  // namespace biqa

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "learner/checkpoint_writer.h"
+
+#include <fmt/format.h>
+#include <glog/logging.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <system_error>
+
+#include "core/error.h"
+#include "io/files.h"
+#include "io/hdf5.h"
+#include "io/json.h"
+
+namespace biqa {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+/// How long the first learner waits for another's shard after the last one came.
+constexpr Seconds kShardPatience{300};
+constexpr Seconds kLook{0.02};
+constexpr std::size_t kAnnouncementLimit = 1 << 16;
+
+fs::path announcement(const fs::path& folder, int learner) {
+  return folder / fmt::format("written-{:05}.json", learner);
+}
+
+/// What a learner says of its shard.
+nlohmann::json describe_shard(const fs::path& file, std::int64_t step, std::int64_t updates) {
+  return {{"bytes", fs::file_size(file)}, {"xxh3", digest_of_file(file)}, {"step", step}, {"updates", updates}};
+}
+
+}  // namespace
+
+struct CheckpointWriter::Part {
+  CheckpointInfo info;
+  Lora adapter;  // whole
+  std::size_t begin = 0, end = 0;
+  std::vector<float> m, v;
+  std::int64_t updates = 0;
+};
+
+CheckpointWriter::CheckpointWriter(fs::path root, std::int64_t keep, std::string token, int learner, int learners)
+    : root_(std::move(root)), keep_(keep), token_(std::move(token)), learner_(learner), learners_(learners) {
+  if (learner_ != 0) return;
+  // What killed runs have left half-written.
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(root_, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with(".step-") && name.ends_with(".partial") && name.find(token_) == std::string::npos)
+      fs::remove_all(entry.path(), ignored);
+  }
+}
+
+CheckpointWriter::~CheckpointWriter() {
+  if (thread_.joinable()) thread_.join();
+}
+
+CheckpointWriter::State CheckpointWriter::state() const {
+  const std::lock_guard lock(mutex_);
+  return state_;
+}
+
+std::string CheckpointWriter::failure() const {
+  const std::lock_guard lock(mutex_);
+  return failure_;
+}
+
+bool CheckpointWriter::wait(Seconds at_most) const {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_for(lock, at_most, [this] { return state_ != State::writing; });
+}
+
+void CheckpointWriter::give_up(const std::string& reason) {
+  {
+    const std::lock_guard lock(mutex_);
+    give_up_ = reason;
+  }
+  changed_.notify_all();
+}
+
+fs::path CheckpointWriter::temporary_folder(std::int64_t step) const {
+  return root_ / fmt::format(".{}.{}.partial", checkpoint_name(step), token_);
+}
+
+void CheckpointWriter::begin(const Learner& learner, const CheckpointInfo& info, bool insurance) {
+  if (info.step == newest_step_ && state() != State::failed) return;
+  if (insurance_) give_up("a newer one is due");
+  if (thread_.joinable()) thread_.join();
+  newest_step_ = info.step;
+  insurance_ = insurance;
+  const Learner::Shard shard = learner.shard();
+  Part part{info,
+            learner.adapter(),
+            shard.begin,
+            shard.end,
+            {shard.m.begin(), shard.m.end()},
+            {shard.v.begin(), shard.v.end()},
+            learner.updates()};
+  {
+    const std::lock_guard lock(mutex_);
+    state_ = State::writing;
+    failure_.clear();
+    give_up_.clear();
+  }
+  thread_ = std::thread([this, own = std::move(part)] { write(own); });
+}
+
+void CheckpointWriter::write(const Part& part) {
+  const fs::path folder = temporary_folder(part.info.step);
+  std::string failure;
+  try {
+    std::error_code error;
+    fs::create_directories(folder, error);
+    if (error)
+      fail("cannot make checkpoint folder {}: {}; free the disk or mend its permissions", folder.string(),
+           error.message());
+    write_shard(part, folder);
+    if (learner_ == 0) publish_all(part, folder);
+  } catch (const std::exception& error) {
+    failure = error.what();
+    std::error_code ignored;
+    if (learner_ == 0) fs::remove_all(folder, ignored);
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    state_ = failure.empty() ? State::done : State::failed;
+    failure_ = failure;
+  }
+  changed_.notify_all();
+}
+
+void CheckpointWriter::write_shard(const Part& part, const fs::path& folder) const {
+  const fs::path file = folder / shard_name(learner_, learners_);
+  Hdf5Writer out(file);
+  const std::vector<std::int64_t> shape{static_cast<std::int64_t>(part.end - part.begin)};
+  out.attribute("/", "begin", static_cast<std::int64_t>(part.begin));
+  out.attribute("/", "end", static_cast<std::int64_t>(part.end));
+  out.attribute("/", "updates", part.updates);
+  out.dataset("m", std::span<const float>(part.m), shape);
+  out.dataset("v", std::span<const float>(part.v), shape);
+  out.dataset("master", std::span<const float>(part.adapter.values).subspan(part.begin, part.end - part.begin),
+              shape);
+  write_name_table(out, *part.adapter.layout);
+  out.close();
+  if (learner_ == 0) {
+    write_adapter_h5(folder / "adapter.h5", part.adapter, part.info);
+  } else {
+    write_file_atomically(announcement(folder, learner_),
+                          describe_shard(file, part.info.step, part.updates).dump());
+  }
+}
+
+void CheckpointWriter::publish_all(const Part& part, const fs::path& folder) {
+  std::vector<CheckpointFile> files{describe_checkpoint_file(folder / "adapter.h5")};
+  auto last = Clock::now();
+  for (int learner = 0; learner < learners_; ++learner) {
+    const std::string name = shard_name(learner, learners_);
+    if (learner == 0) {
+      files.push_back(describe_checkpoint_file(folder / name));
+      continue;
+    }
+    const fs::path told = announcement(folder, learner);
+    while (!fs::exists(told)) {
+      std::unique_lock lock(mutex_);
+      changed_.wait_for(lock, kLook, [this] { return !give_up_.empty(); });
+      if (!give_up_.empty())
+        fail("cannot save checkpoint {}: {}", checkpoint_name(part.info.step), give_up_);
+      if (Clock::now() - last > kShardPatience)
+        fail("cannot save checkpoint {}: the shard of learner {} did not come within {:.0f} s; look for its error, "
+             "or see whether {} is the same folder on every node",
+             checkpoint_name(part.info.step), learner, kShardPatience.count(), root_.string());
+    }
+    last = Clock::now();
+    const nlohmann::json shard = parse_json(read_file(told, kAnnouncementLimit), told.string());
+    if (shard.at("step") != part.info.step || shard.at("updates") != part.updates)
+      fail("cannot save checkpoint {}: learner {} is at step {} with {} updates, the first at {} with {}",
+           checkpoint_name(part.info.step), learner, shard.at("step").dump(), shard.at("updates").dump(),
+           part.info.step, part.updates);
+    files.push_back({name, shard.at("bytes"), shard.at("xxh3")});
+    fs::remove(told);
+  }
+  publish_checkpoint(root_, folder, part.info, files);
+  remove_old_checkpoints(root_, keep_);
+}
+
+void save_checkpoint(const fs::path& root, std::int64_t keep, const Learner& learner, Communicator& learners,
+                     const CheckpointInfo& info) {
+  std::vector<std::byte> bytes(sizeof(std::uint64_t));
+  if (learners.rank() == 0) {
+    std::uint64_t token = std::random_device{}();
+    token = token << 32 | static_cast<std::uint32_t>(::getpid());
+    std::memcpy(bytes.data(), &token, sizeof token);
+  }
+  learners.broadcast_bytes(bytes, 0);
+  std::uint64_t token = 0;
+  std::memcpy(&token, bytes.data(), sizeof token);
+  CheckpointWriter writer(root, keep, fmt::format("{:016x}", token), learners.rank(), learners.size());
+  writer.begin(learner, info);
+  const auto failed = [&] { return writer.state() == CheckpointWriter::State::failed; };
+  // The others' shards first: the first learner waits for them and need not when one has failed.
+  if (learners.rank() != 0) writer.wait(kShardPatience);
+  const bool others = learners.all_and(learners.rank() == 0 || !failed());
+  if (!others && learners.rank() == 0) writer.give_up("another learner could not write its shard; see its message");
+  if (learners.rank() == 0) writer.wait(kShardPatience);
+  const bool all = learners.all_and(!failed());
+  if (failed()) throw Error(writer.failure());
+  if (!all) fail("cannot save checkpoint {}: another learner failed; see its message", checkpoint_name(info.step));
+}
+
+}  // namespace biqa
