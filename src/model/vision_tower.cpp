@@ -114,6 +114,7 @@ Tensor VisionTower::encode(std::span<const ImagePatches> images, Ops& ops, const
   // Patches in window order, with the angles of their row and column in the picture.
   Tensor patches(DType::f32, rows, width, "activations");
   const std::int64_t dim = hidden / config_.heads;
+  const std::int64_t half = dim / 2;
   const std::int64_t quarter = dim / 4;
   Tensor cosines(DType::f32, rows, dim / 2, "activations");
   Tensor sines(DType::f32, rows, dim / 2, "activations");
@@ -140,7 +141,7 @@ Tensor VisionTower::encode(std::span<const ImagePatches> images, Ops& ops, const
     std::copy_n(sources[from], width, patches.row<float>(r));
     for (std::int64_t j = 0; j < quarter; ++j) {
       const auto inverse = static_cast<float>(
-          1.0 / std::pow(config_.rope_theta, 2.0 * static_cast<double>(j) / static_cast<double>(dim / 2)));
+          1.0 / std::pow(config_.rope_theta, 2.0 * static_cast<double>(j) / static_cast<double>(half)));
       for (std::size_t axis = 0; axis < 2; ++axis) {
         const float angle = static_cast<float>(coordinates[from][axis]) * inverse;
         cosines.row<float>(r)[static_cast<std::int64_t>(axis) * quarter + j] = std::cos(angle);
