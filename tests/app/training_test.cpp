@@ -157,7 +157,7 @@ TEST_F(Training, ADamagedCheckpointIsPassedOver) {
   }
   EXPECT_THROW(CheckpointStore::verify(newest), Error);
   const ModelConfig model = ModelConfig::load(BIQA_SOURCE_DIR "/assets/tiny/model");
-  const auto loaded = CheckpointStore(folder_.path() / "run" / "checkpoints", 3).load_newest(model);
+  const auto loaded = CheckpointStore(folder_.path() / "run" / "checkpoints").load_newest(model);
   ASSERT_TRUE(loaded.has_value());
   EXPECT_EQ(loaded->info.step, 1);
 }
