@@ -62,7 +62,8 @@ class Engine {
   /// Runs until nothing waits and nothing is active; `done` may submit more. `before_each`, where given, is called
   /// before every iteration, and once more when nothing is left; it may submit more too. Its argument says that
   /// nothing is waiting or active, so it may take its time.
-  void run(const std::function<void(Generated&&)>& done, const std::function<void(bool idle)>& before_each = {});
+  void run(const std::function<void(Generated&&)>& done,
+           const std::function<void(bool idle)>& before_each = {});
   const EngineStatistics& statistics() const { return statistics_; }
   void reset_statistics() { statistics_ = {}; }
 

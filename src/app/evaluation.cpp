@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "app/evaluation.h"
 
+#include <cmath>
+
 #include "core/statistics.h"
 #include "data/rouge.h"
 
@@ -46,6 +48,26 @@ std::vector<EvalMetrics> evaluate_groups(std::span<const Group> groups, std::int
     all.push_back(metrics);
   }
   return all;
+}
+
+double best_figure(std::span<const EvalMetrics> figures, const std::string& name) {
+  const auto value_of = [&](const EvalMetrics& m) {
+    if (name == m.condition + "_plcc") return m.plcc;
+    if (name == m.condition + "_srcc") return m.srcc;
+    if (m.condition != "image") return kNotMeasured;
+    if (name == "rouge1_p") return m.rouge1_p;
+    if (name == "rouge1_r") return m.rouge1_r;
+    if (name == "rouge1_f") return m.rouge1_f;
+    return kNotMeasured;
+  };
+  for (const char* decoding : {"greedy", "sampled"}) {
+    std::vector<double> values;
+    for (const EvalMetrics& m : figures) {
+      if (m.decoding == decoding && std::isfinite(value_of(m))) values.push_back(value_of(m));
+    }
+    if (!values.empty()) return mean(values);
+  }
+  return kNotMeasured;
 }
 
 }  // namespace biqa

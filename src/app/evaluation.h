@@ -16,4 +16,8 @@ namespace biqa {
 std::vector<EvalMetrics> evaluate_groups(std::span<const Group> groups, std::int64_t step,
                                          const std::string& set, const std::string& decoding, bool caption);
 
+/// The figure that `name` (caption_plcc, image_srcc, rouge1_r, …) chooses the best adapter by: greedy, or sampled where
+/// there is nothing greedy, mean over sets; NaN if it was not measured.
+double best_figure(std::span<const EvalMetrics> figures, const std::string& name);
+
 }  // namespace biqa

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "app/run_folder.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -245,7 +247,38 @@ MetricsFile read_metrics(const fs::path& file) {
   return metrics;
 }
 
+/// Held as long as the run goes on; the system lets go of it when the process ends, however it ends.
+class FolderLock {
+ public:
+  explicit FolderLock(const fs::path& root) {
+    const fs::path file = root / ".lock";
+    descriptor_ = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (descriptor_ < 0) {
+      fail("cannot write into run folder {}: {}; set train.out to a folder that can be written",
+           root.string(), std::generic_category().message(errno));
+    }
+    if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+      ::close(descriptor_);
+      fail(
+          "cannot start a run in {}: another process is running there; wait for it, or set train.out to "
+          "another folder",
+          root.string());
+    }
+  }
+  ~FolderLock() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+  }
+  FolderLock(FolderLock&& other) noexcept : descriptor_(std::exchange(other.descriptor_, -1)) {}
+  FolderLock& operator=(FolderLock&&) = delete;
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+ private:
+  int descriptor_ = -1;
+};
+
 struct RunFolder::Files {
+  FolderLock lock;
   AppendFile metrics, samples;
   TensorboardWriter tensorboard;
 };
@@ -253,6 +286,7 @@ struct RunFolder::Files {
 RunFolder::RunFolder(fs::path root, const std::string& config_yaml, std::optional<std::int64_t> resumed_step)
     : root_(std::move(root)) {
   make_folder(root_);
+  FolderLock lock(root_);
   if (!resumed_step && holds_a_run(root_)) {
     fail(
         "cannot start a run in {}: it holds one already (metrics.jsonl); set train.out to another folder, or "
@@ -264,8 +298,9 @@ RunFolder::RunFolder(fs::path root, const std::string& config_yaml, std::optiona
     for (const fs::path& file : {metrics_file(), samples_file()}) keep_until(file, *resumed_step);
   }
   write_file_atomically(root_ / "config.yaml", config_yaml);
-  files_ = std::make_unique<Files>(Files{AppendFile(metrics_file()), AppendFile(samples_file()),
-                                         TensorboardWriter(root_ / "tensorboard")});
+  files_ =
+      std::make_unique<Files>(Files{std::move(lock), AppendFile(metrics_file()), AppendFile(samples_file()),
+                                    TensorboardWriter(root_ / "tensorboard")});
 }
 
 RunFolder::~RunFolder() = default;
@@ -280,12 +315,17 @@ void RunFolder::append(const StepMetrics& metrics) {
   files_->tensorboard.add(metrics.time, metrics.step, scalars_of(metrics, tensorboard_tag));
 }
 
-void RunFolder::append(const EvalMetrics& metrics) {
-  files_->metrics.append(to_json_line(metrics) + '\n');
-  const auto tag = [&](std::string_view name) {
-    return fmt::format("eval/{}/{}/{}/{}", metrics.set, metrics.condition, metrics.decoding, name);
-  };
-  files_->tensorboard.add(seconds_since_1970(), metrics.step, scalars_of(metrics, tag));
+void RunFolder::append(std::span<const EvalMetrics> figures) {
+  std::string lines;
+  for (const EvalMetrics& metrics : figures) lines += to_json_line(metrics) + '\n';
+  if (lines.empty()) return;
+  files_->metrics.append(lines);
+  for (const EvalMetrics& metrics : figures) {
+    const auto tag = [&](std::string_view name) {
+      return fmt::format("eval/{}/{}/{}/{}", metrics.set, metrics.condition, metrics.decoding, name);
+    };
+    files_->tensorboard.add(seconds_since_1970(), metrics.step, scalars_of(metrics, tag));
+  }
 }
 
 void RunFolder::append(const SampleRecord& sample) {

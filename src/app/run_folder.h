@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -89,7 +90,7 @@ class RunFolder {
   /// Creates the folder, its subfolders and `config.yaml` (text as given) and opens the files for appending.
   /// `resumed_step`: nothing = a fresh run, refused where the folder already holds steps; S = go on after
   /// step S: lines of later steps (they will be run again) and a torn last line are dropped. Throws Error
-  /// when the folder cannot be made, is not writable or holds another run.
+  /// when the folder cannot be made, is not writable, holds another run or is in use by another process.
   RunFolder(std::filesystem::path root, const std::string& config_yaml,
             std::optional<std::int64_t> resumed_step);
   ~RunFolder();
@@ -110,7 +111,8 @@ class RunFolder {
   /// Appends one whole line (and TensorBoard scalars for metrics) and hands it to the system at once. Throws
   /// Error when the disk is full; the file then ends with the last whole line.
   void append(const StepMetrics& metrics);
-  void append(const EvalMetrics& metrics);
+  /// All figures of an evaluation as one record: they are there together or not at all.
+  void append(std::span<const EvalMetrics> figures);
   void append(const SampleRecord& sample);
 
  private:

@@ -14,6 +14,7 @@
 #include <map>
 #include <numeric>
 #include <random>
+#include <sstream>
 #include <thread>
 
 #include "actor/engine.h"
@@ -74,6 +75,7 @@ struct Boundary {
   std::int64_t version = 0;    ///< of the adapter that comes with it
   std::int64_t last_step = 0;  ///< the run ends behind it
   std::int64_t save = 0;       ///< learners save now
+  std::int64_t evaluate = 0;   ///< only before the first step: evaluate first
 };
 
 /// How long a learner stays in the middle of an update when a rank is lost that doesn't learn.
@@ -115,7 +117,8 @@ class Trainer {
     run_alike(world_, [&] { start_adapter(); });
     resume();
     if (actor_) {
-      share_.emplace(world_, roles_.actors, kTagWork, [this](std::int64_t step) { return rows_of_step(step); });
+      share_.emplace(world_, roles_.actors, kTagWork,
+                     [this](std::int64_t step) { return rows_of_step(step); });
     }
   }
   ~Trainer() {
@@ -125,38 +128,42 @@ class Trainer {
   Trainer& operator=(const Trainer&) = delete;
 
   ExitCode run() {
-    if (leader_) {
-      std::optional<std::int64_t> resumed;
-      if (step_ > 0)
-        resumed = step_;
-      else if (ended_before_a_checkpoint())
-        resumed = kBeforeAll;
-      folder_.emplace(config_.train.out, to_yaml(config_), resumed);
+    Boundary start{step_, total_steps_, 0, 0};
+    run_alike(world_, [&] {
+      if (leader_) open_folder(start);
+    });
+    share_boundary(start);
+    if (start.last_step < 0) {
+      if (leader_)
+        fmt::print(stderr,
+                   "{} is finished: {} steps; another train.out starts another run, more train.steps go on\n",
+                   config_.train.out.string(), step_);
+      return ExitCode::done;
     }
-    world_.barrier("the run folder");
-    last_step_ = total_steps_;
-    boundary(step_);
+    adopt(start);
     const std::int64_t first = step_;
-    if (step_ == 0) evaluate(0);
     progress_.emplace("step", total_steps_, step_,
                       leader_ && config_.train.progress ? ProgressMode::automatic : ProgressMode::off);
-    if (learner_)
-      learn_steps();
-    else
-      follow_steps();
+    bool stopped = start.evaluate != 0 && !evaluate(step_);
+    if (!stopped) {
+      if (learner_)
+        learn_steps();
+      else
+        follow_steps();
+    }
     progress_->finish();
     finish_save();
     if (leader_) print_traffic(step_ - first);
-    if (step_ < total_steps_) {
+    stopped = stopped || step_ < total_steps_ || !evaluate(total_steps_);
+    if (stopped) {
       if (leader_) {
-        fmt::print(
-            stderr,
-            "stopped after step {} of {}: checkpoint saved in {}; the same command goes on from there\n",
-            step_, total_steps_, folder_->checkpoints().string());
+        fmt::print(stderr, "stopped after step {} of {}: {}; the same command goes on from there\n", step_,
+                   total_steps_,
+                   step_ == 0 ? "nothing to save yet"
+                              : fmt::format("checkpoint saved in {}", folder_->checkpoints().string()));
       }
       return ExitCode::stopped;
     }
-    evaluate(total_steps_);
     if (leader_) finish();
     world_.barrier("the end of the run");
     return ExitCode::done;
@@ -185,10 +192,10 @@ class Trainer {
     if (writer_->state() == CheckpointWriter::State::writing && !writer_->wait(kLastSavePatience))
       writer_->give_up("a rank is lost");
     if (!is_between_steps()) {
-      LOG(WARNING) << "step " << learned_step_ + 1 << " broke off in the middle of its update: it is not saved";
+      LOG(WARNING) << "step " << learned_step_ + 1
+                   << " broke off in the middle of its update: it is not saved";
       return;
     }
-    best_value_ = kNotMeasured;
     writer_->begin(*trainer_, info(learned_step_));
     const bool ended = writer_->wait(kLastSavePatience);
     if (!ended) writer_->give_up("a learner is lost");
@@ -217,9 +224,11 @@ class Trainer {
     if (const std::optional<LostRank> loss = watch_->loss()) {
       // Learners in the middle of an update may still come to its end, if they are all there.
       const bool may_end = in_update_ && !roles_.is_learner(loss->rank) && loss->ago < kUpdatePatience;
-      if (!may_end) throw PeerLost(fmt::format("rank {} is lost", loss->rank), static_cast<ExitCode>(loss->exit_code));
+      if (!may_end)
+        throw PeerLost(fmt::format("rank {} is lost", loss->rank), static_cast<ExitCode>(loss->exit_code));
     }
-    if (signals_.stop && !insured_ && is_between_steps() && writer_->state() != CheckpointWriter::State::writing) {
+    if (signals_.stop && !insured_ && is_between_steps() &&
+        writer_->state() != CheckpointWriter::State::writing) {
       insured_ = true;
       writer_->begin(*trainer_, info(learned_step_), true);
     }
@@ -299,6 +308,7 @@ class Trainer {
       start = initial_lora(std::make_shared<LoraLayout>(model, config_.lora), config_.train.seed);
     } else {
       start = read_any_adapter(config_.model.adapter, model);
+      follow_adapter(start.layout->spec());
       reference_ = pack_adapter(model, start, *policy_.ops);
     }
     adapter_ = start;
@@ -316,17 +326,53 @@ class Trainer {
     trainer_ = std::make_unique<Learner>(*policy_.model, std::move(start), reference_, *learners_, options);
   }
 
+  /// An adapter to start from brings its own shape; config.yaml tells what is trained.
+  void follow_adapter(const LoraSpec& given) {
+    LoraSpec& asked = config_.lora;
+    if (leader_ && (asked.rank != given.rank || asked.alpha != given.alpha || asked.rslora != given.rslora ||
+                    asked.targets != given.targets))
+      LOG(WARNING) << "lora.rank, alpha and targets of the configuration are not those of model.adapter "
+                   << config_.model.adapter.string() << ", which is trained on: rank " << given.rank
+                   << ", alpha " << given.alpha << ", " << given.targets.size() << " projections";
+    const double dropout = asked.dropout;
+    asked = given;
+    asked.dropout = dropout;
+  }
+
   void open_checkpoints() {
     if (learners_ == nullptr) return;
     // Names what this run of the program writes, for the first learner to find it.
     std::vector<std::byte> token(sizeof(std::uint64_t));
-    const std::uint64_t drawn = static_cast<std::uint64_t>(std::random_device{}()) << 32 | std::random_device{}();
+    const std::uint64_t drawn =
+        static_cast<std::uint64_t>(std::random_device{}()) << 32 | std::random_device{}();
     std::memcpy(token.data(), &drawn, sizeof drawn);
     learners_->broadcast_bytes(token, 0);
     std::uint64_t common = 0;
     std::memcpy(&common, token.data(), sizeof common);
     writer_ = std::make_unique<CheckpointWriter>(config_.train.out / "checkpoints", config_.checkpoint.keep,
-                                                 fmt::format("{:016x}", common), learners_->rank(), learners_->size());
+                                                 fmt::format("{:016x}", common), learners_->rank(),
+                                                 learners_->size());
+  }
+
+  /// What was asked for when the checkpoint was written and is asked for otherwise now.
+  void warn_of_changes(const std::string& then) const {
+    if (!leader_) return;
+    const auto lines = [](const std::string& text) {
+      std::vector<std::string> all;
+      std::string section;
+      std::istringstream in(text);
+      for (std::string line; std::getline(in, line);) {
+        if (line.empty() || line[0] == '#') continue;
+        if (line[0] != ' ') section = line.substr(0, line.find(':'));
+        all.push_back(section + "." + line.substr(line.find_first_not_of(' ')));
+      }
+      return all;
+    };
+    const std::vector<std::string> before = lines(then);
+    for (const std::string& line : lines(to_yaml(config_))) {
+      if (std::find(before.begin(), before.end(), line) == before.end())
+        LOG(WARNING) << "going on with another setting than before: " << line;
+    }
   }
 
   /// The first learner chooses the checkpoint, all ranks read that one.
@@ -358,6 +404,7 @@ class Trainer {
           "use another train.out or checkpoint.resume never",
           found.path.string());
     }
+    warn_of_changes(found.info.config);
     step_ = found.info.step;
     version_ = found.info.version;
     if (trainer_ != nullptr) trainer_->restore(found.adapter.values, found.m, found.v, found.updates);
@@ -375,6 +422,41 @@ class Trainer {
       if (entry.path().filename().string().starts_with("step-")) return false;
     }
     return true;
+  }
+
+  /// The first learner: what the folder already holds decides how the run begins.
+  void open_folder(Boundary& start) {
+    const std::filesystem::path metrics = config_.train.out / "metrics.jsonl";
+    std::map<std::int64_t, std::vector<EvalMetrics>> evaluations;
+    if (step_ > 0 && std::filesystem::exists(metrics)) {
+      for (const EvalMetrics& figure : read_metrics(metrics).evaluations)
+        evaluations[figure.step].push_back(figure);
+    }
+    if (step_ > total_steps_) {
+      fail_usage(
+          "cannot go on with {}: it has {} steps behind it and train.steps (or the epochs) ask for {}; raise "
+          "them, or name another train.out",
+          config_.train.out.string(), step_, total_steps_);
+    }
+    const bool evaluated = evaluations.count(step_) != 0;
+    if (step_ == total_steps_ && (evaluated || eval_.empty()) &&
+        std::filesystem::exists(config_.train.out / "adapter.h5")) {
+      start.last_step = -1;
+      return;
+    }
+    std::optional<std::int64_t> resumed;
+    if (step_ > 0)
+      resumed = step_;
+    else if (ended_before_a_checkpoint())
+      resumed = kBeforeAll;
+    folder_.emplace(config_.train.out, to_yaml(config_), resumed);
+    start.evaluate =
+        step_ == 0 || (step_ < total_steps_ && evaluation_due(step_, total_steps_) && !evaluated) ? 1 : 0;
+    if (const auto best = best_checkpoint(config_.train.out / "checkpoints")) {
+      best_step_ = *best;
+      best_value_ = best_figure(evaluations[*best], config_.checkpoint.best);
+      if (std::isnan(best_value_)) best_value_ = -std::numeric_limits<double>::infinity();
+    }
   }
 
   // ------------------------------------------------------------------------------------------------ one step
@@ -425,16 +507,6 @@ class Trainer {
     return loaded;
   }
 
-  /// This actor's share of `rows`.
-  std::vector<std::size_t> share(const std::vector<std::size_t>& rows) const {
-    std::vector<std::size_t> own;
-    const auto actors = roles_.actors.size();
-    for (std::size_t i = static_cast<std::size_t>(roles_.actor_index(world_.rank())); i < rows.size();
-         i += actors)
-      own.push_back(rows[i]);
-    return own;
-  }
-
   /// A learner's run: it knows every step's adapter as soon as there is one.
   void learn_steps() {
     while (step_ < last_step_) {
@@ -443,7 +515,7 @@ class Trainer {
       const std::vector<std::size_t> rows = rows_of_step(step);
       Report report;
       if (actor_ && !sft_) roll_out(step, report);
-      if (reward_ && !sft_) score_groups(rows, report);
+      if (reward_ && !sft_) score_groups(step, report);
       StepMetrics metrics = learn_step(step, rows, report);
       send_report(report);
       if (leader_) read_reports(metrics);
@@ -456,31 +528,35 @@ class Trainer {
         folder_->append(metrics);
         warn(metrics, *progress_);
         progress_->update(step, sft_ ? fmt::format("loss {:.3f}", metrics.loss)
-                                     : fmt::format("reward {:.3f}  kl {:.3f}  {:.0f} tokens", metrics.reward_mean,
-                                                   metrics.kl, metrics.length_mean));
+                                     : fmt::format("reward {:.3f}  kl {:.3f}  {:.0f} tokens",
+                                                   metrics.reward_mean, metrics.kl, metrics.length_mean));
       }
       step_ = step;
-      evaluate_if_due(step);
+      if (!evaluate_if_due(step)) last_step_ = step;
       check_save();
-      if (save_now_ || step == last_step_) begin_save();
+      // A slow disk delays the next checkpoint, not the training.
+      if (step == last_step_ || (save_due_ && !save_pending_)) begin_save();
     }
   }
 
   /// Of actors and rewards that don't learn: at most lag_ adapters behind.
   void follow_steps() {
+    const std::int64_t first = step_;  // evaluated before, if at all
     std::int64_t known = step_;
     const auto catch_up = [&](std::int64_t version) {
       while (known < version) boundary(++known);
     };
     while (true) {
-      if (evaluation_due(step_)) catch_up(step_);
-      evaluate_if_due(step_);
+      if (evaluation_due(step_) && step_ > first) {
+        catch_up(step_);
+        if (!evaluate_if_due(step_)) return;
+      }
       const std::int64_t step = step_ + 1;
       catch_up(step - 1 - lag_);
       if (step > last_step_) break;
       Report report;
       if (actor_ && !sft_) roll_out(step, report);
-      if (reward_ && !sft_) score_groups(rows_of_step(step), report);
+      if (reward_ && !sft_) score_groups(step, report);
       send_report(report);
       step_ = step;
     }
@@ -513,10 +589,27 @@ class Trainer {
     report.stage2 = rollout_->times().stage2_seconds;
   }
 
-  void score_groups(const std::vector<std::size_t>& rows, Report& report) {
-    for (const std::size_t row : rows) {
+  /// Actors that run ahead send groups of later steps: those wait here for their turn.
+  Group receive_group(std::int64_t step, int tag, const char* purpose) {
+    auto& early = early_[tag];
+    const auto waiting = early.find(step);
+    if (waiting != early.end()) {
+      Group group = std::move(waiting->second);
+      early.erase(waiting);
+      return group;
+    }
+    for (;;) {
+      Group group = parse_group(world_.receive(kAnyRank, tag, purpose).bytes);
+      if (group.step == step) return group;
+      CHECK_GT(group.step, step) << "a group of an earlier step came late";
+      early.emplace(group.step, std::move(group));
+    }
+  }
+
+  void score_groups(std::int64_t step, Report& report) {
+    for (const std::size_t row : rows_of_step(step)) {
       if (roles_.reward_rank_of(row) != world_.rank()) continue;
-      Group group = parse_group(world_.receive(kAnyRank, kTagGroup, "a rolled-out group").bytes);
+      Group group = receive_group(step, kTagGroup, "a rolled-out group");
       const auto begin = Clock::now();
       score(group, config_.rewards, config_.prompts.texts.profile);
       report.reward += seconds_since(begin);
@@ -543,7 +636,13 @@ class Trainer {
     learned_step_ = step;
     learned_updates_ = trainer_->updates();
     report.learn = seconds_since(begin);
-    return leader_ ? measure(step, groups, result, zero_variance) : StepMetrics{};
+    if (!leader_) return {};
+    StepMetrics metrics = measure(step, groups, result, zero_variance);
+    if (sft_) {
+      metrics.images = metrics.trajectories = static_cast<std::int64_t>(rows.size());
+      metrics.leak_rate = kNotMeasured;
+    }
+    return metrics;
   }
 
   void send_report(Report& report) {
@@ -577,31 +676,42 @@ class Trainer {
       }
       // Actors may be lag_ steps ahead: what they have begun is learned from.
       if (theirs.stop) last_step_ = std::min(last_step_, metrics.step + lag_);
-      if (theirs.save) save_now_ = true;
+      if (theirs.save) save_due_ = true;
     }
-    if (config_.checkpoint.every > 0 && metrics.step % config_.checkpoint.every == 0) save_now_ = true;
+    if (config_.checkpoint.every > 0 && metrics.step % config_.checkpoint.every == 0) save_due_ = true;
   }
 
   /// Behind a step, on every rank in the same order of steps: the adapter to all who hold one, and how the run goes on.
   void boundary(std::int64_t step) {
-    Boundary boundary{step, last_step_, save_now_ ? 1 : 0};
-    world_.broadcast(View(reinterpret_cast<std::int64_t*>(&boundary), 1, sizeof boundary / sizeof(std::int64_t)),
-                     roles_.learners.front());
+    Boundary boundary{step, last_step_, save_due_ ? 1 : 0, 0};
+    share_boundary(boundary);
     CHECK_EQ(boundary.version, step);
+    adopt(boundary);
+  }
+  void share_boundary(Boundary& boundary) {
+    std::array<std::int64_t, 4> numbers{boundary.version, boundary.last_step, boundary.save,
+                                        boundary.evaluate};
+    world_.broadcast(View(numbers.data(), 1, numbers.size()), roles_.learners.front());
+    boundary = {numbers[0], numbers[1], numbers[2], numbers[3]};
+  }
+  void adopt(const Boundary& boundary) {
     last_step_ = boundary.last_step;
-    save_now_ = boundary.save != 0;
+    save_due_ = boundary.save != 0;
     if (holders_ == nullptr) return;
-    version_ = step;
+    version_ = boundary.version;
     publish_adapter();
   }
 
-  bool evaluation_due(std::int64_t step) const {
-    return step > 0 && config_.train.eval_every > 0 && step % config_.train.eval_every == 0 && step < last_step_;
+  bool evaluation_due(std::int64_t step, std::int64_t last_step) const {
+    return step > 0 && config_.train.eval_every > 0 && step % config_.train.eval_every == 0 &&
+           step < last_step;
   }
-  void evaluate_if_due(std::int64_t step) {
-    if (!evaluation_due(step)) return;
+  bool evaluation_due(std::int64_t step) const { return evaluation_due(step, last_step_); }
+  /// False: broken off by a stop.
+  bool evaluate_if_due(std::int64_t step) {
+    if (!evaluation_due(step)) return true;
     progress_->clear();
-    evaluate(step);
+    return evaluate(step);
   }
 
   /// The step's scored groups, in the order of the step's rows whatever order they came in.
@@ -610,15 +720,18 @@ class Trainer {
     for (std::size_t i = 0; i < rows.size(); ++i) place[static_cast<std::int64_t>(rows[i])] = i;
     std::vector<Group> groups(rows.size());
     for (std::size_t i = 0; i < rows.size(); ++i) {
-      Group group = parse_group(world_.receive(kAnyRank, kTagScored, "a scored group").bytes);
+      Group group = receive_group(step, kTagScored, "a scored group");
       const auto found = place.find(group.sample_index);
       CHECK(found != place.end()) << "group of row " << group.sample_index << " does not belong to this step";
       for (const Trajectory& t : group.members) {
         const auto policy = digests_.find(t.policy_version);
-        if (policy == digests_.end() || policy->second != t.adapter_digest || step - 1 - t.policy_version > lag_)
-          fail("step {}: a trajectory of {} was sampled by version {} with digest {:016x}; allowed are versions {} to "
-               "{} as they were published; end the job and resume",
-               step, group.sample_id, t.policy_version, t.adapter_digest, step - 1 - lag_, step - 1);
+        if (policy == digests_.end() || policy->second != t.adapter_digest ||
+            step - 1 - t.policy_version > lag_)
+          fail(
+              "step {}: a trajectory of {} was sampled by version {} with digest {:016x}; allowed are "
+              "versions {} to "
+              "{} as they were published; end the job and resume",
+              step, group.sample_id, t.policy_version, t.adapter_digest, step - 1 - lag_, step - 1);
       }
       groups[found->second] = std::move(group);
     }
@@ -721,6 +834,7 @@ class Trainer {
     const auto& dumps = config_.train.dump_steps;
     const bool dump = std::find(dumps.begin(), dumps.end(), step) != dumps.end();
     UpdateResult result;
+    double clipped = 0;
     for (std::int64_t pass = 0; pass < config_.objective.updates_per_rollout; ++pass) {
       const std::int64_t updates = trainer_->updates();
       const double lr = rate();
@@ -744,11 +858,17 @@ class Trainer {
       }
       if (dump_now)
         write_dump(step, groups, shares, own, std::move(sequences), std::move(record), update, lr);
-      // The first pass is the one that is on-policy; its figures are the step's.
-      if (pass > 0) continue;
+      // The first pass is the one that is on-policy: its figures are the step's, but for those of clipping.
+      if (pass > 0) {
+        result.ratio_max_deviation = std::max(result.ratio_max_deviation, update.ratio_max_deviation);
+        clipped += update.clip_fraction;
+        continue;
+      }
       result = update;
+      clipped = update.clip_fraction;
       lr_ = lr;
     }
+    result.clip_fraction = clipped / static_cast<double>(config_.objective.updates_per_rollout);
     adapter_ = trainer_->adapter();
     return result;
   }
@@ -917,60 +1037,121 @@ class Trainer {
     constant("reasoning", w.reasoning, metrics.reward_reasoning_std, metrics.reward_reasoning_mean);
     // Every answer well formed is the aim, not a fault.
     if (metrics.reward_format_mean == 0) constant("format", w.format, metrics.reward_format_std, 0);
-    if (config_.objective.updates_per_rollout == 1 && config_.lora.dropout == 0 &&
-        lag_ == 0 && metrics.actor_learner_logp_gap != 0) {
+    if (config_.objective.updates_per_rollout == 1 && config_.lora.dropout == 0 && lag_ == 0 &&
+        metrics.actor_learner_logp_gap != 0) {
       say(fmt::format(
           "actor and learner disagree by {:.3g} in a log-probability though the step is on-policy",
           metrics.actor_learner_logp_gap));
     }
   }
 
-  void evaluate(std::int64_t step) {
-    best_value_ = kNotMeasured;
-    std::vector<double> chosen;
+  /// Pictures of an evaluation, as many under way as a step has trajectories; no more once a stop is asked for.
+  class EvaluationSource final : public SampleSource {
+   public:
+    EvaluationSource(Trainer& trainer, const std::vector<Sample>& samples, std::vector<std::size_t> rows)
+        : trainer_(trainer), samples_(samples), rows_(std::move(rows)) {
+      const Config& config = trainer.config_;
+      window_ = static_cast<std::size_t>(config.rollout.images_per_step * config.rollout.group_size);
+    }
+    std::vector<RolloutSample> next(bool /*idle*/) override {
+      trainer_.world_.progress();
+      if (trainer_.signals_.stop) return {};
+      // In bits that are worth a pass through the vision tower.
+      const std::size_t room = window_ - under_way_;
+      if (room == 0 || (room < window_ / 4 && under_way_ > 0)) return {};
+      const std::size_t count = std::min(room, rows_.size() - next_);
+      const std::vector<std::size_t> rows(rows_.begin() + static_cast<std::ptrdiff_t>(next_),
+                                          rows_.begin() + static_cast<std::ptrdiff_t>(next_ + count));
+      next_ += count;
+      under_way_ += count;
+      return rows.empty() ? std::vector<RolloutSample>{} : trainer_.load_samples(samples_, rows);
+    }
+    void finished(const Group& /*group*/, std::int64_t /*tokens*/) override { --under_way_; }
+
+   private:
+    Trainer& trainer_;
+    const std::vector<Sample>& samples_;
+    const std::vector<std::size_t> rows_;
+    std::size_t window_ = 1, under_way_ = 0, next_ = 0;
+  };
+
+  /// All sets and decodings with the adapter of `step`. False when a stop broke it off: then nothing is recorded.
+  bool evaluate(std::int64_t step) {
+    std::vector<EvalMetrics> figures;
+    bool whole = true;
     int pass = 0;
     for (std::size_t set = 0; set < eval_.size(); ++set) {
       for (const std::string& decoding : config_.train.eval_decodings) {
-        // A quick actor may be at the next set while the leader still waits for a slow one.
+        // A quick actor may be at the next set while the first learner still waits for a slow one.
         const int tag = kTagEvaluated + pass++;
-        std::vector<std::size_t> rows(eval_[set].size());
-        std::iota(rows.begin(), rows.end(), std::size_t{0});
-        if (actor_) {
-          RolloutOptions options = rollout_options(kEvaluationStep);
-          options.group_size = 1;
-          options.stage2 = true;
-          options.sampling.greedy = decoding == "greedy";
-          rollout_->run(load_samples(eval_[set], share(rows)), options,
-                        [&](Group&& group) { world_.send(roles_.learners.front(), tag, serialise(group)); });
-        }
+        if (actor_) evaluate_share(eval_[set], decoding, tag);
         if (!leader_) continue;
-        std::vector<Group> groups(rows.size());
-        for (std::size_t i = 0; i < rows.size(); ++i) {
-          Group group = parse_group(world_.receive(kAnyRank, tag, "an evaluated image").bytes);
+        std::vector<Group> groups(eval_[set].size());
+        std::size_t received = 0;
+        for (std::size_t ended = 0; ended < roles_.actors.size();) {
+          const Message message = world_.receive(kAnyRank, tag, "an evaluated image");
+          if (message.bytes.empty()) {
+            ++ended;
+            continue;
+          }
+          Group group = parse_group(message.bytes);
           const auto index = static_cast<std::size_t>(group.sample_index);
           groups.at(index) = std::move(group);
+          ++received;
         }
-        const std::string name = eval_[set].front().set;
-        for (const EvalMetrics& metrics : evaluate_groups(groups, step, name, decoding, true)) {
-          folder_->append(metrics);
-          evaluations_.push_back(metrics);
-          if (decoding == "greedy" && fmt::format("{}_plcc", metrics.condition) == config_.checkpoint.best)
-            chosen.push_back(metrics.plcc);
-        }
+        whole = whole && received == groups.size();
+        if (!whole) continue;
+        const auto of_set = evaluate_groups(groups, step, eval_[set].front().set, decoding, true);
+        figures.insert(figures.end(), of_set.begin(), of_set.end());
       }
     }
-    if (!chosen.empty()) best_value_ = mean(chosen);
-    if (leader_) print_evaluation(step);
-    world_.barrier("the end of an evaluation");
+    whole = world_.all_reduce_min(whole ? 1 : 0) == 1;
+    if (!whole) return false;
+    if (leader_) {
+      folder_->append(figures);
+      print_evaluation(figures);
+    }
+    note_best(step, figures);
+    return true;
   }
 
-  void print_evaluation(std::int64_t step) const {
-    for (const EvalMetrics& m : evaluations_) {
-      if (m.step != step) continue;
+  void evaluate_share(const std::vector<Sample>& samples, const std::string& decoding, int tag) {
+    std::vector<std::size_t> rows;
+    for (auto i = static_cast<std::size_t>(roles_.actor_index(world_.rank())); i < samples.size();
+         i += roles_.actors.size())
+      rows.push_back(i);
+    RolloutOptions options = rollout_options(kEvaluationStep);
+    options.group_size = 1;
+    options.stage2 = true;
+    options.sampling.greedy = decoding == "greedy";
+    EvaluationSource source(*this, samples, std::move(rows));
+    rollout_->run(source, options,
+                  [&](Group&& group) { world_.send(roles_.learners.front(), tag, serialise(group)); });
+    world_.send(roles_.learners.front(), tag, {});
+  }
+
+  /// The best adapter so far is worth a checkpoint of its own, and `best` points to it.
+  void note_best(std::int64_t step, std::span<const EvalMetrics> figures) {
+    evaluated_step_ = step;
+    evaluated_value_ = leader_ ? best_figure(figures, config_.checkpoint.best) : kNotMeasured;
+    const bool better = leader_ && step > 0 && evaluated_value_ > best_value_;
+    if (better) {
+      best_value_ = evaluated_value_;
+      best_step_ = step;
+    }
+    if (learners_ != nullptr && learners_->all_reduce_max(better ? 1 : 0) > 0) save_due_ = true;
+    point_to_best();
+  }
+  void point_to_best() const {
+    if (leader_ && best_step_ > 0) point_best_checkpoint(config_.train.out / "checkpoints", best_step_);
+  }
+
+  static void print_evaluation(std::span<const EvalMetrics> figures) {
+    for (const EvalMetrics& m : figures) {
       fmt::print(stderr,
                  "step {:>4}  {:<10} {:<7} {:<7}  PLCC {:6.3f}  SRCC {:6.3f}  RMSE {:5.3f}{}  {} of {} "
                  "without rating\n",
-                 step, m.set, m.condition, m.decoding, m.plcc, m.srcc, m.rmse,
+                 m.step, m.set, m.condition, m.decoding, m.plcc, m.srcc, m.rmse,
                  std::isnan(m.rouge1_r) ? std::string() : fmt::format("  ROUGE-1 recall {:.3f}", m.rouge1_r),
                  m.parse_failures, m.n);
     }
@@ -985,13 +1166,12 @@ class Trainer {
             to_yaml(config_),
             version_text(),
             config_.model.path.string(),
-            best_value_};
+            evaluated_step_ == step ? evaluated_value_ : kNotMeasured};
   }
 
   void begin_save() {
-    check_save();
     writer_->begin(*trainer_, info(step_));
-    save_now_ = false;
+    save_due_ = false;
     save_pending_ = true;
   }
 
@@ -1000,9 +1180,14 @@ class Trainer {
     if (!save_pending_) return;
     using State = CheckpointWriter::State;
     const State state = writer_->state();
-    const double worst = learners_->all_reduce_max(state == State::failed ? 2 : state == State::writing ? 1 : 0);
+    const double worst = learners_->all_reduce_max(state == State::failed    ? 2
+                                                   : state == State::writing ? 1
+                                                                             : 0);
     if (worst == 1) return;
-    if (worst == 2) end_failed_save();
+    if (worst == 2)
+      end_failed_save();
+    else
+      point_to_best();
     save_pending_ = false;
   }
   void end_failed_save() {
@@ -1027,6 +1212,7 @@ class Trainer {
       if (learners_->all_reduce_max(writer_->state() == CheckpointWriter::State::writing ? 1 : 0) == 0) break;
     }
     save_pending_ = false;
+    point_to_best();
   }
 
   /// Mean of a step, over all ranks.
@@ -1052,7 +1238,7 @@ class Trainer {
 
   static constexpr int kMostSkipped = 3;
 
-  const Config& config_;
+  Config config_;
   Communicator& world_;
   StopSignals& signals_;
   Watch* watch_;
@@ -1062,13 +1248,14 @@ class Trainer {
   std::vector<Sample> train_;
   std::vector<std::vector<Sample>> eval_;
   std::int64_t steps_per_epoch_ = 0, total_steps_ = 0;
-  std::int64_t step_ = 0;       ///< the last one this rank has done with
+  std::int64_t step_ = 0;                                ///< the last one this rank has done with
   std::int64_t learned_step_ = 0, learned_updates_ = 0;  ///< the last step that has changed the adapter
   std::int64_t last_step_ = 0;  ///< as far as the run goes: total_steps_, or less once a stop is asked for
   std::int64_t version_ = 0;    ///< of adapter_
   std::uint64_t digest_ = 0;
-  std::map<std::int64_t, std::uint64_t> digests_;  ///< by version, those that actors may still use
-  bool save_now_ = false, save_pending_ = false, insured_ = false, in_update_ = false;
+  std::map<int, std::multimap<std::int64_t, Group>> early_;  ///< by tag, then step
+  std::map<std::int64_t, std::uint64_t> digests_;            ///< by version, those that actors may still use
+  bool save_due_ = false, save_pending_ = false, insured_ = false, in_update_ = false;
   std::array<std::uint64_t, kOperations> sent_{}, traffic_{};
   Policy policy_;
   std::unique_ptr<Engine> engine_;
@@ -1081,9 +1268,11 @@ class Trainer {
   std::optional<WorkShare> share_;
   std::optional<RunFolder> folder_;
   std::optional<Progress> progress_;
-  std::vector<EvalMetrics> evaluations_;
   std::int64_t samples_step_ = -1, samples_written_ = 0;
-  double lr_ = 0, best_value_ = kNotMeasured;
+  double lr_ = 0;
+  // The first learner's: what the last evaluation chose by, and the best of all.
+  std::int64_t evaluated_step_ = -1, best_step_ = 0;
+  double evaluated_value_ = kNotMeasured, best_value_ = -std::numeric_limits<double>::infinity();
   int skipped_ = 0;
 };
 

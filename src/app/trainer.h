@@ -39,6 +39,7 @@ class PeerLost : public Error {
 
 /// Runs until the configured steps are done or a stop is asked for. Throws Error. When `watch` (nullptr: none) sees
 /// another rank lost, the learners save the last whole step where they can, then it throws PeerLost.
-ExitCode run_training(const Config& config, Communicator& world, StopSignals& signals, Watch* watch = nullptr);
+ExitCode run_training(const Config& config, Communicator& world, StopSignals& signals,
+                      Watch* watch = nullptr);
 
 }  // namespace biqa

@@ -20,12 +20,16 @@ constexpr std::int64_t kStepsKept = 16;
 }  // namespace
 
 WorkShare::WorkShare(Communicator& world, std::span<const int> actors, int tag, RowsOfStep rows_of_step)
-    : world_(world), actors_(actors.begin(), actors.end()), tag_(tag), rows_of_step_(std::move(rows_of_step)) {}
+    : world_(world),
+      actors_(actors.begin(), actors.end()),
+      tag_(tag),
+      rows_of_step_(std::move(rows_of_step)) {}
 
 void WorkShare::begin(std::int64_t step) {
   CHECK(ended_ && mine_.empty()) << "step " << step_ << " has not ended";
   step_ = step;
-  ended_ = keeper() && list_of(step).told.count(world_.rank()) != 0;
+  ended_ = ended_ahead_.erase(step) != 0;
+  listen();
   if (ended_) return;
   const auto rows = static_cast<std::int64_t>(rows_of_step_(step).size());
   const auto actors = static_cast<std::int64_t>(actors_.size());
@@ -114,10 +118,8 @@ void WorkShare::send_rows(int actor, std::int64_t step, std::span<const std::siz
   const auto bytes = std::as_bytes(std::span(numbers));
   if (actor != world_.rank()) {
     world_.send(actor, tag_ + 1, bytes);
-  } else if (step == step_) {
-    accept(bytes);
   } else {
-    CHECK(rows.empty() && last);  // others have ended a step that the keeper has not begun
+    accept(bytes);
   }
 }
 
@@ -125,6 +127,11 @@ void WorkShare::accept(std::span<const std::byte> bytes) {
   std::vector<std::int64_t> numbers(bytes.size() / sizeof(std::int64_t));
   std::memcpy(numbers.data(), bytes.data(), numbers.size() * sizeof(std::int64_t));
   CHECK(numbers.size() >= 2);
+  if (numbers[0] > step_) {
+    CHECK(numbers[1] != 0 && numbers.size() == 2);  // others have ended a step that this actor has not begun
+    ended_ahead_.insert(numbers[0]);
+    return;
+  }
   CHECK_EQ(numbers[0], step_);
   ended_ = numbers[1] != 0;
   for (std::size_t i = 2; i < numbers.size(); ++i) mine_.push_back(static_cast<std::size_t>(numbers[i]));

@@ -50,6 +50,7 @@ class WorkShare {
   std::int64_t step_ = 0;
   std::vector<std::size_t> mine_;  ///< received, not yet taken
   bool ended_ = true;
+  std::set<std::int64_t> ended_ahead_;  ///< later steps that the others have already rolled out
   // The keeper's:
   std::map<std::int64_t, List> lists_;
   std::map<std::size_t, std::int64_t> lengths_;  ///< tokens of a row's group when it was last rolled out

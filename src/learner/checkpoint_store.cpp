@@ -5,6 +5,7 @@
 #include <glog/logging.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <system_error>
@@ -97,6 +98,13 @@ nlohmann::json read_manifest_file(const fs::path& folder) {
          folder.string(), kFormat);
   }
   return manifest;
+}
+
+/// A relative link appears with its new target at once.
+void replace_link(const fs::path& link, const fs::path& target) {
+  const fs::path temporary = temporary_beside(link);
+  fs::create_symlink(target, temporary);
+  fs::rename(temporary, link);
 }
 
 std::vector<fs::path> newest_first(const fs::path& root) {
@@ -194,7 +202,8 @@ void publish_checkpoint(const fs::path& root, const fs::path& folder, const Chec
                           {"build", info.build},
                           {"base_model", info.base_model},
                           {"files", files}};
-  manifest["best_value"] = std::isfinite(info.best_value) ? nlohmann::json(info.best_value) : nlohmann::json();
+  manifest["best_value"] =
+      std::isfinite(info.best_value) ? nlohmann::json(info.best_value) : nlohmann::json();
   write_file_atomically(folder / "manifest.json", manifest.dump(2) + "\n");
 
   const fs::path target = root / checkpoint_name(info.step);
@@ -211,31 +220,32 @@ void publish_checkpoint(const fs::path& root, const fs::path& folder, const Chec
     }
   }
   publish(folder, target);
-  const fs::path link = root / ".latest.partial";
-  fs::remove(link, error);
-  fs::create_symlink(target.filename(), link);
-  fs::rename(link, root / "latest");
+  replace_link(root / "latest", target.filename());
+}
+
+void point_best_checkpoint(const fs::path& root, std::int64_t step) {
+  if (best_checkpoint(root) != step && fs::exists(root / checkpoint_name(step)))
+    replace_link(root / "best", checkpoint_name(step));
+}
+
+std::optional<std::int64_t> best_checkpoint(const fs::path& root) {
+  std::error_code absent;
+  const std::string name = fs::read_symlink(root / "best", absent).filename().string();
+  std::int64_t step = 0;
+  constexpr std::string_view kStart = "step-";
+  if (absent || !name.starts_with(kStart) ||
+      std::from_chars(name.data() + kStart.size(), name.data() + name.size(), step).ec != std::errc())
+    return std::nullopt;
+  return step;
 }
 
 void remove_old_checkpoints(const fs::path& root, std::int64_t keep) {
-  std::error_code error;
   if (keep <= 0) return;
   const std::vector<fs::path> folders = newest_first(root);
-  std::optional<fs::path> best;
-  double best_value = 0;
-  for (const fs::path& folder : folders) {
-    try {
-      const auto value = read_manifest_file(folder)["best_value"];
-      if (value.is_number() && (!best || value.get<double>() > best_value)) {
-        best = folder;
-        best_value = value.get<double>();
-      }
-    } catch (const Error& damage) {
-      LOG(WARNING) << damage.what();
-    }
-  }
+  const auto best = best_checkpoint(root);
   for (std::size_t i = static_cast<std::size_t>(keep); i < folders.size(); ++i) {
-    if (best && folders[i] == *best) continue;
+    if (best && folders[i].filename() == checkpoint_name(*best)) continue;
+    std::error_code error;
     fs::remove_all(folders[i], error);
     if (error)
       LOG(WARNING) << "cannot remove old checkpoint " << folders[i].string() << ": " << error.message();

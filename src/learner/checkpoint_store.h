@@ -62,7 +62,11 @@ void write_name_table(Hdf5Writer& out, const LoraLayout& layout);
 /// of this step that is already there and whole is left as it is and `folder` removed; a damaged one is moved aside.
 void publish_checkpoint(const std::filesystem::path& root, const std::filesystem::path& folder,
                         const CheckpointInfo& info, const std::vector<CheckpointFile>& files);
-/// Keeps the newest `keep` (0: all) and the best.
+/// Points `best` below `root` to the checkpoint of this step, if it is there.
+void point_best_checkpoint(const std::filesystem::path& root, std::int64_t step);
+/// The step that `best` points to.
+std::optional<std::int64_t> best_checkpoint(const std::filesystem::path& root);
+/// Keeps the newest `keep` (0: all) and the one that `best` points to.
 void remove_old_checkpoints(const std::filesystem::path& root, std::int64_t keep);
 
 class CheckpointStore {

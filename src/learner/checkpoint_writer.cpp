@@ -33,7 +33,8 @@ fs::path announcement(const fs::path& folder, int learner) {
 
 /// What a learner says of its shard.
 nlohmann::json describe_shard(const fs::path& file, std::int64_t step, std::int64_t updates) {
-  return {{"bytes", fs::file_size(file)}, {"xxh3", digest_of_file(file)}, {"step", step}, {"updates", updates}};
+  return {
+      {"bytes", fs::file_size(file)}, {"xxh3", digest_of_file(file)}, {"step", step}, {"updates", updates}};
 }
 
 }  // namespace
@@ -46,7 +47,8 @@ struct CheckpointWriter::Part {
   std::int64_t updates = 0;
 };
 
-CheckpointWriter::CheckpointWriter(fs::path root, std::int64_t keep, std::string token, int learner, int learners)
+CheckpointWriter::CheckpointWriter(fs::path root, std::int64_t keep, std::string token, int learner,
+                                   int learners)
     : root_(std::move(root)), keep_(keep), token_(std::move(token)), learner_(learner), learners_(learners) {
   if (learner_ != 0) return;
   // What killed runs have left half-written.
@@ -145,8 +147,8 @@ void CheckpointWriter::write_shard(const Part& part, const fs::path& folder) con
   out.attribute("/", "updates", part.updates);
   out.dataset("m", std::span<const float>(part.m), shape);
   out.dataset("v", std::span<const float>(part.v), shape);
-  out.dataset("master", std::span<const float>(part.adapter.values).subspan(part.begin, part.end - part.begin),
-              shape);
+  out.dataset("master",
+              std::span<const float>(part.adapter.values).subspan(part.begin, part.end - part.begin), shape);
   write_name_table(out, *part.adapter.layout);
   out.close();
   if (learner_ == 0) {
@@ -170,12 +172,13 @@ void CheckpointWriter::publish_all(const Part& part, const fs::path& folder) {
     while (!fs::exists(told)) {
       std::unique_lock lock(mutex_);
       changed_.wait_for(lock, kLook, [this] { return !give_up_.empty(); });
-      if (!give_up_.empty())
-        fail("cannot save checkpoint {}: {}", checkpoint_name(part.info.step), give_up_);
+      if (!give_up_.empty()) fail("cannot save checkpoint {}: {}", checkpoint_name(part.info.step), give_up_);
       if (Clock::now() - last > kShardPatience)
-        fail("cannot save checkpoint {}: the shard of learner {} did not come within {:.0f} s; look for its error, "
-             "or see whether {} is the same folder on every node",
-             checkpoint_name(part.info.step), learner, kShardPatience.count(), root_.string());
+        fail(
+            "cannot save checkpoint {}: the shard of learner {} did not come within {:.0f} s; look for its "
+            "error, "
+            "or see whether {} is the same folder on every node",
+            checkpoint_name(part.info.step), learner, kShardPatience.count(), root_.string());
     }
     last = Clock::now();
     const nlohmann::json shard = parse_json(read_file(told, kAnnouncementLimit), told.string());
@@ -207,11 +210,13 @@ void save_checkpoint(const fs::path& root, std::int64_t keep, const Learner& lea
   // The others' shards first: the first learner waits for them and need not when one has failed.
   if (learners.rank() != 0) writer.wait(kShardPatience);
   const bool others = learners.all_and(learners.rank() == 0 || !failed());
-  if (!others && learners.rank() == 0) writer.give_up("another learner could not write its shard; see its message");
+  if (!others && learners.rank() == 0)
+    writer.give_up("another learner could not write its shard; see its message");
   if (learners.rank() == 0) writer.wait(kShardPatience);
   const bool all = learners.all_and(!failed());
   if (failed()) throw Error(writer.failure());
-  if (!all) fail("cannot save checkpoint {}: another learner failed; see its message", checkpoint_name(info.step));
+  if (!all)
+    fail("cannot save checkpoint {}: another learner failed; see its message", checkpoint_name(info.step));
 }
 
 }  // namespace biqa

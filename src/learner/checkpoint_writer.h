@@ -23,7 +23,8 @@ class CheckpointWriter {
  public:
   /// `root`: RUN/checkpoints, `keep` as in CheckpointStore. `token`: the same for all learners and another in each run
   /// of the program; it names the temporary folder, so that leftovers of a killed run are never taken for new.
-  CheckpointWriter(std::filesystem::path root, std::int64_t keep, std::string token, int learner, int learners);
+  CheckpointWriter(std::filesystem::path root, std::int64_t keep, std::string token, int learner,
+                   int learners);
   ~CheckpointWriter();  ///< waits for the save under way
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;

@@ -85,7 +85,8 @@ TEST(MetricsLines, NamesAndOrder) {
                                                                             "entropy",
                                                                             "grad_norm",
                                                                             "lr",
-                                                                            "policy_lag_max"}));
+                                                                            "policy_lag_max",
+                                                                            "traffic_bytes"}));
   EXPECT_EQ(keys_of(to_json_line(EvalMetrics{})),
             (std::vector<std::string>{"step", "eval", "condition", "decoding", "n", "parse_failures", "plcc",
                                       "srcc", "krcc", "rmse", "rouge1_p", "rouge1_r", "rouge1_f"}));
@@ -133,7 +134,7 @@ TEST(RunFolder, HoldsWhatTheContractNames) {
   eval.plcc = 0.5;
   {
     RunFolder run(root, "a: 1\n", std::nullopt);
-    run.append(eval);
+    run.append(std::span(&eval, 1));
     run.append(step_metrics(1));
     run.append(sample_record(1));
     EXPECT_EQ(run.dump_file(10), root / "dumps" / "step-000010.h5");

@@ -115,6 +115,68 @@ TEST_F(Inner, SizesDiffer) {
   });
 }
 
+constexpr WatchTimes kQuick{Seconds{0.2}, Seconds{1.5}, Seconds{3}};
+
+/// A job whose ranks compute for a long time; rank `stopped` is stopped. They give up when the watch tells them.
+void run_watched(int stopped) {
+  MpiRuntime runtime(Seconds{60});
+  std::cerr << fmt::format("pid {}\n", getpid()) << std::flush;
+  Watch* watch = runtime.watch(kQuick);
+  ASSERT_NE(watch, nullptr);
+  if (runtime.world().rank() == stopped) raise(SIGSTOP);
+  for (int i = 0; i < 3000; ++i) {
+    if (const auto lost = watch->loss()) {
+      std::cerr << fmt::format("rank {} knows that rank {} is lost\n", runtime.world().rank(), lost->rank)
+                << std::flush;
+      // Whoever hears first must not end the job before the others have heard.
+      std::this_thread::sleep_for(Seconds{1});
+      runtime.abort(lost->exit_code);
+    }
+    std::this_thread::sleep_for(Seconds{0.01});
+  }
+  runtime.finalize();
+}
+
+TEST_F(Inner, ARankStopsUnderWatch) {
+  run_watched(2);
+}
+TEST_F(Inner, TheFirstRankStopsUnderWatch) {
+  run_watched(0);
+}
+
+TEST_F(Inner, ARankTellsItsFailure) {
+  MpiRuntime runtime(Seconds{60});
+  std::cerr << fmt::format("pid {}\n", getpid()) << std::flush;
+  Watch* watch = runtime.watch(kQuick);
+  ASSERT_NE(watch, nullptr);
+  runtime.world().set_poll([&] {
+    if (const auto lost = watch->loss()) fail("rank {} is lost with code {}", lost->rank, lost->exit_code);
+  });
+  try {
+    if (runtime.world().rank() == 1) {
+      watch->tell_failure(2);
+      std::this_thread::sleep_for(Seconds{60});  // the watch takes the job down
+    }
+    runtime.world().barrier("never complete");
+  } catch (const Error& error) {
+    std::cerr << fmt::format("rank {}: {}\n", runtime.world().rank(), error.what()) << std::flush;
+    std::this_thread::sleep_for(Seconds{60});
+  }
+}
+
+/// All is well as long as everyone lives, however long nobody communicates.
+TEST_F(Inner, WatchedRanksCompute) {
+  MpiRuntime runtime(Seconds{60});
+  std::cerr << fmt::format("pid {}\n", getpid()) << std::flush;
+  Watch* watch = runtime.watch(kQuick);
+  ASSERT_NE(watch, nullptr);
+  const auto start = std::chrono::steady_clock::now();
+  while (std::chrono::steady_clock::now() - start < Seconds{4}) {
+    ASSERT_FALSE(watch->loss().has_value());
+  }
+  runtime.finalize();
+}
+
 struct Outcome {
   int exit_code = -1;
   double seconds = 0;
@@ -221,6 +283,33 @@ TEST_F(Mpi, AStoppedRankIsNamedAndEndsTheJob) {
       outcome.output,
       HasSubstr(
           "error: barrier \"never complete\" of the job on rank 0: rank 1 did not answer within 1.0 s"));
+}
+
+TEST_F(Mpi, TheWatchNamesAStoppedRankWhileTheOthersCompute) {
+  const Outcome outcome = run_inner(3, "ARankStopsUnderWatch");
+  expect_failure(outcome, 3, 15, 1);
+  EXPECT_THAT(outcome.output, AllOf(HasSubstr("error: rank 0 of 3: no sign of life from rank 2 for 2 s"),
+                                    HasSubstr("rank 1 knows that rank 2 is lost")));
+  EXPECT_EQ(outcome.output.find("error:"), outcome.output.rfind("error:")) << outcome.output;
+}
+
+TEST_F(Mpi, TheWatchNamesTheFirstRank) {
+  const Outcome outcome = run_inner(3, "TheFirstRankStopsUnderWatch");
+  expect_failure(outcome, 3, 15, 1);
+  EXPECT_THAT(outcome.output, HasSubstr("error: rank 1 of 3: no sign of life from rank 0"));
+  EXPECT_EQ(outcome.output.find("error:"), outcome.output.rfind("error:")) << outcome.output;
+}
+
+TEST_F(Mpi, AFailureIsPassedOnAndTheJobEndsWithItsCode) {
+  const Outcome outcome = run_inner(3, "ARankTellsItsFailure");
+  expect_failure(outcome, 3, 15, 2);
+  EXPECT_THAT(outcome.output, AllOf(HasSubstr("rank 0: rank 1 is lost with code 2"),
+                                    HasSubstr("rank 2: rank 1 is lost with code 2")));
+}
+
+TEST_F(Mpi, TheWatchIsContentWithBusyRanks) {
+  const Outcome outcome = run_inner(3, "WatchedRanksCompute");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
 }
 
 TEST_F(Mpi, DifferentSizesEndTheJob) {

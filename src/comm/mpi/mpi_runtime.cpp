@@ -76,8 +76,9 @@ MpiRuntime::~MpiRuntime() {
 Watch* MpiRuntime::watch(const WatchTimes& times) {
   if (!launched_ || world_->size() == 1) return nullptr;
   if (!threads_) {
-    LOG(WARNING) << "this MPI can't be called from two threads: a rank that is lost is noticed only by a deadline of "
-                 << world_->deadline().count() << " s";
+    LOG(WARNING)
+        << "this MPI can't be called from two threads: a rank that is lost is noticed only by a deadline of "
+        << world_->deadline().count() << " s";
     return nullptr;
   }
   CHECK(watch_ == nullptr);

@@ -157,9 +157,10 @@ class MpiWatch final : public Watch {
     note({peer, false, 1, Seconds{0}});
     // All others miss rank 0 at the same time; one of them says so.
     if (rank_ <= 1) {
-      say(fmt::format("no sign of life from rank {} for {:.0f} s: it has died, was stopped or is cut off; the learners "
-                      "save what they can and the job ends, start it again to go on",
-                      peer, times_.silence.count()));
+      say(fmt::format(
+          "no sign of life from rank {} for {:.0f} s: it has died, was stopped or is cut off; the learners "
+          "save what they can and the job ends, start it again to go on",
+          peer, times_.silence.count()));
     }
   }
 
