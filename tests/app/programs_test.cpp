@@ -439,23 +439,46 @@ TEST_F(Programs, StoppedRunGoesOn) {
     }
     return steps;
   };
-  bool asked = false;
-  Surroundings impatient;
-  impatient.meanwhile = [&](pid_t child) {
-    if (asked || steps_done().empty()) return;
-    asked = ::kill(child, SIGTERM) == 0;
-  };
-  const Outcome stopped = run(words, impatient);
-  ASSERT_EQ(stopped.code, 75) << stopped.err;
-  EXPECT_TRUE(stopped.errors().empty()) << stopped.err;
-  const std::size_t before = steps_done().size();
-  EXPECT_LT(before, 12U);
-  EXPECT_TRUE(fs::exists(run_folder / "checkpoints/latest/manifest.json"));
+  std::size_t before = 0;
+  for (const int signal : {SIGTERM, SIGUSR2}) {
+    SCOPED_TRACE(signal);
+    bool asked = false;
+    Surroundings impatient;
+    impatient.meanwhile = [&](pid_t child) {
+      if (asked || steps_done().size() <= before) return;
+      asked = ::kill(child, signal) == 0;
+    };
+    const Outcome stopped = run(words, impatient);
+    ASSERT_EQ(stopped.code, 75) << stopped.err;
+    EXPECT_TRUE(stopped.errors().empty()) << stopped.err;
+    before = steps_done().size();
+    EXPECT_LT(before, 12U);
+    EXPECT_TRUE(fs::exists(run_folder / "checkpoints/latest/manifest.json"));
+  }
 
   const Outcome finished = run(words);
   EXPECT_EQ(finished.code, 0) << finished.err;
   EXPECT_EQ(steps_done(), (std::vector<int>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}));
   EXPECT_TRUE(fs::exists(run_folder / "adapter.h5"));
+}
+
+// mpirun kills the ranks on SIGTERM but hands SIGUSR2 on: what the scripts in launch/ stop a job with.
+TEST_F(Programs, SeveralRanksStopThroughTheLauncher) {
+  if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
+  Arguments words{"mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2"};
+  const Arguments program = learner({"train.steps=200", "checkpoint.every=100"});
+  words.insert(words.end(), program.begin(), program.end());
+  bool asked = false;
+  Surroundings impatient;
+  impatient.meanwhile = [&](pid_t child) {
+    if (asked || file_content(folder_.path() / "run" / "metrics.jsonl").find("\"loss\"") == std::string::npos)
+      return;
+    asked = ::kill(child, SIGUSR2) == 0;
+  };
+  const Outcome stopped = run(words, impatient);
+  EXPECT_EQ(stopped.code, 75) << stopped.err;
+  EXPECT_THAT(stopped.err, HasSubstr("the same command goes on from there"));
+  EXPECT_TRUE(fs::exists(folder_.path() / "run" / "checkpoints/latest/manifest.json"));
 }
 
 }  // namespace
