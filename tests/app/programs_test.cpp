@@ -462,23 +462,53 @@ TEST_F(Programs, StoppedRunGoesOn) {
   EXPECT_TRUE(fs::exists(run_folder / "adapter.h5"));
 }
 
-// mpirun kills the ranks on SIGTERM but hands SIGUSR2 on: what the scripts in launch/ stop a job with.
+// mpirun kills the ranks on SIGTERM but hands SIGUSR2 on, which is what the scripts in launch/ stop a job with.
 TEST_F(Programs, SeveralRanksStopThroughTheLauncher) {
   if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
-  Arguments words{"mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2"};
-  const Arguments program = learner({"train.steps=200", "checkpoint.every=100"});
-  words.insert(words.end(), program.begin(), program.end());
-  bool asked = false;
-  Surroundings impatient;
-  impatient.meanwhile = [&](pid_t child) {
-    if (asked || file_content(folder_.path() / "run" / "metrics.jsonl").find("\"loss\"") == std::string::npos)
-      return;
-    asked = ::kill(child, SIGUSR2) == 0;
+  const Arguments program_words = learner({"train.steps=400", "checkpoint.every=100"});
+  Arguments launcher{"mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2"};
+  launcher.insert(launcher.end(), program_words.begin(), program_words.end());
+  Arguments script{"env",  "BIQA_LEARNER=" + program("biqa_learner"),
+                   "bash", BIQA_SOURCE_DIR "/launch/local.sh",
+                   "-n",   "2"};
+  script.insert(script.end(), program_words.begin() + 2,
+                program_words.end());  // without biqa_learner --config
+  std::size_t before = 0;
+  for (const auto& [words, signal] : {std::pair{launcher, SIGUSR2}, std::pair{script, SIGTERM}}) {
+    SCOPED_TRACE(words.front());
+    bool asked = false;
+    Surroundings impatient;
+    impatient.meanwhile = [&](pid_t child) {
+      const std::string metrics = file_content(folder_.path() / "run" / "metrics.jsonl");
+      if (asked || metrics.find("\"loss\"", before) == std::string::npos) return;
+      asked = ::kill(child, signal) == 0;
+    };
+    const Outcome stopped = run(words, impatient);
+    ASSERT_EQ(stopped.code, 75) << stopped.err;
+    EXPECT_THAT(stopped.err, HasSubstr("the same command goes on from there"));
+    EXPECT_TRUE(fs::exists(folder_.path() / "run" / "checkpoints/latest/manifest.json"));
+    before = file_content(folder_.path() / "run" / "metrics.jsonl").size();
+  }
+}
+
+TEST_F(Programs, LocalScriptStartsAgainAsOftenAsAllowed) {
+  if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
+  const fs::path starts = folder_.path() / "starts";
+  const fs::path fake = folder_.write(
+      "fake", fmt::format("#!/bin/sh\necho start >> {0}\nexit $(($(wc -l < {0}) < 3))\n", starts.string()));
+  fs::permissions(fake, fs::perms::owner_all);
+  const auto local = [&](const Arguments& more) {
+    Arguments words{"env", "BIQA_LEARNER=" + fake.string(), "bash", BIQA_SOURCE_DIR "/launch/local.sh"};
+    words.insert(words.end(), more.begin(), more.end());
+    return run(words);
   };
-  const Outcome stopped = run(words, impatient);
-  EXPECT_EQ(stopped.code, 75) << stopped.err;
-  EXPECT_THAT(stopped.err, HasSubstr("the same command goes on from there"));
-  EXPECT_TRUE(fs::exists(folder_.path() / "run" / "checkpoints/latest/manifest.json"));
+  EXPECT_EQ(local({"some.yaml"}).code, 1);
+  EXPECT_EQ(file_content(starts), "start\n");
+  const Outcome again = local({"--restarts", "3", "some.yaml", "--set", "train.seed=1"});
+  EXPECT_EQ(again.code, 0) << again.err;
+  EXPECT_EQ(file_content(starts), "start\nstart\nstart\n");
+  expect_error(local({"-n", "two", "some.yaml"}), 2, "-n needs a whole number");
+  expect_error(local({}), 2, "no configuration");
 }
 
 }  // namespace
