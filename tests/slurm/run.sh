@@ -79,8 +79,9 @@ trap 'exit 143' TERM
 start_cluster "$folder" || skip "Slurm can't start here: $cluster_problem"
 echo "slurm: $(sinfo --version), $(sinfo --noheader --Node --partition=normal --format='%N %T' | tr '\n' ' ')"
 
-export OMPI_MCA_btl_tcp_if_include=lo OMPI_MCA_oob_tcp_if_include=lo TMPDIR=$folder/tmp
-export OMPI_MCA_btl_vader_backing_directory=$folder/tmp OMPI_MCA_orte_keep_fqdn_hostnames=0
+# Loopback alone, and no shared memory: its files are named by host, local rank and job, so that those of two "nodes" on
+# one machine would be the same.
+export OMPI_MCA_btl=self,tcp OMPI_MCA_btl_tcp_if_include=lo OMPI_MCA_oob_tcp_if_include=lo TMPDIR=$folder/tmp
 mkdir -p "$TMPDIR"
 
 # ---- helpers
