@@ -468,20 +468,20 @@ TEST_F(Programs, SeveralRanksStopThroughTheLauncher) {
   const Arguments program_words = learner({"train.steps=400", "checkpoint.every=100"});
   Arguments launcher{"mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2"};
   launcher.insert(launcher.end(), program_words.begin(), program_words.end());
-  Arguments script{"env",  "BIQA_LEARNER=" + program("biqa_learner"),
-                   "bash", BIQA_SOURCE_DIR "/launch/local.sh",
-                   "-n",   "2"};
+  const std::string local = BIQA_SOURCE_DIR "/launch/local.sh";
+  Arguments script{"env", "BIQA_LEARNER=" + program("biqa_learner"), "bash", local, "-n", "2"};
   script.insert(script.end(), program_words.begin() + 2,
                 program_words.end());  // without biqa_learner --config
   std::size_t before = 0;
-  for (const auto& [words, signal] : {std::pair{launcher, SIGUSR2}, std::pair{script, SIGTERM}}) {
+  for (const auto& attempt : {std::pair{launcher, SIGUSR2}, std::pair{script, SIGTERM}}) {
+    const Arguments& words = attempt.first;
     SCOPED_TRACE(words.front());
     bool asked = false;
     Surroundings impatient;
     impatient.meanwhile = [&](pid_t child) {
       const std::string metrics = file_content(folder_.path() / "run" / "metrics.jsonl");
       if (asked || metrics.find("\"loss\"", before) == std::string::npos) return;
-      asked = ::kill(child, signal) == 0;
+      asked = ::kill(child, attempt.second) == 0;
     };
     const Outcome stopped = run(words, impatient);
     ASSERT_EQ(stopped.code, 75) << stopped.err;
