@@ -4,7 +4,7 @@
 #   fast     lint, the CPU build and its tests: while working
 #   default  and clang-tidy on every file, the tests under address, undefined-behaviour and thread sanitizers, the CUDA
 #            build: what CI runs
-#   full     and the tests labelled slow
+#   full     and the tests labelled slow, and the job script on a Slurm of its own (as root it installs slurm-wlm)
 # Installs what it needs (launch/setup.sh --dev). Ends with the line `N passed, N failed`; exit code 0 means none failed.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -87,6 +87,30 @@ tidy() {  # tidy SECONDS
   fi
 }
 
+slurm() {
+  local log=build/slurm.log status last ok bad
+  bash tests/slurm/run.sh </dev/null 2>&1 | tee "$log"
+  status=${PIPESTATUS[0]}
+  last=$(tail -n 1 "$log")
+  if [[ $status == 77 ]]; then
+    skipped=$((skipped + 1))
+    report+=("skipped Slurm: ${last#skipped: }")
+  elif grep -qE '^slurm: [0-9]+ passed, [0-9]+ failed$' "$log"; then
+    last=$(grep -E '^slurm: [0-9]+ passed, [0-9]+ failed$' "$log")
+    read -r _ ok _ bad _ <<<"$last"
+    passed=$((passed + ok))
+    failed=$((failed + bad))
+    while IFS= read -r last; do report+=("failed in Slurm: $last"); done < <(sed -n 's/^   FAILED  //p' "$log")
+    while IFS= read -r last; do
+      skipped=$((skipped + 1))
+      report+=("skipped Slurm: $last")
+    done < <(sed -n 's/^   skipped: //p' "$log")
+    [[ $status == 0 || $bad != 0 ]] || failure "Slurm: tests/slurm/run.sh ends with $status"
+  else
+    failure "Slurm: tests/slurm/run.sh ends with $status and no results: $last"
+  fi
+}
+
 stage "packages"
 bash launch/setup.sh --dev || exit 1
 
@@ -127,6 +151,11 @@ if [[ $level != fast ]]; then
   else
     echo "skipped: no nvcc here; the kernels ran in the emulator, as part of the CPU tests"
   fi
+fi
+
+if [[ $level == full ]]; then
+  stage "Slurm"
+  if [[ -x build/cpu/bin/biqa_learner ]]; then slurm; else failure "Slurm: no build/cpu/bin/biqa_learner"; fi
 fi
 
 stage "summary"

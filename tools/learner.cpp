@@ -39,9 +39,14 @@ void listen(int signal, void (*handler)(int)) {
   sigaction(signal, &action, nullptr);
 }
 
-void listen_for_signals(const Config& config) {
-  listen(SIGINT, on_stop);
-  listen(SIGTERM, on_stop);
+/// SIGUSR2 stops too: mpirun and srun pass it on to every rank, whereas SIGTERM makes mpirun kill them.
+/// A launcher may ask before the configuration is read.
+void listen_for_stop() {
+  for (const int signal : {SIGINT, SIGTERM, SIGUSR2}) listen(signal, on_stop);
+}
+
+/// SIGUSR2 saves instead where the configuration says so.
+void listen_for_save(const Config& config) {
   const std::string& name = config.checkpoint.save_signal;
   if (name == "SIGUSR1")
     listen(SIGUSR1, on_save);
@@ -57,6 +62,7 @@ ExitCode train(const CommandLine& line) {
         "flag --config is missing: name a configuration, e.g. configs/quickstart.yaml; see biqa_learner "
         "--help");
   const std::vector<std::string> overrides = line.texts("set");
+  listen_for_stop();
   MpiRuntime mpi;
   Communicator& world = mpi.world();
   // Every rank fails alike on a wrong configuration; one of them says so.
@@ -76,7 +82,7 @@ ExitCode train(const CommandLine& line) {
     if (line.on("dry-run")) {
       if (world.rank() == 0) fmt::print("{}", describe_plan(make_plan(config, world.size())));
     } else {
-      listen_for_signals(config);
+      listen_for_save(config);
       code = run_training(config, world, signals, mpi.watch());
     }
   } catch (const PeerLost& lost) {

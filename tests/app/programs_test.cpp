@@ -439,23 +439,76 @@ TEST_F(Programs, StoppedRunGoesOn) {
     }
     return steps;
   };
-  bool asked = false;
-  Surroundings impatient;
-  impatient.meanwhile = [&](pid_t child) {
-    if (asked || steps_done().empty()) return;
-    asked = ::kill(child, SIGTERM) == 0;
-  };
-  const Outcome stopped = run(words, impatient);
-  ASSERT_EQ(stopped.code, 75) << stopped.err;
-  EXPECT_TRUE(stopped.errors().empty()) << stopped.err;
-  const std::size_t before = steps_done().size();
-  EXPECT_LT(before, 12U);
-  EXPECT_TRUE(fs::exists(run_folder / "checkpoints/latest/manifest.json"));
+  std::size_t before = 0;
+  for (const int signal : {SIGTERM, SIGUSR2}) {
+    SCOPED_TRACE(signal);
+    bool asked = false;
+    Surroundings impatient;
+    impatient.meanwhile = [&](pid_t child) {
+      if (asked || steps_done().size() <= before) return;
+      asked = ::kill(child, signal) == 0;
+    };
+    const Outcome stopped = run(words, impatient);
+    ASSERT_EQ(stopped.code, 75) << stopped.err;
+    EXPECT_TRUE(stopped.errors().empty()) << stopped.err;
+    before = steps_done().size();
+    EXPECT_LT(before, 12U);
+    EXPECT_TRUE(fs::exists(run_folder / "checkpoints/latest/manifest.json"));
+  }
 
   const Outcome finished = run(words);
   EXPECT_EQ(finished.code, 0) << finished.err;
   EXPECT_EQ(steps_done(), (std::vector<int>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}));
   EXPECT_TRUE(fs::exists(run_folder / "adapter.h5"));
+}
+
+// mpirun kills the ranks on SIGTERM but hands SIGUSR2 on, which is what the scripts in launch/ stop a job with.
+TEST_F(Programs, SeveralRanksStopThroughTheLauncher) {
+  if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
+  const Arguments program_words = learner({"train.steps=400", "checkpoint.every=100"});
+  Arguments launcher{"mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2"};
+  launcher.insert(launcher.end(), program_words.begin(), program_words.end());
+  const std::string local = BIQA_SOURCE_DIR "/launch/local.sh";
+  Arguments script{"env", "BIQA_LEARNER=" + program("biqa_learner"), "bash", local, "-n", "2"};
+  script.insert(script.end(), program_words.begin() + 2,
+                program_words.end());  // without biqa_learner --config
+  std::size_t before = 0;
+  for (const auto& attempt : {std::pair{launcher, SIGUSR2}, std::pair{script, SIGTERM}}) {
+    const Arguments& words = attempt.first;
+    SCOPED_TRACE(words.front());
+    bool asked = false;
+    Surroundings impatient;
+    impatient.meanwhile = [&](pid_t child) {
+      const std::string metrics = file_content(folder_.path() / "run" / "metrics.jsonl");
+      if (asked || metrics.find("\"loss\"", before) == std::string::npos) return;
+      asked = ::kill(child, attempt.second) == 0;
+    };
+    const Outcome stopped = run(words, impatient);
+    ASSERT_EQ(stopped.code, 75) << stopped.err;
+    EXPECT_THAT(stopped.err, HasSubstr("the same command goes on from there"));
+    EXPECT_TRUE(fs::exists(folder_.path() / "run" / "checkpoints/latest/manifest.json"));
+    before = file_content(folder_.path() / "run" / "metrics.jsonl").size();
+  }
+}
+
+TEST_F(Programs, LocalScriptStartsAgainAsOftenAsAllowed) {
+  if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
+  const fs::path starts = folder_.path() / "starts";
+  const fs::path fake = folder_.write(
+      "fake", fmt::format("#!/bin/sh\necho start >> {0}\nexit $(($(wc -l < {0}) < 3))\n", starts.string()));
+  fs::permissions(fake, fs::perms::owner_all);
+  const auto local = [&](const Arguments& more) {
+    Arguments words{"env", "BIQA_LEARNER=" + fake.string(), "bash", BIQA_SOURCE_DIR "/launch/local.sh"};
+    words.insert(words.end(), more.begin(), more.end());
+    return run(words);
+  };
+  EXPECT_EQ(local({"some.yaml"}).code, 1);
+  EXPECT_EQ(file_content(starts), "start\n");
+  const Outcome again = local({"--restarts", "3", "some.yaml", "--set", "train.seed=1"});
+  EXPECT_EQ(again.code, 0) << again.err;
+  EXPECT_EQ(file_content(starts), "start\nstart\nstart\n");
+  expect_error(local({"-n", "two", "some.yaml"}), 2, "-n needs a whole number");
+  expect_error(local({}), 2, "no configuration");
 }
 
 }  // namespace

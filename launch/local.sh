@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Usage: launch/local.sh [-n RANKS] [--restarts K] CONFIG [--set KEY=VALUE]… [--dry-run]
+# Trains on this machine with RANKS processes (default 1) that share its cores, through mpirun. After a failure (exit code
+# 1) it starts again from the newest checkpoint, at most K times (default 0). Ctrl-C and SIGTERM: the step is finished
+# and saved, exit code 75, and the same command goes on; SIGUSR1: save and go on. Exit codes are biqa_learner's.
+# BIQA_LEARNER names another program than build/cpu/bin/biqa_learner.
+set -euo pipefail
+
+usage() {
+  echo "error: launch/local.sh: $1; see launch/local.sh --help" >&2
+  exit 2
+}
+number() {  # number FLAG TEXT
+  [[ ${2:-} =~ ^[0-9]+$ ]] || usage "$1 needs a whole number, not '${2:-}'"
+  printf '%d' "$((10#$2))"
+}
+
+here=$(dirname "${BASH_SOURCE[0]}")
+ranks=1
+restarts=0
+config=''
+arguments=()
+while [[ $# -gt 0 ]]; do
+  case $1 in
+    -h | --help) sed -n '3,7s/^# \?//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -n) ranks=$(number -n "${2:-}"); shift ;;
+    --restarts) restarts=$(number --restarts "${2:-}"); shift ;;
+    --set) [[ $# -ge 2 ]] || usage "--set needs KEY=VALUE"; arguments+=(--set "$2"); shift ;;
+    -*) arguments+=("$1") ;;
+    *) [[ -z $config ]] || usage "two configurations: $config and $1"; config=$1 ;;
+  esac
+  shift
+done
+[[ -n $config ]] || usage "no configuration named, e.g. configs/quickstart.yaml"
+((ranks > 0)) || usage "-n 0 would start nothing"
+learner=${BIQA_LEARNER:-$here/../build/cpu/bin/biqa_learner}
+for needed in "$learner" mpirun; do
+  command -v "$needed" >/dev/null && continue
+  echo "error: launch/local.sh: $needed is not there; run launch/setup.sh and launch/build.sh" >&2
+  exit 1
+done
+
+threads=$(($(nproc) / ranks))
+((threads > 0)) || threads=1
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-0}
+if [[ $EUID == 0 ]]; then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
+command=(mpirun -np "$ranks" --oversubscribe --bind-to none "$learner" --config "$config" --set "model.threads=$threads"
+  "${arguments[@]}" --set checkpoint.save_signal=SIGUSR1)
+
+running=''
+stopper=''
+interrupted=no
+# SIGTERM and SIGINT would make mpirun kill the ranks; SIGUSR2 it passes on, and they end as after SIGTERM.
+# Repeated, as it is lost while they start.
+stop() {
+  interrupted=yes
+  [[ -n $running ]] || exit 75
+  if [[ -n $stopper ]]; then
+    kill -TERM "$running" 2>/dev/null || true
+    return
+  fi
+  echo "local.sh: stopping: the learner finishes its step and saves (ask again to kill it)" >&2
+  while kill -USR2 "$running" 2>/dev/null; do sleep 5; done &
+  stopper=$!
+}
+save() {
+  interrupted=yes
+  [[ -z $running ]] || kill -USR1 "$running" 2>/dev/null || true
+}
+trap stop INT TERM
+trap save USR1
+
+for ((start = 0;; ++start)); do
+  # In a session of its own the terminal's Ctrl-C reaches this script alone; without this script it ends.
+  setsid setpriv --pdeathsig TERM "${command[@]}" </dev/null &
+  running=$!
+  interrupted=yes
+  while [[ $interrupted == yes ]]; do
+    interrupted=no
+    status=0
+    wait "$running" || status=$?
+  done
+  running=''
+  [[ -z $stopper ]] || kill "$stopper" 2>/dev/null || true
+  case $status in
+    0 | 2 | 3 | 75) exit "$status" ;;
+  esac
+  # Killed ranks give 128 and their signal.
+  if [[ -n $stopper || $start -ge $restarts ]]; then exit 1; fi
+  echo "local.sh: failed with exit code $status; restart $((start + 1)) of at most $restarts" >&2
+done
