@@ -555,6 +555,23 @@ std::vector<std::int64_t> Hdf5File::shape(const std::string& dataset) const {
   return state_->dimensions(space.get(), dataset);
 }
 
+std::string Hdf5File::type_name(const std::string& dataset) const {
+  const LibraryLock lock;
+  const Handle data = state_->dataset(dataset);
+  const Handle type = state_->take(H5Dget_type(data.get()), H5Tclose, dataset);
+  const std::size_t bits = H5Tget_size(type.get()) * 8;
+  switch (H5Tget_class(type.get())) {
+    case H5T_FLOAT:
+      return fmt::format("f{}", bits);
+    case H5T_INTEGER:
+      return fmt::format("{}{}", H5Tget_sign(type.get()) == H5T_SGN_2 ? 'i' : 'u', bits);
+    case H5T_STRING:
+      return "text";
+    default:
+      return "other";
+  }
+}
+
 template <typename T>
 std::vector<T> Hdf5File::State::numbers(const std::string& name, std::vector<std::int64_t>* shape) const {
   const Handle data = dataset(name);

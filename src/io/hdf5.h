@@ -87,6 +87,8 @@ class Hdf5File {
   /// Names of a group's members, sorted.
   std::vector<std::string> children(const std::string& group = "/") const;
   std::vector<std::int64_t> shape(const std::string& dataset) const;
+  /// "f32", "i64", "u8", "text" …; "other" for what is neither number nor text.
+  std::string type_name(const std::string& dataset) const;
 
   /// Whole datasets in row-major order; `shape` receives the dimensions.
   std::vector<float> read_f32(const std::string& path, std::vector<std::int64_t>* shape = nullptr) const;

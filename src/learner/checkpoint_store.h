@@ -35,12 +35,32 @@ struct LoadedCheckpoint {
   std::int64_t updates = 0;
 };
 
-/// adapter.h5: f32 datasets by PEFT key, attributes rank, alpha, targets, base_model, step, version.
+/// manifest.json, the file that makes a folder a checkpoint.
+struct CheckpointManifest {
+  struct File {
+    std::string name;
+    std::uint64_t bytes = 0;
+    std::string digest;  ///< XXH3-128, 32 hex digits
+  };
+  CheckpointInfo info;
+  std::vector<File> files;  ///< by name
+};
+
+/// Reads manifest.json of a checkpoint folder. Throws Error naming it when it is missing, of another format or damaged:
+/// since format 2 it carries a digest of its own bytes.
+CheckpointManifest read_checkpoint_manifest(const std::filesystem::path& folder);
+
+/// adapter.h5: f32 datasets by PEFT key, attributes rank, alpha, rslora, targets, base_model, step, version and digest
+/// (digest_of the adapter, which reading checks).
 void write_adapter_h5(const std::filesystem::path& file, const Lora& lora, const CheckpointInfo& info);
 
 /// An adapter from whatever people have: a PEFT folder or its safetensors, an adapter.h5, a checkpoint folder, or a run
 /// folder (its final adapter, else its newest checkpoint). Throws Error naming what is wrong, also for another model.
 Lora read_any_adapter(const std::filesystem::path& path, const ModelConfig& config);
+
+/// A whole checkpoint folder from state held in one place, with one shard; it appears whole or not at all, and a folder
+/// with something in it is refused. `state.path` does not matter.
+void write_checkpoint(const std::filesystem::path& folder, const LoadedCheckpoint& state);
 
 class CheckpointStore {
  public:
@@ -57,11 +77,16 @@ class CheckpointStore {
   std::optional<LoadedCheckpoint> load_newest(const ModelConfig& config) const;
   /// Exactly this one. Throws Error naming what is damaged.
   static LoadedCheckpoint load(const std::filesystem::path& folder, const ModelConfig& config);
-  /// Throws Error naming the first damage: missing file, size, digest, gaps between shards.
+  /// Throws Error naming the first damage.
   static void verify(const std::filesystem::path& folder);
+  /// Every damage, a line each, without needing the model: manifest, missing files, sizes, digests, gaps between
+  /// shards. Empty: the checkpoint is whole.
+  static std::vector<std::string> find_damage(const std::filesystem::path& folder);
+
+  /// The folders step-… that there are, whole or not.
+  std::vector<std::filesystem::path> newest_first() const;
 
  private:
-  std::vector<std::filesystem::path> newest_first() const;
   void remove_old() const;
   std::filesystem::path root_;
   std::int64_t keep_;
