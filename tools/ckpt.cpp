@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -285,6 +286,8 @@ ExitCode verify(const CommandLine& line, const std::string& path) {
   }
   if (format == "json") fmt::print("{}\n", dump(json));
   if (damaged.empty()) return ExitCode::done;
+  // A failing program leaves without its exit handlers.
+  std::fflush(stdout);
   if (verdicts.size() == 1) throw Error(damaged.front());
   fail("{} of {} in {} are damaged, first: {}", damaged.size(), verdicts.size(), path, damaged.front());
 }

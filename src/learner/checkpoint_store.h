@@ -50,8 +50,8 @@ struct CheckpointManifest {
 /// since format 2 it carries a digest of its own bytes.
 CheckpointManifest read_checkpoint_manifest(const std::filesystem::path& folder);
 
-/// adapter.h5: f32 datasets by PEFT key, attributes rank, alpha, rslora, targets, base_model, step, version and digest
-/// (digest_of the adapter, which reading checks).
+/// adapter.h5: f32 datasets by PEFT key, attributes rank, alpha, rslora, targets, base_model, step and version. Sealed
+/// (see Hdf5Writer::close), since outside a checkpoint it has no manifest.
 void write_adapter_h5(const std::filesystem::path& file, const Lora& lora, const CheckpointInfo& info);
 
 /// An adapter from whatever people have: a PEFT folder or its safetensors, an adapter.h5, a checkpoint folder, or a run
