@@ -6,8 +6,8 @@
 #include <glog/logging.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
-#include <cstring>
 #include <map>
 #include <set>
 #include <sstream>
@@ -82,7 +82,7 @@ TensorDifference compare_values(std::string name, std::span<const float> a, std:
   difference.shape_b = {static_cast<std::int64_t>(b.size())};
   if (a.size() != b.size()) return difference;
   for (std::size_t i = 0; i < a.size(); ++i) {
-    if (std::memcmp(&a[i], &b[i], sizeof(float)) == 0) continue;
+    if (std::bit_cast<std::uint32_t>(a[i]) == std::bit_cast<std::uint32_t>(b[i])) continue;
     ++difference.differing;
     const double left = a[i], right = b[i], apart = std::abs(left - right);
     difference.largest = std::max(difference.largest, apart);
@@ -121,6 +121,7 @@ std::string targets_text(const LoraSpec& spec) {
   std::vector<Projection> targets = spec.targets;
   std::sort(targets.begin(), targets.end());
   std::vector<std::string> names;
+  names.reserve(targets.size());
   for (const Projection projection : targets) names.emplace_back(name_of(projection));
   return fmt::format("{}", fmt::join(names, " "));
 }
