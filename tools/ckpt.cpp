@@ -409,6 +409,7 @@ ExitCode run(const CommandLine& line) {
   const auto found = kCommands.find(words[0]);
   if (found == kCommands.end()) {
     std::vector<std::string> names;
+    names.reserve(kCommands.size());
     for (const auto& [name, ignored] : kCommands) names.push_back(name);
     fail_usage("unknown command {}: it is one of {}", words[0], fmt::join(names, ", "));
   }

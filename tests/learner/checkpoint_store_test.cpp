@@ -175,6 +175,7 @@ TEST_F(CheckpointStoreTest, EveryBitFlipAndTruncationIsRefusedByName) {
   std::sort(paths.begin(), paths.end());
   ASSERT_EQ(paths.size(), 5U);
   std::vector<std::string> contents;
+  contents.reserve(paths.size());
   for (const fs::path& path : paths) contents.push_back(file_content(path));
 
   const RandomStream random({hash_text("bit flips"), count_from("BIQA_SEED", 1)});

@@ -41,7 +41,7 @@ class MergeTest : public ::testing::Test {
  protected:
   /// The tiny model with another dtype, in so many shards (1: a single file).
   fs::path model_of(StoredType type, std::size_t shards) const {
-    const fs::path folder = folder_.path() / "model";
+    fs::path folder = folder_.path() / "model";
     fs::remove_all(folder);
     fs::create_directory(folder);
     fs::copy_file(files_.path() / "config.json", folder / "config.json");
