@@ -38,4 +38,28 @@ inline float half_to_float(std::uint16_t half) {
   return std::bit_cast<float>(sign | ((113U - shift) << 23) | ((mantissa & 0x3ffU) << 13));
 }
 
+/// Nearest IEEE binary16 as its bits, ties to even; beyond its range infinity, a NaN stays a (quiet) NaN.
+inline std::uint16_t to_half(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  const auto sign = static_cast<std::uint16_t>((bits >> 16) & 0x8000U);
+  const std::uint32_t magnitude = bits & 0x7fffffffU;
+  if (magnitude > 0x7f800000U) return static_cast<std::uint16_t>(sign | 0x7e00U);
+  if (magnitude >= 0x477ff000U) return static_cast<std::uint16_t>(sign | 0x7c00U);  // 65520 and more
+  std::uint32_t half = 0, rest = 0, middle = 0;
+  if (magnitude >= 0x38800000U) {  // normal from 2^-14 on
+    half = (magnitude - 0x38000000U) >> 13;
+    rest = magnitude & 0x1fffU;
+    middle = 0x1000U;
+  } else {
+    const std::uint32_t shift = 126U - (magnitude >> 23);  // of the significand, to units of 2^-24
+    if (shift > 24U) return sign;                          // below 2^-25
+    const std::uint32_t significand = (magnitude & 0x7fffffU) | 0x800000U;
+    half = significand >> shift;
+    rest = significand & ((1U << shift) - 1U);
+    middle = 1U << (shift - 1U);
+  }
+  if (rest > middle || (rest == middle && (half & 1U) != 0)) ++half;
+  return static_cast<std::uint16_t>(sign | half);
+}
+
 }  // namespace biqa

@@ -5,7 +5,9 @@
 #include <hdf5.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
+#include <fstream>
 #include <functional>
 #include <limits>
 #include <mutex>
@@ -134,6 +136,22 @@ std::vector<const char*> pointers_to(std::span<const std::string> texts) {
 Handle list_space(std::size_t count) {
   const hsize_t dimension = count;
   return own(H5Screate_simple(1, &dimension, nullptr), H5Sclose);
+}
+
+constexpr std::string_view kSeal = "\nbiqa-xxh3-64 ";
+constexpr std::size_t kSealBytes = kSeal.size() + 16 + 1;
+
+// The line behind a sealed file whose other bytes these are.
+std::string seal_of(std::span<const std::byte> bytes) {
+  return fmt::format("{}{:016x}\n", kSeal, digest_of_bytes(bytes));
+}
+
+// False for a file whose seal does not fit; true without one.
+bool seal_fits(std::span<const std::byte> bytes) {
+  if (bytes.size() < kSealBytes) return true;
+  const std::span<const std::byte> last = bytes.last(kSealBytes);
+  const std::string line(reinterpret_cast<const char*>(last.data()), last.size());
+  return !line.starts_with(kSeal) || line == seal_of(bytes.first(bytes.size() - kSealBytes));
 }
 
 }  // namespace
@@ -372,7 +390,7 @@ void Hdf5Writer::soft_link(const std::string& target, const std::string& link) {
                   link);
 }
 
-void Hdf5Writer::close() {
+void Hdf5Writer::close(bool seal) {
   const LibraryLock lock;
   CHECK_GE(state_->file, 0) << "closed twice";
   // A failed flush leaves the file to the destructor, which discards it.
@@ -382,6 +400,22 @@ void Hdf5Writer::close() {
     std::error_code ignored;
     fs::remove(state_->temporary, ignored);
     state_->fail_at("the file");
+  }
+  if (seal) {
+    std::string line;
+    {
+      const MappedFile written(state_->temporary);
+      line = seal_of(written.bytes());
+    }
+    std::ofstream file(state_->temporary, std::ios::binary | std::ios::app);
+    file << line;
+    file.close();
+    if (!file) {
+      std::error_code ignored;
+      fs::remove(state_->temporary, ignored);
+      fail("cannot write the seal of {}: {}; check the space left and the permissions",
+           state_->target.string(), std::generic_category().message(errno));
+    }
   }
   publish(state_->temporary, state_->target);
 }
@@ -506,6 +540,9 @@ Hdf5File::Hdf5File(fs::path path) : state_(std::make_unique<State>()) {
   state_->path = std::move(path);
   const MappedFile probe(state_->path);  // the system's own reason where it cannot be read
   state_->file_bytes = probe.bytes().size();
+  if (!seal_fits(probe.bytes()))
+    fail("cannot read {}: it is damaged (its digest differs); fetch or write it again",
+         state_->path.string());
   if (H5Fis_hdf5(state_->path.c_str()) <= 0) {
     fail("cannot read {}: it is no HDF5 file; check the path", state_->path.string());
   }
@@ -553,6 +590,23 @@ std::vector<std::int64_t> Hdf5File::shape(const std::string& dataset) const {
   const Handle data = state_->dataset(dataset);
   const Handle space = state_->take(H5Dget_space(data.get()), H5Sclose, dataset);
   return state_->dimensions(space.get(), dataset);
+}
+
+std::string Hdf5File::type_name(const std::string& dataset) const {
+  const LibraryLock lock;
+  const Handle data = state_->dataset(dataset);
+  const Handle type = state_->take(H5Dget_type(data.get()), H5Tclose, dataset);
+  const std::size_t bits = H5Tget_size(type.get()) * 8;
+  switch (H5Tget_class(type.get())) {
+    case H5T_FLOAT:
+      return fmt::format("f{}", bits);
+    case H5T_INTEGER:
+      return fmt::format("{}{}", H5Tget_sign(type.get()) == H5T_SGN_2 ? 'i' : 'u', bits);
+    case H5T_STRING:
+      return "text";
+    default:
+      return "other";
+  }
 }
 
 template <typename T>

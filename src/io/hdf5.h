@@ -56,8 +56,9 @@ class Hdf5Writer {
   void group(const std::string& path);
   /// `link` becomes another name of `target` (an absolute path in this file).
   void soft_link(const std::string& target, const std::string& link);
-  /// Flushes, closes and publishes the file.
-  void close();
+  /// Flushes, closes and publishes the file. `seal`: a line with XXH3-64 of the file's bytes follows what HDF5 wrote, where
+  /// its readers don't look. Hdf5File checks it before the library sees the file, which crashes on some damage.
+  void close(bool seal = false);
 
  private:
   template <typename T>
@@ -72,7 +73,7 @@ class Hdf5Writer {
   std::unique_ptr<State> state_;
 };
 
-/// Reads a file. Soft links are followed; numbers are converted from whatever the file holds (integers only
+/// Reads a file, after checking its seal where it has one. Soft links are followed; numbers are converted from whatever the file holds (integers only
 /// from integers). No read allocates much more than the file's own size warrants.
 class Hdf5File {
  public:
@@ -87,6 +88,8 @@ class Hdf5File {
   /// Names of a group's members, sorted.
   std::vector<std::string> children(const std::string& group = "/") const;
   std::vector<std::int64_t> shape(const std::string& dataset) const;
+  /// "f32", "i64", "u8", "text" …; "other" for what is neither number nor text.
+  std::string type_name(const std::string& dataset) const;
 
   /// Whole datasets in row-major order; `shape` receives the dimensions.
   std::vector<float> read_f32(const std::string& path, std::vector<std::int64_t>* shape = nullptr) const;

@@ -2,12 +2,15 @@
 #include "learner/checkpoint_store.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <glog/logging.h>
 
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <system_error>
 
 #include "core/error.h"
@@ -21,8 +24,30 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kFormat = "biqa-checkpoint-1";
+constexpr const char* kFormat = "biqa-checkpoint-2";
+// Before the manifest had a digest of itself.
+constexpr const char* kOldFormat = "biqa-checkpoint-1";
+constexpr const char* kManifest = "manifest.json";
+constexpr const char* kManifestDigest = "manifest_digest";
+constexpr std::size_t kDigestDigits = 16;
 constexpr std::size_t kManifestLimit = std::size_t{16} << 20;
+
+/// One entry per stored tensor: where it lies in the flat vector.
+void write_name_table(Hdf5Writer& out, const LoraLayout& layout) {
+  std::vector<std::string> names;
+  std::vector<std::int64_t> offsets, lengths;
+  for (const LoraModule& m : layout.modules()) {
+    names.push_back(peft_key(m, 'A'));
+    offsets.push_back(static_cast<std::int64_t>(m.a_offset));
+    lengths.push_back(m.rank * m.in);
+    names.push_back(peft_key(m, 'B'));
+    offsets.push_back(static_cast<std::int64_t>(m.b_offset));
+    lengths.push_back(m.out * m.rank);
+  }
+  out.dataset("names", std::span<const std::string>(names));
+  out.dataset("offset", std::span<const std::int64_t>(offsets), {static_cast<std::int64_t>(offsets.size())});
+  out.dataset("length", std::span<const std::int64_t>(lengths), {static_cast<std::int64_t>(lengths.size())});
+}
 
 Lora read_adapter_h5(const fs::path& path, const ModelConfig& config) {
   const Hdf5File file(path);
@@ -87,17 +112,123 @@ Lora read_adapter_h5(const fs::path& path, const ModelConfig& config) {
   return lora;
 }
 
-nlohmann::json read_manifest_file(const fs::path& folder) {
-  const fs::path path = folder / "manifest.json";
-  if (!fs::exists(path))
-    fail("checkpoint {}: manifest.json is missing, so it was never completed; use another", folder.string());
-  nlohmann::json manifest = parse_json(read_file(path, kManifestLimit), path.string());
-  if (!manifest.is_object() || manifest.value("format", "") != kFormat || !manifest.contains("files") ||
-      !manifest["files"].is_array()) {
-    fail("checkpoint {}: manifest.json is not of format {}; use a checkpoint of this version",
-         folder.string(), kFormat);
+/// Where the digits of a manifest's own digest stand; npos where there are none. Inside texts the quotes of this pattern
+/// are escaped, so it is found only as a field.
+std::size_t find_manifest_digest(const std::string& text) {
+  const std::string field = fmt::format("\"{}\": \"", kManifestDigest);
+  const std::size_t place = text.find(field);
+  if (place == std::string::npos || place + field.size() + kDigestDigits > text.size())
+    return std::string::npos;
+  return place + field.size();
+}
+/// XXH3-64 of the manifest's bytes with its digest's own digits as zeros: of the bytes, because JSON spells one value in
+/// several ways.
+std::string digest_of_manifest(std::string text, std::size_t place) {
+  text.replace(place, kDigestDigits, kDigestDigits, '0');
+  return fmt::format("{:016x}", digest_of_bytes(std::as_bytes(std::span(text))));
+}
+
+std::string compose_manifest(const CheckpointManifest& contents) {
+  const CheckpointInfo& info = contents.info;
+  nlohmann::json files = nlohmann::json::array();
+  for (const CheckpointManifest::File& file : contents.files)
+    files.push_back({{"name", file.name}, {"bytes", file.bytes}, {"xxh3", file.digest}});
+  nlohmann::json manifest{{"format", kFormat},
+                          {"step", info.step},
+                          {"version", info.version},
+                          {"data_cursor", info.data_cursor},
+                          {"config", info.config},
+                          {"build", info.build},
+                          {"base_model", info.base_model},
+                          {kManifestDigest, std::string(kDigestDigits, '0')},
+                          {"files", files}};
+  manifest["best_value"] =
+      std::isfinite(info.best_value) ? nlohmann::json(info.best_value) : nlohmann::json();
+  std::string text = manifest.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  const std::size_t place = find_manifest_digest(text);
+  CHECK(place != std::string::npos);
+  return text.replace(place, kDigestDigits, digest_of_manifest(text, place));
+}
+
+void check_manifest_digest(const fs::path& folder, const std::string& text, const std::string& claimed) {
+  const std::size_t place = find_manifest_digest(text);
+  if (place == std::string::npos || claimed.size() != kDigestDigits ||
+      text.compare(place, kDigestDigits, digest_of_manifest(text, place)) != 0) {
+    fail("checkpoint {}: {} is damaged (its digest differs); use another", folder.string(), kManifest);
   }
-  return manifest;
+}
+
+/// What is wrong with one file that the manifest lists; empty: nothing.
+std::string damage_of(const fs::path& folder, const CheckpointManifest::File& file) {
+  const fs::path path = folder / file.name;
+  std::error_code ignored;
+  if (!fs::is_regular_file(path, ignored))
+    return fmt::format("checkpoint {}: file {} is missing; use another", folder.string(), file.name);
+  try {
+    if (const std::uintmax_t bytes = fs::file_size(path); bytes != file.bytes) {
+      return fmt::format("checkpoint {}: file {} has {} bytes instead of {}; use another", folder.string(),
+                         file.name, bytes, file.bytes);
+    }
+    if (digest_of_file(path) != file.digest) {
+      return fmt::format("checkpoint {}: file {} is damaged (its digest differs); use another",
+                         folder.string(), file.name);
+    }
+  } catch (const std::exception& error) {
+    return fmt::format("checkpoint {}: file {} cannot be read ({}); use another", folder.string(), file.name,
+                       error.what());
+  }
+  return "";
+}
+
+/// The listed files are an adapter and all shards of one number of learners, whose ranges lie end to end.
+void check_shards(const fs::path& folder, const CheckpointManifest& manifest) {
+  const std::string where = folder.string();
+  const auto listed = [&](const std::string& name) {
+    return std::any_of(manifest.files.begin(), manifest.files.end(),
+                       [&](const CheckpointManifest::File& file) { return file.name == name; });
+  };
+  if (!listed("adapter.h5"))
+    fail("checkpoint {}: {} does not list adapter.h5; use another", where, kManifest);
+  const auto shards = static_cast<int>(std::count_if(
+      manifest.files.begin(), manifest.files.end(),
+      [](const CheckpointManifest::File& file) { return file.name.starts_with("optimizer-"); }));
+  if (shards == 0) fail("checkpoint {}: {} lists no optimizer shard; use another", where, kManifest);
+
+  const Hdf5File adapter(folder / "adapter.h5");
+  std::int64_t size = 0;
+  for (const std::string& name : adapter.children()) {
+    const std::vector<std::int64_t> shape = adapter.shape(name);
+    size += std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
+  }
+  std::int64_t covered = 0, updates = 0;
+  for (int shard = 0; shard < shards; ++shard) {
+    const std::string name = shard_name(shard, shards);
+    if (!listed(name)) {
+      fail("checkpoint {}: {} lists {} shards, but {} is not among them; use another", where, kManifest,
+           shards, name);
+    }
+    const Hdf5File file(folder / name);
+    const std::int64_t begin = file.attribute_i64("/", "begin"), end = file.attribute_i64("/", "end");
+    if (begin != covered || end < begin || end > size) {
+      fail("checkpoint {}: shard {} covers [{}, {}) where {} was to begin, of {}; use another", where, name,
+           begin, end, covered, size);
+    }
+    for (const char* part : {"m", "v", "master"}) {
+      if (file.shape(part) != std::vector<std::int64_t>{end - begin}) {
+        fail("checkpoint {}: {} of shard {} has the shape [{}] instead of [{}]; use another", where, part,
+             name, fmt::join(file.shape(part), ", "), end - begin);
+      }
+    }
+    const std::int64_t own_updates = file.attribute_i64("/", "updates");
+    if (shard > 0 && own_updates != updates) {
+      fail("checkpoint {}: shard {} is of update {}, those before it of {}; use another", where, name,
+           own_updates, updates);
+    }
+    updates = own_updates;
+    covered = end;
+  }
+  if (covered != size)
+    fail("checkpoint {}: its shards cover {} of {} values; use another", where, covered, size);
 }
 
 /// A relative link appears with its new target at once.
@@ -105,17 +236,6 @@ void replace_link(const fs::path& link, const fs::path& target) {
   const fs::path temporary = temporary_beside(link);
   fs::create_symlink(target, temporary);
   fs::rename(temporary, link);
-}
-
-std::vector<fs::path> newest_first(const fs::path& root) {
-  std::vector<fs::path> folders;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(root, error)) {
-    if (entry.is_directory() && !entry.is_symlink() && entry.path().filename().string().starts_with("step-"))
-      folders.push_back(entry.path());
-  }
-  std::sort(folders.rbegin(), folders.rend());
-  return folders;
 }
 
 }  // namespace
@@ -127,24 +247,66 @@ std::string shard_name(int shard, int shards) {
   return fmt::format("optimizer-{:05}-of-{:05}.h5", shard, shards);
 }
 
-CheckpointFile describe_checkpoint_file(const fs::path& file) {
+CheckpointManifest::File describe_checkpoint_file(const fs::path& file) {
   return {file.filename().string(), fs::file_size(file), digest_of_file(file)};
 }
 
-void write_name_table(Hdf5Writer& out, const LoraLayout& layout) {
-  std::vector<std::string> names;
-  std::vector<std::int64_t> offsets, lengths;
-  for (const LoraModule& m : layout.modules()) {
-    names.push_back(peft_key(m, 'A'));
-    offsets.push_back(static_cast<std::int64_t>(m.a_offset));
-    lengths.push_back(m.rank * m.in);
-    names.push_back(peft_key(m, 'B'));
-    offsets.push_back(static_cast<std::int64_t>(m.b_offset));
-    lengths.push_back(m.out * m.rank);
+void write_shard_h5(const fs::path& file, const CheckpointShard& shard, const LoraLayout& layout) {
+  Hdf5Writer out(file);
+  const std::vector<std::int64_t> shape{static_cast<std::int64_t>(shard.end - shard.begin)};
+  out.attribute("/", "begin", static_cast<std::int64_t>(shard.begin));
+  out.attribute("/", "end", static_cast<std::int64_t>(shard.end));
+  out.attribute("/", "updates", shard.updates);
+  out.dataset("m", shard.m, shape);
+  out.dataset("v", shard.v, shape);
+  out.dataset("master", shard.values, shape);
+  write_name_table(out, layout);
+  out.close();
+}
+
+CheckpointManifest read_checkpoint_manifest(const fs::path& folder) {
+  const fs::path path = folder / kManifest;
+  std::error_code ignored;
+  if (!fs::exists(path, ignored))
+    fail("checkpoint {}: {} is missing, so it was never completed; use another", folder.string(), kManifest);
+  const std::string text = read_file(path, kManifestLimit);
+  const nlohmann::json json = parse_json(text, path.string());
+  const JsonFields fields(json, path.string());
+  const std::string format = fields.text("format").value_or("");
+  if (format != kFormat && format != kOldFormat) {
+    fail("checkpoint {}: {} is of format '{}', not {}; use a checkpoint of this version", folder.string(),
+         kManifest, format, kFormat);
   }
-  out.dataset("names", std::span<const std::string>(names));
-  out.dataset("offset", std::span<const std::int64_t>(offsets), {static_cast<std::int64_t>(offsets.size())});
-  out.dataset("length", std::span<const std::int64_t>(lengths), {static_cast<std::int64_t>(lengths.size())});
+  // An old manifest has no digest; one that has is a new one whose format was damaged.
+  if (format == kFormat || json.contains(kManifestDigest))
+    check_manifest_digest(folder, text, fields.text(kManifestDigest).value_or(""));
+  CheckpointManifest manifest;
+  manifest.info = {fields.integer("step").value_or(0),
+                   fields.integer("version").value_or(0),
+                   fields.integer("data_cursor").value_or(0),
+                   fields.text("config").value_or(""),
+                   fields.text("build").value_or(""),
+                   fields.text("base_model").value_or(""),
+                   fields.number("best_value").value_or(std::nan(""))};
+  const nlohmann::json* files = fields.find("files");
+  if (files == nullptr) fields.missing("files");
+  if (!files->is_array()) fields.refuse("files", "a list");
+  for (std::size_t i = 0; i < files->size(); ++i) {
+    const JsonFields entry((*files)[i], path.string(), fmt::format("files[{}].", i));
+    CheckpointManifest::File file{entry.text("name").value_or(""),
+                                  static_cast<std::uint64_t>(entry.integer("bytes", 0).value_or(0)),
+                                  entry.text("xxh3").value_or("")};
+    for (const char* key : {"name", "bytes", "xxh3"}) {
+      if (!entry.has(key)) entry.missing(key);
+    }
+    if (file.name.empty() || file.name.starts_with(".") || file.name.find('/') != std::string::npos ||
+        file.name.find('\0') != std::string::npos)
+      entry.refuse("name", "a file of the folder");
+    manifest.files.push_back(std::move(file));
+  }
+  std::sort(manifest.files.begin(), manifest.files.end(),
+            [](const auto& a, const auto& b) { return a.name < b.name; });
+  return manifest;
 }
 
 void write_adapter_h5(const fs::path& path, const Lora& lora, const CheckpointInfo& info) {
@@ -166,7 +328,7 @@ void write_adapter_h5(const fs::path& path, const Lora& lora, const CheckpointIn
                 {m.out, m.rank});
     out.attribute(peft_key(m, 'A'), "scale", static_cast<double>(m.scale));
   }
-  out.close();
+  out.close(true);
 }
 
 Lora read_any_adapter(const fs::path& path, const ModelConfig& config) {
@@ -178,6 +340,13 @@ Lora read_any_adapter(const fs::path& path, const ModelConfig& config) {
   if (!fs::is_directory(path))
     return path.extension() == ".h5" ? read_adapter_h5(path, config) : read_peft(path, config);
   if (fs::exists(path / "adapter_config.json")) return read_peft(path, config);
+  if (fs::exists(path / kManifest)) {
+    // Of a checkpoint only the adapter need be whole.
+    for (const CheckpointManifest::File& file : read_checkpoint_manifest(path).files) {
+      if (file.name != "adapter.h5") continue;
+      if (const std::string damage = damage_of(path, file); !damage.empty()) throw Error(damage);
+    }
+  }
   if (fs::exists(path / "adapter.h5")) return read_adapter_h5(path / "adapter.h5", config);
   if (fs::exists(path / "checkpoints")) {
     auto newest = CheckpointStore(path / "checkpoints").load_newest(config);
@@ -187,26 +356,25 @@ Lora read_any_adapter(const fs::path& path, const ModelConfig& config) {
        path.string());
 }
 
+void write_checkpoint(const fs::path& folder, const LoadedCheckpoint& state) {
+  const std::size_t size = state.adapter.layout->size();
+  CHECK(state.m.size() == size && state.v.size() == size && state.adapter.values.size() == size);
+  AtomicFolder target(folder);
+  const fs::path shard = target.path() / shard_name(0, 1);
+  write_shard_h5(shard, {0, size, state.adapter.values, state.m, state.v, state.updates}, *state.adapter.layout);
+  write_adapter_h5(target.path() / "adapter.h5", state.adapter, state.info);
+  const CheckpointManifest manifest{
+      state.info, {describe_checkpoint_file(target.path() / "adapter.h5"), describe_checkpoint_file(shard)}};
+  write_file_atomically(target.path() / kManifest, compose_manifest(manifest));
+  target.commit();
+}
+
 CheckpointStore::CheckpointStore(fs::path root) : root_(std::move(root)) {}
 
-void publish_checkpoint(const fs::path& root, const fs::path& folder, const CheckpointInfo& info,
-                        const std::vector<CheckpointFile>& listed) {
-  nlohmann::json files = nlohmann::json::array();
-  for (const CheckpointFile& file : listed)
-    files.push_back({{"name", file.name}, {"bytes", file.bytes}, {"xxh3", file.xxh3}});
-  nlohmann::json manifest{{"format", kFormat},
-                          {"step", info.step},
-                          {"version", info.version},
-                          {"data_cursor", info.data_cursor},
-                          {"config", info.config},
-                          {"build", info.build},
-                          {"base_model", info.base_model},
-                          {"files", files}};
-  manifest["best_value"] =
-      std::isfinite(info.best_value) ? nlohmann::json(info.best_value) : nlohmann::json();
-  write_file_atomically(folder / "manifest.json", manifest.dump(2) + "\n");
+void publish_checkpoint(const fs::path& root, const fs::path& folder, const CheckpointManifest& manifest) {
+  write_file_atomically(folder / kManifest, compose_manifest(manifest));
 
-  const fs::path target = root / checkpoint_name(info.step);
+  const fs::path target = root / checkpoint_name(manifest.info.step);
   std::error_code error;
   if (fs::exists(target)) {
     try {
@@ -214,7 +382,7 @@ void publish_checkpoint(const fs::path& root, const fs::path& folder, const Chec
       fs::remove_all(folder, error);
       return;
     } catch (const Error& damage) {
-      const fs::path aside = temporary_beside(root / ("damaged-" + checkpoint_name(info.step)));
+      const fs::path aside = temporary_beside(root / ("damaged-" + checkpoint_name(manifest.info.step)));
       LOG(WARNING) << damage.what() << "; it is moved to " << aside.string();
       fs::rename(target, aside);
     }
@@ -241,7 +409,7 @@ std::optional<std::int64_t> best_checkpoint(const fs::path& root) {
 
 void remove_old_checkpoints(const fs::path& root, std::int64_t keep) {
   if (keep <= 0) return;
-  const std::vector<fs::path> folders = newest_first(root);
+  const std::vector<fs::path> folders = CheckpointStore(root).newest_first();
   const auto best = best_checkpoint(root);
   for (std::size_t i = static_cast<std::size_t>(keep); i < folders.size(); ++i) {
     if (best && folders[i].filename() == checkpoint_name(*best)) continue;
@@ -252,46 +420,50 @@ void remove_old_checkpoints(const fs::path& root, std::int64_t keep) {
   }
 }
 
-void CheckpointStore::verify(const fs::path& folder) {
-  const nlohmann::json manifest = read_manifest_file(folder);
-  for (const auto& file : manifest["files"]) {
-    if (!file.is_object() || !file.contains("name") || !file["name"].is_string() || !file.contains("xxh3")) {
-      fail("checkpoint {}: manifest.json lists a file without name or digest; use another", folder.string());
-    }
-    const std::string name = file["name"];
-    if (name.find('/') != std::string::npos || name.starts_with("."))
-      fail("checkpoint {}: manifest.json names the file '{}' outside its folder; use another",
-           folder.string(), name);
-    const fs::path path = folder / name;
-    if (!fs::exists(path)) fail("checkpoint {}: file {} is missing; use another", folder.string(), name);
-    if (file.value("bytes", std::uint64_t{0}) != fs::file_size(path)) {
-      fail("checkpoint {}: file {} has {} bytes instead of {}; use another", folder.string(), name,
-           fs::file_size(path), file["bytes"].dump());
-    }
-    if (file["xxh3"] != digest_of_file(path))
-      fail("checkpoint {}: file {} is damaged (its digest differs); use another", folder.string(), name);
+std::vector<fs::path> CheckpointStore::newest_first() const {
+  std::vector<fs::path> folders;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(root_, error)) {
+    if (entry.is_directory() && !entry.is_symlink() && entry.path().filename().string().starts_with("step-"))
+      folders.push_back(entry.path());
   }
+  std::sort(folders.rbegin(), folders.rend());
+  return folders;
+}
+
+void CheckpointStore::verify(const fs::path& folder) {
+  const std::vector<std::string> damage = find_damage(folder);
+  if (!damage.empty()) throw Error(damage.front());
+}
+
+std::vector<std::string> CheckpointStore::find_damage(const fs::path& folder) {
+  std::vector<std::string> damage;
+  try {
+    const CheckpointManifest manifest = read_checkpoint_manifest(folder);
+    for (const CheckpointManifest::File& file : manifest.files) {
+      if (std::string one = damage_of(folder, file); !one.empty()) damage.push_back(std::move(one));
+    }
+    // Files that are damaged need not be understood.
+    if (damage.empty()) check_shards(folder, manifest);
+  } catch (const Error& error) {
+    damage.emplace_back(error.what());
+  }
+  return damage;
 }
 
 LoadedCheckpoint CheckpointStore::load(const fs::path& folder, const ModelConfig& config) {
   verify(folder);
-  const nlohmann::json manifest = read_manifest_file(folder);
+  const CheckpointManifest manifest = read_checkpoint_manifest(folder);
   LoadedCheckpoint loaded;
   loaded.path = folder;
-  loaded.info = {manifest.value("step", std::int64_t{0}),
-                 manifest.value("version", std::int64_t{0}),
-                 manifest.value("data_cursor", std::int64_t{0}),
-                 manifest.value("config", ""),
-                 manifest.value("build", ""),
-                 manifest.value("base_model", ""),
-                 manifest["best_value"].is_number() ? manifest["best_value"].get<double>() : std::nan("")};
+  loaded.info = manifest.info;
   loaded.adapter = read_adapter_h5(folder / "adapter.h5", config);
   const std::size_t size = loaded.adapter.layout->size();
   loaded.m.resize(size);
   loaded.v.resize(size);
   std::size_t covered = 0;
-  for (const auto& file : manifest["files"]) {
-    const std::string name = file["name"];
+  for (const CheckpointManifest::File& file : manifest.files) {
+    const std::string& name = file.name;
     if (!name.starts_with("optimizer-")) continue;
     const Hdf5File shard(folder / name);
     const std::int64_t begin = shard.attribute_i64("/", "begin");
@@ -319,7 +491,7 @@ LoadedCheckpoint CheckpointStore::load(const fs::path& folder, const ModelConfig
 }
 
 std::optional<LoadedCheckpoint> CheckpointStore::load_newest(const ModelConfig& config) const {
-  for (const fs::path& folder : newest_first(root_)) {
+  for (const fs::path& folder : newest_first()) {
     try {
       return load(folder, config);
     } catch (const Error& error) {

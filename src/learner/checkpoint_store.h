@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -35,33 +36,52 @@ struct LoadedCheckpoint {
   std::int64_t updates = 0;
 };
 
-/// adapter.h5: f32 datasets by PEFT key, attributes rank, alpha, targets, base_model, step, version.
+/// manifest.json, the file that makes a folder a checkpoint.
+struct CheckpointManifest {
+  struct File {
+    std::string name;
+    std::uint64_t bytes = 0;
+    std::string digest;  ///< XXH3-128, 32 hex digits
+  };
+  CheckpointInfo info;
+  std::vector<File> files;  ///< by name
+};
+
+/// Reads manifest.json of a checkpoint folder. Throws Error naming it when it is missing, of another format or damaged:
+/// since format 2 it carries a digest of its own bytes.
+CheckpointManifest read_checkpoint_manifest(const std::filesystem::path& folder);
+
+/// adapter.h5: f32 datasets by PEFT key, attributes rank, alpha, rslora, targets, base_model, step and version. Sealed
+/// (see Hdf5Writer::close), since outside a checkpoint it has no manifest.
 void write_adapter_h5(const std::filesystem::path& file, const Lora& lora, const CheckpointInfo& info);
 
 /// An adapter from whatever people have: a PEFT folder or its safetensors, an adapter.h5, a checkpoint folder, or a run
 /// folder (its final adapter, else its newest checkpoint). Throws Error naming what is wrong, also for another model.
 Lora read_any_adapter(const std::filesystem::path& path, const ModelConfig& config);
 
+/// A whole checkpoint folder from state held in one place, with one shard; it appears whole or not at all, and a folder
+/// with something in it is refused. `state.path` does not matter.
+void write_checkpoint(const std::filesystem::path& folder, const LoadedCheckpoint& state);
+
 /// "step-000120"; "optimizer-00003-of-00016.h5".
 std::string checkpoint_name(std::int64_t step);
 std::string shard_name(int shard, int shards);
 
-/// A file as the manifest lists it.
-struct CheckpointFile {
-  std::string name;
-  std::uint64_t bytes = 0;
-  std::string xxh3;  ///< XXH3-128, hexadecimal
+/// One learner's range of the flat vectors.
+struct CheckpointShard {
+  std::size_t begin = 0, end = 0;
+  std::span<const float> values, m, v;  ///< end - begin each
+  std::int64_t updates = 0;
 };
-CheckpointFile describe_checkpoint_file(const std::filesystem::path& file);
+void write_shard_h5(const std::filesystem::path& file, const CheckpointShard& shard, const LoraLayout& layout);
 
-class Hdf5Writer;
-/// Names, offsets and lengths of the stored tensors in the flat vector: part of every shard.
-void write_name_table(Hdf5Writer& out, const LoraLayout& layout);
+/// A file as the manifest lists it.
+CheckpointManifest::File describe_checkpoint_file(const std::filesystem::path& file);
 
-/// Writes the manifest into `folder`, renames it to its place below `root` and points `latest` to it. A checkpoint
-/// of this step that is already there and whole is left as it is and `folder` removed; a damaged one is moved aside.
+/// Writes the manifest into `folder`, renames it to its place below `root` and points `latest` to it. A checkpoint of
+/// this step that is already there and whole is left as it is and `folder` removed; a damaged one is moved aside.
 void publish_checkpoint(const std::filesystem::path& root, const std::filesystem::path& folder,
-                        const CheckpointInfo& info, const std::vector<CheckpointFile>& files);
+                        const CheckpointManifest& manifest);
 /// Points `best` below `root` to the checkpoint of this step, if it is there.
 void point_best_checkpoint(const std::filesystem::path& root, std::int64_t step);
 /// The step that `best` points to.
@@ -79,8 +99,14 @@ class CheckpointStore {
   std::optional<LoadedCheckpoint> load_newest(const ModelConfig& config) const;
   /// Exactly this one. Throws Error naming what is damaged.
   static LoadedCheckpoint load(const std::filesystem::path& folder, const ModelConfig& config);
-  /// Throws Error naming the first damage: missing file, size, digest, gaps between shards.
+  /// Throws Error naming the first damage.
   static void verify(const std::filesystem::path& folder);
+  /// Every damage, a line each, without needing the model: manifest, missing files, sizes, digests, gaps between
+  /// shards. Empty: the checkpoint is whole.
+  static std::vector<std::string> find_damage(const std::filesystem::path& folder);
+
+  /// The folders step-… that there are, whole or not.
+  std::vector<std::filesystem::path> newest_first() const;
 
  private:
   std::filesystem::path root_;

@@ -13,7 +13,6 @@
 
 #include "core/error.h"
 #include "io/files.h"
-#include "io/hdf5.h"
 #include "io/json.h"
 
 namespace biqa {
@@ -140,17 +139,9 @@ void CheckpointWriter::write(const Part& part) {
 
 void CheckpointWriter::write_shard(const Part& part, const fs::path& folder) const {
   const fs::path file = folder / shard_name(learner_, learners_);
-  Hdf5Writer out(file);
-  const std::vector<std::int64_t> shape{static_cast<std::int64_t>(part.end - part.begin)};
-  out.attribute("/", "begin", static_cast<std::int64_t>(part.begin));
-  out.attribute("/", "end", static_cast<std::int64_t>(part.end));
-  out.attribute("/", "updates", part.updates);
-  out.dataset("m", std::span<const float>(part.m), shape);
-  out.dataset("v", std::span<const float>(part.v), shape);
-  out.dataset("master",
-              std::span<const float>(part.adapter.values).subspan(part.begin, part.end - part.begin), shape);
-  write_name_table(out, *part.adapter.layout);
-  out.close();
+  const std::span<const float> values(part.adapter.values);
+  write_shard_h5(file, {part.begin, part.end, values.subspan(part.begin, part.end - part.begin), part.m, part.v, part.updates},
+                 *part.adapter.layout);
   if (learner_ == 0) {
     write_adapter_h5(folder / "adapter.h5", part.adapter, part.info);
   } else {
@@ -160,7 +151,7 @@ void CheckpointWriter::write_shard(const Part& part, const fs::path& folder) con
 }
 
 void CheckpointWriter::publish_all(const Part& part, const fs::path& folder) {
-  std::vector<CheckpointFile> files{describe_checkpoint_file(folder / "adapter.h5")};
+  std::vector<CheckpointManifest::File> files{describe_checkpoint_file(folder / "adapter.h5")};
   auto last = Clock::now();
   for (int learner = 0; learner < learners_; ++learner) {
     const std::string name = shard_name(learner, learners_);
@@ -189,7 +180,7 @@ void CheckpointWriter::publish_all(const Part& part, const fs::path& folder) {
     files.push_back({name, shard.at("bytes"), shard.at("xxh3")});
     fs::remove(told);
   }
-  publish_checkpoint(root_, folder, part.info, files);
+  publish_checkpoint(root_, folder, {part.info, files});
   remove_old_checkpoints(root_, keep_);
 }
 

@@ -289,40 +289,17 @@ struct Pair {
   const StoredTensor* b = nullptr;
 };
 
-// The parts of `base_model.model.model[.language_model].layers.3.self_attn.q_proj.lora_A.weight`; nullopt for
-// anything else.
-std::optional<std::pair<Place, char>> parse_key(const std::string& key) {
-  const std::size_t layers = key.find(".layers.");
-  if (layers == std::string::npos) return std::nullopt;
-  const char* first = key.data() + layers + std::string_view(".layers.").size();
-  const char* last = key.data() + key.size();
-  Place place{0, Projection::q};
-  const auto number = std::from_chars(first, last, place.first);
-  if (number.ec != std::errc()) return std::nullopt;
-  LoraModule module;
-  module.layer = place.first;
-  for (const Projection projection : kProjections) {
-    module.projection = place.second = projection;
-    for (const char part : {'A', 'B'}) {
-      // Comparing with the only two spellings there are needs no rule of its own for zeros, signs and tails.
-      if (key == peft_key(module, part, false) || key == peft_key(module, part, true))
-        return std::pair(place, part);
-    }
-  }
-  return std::nullopt;
-}
-
 std::map<Place, Pair> collect_pairs(const Safetensors& file, const std::string& where, std::int64_t layers) {
   std::map<Place, Pair> pairs;
   for (const StoredTensor& tensor : file.tensors()) {
-    const auto parsed = parse_key(tensor.name);
+    const auto parsed = parse_peft_key(tensor.name);
     if (!parsed) {
       const bool vision = tensor.name.find("visual.") != std::string::npos;
       fail("cannot use the adapter of {}: the key {} {}; train it on the language model's projections only",
            where, shown(tensor.name),
            vision ? "adapts the vision tower, which is frozen here" : "is unexpected");
     }
-    const auto& [place, part] = *parsed;
+    const Place place{parsed->layer, parsed->projection};
     if (place.first >= layers) {
       fail(
           "cannot use the adapter of {}: the key {} is for layer {}, but the model has {}; it belongs to "
@@ -333,7 +310,7 @@ std::map<Place, Pair> collect_pairs(const Safetensors& file, const std::string& 
       fail("cannot use the adapter of {}: tensor {} has the dtype {}; convert it to F32, BF16 or F16", where,
            shown(tensor.name), name_of(tensor.type));
     }
-    const StoredTensor*& slot = part == 'A' ? pairs[place].a : pairs[place].b;
+    const StoredTensor*& slot = parsed->part == 'A' ? pairs[place].a : pairs[place].b;
     if (slot != nullptr) {
       fail("cannot use the adapter of {}: the keys {} and {} are the same; remove one of them", where,
            shown(slot->name), shown(tensor.name));
@@ -467,18 +444,112 @@ bool holds_only_an_adapter(const fs::path& directory) {
   return adapter && !error;
 }
 
-}  // namespace
-
-Lora read_peft(const fs::path& path, const ModelConfig& config) {
+// An adapter is named by its folder or by its weights.
+fs::path weights_of(const fs::path& path) {
   std::error_code ignored;
-  const bool is_folder = fs::is_directory(path, ignored);
-  const fs::path weights_path = is_folder ? path / kWeightsFile : path;
-  const fs::path config_path = weights_path.parent_path() / kConfigFile;
-  const std::string where = config_path.string();
-  if (is_folder && !fs::exists(weights_path, ignored)) {
+  if (!fs::is_directory(path, ignored)) return path;
+  if (!fs::exists(path / kWeightsFile, ignored)) {
     fail("cannot use the adapter of {}: it has no {}; save the adapter in safetensors format", path.string(),
          kWeightsFile);
   }
+  return path / kWeightsFile;
+}
+
+}  // namespace
+
+std::optional<PeftKey> parse_peft_key(const std::string& key) {
+  constexpr std::string_view kLayers = ".layers.";
+  const std::size_t layers = key.find(kLayers);
+  if (layers == std::string::npos) return std::nullopt;
+  PeftKey parsed;
+  const auto number =
+      std::from_chars(key.data() + layers + kLayers.size(), key.data() + key.size(), parsed.layer);
+  if (number.ec != std::errc()) return std::nullopt;
+  LoraModule module;
+  module.layer = parsed.layer;
+  for (const Projection projection : kProjections) {
+    module.projection = parsed.projection = projection;
+    for (const char part : {'A', 'B'}) {
+      parsed.part = part;
+      // Comparing with the only two spellings there are needs no rule of its own for zeros, signs and tails.
+      if (key == peft_key(module, part, false) || key == peft_key(module, part, true)) return parsed;
+    }
+  }
+  return std::nullopt;
+}
+
+ModelConfig config_of_adapter(const std::map<std::string, std::vector<std::int64_t>>& shapes,
+                              const std::string& where) {
+  constexpr std::int64_t kMaxLayers = 1 << 20;
+  ModelConfig config;
+  TextConfig& text = config.text;
+  // Heads and their width matter to an adapter by their product only.
+  text.head_dim = 1;
+  for (const auto& [key, shape] : shapes) {
+    const auto parsed = parse_peft_key(key);
+    if (!parsed || parsed->layer >= kMaxLayers) {
+      fail(
+          "cannot use the adapter of {}: the key {} is unexpected; train it on the language model's "
+          "projections only",
+          where, shown(key));
+    }
+    if (shape.size() != 2 || shape[0] < 1 || shape[1] < 1) {
+      fail("cannot use the adapter of {}: tensor {} has the shape [{}] where a matrix is due; fetch it again",
+           where, shown(key), fmt::join(shape, ", "));
+    }
+    const bool a = parsed->part == 'A';
+    std::int64_t* width = &text.hidden;
+    switch (parsed->projection) {
+      case Projection::q:
+        if (!a) width = &text.heads;
+        break;
+      case Projection::k:
+      case Projection::v:
+        if (!a) width = &text.kv_heads;
+        break;
+      case Projection::o:
+        if (a) width = &text.heads;
+        break;
+      case Projection::gate:
+      case Projection::up:
+        if (!a) width = &text.intermediate;
+        break;
+      case Projection::down:
+        if (a) width = &text.intermediate;
+        break;
+    }
+    const std::int64_t given = a ? shape[1] : shape[0];
+    if (*width != 0 && *width != given) {
+      fail(
+          "cannot use the adapter of {}: tensor {} has the shape [{}], which contradicts the others' width "
+          "of {}; fetch "
+          "it again",
+          where, shown(key), fmt::join(shape, ", "), *width);
+    }
+    *width = given;
+    text.layers = std::max(text.layers, parsed->layer + 1);
+  }
+  if (shapes.empty()) fail("cannot use the adapter of {}: it has no tensors; fetch it again", where);
+  return config;
+}
+
+std::map<std::string, std::vector<std::int64_t>> read_peft_shapes(const fs::path& path) {
+  std::map<std::string, std::vector<std::int64_t>> shapes;
+  const Safetensors file = Safetensors::open(weights_of(path));
+  for (const StoredTensor& tensor : file.tensors()) shapes.emplace(tensor.name, tensor.shape);
+  return shapes;
+}
+
+std::string read_peft_base_model(const fs::path& path) {
+  const fs::path config_path = weights_of(path).parent_path() / kConfigFile;
+  const nlohmann::json json = read_json(config_path);
+  return JsonFields(json, config_path.string()).text("base_model_name_or_path").value_or("");
+}
+
+Lora read_peft(const fs::path& path, const ModelConfig& config) {
+  const fs::path weights_path = weights_of(path);
+  const fs::path config_path = weights_path.parent_path() / kConfigFile;
+  const std::string where = config_path.string();
 
   const nlohmann::json json = read_json(config_path);
   const JsonFields fields(json, where);

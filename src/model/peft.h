@@ -2,13 +2,37 @@
 // LoRA adapter folders as PEFT reads and writes them: adapter_config.json and adapter_model.safetensors.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
+#include <map>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "model/config.h"
 #include "model/lora.h"
 
 namespace biqa {
+
+/// What a tensor's key says: `….layers.3.self_attn.q_proj.lora_A.weight`.
+struct PeftKey {
+  std::int64_t layer = 0;
+  Projection projection = Projection::q;
+  char part = 'A';
+};
+/// nullopt for anything but the spellings that peft_key() gives.
+std::optional<PeftKey> parse_peft_key(const std::string& key);
+
+/// As much of a model's configuration as the tensors of an adapter (key to shape) give away: enough to read and to
+/// compare adapters without the model. `text.layers` ends with the last adapted layer, though the model may have more;
+/// widths that nothing uses are 0. Throws Error, opening with `where`, for other keys and shapes that contradict each
+/// other.
+ModelConfig config_of_adapter(const std::map<std::string, std::vector<std::int64_t>>& shapes,
+                              const std::string& where);
+/// The shapes of PEFT's adapter_model.safetensors, in a folder or given itself.
+std::map<std::string, std::vector<std::int64_t>> read_peft_shapes(const std::filesystem::path& path);
+/// base_model_name_or_path of an adapter's folder; empty where it has none.
+std::string read_peft_base_model(const std::filesystem::path& path);
 
 /// Reads an adapter from its folder or from the path of its adapter_model.safetensors (the configuration lies
 /// beside it). The keys in the file decide which projections are adapted; ranks and scales follow r,

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+// What biqa_ckpt does to adapters and checkpoints, on files alone: no network is loaded.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "learner/checkpoint_store.h"
+
+namespace biqa {
+
+enum class AdapterKind : std::uint8_t { checkpoint, file, peft };
+/// "checkpoint", "adapter.h5", "PEFT".
+const char* name_of(AdapterKind kind);
+
+struct AdapterPlace {
+  AdapterKind kind = AdapterKind::checkpoint;
+  std::filesystem::path path;  ///< the checkpoint's or PEFT folder, the .h5 file
+};
+/// What a path means: a checkpoint folder or a link to one, a run folder or its checkpoints/ (the newest whole one, with
+/// a warning for each newer one that is damaged), a PEFT folder, an adapter.h5 or a folder that holds one. Throws Error
+/// where nothing of the kind lies there.
+AdapterPlace find_adapter(const std::filesystem::path& path);
+
+/// Everything about an adapter and what was saved with it.
+struct AdapterState {
+  struct Tensor {
+    std::string name;  ///< PEFT key
+    std::string type;  ///< as stored: "f32", "BF16" …
+    std::vector<std::int64_t> shape;
+    float scale = 0;         ///< of the module
+    std::size_t offset = 0;  ///< in the flat vectors
+    std::size_t count = 0;
+  };
+  struct Shard {
+    std::string file;
+    std::int64_t begin = 0, end = 0, updates = 0;
+    std::uint64_t bytes = 0;
+  };
+  AdapterPlace place;
+  LoadedCheckpoint content;  ///< without m and v, updates 0, unless it is a checkpoint
+  std::vector<Tensor> tensors;
+  std::vector<Shard> shards;
+
+  std::span<const float> values(const Tensor& tensor) const {
+    return std::span(content.adapter.values).subspan(tensor.offset, tensor.count);
+  }
+};
+/// Reads and verifies it. With `model` (a folder with a config.json) the adapter must fit that model; without, the shapes
+/// come from the tensors.
+AdapterState read_adapter_state(const AdapterPlace& place,
+                                const std::optional<std::filesystem::path>& model = std::nullopt);
+/// The adapter alone.
+Lora read_placed_adapter(const AdapterPlace& place,
+                         const std::optional<std::filesystem::path>& model = std::nullopt);
+
+struct ValueStatistics {
+  std::size_t count = 0;
+  double mean = 0, deviation = 0;  ///< population standard deviation
+  double norm = 0, least = 0, most = 0;
+  std::size_t zeros = 0;
+};
+ValueStatistics statistics_of(std::span<const float> values);
+/// How many values lie in each of `bins` equal parts of [least, most].
+std::vector<std::size_t> histogram_of(std::span<const float> values, double least, double most,
+                                      std::size_t bins);
+
+/// One tensor of two adapters.
+struct TensorDifference {
+  std::string name;
+  std::vector<std::int64_t> shape_a, shape_b;  ///< empty where it is absent
+  bool equal = false;                          ///< same shape, scale and bits
+  std::size_t differing = 0;                   ///< values
+  double largest = 0;                          ///< |a - b|
+  double largest_relative = 0;                 ///< |a - b| / max(|a|, |b|)
+};
+/// A property that differs, as text.
+struct FieldDifference {
+  std::string name, a, b;
+};
+struct AdapterDifference {
+  std::vector<TensorDifference>
+      tensors;                          ///< all, by layer; `m` and `v` at the end where both are checkpoints
+  std::vector<FieldDifference> fields;  ///< only those that differ
+  std::vector<std::string> config_a, config_b;  ///< lines of the configuration that only one of them has
+  std::size_t different_tensors() const;
+  bool equal() const { return different_tensors() == 0 && fields.empty(); }
+};
+AdapterDifference compare_adapters(const AdapterState& a, const AdapterState& b);
+
+/// One thing that `verify` looked at.
+struct Verdict {
+  std::filesystem::path path;
+  std::vector<std::string> damage;  ///< empty: whole
+};
+/// A checkpoint; all checkpoints of a run or of its checkpoints/ with the link `latest` and the run's adapter.h5; an
+/// adapter.h5; a PEFT folder. Throws Error where there is nothing to verify.
+std::vector<Verdict> verify_path(const std::filesystem::path& path);
+
+/// Writes a PEFT folder. Modules are named one by one unless `model` tells that every layer is adapted.
+void export_peft(const AdapterPlace& place, const std::optional<std::filesystem::path>& model,
+                 const std::filesystem::path& peft);
+/// A PEFT adapter as adapter.h5 (`target` ends in .h5; it is replaced), else as a checkpoint folder of step 0 with zero
+/// moments, from which training can start or resume. `build` goes into the manifest.
+void import_peft(const std::filesystem::path& peft, const std::optional<std::filesystem::path>& model,
+                 const std::filesystem::path& target, const std::string& build);
+
+}  // namespace biqa
