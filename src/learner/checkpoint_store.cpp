@@ -361,7 +361,8 @@ void write_checkpoint(const fs::path& folder, const LoadedCheckpoint& state) {
   CHECK(state.m.size() == size && state.v.size() == size && state.adapter.values.size() == size);
   AtomicFolder target(folder);
   const fs::path shard = target.path() / shard_name(0, 1);
-  write_shard_h5(shard, {0, size, state.adapter.values, state.m, state.v, state.updates}, *state.adapter.layout);
+  write_shard_h5(shard, {0, size, state.adapter.values, state.m, state.v, state.updates},
+                 *state.adapter.layout);
   write_adapter_h5(target.path() / "adapter.h5", state.adapter, state.info);
   const CheckpointManifest manifest{
       state.info, {describe_checkpoint_file(target.path() / "adapter.h5"), describe_checkpoint_file(shard)}};

@@ -73,7 +73,8 @@ struct CheckpointShard {
   std::span<const float> values, m, v;  ///< end - begin each
   std::int64_t updates = 0;
 };
-void write_shard_h5(const std::filesystem::path& file, const CheckpointShard& shard, const LoraLayout& layout);
+void write_shard_h5(const std::filesystem::path& file, const CheckpointShard& shard,
+                    const LoraLayout& layout);
 
 /// A file as the manifest lists it.
 CheckpointManifest::File describe_checkpoint_file(const std::filesystem::path& file);

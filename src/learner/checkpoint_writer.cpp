@@ -140,8 +140,10 @@ void CheckpointWriter::write(const Part& part) {
 void CheckpointWriter::write_shard(const Part& part, const fs::path& folder) const {
   const fs::path file = folder / shard_name(learner_, learners_);
   const std::span<const float> values(part.adapter.values);
-  write_shard_h5(file, {part.begin, part.end, values.subspan(part.begin, part.end - part.begin), part.m, part.v, part.updates},
-                 *part.adapter.layout);
+  write_shard_h5(
+      file,
+      {part.begin, part.end, values.subspan(part.begin, part.end - part.begin), part.m, part.v, part.updates},
+      *part.adapter.layout);
   if (learner_ == 0) {
     write_adapter_h5(folder / "adapter.h5", part.adapter, part.info);
   } else {
