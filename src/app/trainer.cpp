@@ -80,10 +80,8 @@ class Trainer {
         learner_(roles_.is_learner(world.rank())),
         leader_(roles_.learners.front() == world.rank()),
         sft_(config.objective.loss.loss == Loss::sft) {
-    run_alike(world_, [&] {
-      read_data();
-      open_model();
-    });
+    run_alike(world_, [&] { read_data(); });
+    open_model();
     std::vector<int> holders =
         roles_.learners;  // everyone who needs the adapter; the first learner is rank 0
     for (const int rank : roles_.actors) {
@@ -92,6 +90,7 @@ class Trainer {
     learners_ = world_.split(roles_.learners, "learners");
     holders_ = world_.split(holders, "adapter holders");
     run_alike(world_, [&] {
+      start_engine();
       start_adapter();
       resume();
     });
@@ -211,12 +210,15 @@ class Trainer {
   void open_model() {
     policy_ = Policy::open({config_.model.path, config_.model.dtype, config_.model.device,
                             threads_per_rank(config_.model.threads, world_.size()), learner_,
-                            config_.model.min_pixels, config_.model.max_pixels});
-    if (actor_) {
-      engine_ = std::make_unique<Engine>(
-          *policy_.model, Engine::Options{static_cast<std::int64_t>(config_.rollout.kv_memory)});
-      rollout_ = std::make_unique<Rollout>(*policy_.model, *policy_.tokenizer, policy_.chat, *engine_);
-    }
+                            config_.model.min_pixels, config_.model.max_pixels},
+                           world_);
+  }
+
+  void start_engine() {
+    if (!actor_) return;
+    engine_ = std::make_unique<Engine>(*policy_.model,
+                                       Engine::Options{static_cast<std::int64_t>(config_.rollout.kv_memory)});
+    rollout_ = std::make_unique<Rollout>(*policy_.model, *policy_.tokenizer, policy_.chat, *engine_);
   }
 
   void start_adapter() {
