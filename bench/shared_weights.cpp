@@ -76,10 +76,7 @@ double sum(Communicator& world, double value) {
   return value;
 }
 
-ExitCode measure(const CommandLine& line) {
-  if (!line.has("model")) fail_usage("flag --model is missing; see biqa_shared_weights --help");
-  MpiRuntime mpi;
-  Communicator& world = mpi.world();
+void measure(const CommandLine& line, Communicator& world) {
   const Proportional before = proportional();
   PolicyOptions options;
   options.path = line.text("model");
@@ -109,6 +106,18 @@ ExitCode measure(const CommandLine& line) {
     fmt::print("{}\n", row.dump());
   }
   world.barrier("the end");
+}
+
+ExitCode bench(const CommandLine& line) {
+  if (!line.has("model")) fail_usage("flag --model is missing; see biqa_shared_weights --help");
+  MpiRuntime mpi;
+  try {
+    measure(line, mpi.world());
+  } catch (const Error& error) {
+    if (!mpi.launched()) throw;
+    fmt::print(stderr, "error: rank {} of {}: {}\n", mpi.world().rank(), mpi.world().size(), error.what());
+    mpi.abort(static_cast<int>(error.code()));
+  }
   mpi.finalize();
   return ExitCode::done;
 }
@@ -117,5 +126,5 @@ ExitCode measure(const CommandLine& line) {
 }  // namespace biqa
 
 int main(int argc, char** argv) {
-  return biqa::run_program(argc, argv, biqa::kInfo, biqa::measure);
+  return biqa::run_program(argc, argv, biqa::kInfo, biqa::bench);
 }
