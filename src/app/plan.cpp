@@ -8,6 +8,8 @@
 #include <chrono>
 #include <cmath>
 #include <fstream>
+#include <functional>
+#include <numeric>
 
 #include "app/policy.h"
 #include "app/progress.h"
@@ -132,10 +134,14 @@ std::int64_t kv_bytes(const MemoryInputs& in) {
 
 }  // namespace
 
+std::int64_t MemoryPlan::shared_bytes() const {
+  return bytes_in(shared);
+}
+
 std::int64_t MemoryPlan::peak() const {
   std::int64_t largest = 0;
   for (const auto& [name, bytes] : passing) largest = std::max(largest, bytes);
-  return bytes_in(held) + largest;
+  return bytes_in(shared) + bytes_in(held) + largest;
 }
 
 MemoryPlan plan_memory(const MemoryInputs& in) {
@@ -161,11 +167,10 @@ MemoryPlan plan_memory(const MemoryInputs& in) {
       4 * adapter * ((in.actor ? 1 : 0) + (in.learner ? 1 : 0) + (in.own_reference ? 1 : 0));
   const std::int64_t features =
       std::min(kFeatureCacheBytes, in.distinct_images * in.image_tokens * text.hidden * kFloat);
+  plan.shared = {
+      {"weights for the forward", forward}, {"weights for the backward", backward}, {"embedding", c * table}};
   plan.held = {{"program, tokenizer, manifests", in.process_bytes},
                {"libraries and heap", kLibraryBytes},
-               {"weights for the forward", forward},
-               {"weights for the backward", backward},
-               {"embedding", c * table},
                {"adapter, gradient, moments", (in.learner ? 8 : 2) * adapter + packed}};
   // The cache comes with the first rollout, the features with the pictures: the checkpoint's file is mapped before.
   const std::int64_t kept = kv + features;
@@ -390,6 +395,7 @@ RunPlan make_plan(const Config& config, int ranks) {
   memory.micro_batch_tokens = config.objective.micro_batch_tokens;
   const std::size_t actors = plan.roles.actors.size();
   const std::size_t learners = plan.roles.learners.size();
+  std::vector<std::int64_t> alone;  // of each rank, without what its node holds once
   for (int rank = 0; rank < ranks; ++rank) {
     MemoryInputs own = memory;
     own.actor = plan.roles.is_actor(rank);
@@ -401,11 +407,18 @@ RunPlan make_plan(const Config& config, int ranks) {
         std::min(plan.training_images, plan.steps * std::max(own.images, own.learner_images));
     own.distinct_images = seen + (own.actor ? share(plan.evaluation_images, actors) : 0);
     MemoryPlan needs = plan_memory(own);
+    alone.push_back(needs.peak() - needs.shared_bytes());
+    plan.node_shared_bytes = std::max(plan.node_shared_bytes, needs.shared_bytes());
     if (needs.peak() > plan.memory.peak()) {
       plan.memory = std::move(needs);
       plan.fullest = plan.roles.role_name(rank);
     }
   }
+
+  // The ranks of a node may be any: those that need most.
+  plan.node_ranks = std::min(ranks, ranks_on_node(ranks));
+  std::sort(alone.begin(), alone.end(), std::greater<>());
+  plan.node_bytes = std::accumulate(alone.begin(), alone.begin() + plan.node_ranks, plan.node_shared_bytes);
 
   // Time, from a moment's measurement.
   constexpr std::int64_t kManyRows = 256;
@@ -464,11 +477,19 @@ std::string describe_plan(const RunPlan& plan) {
                                       duration_text(plan.step_seconds() * static_cast<double>(plan.steps))));
   line("peak memory",
        fmt::format("{} of the fullest rank ({})", bytes_text(plan.memory.peak()), plan.fullest));
+  for (const auto& [name, bytes] : plan.memory.shared)
+    text += fmt::format("  {:<32} {:>12}{}\n", name, bytes_text(bytes),
+                        plan.ranks > 1 ? "  once per node, for all its ranks" : "");
   for (const auto& [name, bytes] : plan.memory.held)
     text += fmt::format("  {:<32} {:>12}\n", name, bytes_text(bytes));
   text += "  and the largest of\n";
   for (const auto& [name, bytes] : plan.memory.passing)
     text += fmt::format("    {:<30} {:>12}\n", name, bytes_text(bytes));
+  if (plan.ranks > 1) {
+    line("peak memory of a node",
+         fmt::format("at most {} with {} ranks on it, {} of that their one copy of the weights",
+                     bytes_text(plan.node_bytes), plan.node_ranks, bytes_text(plan.node_shared_bytes)));
+  }
   return text;
 }
 

@@ -37,8 +37,11 @@ struct MemoryInputs {
   std::int64_t learner_images = 0, micro_batch_tokens = 0;
 };
 struct MemoryPlan {
+  MemoryParts shared;   ///< from the first step to the last, once for all ranks of a node
   MemoryParts held;     ///< from the first step to the last
   MemoryParts passing;  ///< one after the other: the largest counts
+  std::int64_t shared_bytes() const;
+  /// Of this rank alone, the shared parts included.
   std::int64_t peak() const;
 };
 /// From shapes alone.
@@ -59,6 +62,9 @@ struct RunPlan {
   double rollout_seconds = 0, learn_seconds = 0;  ///< at that rate, split over the ranks of the role
   std::string fullest;                            ///< role of the rank that needs most memory
   MemoryPlan memory;                              ///< of that rank
+  std::int64_t node_ranks = 1;                    ///< ranks on a node: what the launcher says, else all
+  std::int64_t node_bytes = 0;                    ///< peak of the node that needs most, the weights once
+  std::int64_t node_shared_bytes = 0;             ///< those weights
   double step_seconds() const { return rollout_seconds + learn_seconds; }
 };
 

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <thread>
 
+#include "app/trainer.h"
 #include "core/error.h"
 
 namespace biqa {
@@ -18,33 +19,38 @@ std::shared_ptr<Ops> open_backend(const PolicyOptions& options) {
   return make_cpu_ops(options.dtype, options.threads);
 }
 
+int from_environment(const char* name) {
+  const char* text = std::getenv(name);
+  return text == nullptr ? 0 : std::atoi(text);
+}
+
 }  // namespace
+
+int ranks_on_node(int ranks) {
+  const int local = from_environment("OMPI_COMM_WORLD_LOCAL_SIZE");
+  return local > 0 ? local : ranks;
+}
 
 int threads_per_rank(int configured, int ranks) {
   if (configured > 0) return configured;
-  const auto from_environment = [](const char* name) {
-    const char* text = std::getenv(name);
-    return text == nullptr ? 0 : std::atoi(text);
-  };
-  int local = from_environment("OMPI_COMM_WORLD_LOCAL_SIZE");
-  if (local <= 0) local = ranks;
   const int asked = from_environment("OMP_NUM_THREADS");
   const int cores = asked > 0 ? asked : static_cast<int>(std::thread::hardware_concurrency());
-  return std::max(1, cores / local);
+  return std::max(1, cores / ranks_on_node(ranks));
 }
 
-Policy Policy::open(const PolicyOptions& options) {
-  Policy policy;
+void Policy::open_parts(const PolicyOptions& options) {
   if (!std::filesystem::is_directory(options.path)) {
     fail("cannot open model {}: no such folder; name a checkpoint folder in Hugging Face format",
          options.path.string());
   }
-  policy.ops = open_backend(options);
-  policy.tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(options.path));
-  policy.model = QwenVl::load(options.path, policy.ops, {options.backward, true});
-  const ModelConfig& config = policy.model->config();
-  policy.chat = find_chat_ids(
-      *policy.tokenizer, {config.text.vocab, config.vision_start, config.vision_end, config.image_token});
+  ops = open_backend(options);
+  tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(options.path));
+}
+
+void Policy::complete(const PolicyOptions& options) {
+  const ModelConfig& config = model->config();
+  chat = find_chat_ids(*tokenizer,
+                       {config.text.vocab, config.vision_start, config.vision_end, config.image_token});
   PreprocessConfig preprocess = PreprocessConfig::load(options.path);
   if (preprocess.patch != config.vision.patch || preprocess.merge != config.vision.merge ||
       preprocess.temporal != config.vision.temporal) {
@@ -63,7 +69,22 @@ Policy Policy::open(const PolicyOptions& options) {
         "model.max_pixels",
         preprocess.min_pixels, preprocess.max_pixels);
   }
-  policy.pictures = std::make_unique<PictureEncoder>(*policy.model, preprocess, options.feature_cache_bytes);
+  pictures = std::make_unique<PictureEncoder>(*model, preprocess, options.feature_cache_bytes);
+}
+
+Policy Policy::open(const PolicyOptions& options) {
+  Policy policy;
+  policy.open_parts(options);
+  policy.model = QwenVl::load(options.path, policy.ops, {options.backward, true});
+  policy.complete(options);
+  return policy;
+}
+
+Policy Policy::open(const PolicyOptions& options, Communicator& ranks, const std::string& node) {
+  Policy policy;
+  run_alike(ranks, [&] { policy.open_parts(options); });
+  policy.model = load_shared(ranks, node, options.path, policy.ops, options.backward);
+  run_alike(ranks, [&] { policy.complete(options); });
   return policy;
 }
 

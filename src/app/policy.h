@@ -8,6 +8,7 @@
 
 #include "actor/pictures.h"
 #include "actor/rollout.h"
+#include "app/shared_weights.h"
 #include "data/chat.h"
 #include "data/tokenizer.h"
 #include "model/qwen_vl.h"
@@ -24,6 +25,9 @@ struct PolicyOptions {
   std::int64_t feature_cache_bytes = std::int64_t{1} << 30;
 };
 
+/// Ranks that share this machine: what the launcher says, else all `ranks` of the job.
+int ranks_on_node(int ranks);
+
 /// Threads of one rank: as configured, else the cores of the machine (or OMP_NUM_THREADS) divided by its ranks.
 int threads_per_rank(int configured, int ranks);
 
@@ -36,10 +40,20 @@ struct Policy {
 
   /// Throws Error naming what the folder lacks or which device is absent.
   static Policy open(const PolicyOptions& options);
+  /// The same on every rank of `ranks`, which call it together: the weights are held once per node
+  /// (load_shared). Throws Error on the first rank that fails; the others then wait to be taken down.
+  static Policy open(const PolicyOptions& options, Communicator& ranks,
+                     const std::string& node = this_node());
   /// A prompt over pictures in order, then the text. The result keeps the features alive.
   std::shared_ptr<const PromptInput> prompt(const std::optional<std::string>& system,
                                             std::span<const EncodedPicture> pictures,
                                             std::string_view user) const;
+
+ private:
+  /// All but the network.
+  void open_parts(const PolicyOptions& options);
+  /// What needs the network.
+  void complete(const PolicyOptions& options);
 };
 
 }  // namespace biqa

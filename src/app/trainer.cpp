@@ -102,10 +102,8 @@ class Trainer {
         sft_(config.objective.loss.loss == Loss::sft),
         lag_(possible_lag()) {
     if (watch_ != nullptr) world_.set_poll([this] { poll(); });
-    run_alike(world_, [&] {
-      read_data();
-      open_model();
-    });
+    run_alike(world_, [&] { read_data(); });
+    open_model();
     std::vector<int> holders =
         roles_.learners;  // everyone who needs the adapter; the first learner is rank 0
     for (const int rank : roles_.actors) {
@@ -114,7 +112,10 @@ class Trainer {
     learners_ = world_.split(roles_.learners, "learners");
     holders_ = world_.split(holders, "adapter holders");
     open_checkpoints();
-    run_alike(world_, [&] { start_adapter(); });
+    run_alike(world_, [&] {
+      start_engine();
+      start_adapter();
+    });
     resume();
     if (actor_) {
       share_.emplace(world_, roles_.actors, kTagWork,
@@ -292,12 +293,15 @@ class Trainer {
   void open_model() {
     policy_ = Policy::open({config_.model.path, config_.model.dtype, config_.model.device,
                             threads_per_rank(config_.model.threads, world_.size()), learner_,
-                            config_.model.min_pixels, config_.model.max_pixels});
-    if (actor_) {
-      engine_ = std::make_unique<Engine>(
-          *policy_.model, Engine::Options{static_cast<std::int64_t>(config_.rollout.kv_memory)});
-      rollout_ = std::make_unique<Rollout>(*policy_.model, *policy_.tokenizer, policy_.chat, *engine_);
-    }
+                            config_.model.min_pixels, config_.model.max_pixels},
+                           world_);
+  }
+
+  void start_engine() {
+    if (!actor_) return;
+    engine_ = std::make_unique<Engine>(*policy_.model,
+                                       Engine::Options{static_cast<std::int64_t>(config_.rollout.kv_memory)});
+    rollout_ = std::make_unique<Rollout>(*policy_.model, *policy_.tokenizer, policy_.chat, *engine_);
   }
 
   void start_adapter() {

@@ -195,8 +195,8 @@ class QwenVlImplementation final : public QwenVl {
         rotary_(config_.text),
         backward_(options.backward) {
     const Checkpoint checkpoint = Checkpoint::open(directory, config_);
-    const WeightLoader load(checkpoint, *ops_);
-    if (options.vision) vision_ = std::make_unique<VisionTower>(checkpoint, config_, *ops_);
+    const WeightLoader load(checkpoint, *ops_, options.arena);
+    if (options.vision) vision_ = std::make_unique<VisionTower>(load, config_);
     embedding_ = load.matrix("model.embed_tokens.weight");
     for (std::int64_t i = 0; i < config_.text.layers; ++i) {
       const std::string name = fmt::format("model.layers.{}.", i);
@@ -212,7 +212,7 @@ class QwenVlImplementation final : public QwenVl {
            load.linear({name + "mlp.down_proj"}, false, back)});
     }
     final_norm_ = load.vector("model.norm.weight");
-    head_ = checkpoint.tied() ? ops_->pack(embedding_.const_view(), {}, options.backward)
+    head_ = checkpoint.tied() ? load.pack("lm_head", embedding_.const_view(), {}, options.backward)
                               : load.linear({"lm_head"}, false, options.backward);
   }
 

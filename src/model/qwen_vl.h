@@ -87,6 +87,10 @@ class QwenVl {
   struct Options {
     bool backward = false;  ///< also prepare the products that the backward needs
     bool vision = true;
+    /// Where the weights are to be, if not in memory of this model's own; borrowed for the call. Weights are
+    /// read from the folder only where it is filling(); a model that only planned it can do nothing. Needs
+    /// ops->shares_weights().
+    WeightArena* arena = nullptr;
   };
   /// Reads a checkpoint folder and packs its weights for `ops`. Throws Error naming what is wrong with the folder.
   static std::unique_ptr<QwenVl> load(const std::filesystem::path& directory, std::shared_ptr<Ops> ops,

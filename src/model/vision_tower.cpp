@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/random.h"
+
 namespace biqa {
 
 void WeightLoader::copy(const std::string& name, View target) const {
@@ -17,22 +19,40 @@ void WeightLoader::copy(const std::string& name, View target) const {
     stored.copy_to(target.span<float>());
 }
 
-Tensor WeightLoader::vector(const std::string& name) const {
-  Tensor values(DType::f32, 1, checkpoint_.tensor(name).elements(), "weights");
-  copy(name, values.view());
+Tensor WeightLoader::read(const std::string& name, DType type, std::int64_t rows,
+                          std::int64_t columns) const {
+  Tensor values;
+  if (arena_ == nullptr) {
+    values = Tensor(type, rows, columns, "weights");
+  } else {
+    const std::uint64_t fingerprint =
+        mix64(mix64(static_cast<std::uint64_t>(rows)) ^ static_cast<std::uint64_t>(type));
+    const auto bytes = static_cast<std::size_t>(rows * columns) * size_of(type);
+    values = Tensor(type, rows, columns, arena_->take(name, WeightPart::forward, bytes, fingerprint));
+  }
+  if (reads()) copy(name, values.view());
   return values;
+}
+
+Tensor WeightLoader::vector(const std::string& name) const {
+  return read(name, DType::f32, 1, checkpoint_.tensor(name).elements());
 }
 
 Tensor WeightLoader::matrix(const std::string& name) const {
   const StoredTensor& stored = checkpoint_.tensor(name);
   const std::int64_t rows = stored.shape.front();
-  Tensor values(ops_.compute_type(), rows, stored.elements() / rows, "weights");
-  copy(name, values.view());
-  return values;
+  return read(name, ops_.compute_type(), rows, stored.elements() / rows);
+}
+
+std::unique_ptr<FrozenLinear> WeightLoader::pack(const std::string& name, ConstView weight,
+                                                 std::span<const float> bias, bool backward) const {
+  return arena_ == nullptr ? ops_.pack(weight, bias, backward)
+                           : ops_.pack_into(*arena_, name, weight, bias, backward);
 }
 
 std::unique_ptr<FrozenLinear> WeightLoader::linear(std::initializer_list<std::string> parts, bool bias,
                                                    bool backward) const {
+  const std::string& name = *parts.begin();
   std::int64_t rows = 0;
   std::int64_t columns = 0;
   for (const std::string& part : parts) {
@@ -40,8 +60,12 @@ std::unique_ptr<FrozenLinear> WeightLoader::linear(std::initializer_list<std::st
     rows += stored.shape.front();
     columns = stored.elements() / stored.shape.front();
   }
-  Tensor stacked(ops_.compute_type(), rows, columns, "loading");
   std::vector<float> biases(bias ? static_cast<std::size_t>(rows) : 0);
+  if (!reads()) {
+    const ConstView shape(nullptr, ops_.compute_type(), rows, columns, columns);
+    return pack(name, shape, biases, backward);
+  }
+  Tensor stacked(ops_.compute_type(), rows, columns, "loading");
   std::int64_t first = 0;
   for (const std::string& part : parts) {
     const std::int64_t count = checkpoint_.tensor(part + ".weight").shape.front();
@@ -49,7 +73,7 @@ std::unique_ptr<FrozenLinear> WeightLoader::linear(std::initializer_list<std::st
     if (bias) copy(part + ".bias", View(biases.data() + first, 1, count));
     first += count;
   }
-  return ops_.pack(stacked.const_view(), biases, backward);
+  return pack(name, stacked.const_view(), biases, backward);
 }
 
 WindowPlan plan_windows(const VisionConfig& config, std::span<const Grid> grids) {
@@ -78,9 +102,7 @@ WindowPlan plan_windows(const VisionConfig& config, std::span<const Grid> grids)
   return plan;
 }
 
-VisionTower::VisionTower(const Checkpoint& checkpoint, const ModelConfig& config, Ops& ops)
-    : config_(config.vision) {
-  const WeightLoader load(checkpoint, ops);
+VisionTower::VisionTower(const WeightLoader& load, const ModelConfig& config) : config_(config.vision) {
   embed_ = load.linear({"visual.patch_embed.proj"}, false, false);
   for (std::int64_t i = 0; i < config_.depth; ++i) {
     const std::string name = fmt::format("visual.blocks.{}.", i);

@@ -21,9 +21,37 @@ struct WindowPlan {
 };
 WindowPlan plan_windows(const VisionConfig& config, std::span<const Grid> grids);
 
+/// Reads tensors of a checkpoint into the backend's layout; parts are stacked row by row into one product.
+/// With an arena all of them are its blocks, named after the first part, and read only where it is filling.
+class WeightLoader {
+ public:
+  WeightLoader(const Checkpoint& checkpoint, Ops& ops, WeightArena* arena)
+      : checkpoint_(checkpoint), ops_(ops), arena_(arena) {
+    CHECK(arena == nullptr || ops.shares_weights());
+  }
+  std::unique_ptr<FrozenLinear> linear(std::initializer_list<std::string> parts, bool bias,
+                                       bool backward) const;
+  /// [1, n] f32.
+  Tensor vector(const std::string& name) const;
+  /// [rows, columns] of the compute type.
+  Tensor matrix(const std::string& name) const;
+  /// Ops::pack, or pack_into the arena.
+  std::unique_ptr<FrozenLinear> pack(const std::string& name, ConstView weight, std::span<const float> bias,
+                                     bool backward) const;
+
+ private:
+  /// Whether elements are to be read.
+  bool reads() const { return arena_ == nullptr || arena_->filling(); }
+  Tensor read(const std::string& name, DType type, std::int64_t rows, std::int64_t columns) const;
+  void copy(const std::string& name, View target) const;
+  const Checkpoint& checkpoint_;
+  Ops& ops_;
+  WeightArena* arena_;
+};
+
 class VisionTower {
  public:
-  VisionTower(const Checkpoint& checkpoint, const ModelConfig& config, Ops& ops);
+  VisionTower(const WeightLoader& load, const ModelConfig& config);
   Tensor encode(std::span<const ImagePatches> images, Ops& ops, const Observer* observer) const;
 
  private:
@@ -36,23 +64,6 @@ class VisionTower {
   std::vector<Block> blocks_;
   Tensor merger_norm_;
   std::unique_ptr<FrozenLinear> merger_in_, merger_out_;
-};
-
-/// Reads tensors of a checkpoint into the backend's layout; parts are stacked row by row into one product.
-class WeightLoader {
- public:
-  WeightLoader(const Checkpoint& checkpoint, Ops& ops) : checkpoint_(checkpoint), ops_(ops) {}
-  std::unique_ptr<FrozenLinear> linear(std::initializer_list<std::string> parts, bool bias,
-                                       bool backward) const;
-  /// [1, n] f32.
-  Tensor vector(const std::string& name) const;
-  /// [rows, columns] of the compute type.
-  Tensor matrix(const std::string& name) const;
-
- private:
-  void copy(const std::string& name, View target) const;
-  const Checkpoint& checkpoint_;
-  Ops& ops_;
 };
 
 }  // namespace biqa

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "tensor/tensor.h"
+#include "tensor/weight_arena.h"
 
 namespace biqa {
 
@@ -127,6 +128,17 @@ class Ops {
   /// weight [out, in] of any float type, dense; bias empty or [out] f32. `backward`: also made for linear_backward.
   virtual std::unique_ptr<FrozenLinear> pack(ConstView weight, std::span<const float> bias,
                                              bool backward) = 0;
+  /// Whether pack_into is there: the packed weights are memory that processes can share.
+  virtual bool shares_weights() const { return false; }
+  /// As pack, into blocks of `arena` whose names begin with `name`. The elements of weight and bias are read
+  /// where the arena is filling(), else only their sizes count; without memory (planning) the result is of no
+  /// use.
+  virtual std::unique_ptr<FrozenLinear> pack_into(WeightArena& /*arena*/, const std::string& /*name*/,
+                                                  ConstView /*weight*/, std::span<const float> /*bias*/,
+                                                  bool /*backward*/) {
+    LOG(FATAL) << "this backend's weights are not in memory that processes share";
+    return nullptr;
+  }
   /// y [T, out] f32 (+)= x [T, in] · Wᵀ + b; x has the compute type; both dense.
   virtual void linear(ConstView x, const FrozenLinear& w, View y, bool accumulate = false) = 0;
   /// dx [T, in] f32 (+)= dy [T, out] · W; dy has the compute type; both dense.

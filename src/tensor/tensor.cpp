@@ -63,8 +63,21 @@ Buffer::Buffer(std::size_t bytes, std::string label) : bytes_(bytes), label_(std
 
 Buffer::~Buffer() {
   if (data_ == nullptr) return;
-  account(label_, bytes_, false);
-  std::free(data_);
+  if (counted_) account(label_, bytes_, false);
+  if (owner_ == nullptr) std::free(data_);
+}
+
+Buffer Buffer::borrow(void* data, std::size_t bytes, std::string label, std::shared_ptr<const void> owner,
+                      bool counted) {
+  CHECK(data == nullptr || owner != nullptr);
+  Buffer buffer;
+  buffer.data_ = data;
+  buffer.bytes_ = bytes;
+  buffer.label_ = std::move(label);
+  buffer.owner_ = std::move(owner);
+  buffer.counted_ = counted;
+  if (data != nullptr && counted) account(buffer.label_, bytes, true);
+  return buffer;
 }
 
 std::map<std::string, MemoryUse> memory_report() {

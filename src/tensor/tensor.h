@@ -52,6 +52,9 @@ class Buffer {
   }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
+  /// Memory that `owner` keeps alive. `counted`: it stands in the memory report of this process.
+  static Buffer borrow(void* data, std::size_t bytes, std::string label, std::shared_ptr<const void> owner,
+                       bool counted);
 
   void* data() { return data_; }
   const void* data() const { return data_; }
@@ -63,10 +66,14 @@ class Buffer {
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);
     std::swap(label_, other.label_);
+    std::swap(owner_, other.owner_);
+    std::swap(counted_, other.counted_);
   }
   void* data_ = nullptr;
   std::size_t bytes_ = 0;
   std::string label_;
+  std::shared_ptr<const void> owner_;  // none: the memory is this buffer's own
+  bool counted_ = true;
 };
 
 /// Bytes held now and at most so far, per label (all threads together).
@@ -154,6 +161,11 @@ class Tensor {
         type_(type),
         rows_(rows),
         columns_(columns) {}
+  /// In memory that there is already; as many bytes as the shape needs.
+  Tensor(DType type, std::int64_t rows, std::int64_t columns, Buffer buffer)
+      : buffer_(std::move(buffer)), type_(type), rows_(rows), columns_(columns) {
+    CHECK_EQ(buffer_.bytes(), static_cast<std::size_t>(rows * columns) * size_of(type));
+  }
 
   View view() { return {buffer_.data(), type_, rows_, columns_, columns_}; }
   ConstView view() const { return {buffer_.data(), type_, rows_, columns_, columns_}; }

@@ -85,6 +85,16 @@ class CpuOps final : public Ops {
     if (backward) linear->backward.emplace(weight, false, std::span<const float>{}, compute_);
     return linear;
   }
+  bool shares_weights() const override { return true; }
+  std::unique_ptr<FrozenLinear> pack_into(WeightArena& arena, const std::string& name, ConstView weight,
+                                          std::span<const float> bias, bool backward) override {
+    const cpu::ArenaPlace forward{&arena, name + ".forward", WeightPart::forward};
+    auto linear = std::make_unique<CpuLinear>(weight.columns(), weight.rows(),
+                                              cpu::PackedMatrix(weight, true, bias, compute_, &forward));
+    const cpu::ArenaPlace place{&arena, name + ".backward", WeightPart::backward};
+    if (backward) linear->backward.emplace(weight, false, std::span<const float>{}, compute_, &place);
+    return linear;
+  }
   void linear(ConstView x, const FrozenLinear& w, View y, bool accumulate) override {
     dynamic_cast<const CpuLinear&>(w).forward.multiply(x, y, accumulate);
   }

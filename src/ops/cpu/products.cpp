@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/random.h"
 
 namespace biqa::cpu {
 namespace {
@@ -39,6 +40,35 @@ memory::data_type type_of(DType type) {
 /// oneDNN takes mutable pointers even for what it only reads.
 void* mutable_pointer(const void* pointer) {
   return const_cast<void*>(pointer);  // NOLINT(cppcoreguidelines-pro-type-const-cast)
+}
+
+/// Stands for where each element is: equal for descriptions of the same bytes.
+std::uint64_t layout_fingerprint(const memory::desc& layout) {
+  const dnnl_memory_desc_t& d = layout.data;
+  CHECK(d.format_kind == dnnl_blocked && d.extra.flags == dnnl_memory_extra_flag_none);
+  std::uint64_t state = 0;
+  const auto add = [&state](std::int64_t value) {
+    state = mix64(state ^ mix64(static_cast<std::uint64_t>(value)));
+  };
+  add(d.ndims);
+  add(d.data_type);
+  add(d.offset0);
+  const dnnl_blocking_desc_t& blocks = d.format_desc.blocking;
+  for (int i = 0; i < d.ndims; ++i) {
+    for (const std::int64_t value : {d.dims[i], d.padded_dims[i], d.padded_offsets[i], blocks.strides[i]})
+      add(value);
+  }
+  add(blocks.inner_nblks);
+  for (int i = 0; i < blocks.inner_nblks; ++i) {
+    add(blocks.inner_blks[i]);
+    add(blocks.inner_idxs[i]);
+  }
+  return state;
+}
+
+Buffer claim(const ArenaPlace* place, const char* suffix, const memory::desc& layout) {
+  if (place == nullptr) return {layout.get_size(), "weights"};
+  return place->arena->take(place->name + suffix, place->part, layout.get_size(), layout_fingerprint(layout));
 }
 
 }  // namespace
@@ -94,31 +124,35 @@ struct PackedMatrix::Implementation {
   }
 };
 
-PackedMatrix::PackedMatrix(ConstView weight, bool transposed, std::span<const float> bias, DType compute)
+PackedMatrix::PackedMatrix(ConstView weight, bool transposed, std::span<const float> bias, DType compute,
+                           const ArenaPlace* place)
     : implementation_(std::make_unique<Implementation>()) {
   Implementation& self = *implementation_;
   CHECK(weight.dense());
   self.inner = transposed ? weight.columns() : weight.rows();
   self.columns = transposed ? weight.rows() : weight.columns();
   self.compute = compute;
+  const bool write = place == nullptr || place->arena->filling();
   try {
     if (!bias.empty()) {
       CHECK_EQ(static_cast<std::int64_t>(bias.size()), self.columns);
-      self.bias_storage = Buffer(bias.size_bytes(), "weights");
-      std::copy(bias.begin(), bias.end(), static_cast<float*>(self.bias_storage.data()));
-      self.bias = memory({{1, self.columns}, memory::data_type::f32, Tag::ab}, library().engine,
-                         self.bias_storage.data());
+      const memory::desc layout({1, self.columns}, memory::data_type::f32, Tag::ab);
+      self.bias_storage = claim(place, ".bias", layout);
+      if (write) std::copy(bias.begin(), bias.end(), static_cast<float*>(self.bias_storage.data()));
+      self.bias = memory(layout, library().engine, self.bias_storage.data());
     }
     const auto layout =
         self.describe(kLayoutRows, memory::desc({self.inner, self.columns}, type_of(compute), Tag::any),
                       false)
             .weights_desc();
-    self.storage = Buffer(layout.get_size(), "weights");
+    self.storage = claim(place, "", layout);
     self.weights = memory(layout, library().engine, self.storage.data());
-    memory plain({{self.inner, self.columns}, type_of(weight.type()), transposed ? Tag::ba : Tag::ab},
-                 library().engine, mutable_pointer(weight.data()));
-    dnnl::reorder(plain, self.weights).execute(library().stream, plain, self.weights);
-    library().stream.wait();
+    if (write) {
+      memory plain({{self.inner, self.columns}, type_of(weight.type()), transposed ? Tag::ba : Tag::ab},
+                   library().engine, mutable_pointer(weight.data()));
+      dnnl::reorder(plain, self.weights).execute(library().stream, plain, self.weights);
+      library().stream.wait();
+    }
   } catch (const dnnl::error& error) {
     fail("cannot prepare a {}x{} {} product: oneDNN says {}; use dtype f32 on this machine", self.inner,
          self.columns, name_of(compute), error.message);

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+// biqa_shared_weights: how long the ranks of a job take to open a model, and how much memory they hold together.
+// Run by bench/shared_weights.sh.
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "app/policy.h"
+#include "app/program.h"
+#include "comm/mpi.h"
+#include "core/random.h"
+#include "model/kv_cache.h"
+#include "model/lora.h"
+
+namespace biqa {
+namespace {
+
+const ProgramInfo kInfo{
+    "biqa_shared_weights",
+    "open a model on all ranks and report time and memory",
+    "--model DIR [--private]",
+    "mpirun -np 8 biqa_shared_weights --model checkpoints/qwen",
+    {{"model", "DIR", "checkpoint folder", ""},
+     {"dtype", "f32|bf16", "type of the products' inputs", "bf16"},
+     {"threads", "N", "threads of a rank; 0: the machine's cores divided by its ranks", "0"},
+     {"learners", "N", "the last N ranks also hold what the backward needs", "1"},
+     {"private", "", "every rank reads and packs a copy of its own", "false"}}};
+
+/// Proportional memory of this process in MiB (a page that n processes map counts 1/n), all of it and the part
+/// that is shared memory.
+struct Proportional {
+  double all = 0, shared = 0;
+};
+Proportional proportional() {
+  Proportional mib;
+  std::ifstream file("/proc/self/smaps_rollup");
+  for (std::string line; std::getline(file, line);) {
+    const auto value = [&] { return std::stod(line.substr(line.find(':') + 1)) / 1024; };
+    if (line.starts_with("Pss:")) mib.all = value();
+    if (line.starts_with("Pss_Shmem:")) mib.shared = value();
+  }
+  return mib;
+}
+
+/// Reads every weight of the decoder once, as a first token would.
+double decode(const QwenVl& model, std::int64_t steps) {
+  const ModelConfig& config = model.config();
+  const DType type = model.ops().compute_type();
+  KvCache cache(config, type, KvCache::pages_for(steps), config.text.layers);
+  KvSequence sequence;
+  const auto start = std::chrono::steady_clock::now();
+  for (std::int64_t i = 0; i < steps; ++i) {
+    CHECK(cache.extend(sequence, 1));
+    RowBatch batch;
+    batch.writes.push_back({0, sequence.pages[static_cast<std::size_t>(i / kPageTokens)],
+                            static_cast<std::int32_t>(i % kPageTokens)});
+    const auto place = static_cast<std::int32_t>(i);
+    batch.append(i % 100, {place, place, place}, nullptr);
+    batch.sequences.push_back({0, 1, i, 1, sequence.pages.data()});
+    Tensor hidden(type, 1, config.text.hidden, "bench");
+    model.forward(batch, cache, nullptr, hidden.view());
+    Tensor logits(DType::f32, 1, config.text.vocab, "bench");
+    model.ops().linear(hidden.const_view(), model.head(), logits.view());
+  }
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() /
+         static_cast<double>(steps);
+}
+
+/// Of all ranks.
+double sum(Communicator& world, double value) {
+  world.all_reduce_sum(std::span(&value, 1));
+  return value;
+}
+
+void measure(const CommandLine& line, Communicator& world) {
+  const Proportional before = proportional();
+  PolicyOptions options;
+  options.path = line.text("model");
+  options.dtype = line.choice("dtype", {"f32", "bf16"}) == "bf16" ? DType::bf16 : DType::f32;
+  options.threads = threads_per_rank(static_cast<int>(line.integer("threads", 0, 1024)), world.size());
+  options.backward = world.rank() >= world.size() - line.integer("learners", 0, 1 << 20);
+  world.barrier("the start");
+  const auto start = std::chrono::steady_clock::now();
+  const Policy policy = line.on("private") ? Policy::open(options) : Policy::open(options, world);
+  world.barrier("models of all ranks");
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  constexpr std::int64_t kSteps = 64;
+  decode(*policy.model, 1);
+  world.barrier("a token");
+  const double token_seconds = decode(*policy.model, kSteps);
+  world.barrier("all tokens");
+  const Proportional after = proportional();
+  const double all = sum(world, after.all);
+  const double shared = sum(world, after.shared);
+  const double grown = sum(world, after.all - before.all);
+  const double tokens = sum(world, 1 / token_seconds);
+  if (world.rank() == 0) {
+    const nlohmann::json row = {
+        {"ranks", world.size()},        {"load_seconds", seconds}, {"pss_mib", all},
+        {"pss_shared_mib", shared},     {"grown_mib", grown},      {"tokens_per_second", tokens},
+        {"private", line.on("private")}};
+    fmt::print("{}\n", row.dump());
+  }
+  world.barrier("the end");
+}
+
+ExitCode bench(const CommandLine& line) {
+  if (!line.has("model")) fail_usage("flag --model is missing; see biqa_shared_weights --help");
+  MpiRuntime mpi;
+  try {
+    measure(line, mpi.world());
+  } catch (const Error& error) {
+    if (!mpi.launched()) throw;
+    fmt::print(stderr, "error: rank {} of {}: {}\n", mpi.world().rank(), mpi.world().size(), error.what());
+    mpi.abort(static_cast<int>(error.code()));
+  }
+  mpi.finalize();
+  return ExitCode::done;
+}
+
+}  // namespace
+}  // namespace biqa
+
+int main(int argc, char** argv) {
+  return biqa::run_program(argc, argv, biqa::kInfo, biqa::bench);
+}
