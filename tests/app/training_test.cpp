@@ -133,14 +133,104 @@ TEST_F(Training, OnPolicyActorAndLearnerAgreeToTheBit) {
 }
 
 TEST_F(Training, AStoppedRunGoesOnToTheSameBits) {
-  ASSERT_EQ(run(config("whole")), ExitCode::done);
+  const std::vector<std::string> unmeasured{"data.eval=[]"};  // an evaluation would be broken off
+  ASSERT_EQ(run(config("whole", unmeasured)), ExitCode::done);
   signals_.stop = true;
-  ASSERT_EQ(run(config("parts")), ExitCode::stopped);
+  ASSERT_EQ(run(config("parts", unmeasured)), ExitCode::stopped);
   signals_.stop = false;
   EXPECT_TRUE(fs::exists(folder_.path() / "parts" / "checkpoints" / "step-000001" / "manifest.json"));
-  ASSERT_EQ(run(config("parts")), ExitCode::done);
+  ASSERT_EQ(run(config("parts", unmeasured)), ExitCode::done);
   EXPECT_EQ(texts("parts"), texts("whole"));
   EXPECT_EQ(adapter("parts"), adapter("whole"));
+}
+
+TEST_F(Training, AStopBreaksAnEvaluationOffAndItIsMadeUpFor) {
+  signals_.stop = true;
+  ASSERT_EQ(run(config("run")), ExitCode::stopped);
+  EXPECT_TRUE(read_metrics(folder_.path() / "run" / "metrics.jsonl").evaluations.empty());
+  signals_.stop = false;
+  ASSERT_EQ(run(config("run")), ExitCode::done);
+  EXPECT_EQ(read_metrics(folder_.path() / "run" / "metrics.jsonl").evaluations.size(), 8U);
+}
+
+TEST_F(Training, AFinishedRunIsLeftAsItIs) {
+  ASSERT_EQ(run(config("run", {"train.steps=2"})), ExitCode::done);
+  const std::string before = file_content(folder_.path() / "run/metrics.jsonl");
+  ASSERT_EQ(run(config("run", {"train.steps=2"})), ExitCode::done);
+  EXPECT_EQ(file_content(folder_.path() / "run/metrics.jsonl"), before);
+  // Fewer steps than there are is a mistake, more go on.
+  EXPECT_THROW(run_training(config("run", {"train.steps=1"}), *make_local(), signals_), Error);
+  ASSERT_EQ(run(config("run", {"train.steps=3"})), ExitCode::done);
+  EXPECT_EQ(read_metrics(folder_.path() / "run" / "metrics.jsonl").steps.size(), 3U);
+}
+
+TEST_F(Training, ARunInUseIsNotStartedAgain) {
+  const Config settings = config("run");
+  const RunFolder other(settings.train.out, "", std::nullopt);
+  try {
+    run_training(settings, *make_local(), signals_);
+    ADD_FAILURE() << "two runs in one folder";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("another process is running there"), std::string::npos)
+        << error.what();
+  }
+}
+
+TEST_F(Training, TheBestCheckpointStaysAndIsPointedTo) {
+  ASSERT_EQ(run(config("run", {"train.steps=4", "train.eval_every=1", "checkpoint.keep=1",
+                               "checkpoint.best=image_srcc", "checkpoint.every=1"})),
+            ExitCode::done);
+  const MetricsFile metrics = read_metrics(folder_.path() / "run" / "metrics.jsonl");
+  std::int64_t best = 0;
+  double value = -2;
+  for (const EvalMetrics& m : metrics.evaluations) {
+    if (m.step == 0 || m.condition != "image" || m.decoding != "greedy" || !(m.srcc > value)) continue;
+    best = m.step;
+    value = m.srcc;
+  }
+  const fs::path checkpoints = folder_.path() / "run" / "checkpoints";
+  EXPECT_EQ(fs::read_symlink(checkpoints / "best"), checkpoint_name(best));
+  EXPECT_NO_THROW(CheckpointStore::verify(checkpoints / "best"));
+  EXPECT_NO_THROW(CheckpointStore::verify(checkpoints / "step-000004"));
+}
+
+TEST_F(Training, ActorsRunAheadByTheLagExactly) {
+  const std::vector<std::string> ahead{"rollout.max_policy_lag=1", "train.steps=5", "train.eval_every=3",
+                                       "roles={actors: 2, rewards: 1, learners: 2}"};
+  ASSERT_EQ(run(config("once", ahead), 5), ExitCode::done);
+  ASSERT_EQ(run(config("twice", ahead), 5), ExitCode::done);
+  EXPECT_EQ(texts("once"), texts("twice"));
+  EXPECT_EQ(adapter("once"), adapter("twice"));
+  const MetricsFile metrics = read_metrics(folder_.path() / "once" / "metrics.jsonl");
+  ASSERT_EQ(metrics.steps.size(), 5U);
+  for (const StepMetrics& step : metrics.steps) {
+    // An evaluation after step 3 waits for its adapter, and so does what follows.
+    EXPECT_EQ(step.policy_lag_max, step.step == 1 || step.step == 4 ? 0 : 1) << "step " << step.step;
+    EXPECT_EQ(step.actor_learner_logp_gap > 0, step.policy_lag_max > 0) << "step " << step.step;
+    EXPECT_GT(step.traffic_bytes, 0);
+  }
+}
+
+TEST_F(Training, AnyNumberOfRanksAndMoreLearnersThanTrajectories) {
+  const std::vector<std::string> small{"train.steps=2", "data.eval=[]", "rollout.images_per_step=2",
+                                       "rollout.group_size=2"};
+  ASSERT_EQ(run(config("one", small)), ExitCode::done);
+  const auto expected = texts("one");
+  struct Layout {
+    const char* roles;
+    int ranks;
+  };
+  for (const Layout& layout :
+       {Layout{"roles={actors: 1, rewards: 1, learners: 6}", 8},
+        Layout{"roles={actors: 5, rewards: 2, learners: 1}", 8},
+        Layout{"roles={actors: 1, rewards: 0, learners: 2}", 3}, Layout{"roles=auto", 16}}) {
+    SCOPED_TRACE(layout.roles);
+    std::vector<std::string> settings = small;
+    settings.emplace_back(layout.roles);
+    const std::string name = "layout" + std::to_string(number++);
+    ASSERT_EQ(run(config(name, settings), layout.ranks), ExitCode::done);
+    EXPECT_EQ(texts(name), expected);
+  }
 }
 
 TEST_F(Training, ADamagedCheckpointIsPassedOver) {
