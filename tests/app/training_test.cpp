@@ -220,6 +220,7 @@ TEST_F(Training, AnyNumberOfRanksAndMoreLearnersThanTrajectories) {
     const char* roles;
     int ranks;
   };
+  int number = 0;
   for (const Layout& layout :
        {Layout{"roles={actors: 1, rewards: 1, learners: 6}", 8},
         Layout{"roles={actors: 5, rewards: 2, learners: 1}", 8},
