@@ -25,6 +25,7 @@
 #include "app/policy.h"
 #include "app/program.h"
 #include "app/progress.h"
+#include "app/rank_log.h"
 #include "app/run_folder.h"
 #include "app/step_dump.h"
 #include "app/work_share.h"
@@ -141,6 +142,8 @@ class Trainer {
                    config_.train.out.string(), step_);
       return ExitCode::done;
     }
+    log_.emplace(config_.train.out / "logs" / fmt::format("rank-{:05}.log", world_.rank()),
+                 fmt::format("rank {} {}", world_.rank(), roles_.role_name(world_.rank())));
     adopt(start);
     const std::int64_t first = step_;
     progress_.emplace("step", total_steps_, step_,
@@ -1271,6 +1274,7 @@ class Trainer {
   std::unique_ptr<CheckpointWriter> writer_;
   std::optional<WorkShare> share_;
   std::optional<RunFolder> folder_;
+  std::optional<RankLog> log_;
   std::optional<Progress> progress_;
   std::int64_t samples_step_ = -1, samples_written_ = 0;
   double lr_ = 0;
