@@ -25,6 +25,7 @@ struct ProgramInfo {
   std::string usage;    ///< what follows the name
   std::string example;
   std::vector<FlagInfo> flags;
+  bool parallel = false;  ///< its processes are ranks of one job, given the same command line
 };
 
 class CommandLine {
@@ -51,13 +52,17 @@ class CommandLine {
 };
 
 /// Runs `body`, with --help and --version answered. Every exception is turned into `error: …` and ends the
-/// process with its exit code, without exit handlers.
+/// process with its exit code, without exit handlers. Of a parallel program only the first rank answers and complains
+/// about the command line, by the launcher's word: MPI is not up then.
 int run_program(int argc, char** argv, const ProgramInfo& info,
                 const std::function<ExitCode(const CommandLine&)>& body);
 
 /// Called when `body` threw, before the error is printed; e.g. to take the other ranks down. Returns the text
 /// to put in front of the message ("rank 3 of 8: "), empty to print it plainly.
 void on_failure(std::function<void(const std::string& message)> handler);
+
+/// Prints `error: …` at once, as run_program would.
+void report_failure(const std::string& message);
 
 /// "biqa 0.1.0 (git 1234567), backends: cpu".
 std::string version_text();
