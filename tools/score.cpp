@@ -168,7 +168,7 @@ class Printer {
       fmt::print("{:<32} {:>6} {:>12}  {} | {}\n", shown, rating ? number_text(rating) : "none",
                  answer.stage2_rating ? number_text(answer.stage2_rating) : "none", caption, reasoning);
     }
-    std::fflush(stdout);
+    flush_output();
   }
 
  private:

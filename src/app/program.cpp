@@ -226,6 +226,14 @@ void report_failure(const std::string& message) {
   std::fflush(stderr);
 }
 
+void flush_output() {
+  // An earlier flush may have failed unseen.
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+    fail("cannot write standard output: {}; free the disk or reopen the pipe",
+         std::generic_category().message(errno != 0 ? errno : EIO));
+  }
+}
+
 int run_program(int argc, char** argv, const ProgramInfo& info,
                 const std::function<ExitCode(const CommandLine&)>& body) {
   FLAGS_logtostderr = true;
@@ -248,11 +256,7 @@ int run_program(int argc, char** argv, const ProgramInfo& info,
     } else {
       code = body(CommandLine(info, arguments));
     }
-    // An earlier flush may have failed unseen.
-    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
-      fail("cannot write standard output: {}; free the disk or reopen the pipe",
-           std::generic_category().message(errno != 0 ? errno : EIO));
-    }
+    flush_output();
     return static_cast<int>(code);
   } catch (const Error& error) {
     message = error.what();

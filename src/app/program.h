@@ -64,6 +64,9 @@ void on_failure(std::function<void(const std::string& message)> handler);
 /// Prints `error: …` at once, as run_program would.
 void report_failure(const std::string& message);
 
+/// Writes out what standard output still holds. Throws Error where it, or an earlier write, failed.
+void flush_output();
+
 /// "biqa 0.1.0 (git 1234567), backends: cpu".
 std::string version_text();
 
