@@ -149,6 +149,7 @@ ExitCode trace(const CommandLine& line) {
                 {signed_size(values.size()) / columns, columns});
     out.dataset("image_grid_thw", std::span<const std::int64_t>(grids), {signed_size(images.size()), 3});
     std::vector<ImagePatches> inputs;
+    inputs.reserve(patches.size());
     for (const Patches& p : patches) inputs.push_back({p.grid, p.values});
     const Observer observer = [&](const std::string& name, ConstView value) {
       out.dataset("extra/" + name, value.span<const float>(), {value.rows(), value.columns()});
