@@ -20,7 +20,8 @@ const ProgramInfo kInfo{
     "mpirun -np 4 biqa_learner --config configs/koniq.yaml --set train.steps=20",
     {{"config", "FILE", "YAML configuration (docs/configuration.md)", ""},
      {"set", "KEY=VALUE…", "replace a value of the configuration, e.g. train.seed=1", ""},
-     {"dry-run", "", "print the plan (ranks, memory, tokens, operations, time) and stop", "false"}}};
+     {"dry-run", "", "print the plan (ranks, memory, tokens, operations, time) and stop", "false"}},
+    true};
 
 StopSignals signals;
 
@@ -94,8 +95,7 @@ ExitCode train(const CommandLine& line) {
       on_failure({});
       throw;
     }
-    fmt::print(stderr, "error: rank {} of {}: {}\n", world.rank(), world.size(), error.what());
-    std::fflush(stderr);
+    report_failure(error.what());
     mpi.abort(status);
   }
   on_failure({});

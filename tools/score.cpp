@@ -28,11 +28,13 @@ const ProgramInfo kInfo{
       ""},
      {"adapter", "PATH", "PEFT folder, adapter.h5, checkpoint or run folder", ""},
      {"config", "FILE", "configuration whose model, prompts and limits are used", ""},
-     {"prompts", "PROFILE", "prompt profile without a configuration: paper or released", "paper"},
+     {"prompts", "PROFILE", "prompt profile instead of the configuration's prompts: paper or released",
+      "paper"},
      {"caption-only", "", "report as rating what the model says of its own caption, without the picture",
       "false"},
      {"greedy", "", "take the likeliest token each time (default unless --seed is given)", "false"},
-     {"seed", "N", "sample instead, at temperature 1, with this seed", ""},
+     {"seed", "N",
+      "sample instead, at temperature 1, with this seed; the draws follow the picture's file name", ""},
      {"batch", "N", "pictures at a time; the ratings do not depend on it", "16"},
      {"max-new-tokens", "N", "longest answer, tokens; without it the configuration's, else 1024", "0"},
      {"max-pixels", "N",
@@ -48,35 +50,54 @@ struct Picture {
   fs::path file;
 };
 
-/// The pictures that the arguments name; a bad manifest row is reported and counted.
-std::vector<Picture> find_pictures(const std::vector<std::string>& arguments, std::int64_t& failures) {
+/// The pictures of a folder, by name. Throws Error.
+std::vector<Picture> pictures_in(const fs::path& folder) {
   static const std::vector<std::string> kEndings{".jpg", ".jpeg", ".png", ".bmp", ".webp",
                                                  ".tif", ".tiff", ".ppm", ".pgm"};
+  std::error_code error;
+  std::vector<Picture> pictures;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
+    const fs::path& file = entry->path();
+    std::string ending = file.extension().string();
+    std::transform(ending.begin(), ending.end(), ending.begin(),
+                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    if (std::find(kEndings.begin(), kEndings.end(), ending) != kEndings.end())
+      pictures.push_back({file.string(), file});
+  }
+  if (error) fail("cannot list folder {}: {}; check its permissions", folder.string(), error.message());
+  if (pictures.empty()) {
+    fail("no pictures in folder {}: give a folder with {} files", folder.string(), fmt::join(kEndings, ", "));
+  }
+  std::sort(pictures.begin(), pictures.end(),
+            [](const Picture& a, const Picture& b) { return a.file < b.file; });
+  return pictures;
+}
+
+/// One error line on standard error; counted.
+void complain(const std::string& message, std::int64_t& failures) {
+  fmt::print(stderr, "error: {}\n", message);
+  ++failures;
+}
+
+/// The pictures that the arguments name; an argument or manifest row that names none is reported and counted.
+std::vector<Picture> find_pictures(const std::vector<std::string>& arguments, std::int64_t& failures) {
   std::vector<Picture> pictures;
   for (const std::string& argument : arguments) {
-    if (fs::is_directory(argument)) {
-      std::vector<fs::path> files;
-      for (const auto& entry : fs::directory_iterator(argument)) {
-        std::string ending = entry.path().extension().string();
-        std::transform(ending.begin(), ending.end(), ending.begin(),
-                       [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-        if (std::find(kEndings.begin(), kEndings.end(), ending) != kEndings.end())
-          files.push_back(entry.path());
+    try {
+      std::error_code ignored;  // what cannot be looked at is a picture that cannot be read
+      if (fs::is_directory(argument, ignored)) {
+        const std::vector<Picture> found = pictures_in(argument);
+        pictures.insert(pictures.end(), found.begin(), found.end());
+      } else if (fs::path(argument).extension() == ".jsonl") {
+        std::vector<BadRow> bad;
+        for (const Sample& sample : read_pictures(argument, bad))
+          pictures.push_back({sample.id, sample.image});
+        for (const BadRow& row : bad) complain(row.reason, failures);
+      } else {
+        pictures.push_back({argument, argument});
       }
-      if (files.empty())
-        fail("no pictures in folder {}: give a folder with {} files", argument, fmt::join(kEndings, ", "));
-      std::sort(files.begin(), files.end());
-      for (const fs::path& file : files) pictures.push_back({file.string(), file});
-    } else if (fs::path(argument).extension() == ".jsonl") {
-      std::vector<BadRow> bad;
-      for (const Sample& sample : read_manifest(argument, true, &bad))
-        pictures.push_back({sample.id, sample.image});
-      for (const BadRow& row : bad) {
-        fmt::print(stderr, "error: {}\n", row.reason);
-        ++failures;
-      }
-    } else {
-      pictures.push_back({argument, argument});
+    } catch (const Error& error) {
+      complain(error.what(), failures);
     }
   }
   return pictures;
@@ -101,6 +122,16 @@ std::string quoted(const std::string& text) {
   }
   return out + "\"";
 }
+/// The last `count` characters, whole ones.
+std::string last_characters(const std::string& text, std::size_t count) {
+  std::size_t begin = text.size();
+  while (begin > 0 && count > 0) {
+    --begin;
+    if ((static_cast<unsigned char>(text[begin]) & 0xC0U) != 0x80U) --count;
+  }
+  return text.substr(begin);
+}
+
 std::string number_text(const std::optional<double>& value) {
   return value ? fmt::format("{:.2f}", *value) : "";
 }
@@ -132,11 +163,12 @@ class Printer {
       fmt::print("{},{},{},{},{},{},{:.3f}\n", quoted(image), number_text(rating), quoted(caption),
                  quoted(reasoning), number_text(answer.stage2_rating), answer.rating.has_value(), seconds);
     } else {
-      const std::string shown = image.size() <= 32 ? image : "…" + image.substr(image.size() - 31);
+      const std::string shown =
+          last_characters(image, 32).size() == image.size() ? image : "…" + last_characters(image, 31);
       fmt::print("{:<32} {:>6} {:>12}  {} | {}\n", shown, rating ? number_text(rating) : "none",
                  answer.stage2_rating ? number_text(answer.stage2_rating) : "none", caption, reasoning);
     }
-    std::fflush(stdout);
+    flush_output();
   }
 
  private:
@@ -149,6 +181,7 @@ ExitCode score_pictures(const CommandLine& line) {
     fail_usage("no picture is given: name pictures, folders or manifests; see biqa_score --help");
   const std::string format = line.choice("format", {"table", "csv", "json"});
   const std::int64_t batch = line.integer("batch", 1, 4096);
+  const Profile profile = named_profile(line.choice("prompts", {"paper", "released"}));
   if (line.on("greedy") && line.has("seed"))
     fail_usage("flags --greedy and --seed exclude each other: give one of them");
   const std::optional<Config> config = find_config(line);
@@ -174,6 +207,8 @@ ExitCode score_pictures(const CommandLine& line) {
   }
   std::int64_t failures = 0;
   const std::vector<Picture> pictures = find_pictures(line.positional(), failures);
+  if (pictures.empty()) return ExitCode::world;  // the reasons are told
+  const std::int64_t wanted = failures + static_cast<std::int64_t>(pictures.size());
   const Policy policy = Policy::open(options);
   Engine engine(*policy.model, {});
   fs::path adapter = line.has("adapter") ? fs::path(line.text("adapter"))
@@ -185,9 +220,7 @@ ExitCode score_pictures(const CommandLine& line) {
   }
   RolloutOptions rollout_options;
   rollout_options.group_size = 1;
-  rollout_options.prompts =
-      config ? config->prompts.texts
-             : default_prompts(named_profile(line.choice("prompts", {"paper", "released"})));
+  rollout_options.prompts = config && !line.has("prompts") ? config->prompts.texts : default_prompts(profile);
   rollout_options.sampling.greedy = !line.has("seed");
   if (line.has("seed"))
     rollout_options.seed = static_cast<std::uint64_t>(line.integer("seed", 0, std::int64_t{1} << 62));
@@ -205,20 +238,23 @@ ExitCode score_pictures(const CommandLine& line) {
   }
 
   Rollout rollout(*policy.model, *policy.tokenizer, policy.chat, engine);
-  const Printer printer(format, line.on("caption-only"));
+  const bool caption_only = line.on("caption-only");
+  const Printer printer(format, caption_only);
   for (std::size_t first = 0; first < pictures.size(); first += static_cast<std::size_t>(batch)) {
     const std::size_t end = std::min(pictures.size(), first + static_cast<std::size_t>(batch));
     const auto start = std::chrono::steady_clock::now();
     std::vector<RolloutSample> samples;
+    std::vector<std::string> names;
     std::vector<Patches> patches;
     for (std::size_t i = first; i < end; ++i) {
       try {
         patches.push_back(policy.pictures->patches(pictures[i].file));
-        // The draws follow the picture's name, so a seed gives the same rating in any company.
-        samples.push_back({pictures[i].name, static_cast<std::int64_t>(samples.size()), 0, "", {}});
+        // The draws follow the file's name, so a seed gives the same rating in any company, by path or manifest.
+        samples.push_back(
+            {pictures[i].file.filename().string(), static_cast<std::int64_t>(samples.size()), 0, "", {}});
+        names.push_back(pictures[i].name);
       } catch (const Error& error) {
-        fmt::print(stderr, "error: {}\n", error.what());
-        ++failures;
+        complain(error.what(), failures);
       }
     }
     const std::vector<EncodedPicture> encoded = policy.pictures->encode(std::span<const Patches>(patches));
@@ -230,10 +266,19 @@ ExitCode score_pictures(const CommandLine& line) {
     });
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() /
                            static_cast<double>(std::max<std::size_t>(1, groups.size()));
-    for (const Group& group : groups) printer.print(group.sample_id, group.members.front(), seconds);
+    for (std::size_t i = 0; i < groups.size(); ++i) {
+      const Trajectory& answer = groups[i].members.front();
+      printer.print(names[i], answer, seconds);
+      if (!(caption_only ? answer.stage2_rating : answer.rating)) {
+        complain(fmt::format("cannot rate {}: its answer{} holds no rating; use a trained adapter, or raise "
+                             "--max-new-tokens",
+                             names[i], caption_only && answer.caption ? " from the caption" : ""),
+                 failures);
+      }
+    }
   }
   if (failures == 0) return ExitCode::done;
-  fmt::print(stderr, "{} of {} pictures could not be read\n", failures, pictures.size());
+  fmt::print(stderr, "{} of {} pictures could not be rated\n", failures, wanted);
   return ExitCode::partial;
 }
 

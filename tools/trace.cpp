@@ -3,6 +3,7 @@
 // implementations; strings to ids and back; a dumped step computed again with the learner's code.
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -13,7 +14,7 @@
 #include "io/files.h"
 #include "io/hdf5.h"
 #include "io/json.h"
-#include "model/peft.h"
+#include "learner/checkpoint_store.h"
 #include "model/training_pass.h"
 
 namespace biqa {
@@ -29,7 +30,7 @@ const ProgramInfo kInfo{
     "biqa_trace --model assets/tiny/model --image photo.png --prompt 'Describe, reason and rate.' --generate "
     "64 --out t.h5",
     {{"model", "DIR", "checkpoint folder in Hugging Face format", ""},
-     {"adapter", "DIR", "PEFT adapter folder or its safetensors file", ""},
+     {"adapter", "PATH", "PEFT folder, adapter.h5, checkpoint or run folder", ""},
      {"dtype", "TYPE", "arithmetic: f32 or bf16", "f32"},
      {"device", "DEVICE", "cpu or cuda", "cpu"},
      {"threads", "N", "threads; 0: all cores", "0"},
@@ -51,6 +52,8 @@ std::int64_t signed_size(std::size_t size) {
 
 ExitCode convert_lines(const std::filesystem::path& model, const std::filesystem::path& file, bool to_ids) {
   const Tokenizer tokenizer = Tokenizer::load(model);
+  if (std::filesystem::is_directory(file))
+    fail("cannot read {}: it is a folder; name a file with one JSON value per line", file.string());
   std::ifstream input(file);
   if (!input) fail("cannot read {}: no such file; name a file with one JSON value per line", file.string());
   std::string line;
@@ -73,6 +76,7 @@ ExitCode convert_lines(const std::filesystem::path& model, const std::filesystem
     }
     fmt::print("{}\n", nlohmann::json(tokenizer.decode(ids)).dump(-1, ' ', true));
   }
+  if (input.bad()) fail("cannot read {}: reading failed; check the file system", file.string());
   return ExitCode::done;
 }
 
@@ -145,6 +149,7 @@ ExitCode trace(const CommandLine& line) {
                 {signed_size(values.size()) / columns, columns});
     out.dataset("image_grid_thw", std::span<const std::int64_t>(grids), {signed_size(images.size()), 3});
     std::vector<ImagePatches> inputs;
+    inputs.reserve(patches.size());
     for (const Patches& p : patches) inputs.push_back({p.grid, p.values});
     const Observer observer = [&](const std::string& name, ConstView value) {
       out.dataset("extra/" + name, value.span<const float>(), {value.rows(), value.columns()});
@@ -182,7 +187,7 @@ ExitCode trace(const CommandLine& line) {
   std::optional<Lora> lora;
   std::shared_ptr<const PackedAdapter> adapter;
   if (line.has("adapter")) {
-    lora = read_peft(line.text("adapter"), model.config());
+    lora = read_any_adapter(line.text("adapter"), model.config());
     adapter = pack_adapter(model.config(), *lora, *policy.ops);
   }
   const Tensor logits = all_logits(model, *prompt, completion, adapter.get());

@@ -8,13 +8,16 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <initializer_list>
 #include <new>
 #include <numeric>
 #include <optional>
 #include <system_error>
+#include <thread>
 #include <utility>
 
 namespace biqa {
@@ -68,6 +71,38 @@ std::string one_line(std::string text) {
     if (c == '\n' || c == '\r') c = ' ';
   }
   return text;
+}
+
+/// The first of these environment variables that is a number; -1 without one.
+int number_of(std::initializer_list<const char*> names) {
+  for (const char* name : names) {
+    const char* text = std::getenv(name);
+    if (text != nullptr && *text >= '0' && *text <= '9') return std::atoi(text);
+  }
+  return -1;
+}
+
+/// What mpirun or srun says of this process.
+struct Place {
+  int rank = 0, ranks = 1;
+};
+Place place_by_launcher(const ProgramInfo& info) {
+  if (!info.parallel) return {};
+  return {std::max(0, number_of({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"})),
+          std::max(1, number_of({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"}))};
+}
+
+/// All ranks of a parallel program found the command line wrong; the first says so. A launcher ends the others as soon as
+/// one has failed, so these give it the time to speak.
+void report_usage(const ProgramInfo& info, const std::string& message) {
+  const Place place = place_by_launcher(info);
+  if (place.rank > 0) {
+    std::this_thread::sleep_for(std::chrono::seconds(2));
+  } else if (place.ranks > 1) {
+    fmt::print(stderr, "error: rank 0 of {}: {}\n", place.ranks, message);
+  } else {
+    fmt::print(stderr, "error: {}\n", message);
+  }
 }
 
 }  // namespace
@@ -191,6 +226,14 @@ void report_failure(const std::string& message) {
   std::fflush(stderr);
 }
 
+void flush_output() {
+  // An earlier flush may have failed unseen.
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+    fail("cannot write standard output: {}; free the disk or reopen the pipe",
+         std::generic_category().message(errno != 0 ? errno : EIO));
+  }
+}
+
 int run_program(int argc, char** argv, const ProgramInfo& info,
                 const std::function<ExitCode(const CommandLine&)>& body) {
   FLAGS_logtostderr = true;
@@ -205,17 +248,15 @@ int run_program(int argc, char** argv, const ProgramInfo& info,
   ExitCode code = ExitCode::world;
   try {
     code = ExitCode::done;
-    if (asks("--help"))
-      print_help(info);
-    else if (asks("--version"))
-      fmt::print("{}\n", version_text());
-    else
+    const bool speaks = place_by_launcher(info).rank == 0;
+    if (asks("--help")) {
+      if (speaks) print_help(info);
+    } else if (asks("--version")) {
+      if (speaks) fmt::print("{}\n", version_text());
+    } else {
       code = body(CommandLine(info, arguments));
-    // An earlier flush may have failed unseen.
-    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
-      fail("cannot write standard output: {}; free the disk or reopen the pipe",
-           std::generic_category().message(errno != 0 ? errno : EIO));
     }
+    flush_output();
     return static_cast<int>(code);
   } catch (const Error& error) {
     message = error.what();
@@ -232,7 +273,10 @@ int run_program(int argc, char** argv, const ProgramInfo& info,
                           error.what());
     code = ExitCode::world;
   }
-  report_failure(message);
+  if (code == ExitCode::usage && !failure_handler())
+    report_usage(info, one_line(message));
+  else
+    report_failure(message);
   // Exit handlers of libraries trip over what a failure leaves open: HDF5 crashes on a file that it could not write.
   std::fflush(stderr);
   std::_Exit(static_cast<int>(code));

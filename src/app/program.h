@@ -25,6 +25,7 @@ struct ProgramInfo {
   std::string usage;    ///< what follows the name
   std::string example;
   std::vector<FlagInfo> flags;
+  bool parallel = false;  ///< its processes are ranks of one job, given the same command line
 };
 
 class CommandLine {
@@ -51,7 +52,8 @@ class CommandLine {
 };
 
 /// Runs `body`, with --help and --version answered. Every exception is turned into `error: …` and ends the
-/// process with its exit code, without exit handlers.
+/// process with its exit code, without exit handlers. Of a parallel program only the first rank answers and complains
+/// about the command line, by the launcher's word: MPI is not up then.
 int run_program(int argc, char** argv, const ProgramInfo& info,
                 const std::function<ExitCode(const CommandLine&)>& body);
 
@@ -61,6 +63,9 @@ void on_failure(std::function<void(const std::string& message)> handler);
 
 /// Prints `error: …` at once, as run_program would.
 void report_failure(const std::string& message);
+
+/// Writes out what standard output still holds. Throws Error where it, or an earlier write, failed.
+void flush_output();
 
 /// "biqa 0.1.0 (git 1234567), backends: cpu".
 std::string version_text();

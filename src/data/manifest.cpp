@@ -41,8 +41,7 @@ void check_readable(const fs::path& image, const std::string& where) {
   if (!fs::exists(status)) {
     fail(
         "cannot use {}: image {} does not exist; correct the path (relative to the manifest), or leave such "
-        "rows out "
-        "with --skip-bad",
+        "rows out (a run does with data.skip_bad: true)",
         where, image.string());
   }
   if (!fs::is_regular_file(status)) {
@@ -56,17 +55,19 @@ void check_readable(const fs::path& image, const std::string& where) {
   ::close(descriptor);
 }
 
-Sample parse_row(std::string_view line, const fs::path& manifest, const std::string& where) {
+Sample parse_row(std::string_view line, const fs::path& manifest, const std::string& where,
+                 bool picture_only) {
   const nlohmann::json row = parse_json(line, where);
   const JsonFields fields(row, where);
   Sample sample;
   sample.id = required_text(fields, "id");
   sample.image = manifest.parent_path() / fs::path(required_text(fields, "image"));
+  if (picture_only) return sample;
   const std::optional<double> score = fields.number("score");
   if (!score) fields.missing("score");
   // Written so that a NaN fails too.
   if (!(*score >= 1.0 && *score <= 5.0))
-    fields.refuse("score", "a number from 1 to 5 (map native scales with biqa_data import)");
+    fields.refuse("score", "a number from 1 to 5 (map the set's own scale to that)");
   sample.score = *score;
   sample.raw_score = fields.number("raw_score");
   sample.set = fields.text("set").value_or(manifest.stem().string());
@@ -77,6 +78,39 @@ Sample parse_row(std::string_view line, const fs::path& manifest, const std::str
   }
   sample.completion = fields.text("completion").value_or("");
   return sample;
+}
+
+struct RowRules {
+  bool picture_only, skip_bad, check_images;
+};
+
+std::vector<Sample> read_rows(const fs::path& file, const RowRules& rules, std::vector<BadRow>* bad,
+                              std::int64_t& number) {
+  const std::string content = read_file(file);
+  std::vector<Sample> samples;
+  std::unordered_map<std::string, std::int64_t> line_of_id;
+  for (std::size_t begin = 0; begin < content.size();) {
+    const std::size_t end = std::min(content.find('\n', begin), content.size());
+    const std::string_view line = std::string_view(content).substr(begin, end - begin);
+    begin = end + 1;
+    ++number;
+    if (is_blank(line)) continue;
+    const std::string where = fmt::format("{}:{}", file.string(), number);
+    try {
+      Sample sample = parse_row(line, file, where, rules.picture_only);
+      if (const auto earlier = line_of_id.find(sample.id); earlier != line_of_id.end()) {
+        fail("cannot use {}: id '{}' stands in line {} already; remove one row or give it another id", where,
+             sample.id, earlier->second);
+      }
+      if (rules.check_images) check_readable(sample.image, where);
+      line_of_id.emplace(sample.id, number);
+      samples.push_back(std::move(sample));
+    } catch (const Error& problem) {
+      if (!rules.skip_bad) throw;
+      if (bad != nullptr) bad->push_back({number, problem.what()});
+    }
+  }
+  return samples;
 }
 
 }  // namespace
@@ -93,35 +127,21 @@ std::string Sample::human_text() const {
 
 std::vector<Sample> read_manifest(const fs::path& file, bool skip_bad, std::vector<BadRow>* bad,
                                   bool check_images) {
-  const std::string content = read_file(file);
-  std::vector<Sample> samples;
-  std::unordered_map<std::string, std::int64_t> line_of_id;
-  std::int64_t number = 0;
-  for (std::size_t begin = 0; begin < content.size();) {
-    const std::size_t end = std::min(content.find('\n', begin), content.size());
-    const std::string_view line = std::string_view(content).substr(begin, end - begin);
-    begin = end + 1;
-    ++number;
-    if (is_blank(line)) continue;
-    const std::string where = fmt::format("{}:{}", file.string(), number);
-    try {
-      Sample sample = parse_row(line, file, where);
-      if (const auto earlier = line_of_id.find(sample.id); earlier != line_of_id.end()) {
-        fail("cannot use {}: id '{}' stands in line {} already; remove one row or give it another id", where,
-             sample.id, earlier->second);
-      }
-      if (check_images) check_readable(sample.image, where);
-      line_of_id.emplace(sample.id, number);
-      samples.push_back(std::move(sample));
-    } catch (const Error& problem) {
-      if (!skip_bad) throw;
-      if (bad != nullptr) bad->push_back({number, problem.what()});
-    }
-  }
+  std::int64_t lines = 0;
+  std::vector<Sample> samples = read_rows(file, {false, skip_bad, check_images}, bad, lines);
   if (samples.empty()) {
-    fail("cannot use manifest {}: {}; give one JSON object per line (id, image, score)", file.string(),
-         number == 0 ? std::string("it is empty")
-                     : fmt::format("none of its {} lines is a usable row", number));
+    fail(
+        "cannot use manifest {}: {}; give one JSON object per line (id, image, score)", file.string(),
+        lines == 0 ? std::string("it is empty") : fmt::format("none of its {} lines is a usable row", lines));
+  }
+  return samples;
+}
+
+std::vector<Sample> read_pictures(const fs::path& file, std::vector<BadRow>& bad) {
+  std::int64_t lines = 0;
+  std::vector<Sample> samples = read_rows(file, {true, true, true}, &bad, lines);
+  if (samples.empty() && bad.empty()) {
+    fail("cannot use manifest {}: it is empty; give one JSON object per line (id, image)", file.string());
   }
   return samples;
 }

@@ -39,6 +39,10 @@ struct BadRow {
 std::vector<Sample> read_manifest(const std::filesystem::path& file, bool skip_bad = false,
                                   std::vector<BadRow>* bad = nullptr, bool check_images = true);
 
+/// The pictures of a manifest whose scores and texts don't matter (and may be wrong or absent): only id and image are read.
+/// Bad rows are left out and listed. Throws Error when there is no row at all.
+std::vector<Sample> read_pictures(const std::filesystem::path& file, std::vector<BadRow>& bad);
+
 /// Samples of `evaluation` that `training` holds too.
 struct Overlap {
   std::vector<std::string> ids;     ///< same id

@@ -115,6 +115,34 @@ fs::path without_trailing_slash(const fs::path& path) {
   return path.has_filename() || !path.has_relative_path() ? path : path.parent_path();
 }
 
+// Where a write to `target` ends up: links are followed, also to what does not exist yet. Refuses what a rename would
+// destroy, a device or a pipe, and a folder in a file's place or the reverse.
+fs::path resolve_target(const fs::path& target, bool folder) {
+  fs::path place = without_trailing_slash(target);
+  constexpr int kMostLinks = 40;  // as the kernel's
+  for (int links = 0;; ++links) {
+    struct stat status {};
+    if (::lstat(place.c_str(), &status) != 0) {
+      if (errno == ENOENT) return place;
+      fail_with(errno, "write", target);
+    }
+    if (S_ISLNK(status.st_mode)) {
+      if (links == kMostLinks) fail_with(ELOOP, "write", target);
+      std::error_code error;
+      const fs::path next = fs::read_symlink(place, error);
+      if (error) fail_with(error.value(), "write", target);
+      place = without_trailing_slash(parent_of(place) / next);
+      continue;
+    }
+    if (folder ? S_ISDIR(status.st_mode) : S_ISREG(status.st_mode)) return place;
+    fail("cannot write {}: it is {}; give the path of a {}", target.string(),
+         S_ISDIR(status.st_mode)   ? "a folder"
+         : S_ISREG(status.st_mode) ? "a file"
+                                   : "neither a file nor a folder",
+         folder ? "folder" : "file");
+  }
+}
+
 // 0, or the error number. The new folder takes the old one's name; the old one ends up under the temporary name.
 int swap_folders(const fs::path& temporary, const fs::path& target) {
   if (::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, target.c_str(), RENAME_EXCHANGE) == 0) return 0;
@@ -180,21 +208,32 @@ fs::path temporary_beside(const fs::path& target) {
   return parent_of(clean) / fmt::format(".{}.tmp-{}-{}", clean.filename().string(), ::getpid(), counter++);
 }
 
+fs::path writable_target(const fs::path& target) {
+  return resolve_target(target, false);
+}
+
 void publish(const fs::path& temporary, const fs::path& target, bool replace_folder) {
-  const fs::path clean = without_trailing_slash(target);
+  std::error_code ignored;
+  fs::path clean;
+  try {
+    clean = resolve_target(target, fs::is_directory(temporary, ignored));
+  } catch (const Error&) {
+    fs::remove_all(temporary, ignored);
+    throw;
+  }
   int error = synchronise_tree(temporary);
   if (error == 0 && ::rename(temporary.c_str(), clean.c_str()) != 0) {
     error = errno;
     if (replace_folder && (error == ENOTEMPTY || error == EEXIST)) error = swap_folders(temporary, clean);
   }
   // After a swap the old folder stands under the temporary name; after a rename nothing does.
-  std::error_code ignored;
   fs::remove_all(temporary, ignored);
   if (error != 0) fail_with(error, "write", clean);
   if (error = synchronise(parent_of(clean), O_DIRECTORY); error != 0) fail_with(error, "write", clean);
 }
 
-AtomicFile::AtomicFile(fs::path target) : target_(std::move(target)), temporary_(temporary_beside(target_)) {
+AtomicFile::AtomicFile(const fs::path& target)
+    : target_(writable_target(target)), temporary_(temporary_beside(target_)) {
   descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   if (descriptor_ < 0) fail_with(errno, "write", target_);
 }
@@ -223,7 +262,7 @@ void AtomicFile::commit() {
   publish(temporary_, target_);
 }
 
-AtomicFolder::AtomicFolder(const fs::path& target) : target_(without_trailing_slash(target)) {
+AtomicFolder::AtomicFolder(const fs::path& target) : target_(resolve_target(target, true)) {
   std::error_code error;
   fs::create_directories(parent_of(target_), error);
   if (error) fail_with(error.value(), "write", target_);

@@ -39,9 +39,14 @@ class MappedFile {
 /// A name beside `target` that nothing else uses: `.NAME.tmp-PID-COUNT`.
 std::filesystem::path temporary_beside(const std::filesystem::path& target);
 
+/// The file that writing to `target` makes or replaces: symbolic links are followed (the link stays, what it points to is
+/// replaced or made). Throws Error where `target` is a folder, a device, a pipe or a socket, which a rename would destroy.
+std::filesystem::path writable_target(const std::filesystem::path& target);
+
 /// Makes a finished file or folder durable and visible: fsync of all of it, rename to `target`, fsync of the
 /// parent. An existing file (or empty folder) is replaced; a folder with something in it only with
-/// `replace_folder`, else it is an Error. `temporary` is removed when anything fails.
+/// `replace_folder`, else it is an Error; so is anything of another kind. Symbolic links are followed, as in
+/// writable_target(). `temporary` is removed when anything fails.
 void publish(const std::filesystem::path& temporary, const std::filesystem::path& target,
              bool replace_folder = false);
 
@@ -49,8 +54,8 @@ void publish(const std::filesystem::path& temporary, const std::filesystem::path
 /// folder) throws one Error naming the target and leaves nothing behind.
 class AtomicFile {
  public:
-  /// Opens a temporary file beside `target`; the parent folder must exist.
-  explicit AtomicFile(std::filesystem::path target);
+  /// Opens a temporary file beside writable_target(); the parent folder must exist.
+  explicit AtomicFile(const std::filesystem::path& target);
   ~AtomicFile();  ///< without commit() the temporary file is removed
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
@@ -68,7 +73,8 @@ class AtomicFile {
 /// A folder that appears under its name only when complete: write into path(), then commit().
 class AtomicFolder {
  public:
-  /// Makes an empty temporary folder beside `target`, and the folders above it where they are missing.
+  /// Makes an empty temporary folder beside `target` (or what it links to), and the folders above it where they are
+  /// missing. Throws Error at once where `target` is no folder.
   explicit AtomicFolder(const std::filesystem::path& target);
   ~AtomicFolder();  ///< without commit() the temporary folder is removed
   AtomicFolder(const AtomicFolder&) = delete;

@@ -1,11 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "io/hdf5.h"
 
+#include <fcntl.h>
 #include <glog/logging.h>
 #include <hdf5.h>
+#include <malloc.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 #include <fstream>
 #include <functional>
@@ -13,6 +21,7 @@
 #include <mutex>
 #include <numeric>
 #include <optional>
+#include <set>
 #include <system_error>
 #include <type_traits>
 #include <utility>
@@ -56,11 +65,17 @@ herr_t take_description(unsigned /*depth*/, const H5E_error2_t* error, void* tex
   return 0;
 }
 
-// Why the last call failed: the innermost entry of the library's stack, in one line.
+// Why the last call failed: the innermost entry of the library's stack, in one line. Of a failed read or write that is
+// the system's message among many numbers ("… errno = 28, error message = 'No space left on device', buf = …").
 std::string last_reason() {
   std::string reason;
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_description, &reason);
   H5Eclear2(H5E_DEFAULT);
+  constexpr std::string_view kSystem = "error message = '";
+  if (const std::size_t found = reason.find(kSystem); found != std::string::npos) {
+    const std::size_t begin = found + kSystem.size();
+    reason = reason.substr(begin, reason.find('\'', begin) - begin);
+  }
   std::replace_if(
       reason.begin(), reason.end(), [](unsigned char c) { return c < 0x20; }, ' ');
   return reason.empty() ? "HDF5 gave no reason" : reason;
@@ -146,12 +161,13 @@ std::string seal_of(std::span<const std::byte> bytes) {
   return fmt::format("{}{:016x}\n", kSeal, digest_of_bytes(bytes));
 }
 
-// False for a file whose seal does not fit; true without one.
-bool seal_fits(std::span<const std::byte> bytes) {
-  if (bytes.size() < kSealBytes) return true;
+enum class Seal { none, whole, broken };
+Seal check_seal(std::span<const std::byte> bytes) {
+  if (bytes.size() < kSealBytes) return Seal::none;
   const std::span<const std::byte> last = bytes.last(kSealBytes);
   const std::string line(reinterpret_cast<const char*>(last.data()), last.size());
-  return !line.starts_with(kSeal) || line == seal_of(bytes.first(bytes.size() - kSealBytes));
+  if (!line.starts_with(kSeal)) return Seal::none;
+  return line == seal_of(bytes.first(bytes.size() - kSealBytes)) ? Seal::whole : Seal::broken;
 }
 
 }  // namespace
@@ -217,9 +233,9 @@ struct Hdf5Writer::State {
   }
 };
 
-Hdf5Writer::Hdf5Writer(fs::path target) : state_(std::make_unique<State>()) {
+Hdf5Writer::Hdf5Writer(const fs::path& target) : state_(std::make_unique<State>()) {
   const LibraryLock lock;
-  state_->target = std::move(target);
+  state_->target = writable_target(target);
   state_->temporary = temporary_beside(state_->target);
   {
     // The system's own reason for an unwritable folder is clearer than the library's.
@@ -422,6 +438,10 @@ void Hdf5Writer::close(bool seal) {
 
 // ---- reading ----
 
+namespace {
+constexpr char kHarmless = '+';
+}
+
 struct Hdf5File::State {
   fs::path path;
   std::uint64_t file_bytes = 0;
@@ -493,6 +513,37 @@ struct Hdf5File::State {
     }
     return static_cast<std::size_t>(count);
   }
+  // The number of values of an attribute; refuses more than the file can hold.
+  std::size_t attribute_elements(hid_t type, hid_t space, const std::string& place) const {
+    const auto shape = dimensions(space, place);
+    const auto count = static_cast<std::uint64_t>(
+        std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>()));
+    const std::uint64_t width = H5Tis_variable_str(type) > 0 ? 1 : H5Tget_size(type);
+    if (width == 0 || count > file_bytes / width) refuse(place, "it claims more than the file holds");
+    return count;
+  }
+  struct Link {
+    std::string name;
+    H5L_type_t kind;
+  };
+  std::vector<Link> links(hid_t group, const std::string& place) const {
+    std::vector<Link> found;
+    const auto collect = [](hid_t, const char* name, const H5L_info_t* info, void* data) -> herr_t {
+      static_cast<std::vector<Link>*>(data)->push_back({name, info->type});
+      return 0;
+    };
+    if (H5Literate(group, H5_INDEX_NAME, H5_ITER_INC, nullptr, collect, &found) < 0) fail_at(place);
+    return found;
+  }
+  std::vector<std::string> attribute_names(hid_t object, const std::string& place) const {
+    std::vector<std::string> names;
+    const auto collect = [](hid_t, const char* name, const H5A_info_t*, void* data) -> herr_t {
+      static_cast<std::vector<std::string>*>(data)->emplace_back(name);
+      return 0;
+    };
+    if (H5Aiterate2(object, H5_INDEX_NAME, H5_ITER_INC, nullptr, collect, &names) < 0) fail_at(place);
+    return names;
+  }
   // Texts of a dataset or attribute of either string kind.
   std::vector<std::string> texts(hid_t type, hid_t space, std::size_t count, const std::string& object,
                                  const std::function<herr_t(hid_t, void*)>& read) const {
@@ -533,19 +584,170 @@ struct Hdf5File::State {
   // A number stored as float, integer or boolean; `Target` is double or int64.
   template <typename Target>
   Target scalar(const std::string& object, const std::string& name) const;
+
+  // The caller holds the lock.
+  void check_in_a_child();
+  // Its child: reads all of the file, writes kHarmless or why not, ends.
+  [[noreturn]] void inspect(int report);
+  // Reads all that the methods of Hdf5File could reach. What cannot be read is left to them.
+  void visit_everything() const;
+  void visit_attributes(hid_t object, const std::string& place) const;
+  void visit_dataset(hid_t dataset) const;
+  void visit_values(hid_t type, hid_t space, std::size_t count,
+                    const std::function<herr_t(hid_t, void*)>& read) const;
 };
+
+void Hdf5File::State::visit_values(hid_t type, hid_t space, std::size_t count,
+                                   const std::function<herr_t(hid_t, void*)>& read) const {
+  const H5T_class_t kind = H5Tget_class(type);
+  if (kind == H5T_STRING) {
+    (void)texts(type, space, count, "a text", read);
+    return;
+  }
+  if (count == 0 || (kind != H5T_INTEGER && kind != H5T_FLOAT && kind != H5T_ENUM)) return;
+  const std::size_t width = H5Tget_size(type);
+  std::vector<char> values(count * width);
+  if (read(type, values.data()) < 0) return;
+  // Conversions depend on the types, not on the values.
+  const std::size_t some = std::min<std::size_t>(count, 16);
+  for (const hid_t wanted : {H5T_NATIVE_FLOAT, H5T_NATIVE_DOUBLE, H5T_NATIVE_INT64, H5T_NATIVE_UINT8}) {
+    std::vector<char> converted(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(some * width));
+    converted.resize(some * std::max(width, sizeof(std::int64_t)));
+    H5Tconvert(type, wanted, some, converted.data(), nullptr, H5P_DEFAULT);
+  }
+}
+
+void Hdf5File::State::visit_dataset(hid_t dataset) const {
+  const Handle space = take(H5Dget_space(dataset), H5Sclose, "a dataset");
+  const Handle type = take(H5Dget_type(dataset), H5Tclose, "a dataset");
+  const std::size_t count = elements(dataset, type.get(), dimensions(space.get(), "a dataset"), "a dataset");
+  visit_values(type.get(), space.get(), count, [&](hid_t memory, void* target) {
+    return H5Dread(dataset, memory, H5S_ALL, H5S_ALL, H5P_DEFAULT, target);
+  });
+}
+
+void Hdf5File::State::visit_attributes(hid_t object, const std::string& place) const {
+  for (const std::string& name : attribute_names(object, place)) {
+    try {
+      const Handle value = take(H5Aopen(object, name.c_str(), H5P_DEFAULT), H5Aclose, name);
+      const Handle type = take(H5Aget_type(value.get()), H5Tclose, name);
+      const Handle space = take(H5Aget_space(value.get()), H5Sclose, name);
+      const std::size_t count = attribute_elements(type.get(), space.get(), name);
+      visit_values(type.get(), space.get(), count,
+                   [&](hid_t memory, void* target) { return H5Aread(value.get(), memory, target); });
+    } catch (const Error&) {
+      continue;
+    }
+  }
+}
+
+void Hdf5File::State::visit_everything() const {
+  std::set<haddr_t> seen;
+  std::vector<std::string> waiting{"/"};
+  while (!waiting.empty()) {
+    const std::string place = std::move(waiting.back());
+    waiting.pop_back();
+    std::vector<Link> found;
+    try {
+      const Handle object = take(H5Oopen(file, place.c_str(), H5P_DEFAULT), H5Oclose, place);
+      H5O_info_t info{};
+      if (H5Oget_info2(object.get(), &info, H5O_INFO_BASIC) < 0) fail_at(place);
+      if (!seen.insert(info.addr).second) continue;
+      visit_attributes(object.get(), place);
+      if (info.type == H5O_TYPE_DATASET) visit_dataset(object.get());
+      if (info.type == H5O_TYPE_GROUP) found = links(object.get(), place);
+    } catch (const Error&) {
+      continue;
+    }
+    for (const Link& link : found) {
+      const std::string name = place == "/" ? "/" + link.name : place + "/" + link.name;
+      // Another file would be read unseen.
+      if (link.kind != H5L_TYPE_HARD && link.kind != H5L_TYPE_SOFT) refuse(name, "it is in another file");
+      // Where a soft link leads has a name of its own.
+      if (link.kind == H5L_TYPE_HARD) waiting.push_back(name);
+    }
+  }
+}
+
+void Hdf5File::State::inspect(int report) {
+  // Whatever was installed for crashes would print or hang; here a crash is an answer.
+  for (const int signal : {SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGXCPU}) std::signal(signal, SIG_DFL);
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  const rlimit no_core{0, 0};
+  ::setrlimit(RLIMIT_CORE, &no_core);
+  // Seconds of processor time in which all of it can be read, however slow the machine.
+  const rlim_t patience = 10 + file_bytes / (std::uint64_t{4} << 20);
+  const rlimit time{patience, patience};
+  ::setrlimit(RLIMIT_CPU, &time);
+  if (const int nowhere = ::open("/dev/null", O_WRONLY | O_CLOEXEC); nowhere >= 0)
+    ::dup2(nowhere, STDERR_FILENO);
+  std::string answer(1, kHarmless);
+  try {
+    file = H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
+    if (file >= 0) {
+      visit_everything();
+      H5Fclose(file);
+    }
+    ::malloc_trim(0);  // looks through the heap, and aborts where that is damaged
+  } catch (const Error& error) {
+    answer = error.what();
+  } catch (const std::bad_alloc&) {
+    answer =
+        fmt::format("cannot read {}: it claims more than fits into memory; check that it is the right file",
+                    path.string());
+  }
+  const ssize_t written = ::write(report, answer.data(), answer.size());
+  ::_exit(written == static_cast<ssize_t>(answer.size()) ? 0 : 1);
+}
+
+// The library crashes or loops on some damaged files (docs/decisions/0008-hdf5-checked-by-a-child.md). A child process
+// reads all of the file first, with the same calls: what kills it is refused.
+void Hdf5File::State::check_in_a_child() {
+  std::array<int, 2> ends{};
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
+    fail("cannot check {}: {}; close other programs", path.string(), std::generic_category().message(errno));
+  }
+  const pid_t child = ::fork();
+  if (child == 0) inspect(ends[1]);
+  const int error = errno;
+  ::close(ends[1]);
+  if (child < 0) {
+    ::close(ends[0]);
+    fail("cannot check {}: no process can be made: {}; free some memory", path.string(),
+         std::generic_category().message(error));
+  }
+  std::string answer;
+  std::array<char, 4096> buffer{};
+  for (ssize_t count = 0; (count = ::read(ends[0], buffer.data(), buffer.size())) != 0;) {
+    if (count > 0)
+      answer.append(buffer.data(), static_cast<std::size_t>(count));
+    else if (errno != EINTR)
+      break;
+  }
+  ::close(ends[0]);
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
+  if (answer.empty()) {
+    fail("cannot read {}: it is damaged, the HDF5 library fails over it; fetch or write it again",
+         path.string());
+  }
+  if (answer[0] != kHarmless) throw Error(answer);
+}
 
 Hdf5File::Hdf5File(fs::path path) : state_(std::make_unique<State>()) {
   const LibraryLock lock;
   state_->path = std::move(path);
   const MappedFile probe(state_->path);  // the system's own reason where it cannot be read
   state_->file_bytes = probe.bytes().size();
-  if (!seal_fits(probe.bytes()))
+  const Seal seal = check_seal(probe.bytes());
+  if (seal == Seal::broken)
     fail("cannot read {}: it is damaged (its digest differs); fetch or write it again",
          state_->path.string());
   if (H5Fis_hdf5(state_->path.c_str()) <= 0) {
     fail("cannot read {}: it is no HDF5 file; check the path", state_->path.string());
   }
+  // What we have sealed is as we have written it.
+  if (seal == Seal::none) state_->check_in_a_child();
   state_->file = H5Fopen(state_->path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
   if (state_->file < 0) state_->fail_at("the superblock");
 }
@@ -575,12 +777,7 @@ std::vector<std::string> Hdf5File::children(const std::string& group) const {
   const LibraryLock lock;
   const Handle owner = state_->take(H5Gopen2(state_->file, group.c_str(), H5P_DEFAULT), H5Gclose, group);
   std::vector<std::string> names;
-  const auto collect = [](hid_t, const char* name, const H5L_info_t*, void* data) -> herr_t {
-    static_cast<std::vector<std::string>*>(data)->emplace_back(name);
-    return 0;
-  };
-  if (H5Literate(owner.get(), H5_INDEX_NAME, H5_ITER_INC, nullptr, collect, &names) < 0)
-    state_->fail_at(group);
+  for (State::Link& link : state_->links(owner.get(), group)) names.push_back(std::move(link.name));
   std::sort(names.begin(), names.end());
   return names;
 }
@@ -669,13 +866,7 @@ std::vector<std::string> Hdf5File::read_texts(const std::string& path) const {
 std::vector<std::string> Hdf5File::attributes(const std::string& object) const {
   const LibraryLock lock;
   const Handle owner = state_->take(H5Oopen(state_->file, object.c_str(), H5P_DEFAULT), H5Oclose, object);
-  std::vector<std::string> names;
-  const auto collect = [](hid_t, const char* name, const H5A_info_t*, void* data) -> herr_t {
-    static_cast<std::vector<std::string>*>(data)->emplace_back(name);
-    return 0;
-  };
-  if (H5Aiterate2(owner.get(), H5_INDEX_NAME, H5_ITER_INC, nullptr, collect, &names) < 0)
-    state_->fail_at(object);
+  std::vector<std::string> names = state_->attribute_names(owner.get(), object);
   std::sort(names.begin(), names.end());
   return names;
 }
@@ -733,10 +924,7 @@ std::vector<std::string> Hdf5File::attribute_texts(const std::string& object, co
   const Handle value = state_->attribute(object, name);
   const Handle type = state_->take(H5Aget_type(value.get()), H5Tclose, place);
   const Handle space = state_->take(H5Aget_space(value.get()), H5Sclose, place);
-  const auto shape = state_->dimensions(space.get(), place);
-  const auto count = static_cast<std::uint64_t>(
-      std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>()));
-  if (count > state_->file_bytes) state_->refuse(place, "it claims more texts than the file holds");
+  const std::size_t count = state_->attribute_elements(type.get(), space.get(), place);
   return state_->texts(type.get(), space.get(), count, place,
                        [&](hid_t memory, void* target) { return H5Aread(value.get(), memory, target); });
 }

@@ -14,11 +14,11 @@
 
 namespace biqa {
 
-/// Writes a new file, which appears under its name when close() succeeds and not at all otherwise.
+/// Writes a new file, which appears under its name when close() succeeds and not at all otherwise (as AtomicFile does).
 /// Object paths are absolute or relative to the root ("a/b"); groups on the way are made.
 class Hdf5Writer {
  public:
-  explicit Hdf5Writer(std::filesystem::path target);
+  explicit Hdf5Writer(const std::filesystem::path& target);
   ~Hdf5Writer();  ///< without close() nothing is left behind
   Hdf5Writer(Hdf5Writer&&) noexcept;
   Hdf5Writer& operator=(Hdf5Writer&&) noexcept;
@@ -77,6 +77,8 @@ class Hdf5Writer {
 /// from integers). No read allocates much more than the file's own size warrants.
 class Hdf5File {
  public:
+  /// A child process goes through all of the file before this one does, for the library crashes or loops on some damage;
+  /// that is an Error, and so are links into other files.
   explicit Hdf5File(std::filesystem::path path);
   ~Hdf5File();
   Hdf5File(Hdf5File&&) noexcept;

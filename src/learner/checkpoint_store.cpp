@@ -54,6 +54,8 @@ Lora read_adapter_h5(const fs::path& path, const ModelConfig& config) {
   LoraSpec spec;
   spec.rank = file.attribute_i64("/", "rank");
   spec.alpha = file.attribute_f64("/", "alpha");
+  if (spec.rank < 1 || !std::isfinite(spec.alpha))
+    fail("adapter {}: rank {} and alpha {} make no adapter; use another", path.string(), spec.rank, spec.alpha);
   if (file.has_attribute("/", "rslora")) spec.rslora = file.attribute_bool("/", "rslora");
   spec.targets.clear();
   std::vector<LoraModule> modules;
@@ -82,6 +84,8 @@ Lora read_adapter_h5(const fs::path& path, const ModelConfig& config) {
       module.scale = static_cast<float>(file.has_attribute(key, "scale")
                                             ? file.attribute_f64(key, "scale")
                                             : spec.alpha / static_cast<double>(module.rank));
+      if (!std::isfinite(module.scale))
+        fail("adapter {}: attribute scale of {} is {}; use another", path.string(), key, module.scale);
       if (std::find(spec.targets.begin(), spec.targets.end(), projection) == spec.targets.end())
         spec.targets.push_back(projection);
       modules.push_back(module);
@@ -261,7 +265,7 @@ void write_shard_h5(const fs::path& file, const CheckpointShard& shard, const Lo
   out.dataset("v", shard.v, shape);
   out.dataset("master", shard.values, shape);
   write_name_table(out, layout);
-  out.close();
+  out.close(true);
 }
 
 CheckpointManifest read_checkpoint_manifest(const fs::path& folder) {

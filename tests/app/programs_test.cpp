@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -19,6 +20,7 @@
 #include <thread>
 #include <vector>
 
+#include "learner/checkpoint_store.h"
 #include "model/peft.h"
 #include "support/temporary_folder.h"
 
@@ -129,6 +131,18 @@ class Programs : public testing::Test {
     fs::copy(kTiny / "model", copy, fs::copy_options::recursive | fs::copy_options::overwrite_existing);
     return copy;
   }
+  /// biqa_score with the tiny model and short answers.
+  static Arguments score(const Arguments& more) {
+    Arguments words{program("biqa_score"),
+                    "--model",
+                    (kTiny / "model").string(),
+                    "--max-new-tokens",
+                    "4",
+                    "--format",
+                    "json"};
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  }
   Outcome trace(const fs::path& model, const std::string& prompt = "x") const {
     return run({program("biqa_trace"), "--model", model.string(), "--prompt", prompt, "--out",
                 (folder_.path() / "trace.h5").string()});
@@ -238,11 +252,74 @@ TEST_F(Programs, UnreadablePicturesAreReportedAndTheOthersScored) {
   words.push_back((kTiny / "sample_cat_dark.png").string());
   const Outcome outcome = run(words);
   EXPECT_EQ(outcome.code, 3) << outcome.err;
-  EXPECT_EQ(outcome.errors().size(), bad.size()) << outcome.err;
+  // The untrained model rates nothing, which is said of the two good ones.
+  EXPECT_EQ(outcome.errors().size(), bad.size() + 2) << outcome.err;
   for (const std::string& name : bad) EXPECT_THAT(outcome.err, HasSubstr(name));
   EXPECT_EQ(std::count(outcome.out.begin(), outcome.out.end(), '\n'), 2) << outcome.out;
   EXPECT_THAT(outcome.out, HasSubstr("sample_cat.png"));
   EXPECT_THAT(outcome.out, HasSubstr("sample_cat_dark.png"));
+}
+
+TEST_F(Programs, ArgumentsThatAreNoPicturesAreReportedAndTheOthersScored) {
+  const fs::path loop = folder_.path() / "loop";
+  fs::create_symlink(loop, loop);
+  fs::create_directory(folder_.path() / "nothing");
+  fs::copy_file(kTiny / "sample_cat.png", folder_.path() / "a.png");
+  const Arguments bad{loop.string(), (folder_.path() / "nothing").string(),
+                      folder_.write("empty.jsonl", "").string(), (folder_.path() / "absent.jsonl").string()};
+  const std::string rows = folder_
+                               .write("rows.jsonl", R"({"id": "one", "image": "a.png", "score": 77})"
+                                                    "\n"
+                                                    R"({"id": "two", "image": "absent.png"})"
+                                                    "\n")
+                               .string();
+  Arguments words = score({});
+  words.insert(words.end(), bad.begin(), bad.end());
+  words.push_back(rows);
+  const Outcome outcome = run(words);
+  EXPECT_EQ(outcome.code, 3) << outcome.err;
+  for (const std::string& name : bad) EXPECT_THAT(outcome.err, HasSubstr(name));
+  EXPECT_EQ(outcome.errors().size(), bad.size() + 2) << outcome.err;  // absent.png, no rating of "one"
+  EXPECT_THAT(outcome.err, HasSubstr("rows.jsonl:2"));
+  EXPECT_THAT(outcome.out, HasSubstr("\"image\":\"one\""));
+  EXPECT_THAT(outcome.err, HasSubstr("6 of 6 pictures"));
+  expect_error(run(score({(folder_.path() / "empty.jsonl").string()})), 1, "empty.jsonl");
+}
+
+TEST_F(Programs, PictureWithoutRating) {
+  const std::string picture = (kTiny / "sample_cat.png").string();
+  for (const char* flag : {"--greedy", "--caption-only"}) {
+    const Outcome outcome = run(score({flag, picture}));
+    expect_error(outcome, 3, "cannot rate " + picture);
+    EXPECT_THAT(outcome.err, HasSubstr("1 of 1 pictures"));
+    EXPECT_THAT(outcome.out, HasSubstr("\"rating\":null"));
+  }
+}
+
+TEST_F(Programs, LongNamesAreCutBetweenCharacters) {
+  std::string name;
+  for (int i = 0; i < 40; ++i) name += "ü";
+  const fs::path picture = folder_.path() / (name + ".png");
+  fs::copy_file(kTiny / "sample_cat.png", picture);
+  const Outcome outcome = run({program("biqa_score"), "--model", (kTiny / "model").string(),
+                               "--max-new-tokens", "2", picture.string()});
+  std::string shown = "\n…";
+  for (int i = 0; i < 27; ++i) shown += "ü";
+  EXPECT_THAT(outcome.out, HasSubstr(shown + ".png "));
+}
+
+TEST_F(Programs, PromptsFlagWins) {
+  std::string user = "rate";
+  for (int i = 0; i < 3000; ++i) user += " blur";
+  const std::string config =
+      folder_
+          .write("long.yaml", fmt::format("model: {{path: {}}}\nprompts: {{user: {}}}\n",
+                                          (kTiny / "model").string(), user))
+          .string();
+  const std::string picture = (kTiny / "sample_cat.png").string();
+  expect_error(run(score({"--config", config, "--prompts", "nonsense", picture})), 2, "--prompts nonsense");
+  expect_error(run(score({"--config", config, picture})), 1, "2048");
+  EXPECT_EQ(run(score({"--config", config, "--prompts", "released", picture})).code, 3);
 }
 
 TEST_F(Programs, UnreadablePictureInATrace) {
@@ -289,6 +366,36 @@ TEST_F(Programs, SeveralRanksComplainOnce) {
   }
 }
 
+TEST_F(Programs, SeveralRanksAnswerOnce) {
+  if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
+  Arguments words{"mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "3", program("biqa_learner")};
+  expect_error(run(words), 2, "error: rank 0 of 3: flag --config is missing");
+  words.emplace_back("--foo");
+  expect_error(run(words), 2, "error: rank 0 of 3: unknown flag --foo");
+  words.back() = "--help";
+  const Outcome help = run(words);
+  EXPECT_EQ(help.code, 0);
+  EXPECT_EQ(help.out.find("usage:"), help.out.rfind("usage:")) << help.out;
+  words.back() = "--version";
+  const std::string version = run(words).out;
+  EXPECT_EQ(std::count(version.begin(), version.end(), '\n'), 1) << version;
+}
+
+// Ranks other than the first are silent before MPI is up, whatever launched them.
+TEST_F(Programs, LaterRanksAreSilentAboutTheCommandLine) {
+  for (const char* rank : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
+    SCOPED_TRACE(rank);
+    Outcome outcome = run({"env", fmt::format("{}=1", rank), program("biqa_learner"), "--foo"});
+    EXPECT_EQ(outcome.code, 2);
+    EXPECT_EQ(outcome.err, "");
+    outcome = run({"env", fmt::format("{}=1", rank), program("biqa_learner"), "--help"});
+    EXPECT_EQ(outcome.code, 0);
+    EXPECT_EQ(outcome.out, "");
+    // The other programs are no ranks of anything.
+    expect_error(run({"env", fmt::format("{}=1", rank), program("biqa_score"), "--foo"}), 2, "--foo");
+  }
+}
+
 TEST_F(Programs, UnwritableRunFolder) {
   // Permissions mean nothing to root; nobody can make a folder below a file.
   const fs::path file = folder_.write("file", "");
@@ -322,6 +429,33 @@ TEST_F(Programs, AdapterForAnotherModel) {
                     adapter.string(), (kTiny / "sample_cat.png").string()}),
                1, adapter.string());
   expect_error(learn({"model.adapter=" + adapter.string()}), 1, adapter.string());
+}
+
+TEST_F(Programs, TraceTakesAnyAdapter) {
+  const ModelConfig config = ModelConfig::load(kTiny / "model");
+  const fs::path file = folder_.path() / "run" / "adapter.h5";
+  fs::create_directory(file.parent_path());
+  write_adapter_h5(file, initial_lora(std::make_shared<LoraLayout>(config, LoraSpec{}), 1), {});
+  for (const fs::path& adapter : {file, file.parent_path()}) {
+    const Outcome outcome = run({program("biqa_trace"), "--model", (kTiny / "model").string(), "--adapter",
+                                 adapter.string(), "--prompt", "x", "--completion", "y", "--gradient",
+                                 "--out", (folder_.path() / "trace.h5").string()});
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+  }
+}
+
+TEST_F(Programs, TraceRefusesPlacesThatAreNoFiles) {
+  for (const char* flag : {"--tokenize", "--detokenize"}) {
+    expect_error(
+        run({program("biqa_trace"), "--model", (kTiny / "model").string(), flag, folder_.path().string()}), 1,
+        "it is a folder");
+  }
+  const fs::path pipe = folder_.path() / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  expect_error(run({program("biqa_trace"), "--model", (kTiny / "model").string(), "--prompt", "x", "--out",
+                    pipe.string()}),
+               1, "neither a file nor a folder");
+  EXPECT_TRUE(fs::is_fifo(pipe));
 }
 
 TEST_F(Programs, PromptLongerThanTheModel) {

@@ -100,6 +100,37 @@ TEST_F(Manifest, SkipsBadRowsAndListsThem) {
   EXPECT_NE(error_of([&] { read_manifest(folder.write("bad.jsonl", "x\ny\n"), true); }), "");
 }
 
+TEST_F(Manifest, PicturesNeedNoScore) {
+  const auto file =
+      folder.write("m.jsonl", R"({"id": "one", "image": "a.png", "score": 77.3, "text": "no object"})"
+                              "\n"
+                              R"({"id": "two", "image": "sub/b.png"})"
+                              "\n"
+                              R"({"id": "three", "image": "none.png"})"
+                              "\n"
+                              R"({"id": "two", "image": "a.png"})"
+                              "\n");
+  std::vector<BadRow> bad;
+  const std::vector<Sample> samples = read_pictures(file, bad);
+  ASSERT_EQ(samples.size(), 2U);
+  EXPECT_EQ(samples[1].id, "two");
+  EXPECT_EQ(samples[1].image, folder.path() / "sub/b.png");
+  ASSERT_EQ(bad.size(), 2U);
+  EXPECT_EQ(bad[0].line, 3);
+  EXPECT_EQ(bad[1].line, 4);
+  bad.clear();
+  EXPECT_TRUE(read_pictures(folder.write("bad.jsonl", "x\n"), bad).empty());
+  EXPECT_EQ(bad.size(), 1U);
+  bad.clear();
+  EXPECT_THAT(error_of([&] { read_pictures(folder.write("empty.jsonl", "\n"), bad); }),
+              HasSubstr("it is empty"));
+}
+
+TEST_F(Manifest, MessagesNameWhatExists) {
+  EXPECT_THAT(message(R"({"id": "x", "image": "none.png", "score": 3})"), HasSubstr("data.skip_bad: true"));
+  EXPECT_THAT(message(R"({"id": "x", "image": "a.png", "score": 7})"), testing::Not(HasSubstr("biqa_data")));
+}
+
 TEST_F(Manifest, FindsOverlaps) {
   const auto sample = [&](const char* id, const std::string& image) {
     Sample s;

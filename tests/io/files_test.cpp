@@ -93,6 +93,52 @@ TEST(Files, NamesTheFolderThatCannotBeWritten) {
   EXPECT_THAT(error_of([&] { AtomicFolder{file / "x"}; }), HasSubstr("cannot write"));
 }
 
+TEST(Files, ReplacesNothingButFilesAndFolders) {
+  const TemporaryFolder folder;
+  const fs::path pipe = folder.path() / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  EXPECT_THAT(error_of([&] { write_file_atomically(pipe, "x"); }),
+              AllOf(HasSubstr(pipe.string()), HasSubstr("neither a file nor a folder")));
+  EXPECT_THAT(error_of([&] { AtomicFolder{pipe}; }), HasSubstr("neither a file nor a folder"));
+  EXPECT_THAT(error_of([&] { publish(folder.write("new", "x"), pipe); }),
+              HasSubstr("neither a file nor a folder"));
+  EXPECT_TRUE(fs::is_fifo(pipe));
+  fs::create_symlink(pipe, folder.path() / "link");
+  EXPECT_THAT(error_of([&] { AtomicFile{folder.path() / "link"}; }),
+              HasSubstr("neither a file nor a folder"));
+  fs::create_directory(folder.path() / "empty");
+  EXPECT_THAT(error_of([&] { AtomicFile{folder.path() / "empty"}; }), HasSubstr("it is a folder"));
+  EXPECT_THAT(error_of([&] { AtomicFolder{folder.write("file", "")}; }), HasSubstr("it is a file"));
+  EXPECT_EQ(names_in(folder.path()), (std::set<std::string>{"empty", "file", "link", "pipe"}));
+}
+
+TEST(Files, WritesThroughLinks) {
+  const TemporaryFolder folder;
+  fs::create_directory(folder.path() / "far");
+  folder.write("far/file", "old");
+  fs::create_symlink("far/file", folder.path() / "link");
+  fs::create_symlink("link", folder.path() / "second");
+  write_file_atomically(folder.path() / "second", "new");
+  EXPECT_EQ(read_file(folder.path() / "far/file"), "new");
+  EXPECT_TRUE(fs::is_symlink(folder.path() / "link"));
+  EXPECT_TRUE(fs::is_symlink(folder.path() / "second"));
+
+  fs::create_symlink("far/made", folder.path() / "dangling");
+  write_file_atomically(folder.path() / "dangling", "made");
+  EXPECT_EQ(read_file(folder.path() / "far/made"), "made");
+  EXPECT_EQ(names_in(folder.path() / "far"), (std::set<std::string>{"file", "made"}));
+
+  fs::create_symlink("far/folder", folder.path() / "out");
+  AtomicFolder out(folder.path() / "out" / "");
+  write_file_atomically(out.path() / "a", "1");
+  out.commit();
+  EXPECT_EQ(read_file(folder.path() / "far/folder/a"), "1");
+
+  fs::create_symlink("loop", folder.path() / "loop");
+  EXPECT_THAT(error_of([&] { write_file_atomically(folder.path() / "loop", "x"); }),
+              AllOf(HasSubstr("loop"), HasSubstr("symbolic links")));
+}
+
 // A limit on the size of files stands in for a full disk; it holds for a process, hence the child.
 TEST(FilesDeathTest, ReportsAFullDiskAndLeavesNothing) {
   testing::GTEST_FLAG(death_test_style) = "threadsafe";
