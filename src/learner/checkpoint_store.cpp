@@ -55,7 +55,8 @@ Lora read_adapter_h5(const fs::path& path, const ModelConfig& config) {
   spec.rank = file.attribute_i64("/", "rank");
   spec.alpha = file.attribute_f64("/", "alpha");
   if (spec.rank < 1 || !std::isfinite(spec.alpha))
-    fail("adapter {}: rank {} and alpha {} make no adapter; use another", path.string(), spec.rank, spec.alpha);
+    fail("adapter {}: rank {} and alpha {} make no adapter; use another", path.string(), spec.rank,
+         spec.alpha);
   if (file.has_attribute("/", "rslora")) spec.rslora = file.attribute_bool("/", "rslora");
   spec.targets.clear();
   std::vector<LoraModule> modules;
