@@ -18,34 +18,45 @@ Engine::Engine(const QwenVl& model, Options options) : model_(model), options_(o
 }
 
 std::int64_t Engine::pages_needed(const GenerateRequest& request) const {
-  const auto prompt = static_cast<std::int64_t>(request.prompt->ids.size());
-  const auto members = static_cast<std::int64_t>(request.streams.size());
-  return KvCache::pages_for(prompt) +
-         members * (KvCache::pages_for(prompt + request.sampling.max_new_tokens) - prompt / kPageTokens);
+  return pages_needed(static_cast<std::int64_t>(request.prompt->ids.size()),
+                      static_cast<std::int64_t>(request.streams.size()), request.sampling.max_new_tokens);
 }
 
-void Engine::submit(GenerateRequest request) {
-  const ModelConfig& config = model_.config();
-  const auto prompt = static_cast<std::int64_t>(request.prompt->ids.size());
-  CHECK(prompt > 0 && !request.streams.empty() && request.sampling.max_new_tokens > 0);
-  if (config.text.max_position > 0 && prompt + request.sampling.max_new_tokens > config.text.max_position) {
-    fail(
+std::int64_t Engine::pages_needed(std::int64_t prompt, std::int64_t members, std::int64_t new_tokens) {
+  return KvCache::pages_for(prompt) +
+         members * (KvCache::pages_for(prompt + new_tokens) - prompt / kPageTokens);
+}
+
+std::string Engine::obstacle(const ModelConfig& config, DType type, std::int64_t kv_bytes,
+                             std::int64_t prompt, std::int64_t members, std::int64_t new_tokens) {
+  if (config.text.max_position > 0 && prompt + new_tokens > config.text.max_position) {
+    return fmt::format(
         "prompt of {} tokens with {} new ones is longer than the model's {} positions: shorten the prompt, "
         "or lower "
         "max_pixels or max_new_tokens",
-        prompt, request.sampling.max_new_tokens, config.text.max_position);
+        prompt, new_tokens, config.text.max_position);
   }
-  const std::int64_t page_bytes =
-      KvCache::page_bytes(config, model_.ops().compute_type(), config.text.layers);
-  const std::int64_t needed = pages_needed(request);
-  if (needed * page_bytes > options_.kv_bytes) {
-    fail(
+  const std::int64_t needed =
+      pages_needed(prompt, members, new_tokens) * KvCache::page_bytes(config, type, config.text.layers);
+  if (needed > kv_bytes) {
+    return fmt::format(
         "prompt of {} tokens with {} members of {} new tokens needs {} bytes of cache: rollout.kv_memory "
         "allows {}; "
         "raise it, or lower group_size or max_new_tokens",
-        prompt, request.streams.size(), request.sampling.max_new_tokens, needed * page_bytes,
-        options_.kv_bytes);
+        prompt, members, new_tokens, needed, kv_bytes);
   }
+  return {};
+}
+
+std::string Engine::obstacle(const GenerateRequest& request) const {
+  return obstacle(model_.config(), model_.ops().compute_type(), options_.kv_bytes,
+                  static_cast<std::int64_t>(request.prompt->ids.size()),
+                  static_cast<std::int64_t>(request.streams.size()), request.sampling.max_new_tokens);
+}
+
+void Engine::submit(GenerateRequest request) {
+  CHECK(!request.prompt->ids.empty() && !request.streams.empty() && request.sampling.max_new_tokens > 0);
+  if (const std::string why = obstacle(request); !why.empty()) fail("{}", why);
   if (request.urgent)
     waiting_.push_front(std::move(request));
   else

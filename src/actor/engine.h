@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "core/random.h"
@@ -57,6 +58,12 @@ class Engine {
   Engine(const QwenVl& model, Options options);
 
   void set_adapter(std::shared_ptr<const PackedAdapter> adapter) { adapter_ = std::move(adapter); }
+  /// Why a prompt with so many members of so many new tokens can never fit; empty where it can.
+  static std::string obstacle(const ModelConfig& config, DType type, std::int64_t kv_bytes,
+                              std::int64_t prompt, std::int64_t members, std::int64_t new_tokens);
+  /// Pages that it takes.
+  static std::int64_t pages_needed(std::int64_t prompt, std::int64_t members, std::int64_t new_tokens);
+  std::string obstacle(const GenerateRequest& request) const;
   /// Throws Error for a prompt that can never fit.
   void submit(GenerateRequest request);
   /// Runs until nothing waits and nothing is active; `done` may submit more. `before_each`, where given, is called

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "actor/rollout.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 #include <utility>
@@ -157,6 +159,11 @@ void Rollout::run(SampleSource& source, const RolloutOptions& options,
       request.streams.emplace_back(
           std::initializer_list<std::uint64_t>{options.seed, static_cast<std::uint64_t>(options.step),
                                                hash_text(pending[s].group.sample_id), result.member, 2});
+      if (!engine_.obstacle(request).empty()) {
+        ++times_.captions_too_long;
+        close(s);
+        return;
+      }
       trajectory.stage2_prompt_ids = request.prompt->ids;
       stage2_prompt_tokens += static_cast<std::int64_t>(request.prompt->ids.size());
       engine_.submit(std::move(request));
@@ -176,6 +183,11 @@ void Rollout::run(SampleSource& source, const RolloutOptions& options,
   engine_.run(take, [&](bool idle) {
     for (const RolloutSample& sample : source.next(idle)) begin(sample);
   });
+  if (times_.captions_too_long > 0) {
+    LOG(WARNING) << (options.step < 0 ? std::string("evaluation") : fmt::format("step {}", options.step))
+                 << ": " << times_.captions_too_long
+                 << " captions are too long to be rated alone: they get no rating from their caption";
+  }
   times_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const auto stage2 = static_cast<double>(stage2_prompt_tokens + times_.stage2_tokens);
   const double all = stage2 + static_cast<double>(stage1_prompt_tokens + times_.stage1_tokens);

@@ -56,6 +56,7 @@ struct RolloutTimes {
   double seconds = 0;                                 ///< all of it
   double stage2_seconds = 0;                          ///< its share by tokens through the decoder
   std::int64_t stage1_tokens = 0, stage2_tokens = 0;  ///< generated
+  std::int64_t captions_too_long = 0;                 ///< with no second stage for that reason
 };
 
 /// Hands out the pictures of a rollout bit by bit.
@@ -74,6 +75,7 @@ class Rollout {
   Rollout(const QwenVl& model, const Tokenizer& tokenizer, const ChatIds& chat, Engine& engine)
       : model_(model), tokenizer_(tokenizer), chat_(chat), engine_(engine) {}
 
+  /// A caption whose second stage would exceed the model's positions or the cache gets none; a warning counts them.
   /// Calls `done` for each group as soon as its last member has ended (in an order that may vary with the batch; what a
   /// group holds does not). A member's draws depend on (seed, step, sample id, member, stage) alone.
   void run(std::span<const RolloutSample> samples, const RolloutOptions& options,

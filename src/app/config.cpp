@@ -447,6 +447,8 @@ std::vector<Field> fields_of(Config& c, const fs::path& base) {
   f.number("beta", c.objective.loss.beta, not_negative);
   f.optional_number("ratio_cap", c.objective.loss.ratio_cap, {1});
   f.optional_number("off_policy_mask", c.objective.loss.off_policy_mask, positive);
+  f.boolean("drop_zero_variance", c.objective.drop_zero_variance);
+  f.boolean("mask_truncated", c.objective.mask_truncated);
   f.integer("updates_per_rollout", c.objective.updates_per_rollout, 1, 1000);
   f.integer("micro_batch_tokens", c.objective.micro_batch_tokens, 1, kMany);
   f.boolean("recompute_layers", c.objective.recompute_layers);
@@ -615,6 +617,18 @@ void read_tree(const YamlNode& root, const std::vector<Field>& fields) {
   }
 }
 
+// What the papers of single losses chose; a value that the configuration gives stays.
+void set_defaults_of_loss(ObjectiveSettings& objective, const YamlNode& root) {
+  const YamlNode* section = root.find("objective");
+  const auto given = [&](std::string_view key) { return section != nullptr && section->find(key) != nullptr; };
+  constexpr double kDapoHigh = 0.28, kCispoCap = 5;
+  const Loss loss = objective.loss.loss;
+  if (!given("clip_high") && loss == Loss::dapo) objective.loss.clip_high = kDapoHigh;
+  if (!given("clip_high") && loss == Loss::cispo) objective.loss.clip_high = kCispoCap;
+  if (!given("drop_zero_variance")) objective.drop_zero_variance = loss == Loss::dapo;
+  if (!given("mask_truncated")) objective.mask_truncated = loss == Loss::dapo;
+}
+
 // Settings that are each possible but not together.
 void check_together(const Config& c, const YamlNode& root) {
   const auto where = [&](std::string_view section, std::string_view key) {
@@ -668,6 +682,7 @@ Config load_config(const fs::path& file, std::span<const std::string> overrides)
   config.file = fs::absolute(file).lexically_normal();
   config.train.out = fs::absolute(fs::path("runs") / config.file.stem());
   read_tree(root, fields_of(config, config.file.parent_path()));
+  set_defaults_of_loss(config.objective, root);
   if (config.train.out.empty()) config.train.out = fs::absolute(fs::path("runs") / config.file.stem());
   config.rewards.penalise_leak = config.stage2.leak_guard == LeakGuard::penalise;
   check_together(config, root);

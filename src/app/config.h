@@ -67,6 +67,8 @@ struct PromptSettings {
 struct ObjectiveSettings {
   ObjectiveConfig loss;
   AdvantageConfig advantage;
+  bool drop_zero_variance = false;  ///< groups whose answers are all rewarded alike leave the loss
+  bool mask_truncated = false;      ///< answers cut off by the length limit leave the loss
   std::int64_t updates_per_rollout = 1;
   std::int64_t micro_batch_tokens = 8192;  ///< most tokens of one forward and backward pass
   bool recompute_layers =
@@ -119,7 +121,8 @@ struct Config {
 };
 
 /// Reads a configuration. `overrides` ("a.b=value", value in YAML) replace values of the file, the last one
-/// wins. Missing keys keep their defaults. Relative paths, those of overrides included, are made absolute
+/// wins. Missing keys keep their defaults; those of clip_high, drop_zero_variance and mask_truncated depend on
+/// objective.loss. Relative paths, those of overrides included, are made absolute
 /// from the file's folder, `train.out` from the working directory. Whether files exist is not asked here.
 /// Throws Error (usage) with file:line and key: unknown key (with the nearest valid one), wrong type, wrong
 /// range, settings that contradict each other.

@@ -6,10 +6,10 @@
 #include <cstring>
 #include <limits>
 
+#include "app/learn_inputs.h"
 #include "app/step_replay.h"
 
 namespace biqa {
-namespace {
 
 const char* name_of(Loss loss) {
   switch (loss) {
@@ -45,6 +45,19 @@ const char* name_of(Kl kl) {
   }
   return "?";
 }
+const char* name_of(AdvantageScale scale) {
+  switch (scale) {
+    case AdvantageScale::group:
+      return "group";
+    case AdvantageScale::batch:
+      return "batch";
+    case AdvantageScale::none:
+      return "none";
+  }
+  return "?";
+}
+
+namespace {
 
 void write_vector(Hdf5Writer& out, const std::string& path, const std::vector<float>& values) {
   out.dataset(path, std::span<const float>(values), {static_cast<std::int64_t>(values.size())});
@@ -52,25 +65,43 @@ void write_vector(Hdf5Writer& out, const std::string& path, const std::vector<fl
 void write_ids(Hdf5Writer& out, const std::string& path, const std::vector<std::int64_t>& values) {
   out.dataset(path, std::span<const std::int64_t>(values), {static_cast<std::int64_t>(values.size())});
 }
+void write_result(Hdf5Writer& out, const std::string& prefix, const SequenceResult& result) {
+  write_vector(out, prefix + "learner_logp", result.learner_logp);
+  if (!result.reference_logp.empty()) write_vector(out, prefix + "reference_logp", result.reference_logp);
+  write_vector(out, prefix + "token_loss", result.token_loss);
+}
 
-}  // namespace
+/// An adapter with the scale of each module at its A.
+void write_adapter(Hdf5Writer& out, const std::string& part, const Lora& lora) {
+  write_factors(out, part, *lora.layout, lora.values);
+  for (const LoraModule& m : lora.layout->modules())
+    out.attribute(part + "/" + peft_key(m, 'A'), "scale", m.scale);
+}
 
-void write_step_dump(const std::filesystem::path& file, const StepDump& dump, std::span<const Group> groups,
-                     std::span<const std::filesystem::path> images, const Policy& policy,
-                     const Config& config) {
-  Hdf5Writer out(file);
+void write_settings(Hdf5Writer& out, const StepDump& dump, const Config& config) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const ObjectiveSettings& objective = config.objective;
   out.attribute("/", "step", dump.step);
   out.attribute("/", "lr", dump.lr);
   out.attribute("/", "temperature", config.rollout.temperature);
-  out.attribute("/", "beta", config.objective.loss.beta);
-  out.attribute("/", "clip_low", config.objective.loss.clip_low);
-  out.attribute("/", "clip_high", config.objective.loss.clip_high);
-  out.attribute("/", "loss", name_of(config.objective.loss.loss));
-  out.attribute("/", "kl", name_of(config.objective.loss.kl));
+  out.attribute("/", "beta", objective.loss.beta);
+  out.attribute("/", "clip_low", objective.loss.clip_low);
+  out.attribute("/", "clip_high", objective.loss.clip_high);
+  out.attribute("/", "ratio_cap", objective.loss.ratio_cap.value_or(nan));
+  out.attribute("/", "off_policy_mask", objective.loss.off_policy_mask.value_or(nan));
+  out.attribute("/", "loss", name_of(objective.loss.loss));
+  out.attribute("/", "kl", name_of(objective.loss.kl));
   out.attribute("/", "advantage",
-                config.objective.advantage.kind == AdvantageKind::sum_then_normalise ? "sum_then_normalise"
-                                                                                     : "normalise_then_sum");
+                objective.advantage.kind == AdvantageKind::sum_then_normalise ? "sum_then_normalise"
+                                                                              : "normalise_then_sum");
+  out.attribute("/", "advantage_scale", name_of(objective.advantage.scale));
+  out.attribute("/", "drop_zero_variance", objective.drop_zero_variance);
+  out.attribute("/", "mask_truncated", objective.mask_truncated);
+  out.attribute("/", "stage2_trained", config.stage2.train);
   out.attribute("/", "group_size", config.rollout.group_size);
+  out.attribute("/", "max_new_tokens", config.rollout.max_new_tokens);
+  out.attribute("/", "micro_batch_tokens", objective.micro_batch_tokens);
+  out.attribute("/", "dtype", name_of(config.model.dtype));
   out.attribute("/", "max_grad_norm", config.optimizer.max_grad_norm);
   out.attribute("/", "grad_norm", dump.result.grad_norm);
   out.attribute("/", "loss_value", dump.result.loss);
@@ -79,9 +110,26 @@ void write_step_dump(const std::filesystem::path& file, const StepDump& dump, st
   out.attribute("/", "beta2", config.optimizer.adamw.beta2);
   out.attribute("/", "eps", config.optimizer.adamw.eps);
   out.attribute("/", "weight_decay", config.optimizer.adamw.weight_decay);
+  const LoraSpec& lora = dump.adapter_before.layout->spec();
+  out.attribute("/", "lora_rank", lora.rank);
+  out.attribute("/", "lora_alpha", lora.alpha);
+  out.attribute("/", "lora_rslora", lora.rslora);
+  out.attribute("/", "lora_dropout", config.lora.dropout);
+  out.attribute("/", "seed", config.train.seed);
+}
+
+}  // namespace
+
+void write_step_dump(const std::filesystem::path& file, const StepDump& dump, std::span<const Group> groups,
+                     std::span<const std::filesystem::path> images, const Policy& policy,
+                     const Config& config) {
+  Hdf5Writer out(file);
+  write_settings(out, dump, config);
   const LoraLayout& layout = *dump.adapter_before.layout;
-  out.attribute("/", "lora_rank", layout.spec().rank);
-  out.attribute("/", "lora_alpha", layout.spec().alpha);
+  const std::vector<bool> dropped = dropped_groups(groups, config);
+  const auto mask = [&](std::size_t group, bool finished, std::size_t tokens) {
+    return std::vector<float>(tokens, !dropped[group] && counts(finished, config) ? 1.0F : 0.0F);
+  };
 
   std::size_t number = 0;
   for (std::size_t g = 0; g < groups.size(); ++g) {
@@ -115,16 +163,22 @@ void write_step_dump(const std::filesystem::path& file, const StepDump& dump, st
       }
       out.dataset(path + "/position_ids", std::span<const std::int64_t>(flat),
                   {3, static_cast<std::int64_t>(flat.size() / 3)});
-      write_vector(out, path + "/mask", std::vector<float>(t.completion_ids.size(), 1.0F));
-      write_vector(out, path + "/behaviour_logp", t.behaviour_logp);
-      const SequenceResult& result = dump.sequences.at({g, m});
-      write_vector(out, path + "/learner_logp", result.learner_logp);
-      if (!result.reference_logp.empty()) write_vector(out, path + "/reference_logp", result.reference_logp);
-      write_vector(out, path + "/token_loss", result.token_loss);
+      write_vector(out, path + "/mask", mask(g, t.finished, t.completion_ids.size()));
+      if (!t.behaviour_logp.empty()) write_vector(out, path + "/behaviour_logp", t.behaviour_logp);
+      write_result(out, path + "/", dump.sequences.at({g, m}));
+      if (learns_stage2(t, config)) {
+        write_vector(out, path + "/stage2_mask", mask(g, t.stage2_finished, t.stage2_completion_ids.size()));
+        write_vector(out, path + "/stage2_behaviour_logp", t.stage2_behaviour_logp);
+        write_result(out, path + "/stage2_", dump.stage2.at({g, m}));
+      }
       const auto nan = std::numeric_limits<double>::quiet_NaN();
       out.attribute(path, "id", group.sample_id);
       out.attribute(path, "group", static_cast<std::int64_t>(g));
       out.attribute(path, "member", t.member);
+      out.attribute(path, "dropped", bool{dropped[g]});
+      out.attribute(path, "truncated", !t.finished);
+      out.attribute(path, "dropout_key", dropout_key(group));
+      out.attribute(path, "stage2_dropout_key", stage2_dropout_key(group, t.member));
       out.attribute(path, "score", group.score);
       out.attribute(path, "human_text", group.human_text);
       out.attribute(path, "text", t.text);
@@ -139,7 +193,8 @@ void write_step_dump(const std::filesystem::path& file, const StepDump& dump, st
       out.attribute(path, "advantage", t.advantage);
     }
   }
-  write_factors(out, "adapter_before", layout, dump.adapter_before.values);
+  write_adapter(out, "adapter_before", dump.adapter_before);
+  if (dump.reference) write_adapter(out, "reference_adapter", *dump.reference);
   write_factors(out, "adapter_after", layout, dump.adapter_after.values);
   write_factors(out, "gradient", layout, dump.gradient);
   write_factors(out, "adam_m_before", layout, dump.m_before);

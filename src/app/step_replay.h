@@ -16,11 +16,9 @@ namespace biqa {
 void write_factors(Hdf5Writer& out, const std::string& part, const LoraLayout& layout,
                    std::span<const float> values);
 
-/// Reads such datasets. Throws Error naming a missing tensor or a wrong shape.
-std::vector<float> read_factors(const Hdf5File& file, const std::string& part, const LoraLayout& layout);
-
 /// Computes a dumped step again with the learner's code (packing and shared prompts included) and writes
-/// learner_logp, reference_logp, token_loss, gradient/…, adapter_after/… and grad_norm under the names of the dump.
+/// learner_logp, reference_logp, token_loss (those of stage 2 too where it was trained), gradient/…, adapter_after/…,
+/// grad_norm and loss_value under the names of the dump. Throws Error as read_step.
 void replay_step(const Policy& policy, const std::filesystem::path& dump, const std::filesystem::path& out);
 
 }  // namespace biqa

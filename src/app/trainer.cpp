@@ -21,11 +21,13 @@
 #include "actor/rollout.h"
 #include "app/curves.h"
 #include "app/evaluation.h"
+#include "app/learn_inputs.h"
 #include "app/plan.h"
 #include "app/policy.h"
 #include "app/program.h"
 #include "app/progress.h"
 #include "app/rank_log.h"
+#include "app/run_checks.h"
 #include "app/run_folder.h"
 #include "app/step_dump.h"
 #include "app/work_share.h"
@@ -258,20 +260,8 @@ class Trainer {
     if (leader_) {
       for (const BadRow& row : bad) LOG(WARNING) << "left out " << row.reason;
     }
-    const auto images = static_cast<std::int64_t>(train_.size());
-    steps_per_epoch_ = images / config_.rollout.images_per_step;
-    if (steps_per_epoch_ == 0) {
-      fail_usage("rollout.images_per_step {} is more than the {} images of {}: lower it",
-                 config_.rollout.images_per_step, images, config_.data.train.string());
-    }
-    for (const Sample& sample : train_) {
-      if (sft_ && sample.completion.empty()) {
-        fail(
-            "cannot train with objective.loss sft: sample {} of {} has no \"completion\"; add the answer to "
-            "learn from",
-            sample.id, config_.data.train.string());
-      }
-    }
+    check_training_data(config_, train_);
+    steps_per_epoch_ = static_cast<std::int64_t>(train_.size()) / config_.rollout.images_per_step;
     total_steps_ = config_.train.steps > 0 ? config_.train.steps : config_.train.epochs * steps_per_epoch_;
     keep_annotations();
   }
@@ -301,6 +291,9 @@ class Trainer {
   }
 
   void start_engine() {
+    check_lengths(config_,
+                  {policy_.model->config(), *policy_.tokenizer, policy_.chat, policy_.pictures->config()},
+                  train_, eval_);
     if (!actor_) return;
     engine_ = std::make_unique<Engine>(*policy_.model,
                                        Engine::Options{static_cast<std::int64_t>(config_.rollout.kv_memory)});
@@ -317,6 +310,7 @@ class Trainer {
       start = read_any_adapter(config_.model.adapter, model);
       follow_adapter(start.layout->spec());
       reference_ = pack_adapter(model, start, *policy_.ops);
+      if (leader_ && !config_.train.dump_steps.empty()) dump_reference_ = start;
     }
     adapter_ = start;
     if (!learner_) return;
@@ -790,23 +784,42 @@ class Trainer {
 
   /// objective.loss sft: cross-entropy on the manifest's completions, no rollout.
   UpdateResult learn_from_answers(const std::vector<std::size_t>& rows) {
-    const auto own = static_cast<std::size_t>(roles_.learner_index(world_.rank()));
-    std::vector<std::vector<std::int64_t>> answers;
-    std::vector<LearnerGroup> inputs;
-    answers.reserve(rows.size());
-    for (std::size_t i = own; i < rows.size(); i += roles_.learners.size()) {
+    const std::int64_t step = step_ + 1;
+    const auto me = static_cast<std::size_t>(roles_.learner_index(world_.rank()));
+    std::vector<std::vector<std::size_t>> shares(roles_.learners.size());
+    std::vector<Group> groups(rows.size());
+    std::vector<EncodedPicture> pictures(rows.size());
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      shares[i % shares.size()].push_back(i);
+      if (i % shares.size() != me && !dumps(step)) continue;
       const Sample& sample = train_[rows[i]];
-      const EncodedPicture picture = policy_.pictures->encode(sample.image);
-      answers.push_back(completion_ids(*policy_.tokenizer, policy_.chat, sample.completion));
-      inputs.push_back(
-          {policy_.prompt(config_.prompts.texts.system, std::span(&picture, 1), config_.prompts.texts.user),
-           {{answers.back(), {}, {}, 0.0}},
-           hash_text(sample.id)});
+      pictures[i] = policy_.pictures->encode(sample.image);
+      Group& group = groups[i];
+      group.sample_id = sample.id;
+      group.sample_index = static_cast<std::int64_t>(rows[i]);
+      group.step = step;
+      group.score = sample.score;
+      group.human_text = sample.human_text();
+      group.prompt_ids = policy_
+                             .prompt(config_.prompts.texts.system, std::span(&pictures[i], 1),
+                                     config_.prompts.texts.user)
+                             ->ids;
+      Trajectory& answer = group.members.emplace_back();
+      answer.text = sample.completion;
+      answer.completion_ids = completion_ids(*policy_.tokenizer, policy_.chat, sample.completion);
+      answer.finished = true;
     }
+    LearnInputs inputs(groups, config_, policy_.model->config());
+    for (const std::size_t index : shares[me]) inputs.add(index, pictures[index]);
     lr_ = rate();
-    const UpdateResult result = trainer_->update(inputs, lr_);
+    const UpdateResult result = update(step, groups, shares, inputs, dumps(step));
     adapter_ = trainer_->adapter();
     return result;
+  }
+
+  bool dumps(std::int64_t step) const {
+    const auto& steps = config_.train.dump_steps;
+    return std::find(steps.begin(), steps.end(), step) != steps.end();
   }
 
   /// Learning rate of the next update.
@@ -817,44 +830,17 @@ class Trainer {
 
   UpdateResult learn(std::int64_t step, const std::vector<Group>& groups) {
     const auto shares = deal(groups);
-    const auto& own = shares[static_cast<std::size_t>(roles_.learner_index(world_.rank()))];
-    std::vector<LearnerGroup> inputs;
-    const ModelConfig& model = policy_.model->config();
-    for (const std::size_t index : own) {
-      const Group& group = groups[index];
-      const EncodedPicture picture =
-          policy_.pictures->encode(train_[static_cast<std::size_t>(group.sample_index)].image);
-      const std::uint64_t key = mix64(hash_text(group.sample_id) ^ mix64(static_cast<std::uint64_t>(step)));
-      LearnerGroup input{prompt_of_ids(model, group.prompt_ids, std::span(&picture, 1)), {}, key};
-      for (const Trajectory& t : group.members)
-        input.sequences.push_back(
-            {t.completion_ids, t.behaviour_logp, {}, t.advantage, static_cast<std::uint64_t>(t.member)});
-      inputs.push_back(std::move(input));
-      if (!config_.stage2.train) continue;
-      for (const Trajectory& t : group.members) {
-        if (t.stage2_completion_ids.empty()) continue;
-        inputs.push_back({prompt_of_ids(model, t.stage2_prompt_ids, {}),
-                          {{t.stage2_completion_ids, t.stage2_behaviour_logp, {}, t.advantage}},
-                          mix64(key ^ (static_cast<std::uint64_t>(t.member) + 1))});
-      }
+    LearnInputs inputs(groups, config_, policy_.model->config());
+    for (const std::size_t index : shares[static_cast<std::size_t>(roles_.learner_index(world_.rank()))]) {
+      inputs.add(index, policy_.pictures->encode(
+                            train_[static_cast<std::size_t>(groups[index].sample_index)].image));
     }
-    const auto& dumps = config_.train.dump_steps;
-    const bool dump = std::find(dumps.begin(), dumps.end(), step) != dumps.end();
     UpdateResult result;
     double clipped = 0;
     for (std::int64_t pass = 0; pass < config_.objective.updates_per_rollout; ++pass) {
-      const std::int64_t updates = trainer_->updates();
       const double lr = rate();
-      StepDump record;
-      const bool dump_now = dump && pass == 0;
-      if (dump_now) {
-        record.adapter_before = trainer_->adapter();
-        trainer_->collect_moments(record.m_before, record.v_before);
-        record.updates_before = updates;
-      }
-      std::vector<SequenceResult> sequences;
-      const UpdateResult update = trainer_->update(inputs, lr, dump_now ? &sequences : nullptr);
-      if (update.skipped) {
+      const UpdateResult done = update(step, groups, shares, inputs, dumps(step) && pass == 0);
+      if (done.skipped) {
         LOG(WARNING) << "step " << step
                      << ": the gradient is not finite; the update is skipped on every learner";
         if (++skipped_ > kMostSkipped)
@@ -863,16 +849,14 @@ class Trainer {
       } else {
         skipped_ = 0;
       }
-      if (dump_now)
-        write_dump(step, groups, shares, own, std::move(sequences), std::move(record), update, lr);
       // The first pass is the one that is on-policy: its figures are the step's, but for those of clipping.
       if (pass > 0) {
-        result.ratio_max_deviation = std::max(result.ratio_max_deviation, update.ratio_max_deviation);
-        clipped += update.clip_fraction;
+        result.ratio_max_deviation = std::max(result.ratio_max_deviation, done.ratio_max_deviation);
+        clipped += done.clip_fraction;
         continue;
       }
-      result = update;
-      clipped = update.clip_fraction;
+      result = done;
+      clipped = done.clip_fraction;
       lr_ = lr;
     }
     result.clip_fraction = clipped / static_cast<double>(config_.objective.updates_per_rollout);
@@ -880,26 +864,41 @@ class Trainer {
     return result;
   }
 
-  void write_dump(std::int64_t step, const std::vector<Group>& groups,
-                  const std::vector<std::vector<std::size_t>>& shares, const std::vector<std::size_t>& own,
-                  std::vector<SequenceResult> sequences, StepDump record, const UpdateResult& result,
-                  double lr) {
-    CHECK(!config_.stage2.train || own.empty() || sequences.size() >= own.size());
+  /// One update, with its dump where one is asked for.
+  UpdateResult update(std::int64_t step, const std::vector<Group>& groups,
+                      const std::vector<std::vector<std::size_t>>& shares, const LearnInputs& inputs,
+                      bool dump) {
+    const double lr = rate();
+    if (!dump) return trainer_->update(inputs.groups(), lr);
+    StepDump record;
+    record.adapter_before = trainer_->adapter();
+    trainer_->collect_moments(record.m_before, record.v_before);
+    record.updates_before = trainer_->updates();
+    record.reference = dump_reference_;
+    record.lr = lr;
+    record.step = step;
+    std::vector<SequenceResult> sequences;
+    record.result = trainer_->update(inputs.groups(), lr, &sequences);
+    const UpdateResult result = record.result;
+    write_dump(groups, shares, sequences, std::move(record));
+    return result;
+  }
+
+  void write_dump(const std::vector<Group>& groups, const std::vector<std::vector<std::size_t>>& shares,
+                  const std::vector<SequenceResult>& sequences, StepDump record) {
     const auto gathered = learners_->gather_bytes(serialise_records(sequences), 0);
     record.gradient = trainer_->collect_gradient();
     record.adapter_after = trainer_->adapter();
     if (!leader_) return;
-    record.lr = lr;
-    record.result = result;
-    record.step = step;
     for (std::size_t rank = 0; rank < gathered.size(); ++rank) {
       std::vector<SequenceResult> theirs = parse_records(gathered[rank]);
       std::size_t next = 0;
       for (const std::size_t index : shares[rank]) {
-        const std::size_t members = groups[index].members.size();
-        for (std::size_t m = 0; m < members; ++m) record.sequences[{index, m}] = std::move(theirs[next++]);
-        if (config_.stage2.train) {
-          for (const Trajectory& t : groups[index].members) next += t.stage2_completion_ids.empty() ? 0 : 1;
+        const std::vector<Trajectory>& members = groups[index].members;
+        for (std::size_t m = 0; m < members.size(); ++m)
+          record.sequences[{index, m}] = std::move(theirs.at(next++));
+        for (std::size_t m = 0; m < members.size(); ++m) {
+          if (learns_stage2(members[m], config_)) record.stage2[{index, m}] = std::move(theirs.at(next++));
         }
       }
     }
@@ -907,7 +906,7 @@ class Trainer {
     images.reserve(groups.size());
     for (const Group& group : groups)
       images.push_back(train_[static_cast<std::size_t>(group.sample_index)].image);
-    write_step_dump(folder_->dump_file(step), record, groups, images, policy_, config_);
+    write_step_dump(folder_->dump_file(record.step), record, groups, images, policy_, config_);
   }
 
   /// The first learner's adapter to everyone who holds one; acknowledged by digest.
@@ -1270,6 +1269,7 @@ class Trainer {
   std::unique_ptr<Communicator> learners_, holders_;
   Lora adapter_;
   std::shared_ptr<const PackedAdapter> reference_;
+  std::optional<Lora> dump_reference_;  // unpacked, for dumps
   std::unique_ptr<Learner> trainer_;
   std::unique_ptr<CheckpointWriter> writer_;
   std::optional<WorkShare> share_;

@@ -1,13 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "data/manifest.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cctype>
-#include <cerrno>
-#include <cstring>
 #include <nlohmann/json.hpp>
 #include <string_view>
 #include <unordered_map>
@@ -34,8 +29,8 @@ std::string required_text(const JsonFields& fields, const std::string& key) {
   return *std::move(text);
 }
 
-// Opening is the only sure way to learn whether reading is allowed.
-void check_readable(const fs::path& image, const std::string& where) {
+// The header's size; throws Error with `where` for what a run could not read.
+ImageSize check_picture(const fs::path& image, const std::string& where) {
   std::error_code problem;
   const fs::file_status status = fs::status(image, problem);
   if (!fs::exists(status)) {
@@ -47,12 +42,11 @@ void check_readable(const fs::path& image, const std::string& where) {
   if (!fs::is_regular_file(status)) {
     fail("cannot use {}: image {} is not a file; correct the path", where, image.string());
   }
-  const int descriptor = ::open(image.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) {
-    fail("cannot use {}: image {} cannot be opened: {}; check its permissions", where, image.string(),
-         std::strerror(errno));
+  try {
+    return read_image_size(image);
+  } catch (const Error& refused) {
+    fail("cannot use {}: {}", where, refused.what());
   }
-  ::close(descriptor);
 }
 
 Sample parse_row(std::string_view line, const fs::path& manifest, const std::string& where,
@@ -102,7 +96,7 @@ std::vector<Sample> read_rows(const fs::path& file, const RowRules& rules, std::
         fail("cannot use {}: id '{}' stands in line {} already; remove one row or give it another id", where,
              sample.id, earlier->second);
       }
-      if (rules.check_images) check_readable(sample.image, where);
+      if (rules.check_images) sample.size = check_picture(sample.image, where);
       line_of_id.emplace(sample.id, number);
       samples.push_back(std::move(sample));
     } catch (const Error& problem) {

@@ -11,12 +11,15 @@
 #include <string>
 #include <vector>
 
+#include "io/image.h"
+
 namespace biqa {
 
 struct Sample {
   std::string id;
   std::filesystem::path
       image;         ///< absolute, or as reachable from the working directory as the manifest itself
+  ImageSize size;    ///< of the picture as stored; 0 x 0 where images were not checked
   double score = 0;  ///< human score on 1..5, higher is better
   std::optional<double> raw_score;     ///< in the set's own units
   std::string set;                     ///< name of the data set; the manifest's stem where a row has none
@@ -34,8 +37,8 @@ struct BadRow {
 };
 
 /// Reads a manifest in the order of its rows. Throws Error with file:line on a line that is not such an
-/// object, a score that is no number on 1..5, an id given twice, with `check_images` an image that is not a
-/// readable file; and when no row is left. With `skip_bad` bad rows are left out and listed in `bad` (where given).
+/// object, a score that is no number on 1..5, an id given twice, with `check_images` an image that is missing, unreadable or
+/// whose header read_image would refuse; and when no row is left. With `skip_bad` bad rows are left out and listed in `bad` (where given).
 std::vector<Sample> read_manifest(const std::filesystem::path& file, bool skip_bad = false,
                                   std::vector<BadRow>* bad = nullptr, bool check_images = true);
 

@@ -158,6 +158,21 @@ int swap_folders(const fs::path& temporary, const fs::path& target) {
   return ::rename(aside.c_str(), temporary.c_str()) == 0 ? 0 : errno;
 }
 
+/// At most `bytes` from where the descriptor stands.
+std::string read_from(const Descriptor& file, const fs::path& path, std::size_t bytes) {
+  std::string content(bytes, '\0');
+  std::size_t filled = 0;
+  while (filled < content.size()) {
+    const ssize_t count = ::read(file.get(), content.data() + filled, content.size() - filled);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) fail_with(errno, "read", path);
+    if (count == 0) break;
+    filled += static_cast<std::size_t>(count);
+  }
+  content.resize(filled);
+  return content;
+}
+
 }  // namespace
 
 std::string read_file(const fs::path& path, std::size_t max_bytes) {
@@ -169,17 +184,13 @@ std::string read_file(const fs::path& path, std::size_t max_bytes) {
         "right file",
         path.string(), opened.size, max_bytes);
   }
-  std::string content(opened.size, '\0');
-  std::size_t filled = 0;
-  while (filled < content.size()) {
-    const ssize_t count = ::read(file.get(), content.data() + filled, content.size() - filled);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) fail_with(errno, "read", path);
-    if (count == 0) break;
-    filled += static_cast<std::size_t>(count);
-  }
-  content.resize(filled);
-  return content;
+  return read_from(file, path, opened.size);
+}
+
+std::string read_beginning(const fs::path& path, std::size_t bytes) {
+  const Opened opened = open_regular(path);
+  const Descriptor file(opened.descriptor);
+  return read_from(file, path, std::min<std::size_t>(opened.size, bytes));
 }
 
 MappedFile::MappedFile(const fs::path& path) {

@@ -17,6 +17,9 @@ inline constexpr std::size_t kMaxTextFile = std::size_t{256} << 20;
 /// The whole content of a regular file. Throws Error when it cannot be read or is longer than `max_bytes`.
 std::string read_file(const std::filesystem::path& path, std::size_t max_bytes = kMaxTextFile);
 
+/// At most the first `bytes` of a regular file. Throws Error when it cannot be read.
+std::string read_beginning(const std::filesystem::path& path, std::size_t bytes);
+
 /// A file mapped read-only; move-only. The bytes stay where they are when the object moves.
 /// The file must not be shortened by others while it is mapped.
 class MappedFile {

@@ -85,7 +85,13 @@ Image turn_upright(Pixels&& pixels) {
   return upright;
 }
 
-Pixels decode_by_content(const PictureFile& file) {
+/// What reads a format, whole and its header.
+struct Format {
+  Pixels (*decode)(const PictureFile&);
+  ImageSize (*size)(const PictureFile&);
+};
+
+Format format_of(const PictureFile& file) {
   const std::string_view head(reinterpret_cast<const char*>(file.content.data()),
                               std::min<std::size_t>(file.content.size(), 16));
   using std::string_view_literals::operator""sv;
@@ -93,26 +99,26 @@ Pixels decode_by_content(const PictureFile& file) {
     file.refuse("the file is empty");
   }
   if (head.starts_with("\xFF\xD8\xFF"sv)) {
-    return decode_jpeg(file);
+    return {decode_jpeg, size_of_jpeg};
   }
   if (head.starts_with("\x89PNG\r\n\x1A\n"sv)) {
-    return decode_png(file);
+    return {decode_png, size_of_png};
   }
   if (head.starts_with("RIFF"sv) &&
       head.substr(std::min<std::size_t>(head.size(), 8)).starts_with("WEBP"sv)) {
-    return decode_webp(file);
+    return {decode_webp, size_of_webp};
   }
   for (const std::string_view magic : {"II*\0"sv, "MM\0*"sv, "II+\0"sv, "MM\0+"sv}) {
     if (head.starts_with(magic)) {
-      return decode_tiff(file);
+      return {decode_tiff, size_of_tiff};
     }
   }
   if (head.starts_with("BM"sv)) {
-    return decode_bmp(file);
+    return {decode_bmp, size_of_bmp};
   }
   if (head.size() > 2 && head[0] == 'P' && head[1] >= '1' && head[1] <= '6' &&
       " \t\n\v\f\r#"sv.find(head[2]) != std::string_view::npos) {
-    return decode_pnm(file);
+    return {decode_pnm, size_of_pnm};
   }
   file.refuse("not a picture: its content is neither JPEG, PNG, BMP, WebP, TIFF nor PNM");
 }
@@ -121,7 +127,8 @@ Pixels decode_by_content(const PictureFile& file) {
 }  // namespace image
 
 Image decode_image(std::span<const std::byte> content, const std::string& where, const ImageLimits& limits) {
-  image::Pixels pixels = image::decode_by_content({content, where, limits});
+  const image::PictureFile file{content, where, limits};
+  image::Pixels pixels = image::format_of(file).decode(file);
   if (pixels.channels == 4) {
     image::composite_over_white(pixels);
   }
@@ -131,6 +138,27 @@ Image decode_image(std::span<const std::byte> content, const std::string& where,
 Image read_image(const std::filesystem::path& path, const ImageLimits& limits) {
   const std::string content = read_file(path, static_cast<std::size_t>(limits.max_file_bytes));
   return decode_image(std::as_bytes(std::span(content.data(), content.size())), path.string(), limits);
+}
+
+ImageSize read_image_size(const std::filesystem::path& path, const ImageLimits& limits) {
+  constexpr std::size_t kHeaderBytes = std::size_t{64} << 10;
+  const std::string where = path.string();
+  const auto size_in = [&](const std::string& content) {
+    const image::PictureFile file{std::as_bytes(std::span(content.data(), content.size())), where, limits};
+    return image::format_of(file).size(file);
+  };
+  std::error_code unknown;
+  const std::uintmax_t bytes = std::filesystem::file_size(path, unknown);
+  if (!unknown && bytes > static_cast<std::uintmax_t>(limits.max_file_bytes))
+    read_file(path, static_cast<std::size_t>(limits.max_file_bytes));  // refuses it
+  const std::string beginning = read_beginning(path, kHeaderBytes);
+  if (beginning.size() < kHeaderBytes) return size_in(beginning);
+  try {
+    return size_in(beginning);
+  } catch (const Error&) {
+    // The header may be longer, or stand at the end as in many TIFF files; the whole file decides.
+    return size_in(read_file(path, static_cast<std::size_t>(limits.max_file_bytes)));
+  }
 }
 
 void write_png(const std::filesystem::path& path, const Image& image) {

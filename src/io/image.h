@@ -41,6 +41,16 @@ struct ImageLimits {
 /// outside the limits or not a picture; a damaged file never yields a partly filled picture.
 Image read_image(const std::filesystem::path& path, const ImageLimits& limits = {});
 
+/// Sides of a picture as they are stored, before its orientation is applied.
+struct ImageSize {
+  std::int64_t width = 0;
+  std::int64_t height = 0;
+};
+
+/// Reads no more than the header, which is quick: 64 KiB of most files. Throws Error as read_image would where the header
+/// shows it (empty, not a picture, cut off before its pixels, outside the limits); damage behind it goes unseen.
+ImageSize read_image_size(const std::filesystem::path& path, const ImageLimits& limits = {});
+
 /// As read_image for a file's content; `where` names it in errors.
 Image decode_image(std::span<const std::byte> content, const std::string& where,
                    const ImageLimits& limits = {});

@@ -40,6 +40,15 @@ struct Pixels {
       : width(w), height(h), channels(c), samples(static_cast<std::size_t>(w * h * c)) {}
 };
 
+/// Sizes from the header alone, checked against the limits. The content may be the beginning of a file; throws Error, as
+/// for a damaged file, where it ends too early.
+ImageSize size_of_jpeg(const PictureFile& file);
+ImageSize size_of_png(const PictureFile& file);
+ImageSize size_of_webp(const PictureFile& file);
+ImageSize size_of_tiff(const PictureFile& file);
+ImageSize size_of_bmp(const PictureFile& file);
+ImageSize size_of_pnm(const PictureFile& file);
+
 Pixels decode_jpeg(const PictureFile& file);
 Pixels decode_png(const PictureFile& file);
 Pixels decode_webp(const PictureFile& file);

@@ -134,6 +134,15 @@ int orientation_of(const jpeg_decompress_struct& info) {
 
 }  // namespace
 
+ImageSize size_of_jpeg(const PictureFile& file) {
+  JpegReader reader(file.content);
+  if (!reader.read_header()) {
+    file.refuse(reader.message());
+  }
+  file.check_size(reader.info().image_width, reader.info().image_height);
+  return {reader.info().image_width, reader.info().image_height};
+}
+
 Pixels decode_jpeg(const PictureFile& file) {
   JpegReader reader(file.content);
   if (!reader.read_header()) {

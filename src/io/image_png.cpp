@@ -110,6 +110,15 @@ class PngReader {
 
 }  // namespace
 
+ImageSize size_of_png(const PictureFile& file) {
+  PngReader reader(file.content);
+  if (!reader.read_header()) {
+    file.refuse(reader.message());
+  }
+  file.check_size(reader.width(), reader.height());
+  return {reader.width(), reader.height()};
+}
+
 Pixels decode_png(const PictureFile& file) {
   PngReader reader(file.content);
   if (!reader.read_header()) {

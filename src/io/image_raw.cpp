@@ -217,6 +217,12 @@ std::vector<std::uint8_t> scale_to_255(std::int64_t most) {
 
 }  // namespace
 
+ImageSize size_of_bmp(const PictureFile& file) {
+  const BmpLayout layout = read_bmp_header(file);
+  file.check_size(layout.width, layout.height);
+  return {layout.width, layout.height};
+}
+
 Pixels decode_bmp(const PictureFile& file) {
   const BmpLayout layout = read_bmp_header(file);
   file.check_size(layout.width, layout.height);
@@ -246,19 +252,42 @@ Pixels decode_bmp(const PictureFile& file) {
   return pixels;
 }
 
-Pixels decode_pnm(const PictureFile& file) {
-  const int kind = std::to_integer<int>(file.content[1]) - '0';
-  const bool plain = kind <= 3;
-  const bool bilevel = kind == 1 || kind == 4;
-  const std::int64_t stored_channels = kind == 3 || kind == 6 ? 3 : 1;
-  PnmWords words(file);
-  const std::int64_t width = words.number("width");
-  const std::int64_t height = words.number("height");
-  const std::int64_t most = bilevel ? 1 : words.number("maximum");
-  if (most < 1 || most > 65535) {
-    file.refuse(fmt::format("a PNM maximum of {}", most));
+namespace {
+
+struct PnmHeader {
+  int kind = 0;  ///< 1 … 6
+  std::int64_t width = 0, height = 0, most = 0;
+};
+
+PnmHeader read_pnm_header(const PictureFile& file, PnmWords& words) {
+  PnmHeader header;
+  header.kind = std::to_integer<int>(file.content[1]) - '0';
+  const bool bilevel = header.kind == 1 || header.kind == 4;
+  header.width = words.number("width");
+  header.height = words.number("height");
+  header.most = bilevel ? 1 : words.number("maximum");
+  if (header.most < 1 || header.most > 65535) {
+    file.refuse(fmt::format("a PNM maximum of {}", header.most));
   }
-  file.check_size(width, height);
+  file.check_size(header.width, header.height);
+  return header;
+}
+
+}  // namespace
+
+ImageSize size_of_pnm(const PictureFile& file) {
+  PnmWords words(file);
+  const PnmHeader header = read_pnm_header(file, words);
+  return {header.width, header.height};
+}
+
+Pixels decode_pnm(const PictureFile& file) {
+  PnmWords words(file);
+  const PnmHeader header = read_pnm_header(file, words);
+  const int kind = header.kind;
+  const std::int64_t width = header.width, height = header.height, most = header.most;
+  const bool plain = kind <= 3;
+  const std::int64_t stored_channels = kind == 3 || kind == 6 ? 3 : 1;
   const std::int64_t row = width * stored_channels;
   const std::int64_t sample_bytes = most > 255 ? 2 : 1;
   const std::int64_t row_bytes = kind == 4 ? (width + 7) / 8 : row * (plain ? 1 : sample_bytes);

@@ -113,9 +113,12 @@ Alpha kind_of_alpha(TIFF* tiff) {
 
 }  // namespace
 
-Pixels decode_tiff(const PictureFile& file) {
-  std::string message;
-  const auto refuse = [&] { file.refuse(message.empty() ? "the TIFF file is corrupt" : message); };
+namespace {
+
+using TiffPointer = std::unique_ptr<TIFF, void (*)(TIFF*)>;
+
+/// `source` and `message` stay in use as long as the result; nullptr with a message for what is no TIFF.
+TiffPointer open_tiff(const PictureFile& file, MemoryFile& source, std::string& message) {
   // Tags and decoded strips; a tile may be larger than a small picture.
   constexpr std::int64_t kLeast = std::int64_t{64} << 20;
   const std::int64_t most = std::max(kLeast, std::min(file.limits.max_pixels, kLeast << 10) * 8);
@@ -124,19 +127,38 @@ Pixels decode_tiff(const PictureFile& file) {
   TIFFOpenOptionsSetMaxSingleMemAlloc(options.get(), most);
   TIFFOpenOptionsSetErrorHandlerExtR(options.get(), keep_message, &message);
   TIFFOpenOptionsSetWarningHandlerExtR(options.get(), ignore_message, nullptr);
-  MemoryFile source{file.content};
-  const std::unique_ptr<TIFF, void (*)(TIFF*)> tiff(
+  TiffPointer tiff(
       TIFFClientOpenExt("TIFF", "r", &source, read_memory, refuse_to_write, seek_memory, close_memory,
                         size_of_memory, map_memory, unmap_memory, options.get()),
       TIFFClose);
-  if (tiff == nullptr) {
-    refuse();
-  }
+  if (tiff == nullptr) file.refuse(message.empty() ? "the TIFF file is corrupt" : message);
+  return tiff;
+}
+
+ImageSize checked_size(const PictureFile& file, TIFF* tiff) {
   std::uint32_t width = 0;
   std::uint32_t height = 0;
-  TIFFGetField(tiff.get(), TIFFTAG_IMAGEWIDTH, &width);
-  TIFFGetField(tiff.get(), TIFFTAG_IMAGELENGTH, &height);
+  TIFFGetField(tiff, TIFFTAG_IMAGEWIDTH, &width);
+  TIFFGetField(tiff, TIFFTAG_IMAGELENGTH, &height);
   file.check_size(width, height);
+  return {width, height};
+}
+
+}  // namespace
+
+ImageSize size_of_tiff(const PictureFile& file) {
+  std::string message;
+  MemoryFile source{file.content};
+  return checked_size(file, open_tiff(file, source, message).get());
+}
+
+Pixels decode_tiff(const PictureFile& file) {
+  std::string message;
+  MemoryFile source{file.content};
+  const TiffPointer tiff = open_tiff(file, source, message);
+  const ImageSize size = checked_size(file, tiff.get());
+  const auto width = static_cast<std::uint32_t>(size.width);
+  const auto height = static_cast<std::uint32_t>(size.height);
 
   std::array<char, 1024> why{};
   TIFFRGBAImage image{};
@@ -148,7 +170,7 @@ Pixels decode_tiff(const PictureFile& file) {
   image.req_orientation = image.orientation;
   std::vector<std::uint32_t> raster(std::size_t{width} * height);
   if (TIFFRGBAImageGet(&image, raster.data(), width, height) == 0 || !message.empty()) {
-    refuse();
+    file.refuse(message.empty() ? "the TIFF file is corrupt" : message);
   }
 
   const Alpha alpha = kind_of_alpha(tiff.get());

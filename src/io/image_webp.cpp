@@ -42,6 +42,15 @@ bool decode_still(Bytes content, Pixels& pixels) {
 
 }  // namespace
 
+ImageSize size_of_webp(const PictureFile& file) {
+  WebPBitstreamFeatures features{};
+  if (WebPGetFeatures(as_octets(file.content), file.content.size(), &features) != VP8_STATUS_OK) {
+    file.refuse("the WebP file is truncated or corrupt");
+  }
+  file.check_size(features.width, features.height);
+  return {features.width, features.height};
+}
+
 Pixels decode_webp(const PictureFile& file) {
   const WebPData data = {as_octets(file.content), file.content.size()};
   // Fails unless every part announced is there.

@@ -24,6 +24,38 @@ double mask_sum(const LearnerSequence& sequence) {
   return std::accumulate(sequence.mask.begin(), sequence.mask.end(), 0.0);
 }
 
+/// The groups' sequences that have (`weighty`) or lack a token that counts; `places` receives where each stood.
+std::vector<LearnerGroup> select(std::span<const LearnerGroup> groups, bool weighty,
+                                 std::vector<std::size_t>& places) {
+  std::vector<LearnerGroup> selected;
+  std::size_t place = 0;
+  for (const LearnerGroup& group : groups) {
+    LearnerGroup part{group.prompt, {}, group.dropout_key, group.dropped};
+    for (const LearnerSequence& sequence : group.sequences) {
+      if ((!group.dropped && mask_sum(sequence) != 0) == weighty) {
+        part.sequences.push_back(sequence);
+        places.push_back(place);
+      }
+      ++place;
+    }
+    if (!part.sequences.empty()) selected.push_back(std::move(part));
+  }
+  return selected;
+}
+
+std::vector<PromptGroup> pass_inputs(std::span<const LearnerGroup> groups) {
+  std::vector<PromptGroup> inputs;
+  for (const LearnerGroup& group : groups) {
+    PromptGroup input{group.prompt.get(), {}, group.dropout_key};
+    for (const LearnerSequence& sequence : group.sequences) {
+      input.completions.push_back(sequence.completion);
+      input.member_keys.push_back(sequence.member);
+    }
+    inputs.push_back(std::move(input));
+  }
+  return inputs;
+}
+
 }  // namespace
 
 std::vector<std::vector<LearnerGroup>> plan_micro_batches(std::span<const LearnerGroup> groups,
@@ -35,7 +67,7 @@ std::vector<std::vector<LearnerGroup>> plan_micro_batches(std::span<const Learne
     used = 0;
   };
   for (const LearnerGroup& group : groups) {
-    LearnerGroup piece{group.prompt, {}, group.dropout_key};
+    LearnerGroup piece{group.prompt, {}, group.dropout_key, group.dropped};
     std::int64_t rows = prompt_rows(group);
     const auto close = [&] {
       if (piece.sequences.empty()) return;
@@ -75,30 +107,30 @@ Learner::Learner(const QwenVl& model, Lora start, std::shared_ptr<const PackedAd
   v_.assign(shard_size_, 0.0F);
 }
 
+DropoutKey Learner::dropout_of_update() const {
+  return {options_.dropout, mix64(options_.seed ^ mix64(static_cast<std::uint64_t>(updates_)))};
+}
+
+/// Log-probabilities of the reference; empty where the loss needs none.
+TokenValues Learner::reference_values(std::span<const PromptGroup> inputs) const {
+  TokenValues values, unused;
+  if (options_.objective.loss == Loss::sft || options_.objective.beta == 0) return values;
+  PassOptions plain;
+  plain.temperature = options_.temperature;
+  TrainingPass(model_, reference_.get(), plain).forward(inputs, values, unused);
+  return values;
+}
+
 void Learner::run_micro_batch(std::span<const LearnerGroup> groups, const BatchTotals& totals, Sums& sums,
                               std::vector<SequenceResult>* records) {
-  std::vector<PromptGroup> inputs;
-  for (const LearnerGroup& group : groups) {
-    PromptGroup input{group.prompt.get(), {}, group.dropout_key};
-    for (const LearnerSequence& sequence : group.sequences) {
-      input.completions.push_back(sequence.completion);
-      input.member_keys.push_back(sequence.member);
-    }
-    inputs.push_back(std::move(input));
-  }
-  const bool sft = options_.objective.loss == Loss::sft;
-  TokenValues reference, logp, entropy;
-  if (!sft && options_.objective.beta != 0) {
-    PassOptions plain;
-    plain.temperature = options_.temperature;
-    TokenValues unused;
-    TrainingPass(model_, reference_.get(), plain).forward(inputs, reference, unused);
-  }
+  const std::vector<PromptGroup> inputs = pass_inputs(groups);
+  const TokenValues reference = reference_values(inputs);
+  TokenValues logp, entropy;
   PassOptions options;
   options.temperature = options_.temperature;
   options.gradient = true;
   options.recompute_layers = options_.recompute_layers;
-  options.dropout = {options_.dropout, mix64(options_.seed ^ mix64(static_cast<std::uint64_t>(updates_)))};
+  options.dropout = dropout_of_update();
   TrainingPass pass(model_, packed_.get(), options);
   pass.forward(inputs, logp, entropy);
 
@@ -138,10 +170,27 @@ void Learner::run_micro_batch(std::span<const LearnerGroup> groups, const BatchT
   pass.backward(d_logp, std::span(gradient_).first(adapter_.layout->size()));
 }
 
+void Learner::look_at(std::span<const LearnerGroup> groups, std::vector<SequenceResult>& records) const {
+  const std::vector<PromptGroup> inputs = pass_inputs(groups);
+  const TokenValues reference = reference_values(inputs);
+  PassOptions options;
+  options.temperature = options_.temperature;
+  options.dropout = dropout_of_update();
+  TokenValues logp, entropy;
+  TrainingPass(model_, packed_.get(), options).forward(inputs, logp, entropy);
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    for (std::size_t s = 0; s < groups[g].sequences.size(); ++s) {
+      records.push_back({logp[g][s], reference.empty() ? std::vector<float>{} : reference[g][s],
+                         std::vector<float>(logp[g][s].size(), 0.0F)});
+    }
+  }
+}
+
 UpdateResult Learner::update(std::span<const LearnerGroup> groups, double lr,
                              std::vector<SequenceResult>* records) {
   std::array<double, 2> counts{0, 0};
   for (const LearnerGroup& group : groups) {
+    if (group.dropped) continue;
     counts[0] += static_cast<double>(group.sequences.size());
     for (const LearnerSequence& sequence : group.sequences) counts[1] += mask_sum(sequence);
   }
@@ -151,9 +200,21 @@ UpdateResult Learner::update(std::span<const LearnerGroup> groups, double lr,
   packed_ = pack_adapter(model_.config(), adapter_, model_.ops());
   std::fill(gradient_.begin(), gradient_.end(), 0.0F);
   Sums sums;
-  for (const auto& batch : plan_micro_batches(groups, options_.micro_batch_tokens)) {
-    run_micro_batch(batch, totals, sums, records);
+  std::vector<std::size_t> places;
+  std::vector<SequenceResult> seen;
+  const std::vector<LearnerGroup> weighty = select(groups, true, places);
+  for (const auto& batch : plan_micro_batches(weighty, options_.micro_batch_tokens)) {
+    run_micro_batch(batch, totals, sums, records == nullptr ? nullptr : &seen);
     learners_.progress();
+  }
+  if (records != nullptr) {
+    const std::vector<LearnerGroup> idle = select(groups, false, places);
+    for (const auto& batch : plan_micro_batches(idle, options_.micro_batch_tokens)) {
+      look_at(batch, seen);
+      learners_.progress();
+    }
+    records->resize(seen.size());
+    for (std::size_t i = 0; i < seen.size(); ++i) (*records)[places[i]] = std::move(seen[i]);
   }
 
   const auto start = std::chrono::steady_clock::now();

@@ -22,7 +22,7 @@ namespace biqa {
 struct LearnerSequence {
   std::span<const std::int64_t> completion;
   std::span<const float> behaviour_logp;  ///< empty for sft
-  std::span<const float> mask;            ///< empty: every token counts
+  std::span<const float> mask;            ///< empty: every token counts; all 0: only counts as a sequence
   double advantage = 0;
   std::uint64_t member = 0;  ///< of its group; names the completion's dropout
 };
@@ -32,6 +32,7 @@ struct LearnerGroup {
   std::shared_ptr<const PromptInput> prompt;
   std::vector<LearnerSequence> sequences;
   std::uint64_t dropout_key = 0;
+  bool dropped = false;  ///< counts for nothing, not even as sequences
 };
 
 struct LearnerOptions {
@@ -74,7 +75,7 @@ class Learner {
   bool whole() const { return whole_; }
 
   /// One update from this rank's groups. Throws Error naming the group for a non-finite loss.
-  /// `records`, where given, receives what each own sequence gave.
+  /// `records`, where given, receives what each own sequence gave; those without any weight are run for it alone.
   UpdateResult update(std::span<const LearnerGroup> groups, double lr,
                       std::vector<SequenceResult>* records = nullptr);
   /// The last update's gradient summed over learners, before clipping; whole on every learner after collect_gradient().
@@ -94,8 +95,11 @@ class Learner {
 
  private:
   struct Sums;
+  DropoutKey dropout_of_update() const;
+  TokenValues reference_values(std::span<const PromptGroup> inputs) const;
   void run_micro_batch(std::span<const LearnerGroup> groups, const BatchTotals& totals, Sums& sums,
                        std::vector<SequenceResult>* records);
+  void look_at(std::span<const LearnerGroup> groups, std::vector<SequenceResult>& records) const;
 
   const QwenVl& model_;
   Lora adapter_;  // whole

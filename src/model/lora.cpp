@@ -18,7 +18,6 @@ namespace biqa {
 namespace {
 
 constexpr std::size_t kProjectionCount = kProjections.size();
-constexpr std::int64_t kMaxRank = 65536;
 
 // "self_attn.q_proj", "mlp.gate_proj"
 std::string path_in_layer(Projection projection) {
@@ -26,17 +25,18 @@ std::string path_in_layer(Projection projection) {
   return fmt::format("{}.{}", attention ? "self_attn" : "mlp", name_of(projection));
 }
 
+// The configuration has its own bounds: what fails here stands in a file.
 void validate(const LoraSpec& spec) {
-  if (spec.rank < 1 || spec.rank > kMaxRank) {
-    fail_usage("cannot make an adapter: its rank is {}; choose one in 1 … {}", spec.rank, kMaxRank);
+  if (spec.rank < 1 || spec.rank > kMaxLoraRank) {
+    fail("cannot use an adapter: its rank is {}; it must be in 1 … {}", spec.rank, kMaxLoraRank);
   }
   if (!std::isfinite(spec.alpha))
-    fail_usage("cannot make an adapter: its alpha is {}; choose a number", spec.alpha);
+    fail("cannot use an adapter: its alpha is {}; it must be a number", spec.alpha);
   if (!(spec.dropout >= 0 && spec.dropout < 1)) {
-    fail_usage("cannot make an adapter: its dropout is {}; choose one in 0 … 1, below 1", spec.dropout);
+    fail("cannot use an adapter: its dropout is {}; it must be in 0 … 1, below 1", spec.dropout);
   }
   if (spec.targets.empty())
-    fail_usage("cannot make an adapter: it has no targets; name at least one projection");
+    fail("cannot use an adapter: it has no targets; it must name at least one projection");
 }
 
 std::vector<LoraModule> uniform_modules(const TextConfig& text, const LoraSpec& spec) {
@@ -103,7 +103,10 @@ LoraLayout::LoraLayout(const ModelConfig& config, LoraSpec spec, std::vector<Lor
   for (std::size_t i = 0; i < modules_.size(); ++i) {
     LoraModule& module = modules_[i];
     CHECK(module.layer >= 0 && module.layer < config.text.layers) << module.layer;
-    CHECK(module.rank >= 1 && module.rank <= kMaxRank) << module.rank;
+    if (module.rank < 1 || module.rank > kMaxLoraRank) {
+      fail("cannot use an adapter: layer {} {} has rank {}; it must be in 1 … {}", module.layer,
+           name_of(module.projection), module.rank, kMaxLoraRank);
+    }
     module.in = input_width(config.text, module.projection);
     module.out = output_width(config.text, module.projection);
     module.a_offset = size_;

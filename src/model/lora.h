@@ -24,6 +24,8 @@ const char* name_of(Projection projection);
 std::int64_t input_width(const TextConfig& text, Projection projection);
 std::int64_t output_width(const TextConfig& text, Projection projection);
 
+inline constexpr std::int64_t kMaxLoraRank = 65536;
+
 /// One adapted projection. A is [rank, in] at a_offset, B is [out, rank] at b_offset of the flat vector.
 struct LoraModule {
   std::int64_t layer = 0;

@@ -33,7 +33,6 @@ namespace {
 constexpr const char* kConfigFile = "adapter_config.json";
 constexpr const char* kWeightsFile = "adapter_model.safetensors";
 constexpr std::string_view kKeyPrefix = "base_model.model.";
-constexpr std::int64_t kMaxRank = 65536;
 constexpr std::size_t kMaxPattern = 4096;
 constexpr int kMaxGroups = 64;
 
@@ -557,7 +556,7 @@ Lora read_peft(const fs::path& path, const ModelConfig& config) {
   warn_of_unknown(fields, json);
   LoraSpec spec;
   const LoraSpec peft_default{.rank = 8, .alpha = 8, .dropout = 0, .rslora = false, .targets = {}};
-  spec.rank = fields.integer("r", 1, kMaxRank).value_or(peft_default.rank);
+  spec.rank = fields.integer("r", 1, kMaxLoraRank).value_or(peft_default.rank);
   spec.alpha = fields.number("lora_alpha").value_or(peft_default.alpha);
   spec.dropout = fields.number("lora_dropout").value_or(peft_default.dropout);
   spec.rslora = fields.boolean("use_rslora").value_or(peft_default.rslora);
@@ -573,8 +572,8 @@ Lora read_peft(const fs::path& path, const ModelConfig& config) {
   spec.targets.clear();
   for (const auto& [place, pair] : pairs) {
     const double rank = ranks.value_for(place, static_cast<double>(spec.rank));
-    if (!(rank >= 1 && rank <= static_cast<double>(kMaxRank) && rank == std::floor(rank))) {
-      fields.refuse("rank_pattern", fmt::format("ranks in 1 … {}", kMaxRank));
+    if (!(rank >= 1 && rank <= static_cast<double>(kMaxLoraRank) && rank == std::floor(rank))) {
+      fields.refuse("rank_pattern", fmt::format("ranks in 1 … {}", kMaxLoraRank));
     }
     LoraModule module;
     module.layer = place.first;

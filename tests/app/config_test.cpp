@@ -226,6 +226,28 @@ TEST_F(ConfigTest, ObjectiveByNameAndGroupsOfOneForIt) {
   EXPECT_THAT(message("objective: nothing\n"), HasSubstr("objective.loss"));
 }
 
+TEST_F(ConfigTest, DefaultsThatDependOnTheLoss) {
+  const Config grpo = load("");
+  EXPECT_EQ(grpo.objective.loss.clip_high, 0.2);
+  EXPECT_FALSE(grpo.objective.drop_zero_variance);
+  EXPECT_FALSE(grpo.objective.mask_truncated);
+  const Config dapo = load("objective: {loss: dapo}");
+  EXPECT_EQ(dapo.objective.loss.clip_low, 0.2);
+  EXPECT_EQ(dapo.objective.loss.clip_high, 0.28);
+  EXPECT_TRUE(dapo.objective.drop_zero_variance);
+  EXPECT_TRUE(dapo.objective.mask_truncated);
+  EXPECT_EQ(load("", {"objective.loss=cispo"}).objective.loss.clip_high, 5);
+  EXPECT_EQ(load("objective: cispo").objective.loss.clip_high, 5);
+  // What is written stays, also in the resolved text.
+  const Config own =
+      load("objective: {loss: dapo, clip_high: 0.2, drop_zero_variance: false}", {"objective.mask_truncated=false"});
+  EXPECT_EQ(own.objective.loss.clip_high, 0.2);
+  EXPECT_FALSE(own.objective.drop_zero_variance);
+  EXPECT_FALSE(own.objective.mask_truncated);
+  EXPECT_EQ(to_yaml(load(to_yaml(own))), to_yaml(own));
+  EXPECT_EQ(to_yaml(load(to_yaml(dapo))), to_yaml(dapo));
+}
+
 TEST_F(ConfigTest, TrainingNeedsModelAndData) {
   EXPECT_THAT(error_of([&] { require_training_keys(load("data: {train: t}")); }),
               HasSubstr("model.path is not set"));

@@ -253,6 +253,40 @@ TEST_F(Training, ADamagedCheckpointIsPassedOver) {
   EXPECT_EQ(loaded->info.step, 1);
 }
 
+TEST_F(Training, DapoLeavesOutGroupsWithoutVarianceAndCutAnswers) {
+  const auto first_step = [&](const std::string& name, std::vector<std::string> more) {
+    more.insert(more.end(), {"train.steps=1", "data.eval=[]"});
+    EXPECT_EQ(run(config(name, more)), ExitCode::done);
+    return read_metrics(folder_.path() / name / "metrics.jsonl").steps.at(0);
+  };
+  const std::vector<std::string> cut{"rollout.max_new_tokens=30"};
+  // Format alone rewards: some groups are rewarded alike.
+  const std::vector<std::string> alike{"rewards.prediction=0", "rewards.consistency=0", "rewards.reasoning=0",
+                                       "objective.mask_truncated=false", "rollout.max_new_tokens=38"};
+  for (const auto& settings : {cut, alike}) {
+    const auto with = [&](const char* loss) {
+      std::vector<std::string> all = settings;
+      all.insert(all.end(), {std::string("objective.loss=") + loss, "objective.clip_high=0.2"});
+      return first_step(std::string(loss) + std::to_string(settings.size()), all);
+    };
+    const StepMetrics bnpo = with("bnpo"), dapo = with("dapo");
+    EXPECT_EQ(bnpo.generated_tokens, dapo.generated_tokens);
+    EXPECT_EQ(bnpo.trained_tokens, bnpo.generated_tokens);
+    EXPECT_LT(dapo.trained_tokens, bnpo.trained_tokens);
+    EXPECT_NE(dapo.grad_norm, bnpo.grad_norm);
+  }
+}
+
+TEST_F(Training, CaptionsTooLongForStageTwoGetNoRating) {
+  std::string user;
+  for (int i = 0; i < 400; ++i) user += "{caption} ";
+  ASSERT_EQ(run(config("run", {"prompts.stage2_user=\"" + user + "\"", "train.steps=1", "data.eval=[]"})),
+            ExitCode::done);
+  const MetricsFile metrics = read_metrics(folder_.path() / "run" / "metrics.jsonl");
+  EXPECT_EQ(metrics.steps.at(0).stage2_parse_rate, 0.0);
+  EXPECT_GT(metrics.steps.at(0).parse_rate, 0.0);
+}
+
 TEST_F(Training, SupervisedLossFallsAndNeedsAnswers) {
   EXPECT_THROW(
       {

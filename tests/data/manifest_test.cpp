@@ -18,8 +18,9 @@ using testing::HasSubstr;
 class Manifest : public testing::Test {
  protected:
   Manifest() {
-    folder.write("a.png", "not read here");
-    folder.write("sub/b.png", "nor this");
+    // Pixels are not read here: the headers suffice.
+    folder.write("a.png", "P6 4 3 255\n");
+    folder.write("sub/b.png", "P5 7 5 255\n");
   }
   std::string message(const std::string& content) const {
     const auto file = folder.write("m.jsonl", content);
@@ -40,6 +41,8 @@ TEST_F(Manifest, ReadsRows) {
   ASSERT_EQ(samples.size(), 2U);
   EXPECT_EQ(samples[0].id, "one");
   EXPECT_EQ(samples[0].image, folder.path() / "a.png");
+  EXPECT_EQ(samples[0].size.width, 4);
+  EXPECT_EQ(samples[0].size.height, 3);
   EXPECT_EQ(samples[0].score, 4.478899);
   EXPECT_EQ(samples[0].raw_score, 77.3836);
   EXPECT_EQ(samples[0].set, "koniq10k");
@@ -129,6 +132,29 @@ TEST_F(Manifest, PicturesNeedNoScore) {
 TEST_F(Manifest, MessagesNameWhatExists) {
   EXPECT_THAT(message(R"({"id": "x", "image": "none.png", "score": 3})"), HasSubstr("data.skip_bad: true"));
   EXPECT_THAT(message(R"({"id": "x", "image": "a.png", "score": 7})"), testing::Not(HasSubstr("biqa_data")));
+}
+
+TEST_F(Manifest, FindsPicturesThatNoRunCouldRead) {
+  folder.write("empty.png", "");
+  folder.write("text.png", "not a picture");
+  folder.write("half.png", std::string("\x89PNG\r\n\x1A\n\0\0\0\rIHDR\0", 17));
+  folder.write("strip.ppm", "P6 50000 1 255\n");
+  folder.write("bomb.ppm", "P6 60000 60000 255\n");
+  std::string lines = R"({"id": "good", "image": "a.png", "score": 3})"
+                      "\n";
+  for (const auto& [name, why] : std::vector<std::pair<std::string, std::string>>{{"empty.png", "empty"},
+                                                                                  {"text.png", "not a picture"},
+                                                                                  {"half.png", "too early"},
+                                                                                  {"strip.ppm", "aspect"},
+                                                                                  {"bomb.ppm", "60000 x 60000"}}) {
+    const std::string row = fmt::format(R"({{"id": "{0}", "image": "{0}", "score": 3}})", name) + "\n";
+    EXPECT_THAT(message(row), testing::AllOf(HasSubstr("m.jsonl:1: "), HasSubstr(name), HasSubstr(why)));
+    lines += row;
+  }
+  std::vector<BadRow> bad;
+  EXPECT_EQ(read_manifest(folder.write("m.jsonl", lines), true, &bad).size(), 1U);
+  ASSERT_EQ(bad.size(), 5U);
+  EXPECT_EQ(bad.back().line, 6);
 }
 
 TEST_F(Manifest, FindsOverlaps) {

@@ -281,5 +281,59 @@ TEST(ImageTest, DamagedFilesNeverCrash) {
   EXPECT_GT(refused, 0);
 }
 
+TEST(ImageHeader, GivesTheSizeOfEveryFixture) {
+  for (const auto& entry : fs::directory_iterator(kFixtures)) {
+    if (entry.path().extension() == ".json") continue;
+    SCOPED_TRACE(entry.path().filename());
+    const Image image = read_image(entry.path());
+    const ImageSize size = read_image_size(entry.path());
+    // Before orientation: sides may be swapped.
+    EXPECT_EQ(std::minmax(size.width, size.height), std::minmax(image.width, image.height));
+  }
+}
+
+TEST(ImageHeader, MayBeLongOrStandAtTheEnd) {
+  const TemporaryFolder folder;
+  const std::string jpeg = file_content(kFixtures / "chroma_420.jpg");
+  // Comments of 180 kB before the header.
+  std::string comments;
+  for (int i = 0; i < 3; ++i)
+    comments += "\xFF\xFE" + big_endian(60002).substr(2) + std::string(60000, 'c');
+  const ImageSize plain = read_image_size(kFixtures / "chroma_420.jpg");
+  const ImageSize late =
+      read_image_size(folder.write("late.jpg", jpeg.substr(0, 2) + comments + jpeg.substr(2)));
+  EXPECT_EQ(late.width, plain.width);
+  EXPECT_EQ(late.height, plain.height);
+  // A TIFF whose directory is moved behind 100 kB of nothing.
+  std::string tiff = file_content(kFixtures / "rgb.tif");
+  ASSERT_EQ(tiff.substr(0, 2), "II");
+  std::uint32_t at = 0;
+  for (std::size_t i = 4; i-- > 0;) at = at << 8 | static_cast<std::uint8_t>(tiff[4 + i]);
+  const std::string directory = tiff.substr(at);
+  tiff.resize(120000, '\0');
+  tiff.replace(4, 4, little_endian(120000, 4));
+  EXPECT_EQ(read_image_size(folder.write("late.tif", tiff + directory)).width,
+            read_image_size(kFixtures / "rgb.tif").width);
+}
+
+TEST(ImageHeader, RefusesWhatReadingWould) {
+  const TemporaryFolder folder;
+  const auto message = [&](const std::string& content) {
+    return error_of([&] { read_image_size(folder.write("p", content)); });
+  };
+  EXPECT_THAT(message(""), HasSubstr("empty"));
+  EXPECT_THAT(message("hello"), HasSubstr("not a picture"));
+  EXPECT_THAT(message("P6 50000 1 255\n"), HasSubstr("aspect"));
+  EXPECT_THAT(message("P6 60000 60000 255\n"), HasSubstr("60000 x 60000"));
+  EXPECT_THAT(error_of([&] { read_image_size(folder.path() / "absent"); }), HasSubstr("absent"));
+  ImageLimits small;
+  small.max_file_bytes = 10;
+  EXPECT_THAT(error_of([&] { read_image_size(kFixtures / "rgb.png", small); }), HasSubstr("bytes"));
+  for (const char* name : {"rgb.png", "chroma_420.jpg", "lossy.webp", "rgb.tif", "rgb.bmp", "rgb.ppm"}) {
+    const std::string whole = file_content(kFixtures / name);
+    EXPECT_NE(message(whole.substr(0, 9)), "") << name;
+  }
+}
+
 }  // namespace
 }  // namespace biqa

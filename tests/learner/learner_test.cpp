@@ -302,6 +302,54 @@ TEST_F(LearnerTest, RestoredStateGoesOnAsIfNeverInterrupted) {
   EXPECT_EQ(values[1], straight.values);
 }
 
+TEST_F(LearnerTest, DroppedGroupsAndMaskedSequencesLeaveTheLoss) {
+  const auto world = make_local();
+  const auto update = [&](const std::vector<LearnerGroup>& groups, Loss loss,
+                          std::vector<SequenceResult>* records) {
+    LearnerOptions o = options();
+    o.objective.loss = loss;
+    Learner learner(*model_, start_, nullptr, *world, o);
+    const UpdateResult result = learner.update(groups, 1e-3, records);
+    return std::pair(result, learner.collect_gradient());
+  };
+  for (const Loss loss : {Loss::grpo, Loss::dapo}) {
+    std::vector<LearnerGroup> dropped = data_.groups;
+    dropped[1].dropped = true;
+    std::vector<LearnerGroup> without = data_.groups;
+    without.erase(without.begin() + 1);
+    std::vector<SequenceResult> records;
+    const auto [result, gradient] = update(dropped, loss, &records);
+    const auto [other, expected] = update(without, loss, nullptr);
+    EXPECT_EQ(result.loss, other.loss);
+    EXPECT_EQ(result.tokens, other.tokens);
+    EXPECT_EQ(result.kl, other.kl);
+    EXPECT_EQ(gradient, expected);
+    // Records stand in the order of the groups, those of the dropped one too.
+    std::size_t sequences = 0;
+    for (const LearnerGroup& group : data_.groups) sequences += group.sequences.size();
+    ASSERT_EQ(records.size(), sequences);
+    std::size_t at = 0;
+    for (std::size_t g = 0; g < dropped.size(); ++g) {
+      for (const LearnerSequence& sequence : dropped[g].sequences) {
+        EXPECT_EQ(records[at].learner_logp.size(), sequence.completion.size());
+        const double loss_of_tokens = norm_of(records[at++].token_loss);
+        EXPECT_EQ(loss_of_tokens == 0, g == 1);
+      }
+    }
+  }
+  // A masked sequence has no token, but the mean over sequences still counts it.
+  std::vector<LearnerGroup> masked = data_.groups;
+  const std::vector<float> zeros(masked[3].sequences[0].completion.size(), 0.0F);
+  masked[3].sequences[0].mask = zeros;
+  std::vector<LearnerGroup> without = data_.groups;
+  without[3].sequences.erase(without[3].sequences.begin());
+  EXPECT_EQ(update(masked, Loss::dapo, nullptr).first.loss, update(without, Loss::dapo, nullptr).first.loss);
+  double sequences = 0;
+  for (const LearnerGroup& group : masked) sequences += static_cast<double>(group.sequences.size());
+  EXPECT_NEAR(update(masked, Loss::grpo, nullptr).first.loss,
+              update(without, Loss::grpo, nullptr).first.loss * (sequences - 1) / sequences, 1e-12);
+}
+
 TEST_F(LearnerTest, RecordsSayWhatEachSequenceGave) {
   const Outcome outcome = train(1, options(), 1)[0];
   ASSERT_EQ(outcome.records.size(), 13U);

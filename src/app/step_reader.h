@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reads a step dump (docs/step-dump.md) whoever made it: nothing of it is believed before it is checked.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "data/preprocess.h"
+#include "io/hdf5.h"
+#include "learner/learner.h"
+#include "model/config.h"
+#include "model/lora.h"
+
+namespace biqa {
+
+/// One answer, of the first or the second stage; the vectors have one length, `behaviour` may be empty for sft.
+struct DumpedAnswer {
+  std::vector<std::int64_t> ids;
+  std::vector<float> mask, behaviour;
+};
+struct DumpedTrajectory {
+  std::string name;  ///< of its HDF5 group
+  DumpedAnswer answer;
+  double advantage = 0;
+  std::uint64_t member = 0;
+  std::vector<std::int64_t> stage2_prompt;
+  std::optional<DumpedAnswer> stage2;  ///< where it was learned from
+  std::uint64_t stage2_dropout_key = 0;
+};
+/// Trajectories over one prompt.
+struct DumpedGroup {
+  std::vector<std::int64_t> prompt;
+  std::vector<Patches> pictures;
+  std::uint64_t dropout_key = 0;
+  bool dropped = false;
+  std::vector<DumpedTrajectory> members;
+};
+struct DumpedStep {
+  double lr = 0;
+  std::int64_t updates = 0;
+  Lora adapter;
+  std::optional<Lora> reference;  ///< the adapter that the KL term holds on to; else the base model
+  std::vector<float> m, v;
+  LearnerOptions options;
+  std::vector<DumpedGroup> groups;  ///< by their numbers
+};
+
+/// `preprocess` and `config` of the model the step is computed with. Throws Error naming file and object of the first
+/// thing that is missing or impossible.
+DumpedStep read_step(const std::filesystem::path& dump, const ModelConfig& config,
+                     const PreprocessConfig& preprocess);
+
+/// Reads `part/<PEFT key>` datasets. Throws Error naming a missing tensor, a wrong shape or a value that is not finite.
+std::vector<float> read_factors(const Hdf5File& file, const std::string& part, const LoraLayout& layout);
+
+}  // namespace biqa
