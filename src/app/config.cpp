@@ -620,7 +620,9 @@ void read_tree(const YamlNode& root, const std::vector<Field>& fields) {
 // What the papers of single losses chose; a value that the configuration gives stays.
 void set_defaults_of_loss(ObjectiveSettings& objective, const YamlNode& root) {
   const YamlNode* section = root.find("objective");
-  const auto given = [&](std::string_view key) { return section != nullptr && section->find(key) != nullptr; };
+  const auto given = [&](std::string_view key) {
+    return section != nullptr && section->find(key) != nullptr;
+  };
   constexpr double kDapoHigh = 0.28, kCispoCap = 5;
   const Loss loss = objective.loss.loss;
   if (!given("clip_high") && loss == Loss::dapo) objective.loss.clip_high = kDapoHigh;

@@ -69,12 +69,11 @@ void LearnInputs::add(std::size_t index, const EncodedPicture& picture) {
   inputs_.push_back(std::move(input));
   for (const Trajectory& t : group.members) {
     if (!learns_stage2(t, config_)) continue;
-    inputs_.push_back(
-        {prompt_of_ids(model_, t.stage2_prompt_ids, {}),
-         {{t.stage2_completion_ids, t.stage2_behaviour_logp,
-           mask_of(t.stage2_finished, t.stage2_completion_ids.size()), t.advantage}},
-         stage2_dropout_key(group, t.member),
-         dropped_[index]});
+    inputs_.push_back({prompt_of_ids(model_, t.stage2_prompt_ids, {}),
+                       {{t.stage2_completion_ids, t.stage2_behaviour_logp,
+                         mask_of(t.stage2_finished, t.stage2_completion_ids.size()), t.advantage}},
+                       stage2_dropout_key(group, t.member),
+                       dropped_[index]});
   }
 }
 

@@ -170,8 +170,8 @@ class StepReader {
     if (ids.empty()) refuse(object, "it is empty");
     for (const std::int64_t id : ids) {
       if (id < 0 || id >= config_.text.vocab) {
-        refuse(object, fmt::format("token id {} is outside the model's vocabulary of {}", id,
-                                   config_.text.vocab));
+        refuse(object,
+               fmt::format("token id {} is outside the model's vocabulary of {}", id, config_.text.vocab));
       }
     }
   }
@@ -190,8 +190,7 @@ class StepReader {
     answer.mask = file_.read_f32(path + "/" + prefix + "mask");
     const std::string behaviour = path + "/" + prefix + "behaviour_logp";
     if (!sft_) answer.behaviour = file_.read_f32(behaviour);
-    if (answer.mask.size() != answer.ids.size() ||
-        (!sft_ && answer.behaviour.size() != answer.ids.size())) {
+    if (answer.mask.size() != answer.ids.size() || (!sft_ && answer.behaviour.size() != answer.ids.size())) {
       refuse(ids, fmt::format("there are {} tokens, {} mask values and {} log-probabilities, which must be "
                               "equal",
                               answer.ids.size(), answer.mask.size(), answer.behaviour.size()));
@@ -216,8 +215,7 @@ class StepReader {
     const std::vector<float> values = file_.read_f32(pixels, &shape);
     const std::int64_t columns = preprocess_.columns();
     if (shape.size() != 2 || shape[1] != columns) {
-      refuse(pixels,
-             fmt::format("its shape is [{}] instead of [rows, {}]", fmt::join(shape, ", "), columns));
+      refuse(pixels, fmt::format("its shape is [{}] instead of [rows, {}]", fmt::join(shape, ", "), columns));
     }
     if (!std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); }))
       refuse(pixels, "it holds a value that is not finite");
@@ -238,8 +236,7 @@ class StepReader {
       left -= height * width;
       pictures.push_back(std::move(patches));
     }
-    if (left != 0)
-      refuse(pixels, fmt::format("{} of its {} rows belong to no picture", left, shape[0]));
+    if (left != 0) refuse(pixels, fmt::format("{} of its {} rows belong to no picture", left, shape[0]));
     return pictures;
   }
 
@@ -257,8 +254,7 @@ class StepReader {
   void read_trajectory(const std::string& name, const std::string& path, DumpedGroup& group) const {
     std::vector<std::int64_t> prompt = file_.read_i64(path + "/prompt_ids");
     check_ids(path + "/prompt_ids", prompt);
-    const bool dropped =
-        file_.has_attribute(path, "dropped") && file_.attribute_bool(path, "dropped");
+    const bool dropped = file_.has_attribute(path, "dropped") && file_.attribute_bool(path, "dropped");
     if (group.members.empty()) {
       group.prompt = std::move(prompt);
       group.pictures = read_pictures(path);

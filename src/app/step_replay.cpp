@@ -46,8 +46,7 @@ void replay_step(const Policy& policy, const std::filesystem::path& dump,
   for (const DumpedGroup& group : step.groups) {
     const std::vector<EncodedPicture> pictures =
         policy.pictures->encode(std::span<const Patches>(group.pictures));
-    LearnerGroup input{
-        prompt_of_ids(config, group.prompt, pictures), {}, group.dropout_key, group.dropped};
+    LearnerGroup input{prompt_of_ids(config, group.prompt, pictures), {}, group.dropout_key, group.dropped};
     for (const DumpedTrajectory& t : group.members) {
       input.sequences.push_back(sequence_of(t.answer, t.advantage, t.member));
       prefixes.push_back("trajectories/" + t.name + "/");

@@ -473,10 +473,10 @@ class Trainer {
       group.step = step;
       group.score = sample.score;
       group.human_text = sample.human_text();
-      group.prompt_ids = policy_
-                             .prompt(config_.prompts.texts.system, std::span(&pictures[i], 1),
-                                     config_.prompts.texts.user)
-                             ->ids;
+      group.prompt_ids =
+          policy_
+              .prompt(config_.prompts.texts.system, std::span(&pictures[i], 1), config_.prompts.texts.user)
+              ->ids;
       Trajectory& answer = group.members.emplace_back();
       answer.text = sample.completion;
       answer.completion_ids = completion_ids(*policy_.tokenizer, policy_.chat, sample.completion);

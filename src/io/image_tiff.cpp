@@ -127,10 +127,9 @@ TiffPointer open_tiff(const PictureFile& file, MemoryFile& source, std::string& 
   TIFFOpenOptionsSetMaxSingleMemAlloc(options.get(), most);
   TIFFOpenOptionsSetErrorHandlerExtR(options.get(), keep_message, &message);
   TIFFOpenOptionsSetWarningHandlerExtR(options.get(), ignore_message, nullptr);
-  TiffPointer tiff(
-      TIFFClientOpenExt("TIFF", "r", &source, read_memory, refuse_to_write, seek_memory, close_memory,
-                        size_of_memory, map_memory, unmap_memory, options.get()),
-      TIFFClose);
+  TiffPointer tiff(TIFFClientOpenExt("TIFF", "r", &source, read_memory, refuse_to_write, seek_memory,
+                                     close_memory, size_of_memory, map_memory, unmap_memory, options.get()),
+                   TIFFClose);
   if (tiff == nullptr) file.refuse(message.empty() ? "the TIFF file is corrupt" : message);
   return tiff;
 }

@@ -239,8 +239,8 @@ TEST_F(ConfigTest, DefaultsThatDependOnTheLoss) {
   EXPECT_EQ(load("", {"objective.loss=cispo"}).objective.loss.clip_high, 5);
   EXPECT_EQ(load("objective: cispo").objective.loss.clip_high, 5);
   // What is written stays, also in the resolved text.
-  const Config own =
-      load("objective: {loss: dapo, clip_high: 0.2, drop_zero_variance: false}", {"objective.mask_truncated=false"});
+  const Config own = load("objective: {loss: dapo, clip_high: 0.2, drop_zero_variance: false}",
+                          {"objective.mask_truncated=false"});
   EXPECT_EQ(own.objective.loss.clip_high, 0.2);
   EXPECT_FALSE(own.objective.drop_zero_variance);
   EXPECT_FALSE(own.objective.mask_truncated);

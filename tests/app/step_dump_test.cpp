@@ -146,9 +146,9 @@ TEST_F(StepDumps, RepeatScaleSecondStageAndDropout) {
 
 TEST_F(StepDumps, RepeatAStartAdapterAndEveryOptionOfTheLoss) {
   dump("start", {});
-  const fs::path file = dump("run", {"model.adapter=" + (folder_.path() / "start/adapter").string(),
-                                     "objective.loss=dr_grpo", "objective.ratio_cap=3",
-                                     "objective.off_policy_mask=0.5", "objective.advantage_scale=batch"});
+  const fs::path file = dump(
+      "run", {"model.adapter=" + (folder_.path() / "start/adapter").string(), "objective.loss=dr_grpo",
+              "objective.ratio_cap=3", "objective.off_policy_mask=0.5", "objective.advantage_scale=batch"});
   expect_same_bits(file);
   const Hdf5File dumped(file);
   EXPECT_TRUE(dumped.exists("reference_adapter"));
@@ -160,9 +160,8 @@ TEST_F(StepDumps, RepeatAStartAdapterAndEveryOptionOfTheLoss) {
 
 TEST_F(StepDumps, RepeatDroppedGroupsAndCutAnswers) {
   // The format is the only reward, so that many groups are rewarded alike.
-  const fs::path file =
-      dump("run", {"objective.loss=dapo", "rollout.max_new_tokens=38", "rewards.prediction=0",
-                   "rewards.consistency=0", "rewards.reasoning=0"});
+  const fs::path file = dump("run", {"objective.loss=dapo", "rollout.max_new_tokens=38",
+                                     "rewards.prediction=0", "rewards.consistency=0", "rewards.reasoning=0"});
   expect_same_bits(file);
   const Values values{Hdf5File(file)};
   std::size_t dropped = 0, cut = 0, counted = 0;
@@ -213,23 +212,52 @@ TEST_F(StepDumps, AreNotBelieved) {
     std::function<void(Values&)> change;
   };
   std::vector<Case> cases{
-      {lora_a, [&](Values& x) { x.floats[lora_a] = {{1.0F}, {}}; }},
-      {lora_a, [&](Values& x) { x.floats[lora_a] = {{}, {0, model.text.hidden}}; }},
-      {lora_a, [&](Values& x) { x.floats[lora_a] = {std::vector<float>(100000, 0.0F), {100000, 1}}; }},
+      {lora_a,
+       [&](Values& x) {
+         x.floats[lora_a] = {{1.0F}, {}};
+       }},
+      {lora_a,
+       [&](Values& x) {
+         x.floats[lora_a] = {{}, {0, model.text.hidden}};
+       }},
+      {lora_a,
+       [&](Values& x) {
+         x.floats[lora_a] = {std::vector<float>(100000, 0.0F), {100000, 1}};
+       }},
       {lora_a, [&](Values& x) { x.floats[lora_a].first[3] = nan_f; }},
       {lora_a, attribute(lora_a, "scale", nan)},
-      {"adapter_before/extra", [&](Values& x) { x.floats["adapter_before/extra"] = {{1.0F}, {1}}; }},
+      {"adapter_before/extra",
+       [&](Values& x) {
+         x.floats["adapter_before/extra"] = {{1.0F}, {1}};
+       }},
       {"adam_v_before", [&](Values& x) { x.floats[v].first[0] = -1.0F; }},
-      {"image_grid_thw", [&](Values& x) { x.integers[first + "image_grid_thw"].first = {1, 7, 7}; }},
       {"image_grid_thw",
-       [&](Values& x) { x.integers[first + "image_grid_thw"].first = {1, 2147483648, 2147483648}; }},
-      {"image_grid_thw", [&](Values& x) { x.integers[first + "image_grid_thw"].first = {-1, -8, 8}; }},
-      {"image_grid_thw", [&](Values& x) { x.integers[first + "image_grid_thw"] = {{1, 8, 8}, {3}}; }},
-      {"pixel_values", [&](Values& x) { x.integers[first + "image_grid_thw"].first = {1, 2, 2}; }},
+       [&](Values& x) {
+         x.integers[first + "image_grid_thw"].first = {1, 7, 7};
+       }},
+      {"image_grid_thw",
+       [&](Values& x) {
+         x.integers[first + "image_grid_thw"].first = {1, 2147483648, 2147483648};
+       }},
+      {"image_grid_thw",
+       [&](Values& x) {
+         x.integers[first + "image_grid_thw"].first = {-1, -8, 8};
+       }},
+      {"image_grid_thw",
+       [&](Values& x) {
+         x.integers[first + "image_grid_thw"] = {{1, 8, 8}, {3}};
+       }},
+      {"pixel_values",
+       [&](Values& x) {
+         x.integers[first + "image_grid_thw"].first = {1, 2, 2};
+       }},
       {"pixel_values", [&](Values& x) { x.floats[first + "pixel_values"].first[7] = nan_f; }},
       {"prompt_ids", [&](Values& x) { x.floats.erase(first + "pixel_values"); }},
       {"prompt_ids", [&](Values& x) { x.integers[first + "prompt_ids"].first[0] = model.text.vocab; }},
-      {"completion_ids", [&](Values& x) { x.integers[first + "completion_ids"] = {{}, {0}}; }},
+      {"completion_ids",
+       [&](Values& x) {
+         x.integers[first + "completion_ids"] = {{}, {0}};
+       }},
       {"completion_ids",
        [&](Values& x) {
          x.integers[first + "completion_ids"] = {std::vector<std::int64_t>(5000, 1), {5000}};
@@ -244,29 +272,29 @@ TEST_F(StepDumps, AreNotBelieved) {
          std::erase_if(x.integers, [](const auto& e) { return e.first.starts_with("traj"); });
          std::erase_if(x.attributes, [](const auto& e) { return e.first.first.starts_with("traj"); });
        }}};
-  for (const auto& [name, value] : std::vector<std::pair<std::string, Values::Attribute>>{
-           {"lora_rank", std::int64_t{0}},
-           {"lora_rank", std::int64_t{1} << 40},
-           {"lora_alpha", nan},
-           {"optimizer_steps", std::int64_t{-5}},
-           {"lr", nan},
-           {"lr", -1.0},
-           {"temperature", -1.0},
-           {"temperature", 0.0},
-           {"beta", nan},
-           {"beta1", 1.0},
-           {"beta2", 2.0},
-           {"eps", 0.0},
-           {"clip_low", 2.0},
-           {"clip_high", -1.0},
-           {"ratio_cap", 0.5},
-           {"max_grad_norm", nan},
-           {"weight_decay", -1.0},
-           {"micro_batch_tokens", std::int64_t{0}},
-           {"max_new_tokens", std::int64_t{0}},
-           {"lora_dropout", 1.0},
-           {"loss", std::string("magic")},
-           {"kl", std::string("k9")}}) {
+  for (const auto& [name, value] :
+       std::vector<std::pair<std::string, Values::Attribute>>{{"lora_rank", std::int64_t{0}},
+                                                              {"lora_rank", std::int64_t{1} << 40},
+                                                              {"lora_alpha", nan},
+                                                              {"optimizer_steps", std::int64_t{-5}},
+                                                              {"lr", nan},
+                                                              {"lr", -1.0},
+                                                              {"temperature", -1.0},
+                                                              {"temperature", 0.0},
+                                                              {"beta", nan},
+                                                              {"beta1", 1.0},
+                                                              {"beta2", 2.0},
+                                                              {"eps", 0.0},
+                                                              {"clip_low", 2.0},
+                                                              {"clip_high", -1.0},
+                                                              {"ratio_cap", 0.5},
+                                                              {"max_grad_norm", nan},
+                                                              {"weight_decay", -1.0},
+                                                              {"micro_batch_tokens", std::int64_t{0}},
+                                                              {"max_new_tokens", std::int64_t{0}},
+                                                              {"lora_dropout", 1.0},
+                                                              {"loss", std::string("magic")},
+                                                              {"kl", std::string("k9")}}) {
     cases.push_back({name, attribute("/", name, value)});
   }
   const fs::path bad = folder_.path() / "bad.h5";

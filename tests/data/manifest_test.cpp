@@ -111,11 +111,12 @@ TEST_F(Manifest, FindsPicturesThatNoRunCouldRead) {
   folder.write("bomb.ppm", "P6 60000 60000 255\n");
   std::string lines = R"({"id": "good", "image": "a.png", "score": 3})"
                       "\n";
-  for (const auto& [name, why] : std::vector<std::pair<std::string, std::string>>{{"empty.png", "empty"},
-                                                                                  {"text.png", "not a picture"},
-                                                                                  {"half.png", "too early"},
-                                                                                  {"strip.ppm", "aspect"},
-                                                                                  {"bomb.ppm", "60000 x 60000"}}) {
+  for (const auto& [name, why] :
+       std::vector<std::pair<std::string, std::string>>{{"empty.png", "empty"},
+                                                        {"text.png", "not a picture"},
+                                                        {"half.png", "too early"},
+                                                        {"strip.ppm", "aspect"},
+                                                        {"bomb.ppm", "60000 x 60000"}}) {
     const std::string row = fmt::format(R"({{"id": "{0}", "image": "{0}", "score": 3}})", name) + "\n";
     EXPECT_THAT(message(row), testing::AllOf(HasSubstr("m.jsonl:1: "), HasSubstr(name), HasSubstr(why)));
     lines += row;

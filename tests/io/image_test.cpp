@@ -297,8 +297,7 @@ TEST(ImageHeader, MayBeLongOrStandAtTheEnd) {
   const std::string jpeg = file_content(kFixtures / "chroma_420.jpg");
   // Comments of 180 kB before the header.
   std::string comments;
-  for (int i = 0; i < 3; ++i)
-    comments += "\xFF\xFE" + big_endian(60002).substr(2) + std::string(60000, 'c');
+  for (int i = 0; i < 3; ++i) comments += "\xFF\xFE" + big_endian(60002).substr(2) + std::string(60000, 'c');
   const ImageSize plain = read_image_size(kFixtures / "chroma_420.jpg");
   const ImageSize late =
       read_image_size(folder.write("late.jpg", jpeg.substr(0, 2) + comments + jpeg.substr(2)));
