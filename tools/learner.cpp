@@ -78,7 +78,7 @@ ExitCode train(const CommandLine& line) {
     run_alike(world, [&] {
       config = load_config(line.text("config"), overrides);
       plan_roles(config.roles, world.size());
-      require_inputs(config);
+      if (!line.on("dry-run")) require_inputs(config);
     });
     if (line.on("dry-run")) {
       if (world.rank() == 0) fmt::print("{}", describe_plan(make_plan(config, world.size())));

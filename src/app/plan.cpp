@@ -11,8 +11,10 @@
 #include <functional>
 #include <numeric>
 
+#include "actor/engine.h"
 #include "app/policy.h"
 #include "app/progress.h"
+#include "app/run_checks.h"
 #include "core/error.h"
 #include "data/chat.h"
 #include "data/manifest.h"
@@ -33,8 +35,8 @@ constexpr std::int64_t kPrefillRows = 2048;
 constexpr std::int64_t kVisionRows = 8192;
 constexpr std::int64_t kLogitBytes = std::int64_t{16} << 20;
 constexpr std::int64_t kFeatureCacheBytes = std::int64_t{1} << 30;
-/// oneDNN's generated code, its scratch and the heap's gaps; measured (docs/measurements.md).
-constexpr std::int64_t kLibraryBytes = std::int64_t{24} << 20;
+/// oneDNN's generated code, its scratch, the heap's gaps and blocks kept; measured (bench/plan_memory.sh).
+constexpr std::int64_t kLibraryBytes = std::int64_t{14} << 20;
 
 std::int64_t round_up(std::int64_t value, std::int64_t to) {
   return (value + to - 1) / to * to;
@@ -79,6 +81,13 @@ LearnerRows micro_batch_rows(const MemoryInputs& in) {
                                              std::max<std::int64_t>(1, in.learner_images));
     batch.rows = batch.prompts * whole_group;
     batch.outputs = batch.prompts * (1 + in.group * completion);
+    if (in.stage2_trained) {
+      const std::int64_t each = in.stage2_prompt + in.stage2_new - 1;
+      const std::int64_t more = std::clamp<std::int64_t>((in.micro_batch_tokens - batch.rows) / each, 0,
+                                                         in.learner_images * in.group);
+      batch.rows += more * each;
+      batch.outputs += more * in.stage2_new;
+    }
   } else {
     const std::int64_t members = std::clamp<std::int64_t>(
         (in.micro_batch_tokens - in.prompt) / std::max<std::int64_t>(1, completion), 1, in.group);
@@ -122,14 +131,16 @@ std::int64_t vision_bytes(const MemoryInputs& in, std::int64_t images) {
 }
 
 std::int64_t kv_bytes(const MemoryInputs& in) {
-  const std::int64_t pages =
-      KvCache::pages_for(in.prompt) +
-      in.group * (KvCache::pages_for(in.prompt + in.new_tokens) - in.prompt / kPageTokens);
+  const std::int64_t first = in.images * Engine::pages_needed(in.prompt, in.group, in.new_tokens);
+  // Answers of one length end together, and then all second stages wait at once.
+  const std::int64_t second =
+      in.stage2_prompt > 0 ? in.images * in.group * Engine::pages_needed(in.stage2_prompt, 1, in.stage2_new)
+                           : 0;
   const std::int64_t evaluated =
-      KvCache::pages_for(in.prompt) + KvCache::pages_for(in.prompt + in.new_tokens) - in.prompt / kPageTokens;
+      in.evaluation_images * std::max(Engine::pages_needed(in.prompt, 1, in.new_tokens),
+                                      Engine::pages_needed(in.evaluation_stage2_prompt, 1, in.stage2_new));
   const std::int64_t page = KvCache::page_bytes(in.model, in.dtype, in.model.text.layers);
-  const std::int64_t wanted = std::max(in.images * pages, in.evaluation_images * evaluated);
-  return std::min(wanted, in.kv_limit / page) * page;
+  return std::min(std::max({first, second, evaluated}), in.kv_limit / page) * page;
 }
 
 }  // namespace
@@ -243,19 +254,23 @@ std::int64_t resident_bytes() {
   return resident * ::sysconf(_SC_PAGESIZE);
 }
 
-/// Patches of the pictures: mean over a few, spread over the manifest.
+std::int64_t share(std::int64_t count, std::size_t ranks) {
+  return (count + static_cast<std::int64_t>(ranks) - 1) / static_cast<std::int64_t>(ranks);
+}
+
+/// Patches of a picture, rounded up to whole tokens: mean over the manifest.
 std::int64_t typical_patches(const std::vector<Sample>& samples, const PreprocessConfig& preprocess) {
-  constexpr std::size_t kPictures = 4;
-  std::int64_t patches = 0;
-  const std::size_t count = std::min(kPictures, samples.size());
-  for (std::size_t i = 0; i < count; ++i) {
-    const Image image = read_image(samples[i * samples.size() / count].image);
-    const Size size = smart_resize(image.height, image.width, preprocess.factor(), preprocess.min_pixels,
-                                   preprocess.max_pixels);
-    patches += size.height / preprocess.patch * (size.width / preprocess.patch);
+  std::int64_t tokens = 0;
+  for (const Sample& sample : samples) tokens += image_tokens(sample.size, preprocess);
+  return share(tokens, samples.size()) * preprocess.merge * preprocess.merge;
+}
+
+bool holds_weights(const fs::path& folder) {
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    if (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")) return true;
   }
-  const std::int64_t cell = preprocess.merge * preprocess.merge;
-  return round_up(patches / static_cast<std::int64_t>(count), cell);
+  return false;
 }
 
 /// Operations per second of a layer-like product with so many rows.
@@ -284,14 +299,14 @@ double product_rate(const ModelConfig& model, DType dtype, int threads, std::int
   return 2.0 * static_cast<double>(rows * in * out * runs) / seconds;
 }
 
-std::int64_t share(std::int64_t count, std::size_t ranks) {
-  return (count + static_cast<std::int64_t>(ranks) - 1) / static_cast<std::int64_t>(ranks);
-}
-
 }  // namespace
 
 RunPlan make_plan(const Config& config, int ranks) {
-  require_inputs(config);
+  require_training_keys(config);
+  std::error_code unknown;
+  if (!fs::is_directory(config.model.path, unknown) ||
+      (!config.model.adapter.empty() && !fs::exists(config.model.adapter, unknown)))
+    require_inputs(config);
   RunPlan plan;
   plan.roles = plan_roles(config.roles, ranks);
   plan.ranks = ranks;
@@ -303,14 +318,36 @@ RunPlan make_plan(const Config& config, int ranks) {
   PreprocessConfig preprocess = PreprocessConfig::load(config.model.path);
   preprocess.max_pixels = std::min(preprocess.max_pixels, config.model.max_pixels);
   preprocess.min_pixels = std::max(preprocess.min_pixels, config.model.min_pixels);
-  const std::vector<Sample> train = read_manifest(config.data.train, config.data.skip_bad);
+
+  std::vector<Sample> train;
+  if (fs::exists(config.data.train, unknown)) {
+    train = read_manifest(config.data.train, config.data.skip_bad);
+    check_training_data(config, train);
+  } else {
+    const auto side = static_cast<std::int64_t>(std::sqrt(static_cast<double>(preprocess.max_pixels)));
+    Sample nominal;
+    nominal.size = {side, side};
+    nominal.completion = "?";
+    train.assign(static_cast<std::size_t>(config.rollout.images_per_step), nominal);
+    plan.assumptions.push_back(fmt::format("{} is missing: one step of pictures of max_pixels is planned{}",
+                                           config.data.train.string(),
+                                           config.train.steps > 0 ? "" : " for each epoch"));
+  }
   std::int64_t largest_set = 0;
+  std::vector<std::vector<Sample>> evaluation;
   for (const fs::path& file : config.data.eval) {
-    auto count = static_cast<std::int64_t>(read_manifest(file, config.data.skip_bad).size());
+    if (!fs::exists(file, unknown)) {
+      plan.assumptions.push_back(fmt::format("{} is missing: it is not counted", file.string()));
+      continue;
+    }
+    evaluation.push_back(read_manifest(file, config.data.skip_bad));
+    auto count = static_cast<std::int64_t>(evaluation.back().size());
     if (config.train.eval_images > 0) count = std::min(count, config.train.eval_images);
+    evaluation.back().resize(static_cast<std::size_t>(count));
     plan.evaluation_images += count;
     largest_set = std::max(largest_set, count);
   }
+  check_lengths(config, {model, tokenizer, chat, preprocess}, train, evaluation);
   plan.training_images = static_cast<std::int64_t>(train.size());
   plan.images = config.rollout.images_per_step;
   plan.trajectories = plan.images * config.rollout.group_size;
@@ -321,22 +358,25 @@ RunPlan make_plan(const Config& config, int ranks) {
   memory.model = model;
   memory.dtype = config.model.dtype;
   memory.lora = config.lora;
-  {
-    const Checkpoint checkpoint = Checkpoint::open(config.model.path, model);
-    memory.tied = checkpoint.tied();
-    memory.file_bytes = static_cast<std::int64_t>(checkpoint.bytes());
+  if (holds_weights(config.model.path)) {
+    memory.file_bytes = static_cast<std::int64_t>(Checkpoint::open(config.model.path, model).bytes());
+  } else {
+    memory.file_bytes = 2 * model.total_parameters();  // bf16, as published
+    plan.assumptions.push_back(
+        fmt::format("{} holds no weights: sizes are those of config.json", config.model.path.string()));
   }
   memory.patch_rows = typical_patches(train, preprocess);
   plan.image_tokens = memory.image_tokens = memory.patch_rows / (preprocess.merge * preprocess.merge);
   const PromptTexts& texts = config.prompts.texts;
   plan.prompt_tokens = static_cast<std::int64_t>(
       render_prompt(tokenizer, chat, texts.system, std::span(&plan.image_tokens, 1), texts.user).ids.size());
-  if (config.stage2.enabled) {
-    plan.stage2_prompt_tokens =
-        config.rollout.max_new_tokens +
-        static_cast<std::int64_t>(
-            render_prompt(tokenizer, chat, texts.stage2_system, {}, fill(texts.stage2_user, "")).ids.size());
-  }
+  memory.evaluation_stage2_prompt =
+      config.rollout.max_new_tokens +
+      static_cast<std::int64_t>(
+          render_prompt(tokenizer, chat, texts.stage2_system, {}, fill(texts.stage2_user, "")).ids.size());
+  if (config.stage2.enabled) plan.stage2_prompt_tokens = memory.evaluation_stage2_prompt;
+  memory.stage2_prompt = plan.stage2_prompt_tokens;
+  memory.stage2_new = config.rollout.stage2_max_new_tokens;
   memory.process_bytes = resident_bytes();
 
   // Tokens.
@@ -385,6 +425,7 @@ RunPlan make_plan(const Config& config, int ranks) {
 
   // Memory, of the rank that needs most.
   memory.own_reference = !config.model.adapter.empty();
+  memory.stage2_trained = config.stage2.train && plan.stage2_prompt_tokens > 0;
   memory.recompute = config.objective.recompute_layers;
   memory.dropout = config.lora.dropout > 0;
   memory.threads = static_cast<int>(plan.threads);
@@ -450,7 +491,9 @@ std::string flop_text(double flop) {
 }  // namespace
 
 std::string describe_plan(const RunPlan& plan) {
-  std::string text = plan.roles.describe() + "\n";
+  std::string text;
+  for (const std::string& assumption : plan.assumptions) text += "assumed: " + assumption + "\n";
+  text += plan.roles.describe() + "\n";
   const auto line = [&](const std::string& name, const std::string& value) {
     text += fmt::format("{:<22} {}\n", name, value);
   };
@@ -475,8 +518,8 @@ std::string describe_plan(const RunPlan& plan) {
                    duration_text(plan.step_seconds()), plan.rollout_seconds, plan.learn_seconds));
   line("time of the run", fmt::format("about {} without evaluations",
                                       duration_text(plan.step_seconds() * static_cast<double>(plan.steps))));
-  line("peak memory",
-       fmt::format("{} of the fullest rank ({})", bytes_text(plan.memory.peak()), plan.fullest));
+  line("peak memory", fmt::format("{} of the fullest rank ({}), if every answer is as long as allowed",
+                                  bytes_text(plan.memory.peak()), plan.fullest));
   for (const auto& [name, bytes] : plan.memory.shared)
     text += fmt::format("  {:<32} {:>12}{}\n", name, bytes_text(bytes),
                         plan.ranks > 1 ? "  once per node, for all its ranks" : "");

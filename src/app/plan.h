@@ -21,14 +21,14 @@ struct MemoryInputs {
   ModelConfig model;
   DType dtype = DType::f32;
   LoraSpec lora;
-  bool tied = false;               ///< the head is the embedding
   std::int64_t file_bytes = 0;     ///< of the checkpoint's tensors
   std::int64_t process_bytes = 0;  ///< of program, tokenizer and manifests
   bool actor = true, learner = true, own_reference = false, reference_pass = true;
-  bool recompute = false, dropout = false;
+  bool recompute = false, dropout = false, stage2_trained = false;
   int threads = 1;
   std::int64_t kv_limit = 0;                                     ///< bytes
   std::int64_t prompt = 0, stage2_prompt = 0, image_tokens = 0;  ///< tokens of one of them
+  std::int64_t evaluation_stage2_prompt = 0, stage2_new = 0;     ///< the same with answers as long as allowed
   std::int64_t patch_rows = 0;                                   ///< of one picture
   std::int64_t images = 0, group = 0,
                new_tokens = 0;         ///< of this rank and step; completions of an image; tokens of one
@@ -65,6 +65,7 @@ struct RunPlan {
   std::int64_t node_ranks = 1;                    ///< ranks on a node: what the launcher says, else all
   std::int64_t node_bytes = 0;                    ///< peak of the node that needs most, the weights once
   std::int64_t node_shared_bytes = 0;             ///< those weights
+  std::vector<std::string> assumptions;           ///< about what is not there yet
   double step_seconds() const { return rollout_seconds + learn_seconds; }
 };
 
@@ -72,8 +73,8 @@ struct RunPlan {
 /// (world) naming every file and folder of the configuration that is not there.
 void require_inputs(const Config& config);
 
-/// Reads the headers of the model, its tokenizer, the manifests and a few pictures; no weights. Throws Error
-/// as a run would.
+/// Reads the model's configuration, its tokenizer, the manifests and the pictures' headers; no weights. Throws Error as a
+/// run would, except that weights and manifests may be missing: the plan then says what it takes instead.
 RunPlan make_plan(const Config& config, int ranks);
 /// Readable text, several lines.
 std::string describe_plan(const RunPlan& plan);

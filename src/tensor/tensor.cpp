@@ -2,12 +2,17 @@
 #include "tensor/tensor.h"
 
 #include <malloc.h>
+#include <sys/mman.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <limits>
+#include <map>
 #include <mutex>
+#include <unordered_map>
 
 #include "core/error.h"
 
@@ -39,19 +44,105 @@ void account(const std::string& label, std::size_t bytes, bool take) {
   }
 }
 
-}  // namespace
+/// Steps free and claim the same buffers again and again, and the system's clearing of fresh pages takes time; but a heap
+/// that keeps them has gaps of half its size (docs/measurements.md). So large blocks are mapped one by one and kept when
+/// freed, as long as all blocks together are little more than were in use at once.
+class Blocks {
+ public:
+  static constexpr std::size_t kLeast = std::size_t{256} << 10;  // smaller buffers are the heap's
 
-/// Steps free and claim the same large buffers again and again: the heap keeps them, so that the system need
-/// not clear their pages each time.
+  /// nullptr when the system has none left.
+  void* take(std::size_t bytes) {
+    bytes = rounded(bytes);
+    const std::lock_guard lock(mutex_);
+    // A somewhat larger one will do.
+    const auto found = kept_.lower_bound(bytes);
+    if (found != kept_.end() && found->first <= bytes + bytes / 2) {
+      bytes = found->first;
+      void* block = found->second;
+      kept_bytes_ -= bytes;
+      kept_.erase(found);
+      note_use(bytes);
+      taken_[block] = bytes;
+      return block;
+    }
+    std::size_t most = std::max(most_in_use_, in_use_ + bytes);
+    most += most / 16;
+    while (!kept_.empty() && kept_bytes_ + in_use_ + bytes > most) unmap(std::prev(kept_.end()));
+    void* block = map(bytes);
+    while (block == nullptr && !kept_.empty()) {
+      unmap(std::prev(kept_.end()));
+      block = map(bytes);
+    }
+    if (block == nullptr) return nullptr;
+    note_use(bytes);
+    taken_[block] = bytes;
+    return block;
+  }
+  void give(void* block) {
+    const std::lock_guard lock(mutex_);
+    const auto entry = taken_.find(block);
+    const std::size_t bytes = entry->second;
+    taken_.erase(entry);
+    in_use_ -= bytes;
+    kept_bytes_ += bytes;
+    kept_.emplace(bytes, block);
+  }
+
+ private:
+  using Kept = std::multimap<std::size_t, void*>;
+
+  /// Up to one of eight sizes between powers of two, so that blocks fit again.
+  static std::size_t rounded(std::size_t bytes) {
+    const std::size_t step = std::max(std::bit_floor(bytes) / 8, std::size_t{4096});
+    return (bytes + step - 1) / step * step;
+  }
+  static void* map(std::size_t bytes) {
+    void* block = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return block == MAP_FAILED ? nullptr : block;
+  }
+  void note_use(std::size_t bytes) {
+    in_use_ += bytes;
+    most_in_use_ = std::max(most_in_use_, in_use_);
+  }
+  void unmap(Kept::iterator block) {
+    ::munmap(block->second, block->first);
+    kept_bytes_ -= block->first;
+    kept_.erase(block);
+  }
+
+  std::mutex mutex_;
+  Kept kept_;
+  std::unordered_map<void*, std::size_t> taken_;
+  std::size_t kept_bytes_ = 0, in_use_ = 0, most_in_use_ = 0;
+};
+
+/// What is smaller stays with the heap, which keeps it.
 [[maybe_unused]] const bool kHeapKeepsMemory = [] {
   constexpr int kNever = std::numeric_limits<int>::max();
   return mallopt(M_MMAP_MAX, 0) == 1 && mallopt(M_TRIM_THRESHOLD, kNever) == 1;
 }();
 
+Blocks& blocks() {
+  static auto* instance = new Blocks;  // never destroyed: buffers may outlive static destructors
+  return *instance;
+}
+
+bool has_own_block([[maybe_unused]] std::size_t bytes) {
+#ifdef __SANITIZE_ADDRESS__
+  return false;  // the sanitizer watches what the heap gives
+#else
+  return bytes >= Blocks::kLeast;
+#endif
+}
+
+}  // namespace
+
 Buffer::Buffer(std::size_t bytes, std::string label) : bytes_(bytes), label_(std::move(label)) {
   if (bytes == 0) return;
-  const std::size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-  data_ = std::aligned_alloc(kAlignment, rounded);
+  data_ = has_own_block(bytes)
+              ? blocks().take(bytes)
+              : std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
   if (data_ == nullptr) {
     fail(
         "cannot allocate {} bytes for {}: out of memory; lower micro_batch_tokens, kv_memory or "
@@ -64,7 +155,11 @@ Buffer::Buffer(std::size_t bytes, std::string label) : bytes_(bytes), label_(std
 Buffer::~Buffer() {
   if (data_ == nullptr) return;
   if (counted_) account(label_, bytes_, false);
-  if (owner_ == nullptr) std::free(data_);
+  if (owner_ != nullptr) return;
+  if (has_own_block(bytes_))
+    blocks().give(data_);
+  else
+    std::free(data_);
 }
 
 Buffer Buffer::borrow(void* data, std::size_t bytes, std::string label, std::shared_ptr<const void> owner,

@@ -495,6 +495,65 @@ TEST_F(Programs, UnreadablePictureWhileTraining) {
   expect_error(learn_from(lines), 1, ".png");
 }
 
+TEST_F(Programs, PicturesAreLookedAtBeforeTheFirstStep) {
+  fs::copy_file(kTiny / "sample_cat.png", folder_.path() / "good.png");
+  std::string lines;
+  for (int i = 0; i < 4; ++i)
+    lines += fmt::format(R"({{"id": "{}", "image": "good.png", "score": {}}})", i, 1 + i) + "\n";
+  folder_.write("empty.png", "");
+  folder_.write("strip.ppm", "P6 50000 1 255\n" + std::string(150000, 'x'));
+  folder_.write("bomb.png", bomb_png());
+  for (const char* name : {"empty.png", "strip.ppm", "bomb.png"}) {
+    const std::string manifest =
+        folder_.write("train.jsonl", lines + fmt::format(R"({{"id": "x", "image": "{}", "score": 3}})", name))
+            .string();
+    expect_error(learn({"data.train=" + manifest}), 1, "train.jsonl:5");
+    Arguments dry = learner({"data.train=" + manifest});
+    dry.push_back("--dry-run");
+    expect_error(run(dry), 1, "train.jsonl:5");
+    EXPECT_FALSE(fs::exists(folder_.path() / "run"));
+    const Outcome without =
+        learn({"data.train=" + manifest, "data.skip_bad=true", "train.steps=1", "data.eval=[]"});
+    EXPECT_EQ(without.code, 0) << without.err;
+    EXPECT_THAT(without.err, HasSubstr("train.jsonl:5"));
+    fs::remove_all(folder_.path() / "run");
+  }
+}
+
+TEST_F(Programs, LengthsThatCanNeverFitAreFoundBeforeTheFirstStep) {
+  const std::string out = (folder_.path() / "run").string();
+  for (const std::string& set :
+       {std::string("rollout.max_new_tokens=2048"), std::string("rollout.stage2_max_new_tokens=2048"),
+        std::string("rollout.kv_memory=1MiB")}) {
+    SCOPED_TRACE(set);
+    Arguments sets{set};
+    if (set.find("kv_memory") != std::string::npos) sets.push_back("rollout.group_size=32");
+    expect_error(learn(sets), 1, "tokens");
+    Arguments dry = learner(sets);
+    dry.push_back("--dry-run");
+    expect_error(run(dry), 1, "tokens");
+    EXPECT_FALSE(fs::exists(out));
+  }
+}
+
+TEST_F(Programs, PlansWithoutWeightsOrPictures) {
+  const fs::path model = copy_model();
+  fs::remove(model / "model.safetensors");
+  Arguments words = learner({"model.path=" + model.string(), "data.train=/absent/train.jsonl"});
+  expect_error(run(words), 1, "/absent/train.jsonl");
+  words.push_back("--dry-run");
+  const Outcome plan = run(words);
+  EXPECT_EQ(plan.code, 0) << plan.err;
+  EXPECT_THAT(plan.out, HasSubstr("no weights"));
+  EXPECT_THAT(plan.out, HasSubstr("/absent/train.jsonl"));
+  EXPECT_THAT(plan.out, HasSubstr("peak memory"));
+  expect_error(learn({"model.path=" + model.string()}), 1, "safetensors");
+  // Without a model folder there is nothing to plan.
+  Arguments none = learner({"model.path=/absent/model"});
+  none.push_back("--dry-run");
+  expect_error(run(none), 1, "/absent/model");
+}
+
 TEST_F(Programs, DamagedTokenizer) {
   const fs::path model = copy_model();
   const std::string json = file_content(model / "tokenizer.json");
