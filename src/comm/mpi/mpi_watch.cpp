@@ -207,7 +207,7 @@ class MpiWatch final : public Watch {
   MPI_Comm communicator_ = MPI_COMM_NULL;
   int rank_ = 0, size_ = 1;
   // The thread's own.
-  std::vector<Peer> peers_;  // by rank
+  std::vector<Peer> peers_;     // by rank
   bool missed_centre_ = false;  // was the first to miss rank 0, so tells the others
   mutable std::mutex mutex_;
   std::condition_variable changed_;
