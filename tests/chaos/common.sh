@@ -48,13 +48,11 @@ run=$folder/run
 log=$folder/log
 : >"$log"
 
-# A pipe that nobody writes into: reading it with a time-out sleeps without a process.
-mkfifo "$folder/pipe"
-exec {idle}<>"$folder/pipe"
+# Not `read -t`, which needs no process: bash 5.2 now and then goes on with blocked signals behind it, SIGCHLD among them.
 nap() {
   local seconds
   printf -v seconds '%d.%03d' $(($1 / 1000)) $(($1 % 1000))
-  read -r -t "$seconds" -u "$idle" || true
+  sleep "$seconds"
 }
 milliseconds() { now=$((${EPOCHREALTIME/[.,]/} / 1000)); }
 random() { drawn=$(((RANDOM * 32768 + RANDOM) % $1)); }
@@ -99,7 +97,12 @@ process_of_rank() {
   return 1
 }
 
-is_running() { kill -0 "$session" 2>/dev/null; }
+# A dead child still answers kill -0 until the shell has noticed.
+is_running() {
+  local line
+  { read -r line <"/proc/$session/stat"; } 2>/dev/null || return 1
+  [[ ${line##*) } != [ZX]* ]]
+}
 
 wait_job() {
   milliseconds

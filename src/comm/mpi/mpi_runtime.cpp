@@ -3,6 +3,7 @@
 #include <glog/logging.h>
 #include <mpi.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
@@ -42,10 +43,9 @@ class Patience {
  public:
   explicit Patience(const char* call) : call_(call) {
     const int asked = number_from({"BIQA_START_SECONDS"});
-    // One that came says so; should it be rank 0 that did not, another.
-    const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
-    const bool first = rank == nullptr || std::atoi(rank) == 0;
-    limit_ = Seconds{asked > 0 ? asked : kDefaultSeconds} + (first ? Seconds{0} : kTurn);
+    // The first that came says so and ends the job.
+    const int turn = std::min(number_from({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}), kLastTurn);
+    limit_ = Seconds{asked > 0 ? asked : kDefaultSeconds} + turn * kTurn;
     thread_ = std::thread([this] { run(); });
   }
   ~Patience() {
@@ -61,7 +61,8 @@ class Patience {
 
  private:
   static constexpr int kDefaultSeconds = 120;
-  static constexpr Seconds kTurn{3};
+  static constexpr Seconds kTurn{2};
+  static constexpr int kLastTurn = 4;
 
   void run() {
     std::unique_lock lock(mutex_);
