@@ -137,7 +137,7 @@ fi
 
 if [[ $level != fast ]]; then
   stage "address and undefined-behaviour sanitizers"
-  build asan --tests && run_tests asan --label-exclude '^(lint|gpu|slow)$'
+  build asan --tests && run_tests asan --label-exclude '^(lint|gpu|slow|chaos)$'
 
   stage "thread sanitizer: the tests that start threads"
   # libgomp is not instrumented, so what it orders would look like races: one OpenMP thread each.

@@ -74,6 +74,7 @@ ExitCode train(const CommandLine& line) {
   });
   ExitCode code = ExitCode::done;
   try {
+    Watch* watch = mpi.watch();
     Config config;
     run_alike(world, [&] {
       config = load_config(line.text("config"), overrides);
@@ -84,7 +85,7 @@ ExitCode train(const CommandLine& line) {
       if (world.rank() == 0) fmt::print("{}", describe_plan(make_plan(config, world.size())));
     } else {
       listen_for_save(config);
-      code = run_training(config, world, signals, mpi.watch());
+      code = run_training(config, world, signals, watch);
     }
   } catch (const PeerLost& lost) {
     mpi.abort(static_cast<int>(lost.code()));

@@ -202,6 +202,12 @@ class Trainer {
                    << " broke off in the middle of its update: it is not saved";
       return;
     }
+    try {
+      record_step();
+    } catch (const std::exception& error) {
+      fmt::print(stderr, "no checkpoint of step {}: {}\n", learned_step_, error.what());
+      return;
+    }
     writer_->begin(*trainer_, info(learned_step_));
     const bool ended = writer_->wait(kLastSavePatience);
     if (!ended) writer_->give_up("a learner is lost");
@@ -236,6 +242,7 @@ class Trainer {
     if (signals_.stop && !insured_ && is_between_steps() &&
         writer_->state() != CheckpointWriter::State::writing) {
       insured_ = true;
+      record_step();
       writer_->begin(*trainer_, info(learned_step_), true);
     }
   }
@@ -409,7 +416,7 @@ class Trainer {
     step_ = found.info.step;
     version_ = found.info.version;
     if (trainer_ != nullptr) trainer_->restore(found.adapter.values, found.m, found.v, found.updates);
-    learned_step_ = step_;
+    learned_step_ = recorded_step_ = step_;
     learned_updates_ = found.updates;
     adapter_ = std::move(found.adapter);
   }
@@ -517,20 +524,19 @@ class Trainer {
       Report report;
       if (actor_ && !sft_) roll_out(step, report);
       if (reward_ && !sft_) score_groups(step, report);
-      StepMetrics metrics = learn_step(step, rows, report);
+      learn_step(step, rows, report);
       send_report(report);
-      if (leader_) read_reports(metrics);
+      if (leader_) read_reports();
       const auto begin = Clock::now();
       boundary(step);
       if (leader_) {
-        metrics.sync_seconds = seconds_since(begin);
-        metrics.step_seconds = seconds_since(start);
-        metrics.version = version_;
-        folder_->append(metrics);
-        warn(metrics, *progress_);
-        progress_->update(step, sft_ ? fmt::format("loss {:.3f}", metrics.loss)
+        metrics_.sync_seconds = seconds_since(begin);
+        metrics_.step_seconds = seconds_since(start);
+        record_step();
+        warn(metrics_, *progress_);
+        progress_->update(step, sft_ ? fmt::format("loss {:.3f}", metrics_.loss)
                                      : fmt::format("reward {:.3f}  kl {:.3f}  {:.0f} tokens",
-                                                   metrics.reward_mean, metrics.kl, metrics.length_mean));
+                                                   metrics_.reward_mean, metrics_.kl, metrics_.length_mean));
       }
       step_ = step;
       if (!evaluate_if_due(step)) last_step_ = step;
@@ -619,8 +625,8 @@ class Trainer {
     }
   }
 
-  /// Figures on the first learner.
-  StepMetrics learn_step(std::int64_t step, const std::vector<std::size_t>& rows, Report& report) {
+  /// Figures in metrics_, on the first learner.
+  void learn_step(std::int64_t step, const std::vector<std::size_t>& rows, Report& report) {
     std::vector<Group> groups;
     if (!sft_) groups = receive_groups(step, rows);
     const auto begin = Clock::now();
@@ -637,13 +643,22 @@ class Trainer {
     learned_step_ = step;
     learned_updates_ = trainer_->updates();
     report.learn = seconds_since(begin);
-    if (!leader_) return {};
-    StepMetrics metrics = measure(step, groups, result, zero_variance);
+    if (!leader_) return;
+    metrics_ = measure(step, groups, result, zero_variance);
     if (sft_) {
-      metrics.images = metrics.trajectories = static_cast<std::int64_t>(rows.size());
-      metrics.leak_rate = kNotMeasured;
+      metrics_.images = metrics_.trajectories = static_cast<std::int64_t>(rows.size());
+      metrics_.leak_rate = kNotMeasured;
     }
-    return metrics;
+  }
+
+  /// The line of the step that was learned last, once: behind its boundary, or before a checkpoint of it that can't wait
+  /// for that, with the times known so far. Going on from that checkpoint, the step is not run again.
+  void record_step() {
+    if (!leader_ || recorded_step_ >= learned_step_) return;
+    if (metrics_.step != learned_step_) fail("the lines of step {} could not be written", learned_step_);
+    metrics_.version = learned_step_;
+    folder_->append(metrics_);
+    recorded_step_ = learned_step_;
   }
 
   void send_report(Report& report) {
@@ -661,25 +676,25 @@ class Trainer {
   }
 
   /// Of all ranks; decides how the run goes on.
-  void read_reports(StepMetrics& metrics) {
+  void read_reports() {
     for (int rank = 0; rank < world_.size(); ++rank) {
       const Message message = world_.receive(rank, kTagReport, "the report of a step");
       Report theirs;
       CHECK_EQ(message.bytes.size(), sizeof theirs);
       std::memcpy(&theirs, message.bytes.data(), sizeof theirs);
-      metrics.rollout_seconds = std::max(metrics.rollout_seconds, theirs.rollout);
-      metrics.stage2_seconds = std::max(metrics.stage2_seconds, theirs.stage2);
-      metrics.reward_seconds = std::max(metrics.reward_seconds, theirs.reward);
-      metrics.learn_seconds = std::max(metrics.learn_seconds, theirs.learn);
+      metrics_.rollout_seconds = std::max(metrics_.rollout_seconds, theirs.rollout);
+      metrics_.stage2_seconds = std::max(metrics_.stage2_seconds, theirs.stage2);
+      metrics_.reward_seconds = std::max(metrics_.reward_seconds, theirs.reward);
+      metrics_.learn_seconds = std::max(metrics_.learn_seconds, theirs.learn);
       for (std::size_t kind = 0; kind < theirs.sent.size(); ++kind) {
         traffic_[kind] += theirs.sent[kind];
-        metrics.traffic_bytes += static_cast<std::int64_t>(theirs.sent[kind]);
+        metrics_.traffic_bytes += static_cast<std::int64_t>(theirs.sent[kind]);
       }
       // Actors may be lag_ steps ahead: what they have begun is learned from.
-      if (theirs.stop) last_step_ = std::min(last_step_, metrics.step + lag_);
+      if (theirs.stop) last_step_ = std::min(last_step_, metrics_.step + lag_);
       if (theirs.save) save_due_ = true;
     }
-    if (config_.checkpoint.every > 0 && metrics.step % config_.checkpoint.every == 0) save_due_ = true;
+    if (config_.checkpoint.every > 0 && metrics_.step % config_.checkpoint.every == 0) save_due_ = true;
   }
 
   /// Behind a step, on every rank in the same order of steps: the adapter to all who hold one, and how the run goes on.
@@ -1276,7 +1291,9 @@ class Trainer {
   std::optional<RunFolder> folder_;
   std::optional<RankLog> log_;
   std::optional<Progress> progress_;
-  std::int64_t samples_step_ = -1, samples_written_ = 0;
+  // The first learner's: figures of the last step learned, the last one in metrics.jsonl, and of samples.jsonl.
+  StepMetrics metrics_;
+  std::int64_t recorded_step_ = 0, samples_step_ = -1, samples_written_ = 0;
   double lr_ = 0;
   // The first learner's: what the last evaluation chose by, and the best of all.
   std::int64_t evaluated_step_ = -1, best_step_ = 0;

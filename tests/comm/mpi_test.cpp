@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <csignal>
 #include <cstdio>
@@ -17,6 +18,8 @@
 #include <fstream>
 #include <iostream>
 #include <sstream>
+#include <string_view>
+#include <vector>
 
 #include "comm/contract.h"
 #include "core/error.h"
@@ -117,13 +120,13 @@ TEST_F(Inner, SizesDiffer) {
 
 constexpr WatchTimes kQuick{Seconds{0.2}, Seconds{1.5}, Seconds{3}};
 
-/// A job whose ranks compute for a long time; rank `stopped` is stopped. They give up when the watch tells them.
-void run_watched(int stopped) {
+/// A job whose ranks compute for a long time; `stopped` are stopped. They give up when the watch tells them.
+void run_watched(const std::vector<int>& stopped) {
   MpiRuntime runtime(Seconds{60});
   std::cerr << fmt::format("pid {}\n", getpid()) << std::flush;
   Watch* watch = runtime.watch(kQuick);
   ASSERT_NE(watch, nullptr);
-  if (runtime.world().rank() == stopped) raise(SIGSTOP);
+  if (std::find(stopped.begin(), stopped.end(), runtime.world().rank()) != stopped.end()) raise(SIGSTOP);
   for (int i = 0; i < 3000; ++i) {
     if (const auto lost = watch->loss()) {
       std::cerr << fmt::format("rank {} knows that rank {} is lost\n", runtime.world().rank(), lost->rank)
@@ -138,10 +141,17 @@ void run_watched(int stopped) {
 }
 
 TEST_F(Inner, ARankStopsUnderWatch) {
-  run_watched(2);
+  run_watched({2});
 }
 TEST_F(Inner, TheFirstRankStopsUnderWatch) {
-  run_watched(0);
+  run_watched({0});
+}
+TEST_F(Inner, TheFirstTwoRanksStopUnderWatch) {
+  run_watched({0, 1});
+}
+TEST_F(Inner, ARankStopsBeforeMpiStarts) {
+  if (std::string_view(std::getenv("OMPI_COMM_WORLD_RANK")) == "0") raise(SIGSTOP);
+  MpiRuntime runtime;
 }
 
 TEST_F(Inner, ARankTellsItsFailure) {
@@ -298,6 +308,24 @@ TEST_F(Mpi, TheWatchNamesTheFirstRank) {
   expect_failure(outcome, 3, 15, 1);
   EXPECT_THAT(outcome.output, HasSubstr("error: rank 1 of 3: no sign of life from rank 0"));
   EXPECT_EQ(outcome.output.find("error:"), outcome.output.rfind("error:")) << outcome.output;
+}
+
+// Rank 1, which says that rank 0 is lost, is lost too.
+TEST_F(Mpi, TheWatchNamesTheFirstRankWhateverElseIsLost) {
+  const Outcome outcome = run_inner(4, "TheFirstTwoRanksStopUnderWatch");
+  expect_failure(outcome, 4, 20, 1);
+  EXPECT_THAT(outcome.output, AllOf(HasSubstr("error: rank 2 of 4: no sign of life from rank 0"),
+                                    HasSubstr("rank 3 knows that rank 0 is lost")));
+  EXPECT_EQ(outcome.output.find("error:"), outcome.output.rfind("error:")) << outcome.output;
+}
+
+TEST_F(Mpi, AJobThatCannotStartEnds) {
+  setenv("BIQA_START_SECONDS", "2", 1);
+  const Outcome outcome = run_inner(3, "ARankStopsBeforeMpiStarts");
+  unsetenv("BIQA_START_SECONDS");
+  EXPECT_NE(outcome.exit_code, 0) << outcome.output;
+  EXPECT_LT(outcome.seconds, 30);
+  EXPECT_THAT(outcome.output, HasSubstr("error: MPI_Init_thread did not return within 4 s"));
 }
 
 TEST_F(Mpi, AFailureIsPassedOnAndTheJobEndsWithItsCode) {

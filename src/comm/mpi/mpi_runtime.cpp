@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
 #include <glog/logging.h>
 #include <mpi.h>
 
+#include <algorithm>
+#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <initializer_list>
+#include <mutex>
 #include <string>
+#include <thread>
 
 #include "comm/mpi.h"
 #include "comm/mpi/mpi_transport.h"
@@ -32,6 +37,53 @@ void prefer(const char* name, const char* value) {
   setenv(name, value, 0);
 }
 
+/// Starting and ending MPI wait for all ranks without a deadline, and the watch is not there yet or any more: ends this
+/// process, and by that the job, when such a call takes too long. BIQA_START_SECONDS: how long that is.
+class Patience {
+ public:
+  explicit Patience(const char* call) : call_(call) {
+    const int asked = number_from({"BIQA_START_SECONDS"});
+    // The first that came says so and ends the job.
+    const int turn = std::min(number_from({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}), kLastTurn);
+    limit_ = Seconds{asked > 0 ? asked : kDefaultSeconds} + turn * kTurn;
+    thread_ = std::thread([this] { run(); });
+  }
+  ~Patience() {
+    {
+      const std::lock_guard lock(mutex_);
+      ended_ = true;
+    }
+    changed_.notify_all();
+    thread_.join();
+  }
+  Patience(const Patience&) = delete;
+  Patience& operator=(const Patience&) = delete;
+
+ private:
+  static constexpr int kDefaultSeconds = 120;
+  static constexpr Seconds kTurn{2};
+  static constexpr int kLastTurn = 4;
+
+  void run() {
+    std::unique_lock lock(mutex_);
+    if (changed_.wait_for(lock, limit_, [this] { return ended_; })) return;
+    fmt::print(stderr,
+               "error: {} did not return within {:.0f} s: a rank was stopped, is cut off or did not start; "
+               "start the "
+               "job again, with a larger BIQA_START_SECONDS if the machine is slow\n",
+               call_, limit_.count());
+    std::fflush(stderr);
+    std::_Exit(static_cast<int>(ExitCode::world));
+  }
+
+  const char* const call_;
+  Seconds limit_{0};
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool ended_ = false;
+  std::thread thread_;
+};
+
 }  // namespace
 
 MpiRuntime::MpiRuntime(Seconds deadline) {
@@ -52,6 +104,7 @@ MpiRuntime::MpiRuntime(Seconds deadline) {
   // No complaint about network hardware that a machine doesn't have.
   prefer("OMPI_MCA_btl_base_warn_component_unused", "0");
   int provided = 0;
+  const Patience patience("MPI_Init_thread");
   check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
   threads_ = provided >= MPI_THREAD_MULTIPLE;
   if (provided < MPI_THREAD_SERIALIZED)
@@ -82,6 +135,7 @@ Watch* MpiRuntime::watch(const WatchTimes& times) {
     return nullptr;
   }
   CHECK(watch_ == nullptr);
+  const Patience patience("MPI_Comm_dup");
   watch_ = make_mpi_watch(times);
   return watch_.get();
 }
@@ -93,7 +147,9 @@ void MpiRuntime::finalize() {
   }
   watch_.reset();
   world_.reset();
-  if (launched_) check_mpi(MPI_Finalize(), "MPI_Finalize");
+  if (!launched_) return;
+  const Patience patience("MPI_Finalize");
+  check_mpi(MPI_Finalize(), "MPI_Finalize");
 }
 
 void MpiRuntime::abort(int exit_code) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every rank tells rank 0 that it lives, rank 0 tells every rank. So rank 0 sees any loss and passes it on, and a rank
-// that rank 0 does not answer knows that it is rank 0 that is lost, or itself that is cut off.
+// that rank 0 does not answer knows that it is rank 0 that is lost, or itself that is cut off. It tells all others.
 #include <fmt/format.h>
 #include <glog/logging.h>
 #include <mpi.h>
@@ -24,6 +24,10 @@ using Clock = std::chrono::steady_clock;
 
 /// How often the thread looks.
 constexpr Seconds kTick{0.2};
+/// All ranks miss rank 0 at the same time. Rank 1 says so; each rank waits so much longer than the one before it, for that
+/// one may be lost too. No longer than the last: of thousands of ranks one is there.
+constexpr Seconds kTurn{1};
+constexpr int kLastTurn = 4;
 constexpr int kTag = 0;
 
 enum class Word : std::int32_t { alive, failed, lost };
@@ -39,8 +43,7 @@ class MpiWatch final : public Watch {
     check_mpi(MPI_Comm_set_errhandler(communicator_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
     MPI_Comm_rank(communicator_, &rank_);
     MPI_Comm_size(communicator_, &size_);
-    // The others of rank 0; rank 0 alone of the others.
-    peers_.resize(static_cast<std::size_t>(rank_ == 0 ? size_ : 1));
+    peers_.resize(static_cast<std::size_t>(size_));
     thread_ = std::thread([this] { run(); });
   }
   ~MpiWatch() override {
@@ -100,17 +103,24 @@ class MpiWatch final : public Watch {
       since_beat += passed;
       const bool beat = since_beat >= times_.beat;
       if (beat) since_beat = Seconds{0};
-      for (std::size_t i = 0; i < peers_.size(); ++i) {
-        const int peer = static_cast<int>(i);
+      // The others of rank 0; rank 0 alone of the others, until that one is lost.
+      const int watched = rank_ == 0 ? size_ : 1;
+      for (int peer = 0; peer < watched; ++peer) {
         if (peer == rank_) continue;
-        peers_[i].silent += passed;
+        Seconds& silence = peers_[static_cast<std::size_t>(peer)].silent;
+        silence += passed;
         speak(peer, beat);
-        if (peers_[i].silent > times_.silence) silent(peer);
+        if (silence > times_.silence + own_turn()) silent(peer);
+      }
+      for (int peer = watched; peer < size_ && missed_centre_; ++peer) {
+        if (peer != rank_) speak(peer, false);
       }
       if (::getppid() != parent_) orphaned();
       end_by_force();
     }
   }
+
+  Seconds own_turn() const { return std::max(0, std::min(rank_, kLastTurn) - 1) * kTurn; }
 
   void listen() {
     for (;;) {
@@ -155,13 +165,11 @@ class MpiWatch final : public Watch {
     const std::lock_guard lock(mutex_);
     if (loss_) return;
     note({peer, false, 1, Seconds{0}});
-    // All others miss rank 0 at the same time; one of them says so.
-    if (rank_ <= 1) {
-      say(fmt::format(
-          "no sign of life from rank {} for {:.0f} s: it has died, was stopped or is cut off; the learners "
-          "save what they can and the job ends, start it again to go on",
-          peer, times_.silence.count()));
-    }
+    missed_centre_ = peer == 0;
+    say(fmt::format(
+        "no sign of life from rank {} for {:.0f} s: it has died, was stopped or is cut off; the learners "
+        "save what they can and the job ends, start it again to go on",
+        peer, times_.silence.count()));
   }
 
   void orphaned() {
@@ -198,7 +206,9 @@ class MpiWatch final : public Watch {
   const pid_t parent_;
   MPI_Comm communicator_ = MPI_COMM_NULL;
   int rank_ = 0, size_ = 1;
-  std::vector<Peer> peers_;  // by rank; the thread's alone
+  // The thread's own.
+  std::vector<Peer> peers_;     // by rank
+  bool missed_centre_ = false;  // was the first to miss rank 0, so tells the others
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   bool ending_ = false;
