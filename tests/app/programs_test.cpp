@@ -61,7 +61,7 @@ struct Surroundings {
 class Programs : public testing::Test {
  protected:
   void SetUp() override {
-    for (const char* name : {"biqa_learner", "biqa_score", "biqa_trace"}) {
+    for (const char* name : {"biqa_learner", "biqa_scale", "biqa_score", "biqa_trace"}) {
       if (!fs::exists(program(name)))
         GTEST_SKIP() << program(name) << " is not built: build the target " << name << "_program to run this";
     }
@@ -205,14 +205,14 @@ void rewrite_header(const fs::path& file, const std::function<void(nlohmann::jso
 }
 
 TEST_F(Programs, UnknownFlag) {
-  for (const char* name : {"biqa_learner", "biqa_score", "biqa_trace"}) {
+  for (const char* name : {"biqa_learner", "biqa_scale", "biqa_score", "biqa_trace"}) {
     SCOPED_TRACE(name);
     expect_error(run({program(name), "--modle", "x"}), 2, "unknown flag --modle");
   }
 }
 
 TEST_F(Programs, HelpAndVersion) {
-  for (const char* name : {"biqa_learner", "biqa_score", "biqa_trace"}) {
+  for (const char* name : {"biqa_learner", "biqa_scale", "biqa_score", "biqa_trace"}) {
     const Outcome help = run({program(name), "--help"});
     EXPECT_EQ(help.code, 0);
     EXPECT_THAT(help.out, HasSubstr(name));

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+// How long a step takes on N ranks, and what limits it: a simulation of trainer.cpp's step from the times and sizes of
+// its parts. docs/scaling.md tells what it says and how well it agrees with runs.
+//
+// With G images of M members, A actors, R reward ranks, L learners, H = ranks that hold the adapter, N ranks; P bytes of
+// adapter, b bytes of a group; B bytes/s of a rank's link, λ its latency, μ the work of a message at either end:
+//
+//   rollout   an actor with n running members takes iteration + n·token per token. A new group costs group_start, the
+//             second stage of a member stage2_start. Half of an even share of groups is under way on an actor, each that
+//             ends brings the next (WorkShare). Lengths are drawn: measured ones, or log-normal.
+//   rewards   a queue per reward rank: reward_group + L·(b/B + μ) for a group, which goes to every learner. A learner
+//             takes G·(b/B + μ) in.
+//   learning  groups, longest first, to the least loaded learner; learn_start + groups·learn_group + rows·learn_token,
+//             rows = prompt + completions. The largest share counts.
+//   reduce    reduce-scatter and all-gather directly between all pairs: 2·(L-1)·μ per round, rounds·λ, P·(L-1)/L/B, and
+//             P/sum for the sums or copies; rounds = shard / clamp(16 Mi / L, 4096, 1 Mi) elements. Four small sums
+//             through one rank: 2·(L-1)·μ + 2λ.
+//   publish   N reports to one rank: N·μ. Boundary: binomial tree over N. Adapter: up to 4 MiB a binomial tree over H,
+//             ⌈log2 H⌉·(P/B + λ); above, a chain of 4 MiB blocks, (H-1 + blocks-1)·(block/B + λ). Then `apply`, and
+//             four small maxima over H.
+//   waits     who has waited w sleeps up to min(w/16, 5 ms) (message_communicator.cpp): half of it for each hop of a
+//             tree or chain, n/(n+1) of it where the last of n counts.
+//   cores     ranks that share C cores: n busy ones run at min(1, C'/n) of their speed, C' = C less what the waiting
+//             ones take to look for messages.
+//   lag K     actors begin step s when they ended s-1 and version s-1-K is published; learners when s is scored and s-1
+//             published. K = 0 is the sum of the parts.
+//   saving    in the background: all bytes through the file system, or the first learner's through its own link. It
+//             delays nothing but the next checkpoint; only the copy (3·P/L/sum) is waited for.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "comm/roles.h"
+
+namespace biqa {
+
+/// Work of a step, and what a machine takes for its parts. What is 0 takes no time.
+struct ScaleInputs {
+  // Work.
+  std::int64_t images = 1, group_size = 1;
+  double prompt_tokens = 0, length_mean_tokens = 1;
+  double length_deviation = 0;           ///< standard deviation of the logarithm of a completion's length
+  double max_new_tokens = 1e9;           ///< longer draws are cut
+  double stage2_tokens = 0;              ///< of every member
+  std::vector<double> relative_lengths;  ///< measured lengths to draw from, mean 1; empty: log-normal
+  double adapter_bytes = 0, group_bytes = 0;  ///< f32 values; a group as it is sent
+  std::int64_t checkpoint_every = 0;          ///< steps
+  std::int64_t max_policy_lag = 0;            ///< where no actor learns
+  // Seconds on one rank.
+  double group_start_seconds = 0, stage2_start_seconds = 0, iteration_seconds = 0, token_seconds = 0;
+  double reward_group_seconds = 0;
+  double learn_start_seconds = 0, learn_group_seconds = 0, learn_token_seconds = 0;
+  double apply_seconds = 0;  ///< a holder takes a new adapter into use
+  // Between ranks.
+  double link_bytes_per_second = 0, latency_seconds = 0, message_seconds = 0;
+  double sum_bytes_per_second = 0;
+  bool sleeps = true;  ///< waits as the MPI transport has them
+  // Storage: of all ranks together, of one, and what a file costs.
+  double disk_bytes_per_second = 0, disk_rank_bytes_per_second = 0, file_seconds = 0;
+  // Shared cores; 0: every rank has its own.
+  double cores = 0, idle_core_share = 0;
+  // The simulation.
+  std::int64_t steps = 8;
+  std::uint64_t seed = 0;
+};
+
+/// Sets one value by its name above. Throws Error (usage), beginning with `where`, for an unknown name or a bad value.
+void set_scale_input(ScaleInputs& inputs, const std::string& name, const std::string& value,
+                     const std::string& where);
+/// Every value of the file, a flat YAML map.
+void read_scale_inputs(ScaleInputs& inputs, const std::filesystem::path& file);
+/// Names and values, one `name: value` a line; read_scale_inputs of it gives the same (relative_lengths aside).
+std::string to_yaml(const ScaleInputs& inputs);
+
+/// Means over the simulated steps; seconds of wall time.
+struct ScaleStep {
+  std::int64_t ranks = 0, actors = 0, rewards = 0, learners = 0;
+  bool colocated = false;
+  std::int64_t images = 0;
+  double step_seconds = 0;
+  double rollout_seconds = 0;    ///< until the last group has ended
+  double straggler_seconds = 0;  ///< of these: longer than evenly spread work
+  double reward_seconds = 0;     ///< from there until the last group is scored and with the learners
+  double learn_seconds = 0;
+  double imbalance_seconds = 0;  ///< of these: longer than evenly spread work
+  double reduce_seconds = 0, publish_seconds = 0;
+  double broadcast_seconds = 0;                  ///< of publish: the adapter's way to the last holder
+  double checkpoint_seconds = 0;                 ///< to write one
+  std::int64_t checkpoint_steps = 0;             ///< between two: checkpoint_every, or what the disk takes
+  double copy_seconds = 0;                       ///< a step's part of copying for checkpoints
+  std::array<double, kOperations> sent_bytes{};  ///< by kind, all ranks together
+  double traffic_bytes() const;
+  double trajectories_per_second = 0;
+  std::string limit;  ///< what takes most of the step
+};
+
+ScaleStep simulate_step(const ScaleInputs& inputs, const RolePlan& roles, int ranks);
+
+/// The quickest roles for so many ranks, of a grid of splits and colocation.
+RolePlan find_best_roles(const ScaleInputs& inputs, int ranks);
+
+/// What one run on one rank with its roles colocated took: medians over its steps, the first left out.
+struct MeasuredRun {
+  std::int64_t images = 0;
+  double rollout_seconds = 0, reward_seconds = 0, learn_seconds = 0, sync_seconds = 0;
+  double length_mean_tokens = 0, stage2_tokens = 0;  ///< of a member
+};
+/// Fills in the seconds of one rank: per-token costs from one run; from two with different numbers of images also what
+/// an iteration and a learner's start cost (0 where the two say less than nothing). The work in `inputs` is known.
+void calibrate(ScaleInputs& inputs, std::span<const MeasuredRun> runs);
+
+/// Inputs from folders of runs on one rank: work, sizes and roles from the first; `roles` as its configuration says.
+/// Throws Error when a folder has no steps or its model is gone.
+ScaleInputs read_scale_runs(std::span<const std::filesystem::path> folders, ScaleInputs machine,
+                            RoleConfig& roles);
+
+}  // namespace biqa
