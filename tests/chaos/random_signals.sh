@@ -137,7 +137,8 @@ examine() {  # examine TRY
         launcher_crashes=$((launcher_crashes + 1))
       elif [[ $status != 1 ]]; then
         not_ok "$what: exit code $status"
-      elif [[ $where != *trains && $errors == 1 ]] && grep -qE '^error: MPI_.* did not return within' "$log"; then
+      elif [[ $where != *trains && $errors -gt 0 && $(grep -cE '^error: MPI_.* did not return within' "$log") == "$errors" ]]; then
+        # Several may say so: mpirun takes seconds to end the others.
         unnamed=$((unnamed + 1))
       elif [[ $errors != 1 ]] || ! grep -qE "^error: .*rank ($pattern)\b" "$log"; then
         not_ok "$what: $errors error lines, or another rank is named"

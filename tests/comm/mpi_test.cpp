@@ -325,7 +325,7 @@ TEST_F(Mpi, AJobThatCannotStartEnds) {
   unsetenv("BIQA_START_SECONDS");
   EXPECT_NE(outcome.exit_code, 0) << outcome.output;
   EXPECT_LT(outcome.seconds, 30);
-  EXPECT_THAT(outcome.output, HasSubstr("error: MPI_Init_thread did not return within 4 s"));
+  EXPECT_THAT(outcome.output, HasSubstr("error: MPI_Init_thread did not return within 6 s"));
 }
 
 TEST_F(Mpi, AFailureIsPassedOnAndTheJobEndsWithItsCode) {

@@ -61,7 +61,7 @@ class Patience {
 
  private:
   static constexpr int kDefaultSeconds = 120;
-  static constexpr Seconds kTurn{2};
+  static constexpr Seconds kTurn{4};
   static constexpr int kLastTurn = 4;
 
   void run() {
