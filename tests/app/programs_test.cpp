@@ -206,34 +206,6 @@ TEST_F(Programs, HelpAndVersion) {
   }
 }
 
-TEST_F(Programs, ScaleSaysWhatAStepTakes) {
-  const Arguments command{program("biqa_scale"),
-                          "--set",
-                          "token_seconds=0.5",
-                          "--set",
-                          "learn_token_seconds=0.25",
-                          "--set",
-                          "length_mean_tokens=4",
-                          "--format",
-                          "csv"};
-  const auto with = [&](const Arguments& more) {
-    Arguments all = command;
-    all.insert(all.end(), more.begin(), more.end());
-    return run(all);
-  };
-  const Outcome outcome = with({"--ranks", "1,2"});
-  EXPECT_EQ(outcome.code, 0) << outcome.err;
-  // One image of one answer: 4 tokens are written, 4 learned.
-  EXPECT_THAT(outcome.out, HasSubstr("\n1,1,1,1,1,3,2,0,0,1,0,0,0,0,0,0.333333,"));
-  EXPECT_THAT(outcome.out, HasSubstr("\n2,1,1,1,1,3,2,"));
-  expect_error(with({"--ranks", "1,x"}), 2, "--ranks");
-  expect_error(with({"--ranks", "4", "--roles", "1,1"}), 2, "A,R,L");
-  expect_error(with({"--ranks", "4", "--roles", "1,1,1"}), 2, "the job has 4");
-  expect_error(with({"--set", "token_second=1"}), 2, "token_second");
-  expect_error(run({program("biqa_scale")}), 2, "--machine");
-  expect_error(with({"--run", (folder_.path() / "absent").string()}), 1, "absent");
-}
-
 TEST_F(Programs, MissingModel) {
   const std::string absent = (folder_.path() / "absent").string();
   expect_error(run({program("biqa_score"), "--model", absent, (kTiny / "sample_cat.png").string()}), 1,
