@@ -22,7 +22,7 @@ std::size_t resident_bytes() {
 TEST(Blocks, KeepTheirContentAndLittleMoreThanIsInUse) {
   constexpr std::size_t kMost = std::size_t{64} << 20;
   const RandomStream stream{11};
-  const std::size_t before = resident_bytes();
+  [[maybe_unused]] const std::size_t before = resident_bytes();
   std::vector<Buffer> held;
   std::size_t bytes = 0, resident = 0, draw = 0;
   for (int round = 0; round < 400; ++round) {
