@@ -130,7 +130,7 @@ if build cpu --tests; then
   stage "clang-tidy"
   case $level in
     fast) tidy 60 ;;
-    default) tidy 420 ;;
+    default) tidy 300 ;;
     full) tidy 3600 ;;
   esac
 fi

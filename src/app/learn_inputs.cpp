@@ -9,7 +9,7 @@
 namespace biqa {
 
 std::vector<bool> dropped_groups(std::span<const Group> groups, const Config& config) {
-  const std::vector<bool> none(groups.size(), false);
+  std::vector<bool> none(groups.size(), false);
   if (!config.objective.drop_zero_variance || config.objective.loss.loss == Loss::sft || groups.empty())
     return none;
   std::vector<double> rewards;

@@ -129,7 +129,8 @@ class StepReader {
     }
     if (modules.empty()) refuse(part, "it holds no tensors of this model's adapter");
     for (const std::string& name : file_.children(part)) {
-      if (!known.contains(name)) refuse(part + "/" + name, "this model has no such adapter tensor");
+      if (!known.contains(name))
+        refuse(fmt::format("{}/{}", part, name), "this model has no such adapter tensor");
     }
     Lora lora{std::make_shared<LoraLayout>(config_, spec, std::move(modules)), {}};
     lora.values = read_factors(file_, part, *lora.layout);
@@ -197,7 +198,8 @@ class StepReader {
     }
     for (std::size_t i = 0; i < answer.mask.size(); ++i) {
       if (!(answer.mask[i] >= 0 && answer.mask[i] <= 1))
-        refuse(path + "/" + prefix + "mask", fmt::format("value {} is {}, not in 0 … 1", i, answer.mask[i]));
+        refuse(fmt::format("{}/{}mask", path, prefix),
+               fmt::format("value {} is {}, not in 0 … 1", i, answer.mask[i]));
       if (!sft_ && answer.mask[i] != 0 && !std::isfinite(answer.behaviour[i]))
         refuse(behaviour, fmt::format("value {} is {}", i, answer.behaviour[i]));
     }
