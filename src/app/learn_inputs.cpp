@@ -9,9 +9,8 @@
 namespace biqa {
 
 std::vector<bool> dropped_groups(std::span<const Group> groups, const Config& config) {
-  std::vector<bool> none(groups.size(), false);
   if (!config.objective.drop_zero_variance || config.objective.loss.loss == Loss::sft || groups.empty())
-    return none;
+    return std::vector<bool>(groups.size(), false);
   std::vector<double> rewards;
   for (const Group& group : groups) {
     for (const Trajectory& t : group.members) {

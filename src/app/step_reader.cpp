@@ -110,7 +110,7 @@ class StepReader {
         LoraModule module;
         module.layer = layer;
         module.projection = projection;
-        const std::string a = part + "/" + peft_key(module, 'A');
+        const std::string a = fmt::format("{}/{}", part, peft_key(module, 'A'));
         if (!file_.exists(a)) continue;
         const std::vector<std::int64_t> shape = file_.shape(a);
         if (shape.size() != 2 || shape[0] < 1 || shape[0] > kMaxLoraRank) {
@@ -180,7 +180,8 @@ class StepReader {
   DumpedAnswer read_answer(const std::string& path, const std::string& prefix,
                            std::size_t prompt_tokens) const {
     DumpedAnswer answer;
-    const std::string ids = path + "/" + prefix + "completion_ids";
+    const std::string start = fmt::format("{}/{}", path, prefix);
+    const std::string ids = start + "completion_ids";
     answer.ids = file_.read_i64(ids);
     check_ids(ids, answer.ids);
     const auto length = static_cast<std::int64_t>(prompt_tokens + answer.ids.size());
@@ -188,8 +189,8 @@ class StepReader {
       refuse(ids, fmt::format("with its prompt it has {} tokens, the model {} positions", length,
                               config_.text.max_position));
     }
-    answer.mask = file_.read_f32(path + "/" + prefix + "mask");
-    const std::string behaviour = path + "/" + prefix + "behaviour_logp";
+    answer.mask = file_.read_f32(start + "mask");
+    const std::string behaviour = start + "behaviour_logp";
     if (!sft_) answer.behaviour = file_.read_f32(behaviour);
     if (answer.mask.size() != answer.ids.size() || (!sft_ && answer.behaviour.size() != answer.ids.size())) {
       refuse(ids, fmt::format("there are {} tokens, {} mask values and {} log-probabilities, which must be "
@@ -198,8 +199,7 @@ class StepReader {
     }
     for (std::size_t i = 0; i < answer.mask.size(); ++i) {
       if (!(answer.mask[i] >= 0 && answer.mask[i] <= 1))
-        refuse(fmt::format("{}/{}mask", path, prefix),
-               fmt::format("value {} is {}, not in 0 … 1", i, answer.mask[i]));
+        refuse(start + "mask", fmt::format("value {} is {}, not in 0 … 1", i, answer.mask[i]));
       if (!sft_ && answer.mask[i] != 0 && !std::isfinite(answer.behaviour[i]))
         refuse(behaviour, fmt::format("value {} is {}", i, answer.behaviour[i]));
     }

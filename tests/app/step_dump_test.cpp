@@ -83,7 +83,7 @@ struct Values {
       return;
     }
     for (const std::string& child : file.children(named))
-      read(file, object.empty() ? child : object + "/" + child);
+      read(file, object.empty() ? child : fmt::format("{}/{}", object, child));
   }
 };
 
@@ -204,7 +204,8 @@ TEST_F(StepDumps, AreNotBelieved) {
   const std::string first = "trajectories/00000/";
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const float nan_f = std::numeric_limits<float>::quiet_NaN();
-  const auto attribute = [](const std::string& object, const std::string& name, Values::Attribute value) {
+  const auto attribute = [](const std::string& object, const std::string& name,
+                            const Values::Attribute& value) {
     return [=](Values& x) { x.attributes[{object, name}] = value; };
   };
   struct Case {
