@@ -118,7 +118,7 @@ bash launch/setup.sh --dev || exit 1
 export OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
 export LSAN_OPTIONS=suppressions=$PWD/tests/lsan.supp:print_suppressions=0
-export UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1
+export UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1:suppressions=$PWD/tests/tsan.supp
 slow=(--label-exclude '^slow$')
 [[ $level == full ]] && slow=()
 # The thread sanitizer of g++ 12 does not know the address layout of newer kernels.
