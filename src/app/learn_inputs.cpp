@@ -8,9 +8,7 @@
 
 namespace biqa {
 
-std::vector<bool> dropped_groups(std::span<const Group> groups, const Config& config) {
-  if (!config.objective.drop_zero_variance || config.objective.loss.loss == Loss::sft || groups.empty())
-    return std::vector<bool>(groups.size(), false);
+Advantages advantages_of(std::span<const Group> groups, const Config& config) {
   std::vector<double> rewards;
   for (const Group& group : groups) {
     for (const Trajectory& t : group.members) {
@@ -20,8 +18,14 @@ std::vector<bool> dropped_groups(std::span<const Group> groups, const Config& co
   }
   const RewardColumns& w = config.rewards.weights;
   const std::vector<double> weights{w.prediction, w.consistency, w.reasoning, w.format};
-  return compute_advantages(rewards, weights, groups.front().members.size(), config.objective.advantage)
-      .zero_variance;
+  return compute_advantages(rewards, weights, static_cast<std::size_t>(config.rollout.group_size),
+                            config.objective.advantage);
+}
+
+std::vector<bool> dropped_groups(std::span<const Group> groups, const Config& config) {
+  if (!config.objective.drop_zero_variance || config.objective.loss.loss == Loss::sft || groups.empty())
+    return std::vector<bool>(groups.size(), false);
+  return advantages_of(groups, config).zero_variance;
 }
 
 bool counts(bool finished, const Config& config) {

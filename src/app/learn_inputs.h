@@ -9,9 +9,13 @@
 #include "actor/pictures.h"
 #include "app/config.h"
 #include "data/trajectory.h"
+#include "learner/advantage.h"
 #include "learner/learner.h"
 
 namespace biqa {
+
+/// Advantages of all trajectories of a step, group by group; every group has rollout.group_size members.
+Advantages advantages_of(std::span<const Group> groups, const Config& config);
 
 /// Per group of a step: it leaves the loss because its answers are all rewarded alike (objective.drop_zero_variance).
 std::vector<bool> dropped_groups(std::span<const Group> groups, const Config& config);

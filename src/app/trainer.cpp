@@ -745,8 +745,7 @@ class Trainer {
             step - 1 - t.policy_version > lag_)
           fail(
               "step {}: a trajectory of {} was sampled by version {} with digest {:016x}; allowed are "
-              "versions {} to "
-              "{} as they were published; end the job and resume",
+              "versions {} to {} as they were published; end the job and resume",
               step, group.sample_id, t.policy_version, t.adapter_digest, step - 1 - lag_, step - 1);
       }
       groups[found->second] = std::move(group);
@@ -756,17 +755,7 @@ class Trainer {
 
   /// Sets every advantage; returns the share of groups without any variance.
   double assign_advantages(std::vector<Group>& groups) const {
-    std::vector<double> rewards;
-    for (const Group& group : groups) {
-      for (const Trajectory& t : group.members) {
-        rewards.insert(rewards.end(),
-                       {t.rewards.prediction, t.rewards.consistency, t.rewards.reasoning, t.rewards.format});
-      }
-    }
-    const RewardColumns& w = config_.rewards.weights;
-    const std::vector<double> weights{w.prediction, w.consistency, w.reasoning, w.format};
-    const Advantages advantages = compute_advantages(
-        rewards, weights, static_cast<std::size_t>(config_.rollout.group_size), config_.objective.advantage);
+    const Advantages advantages = advantages_of(groups, config_);
     std::size_t next = 0;
     for (Group& group : groups) {
       for (Trajectory& t : group.members) t.advantage = advantages.values[next++];
