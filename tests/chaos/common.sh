@@ -10,6 +10,7 @@
 #   job_processes          `processes`: those of the job that are not dead
 #   process_of_rank RANK   `process`, or returns 1
 #   wait_job MILLISECONDS  until its launcher has ended: `status`; returns 1 if it has not
+#   wait_for COMMAND…      until COMMAND is true; returns 1 if the job ends before or a minute has passed
 #   kill_job               kill -9 of all of it
 #   not_ok WHAT            one failure, with the end of the log
 
@@ -115,6 +116,18 @@ wait_job() {
   done
   status=0
   wait "$session" 2>/dev/null || status=$?
+}
+
+# Until COMMAND is true; returns 1 when the job ends by itself or a minute has passed.
+look_every=5  # milliseconds
+wait_for() {  # wait_for COMMAND…
+  milliseconds
+  local end=$((now + 60000))
+  until "$@"; do
+    milliseconds
+    ((now < end)) && is_running || return 1
+    nap "$look_every"
+  done
 }
 
 kill_job() {

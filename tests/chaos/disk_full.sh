@@ -17,14 +17,9 @@ skip() {
   skipped=$((skipped + 1))
   echo "   skipped: $1"
 }
-wait_for() {  # wait_for COMMAND…
-  milliseconds
-  local end=$((now + 60000))
-  until "$@"; do
-    milliseconds
-    ((now < end)) && is_running || return 1
-    nap 5
-  done
+does_not_begin() {
+  not_ok "$what: it does not begin"
+  kill_job
 }
 has_saved() {  # has_saved CHECKPOINTS
   list_checkpoints
@@ -102,8 +97,7 @@ full_disk() {  # full_disk RANKS KEEP
   # Every checkpoint is kept, so that they fill the disk; then everything else finds it full too.
   start_job "$1" checkpoint.every=1 checkpoint.keep=0
   if ! wait_for has_saved 2; then
-    not_ok "$what: it does not begin"
-    kill_job
+    does_not_begin
     unmount
     return
   fi
@@ -167,8 +161,7 @@ unwritable() {
     chmod 755 "$run/checkpoints"
     goes_on "$what" 1 32 checkpoint.every=1
   else
-    not_ok "$what: it does not begin"
-    kill_job
+    does_not_begin
   fi
   wrapper=()
 }
@@ -178,8 +171,7 @@ replaced_by_file() {  # replaced_by_file RANKS
   rm -rf "$run"
   start_job "$1" checkpoint.every=1 train.steps=40
   if ! wait_for has_saved 1; then
-    not_ok "$what: it does not begin"
-    kill_job
+    does_not_begin
     return
   fi
   mv "$run/checkpoints" "$run/aside"
@@ -201,8 +193,7 @@ vanished() {  # vanished RANKS
   rm -rf "$run"
   start_job "$1" checkpoint.every=1 train.steps=30
   if ! wait_for has_stepped 3; then
-    not_ok "$what: it does not begin"
-    kill_job
+    does_not_begin
     return
   fi
   mv "$run" "$folder/gone"

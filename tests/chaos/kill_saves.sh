@@ -19,16 +19,7 @@ in_publication=0  # the checkpoint had its name, but `latest` did not point to i
 saves=0 newest_whole=0 previous_whole=0 early=0 resumed_right=0
 expected=none  # what the next start must go on from
 
-# Waits for the moment; returns 1 when the job ends by itself or takes a minute.
-wait_for() {  # wait_for COMMAND…
-  milliseconds
-  local end=$((now + 60000))
-  until "$@"; do
-    milliseconds
-    ((now < end)) && is_running || return 1
-    nap 1
-  done
-}
+look_every=1
 newer_partial() {
   local one
   list_partial

@@ -28,16 +28,6 @@ export BIQA_START_SECONDS=20
 
 all_ranks_are_there() { process_of_rank $((ranks - 1)); }
 
-wait_for() {  # wait_for COMMAND…
-  milliseconds
-  local end=$((now + 60000))
-  until "$@"; do
-    milliseconds
-    ((now < end)) && is_running || return 1
-    nap 5
-  done
-}
-
 begin() {
   local settings=('roles={actors: 4, rewards: 1, learners: 3}' checkpoint.every=1000000)
   random 8
