@@ -62,14 +62,6 @@ Json number(double value) {
 std::string dump(const Json& json) {
   return json.dump(2, ' ', false, Json::error_handler_t::replace);
 }
-std::string quoted(const std::string& text) {
-  std::string out = "\"";
-  for (const char c : text) {
-    if (c == '"') out += '"';
-    out += c == '\n' || c == '\r' ? ' ' : c;
-  }
-  return out + "\"";
-}
 
 Json json_of(const ValueStatistics& s) {
   return {{"count", s.count},       {"mean", number(s.mean)}, {"deviation", number(s.deviation)},
@@ -277,8 +269,8 @@ ExitCode verify(const CommandLine& line, const std::string& path) {
     if (format == "json") {
       json.push_back({{"path", verdict.path.string()}, {"whole", whole}, {"damage", verdict.damage}});
     } else if (format == "csv") {
-      fmt::print("{},{},{}\n", quoted(verdict.path.string()), whole,
-                 quoted(fmt::format("{}", fmt::join(verdict.damage, " | "))));
+      fmt::print("{},{},{}\n", csv_quoted(verdict.path.string()), whole,
+                 csv_quoted(fmt::format("{}", fmt::join(verdict.damage, " | "))));
     } else {
       fmt::print("{:<8} {}\n", whole ? "whole" : "damaged", verdict.path.string());
       for (const std::string& damage : verdict.damage) fmt::print("         {}\n", damage);

@@ -114,14 +114,6 @@ std::optional<Config> find_config(const CommandLine& line) {
   return std::nullopt;
 }
 
-std::string quoted(const std::string& text) {
-  std::string out = "\"";
-  for (const char c : text) {
-    if (c == '"') out += '"';
-    out += c == '\n' || c == '\r' ? ' ' : c;
-  }
-  return out + "\"";
-}
 /// The last `count` characters, whole ones.
 std::string last_characters(const std::string& text, std::size_t count) {
   std::size_t begin = text.size();
@@ -160,8 +152,9 @@ class Printer {
                                  {"seconds", seconds}};
       fmt::print("{}\n", row.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
     } else if (format_ == "csv") {
-      fmt::print("{},{},{},{},{},{},{:.3f}\n", quoted(image), number_text(rating), quoted(caption),
-                 quoted(reasoning), number_text(answer.stage2_rating), answer.rating.has_value(), seconds);
+      fmt::print("{},{},{},{},{},{},{:.3f}\n", csv_quoted(image), number_text(rating), csv_quoted(caption),
+                 csv_quoted(reasoning), number_text(answer.stage2_rating), answer.rating.has_value(),
+                 seconds);
     } else {
       const std::string shown =
           last_characters(image, 32).size() == image.size() ? image : "…" + last_characters(image, 31);

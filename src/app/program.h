@@ -67,6 +67,9 @@ void report_failure(const std::string& message);
 /// Writes out what standard output still holds. Throws Error where it, or an earlier write, failed.
 void flush_output();
 
+/// A field of a CSV line: in quotes, those inside doubled, line ends as blanks.
+std::string csv_quoted(const std::string& text);
+
 /// "biqa 0.1.0 (git 1234567), backends: cpu".
 std::string version_text();
 

@@ -1,27 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 // The built programs on what the world does wrong: one error line, the right exit code, no crash, no hang.
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <sstream>
-#include <thread>
 #include <vector>
 
 #include "learner/checkpoint_store.h"
 #include "model/peft.h"
+#include "support/run_program.h"
 #include "support/temporary_folder.h"
 
 namespace biqa {
@@ -29,36 +25,13 @@ namespace {
 
 namespace fs = std::filesystem;
 using Arguments = std::vector<std::string>;
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
 const fs::path kTiny = fs::path(BIQA_SOURCE_DIR) / "assets/tiny";
-/// A program that takes longer hangs (the machine may be busy, so this is generous).
-constexpr std::chrono::seconds kPatience{120};
+using Outcome = testing::ProgramOutcome;
+using Surroundings = testing::ProgramSurroundings;
 
-struct Outcome {
-  int code = -1;   ///< exit code; -1 when a signal ended it
-  int signal = 0;  ///< that ended it
-  bool hung = false;
-  std::string out, err;
-
-  std::vector<std::string> errors() const {
-    std::vector<std::string> found;
-    std::istringstream lines(err);
-    for (std::string line; std::getline(lines, line);) {
-      if (line.starts_with("error: ")) found.push_back(line);
-    }
-    return found;
-  }
-};
-
-struct Surroundings {
-  std::string output;                   ///< file for standard output instead of one of ours
-  rlim_t largest_file = RLIM_INFINITY;  ///< bytes; stands for a disk that is full beyond it
-  /// Called every few milliseconds with the process id.
-  std::function<void(pid_t)> meanwhile;
-};
-
-class Programs : public testing::Test {
+class Programs : public ::testing::Test {
  protected:
   void SetUp() override {
     for (const char* name : {"biqa_learner", "biqa_scale", "biqa_score", "biqa_trace"}) {
@@ -70,48 +43,7 @@ class Programs : public testing::Test {
   static std::string program(const std::string& name) { return (fs::path(BIQA_BIN_DIR) / name).string(); }
 
   Outcome run(const Arguments& arguments, const Surroundings& surroundings = {}) const {
-    const std::string out =
-        surroundings.output.empty() ? (folder_.path() / "stdout").string() : surroundings.output;
-    const std::string err = (folder_.path() / "stderr").string();
-    std::vector<std::string> words = arguments;
-    std::vector<char*> argv;
-    argv.reserve(words.size() + 1);
-    for (std::string& word : words) argv.push_back(word.data());
-    argv.push_back(nullptr);
-    const pid_t child = ::fork();
-    if (child == 0) {
-      ::setpgid(0, 0);
-      ::dup2(::open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDOUT_FILENO);
-      ::dup2(::open(err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDERR_FILENO);
-      ::setenv("OMP_NUM_THREADS", "1", 1);
-      if (surroundings.largest_file != RLIM_INFINITY) {
-        // MPI's shared memory is a file too.
-        ::setenv("OMPI_MCA_btl", "self", 1);
-        ::signal(SIGXFSZ, SIG_IGN);
-        const rlimit limit{surroundings.largest_file, surroundings.largest_file};
-        ::setrlimit(RLIMIT_FSIZE, &limit);
-      }
-      ::execvp(argv.front(), argv.data());
-      ::_exit(127);
-    }
-    Outcome outcome;
-    const auto start = std::chrono::steady_clock::now();
-    int status = 0;
-    while (::waitpid(child, &status, WNOHANG) == 0) {
-      if (std::chrono::steady_clock::now() - start > kPatience) {
-        outcome.hung = true;
-        ::kill(-child, SIGKILL);
-        ::waitpid(child, &status, 0);
-        break;
-      }
-      if (surroundings.meanwhile) surroundings.meanwhile(child);
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    }
-    if (WIFEXITED(status)) outcome.code = WEXITSTATUS(status);
-    if (WIFSIGNALED(status)) outcome.signal = WTERMSIG(status);
-    outcome.out = fs::is_regular_file(out) ? file_content(out) : "";
-    outcome.err = file_content(err);
-    return outcome;
+    return testing::run_program(folder_.path(), arguments, surroundings);
   }
 
   /// One error line that says `part`, this exit code, nothing else wrong.

@@ -3,41 +3,93 @@
 #pragma once
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
+#include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "support/temporary_folder.h"
 
 namespace biqa::testing {
 
+/// A program that takes longer hangs (the machine may be busy, so this is generous).
+inline constexpr std::chrono::seconds kPatience{120};
+
 struct ProgramOutcome {
-  int code = -1;  ///< exit code; -1 when a signal ended it
+  int code = -1;   ///< exit code; -1 when a signal ended it
+  int signal = 0;  ///< that ended it
+  bool hung = false;
   std::string out, err;
+
+  std::vector<std::string> errors() const {
+    std::vector<std::string> found;
+    std::istringstream lines(err);
+    for (std::string line; std::getline(lines, line);) {
+      if (line.starts_with("error: ")) found.push_back(line);
+    }
+    return found;
+  }
+};
+
+struct ProgramSurroundings {
+  std::string output;                   ///< file for standard output instead of one of ours
+  rlim_t largest_file = RLIM_INFINITY;  ///< bytes; stands for a disk that is full beyond it
+  /// Called every few milliseconds with the process id.
+  std::function<void(pid_t)> meanwhile;
 };
 
 /// `folder` holds what the program prints while it runs.
-inline ProgramOutcome run_program(const std::filesystem::path& folder, std::vector<std::string> words) {
-  const std::string out = (folder / "stdout").string(), err = (folder / "stderr").string();
+inline ProgramOutcome run_program(const std::filesystem::path& folder, std::vector<std::string> words,
+                                  const ProgramSurroundings& surroundings = {}) {
+  const std::string out = surroundings.output.empty() ? (folder / "stdout").string() : surroundings.output;
+  const std::string err = (folder / "stderr").string();
   std::vector<char*> argv;
   argv.reserve(words.size() + 1);
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   const pid_t child = ::fork();
   if (child == 0) {
-    ::dup2(::open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600), STDOUT_FILENO);
-    ::dup2(::open(err.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600), STDERR_FILENO);
+    ::setpgid(0, 0);
+    ::dup2(::open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDOUT_FILENO);
+    ::dup2(::open(err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDERR_FILENO);
     ::setenv("OMP_NUM_THREADS", "1", 1);
+    if (surroundings.largest_file != RLIM_INFINITY) {
+      // MPI's shared memory is a file too.
+      ::setenv("OMPI_MCA_btl", "self", 1);
+      ::signal(SIGXFSZ, SIG_IGN);
+      const rlimit limit{surroundings.largest_file, surroundings.largest_file};
+      ::setrlimit(RLIMIT_FSIZE, &limit);
+    }
     ::execvp(argv.front(), argv.data());
     ::_exit(127);
   }
+  ProgramOutcome outcome;
+  const auto start = std::chrono::steady_clock::now();
   int status = 0;
-  ::waitpid(child, &status, 0);
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, file_content(out), file_content(err)};
+  while (::waitpid(child, &status, WNOHANG) == 0) {
+    if (std::chrono::steady_clock::now() - start > kPatience) {
+      outcome.hung = true;
+      ::kill(-child, SIGKILL);
+      ::waitpid(child, &status, 0);
+      break;
+    }
+    if (surroundings.meanwhile) surroundings.meanwhile(child);
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  if (WIFEXITED(status)) outcome.code = WEXITSTATUS(status);
+  if (WIFSIGNALED(status)) outcome.signal = WTERMSIG(status);
+  outcome.out = std::filesystem::is_regular_file(out) ? file_content(out) : "";
+  outcome.err = file_content(err);
+  return outcome;
 }
 
 }  // namespace biqa::testing
