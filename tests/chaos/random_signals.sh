@@ -20,12 +20,13 @@ first_learner=5
 per_run=25
 limit=40000       # milliseconds until the job must have ended
 named_within=15000
-hangs=0 ended=0 unnamed=0 launcher_crashes=0 slowest=0 slowest_naming=0 most_lost=0
+hangs=0 left_alone=0 ended=0 unnamed=0 launcher_crashes=0 slowest=0 slowest_naming=0 most_lost=0
 declare -A count=([KILL]=0 [STOP]=0 [TERM]=0)
 at_least=0        # the next job goes on from no earlier step
 # Starting and ending MPI wait for all ranks without a watch: no longer than this.
 export BIQA_START_SECONDS=20
 
+not_running() { ! is_running; }
 all_ranks_are_there() { process_of_rank $((ranks - 1)); }
 
 begin() {
@@ -80,7 +81,19 @@ special() {  # special TRY
   esac
 }
 
-# A rank that is stopped within MPI_Init can't be named; mpirun's own PMIx may crash as it ends such a job.
+# Of the job but its launcher, nothing is left but what is stopped.
+only_stopped_are_left() {
+  local one line
+  job_processes
+  for one in "${processes[@]}"; do
+    [[ $one != "$session" ]] || continue
+    { read -r line <"/proc/$one/stat"; } 2>/dev/null || continue
+    [[ ${line##*) } == [Tt]* ]] || return 1
+  done
+}
+
+# A rank that is stopped within MPI_Init can't be named; mpirun's own PMIx may crash as it ends such a job. Behind
+# MPI_Finalize nobody is left to miss a rank that is stopped: all is done, and the job ends when it may go on.
 examine() {  # examine TRY
   local what="try $1 (SIG$signal to ${targets[*]} $where)" begun named='' errors lost
   milliseconds
@@ -91,6 +104,12 @@ examine() {  # examine TRY
     ((now - begun < limit)) || break
     nap 30
   done
+  if is_running && [[ $signal == STOP && $where == *end ]] && only_stopped_are_left; then
+    left_alone=$((left_alone + 1))
+    kill -CONT "${processes[@]}" 2>/dev/null || true
+    wait_for not_running || true
+    begun=$now
+  fi
   if is_running; then
     hangs=$((hangs + 1))
     not_ok "$what: the job hangs"
@@ -224,6 +243,6 @@ for ((try = 1; try <= tries; ++try)); do
 done
 echo "random signals: ${count[KILL]} SIGKILL, ${count[STOP]} SIGSTOP, ${count[TERM]} SIGTERM; $hangs hangs, slowest end" \
   "$slowest ms, slowest naming of a stopped rank $slowest_naming ms, stopped in MPI_Init or MPI_Finalize and so not named" \
-  "$unnamed, mpirun itself crashed as it ended $launcher_crashes, ended before $ended, most steps lost with all learners alive $most_lost;" \
+  "$unnamed, stopped behind it and so missed by nobody $left_alone, mpirun itself crashed as it ended $launcher_crashes, ended before $ended, most steps lost with all learners alive $most_lost;" \
   "$SECONDS s, $failures failures"
 ((failures == 0))
