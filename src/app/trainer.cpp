@@ -30,6 +30,7 @@
 #include "app/run_checks.h"
 #include "app/run_folder.h"
 #include "app/step_dump.h"
+#include "app/step_figures.h"
 #include "app/work_share.h"
 #include "core/statistics.h"
 #include "data/manifest.h"
@@ -533,7 +534,12 @@ class Trainer {
         metrics_.sync_seconds = seconds_since(begin);
         metrics_.step_seconds = seconds_since(start);
         record_step();
-        warn(metrics_, *progress_);
+        if (!sft_) {
+          for (const std::string& doubt : doubts_about(metrics_, config_, lag_ == 0)) {
+            progress_->clear();
+            LOG(WARNING) << "step " << step << ": " << doubt;
+          }
+        }
         progress_->update(step, sft_ ? fmt::format("loss {:.3f}", metrics_.loss)
                                      : fmt::format("reward {:.3f}  kl {:.3f}  {:.0f} tokens",
                                                    metrics_.reward_mean, metrics_.kl, metrics_.length_mean));
@@ -644,11 +650,9 @@ class Trainer {
     learned_updates_ = trainer_->updates();
     report.learn = seconds_since(begin);
     if (!leader_) return;
+    if (!sft_) write_samples(step, groups);
     metrics_ = measure(step, groups, result, zero_variance);
-    if (sft_) {
-      metrics_.images = metrics_.trajectories = static_cast<std::int64_t>(rows.size());
-      metrics_.leak_rate = kNotMeasured;
-    }
+    if (sft_) metrics_.images = metrics_.trajectories = static_cast<std::int64_t>(rows.size());
   }
 
   /// The line of the step that was learned last, once: behind its boundary, or before a checkpoint of it that can't wait
@@ -936,60 +940,12 @@ class Trainer {
   // ------------------------------------------------------------------------------------------------ figures
 
   StepMetrics measure(std::int64_t step, const std::vector<Group>& groups, const UpdateResult& result,
-                      double zero_variance) {
-    StepMetrics metrics;
+                      double zero_variance) const {
+    StepMetrics metrics = figures_of(groups, version_, config_);
     metrics.step = step;
     metrics.epoch = static_cast<double>(step) / static_cast<double>(steps_per_epoch_);
     metrics.time = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-    std::map<std::string, std::vector<double>> columns;
-    double parsed = 0, stage2_parsed = 0, leaks = 0, captions = 0, truncated = 0, caption_words = 0,
-           reasoning_words = 0, reasonings = 0;
-    for (const Group& group : groups) {
-      for (const Trajectory& t : group.members) {
-        ++metrics.trajectories;
-        metrics.generated_tokens += static_cast<std::int64_t>(t.completion_ids.size());
-        metrics.stage2_tokens += static_cast<std::int64_t>(t.stage2_completion_ids.size());
-        metrics.policy_lag_max = std::max(metrics.policy_lag_max, version_ - t.policy_version);
-        columns["reward"].push_back(t.reward);
-        columns["prediction"].push_back(t.rewards.prediction);
-        columns["consistency"].push_back(t.rewards.consistency);
-        columns["reasoning"].push_back(t.rewards.reasoning);
-        columns["format"].push_back(t.rewards.format);
-        parsed += t.rating ? 1 : 0;
-        stage2_parsed += t.stage2_rating ? 1 : 0;
-        truncated += t.finished ? 0 : 1;
-        if (t.caption) {
-          ++captions;
-          caption_words += static_cast<double>(word_count(*t.caption));
-          leaks += t.rating && leaks_rating(*t.caption, *t.rating) ? 1 : 0;
-        }
-        if (t.reasoning) {
-          ++reasonings;
-          reasoning_words += static_cast<double>(word_count(*t.reasoning));
-        }
-        write_sample(step, group, t);
-      }
-    }
-    const auto count = static_cast<double>(metrics.trajectories);
-    metrics.images = static_cast<std::int64_t>(groups.size());
-    metrics.reward_mean = mean(columns["reward"]);
-    metrics.reward_std = standard_deviation(columns["reward"]);
-    metrics.reward_prediction_mean = mean(columns["prediction"]);
-    metrics.reward_consistency_mean = mean(columns["consistency"]);
-    metrics.reward_reasoning_mean = mean(columns["reasoning"]);
-    metrics.reward_format_mean = mean(columns["format"]);
-    metrics.reward_prediction_std = standard_deviation(columns["prediction"]);
-    metrics.reward_consistency_std = standard_deviation(columns["consistency"]);
-    metrics.reward_reasoning_std = standard_deviation(columns["reasoning"]);
-    metrics.reward_format_std = standard_deviation(columns["format"]);
-    metrics.parse_rate = parsed / count;
-    metrics.stage2_parse_rate = config_.stage2.enabled ? stage2_parsed / count : kNotMeasured;
     metrics.zero_variance_fraction = zero_variance;
-    metrics.leak_rate = captions > 0 ? leaks / captions : 0;
-    metrics.truncated_fraction = truncated / count;
-    metrics.length_mean = static_cast<double>(metrics.generated_tokens) / count;
-    metrics.caption_words = captions > 0 ? caption_words / captions : 0;
-    metrics.reasoning_words = reasonings > 0 ? reasoning_words / reasonings : 0;
     metrics.trained_tokens = static_cast<std::int64_t>(result.tokens);
     metrics.loss = result.loss;
     metrics.kl = result.kl;
@@ -1002,56 +958,14 @@ class Trainer {
     return metrics;
   }
 
-  void write_sample(std::int64_t step, const Group& group, const Trajectory& t) {
-    const std::int64_t index = samples_step_ == step ? samples_written_ : 0;
-    samples_step_ = step;
-    samples_written_ = index + 1;
-    if (config_.train.samples_per_step > 0 && index >= config_.train.samples_per_step) return;
-    folder_->append(SampleRecord{step,
-                                 group.sample_id,
-                                 t.member,
-                                 config_.prompts.texts.user,
-                                 t.text,
-                                 t.caption.value_or(""),
-                                 t.reasoning.value_or(""),
-                                 t.rating,
-                                 t.stage2_text,
-                                 t.stage2_rating,
-                                 group.score,
-                                 {{"prediction", t.rewards.prediction},
-                                  {"consistency", t.rewards.consistency},
-                                  {"reasoning", t.rewards.reasoning},
-                                  {"format", t.rewards.format}},
-                                 t.advantage});
-  }
-
-  void warn(const StepMetrics& metrics, Progress& progress) const {
-    const auto say = [&](const std::string& text) {
-      progress.clear();
-      LOG(WARNING) << "step " << metrics.step << ": " << text;
-    };
-    if (sft_) return;
-    if (metrics.parse_rate < 0.5) {
-      say(fmt::format(
-          "only {:.0f} % of the answers hold a rating: the rewards teach little; check prompts and profile",
-          100 * metrics.parse_rate));
-    }
-    const RewardColumns& w = config_.rewards.weights;
-    const auto constant = [&](const char* name, double weight, double deviation, double value) {
-      if (weight != 0 && deviation == 0)
-        say(fmt::format("reward {} is {} for every answer: it teaches nothing in this step", name, value));
-    };
-    constant("prediction", w.prediction, metrics.reward_prediction_std, metrics.reward_prediction_mean);
-    if (config_.stage2.enabled)
-      constant("consistency", w.consistency, metrics.reward_consistency_std, metrics.reward_consistency_mean);
-    constant("reasoning", w.reasoning, metrics.reward_reasoning_std, metrics.reward_reasoning_mean);
-    // Every answer well formed is the aim, not a fault.
-    if (metrics.reward_format_mean == 0) constant("format", w.format, metrics.reward_format_std, 0);
-    if (config_.objective.updates_per_rollout == 1 && config_.lora.dropout == 0 && lag_ == 0 &&
-        metrics.actor_learner_logp_gap != 0) {
-      say(fmt::format(
-          "actor and learner disagree by {:.3g} in a log-probability though the step is on-policy",
-          metrics.actor_learner_logp_gap));
+  /// The first train.samples_per_step trajectories, or all.
+  void write_samples(std::int64_t step, const std::vector<Group>& groups) {
+    std::int64_t written = 0;
+    for (const Group& group : groups) {
+      for (const Trajectory& trajectory : group.members) {
+        if (config_.train.samples_per_step > 0 && written++ >= config_.train.samples_per_step) return;
+        folder_->append(record_of(step, group, trajectory, config_));
+      }
     }
   }
 
@@ -1282,7 +1196,7 @@ class Trainer {
   std::optional<Progress> progress_;
   // The first learner's: figures of the last step learned, the last one in metrics.jsonl, and of samples.jsonl.
   StepMetrics metrics_;
-  std::int64_t recorded_step_ = 0, samples_step_ = -1, samples_written_ = 0;
+  std::int64_t recorded_step_ = 0;
   double lr_ = 0;
   // The first learner's: what the last evaluation chose by, and the best of all.
   std::int64_t evaluated_step_ = -1, best_step_ = 0;
