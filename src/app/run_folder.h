@@ -42,7 +42,7 @@ struct StepMetrics {
          actor_learner_logp_gap = kNotMeasured, clip_fraction = kNotMeasured, entropy = kNotMeasured,
          grad_norm = kNotMeasured, lr = kNotMeasured;
   std::int64_t policy_lag_max = 0;
-  std::int64_t traffic_bytes = 0;  ///< sent between ranks, all ranks together
+  std::int64_t traffic_bytes = 0;  ///< sent by all ranks together, to themselves too; no evaluation
 };
 
 /// One evaluated set under one condition: a line of metrics.jsonl.

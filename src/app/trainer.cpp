@@ -665,17 +665,22 @@ class Trainer {
     recorded_step_ = learned_step_;
   }
 
+  /// Bytes by kind of traffic, a rank's messages to itself among them.
+  std::array<std::uint64_t, kOperations> sent_so_far() const {
+    std::array<std::uint64_t, kOperations> sent{};
+    for (const Communicator* c : {&world_, learners_.get(), holders_.get()}) {
+      for (int kind = 0; kind < kOperations && c != nullptr; ++kind)
+        sent[static_cast<std::size_t>(kind)] += c->traffic(static_cast<Operation>(kind)).bytes;
+    }
+    return sent;
+  }
+
   void send_report(Report& report) {
     report.stop = signals_.stop;
     report.save = signals_.save.exchange(false);
-    for (int kind = 0; kind < kOperations; ++kind) {
-      std::uint64_t sent = 0;
-      for (const Communicator* c : {&world_, learners_.get(), holders_.get()})
-        if (c != nullptr) sent += c->traffic(static_cast<Operation>(kind)).bytes;
-      const auto index = static_cast<std::size_t>(kind);
-      report.sent[index] = sent - sent_[index];
-      sent_[index] = sent;
-    }
+    const auto sent = sent_so_far();
+    for (std::size_t kind = 0; kind < sent.size(); ++kind) report.sent[kind] = sent[kind] - sent_[kind];
+    sent_ = sent;
     world_.send(roles_.learners.front(), kTagReport, std::as_bytes(std::span(&report, 1)));
   }
 
@@ -1036,6 +1041,7 @@ class Trainer {
       print_evaluation(figures);
     }
     note_best(step, figures);
+    sent_ = sent_so_far();  // an evaluation is no part of a step
     return true;
   }
 
