@@ -442,7 +442,9 @@ RunPlan make_plan(const Config& config, int ranks) {
     own.actor = plan.roles.is_actor(rank);
     own.learner = plan.roles.is_learner(rank);
     own.images = own.actor ? share(plan.images, actors) : 0;
-    own.evaluation_images = own.actor ? share(largest_set, actors) : 0;
+    // An evaluation has as many pictures under way as a step has trajectories.
+    own.evaluation_images =
+        own.actor ? std::min(share(largest_set, actors), plan.images * config.rollout.group_size) : 0;
     own.learner_images = own.learner ? share(plan.images, learners) : 0;
     const std::int64_t seen =
         std::min(plan.training_images, plan.steps * std::max(own.images, own.learner_images));

@@ -32,7 +32,7 @@ struct MemoryInputs {
   std::int64_t patch_rows = 0;                                   ///< of one picture
   std::int64_t images = 0, group = 0,
                new_tokens = 0;         ///< of this rank and step; completions of an image; tokens of one
-  std::int64_t evaluation_images = 0;  ///< of this rank and the largest set
+  std::int64_t evaluation_images = 0;  ///< under way on this rank, of the largest set
   std::int64_t distinct_images = 0;    ///< whose features are kept
   std::int64_t learner_images = 0, micro_batch_tokens = 0;
 };

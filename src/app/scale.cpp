@@ -19,6 +19,7 @@
 #include "app/config.h"
 #include "app/plan.h"
 #include "app/run_folder.h"
+#include "comm/broadcast_shape.h"
 #include "core/error.h"
 #include "core/random.h"
 #include "io/json.h"
@@ -30,7 +31,6 @@ namespace {
 
 /// As in message_communicator.cpp and trainer.cpp.
 constexpr double kLongestSleepSeconds = 5e-3, kSleepShare = 1.0 / 16;
-constexpr double kBlockBytes = 4 << 20;
 constexpr double kReduceElements = 16 << 20;
 constexpr double kReportBytes = 104, kBoundaryBytes = 32, kWorkBytes = 32 + 24;
 /// Rooted sums of an update and of a publication: calls, and bytes one way between the root and one rank.
@@ -309,25 +309,29 @@ double tree_seconds(const ScaleInputs& in, double members, double hop, double wa
     seconds += hop + late_seconds(in, waited + seconds);
   return seconds;
 }
-double chain_seconds(const ScaleInputs& in, double members, double hop, double blocks) {
+/// The first block meets every rank of its way asleep, the others follow it.
+double pipeline_seconds(const ScaleInputs& in, double members, double hop, const BroadcastShape& shape) {
   if (members <= 1) return 0;
+  const double turn = hop * shape.children;  // a rank sends a block to each of its children
   double seconds = 0;
-  for (std::int64_t reached = 1; number(reached) < members; ++reached)
-    seconds += hop + late_seconds(in, seconds);
-  return seconds + (blocks - 1) * hop;
+  for (double first = 1; first < members; first = first * shape.children + 1)  // the first rank of each depth
+    seconds += turn + late_seconds(in, seconds);
+  return seconds + number(shape.blocks - 1) * turn;
 }
 
 double broadcast_seconds(const ScaleInputs& in, double holders, double ranks) {
   const double speed = speed_of(in, holders, ranks);
-  if (in.adapter_bytes <= kBlockBytes) {
+  const BroadcastShape shape =
+      broadcast_shape(static_cast<int>(holders), static_cast<std::size_t>(in.adapter_bytes));
+  if (shape.children == 0) {
     const double hop = transfer_seconds(in.adapter_bytes, in.link_bytes_per_second) + in.message_seconds;
     // Hops below the same depth share the cores.
     const double shared = in.cores > 0 ? (holders - 1) * hop / in.cores : 0;
     return std::max(shared, tree_seconds(in, holders, hop + in.latency_seconds, 0));
   }
-  const double blocks = std::ceil(in.adapter_bytes / kBlockBytes);
-  const double hop = transfer_seconds(kBlockBytes, in.link_bytes_per_second) / speed + in.message_seconds;
-  return chain_seconds(in, holders, hop + in.latency_seconds, blocks);
+  const double hop =
+      transfer_seconds(number(kBroadcastBlockBytes), in.link_bytes_per_second) / speed + in.message_seconds;
+  return pipeline_seconds(in, holders, hop + in.latency_seconds, shape);
 }
 
 /// The parts of one step, without their order.

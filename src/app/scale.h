@@ -16,8 +16,9 @@
 //             P/sum for the sums or copies; rounds = shard / clamp(16 Mi / L, 4096, 1 Mi) elements. Four small sums
 //             through one rank: 2·(L-1)·μ + 2λ.
 //   publish   N reports to one rank: N·μ. Boundary: binomial tree over N. Adapter: up to 4 MiB a binomial tree over H,
-//             ⌈log2 H⌉·(P/B + λ); above, a chain of 4 MiB blocks, (H-1 + blocks-1)·(block/B + λ). Then `apply`, and
-//             four small maxima over H.
+//             ⌈log2 H⌉·(P/B + λ); above, 4 MiB blocks along a chain, (H-1 + blocks-1)·(block/B + λ), or a binary tree,
+//             2·(⌊log2 H⌋ + blocks-1)·(block/B + λ), whichever has fewer hops (broadcast_shape.h). Then `apply`, and four
+//             small maxima over H.
 //   waits     who has waited w sleeps up to min(w/16, 5 ms) (message_communicator.cpp): half of it for each hop of a
 //             tree or chain, n/(n+1) of it where the last of n counts.
 //   cores     ranks that share C cores: n busy ones run at min(1, C'/n) of their speed, C' = C less what the waiting

@@ -7,30 +7,28 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <cmath>
 #include <cstring>
 #include <exception>
-#include <limits>
 #include <map>
-#include <numeric>
-#include <random>
 #include <sstream>
 #include <thread>
 
 #include "actor/engine.h"
 #include "actor/rollout.h"
 #include "app/curves.h"
-#include "app/evaluation.h"
+#include "app/evaluation_pass.h"
 #include "app/learn_inputs.h"
 #include "app/plan.h"
 #include "app/policy.h"
 #include "app/program.h"
 #include "app/progress.h"
 #include "app/rank_log.h"
+#include "app/run_checkpoints.h"
 #include "app/run_checks.h"
 #include "app/run_folder.h"
 #include "app/step_dump.h"
 #include "app/step_figures.h"
+#include "app/training_data.h"
 #include "app/work_share.h"
 #include "core/statistics.h"
 #include "data/manifest.h"
@@ -38,7 +36,6 @@
 #include "data/wire.h"
 #include "io/files.h"
 #include "learner/checkpoint_store.h"
-#include "learner/checkpoint_writer.h"
 #include "learner/learner.h"
 #include "model/peft.h"
 #include "reward/rewards.h"
@@ -106,7 +103,7 @@ class Trainer {
         sft_(config.objective.loss.loss == Loss::sft),
         lag_(possible_lag()) {
     if (watch_ != nullptr) world_.set_poll([this] { poll(); });
-    run_alike(world_, [&] { read_data(); });
+    run_alike(world_, [&] { data_ = read_training_data(config_, leader_); });
     open_model();
     std::vector<int> holders =
         roles_.learners;  // everyone who needs the adapter; the first learner is rank 0
@@ -115,7 +112,7 @@ class Trainer {
     }
     learners_ = world_.split(roles_.learners, "learners");
     holders_ = world_.split(holders, "adapter holders");
-    open_checkpoints();
+    if (learner_) checkpoints_ = std::make_unique<RunCheckpoints>(config_, *learners_);
     run_alike(world_, [&] {
       start_engine();
       start_adapter();
@@ -123,7 +120,7 @@ class Trainer {
     resume();
     if (actor_) {
       share_.emplace(world_, roles_.actors, kTagWork,
-                     [this](std::int64_t step) { return rows_of_step(step); });
+                     [this](std::int64_t step) { return data_.rows_of_step(step); });
     }
   }
   ~Trainer() {
@@ -133,7 +130,7 @@ class Trainer {
   Trainer& operator=(const Trainer&) = delete;
 
   ExitCode run() {
-    Boundary start{step_, total_steps_, 0, 0};
+    Boundary start{step_, data_.steps, 0, 0};
     run_alike(world_, [&] {
       if (leader_) open_folder(start);
     });
@@ -149,7 +146,7 @@ class Trainer {
                  fmt::format("rank {} {}", world_.rank(), roles_.role_name(world_.rank())));
     adopt(start);
     const std::int64_t first = step_;
-    progress_.emplace("step", total_steps_, step_,
+    progress_.emplace("step", data_.steps, step_,
                       leader_ && config_.train.progress ? ProgressMode::automatic : ProgressMode::off);
     bool stopped = start.evaluate != 0 && !evaluate(step_);
     if (!stopped) {
@@ -159,13 +156,13 @@ class Trainer {
         follow_steps();
     }
     progress_->finish();
-    finish_save();
+    if (checkpoints_ != nullptr) checkpoints_->finish();
     if (leader_) print_traffic(step_ - first);
-    stopped = stopped || step_ < total_steps_ || !evaluate(total_steps_);
+    stopped = stopped || step_ < data_.steps || !evaluate(data_.steps);
     if (stopped) {
       if (leader_) {
         fmt::print(stderr, "stopped after step {} of {}: {}; the same command goes on from there\n", step_,
-                   total_steps_,
+                   data_.steps,
                    step_ == 0 ? "nothing to save yet"
                               : fmt::format("checkpoint saved in {}", folder_->checkpoints().string()));
       }
@@ -190,14 +187,15 @@ class Trainer {
 
   /// The adapter and moments are those behind step learned_step_.
   bool is_between_steps() const {
-    return trainer_ != nullptr && writer_ != nullptr && learned_step_ > 0 && trainer_->whole() &&
+    return trainer_ != nullptr && checkpoints_ != nullptr && learned_step_ > 0 && trainer_->whole() &&
            trainer_->updates() == learned_updates_;
   }
 
   void save_last_step() {
-    if (trainer_ == nullptr || writer_ == nullptr || learned_step_ == 0) return;
-    if (writer_->state() == CheckpointWriter::State::writing && !writer_->wait(kLastSavePatience))
-      writer_->give_up("a rank is lost");
+    if (trainer_ == nullptr || checkpoints_ == nullptr || learned_step_ == 0) return;
+    CheckpointWriter& writer = checkpoints_->writer();
+    if (writer.state() == CheckpointWriter::State::writing && !writer.wait(kLastSavePatience))
+      writer.give_up("a rank is lost");
     if (!is_between_steps()) {
       LOG(WARNING) << "step " << learned_step_ + 1
                    << " broke off in the middle of its update: it is not saved";
@@ -209,16 +207,16 @@ class Trainer {
       fmt::print(stderr, "no checkpoint of step {}: {}\n", learned_step_, error.what());
       return;
     }
-    writer_->begin(*trainer_, info(learned_step_));
-    const bool ended = writer_->wait(kLastSavePatience);
-    if (!ended) writer_->give_up("a learner is lost");
+    writer.begin(*trainer_, info(learned_step_));
+    const bool ended = writer.wait(kLastSavePatience);
+    if (!ended) writer.give_up("a learner is lost");
     if (!leader_) return;
-    if (writer_->state() == CheckpointWriter::State::done)
+    if (writer.state() == CheckpointWriter::State::done)
       fmt::print(stderr, "checkpoint of step {} saved in {}\n", learned_step_,
                  (config_.train.out / "checkpoints").string());
     else
       fmt::print(stderr, "no checkpoint of step {}: {}\n", learned_step_,
-                 ended ? writer_->failure() : "a learner is lost");
+                 ended ? writer.failure() : "a learner is lost");
   }
 
   /// Actors that also learn have nothing to run ahead of.
@@ -241,53 +239,10 @@ class Trainer {
         throw PeerLost(fmt::format("rank {} is lost", loss->rank), static_cast<ExitCode>(loss->exit_code));
     }
     if (signals_.stop && !insured_ && is_between_steps() &&
-        writer_->state() != CheckpointWriter::State::writing) {
+        checkpoints_->writer().state() != CheckpointWriter::State::writing) {
       insured_ = true;
       record_step();
-      writer_->begin(*trainer_, info(learned_step_), true);
-    }
-  }
-
-  void read_data() {
-    require_inputs(config_);
-    std::vector<BadRow> bad;
-    train_ = read_manifest(config_.data.train, config_.data.skip_bad, &bad, true);
-    for (const auto& file : config_.data.eval) {
-      eval_.push_back(read_manifest(file, config_.data.skip_bad, &bad, true));
-      if (config_.train.eval_images > 0 &&
-          static_cast<std::int64_t>(eval_.back().size()) > config_.train.eval_images) {
-        eval_.back().resize(static_cast<std::size_t>(config_.train.eval_images));
-      }
-      const Overlap overlap = find_overlap(train_, eval_.back());
-      if (leader_ && overlap.any()) {
-        LOG(WARNING) << file.string() << " shares " << overlap.ids.size() << " ids and "
-                     << overlap.images.size() << " image files with " << config_.data.train.string()
-                     << ": its figures are not those of unseen images";
-      }
-    }
-    if (leader_) {
-      for (const BadRow& row : bad) LOG(WARNING) << "left out " << row.reason;
-    }
-    check_training_data(config_, train_);
-    steps_per_epoch_ = static_cast<std::int64_t>(train_.size()) / config_.rollout.images_per_step;
-    total_steps_ = config_.train.steps > 0 ? config_.train.steps : config_.train.epochs * steps_per_epoch_;
-    keep_annotations();
-  }
-
-  /// data.annotation_fraction of the annotated images keep their human text.
-  void keep_annotations() {
-    if (config_.data.annotation_fraction >= 1.0) return;
-    std::vector<std::size_t> annotated;
-    for (std::size_t i = 0; i < train_.size(); ++i) {
-      if (!train_[i].human_text().empty()) annotated.push_back(i);
-    }
-    const auto kept = static_cast<std::size_t>(
-        std::llround(config_.data.annotation_fraction * static_cast<double>(annotated.size())));
-    const auto order =
-        random_order(annotated.size(), RandomStream({config_.train.seed, hash_text("annotations")}));
-    for (std::size_t i = kept; i < order.size(); ++i) {
-      Sample& sample = train_[annotated[order[i]]];
-      sample.description = sample.good = sample.bad = "";
+      checkpoints_->writer().begin(*trainer_, info(learned_step_), true);
     }
   }
 
@@ -301,7 +256,7 @@ class Trainer {
   void start_engine() {
     check_lengths(config_,
                   {policy_.model->config(), *policy_.tokenizer, policy_.chat, policy_.pictures->config()},
-                  train_, eval_);
+                  data_.train, data_.eval);
     if (!actor_) return;
     engine_ = std::make_unique<Engine>(*policy_.model,
                                        Engine::Options{static_cast<std::int64_t>(config_.rollout.kv_memory)});
@@ -346,21 +301,6 @@ class Trainer {
     const double dropout = asked.dropout;
     asked = given;
     asked.dropout = dropout;
-  }
-
-  void open_checkpoints() {
-    if (learners_ == nullptr) return;
-    // Names what this run of the program writes, for the first learner to find it.
-    std::vector<std::byte> token(sizeof(std::uint64_t));
-    const std::uint64_t drawn =
-        static_cast<std::uint64_t>(std::random_device{}()) << 32 | std::random_device{}();
-    std::memcpy(token.data(), &drawn, sizeof drawn);
-    learners_->broadcast_bytes(token, 0);
-    std::uint64_t common = 0;
-    std::memcpy(&common, token.data(), sizeof common);
-    writer_ = std::make_unique<CheckpointWriter>(config_.train.out / "checkpoints", config_.checkpoint.keep,
-                                                 fmt::format("{:016x}", common), learners_->rank(),
-                                                 learners_->size());
   }
 
   /// What was asked for when the checkpoint was written and is asked for otherwise now.
@@ -441,14 +381,14 @@ class Trainer {
       for (const EvalMetrics& figure : read_metrics(metrics).evaluations)
         evaluations[figure.step].push_back(figure);
     }
-    if (step_ > total_steps_) {
+    if (step_ > data_.steps) {
       fail_usage(
           "cannot go on with {}: it has {} steps behind it and train.steps (or the epochs) ask for {}; raise "
           "them, or name another train.out",
-          config_.train.out.string(), step_, total_steps_);
+          config_.train.out.string(), step_, data_.steps);
     }
     const bool evaluated = evaluations.count(step_) != 0;
-    if (step_ == total_steps_ && (evaluated || eval_.empty()) &&
+    if (step_ == data_.steps && (evaluated || data_.eval.empty()) &&
         std::filesystem::exists(config_.train.out / "adapter.h5")) {
       start.last_step = -1;
       return;
@@ -460,27 +400,12 @@ class Trainer {
       resumed = kBeforeAll;
     folder_.emplace(config_.train.out, to_yaml(config_), resumed);
     start.evaluate =
-        step_ == 0 || (step_ < total_steps_ && evaluation_due(step_, total_steps_) && !evaluated) ? 1 : 0;
-    if (const auto best = best_checkpoint(config_.train.out / "checkpoints")) {
-      best_step_ = *best;
-      best_value_ = best_figure(evaluations[*best], config_.checkpoint.best);
-      if (std::isnan(best_value_)) best_value_ = -std::numeric_limits<double>::infinity();
-    }
+        step_ == 0 || (step_ < data_.steps && evaluation_due(step_, data_.steps) && !evaluated) ? 1 : 0;
+    if (const auto best = best_checkpoint(config_.train.out / "checkpoints"))
+      checkpoints_->know_best(*best, evaluations[*best]);
   }
 
   // ------------------------------------------------------------------------------------------------ one step
-
-  /// Rows of the training manifest that a step looks at: a function of seed and step alone.
-  std::vector<std::size_t> rows_of_step(std::int64_t step) const {
-    const std::int64_t epoch = (step - 1) / steps_per_epoch_;
-    const auto first =
-        static_cast<std::size_t>((step - 1) % steps_per_epoch_ * config_.rollout.images_per_step);
-    const auto order = random_order(train_.size(), RandomStream({config_.train.seed, hash_text("order"),
-                                                                 static_cast<std::uint64_t>(epoch)}));
-    return {order.begin() + static_cast<std::ptrdiff_t>(first),
-            order.begin() + static_cast<std::ptrdiff_t>(
-                                first + static_cast<std::size_t>(config_.rollout.images_per_step))};
-  }
 
   RolloutOptions rollout_options(std::int64_t step) const {
     RolloutOptions options;
@@ -501,27 +426,12 @@ class Trainer {
     return options;
   }
 
-  std::vector<RolloutSample> load_samples(const std::vector<Sample>& samples,
-                                          const std::vector<std::size_t>& rows) {
-    std::vector<std::filesystem::path> paths;
-    paths.reserve(rows.size());
-    for (const std::size_t row : rows) paths.push_back(samples[row].image);
-    const std::vector<EncodedPicture> pictures = policy_.pictures->encode(paths);
-    std::vector<RolloutSample> loaded;
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-      const Sample& sample = samples[rows[i]];
-      loaded.push_back(
-          {sample.id, static_cast<std::int64_t>(rows[i]), sample.score, sample.human_text(), pictures[i]});
-    }
-    return loaded;
-  }
-
   /// A learner's run: it knows every step's adapter as soon as there is one.
   void learn_steps() {
     while (step_ < last_step_) {
       const auto start = Clock::now();
       const std::int64_t step = step_ + 1;
-      const std::vector<std::size_t> rows = rows_of_step(step);
+      const std::vector<std::size_t> rows = data_.rows_of_step(step);
       Report report;
       if (actor_ && !sft_) roll_out(step, report);
       if (reward_ && !sft_) score_groups(step, report);
@@ -546,9 +456,12 @@ class Trainer {
       }
       step_ = step;
       if (!evaluate_if_due(step)) last_step_ = step;
-      check_save();
+      checkpoints_->check();
       // A slow disk delays the next checkpoint, not the training.
-      if (step == last_step_ || (save_due_ && !save_pending_)) begin_save();
+      if (step == last_step_ || (save_due_ && !checkpoints_->under_way())) {
+        checkpoints_->begin(*trainer_, info(step));
+        save_due_ = false;
+      }
     }
   }
 
@@ -584,7 +497,8 @@ class Trainer {
       Source(Trainer& trainer, std::int64_t step) : trainer_(trainer) { trainer_.share_->begin(step); }
       std::vector<RolloutSample> next(bool idle) override {
         const std::vector<std::size_t> rows = trainer_.share_->next(idle);
-        return rows.empty() ? std::vector<RolloutSample>{} : trainer_.load_samples(trainer_.train_, rows);
+        return rows.empty() ? std::vector<RolloutSample>{}
+                            : load_samples(*trainer_.policy_.pictures, trainer_.data_.train, rows);
       }
       void finished(const Group& group, std::int64_t tokens) override {
         trainer_.share_->finished(static_cast<std::size_t>(group.sample_index), tokens);
@@ -620,7 +534,7 @@ class Trainer {
   }
 
   void score_groups(std::int64_t step, Report& report) {
-    for (const std::size_t row : rows_of_step(step)) {
+    for (const std::size_t row : data_.rows_of_step(step)) {
       if (roles_.reward_rank_of(row) != world_.rank()) continue;
       Group group = receive_group(step, kTagGroup, "a rolled-out group");
       const auto begin = Clock::now();
@@ -805,7 +719,7 @@ class Trainer {
     for (std::size_t i = 0; i < rows.size(); ++i) {
       shares[i % shares.size()].push_back(i);
       if (i % shares.size() != me && !dumps(step)) continue;
-      const Sample& sample = train_[rows[i]];
+      const Sample& sample = data_.train[rows[i]];
       pictures[i] = policy_.pictures->encode(sample.image);
       Group& group = groups[i];
       group.sample_id = sample.id;
@@ -838,7 +752,7 @@ class Trainer {
   /// Learning rate of the next update.
   double rate() const {
     return learning_rate(config_.optimizer.schedule, config_.optimizer.warmup_steps, trainer_->updates(),
-                         total_steps_ * config_.objective.updates_per_rollout, config_.optimizer.lr);
+                         data_.steps * config_.objective.updates_per_rollout, config_.optimizer.lr);
   }
 
   UpdateResult learn(std::int64_t step, const std::vector<Group>& groups) {
@@ -846,7 +760,7 @@ class Trainer {
     LearnInputs inputs(groups, config_, policy_.model->config());
     for (const std::size_t index : shares[static_cast<std::size_t>(roles_.learner_index(world_.rank()))]) {
       inputs.add(index, policy_.pictures->encode(
-                            train_[static_cast<std::size_t>(groups[index].sample_index)].image));
+                            data_.train[static_cast<std::size_t>(groups[index].sample_index)].image));
     }
     UpdateResult result;
     double clipped = 0;
@@ -918,7 +832,7 @@ class Trainer {
     std::vector<std::filesystem::path> images;
     images.reserve(groups.size());
     for (const Group& group : groups)
-      images.push_back(train_[static_cast<std::size_t>(group.sample_index)].image);
+      images.push_back(data_.train[static_cast<std::size_t>(group.sample_index)].image);
     write_step_dump(folder_->dump_file(record.step), record, groups, images, policy_, config_);
   }
 
@@ -948,7 +862,7 @@ class Trainer {
                       double zero_variance) const {
     StepMetrics metrics = figures_of(groups, version_, config_);
     metrics.step = step;
-    metrics.epoch = static_cast<double>(step) / static_cast<double>(steps_per_epoch_);
+    metrics.epoch = static_cast<double>(step) / static_cast<double>(data_.steps_per_epoch);
     metrics.time = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
     metrics.zero_variance_fraction = zero_variance;
     metrics.trained_tokens = static_cast<std::int64_t>(result.tokens);
@@ -974,117 +888,19 @@ class Trainer {
     }
   }
 
-  /// Pictures of an evaluation, as many under way as a step has trajectories; no more once a stop is asked for.
-  class EvaluationSource final : public SampleSource {
-   public:
-    EvaluationSource(Trainer& trainer, const std::vector<Sample>& samples, std::vector<std::size_t> rows)
-        : trainer_(trainer), samples_(samples), rows_(std::move(rows)) {
-      const Config& config = trainer.config_;
-      window_ = static_cast<std::size_t>(config.rollout.images_per_step * config.rollout.group_size);
-    }
-    std::vector<RolloutSample> next(bool /*idle*/) override {
-      trainer_.world_.progress();
-      if (trainer_.signals_.stop) return {};
-      // In bits that are worth a pass through the vision tower.
-      const std::size_t room = window_ - under_way_;
-      if (room == 0 || (room < window_ / 4 && under_way_ > 0)) return {};
-      const std::size_t count = std::min(room, rows_.size() - next_);
-      const std::vector<std::size_t> rows(rows_.begin() + static_cast<std::ptrdiff_t>(next_),
-                                          rows_.begin() + static_cast<std::ptrdiff_t>(next_ + count));
-      next_ += count;
-      under_way_ += count;
-      return rows.empty() ? std::vector<RolloutSample>{} : trainer_.load_samples(samples_, rows);
-    }
-    void finished(const Group& /*group*/, std::int64_t /*tokens*/) override { --under_way_; }
-
-   private:
-    Trainer& trainer_;
-    const std::vector<Sample>& samples_;
-    const std::vector<std::size_t> rows_;
-    std::size_t window_ = 1, under_way_ = 0, next_ = 0;
-  };
-
   /// All sets and decodings with the adapter of `step`. False when a stop broke it off: then nothing is recorded.
   bool evaluate(std::int64_t step) {
-    std::vector<EvalMetrics> figures;
-    bool whole = true;
-    int pass = 0;
-    for (std::size_t set = 0; set < eval_.size(); ++set) {
-      for (const std::string& decoding : config_.train.eval_decodings) {
-        // A quick actor may be at the next set while the first learner still waits for a slow one.
-        const int tag = kTagEvaluated + pass++;
-        if (actor_) evaluate_share(eval_[set], decoding, tag);
-        if (!leader_) continue;
-        std::vector<Group> groups(eval_[set].size());
-        std::size_t received = 0;
-        for (std::size_t ended = 0; ended < roles_.actors.size();) {
-          const Message message = world_.receive(kAnyRank, tag, "an evaluated image");
-          if (message.bytes.empty()) {
-            ++ended;
-            continue;
-          }
-          Group group = parse_group(message.bytes);
-          const auto index = static_cast<std::size_t>(group.sample_index);
-          groups.at(index) = std::move(group);
-          ++received;
-        }
-        whole = whole && received == groups.size();
-        if (!whole) continue;
-        const auto of_set = evaluate_groups(groups, step, eval_[set].front().set, decoding, true);
-        figures.insert(figures.end(), of_set.begin(), of_set.end());
-      }
-    }
-    whole = world_.all_reduce_min(whole ? 1 : 0) == 1;
-    if (!whole) return false;
+    const EvaluationPass pass{config_,           world_,         roles_,       signals_,
+                              *policy_.pictures, rollout_.get(), kTagEvaluated};
+    const auto figures = pass.run(data_.eval, step, rollout_options(kEvaluationStep));
+    if (!figures) return false;
     if (leader_) {
-      folder_->append(figures);
-      print_evaluation(figures);
+      folder_->append(*figures);
+      print_evaluation(*figures);
     }
-    note_best(step, figures);
+    if (checkpoints_ != nullptr && checkpoints_->note_evaluation(step, *figures)) save_due_ = true;
     sent_ = sent_so_far();  // an evaluation is no part of a step
     return true;
-  }
-
-  void evaluate_share(const std::vector<Sample>& samples, const std::string& decoding, int tag) {
-    std::vector<std::size_t> rows;
-    for (auto i = static_cast<std::size_t>(roles_.actor_index(world_.rank())); i < samples.size();
-         i += roles_.actors.size())
-      rows.push_back(i);
-    RolloutOptions options = rollout_options(kEvaluationStep);
-    options.group_size = 1;
-    options.stage2 = true;
-    options.sampling.greedy = decoding == "greedy";
-    EvaluationSource source(*this, samples, std::move(rows));
-    rollout_->run(source, options,
-                  [&](Group&& group) { world_.send(roles_.learners.front(), tag, serialise(group)); });
-    world_.send(roles_.learners.front(), tag, {});
-  }
-
-  /// The best adapter so far is worth a checkpoint of its own, and `best` points to it.
-  void note_best(std::int64_t step, std::span<const EvalMetrics> figures) {
-    evaluated_step_ = step;
-    evaluated_value_ = leader_ ? best_figure(figures, config_.checkpoint.best) : kNotMeasured;
-    const bool better = leader_ && step > 0 && evaluated_value_ > best_value_;
-    if (better) {
-      best_value_ = evaluated_value_;
-      best_step_ = step;
-    }
-    if (learners_ != nullptr && learners_->all_reduce_max(better ? 1 : 0) > 0) save_due_ = true;
-    point_to_best();
-  }
-  void point_to_best() const {
-    if (leader_ && best_step_ > 0) point_best_checkpoint(config_.train.out / "checkpoints", best_step_);
-  }
-
-  static void print_evaluation(std::span<const EvalMetrics> figures) {
-    for (const EvalMetrics& m : figures) {
-      fmt::print(stderr,
-                 "step {:>4}  {:<10} {:<7} {:<7}  PLCC {:6.3f}  SRCC {:6.3f}  RMSE {:5.3f}{}  {} of {} "
-                 "without rating\n",
-                 m.step, m.set, m.condition, m.decoding, m.plcc, m.srcc, m.rmse,
-                 std::isnan(m.rouge1_r) ? std::string() : fmt::format("  ROUGE-1 recall {:.3f}", m.rouge1_r),
-                 m.parse_failures, m.n);
-    }
   }
 
   // ------------------------------------------------------------------------------------------------ ends
@@ -1096,53 +912,7 @@ class Trainer {
             to_yaml(config_),
             version_text(),
             config_.model.path.string(),
-            evaluated_step_ == step ? evaluated_value_ : kNotMeasured};
-  }
-
-  void begin_save() {
-    writer_->begin(*trainer_, info(step_));
-    save_due_ = false;
-    save_pending_ = true;
-  }
-
-  /// Between steps: has the save under way ended, on all learners?
-  void check_save() {
-    if (!save_pending_) return;
-    using State = CheckpointWriter::State;
-    const State state = writer_->state();
-    const double worst = learners_->all_reduce_max(state == State::failed    ? 2
-                                                   : state == State::writing ? 1
-                                                                             : 0);
-    if (worst == 1) return;
-    if (worst == 2)
-      end_failed_save();
-    else
-      point_to_best();
-    save_pending_ = false;
-  }
-  void end_failed_save() {
-    if (writer_->state() == CheckpointWriter::State::failed)
-      LOG(WARNING) << writer_->failure() << "; training goes on, earlier checkpoints are untouched";
-    else if (leader_)
-      writer_->give_up("another learner could not write its shard");
-  }
-
-  /// Behind the last step: nothing but a whole checkpoint will do.
-  void finish_save() {
-    if (writer_ == nullptr || !save_pending_) return;
-    constexpr Seconds kLook{0.01};
-    for (;;) {
-      writer_->wait(kLook);
-      const bool failed = writer_->state() == CheckpointWriter::State::failed;
-      if (learners_->all_reduce_max(failed ? 1 : 0) > 0) {
-        if (failed) throw Error(writer_->failure());
-        if (leader_) writer_->give_up("another learner could not write its shard");
-        fail("cannot save the last checkpoint: another learner failed; see its message");
-      }
-      if (learners_->all_reduce_max(writer_->state() == CheckpointWriter::State::writing ? 1 : 0) == 0) break;
-    }
-    save_pending_ = false;
-    point_to_best();
+            checkpoints_->figure_of(step)};
   }
 
   /// Mean of a step, over all ranks.
@@ -1175,17 +945,15 @@ class Trainer {
   RolePlan roles_;
   bool actor_, reward_, learner_, leader_, sft_;
   std::int64_t lag_;
-  std::vector<Sample> train_;
-  std::vector<std::vector<Sample>> eval_;
-  std::int64_t steps_per_epoch_ = 0, total_steps_ = 0;
+  TrainingData data_;
   std::int64_t step_ = 0;                                ///< the last one this rank has done with
   std::int64_t learned_step_ = 0, learned_updates_ = 0;  ///< the last step that has changed the adapter
-  std::int64_t last_step_ = 0;  ///< as far as the run goes: total_steps_, or less once a stop is asked for
+  std::int64_t last_step_ = 0;  ///< as far as the run goes: data_.steps, or less once a stop is asked for
   std::int64_t version_ = 0;    ///< of adapter_
   std::uint64_t digest_ = 0;
   std::map<int, std::multimap<std::int64_t, Group>> early_;  ///< by tag, then step
   std::map<std::int64_t, std::uint64_t> digests_;            ///< by version, those that actors may still use
-  bool save_due_ = false, save_pending_ = false, insured_ = false, in_update_ = false;
+  bool save_due_ = false, insured_ = false, in_update_ = false;
   std::array<std::uint64_t, kOperations> sent_{}, traffic_{};
   Policy policy_;
   std::unique_ptr<Engine> engine_;
@@ -1195,7 +963,7 @@ class Trainer {
   std::shared_ptr<const PackedAdapter> reference_;
   std::optional<Lora> dump_reference_;  // unpacked, for dumps
   std::unique_ptr<Learner> trainer_;
-  std::unique_ptr<CheckpointWriter> writer_;
+  std::unique_ptr<RunCheckpoints> checkpoints_;  ///< of learners
   std::optional<WorkShare> share_;
   std::optional<RunFolder> folder_;
   std::optional<RankLog> log_;
@@ -1204,9 +972,6 @@ class Trainer {
   StepMetrics metrics_;
   std::int64_t recorded_step_ = 0;
   double lr_ = 0;
-  // The first learner's: what the last evaluation chose by, and the best of all.
-  std::int64_t evaluated_step_ = -1, best_step_ = 0;
-  double evaluated_value_ = kNotMeasured, best_value_ = -std::numeric_limits<double>::infinity();
   int skipped_ = 0;
 };
 

@@ -18,6 +18,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "comm/broadcast_shape.h"
 #include "comm/transport.h"
 #include "core/error.h"
 
@@ -28,9 +29,7 @@ namespace {
 constexpr std::size_t kInlineBytes = std::size_t{32} << 10;
 /// A larger one is cut into pieces: far below MPI's 2^31 limit, and small enough to see that a transfer moves.
 constexpr std::size_t kPieceBytes = std::size_t{256} << 10;
-/// A broadcast above this goes along a chain of ranks, in blocks of this size: every rank sends it once.
-constexpr std::size_t kBlockBytes = std::size_t{4} << 20;
-/// Blocks that a rank of the chain has under way at most.
+/// Blocks of a broadcast that a rank has under way at most.
 constexpr std::size_t kBlocksUnderWay = 8;
 /// A sum of more elements is shared out between the ranks.
 constexpr std::size_t kRootedElements = 4096;
@@ -518,30 +517,33 @@ void MessageCommunicator::barrier(const char* purpose) {
 void MessageCommunicator::broadcast_span(Element element, std::uint64_t elements, std::span<std::byte> bytes,
                                          int root) {
   Collective call(*this, Operation::broadcast, element, elements, root);
-  // Ranks relative to the root: a binomial tree for little, a chain for much.
+  // Ranks relative to the root.
   const int ranks = size(), own = (rank_ - root + ranks) % ranks;
-  int parent = own - 1;
+  const BroadcastShape shape = broadcast_shape(ranks, bytes.size());
+  int parent = 0;
   std::vector<int> children;
-  if (bytes.size() > kBlockBytes) {
-    if (own + 1 < ranks) children.push_back(own + 1);
-  } else {
+  if (shape.children == 0) {
     parent = own & (own - 1);
     for (int bit = 1; (own == 0 || bit < (own & -own)) && own + bit < ranks; bit *= 2)
       children.push_back(own + bit);
     std::reverse(children.begin(), children.end());  // the deepest subtree first
+  } else {
+    parent = (own - 1) / shape.children;
+    const std::int64_t first = std::int64_t{own} * shape.children + 1;
+    for (auto child = first; child < std::min<std::int64_t>(first + shape.children, ranks); ++child)
+      children.push_back(static_cast<int>(child));
   }
   const auto absolute = [&](int relative) { return (relative + root) % ranks; };
-  std::size_t begin = 0;
-  do {  // an empty buffer travels as one empty block, so that sizes are compared
-    const auto block = bytes.subspan(begin, std::min(kBlockBytes, bytes.size() - begin));
+  for (std::size_t index = 0; index < shape.blocks; ++index) {
+    const std::size_t begin = index * kBroadcastBlockBytes;
+    const auto block = bytes.subspan(begin, std::min(kBroadcastBlockBytes, bytes.size() - begin));
     if (own != 0) {
       call.expect(absolute(parent), block);
       call.receive(kPatience);
     }
     for (const int child : children) call.send(absolute(child), block);
     call.finish(std::max(kBlocksUnderWay, children.size()));
-    begin += block.size();
-  } while (begin < bytes.size());
+  }
   call.finish();
 }
 

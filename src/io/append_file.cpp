@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <glog/logging.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -29,8 +30,22 @@ AppendFile::~AppendFile() {
 AppendFile::AppendFile(AppendFile&& other) noexcept
     : file_(std::move(other.file_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
 
+bool AppendFile::is_in_its_place() const {
+  struct stat opened {};
+  struct stat named {};
+  return ::fstat(descriptor_, &opened) == 0 && ::stat(file_.c_str(), &named) == 0 &&
+         opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
+}
+
 void AppendFile::append(std::string_view record) {
   CHECK_GE(descriptor_, 0) << "moved-from file";
+  if (!is_in_its_place()) {
+    fail(
+        "cannot write {}: it or its folder was removed or moved since it was opened; put the folder back, "
+        "then "
+        "start again to resume",
+        file_.string());
+  }
   const off_t start = ::lseek(descriptor_, 0, SEEK_END);
   std::size_t written = 0;
   while (written < record.size()) {

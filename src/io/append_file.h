@@ -19,11 +19,14 @@ class AppendFile {
   AppendFile& operator=(const AppendFile&) = delete;
 
   /// Hands the record to the system at once, so that it outlives the process. Throws Error when it cannot be
-  /// written whole (full disk); what was written of it is cut off again.
+  /// written whole (full disk); what was written of it is cut off again. Throws Error, too, when the path no longer
+  /// leads to this file (removed or moved): nobody would find the record.
   void append(std::string_view record);
   const std::filesystem::path& path() const { return file_; }
 
  private:
+  bool is_in_its_place() const;
+
   std::filesystem::path file_;
   int descriptor_ = -1;
 };

@@ -148,9 +148,18 @@ TEST(Scale, LargeAdaptersGoAlongAChain) {
   EXPECT_EQ(step.limit, "publish");
 }
 
+TEST(Scale, ManyRanksGetALargeAdapterThroughABinaryTree) {
+  ScaleInputs in = plain();
+  in.adapter_bytes = 3.0 * (4 << 20);
+  in.link_bytes_per_second = 4 << 20;
+  // Six depths below the root, then two more blocks; each rank sends everything twice. A chain would take 63 + 2.
+  EXPECT_NEAR(simulate_step(in, split(63, 0, 1), 64).broadcast_seconds, 2 * (6 + 2), kRounding);
+  EXPECT_NEAR(simulate_step(in, split(62, 0, 1), 63).broadcast_seconds, 2 * (5 + 2), kRounding);
+}
+
 TEST(Scale, SleepsAddToEveryHopOfAChain) {
   ScaleInputs in = plain();
-  in.adapter_bytes = 2.0 * (4 << 20);
+  in.adapter_bytes = 2000.0 * (4 << 20);  // so many blocks that a tree's double work would take longer
   in.link_bytes_per_second = 4e9;
   const double awake = simulate_step(in, split(1023, 0, 1), 1024).broadcast_seconds;
   in.sleeps = true;

@@ -7,6 +7,7 @@
 
 #include <exception>
 
+#include "comm/broadcast_shape.h"
 #include "comm/contract.h"
 #include "core/error.h"
 
@@ -117,6 +118,42 @@ TEST(Deadline, OfASendThatNobodyTakes) {
     comm.flush();
   });
   EXPECT_THAT(errors[0], HasSubstr("rank 1 did not answer"));
+}
+
+TEST(BroadcastShape, TakesTheWayWithFewerHops) {
+  const auto children = [](int ranks, std::size_t blocks) {
+    const BroadcastShape shape = broadcast_shape(ranks, blocks * kBroadcastBlockBytes);
+    EXPECT_EQ(shape.blocks, std::max<std::size_t>(blocks, 1));
+    return shape.children;
+  };
+  EXPECT_EQ(children(4096, 0), 0);
+  EXPECT_EQ(children(4096, 1), 0);
+  EXPECT_EQ(broadcast_shape(2, kBroadcastBlockBytes + 1).blocks, 2U);
+  // With b blocks a chain of 9 ranks takes 8 + b - 1 hops, a tree 2·(3 + b - 1).
+  EXPECT_EQ(children(9, 2), 2);
+  EXPECT_EQ(children(9, 3), 1);
+  EXPECT_EQ(children(9, 20), 1);
+  EXPECT_EQ(children(64, 20), 2);
+  EXPECT_EQ(children(1, 20), 1);
+}
+
+TEST(Broadcast, OfManyBlocksReachesEveryRankOfATree) {
+  const auto bytes = testing::some_bytes(3 * kBroadcastBlockBytes + 7, 4);
+  for (const int ranks : {12, 17}) {
+    ASSERT_EQ(broadcast_shape(ranks, bytes.size()).children, 2);
+    const auto errors = run_ranks(ranks, Seconds{60}, [&](Communicator& comm) {
+      for (const int root : {0, 5}) {
+        std::vector<std::byte> buffer(comm.rank() == root ? bytes : std::vector<std::byte>());
+        comm.broadcast_bytes(buffer, root);
+        EXPECT_EQ(buffer, bytes) << "rank " << comm.rank() << " of " << ranks << ", root " << root;
+        comm.barrier("the next root");
+      }
+      // The whole goes once to each rank but the root.
+      const auto sent = comm.traffic(Operation::broadcast).bytes;
+      EXPECT_LE(sent, 2 * (2 * bytes.size() + 8 * 16));
+    });
+    for (const std::string& error : errors) EXPECT_EQ(error, "");
+  }
 }
 
 TEST(Failure, InTheMiddleOfATransferEndsAllCommunication) {

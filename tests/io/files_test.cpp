@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "io/append_file.h"
 #include "support/temporary_folder.h"
 
 namespace biqa {
@@ -187,6 +188,23 @@ TEST(Files, DigestsAreThoseOfXxhsum) {
   EXPECT_EQ(digest_of_file(folder.write("empty", "")), "99aa06d3014798d86001c324468d497f");
   EXPECT_EQ(digest_of_file(folder.write("abc", "abc")), "06b05ab6733a618578af5f94892f3950");
   EXPECT_EQ(digest_of_bytes({}), 0x2d06800538d394c2ULL);
+}
+
+TEST(AppendFile, IsNoLongerWrittenWhereNobodyWouldFindIt) {
+  const TemporaryFolder folder;
+  const fs::path file = folder.path() / "run" / "metrics.jsonl";
+  fs::create_directory(folder.path() / "run");
+  AppendFile log(file);
+  log.append("one\n");
+  fs::rename(folder.path() / "run", folder.path() / "elsewhere");
+  const auto refusal = AllOf(HasSubstr(file.string()), HasSubstr("removed or moved"), HasSubstr("resume"));
+  EXPECT_THAT(error_of([&] { log.append("two\n"); }), refusal);
+  folder.write("run/metrics.jsonl", "");  // another file of that name is not this one
+  EXPECT_THAT(error_of([&] { log.append("two\n"); }), refusal);
+  fs::remove_all(folder.path() / "run");
+  fs::rename(folder.path() / "elsewhere", folder.path() / "run");
+  log.append("three\n");
+  EXPECT_EQ(read_file(file), "one\nthree\n");
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -141,24 +142,28 @@ class CpuOps final : public Ops {
     const auto& packed = dynamic_cast<const CpuLora&>(lora);
     CHECK(x.columns() == packed.in && u.columns() == packed.rank && x.rows() == u.rows() &&
           x.rows() == y.rows());
-    parallel(x.rows(), 32, [&](std::int64_t first, std::int64_t count) {
-      if (dropout == nullptr) {
-        k_.reduce(rows_of(x.row_range(first, count)), count, packed.in, packed.down.row<float>(0),
-                  packed.rank, packed.padded_rank, u.row<float>(first), u.stride());
-      } else {
-        std::vector<float> kept(static_cast<std::size_t>(count * packed.in));
-        for (std::size_t p = 0; p < packed.parts.size(); ++p) {
-          const CpuLora::Part& part = packed.parts[p];
-          apply_dropout(x, first, count, *dropout, p, kept.data());
-          k_.reduce(Rows{kept.data(), false, packed.in}, count, packed.in, part.down.row<float>(0), part.rank,
-                    part.padded_rank, u.row<float>(first) + part.rank_offset, u.stride());
-        }
-      }
-      for (const CpuLora::Part& part : packed.parts) {
-        k_.expand(u.row<float>(first) + part.rank_offset, u.stride(), count, part.rank, part.up.row<float>(0),
-                  part.out, part.scale, part.out, y.row<float>(first) + part.out_offset, y.stride());
-      }
-    });
+    std::int64_t outputs = 0;
+    for (const CpuLora::Part& part : packed.parts) outputs += part.rank * part.out;
+    parallel(x.rows(), rows_worth_a_thread(packed.in * packed.padded_rank + outputs),
+             [&](std::int64_t first, std::int64_t count) {
+               if (dropout == nullptr) {
+                 k_.reduce(rows_of(x.row_range(first, count)), count, packed.in, packed.down.row<float>(0),
+                           packed.rank, packed.padded_rank, u.row<float>(first), u.stride());
+               } else {
+                 std::vector<float> kept(static_cast<std::size_t>(count * packed.in));
+                 for (std::size_t p = 0; p < packed.parts.size(); ++p) {
+                   const CpuLora::Part& part = packed.parts[p];
+                   apply_dropout(x, first, count, *dropout, p, kept.data());
+                   k_.reduce(Rows{kept.data(), false, packed.in}, count, packed.in, part.down.row<float>(0),
+                             part.rank, part.padded_rank, u.row<float>(first) + part.rank_offset, u.stride());
+                 }
+               }
+               for (const CpuLora::Part& part : packed.parts) {
+                 k_.expand(u.row<float>(first) + part.rank_offset, u.stride(), count, part.rank,
+                           part.up.row<float>(0), part.out, part.scale, part.out,
+                           y.row<float>(first) + part.out_offset, y.stride());
+               }
+             });
   }
 
   void lora_backward(ConstView x, ConstView u, ConstView dy, const PackedLora& lora, const Dropout* dropout,
@@ -504,6 +509,12 @@ class CpuOps final : public Ops {
     Buffer buffer;
   };
 
+  /// Rows of so many multiplications each that outweigh waking a thread, in eights as the kernels work.
+  static std::int64_t rows_worth_a_thread(std::int64_t multiplications) {
+    constexpr std::int64_t kEight = 8, kMost = 32, kWorth = std::int64_t{1} << 16;  // some 2 µs
+    return round_up(std::clamp(kWorth / std::max<std::int64_t>(multiplications, 1), kEight, kMost), kEight);
+  }
+
   /// body(first, count) over pieces of `grain`; which thread takes a piece changes nothing.
   template <typename Body>
   void parallel(std::int64_t count, std::int64_t grain, const Body& body) const {
@@ -582,7 +593,7 @@ class CpuOps final : public Ops {
       else
         return value;
     };
-    parallel(static_cast<std::int64_t>(writes.size()), 64, [&](std::int64_t first, std::int64_t count) {
+    parallel(static_cast<std::int64_t>(writes.size()), 16, [&](std::int64_t first, std::int64_t count) {
       for (std::int64_t i = first; i < first + count; ++i) {
         const KvWrite& write = writes[static_cast<std::size_t>(i)];
         for (std::int64_t h = 0; h < shape.kv_heads; ++h) {
@@ -771,8 +782,14 @@ class CpuOps final : public Ops {
     double total = 0;
     for (std::size_t first = 0; first < weights.size(); first += kBlock) {
       const std::size_t end = std::min(weights.size(), first + kBlock);
-      double sum = 0;
-      for (std::size_t i = first; i < end; ++i) sum += static_cast<double>(weights[i]);
+      std::array<double, 8> lanes{};  // chains of their own: one alone would wait for itself
+      std::size_t i = first;
+      for (; i + lanes.size() <= end; i += lanes.size()) {
+        for (std::size_t lane = 0; lane < lanes.size(); ++lane)
+          lanes[lane] += static_cast<double>(weights[i + lane]);
+      }
+      for (; i < end; ++i) lanes[0] += static_cast<double>(weights[i]);
+      const double sum = std::accumulate(lanes.begin(), lanes.end(), 0.0);
       sums.push_back(sum);
       total += sum;
     }

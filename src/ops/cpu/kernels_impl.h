@@ -244,18 +244,27 @@ BIQA_INLINE void reduce_block(const X* x, std::int64_t stride, std::int64_t n, c
                               std::int64_t padded_rank, std::int64_t offset, std::int64_t count, float* u,
                               std::int64_t u_stride) {
   Floats sums[kRows] = {};
-  for (std::int64_t k = 0; k < n; ++k) {
-    const Floats t = load(table + k * padded_rank + offset);
-    for (int r = 0; r < kRows; ++r) {
-      float value;
-      if constexpr (sizeof(X) == 2) {
-        const std::uint32_t bits = static_cast<std::uint32_t>(x[r * stride + k]) << 16;
-        __builtin_memcpy(&value, &bits, sizeof value);
-      } else {
-        value = x[r * stride + k];
-      }
-      sums[r] += t * value;
+  const auto add = [&](const float* row, std::int64_t row_stride, std::int64_t first, std::int64_t columns) {
+    for (std::int64_t k = 0; k < columns; ++k) {
+      const Floats t = load(table + (first + k) * padded_rank + offset);
+      for (int r = 0; r < kRows; ++r) sums[r] += t * row[r * row_stride + k];
     }
+  };
+  if constexpr (sizeof(X) == 2) {
+    // Widened first: one value from a vector of them costs more than its product.
+    constexpr std::int64_t kChunk = 128;
+    float wide[kRows * kChunk];
+    for (std::int64_t first = 0; first < n; first += kChunk) {
+      const std::int64_t columns = n - first < kChunk ? n - first : kChunk;
+      for (int r = 0; r < kRows; ++r) {
+        by_lanes(columns, [&](std::int64_t i, std::int64_t lanes) {
+          store(wide + r * kChunk + i, load_some(x + r * stride + first + i, lanes));
+        });
+      }
+      add(wide, kChunk, first, columns);
+    }
+  } else {
+    add(x, stride, 0, n);
   }
   for (int r = 0; r < kRows; ++r) store_some(u + r * u_stride + offset, count, sums[r]);
 }

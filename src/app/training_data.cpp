@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "app/training_data.h"
+
+#include <glog/logging.h>
+
+#include <cmath>
+
+#include "app/plan.h"
+#include "app/run_checks.h"
+#include "core/random.h"
+
+namespace biqa {
+namespace {
+
+/// data.annotation_fraction of the annotated images keep their human text.
+void keep_annotations(const Config& config, std::vector<Sample>& samples) {
+  if (config.data.annotation_fraction >= 1.0) return;
+  std::vector<std::size_t> annotated;
+  for (std::size_t i = 0; i < samples.size(); ++i) {
+    if (!samples[i].human_text().empty()) annotated.push_back(i);
+  }
+  const auto kept = static_cast<std::size_t>(
+      std::llround(config.data.annotation_fraction * static_cast<double>(annotated.size())));
+  const auto order =
+      random_order(annotated.size(), RandomStream({config.train.seed, hash_text("annotations")}));
+  for (std::size_t i = kept; i < order.size(); ++i) {
+    Sample& sample = samples[annotated[order[i]]];
+    sample.description = sample.good = sample.bad = "";
+  }
+}
+
+}  // namespace
+
+std::vector<std::size_t> TrainingData::rows_of_step(std::int64_t step) const {
+  const auto epoch = static_cast<std::uint64_t>((step - 1) / steps_per_epoch);
+  const std::int64_t first = (step - 1) % steps_per_epoch * images_per_step;
+  const auto order = random_order(train.size(), RandomStream({seed, hash_text("order"), epoch}));
+  return {order.begin() + first, order.begin() + first + images_per_step};
+}
+
+TrainingData read_training_data(const Config& config, bool tell) {
+  require_inputs(config);
+  TrainingData data;
+  std::vector<BadRow> bad;
+  data.train = read_manifest(config.data.train, config.data.skip_bad, &bad, true);
+  for (const auto& file : config.data.eval) {
+    std::vector<Sample>& set = data.eval.emplace_back(read_manifest(file, config.data.skip_bad, &bad, true));
+    if (config.train.eval_images > 0 && static_cast<std::int64_t>(set.size()) > config.train.eval_images)
+      set.resize(static_cast<std::size_t>(config.train.eval_images));
+    const Overlap overlap = find_overlap(data.train, set);
+    if (tell && overlap.any()) {
+      LOG(WARNING) << file.string() << " shares " << overlap.ids.size() << " ids and "
+                   << overlap.images.size() << " image files with " << config.data.train.string()
+                   << ": its figures are not those of unseen images";
+    }
+  }
+  if (tell) {
+    for (const BadRow& row : bad) LOG(WARNING) << "left out " << row.reason;
+  }
+  check_training_data(config, data.train);
+  data.images_per_step = config.rollout.images_per_step;
+  data.steps_per_epoch = static_cast<std::int64_t>(data.train.size()) / data.images_per_step;
+  data.steps = config.train.steps > 0 ? config.train.steps : config.train.epochs * data.steps_per_epoch;
+  data.seed = config.train.seed;
+  keep_annotations(config, data.train);
+  return data;
+}
+
+std::vector<RolloutSample> load_samples(PictureEncoder& pictures, const std::vector<Sample>& samples,
+                                        const std::vector<std::size_t>& rows) {
+  std::vector<std::filesystem::path> paths;
+  paths.reserve(rows.size());
+  for (const std::size_t row : rows) paths.push_back(samples[row].image);
+  const std::vector<EncodedPicture> encoded = pictures.encode(paths);
+  std::vector<RolloutSample> loaded;
+  loaded.reserve(rows.size());
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const Sample& sample = samples[rows[i]];
+    loaded.push_back(
+        {sample.id, static_cast<std::int64_t>(rows[i]), sample.score, sample.human_text(), encoded[i]});
+  }
+  return loaded;
+}
+
+}  // namespace biqa
