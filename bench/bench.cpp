@@ -21,25 +21,27 @@
 namespace biqa {
 namespace {
 
-const ProgramInfo kInfo{"biqa_bench",
-                        "time sampling and one GRPO step of fixed size, beside the machine's limits",
-                        "--model DIR --images FILE.jsonl [--what generate|step|all] --format json",
-                        "biqa_bench --model assets/tiny/model --images assets/tiny/train.jsonl --batch 16 "
-                        "--group 8 --new 48 --format json",
-                        {{"model", "DIR", "checkpoint folder", ""},
-                         {"images", "FILE.jsonl", "manifest; the first B images are used", ""},
-                         {"what", "WHAT", "generate, step or all", "all"},
-                         {"batch", "B", "images", "4"},
-                         {"group", "G", "completions per image", "8"},
-                         {"new", "N", "tokens of each completion, exactly (end tokens are ignored)", "64"},
-                         {"rank", "R", "LoRA rank on the seven projections", "8"},
-                         {"dtype", "TYPE", "f32 or bf16", "bf16"},
-                         {"threads", "T", "threads; 0: all cores", "0"},
-                         {"repeats", "K", "measured repeats, after one that is not", "5"},
-                         {"micro-batch-tokens", "N", "packed rows of one learner pass", "8192"},
-                         {"prompt", "TEXT", "the user's text",
-                          "Describe the picture, reason about its quality and rate it from 1 to 5."},
-                         {"format", "FORMAT", "json or table", "table"}}};
+const ProgramInfo kInfo{
+    "biqa_bench",
+    "time sampling and one GRPO step of fixed size, beside the machine's limits",
+    "--model DIR --images FILE.jsonl [--what generate|step|all] --format json",
+    "biqa_bench --model assets/tiny/model --images assets/tiny/train.jsonl --batch 16 "
+    "--group 8 --new 48 --format json",
+    {{"model", "DIR", "checkpoint folder", ""},
+     {"images", "FILE.jsonl", "manifest; the first B images are used", ""},
+     {"what", "WHAT", "generate, step or all", "all"},
+     {"batch", "B", "images", "4"},
+     {"group", "G", "completions per image", "8"},
+     {"new", "N", "tokens of each completion, exactly (end tokens are ignored)", "64"},
+     {"rank", "R", "LoRA rank on the seven projections", "8"},
+     {"dtype", "TYPE", "f32 or bf16", "bf16"},
+     {"threads", "T", "threads; 0: all cores", "0"},
+     {"repeats", "K", "measured repeats, after one that is not", "5"},
+     {"micro-batch-tokens", "N", "packed rows of one learner pass", "8192"},
+     {"prompt", "TEXT", "the user's text",
+      "Describe the picture and how good it looks in a <caption>, give your reasons in a "
+      "<reasoning>, and rate its quality from 1 to 5 with two decimals in a <rating>, in that order."},
+     {"format", "FORMAT", "json or table", "table"}}};
 
 using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) {
