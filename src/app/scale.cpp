@@ -314,7 +314,8 @@ double pipeline_seconds(const ScaleInputs& in, double members, double hop, const
   if (members <= 1) return 0;
   const double turn = hop * shape.children;  // a rank sends a block to each of its children
   double seconds = 0;
-  for (double first = 1; first < members; first = first * shape.children + 1)  // the first rank of each depth
+  // `first` is the first rank of each depth.
+  for (std::int64_t first = 1; number(first) < members; first = first * shape.children + 1)
     seconds += turn + late_seconds(in, seconds);
   return seconds + number(shape.blocks - 1) * turn;
 }
