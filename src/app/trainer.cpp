@@ -144,6 +144,7 @@ class Trainer {
     }
     log_.emplace(config_.train.out / "logs" / fmt::format("rank-{:05}.log", world_.rank()),
                  fmt::format("rank {} {}", world_.rank(), roles_.role_name(world_.rank())));
+    sent_ = sent_so_far();  // loading is no part of a step, the first adapter is
     adopt(start);
     const std::int64_t first = step_;
     progress_.emplace("step", data_.steps, step_,
@@ -890,6 +891,7 @@ class Trainer {
 
   /// All sets and decodings with the adapter of `step`. False when a stop broke it off: then nothing is recorded.
   bool evaluate(std::int64_t step) {
+    const auto before = sent_so_far();
     const EvaluationPass pass{config_,           world_,         roles_,       signals_,
                               *policy_.pictures, rollout_.get(), kTagEvaluated};
     const auto figures = pass.run(data_.eval, step, rollout_options(kEvaluationStep));
@@ -899,7 +901,8 @@ class Trainer {
       print_evaluation(*figures);
     }
     if (checkpoints_ != nullptr && checkpoints_->note_evaluation(step, *figures)) save_due_ = true;
-    sent_ = sent_so_far();  // an evaluation is no part of a step
+    const auto after = sent_so_far();  // an evaluation is no part of a step
+    for (std::size_t kind = 0; kind < sent_.size(); ++kind) sent_[kind] += after[kind] - before[kind];
     return true;
   }
 
