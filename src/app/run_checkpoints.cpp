@@ -35,6 +35,17 @@ RunCheckpoints::RunCheckpoints(const Config& config, Communicator& learners)
       learners_(learners),
       writer_(root_, config.checkpoint.keep, common_token(learners), learners.rank(), learners.size()) {}
 
+void RunCheckpoints::take_over(std::int64_t step,
+                               const std::map<std::int64_t, std::vector<EvalMetrics>>& figures) {
+  take_over_checkpoints(root_, step);
+  const auto best = best_checkpoint(root_);
+  if (!best) return;
+  best_step_ = *best;
+  const auto evaluated = figures.find(*best);
+  const double figure = evaluated == figures.end() ? kNotMeasured : best_figure(evaluated->second, figure_);
+  if (!std::isnan(figure)) best_ = figure;
+}
+
 void RunCheckpoints::begin(const Learner& learner, const CheckpointInfo& info) {
   writer_.begin(learner, info);
   under_way_ = true;
@@ -42,43 +53,39 @@ void RunCheckpoints::begin(const Learner& learner, const CheckpointInfo& info) {
 
 void RunCheckpoints::check() {
   if (!under_way_) return;
-  using State = CheckpointWriter::State;
-  const State state = writer_.state();
-  const int rank_of_state = state == State::failed ? 2 : state == State::writing ? 1 : 0;
-  const double worst = learners_.all_reduce_max(rank_of_state);
-  if (worst == 1) return;
-  under_way_ = false;
-  if (worst == 0) {
+  const bool failed = writer_.state() == CheckpointWriter::State::failed;
+  const bool writing = writer_.state() == CheckpointWriter::State::writing;
+  const int first_failed = first_of_learners(failed);
+  if (first_failed < learners_.size()) {
+    under_way_ = false;
+    if (first_failed == learners_.rank())
+      LOG(WARNING) << writer_.failure() << "; training goes on, earlier checkpoints are untouched";
+    else if (first())
+      writer_.give_up("another learner could not write its shard");
+  } else if (learners_.all_reduce_max(writing ? 1 : 0) == 0) {
+    under_way_ = false;
     point_to_best();
-  } else if (state == State::failed) {
-    LOG(WARNING) << writer_.failure() << "; training goes on, earlier checkpoints are untouched";
-  } else if (first()) {
-    writer_.give_up("another learner could not write its shard");
   }
 }
 
 void RunCheckpoints::finish() {
-  if (!under_way_) return;
   constexpr Seconds kLook{0.01};
-  using State = CheckpointWriter::State;
-  for (;;) {
+  while (under_way_) {
     writer_.wait(kLook);
-    const bool failed = writer_.state() == State::failed;
-    if (learners_.all_reduce_max(failed ? 1 : 0) > 0) {
-      if (failed) throw Error(writer_.failure());
+    const int first_failed = first_of_learners(writer_.state() == CheckpointWriter::State::failed);
+    if (first_failed == learners_.rank()) throw Error(writer_.failure());
+    if (first_failed < learners_.size()) {
       if (first()) writer_.give_up("another learner could not write its shard");
-      fail("cannot save the last checkpoint: another learner failed; see its message");
+      learners_.barrier("the end of the job");  // told once, by that learner
     }
-    if (learners_.all_reduce_max(writer_.state() == State::writing ? 1 : 0) == 0) break;
+    const bool writing = writer_.state() == CheckpointWriter::State::writing;
+    under_way_ = learners_.all_reduce_max(writing ? 1 : 0) > 0;
   }
-  under_way_ = false;
   point_to_best();
 }
 
-void RunCheckpoints::know_best(std::int64_t step, std::span<const EvalMetrics> figures) {
-  best_step_ = step;
-  const double figure = best_figure(figures, figure_);
-  if (!std::isnan(figure)) best_ = figure;
+int RunCheckpoints::first_of_learners(bool mine) const {
+  return static_cast<int>(learners_.all_reduce_min(mine ? learners_.rank() : learners_.size()));
 }
 
 bool RunCheckpoints::note_evaluation(std::int64_t step, std::span<const EvalMetrics> figures) {
@@ -90,6 +97,7 @@ bool RunCheckpoints::note_evaluation(std::int64_t step, std::span<const EvalMetr
     best_step_ = step;
   }
   const bool save = learners_.all_reduce_max(better ? 1 : 0) > 0;
+  if (save) best_to_save_ = step;
   point_to_best();
   return save;
 }

@@ -5,7 +5,10 @@
 #include <cstdint>
 #include <filesystem>
 #include <limits>
+#include <map>
 #include <span>
+#include <string>
+#include <vector>
 
 #include "app/config.h"
 #include "app/run_folder.h"
@@ -24,15 +27,18 @@ class RunCheckpoints {
   CheckpointWriter& writer() { return writer_; }
   const CheckpointWriter& writer() const { return writer_; }
 
+  /// The run in this folder goes on from `step` (0: its beginning), and no other process writes there; the first learner
+  /// alone calls it. `figures`: of the evaluation that the best checkpoint so far was chosen by.
+  void take_over(std::int64_t step, const std::map<std::int64_t, std::vector<EvalMetrics>>& figures);
+
   void begin(const Learner& learner, const CheckpointInfo& info);
-  bool under_way() const { return under_way_; }
+  /// A save may begin now: none is under way, or this one can't wait, since no other step is the best.
+  bool may_begin(std::int64_t step) const { return !under_way_ || best_to_save_ == step; }
   /// Between steps: has the save under way ended, on all learners? A failed one is told of and training goes on.
   void check();
   /// Behind the last step: waits, and nothing but a whole checkpoint will do. Throws Error.
   void finish();
 
-  /// What earlier runs in this folder have come to; the first learner alone needs it.
-  void know_best(std::int64_t step, std::span<const EvalMetrics> figures);
   /// The best adapter so far is worth a checkpoint of its own, and the link `best` points to it. True: save now. Figures
   /// on the first learner.
   bool note_evaluation(std::int64_t step, std::span<const EvalMetrics> figures);
@@ -42,12 +48,15 @@ class RunCheckpoints {
  private:
   bool first() const { return learners_.rank() == 0; }
   void point_to_best() const;
+  /// The first learner for which `mine` holds; their number if there is none. Collective.
+  int first_of_learners(bool mine) const;
 
   const std::string figure_;
   const std::filesystem::path root_;
   Communicator& learners_;
   CheckpointWriter writer_;
   bool under_way_ = false;
+  std::int64_t best_to_save_ = -1;
   std::int64_t evaluated_step_ = -1, best_step_ = 0;
   double evaluated_ = kNotMeasured, best_ = -std::numeric_limits<double>::infinity();
 };

@@ -192,10 +192,15 @@ void keep_until(const fs::path& file, std::int64_t last_step) {
          problem.message());
 }
 
-bool holds_a_run(const fs::path& root) {
-  std::error_code problem;
-  const std::uintmax_t bytes = fs::file_size(root / "metrics.jsonl", problem);
-  return !problem && bytes > 0;
+/// What a killed run has left of files that it was replacing.
+void remove_temporary_files(const fs::path& root) {
+  std::error_code ignored;
+  std::vector<fs::path> leftovers;
+  for (const auto& entry : fs::directory_iterator(root, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with(".") && name.find(".tmp-") != std::string::npos) leftovers.push_back(entry.path());
+  }
+  for (const fs::path& leftover : leftovers) fs::remove_all(leftover, ignored);
 }
 
 }  // namespace
@@ -247,6 +252,12 @@ MetricsFile read_metrics(const fs::path& file) {
   return metrics;
 }
 
+bool holds_a_run(const fs::path& root) {
+  std::error_code problem;
+  const std::uintmax_t bytes = fs::file_size(root / "metrics.jsonl", problem);
+  return !problem && bytes > 0;
+}
+
 /// Held as long as the run goes on; the system lets go of it when the process ends, however it ends.
 class FolderLock {
  public:
@@ -294,6 +305,7 @@ RunFolder::RunFolder(fs::path root, const std::string& config_yaml, std::optiona
         root_.string());
   }
   for (const fs::path& folder : {checkpoints(), dumps(), logs()}) make_folder(folder);
+  remove_temporary_files(root_);
   if (resumed_step) {
     for (const fs::path& file : {metrics_file(), samples_file()}) keep_until(file, *resumed_step);
   }

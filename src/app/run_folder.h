@@ -84,6 +84,9 @@ struct MetricsFile {
 /// Reads metrics.jsonl; unknown keys are ignored, missing ones left as they start. Throws Error with file:line.
 MetricsFile read_metrics(const std::filesystem::path& file);
 
+/// There are steps in this folder's metrics.jsonl.
+bool holds_a_run(const std::filesystem::path& root);
+
 /// An open run folder; belongs to one process (rank 0).
 class RunFolder {
  public:

@@ -35,6 +35,7 @@
 #include "data/response.h"
 #include "data/wire.h"
 #include "io/files.h"
+#include "io/hdf5.h"
 #include "learner/checkpoint_store.h"
 #include "learner/learner.h"
 #include "model/peft.h"
@@ -76,8 +77,10 @@ struct Boundary {
   std::int64_t version = 0;    ///< of the adapter that comes with it
   std::int64_t last_step = 0;  ///< the run ends behind it
   std::int64_t save = 0;       ///< learners save now
-  std::int64_t evaluate = 0;   ///< only before the first step: evaluate first
+  std::int64_t evaluate = 0;   ///< only before the first step: kEvaluateFirst, kEvaluated or neither
 };
+/// Evaluate before the first step; what is left of the run is nothing, not even its evaluation.
+constexpr std::int64_t kEvaluateFirst = 1, kEvaluated = 2;
 
 /// How long a learner stays in the middle of an update when a rank is lost that doesn't learn.
 constexpr Seconds kUpdatePatience{3};
@@ -86,6 +89,22 @@ constexpr Seconds kLastSavePatience{6};
 
 std::uint64_t digest_of_values(std::span<const float> values) {
   return digest_of_bytes(std::as_bytes(values));
+}
+
+/// Throws on the first rank when another has a different `text`, the others wait to be taken down: nodes that read
+/// different files would wait for each other for ever.
+void check_agreement(Communicator& world, const std::string& what, const std::string& text) {
+  const std::uint64_t own = digest_of_bytes(std::as_bytes(std::span(text)));
+  const auto all = world.gather_bytes(std::as_bytes(std::span(&own, 1)), 0);
+  run_alike(world, [&] {
+    for (std::size_t rank = 0; rank < all.size(); ++rank) {
+      if (all[rank] != all.front()) {
+        fail_usage(
+            "rank {} has {} than rank 0: let all nodes see the same files and give all ranks the same flags",
+            rank, what);
+      }
+    }
+  });
 }
 
 class Trainer {
@@ -104,6 +123,7 @@ class Trainer {
         lag_(possible_lag()) {
     if (watch_ != nullptr) world_.set_poll([this] { poll(); });
     run_alike(world_, [&] { data_ = read_training_data(config_, leader_); });
+    check_agreement(world_, "other manifests", data_.text());
     open_model();
     std::vector<int> holders =
         roles_.learners;  // everyone who needs the adapter; the first learner is rank 0
@@ -149,7 +169,7 @@ class Trainer {
     const std::int64_t first = step_;
     progress_.emplace("step", data_.steps, step_,
                       leader_ && config_.train.progress ? ProgressMode::automatic : ProgressMode::off);
-    bool stopped = start.evaluate != 0 && !evaluate(step_);
+    bool stopped = start.evaluate == kEvaluateFirst && !evaluate(step_);
     if (!stopped) {
       if (learner_)
         learn_steps();
@@ -159,7 +179,7 @@ class Trainer {
     progress_->finish();
     if (checkpoints_ != nullptr) checkpoints_->finish();
     if (leader_) print_traffic(step_ - first);
-    stopped = stopped || step_ < data_.steps || !evaluate(data_.steps);
+    stopped = stopped || step_ < data_.steps || (start.evaluate != kEvaluated && !evaluate(data_.steps));
     if (stopped) {
       if (leader_) {
         fmt::print(stderr, "stopped after step {} of {}: {}; the same command goes on from there\n", step_,
@@ -325,18 +345,49 @@ class Trainer {
     }
   }
 
+  /// Where checkpoint.resume says to go on from; empty: nowhere. The first learner's.
+  std::string choose_checkpoint(const ModelConfig& model) const {
+    const std::filesystem::path own = config_.train.out / "checkpoints";
+    const std::string& asked = config_.checkpoint.resume;
+    const auto newest_of = [&](const std::filesystem::path& root) -> std::string {
+      const auto found = CheckpointStore(root).load_newest(model);
+      return found ? found->path.string() : std::string();
+    };
+    const bool has_own = !CheckpointStore(own).newest_first().empty();
+    if (asked == "auto" || (has_own && began_with(asked))) return newest_of(own);
+    std::error_code ignored;
+    const std::filesystem::path start = asked;
+    if (!std::filesystem::is_directory(start, ignored))
+      fail("cannot resume from {}: there is no such folder; name a checkpoint or a run", asked);
+    const bool is_own = std::filesystem::equivalent(start.parent_path(), own, ignored);
+    if (!is_own && (has_own || holds_a_run(config_.train.out)) && !began_with(asked)) {
+      fail_usage(
+          "cannot resume from {} into {}: that holds a run of its own; set train.out to another folder, or "
+          "checkpoint.resume: auto to go on with that run",
+          asked, config_.train.out.string());
+    }
+    if (!std::filesystem::exists(start / "checkpoints", ignored)) return asked;
+    const std::string newest = newest_of(start / "checkpoints");
+    if (newest.empty()) fail("cannot resume from {}: the run has no whole checkpoint; name another", asked);
+    return newest;
+  }
+  /// The run in train.out was started with this checkpoint.resume, so that the same command goes on with it.
+  bool began_with(const std::string& resume) const {
+    const std::filesystem::path file = config_.train.out / "config.yaml";
+    try {
+      return std::filesystem::exists(file) && load_config(file).checkpoint.resume == resume;
+    } catch (const Error&) {
+      return false;
+    }
+  }
+
   /// The first learner chooses the checkpoint, all ranks read that one.
   void resume() {
     if (config_.checkpoint.resume == "never") return;
     const ModelConfig& model = policy_.model->config();
     std::string chosen;
     run_alike(world_, [&] {
-      if (!leader_) return;
-      if (config_.checkpoint.resume != "auto") {
-        chosen = config_.checkpoint.resume;
-      } else if (const auto found = CheckpointStore(config_.train.out / "checkpoints").load_newest(model)) {
-        chosen = found->path.string();
-      }
+      if (leader_) chosen = choose_checkpoint(model);
     });
     const auto letters = std::as_bytes(std::span(chosen));
     std::vector<std::byte> bytes(letters.begin(), letters.end());
@@ -351,7 +402,7 @@ class Trainer {
     if (holders_ != nullptr && !(*found.adapter.layout == *adapter_.layout)) {
       fail(
           "cannot resume from {}: its adapter has other modules or ranks than the configuration asks for; "
-          "use another train.out or checkpoint.resume never",
+          "ask for the same (config.yaml beside it), or set train.out to another folder",
           found.path.string());
     }
     warn_of_changes(found.info.config);
@@ -365,13 +416,20 @@ class Trainer {
 
   /// Nothing of the run in this folder can be gone on with, and nothing would be lost by starting it again.
   bool ended_before_a_checkpoint() const {
-    if (config_.checkpoint.resume != "auto" || std::filesystem::exists(config_.train.out / "adapter.h5"))
+    return config_.checkpoint.resume == "auto" &&
+           !std::filesystem::exists(config_.train.out / "adapter.h5") &&
+           CheckpointStore(config_.train.out / "checkpoints").newest_first().empty();
+  }
+  /// Everything that finish() writes is there and of the last step.
+  bool has_results() const {
+    const std::filesystem::path& out = config_.train.out;
+    try {
+      return std::filesystem::exists(out / "adapter" / "adapter_config.json") &&
+             std::filesystem::exists(out / "curves.svg") && std::filesystem::exists(out / "adapter.h5") &&
+             Hdf5File(out / "adapter.h5").attribute_i64("/", "step") == step_;
+    } catch (const Error&) {
       return false;
-    std::error_code absent;
-    for (const auto& entry : std::filesystem::directory_iterator(config_.train.out / "checkpoints", absent)) {
-      if (entry.path().filename().string().starts_with("step-")) return false;
     }
-    return true;
   }
 
   /// The first learner: what the folder already holds decides how the run begins.
@@ -389,10 +447,18 @@ class Trainer {
           config_.train.out.string(), step_, data_.steps);
     }
     const bool evaluated = evaluations.count(step_) != 0;
-    if (step_ == data_.steps && (evaluated || data_.eval.empty()) &&
-        std::filesystem::exists(config_.train.out / "adapter.h5")) {
+    const bool ended = step_ == data_.steps && (evaluated || data_.eval.empty());
+    if (ended && has_results()) {
       start.last_step = -1;
       return;
+    }
+    if (step_ == 0 && config_.checkpoint.resume == "auto" && holds_a_run(config_.train.out) &&
+        !ended_before_a_checkpoint()) {
+      fail(
+          "cannot go on with the run in {}: none of its checkpoints can be used (see above); mend one, or "
+          "set "
+          "train.out to another folder",
+          config_.train.out.string());
     }
     std::optional<std::int64_t> resumed;
     if (step_ > 0)
@@ -400,10 +466,11 @@ class Trainer {
     else if (ended_before_a_checkpoint())
       resumed = kBeforeAll;
     folder_.emplace(config_.train.out, to_yaml(config_), resumed);
-    start.evaluate =
-        step_ == 0 || (step_ < data_.steps && evaluation_due(step_, data_.steps) && !evaluated) ? 1 : 0;
-    if (const auto best = best_checkpoint(config_.train.out / "checkpoints"))
-      checkpoints_->know_best(*best, evaluations[*best]);
+    if (ended)
+      start.evaluate = kEvaluated;
+    else if (step_ == 0 || (step_ < data_.steps && evaluation_due(step_, data_.steps) && !evaluated))
+      start.evaluate = kEvaluateFirst;
+    checkpoints_->take_over(step_, evaluations);
   }
 
   // ------------------------------------------------------------------------------------------------ one step
@@ -459,7 +526,7 @@ class Trainer {
       if (!evaluate_if_due(step)) last_step_ = step;
       checkpoints_->check();
       // A slow disk delays the next checkpoint, not the training.
-      if (step == last_step_ || (save_due_ && !checkpoints_->under_way())) {
+      if (step == last_step_ || (save_due_ && checkpoints_->may_begin(step))) {
         checkpoints_->begin(*trainer_, info(step));
         save_due_ = false;
       }
@@ -994,6 +1061,7 @@ void run_alike(Communicator& world, const std::function<void()>& work) {
 }
 
 ExitCode run_training(const Config& config, Communicator& world, StopSignals& signals, Watch* watch) {
+  check_agreement(world, "another configuration", to_yaml(config));
   Trainer trainer(config, world, signals, watch);
   if (watch == nullptr) return trainer.run();
   try {

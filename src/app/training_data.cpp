@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "app/training_data.h"
 
+#include <fmt/format.h>
 #include <glog/logging.h>
 
 #include <cmath>
@@ -36,6 +37,21 @@ std::vector<std::size_t> TrainingData::rows_of_step(std::int64_t step) const {
   const std::int64_t first = (step - 1) % steps_per_epoch * images_per_step;
   const auto order = random_order(train.size(), RandomStream({seed, hash_text("order"), epoch}));
   return {order.begin() + first, order.begin() + first + images_per_step};
+}
+
+std::string TrainingData::text() const {
+  std::string text;
+  const auto add = [&](const std::vector<Sample>& samples) {
+    for (const Sample& s : samples) {
+      text += fmt::format("{} {}", s.score, s.image.string());
+      for (const std::string* part : {&s.id, &s.set, &s.description, &s.good, &s.bad, &s.completion})
+        text += '\0' + *part;
+    }
+    text += '\n';
+  };
+  add(train);
+  for (const std::vector<Sample>& set : eval) add(set);
+  return text;
 }
 
 TrainingData read_training_data(const Config& config, bool tell) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "actor/pictures.h"
@@ -22,6 +23,8 @@ struct TrainingData {
   /// Rows of `train` that step 1, 2, … looks at, [images_per_step]: a function of seed and step alone. Every epoch has an
   /// order of its own; what is left behind its last whole step is not seen in it.
   std::vector<std::size_t> rows_of_step(std::int64_t step) const;
+  /// Everything that is read from the manifests, to compare.
+  std::string text() const;
 };
 
 /// Throws Error for what is missing or bad (manifest.h, run_checks.h). `tell`: this rank warns of rows left out and of

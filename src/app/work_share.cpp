@@ -14,8 +14,6 @@ namespace {
 struct Request {
   std::int64_t step = 0, groups = 0, row = 0, tokens = 0;
 };
-/// Lists older than this are gone with all their late requests.
-constexpr std::int64_t kStepsKept = 16;
 
 }  // namespace
 
@@ -27,6 +25,7 @@ WorkShare::WorkShare(Communicator& world, std::span<const int> actors, int tag, 
 
 void WorkShare::begin(std::int64_t step) {
   CHECK(ended_ && mine_.empty()) << "step " << step_ << " has not ended";
+  if (step_ == 0) given_out_ = step - 1;
   step_ = step;
   ended_ = ended_ahead_.erase(step) != 0;
   listen();
@@ -89,13 +88,12 @@ WorkShare::List& WorkShare::list_of(std::int64_t step) {
     };
     std::stable_sort(list.rows.begin(), list.rows.end(),
                      [&](std::size_t a, std::size_t b) { return length(a) > length(b); });
-    while (lists_.begin()->first < step - kStepsKept) lists_.erase(lists_.begin());
   }
   return found->second;
 }
 
 void WorkShare::give(int actor, std::int64_t step, std::int64_t groups) {
-  if (step < step_ - kStepsKept) return;
+  if (step <= given_out_) return;  // asked before it knew that there is no more
   List& list = list_of(step);
   if (list.told.count(actor) != 0) return;  // asked before it knew that there is no more
   const std::size_t count = std::min(static_cast<std::size_t>(groups), list.rows.size() - list.given);
@@ -110,6 +108,10 @@ void WorkShare::give(int actor, std::int64_t step, std::int64_t groups) {
   for (const int other : actors_) {
     if (list.told.insert(other).second) send_rows(other, step, {}, true);
   }
+  for (auto first = lists_.begin();
+       first != lists_.end() && first->first == given_out_ + 1 && first->second.told.size() == actors_.size();
+       first = lists_.erase(first))
+    ++given_out_;
 }
 
 void WorkShare::send_rows(int actor, std::int64_t step, std::span<const std::size_t> rows, bool last) {

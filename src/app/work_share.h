@@ -53,6 +53,7 @@ class WorkShare {
   std::set<std::int64_t> ended_ahead_;  ///< later steps that the others have already rolled out
   // The keeper's:
   std::map<std::int64_t, List> lists_;
+  std::int64_t given_out_ = 0;                   ///< of all steps up to this one every actor knows that it is
   std::map<std::size_t, std::int64_t> lengths_;  ///< tokens of a row's group when it was last rolled out
 };
 

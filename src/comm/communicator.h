@@ -128,7 +128,9 @@ class Communicator {
   virtual Traffic traffic(Operation operation) const = 0;
 };
 
-inline constexpr Seconds kDefaultDeadline{600};
+/// Who dies or stops is noticed by the watch (comm/watch.h); this is for one that lives and never answers, and is longer
+/// than any step.
+inline constexpr Seconds kDefaultDeadline{3600};
 
 /// One rank alone; messages to itself work.
 std::unique_ptr<Communicator> make_local(Seconds deadline = kDefaultDeadline);

@@ -458,8 +458,10 @@ class MessageCommunicator final : public Communicator {
         waited = Seconds{0};
       }
       if (waited > limit)
-        fail("{}: {} did not answer within {:.1f} s; look for an earlier error there, or raise the deadline",
-             where(operation, purpose), list_ranks(missing()), limit.count());
+        fail(
+            "{}: {} did not answer within {:.1f} s; look for an earlier error there, or raise the deadline "
+            "(BIQA_DEADLINE_SECONDS)",
+            where(operation, purpose), list_ranks(missing()), limit.count());
       // Sleeps grow with the wait: a reply comes at most some 6 % late and an idle rank takes next to no processor.
       if (polls >= kEager) {
         const bool moving = endpoint_->movement.is_recent(last);

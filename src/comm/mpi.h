@@ -13,7 +13,8 @@ namespace biqa {
 /// A process that no launcher started (mpirun, srun --mpi=pmix) is one rank alone, without starting MPI at all.
 class MpiRuntime {
  public:
-  /// Throws Error when a launcher started several ranks that can not find each other.
+  /// BIQA_DEADLINE_SECONDS in the environment replaces the deadline. Throws Error when a launcher started several ranks
+  /// that can not find each other.
   explicit MpiRuntime(Seconds deadline = kDefaultDeadline);
   /// Without finalize() before it: takes the whole job down, for this rank leaves the others in the lurch.
   ~MpiRuntime();

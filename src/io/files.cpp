@@ -12,6 +12,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
+#include <random>
 #include <system_error>
 #include <utility>
 
@@ -214,9 +215,12 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 }
 
 fs::path temporary_beside(const fs::path& target) {
+  // Drawn: in a container the next process may have the number of the one that left a file behind.
+  static const unsigned drawn = std::random_device{}();
   static std::atomic<unsigned> counter{0};
   const fs::path clean = without_trailing_slash(target);
-  return parent_of(clean) / fmt::format(".{}.tmp-{}-{}", clean.filename().string(), ::getpid(), counter++);
+  return parent_of(clean) /
+         fmt::format(".{}.tmp-{}-{:08x}-{}", clean.filename().string(), ::getpid(), drawn, counter++);
 }
 
 fs::path writable_target(const fs::path& target) {

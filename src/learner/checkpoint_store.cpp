@@ -9,6 +9,7 @@
 #include <charconv>
 #include <cmath>
 #include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <system_error>
@@ -185,6 +186,16 @@ std::string damage_of(const fs::path& folder, const CheckpointManifest::File& fi
   return "";
 }
 
+std::optional<std::int64_t> step_of_name(const std::string& name) {
+  constexpr std::string_view kStart = "step-";
+  if (!name.starts_with(kStart)) return std::nullopt;
+  std::int64_t step = -1;
+  const char* const end = name.data() + name.size();
+  const auto parsed = std::from_chars(name.data() + kStart.size(), end, step);
+  if (parsed.ec != std::errc() || step < 0 || checkpoint_name(step) != name) return std::nullopt;
+  return step;
+}
+
 /// The listed files are an adapter and all shards of one number of learners, whose ranges lie end to end.
 void check_shards(const fs::path& folder, const CheckpointManifest& manifest) {
   const std::string where = folder.string();
@@ -200,6 +211,14 @@ void check_shards(const fs::path& folder, const CheckpointManifest& manifest) {
   if (shards == 0) fail("checkpoint {}: {} lists no optimizer shard; use another", where, kManifest);
 
   const Hdf5File adapter(folder / "adapter.h5");
+  if (const std::int64_t step = adapter.attribute_i64("/", "step"); step != manifest.info.step) {
+    fail("checkpoint {}: adapter.h5 is of step {}, {} of step {}; use another", where, step, kManifest,
+         manifest.info.step);
+  }
+  if (const auto named = step_of_name(folder.filename().string()); named && *named != manifest.info.step) {
+    fail("checkpoint {}: {} is of step {}; give the folder its name back", where, kManifest,
+         manifest.info.step);
+  }
   std::int64_t size = 0;
   for (const std::string& name : adapter.children()) {
     const std::vector<std::int64_t> shape = adapter.shape(name);
@@ -234,6 +253,29 @@ void check_shards(const fs::path& folder, const CheckpointManifest& manifest) {
   }
   if (covered != size)
     fail("checkpoint {}: its shards cover {} of {} values; use another", where, covered, size);
+}
+
+/// There is a whole checkpoint that lists the same files.
+bool holds_same_files(const fs::path& folder, const CheckpointManifest& manifest) {
+  try {
+    CheckpointStore::verify(folder);
+    const auto sorted = [](std::vector<CheckpointManifest::File> files) {
+      std::sort(files.begin(), files.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+      return files;
+    };
+    return sorted(read_checkpoint_manifest(folder).files) == sorted(manifest.files);
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+/// Renames a checkpoint so that it is none of the run any more.
+void set_aside(const fs::path& folder) {
+  const std::string name = "replaced-" + folder.filename().string();
+  fs::path target = folder.parent_path() / name;
+  for (int i = 2; fs::exists(target); ++i) target = folder.parent_path() / fmt::format("{}-{}", name, i);
+  fs::rename(folder, target);
+  LOG(WARNING) << folder.string() << " is now " << target.string();
 }
 
 /// A relative link appears with its new target at once.
@@ -286,9 +328,14 @@ CheckpointManifest read_checkpoint_manifest(const fs::path& folder) {
   if (format == kFormat || json.contains(kManifestDigest))
     check_manifest_digest(folder, text, fields.text(kManifestDigest).value_or(""));
   CheckpointManifest manifest;
-  manifest.info = {fields.integer("step").value_or(0),
-                   fields.integer("version").value_or(0),
-                   fields.integer("data_cursor").value_or(0),
+  constexpr std::int64_t kMostSteps = 1'000'000'000'000;
+  const auto count = [&](const char* key) {
+    if (!fields.has(key)) fields.missing(key);
+    return fields.integer(key, 0, kMostSteps).value_or(0);
+  };
+  manifest.info = {count("step"),
+                   count("version"),
+                   count("data_cursor"),
                    fields.text("config").value_or(""),
                    fields.text("build").value_or(""),
                    fields.text("base_model").value_or(""),
@@ -364,6 +411,10 @@ Lora read_any_adapter(const fs::path& path, const ModelConfig& config) {
 void write_checkpoint(const fs::path& folder, const LoadedCheckpoint& state) {
   const std::size_t size = state.adapter.layout->size();
   CHECK(state.m.size() == size && state.v.size() == size && state.adapter.values.size() == size);
+  if (const auto named = step_of_name(folder.filename().string()); named && *named != state.info.step) {
+    fail("cannot write checkpoint {}: it is of step {}; name it {} or anything without a step",
+         folder.string(), state.info.step, checkpoint_name(state.info.step));
+  }
   AtomicFolder target(folder);
   const fs::path shard = target.path() / shard_name(0, 1);
   write_shard_h5(shard, {0, size, state.adapter.values, state.m, state.v, state.updates},
@@ -381,17 +432,14 @@ void publish_checkpoint(const fs::path& root, const fs::path& folder, const Chec
   write_file_atomically(folder / kManifest, compose_manifest(manifest));
 
   const fs::path target = root / checkpoint_name(manifest.info.step);
-  std::error_code error;
   if (fs::exists(target)) {
-    try {
-      CheckpointStore::verify(target);
-      fs::remove_all(folder, error);
+    if (holds_same_files(target, manifest)) {
+      std::error_code ignored;
+      fs::remove_all(folder, ignored);
+      replace_link(root / "latest", target.filename());
       return;
-    } catch (const Error& damage) {
-      const fs::path aside = temporary_beside(root / ("damaged-" + checkpoint_name(manifest.info.step)));
-      LOG(WARNING) << damage.what() << "; it is moved to " << aside.string();
-      fs::rename(target, aside);
     }
+    set_aside(target);
   }
   publish(folder, target);
   replace_link(root / "latest", target.filename());
@@ -404,13 +452,28 @@ void point_best_checkpoint(const fs::path& root, std::int64_t step) {
 
 std::optional<std::int64_t> best_checkpoint(const fs::path& root) {
   std::error_code absent;
-  const std::string name = fs::read_symlink(root / "best", absent).filename().string();
-  std::int64_t step = 0;
-  constexpr std::string_view kStart = "step-";
-  if (absent || !name.starts_with(kStart) ||
-      std::from_chars(name.data() + kStart.size(), name.data() + name.size(), step).ec != std::errc())
-    return std::nullopt;
-  return step;
+  return step_of_name(fs::read_symlink(root / "best", absent).filename().string());
+}
+
+void take_over_checkpoints(const fs::path& root, std::int64_t step) {
+  std::error_code ignored;
+  std::vector<fs::path> leftovers;
+  for (const auto& entry : fs::directory_iterator(root, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with(".") && (name.ends_with(".partial") || name.find(".tmp-") != std::string::npos))
+      leftovers.push_back(entry.path());
+  }
+  for (const fs::path& leftover : leftovers) fs::remove_all(leftover, ignored);
+  for (const fs::path& folder : CheckpointStore(root).newest_first()) {
+    if (step_of_name(folder.filename().string()).value_or(0) > step) set_aside(folder);
+  }
+  if (best_checkpoint(root).value_or(0) > step) fs::remove(root / "best", ignored);
+  const fs::path own = checkpoint_name(step);
+  if (fs::is_directory(root / own, ignored)) {
+    if (fs::read_symlink(root / "latest", ignored).filename() != own) replace_link(root / "latest", own);
+  } else {
+    fs::remove(root / "latest", ignored);
+  }
 }
 
 void remove_old_checkpoints(const fs::path& root, std::int64_t keep) {
@@ -427,13 +490,15 @@ void remove_old_checkpoints(const fs::path& root, std::int64_t keep) {
 }
 
 std::vector<fs::path> CheckpointStore::newest_first() const {
-  std::vector<fs::path> folders;
+  std::map<std::int64_t, fs::path, std::greater<>> by_step;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(root_, error)) {
-    if (entry.is_directory() && !entry.is_symlink() && entry.path().filename().string().starts_with("step-"))
-      folders.push_back(entry.path());
+    const auto step = step_of_name(entry.path().filename().string());
+    if (step && entry.is_directory() && !entry.is_symlink()) by_step[*step] = entry.path();
   }
-  std::sort(folders.rbegin(), folders.rend());
+  std::vector<fs::path> folders;
+  folders.reserve(by_step.size());
+  for (auto& [step, folder] : by_step) folders.push_back(std::move(folder));
   return folders;
 }
 
@@ -501,7 +566,7 @@ std::optional<LoadedCheckpoint> CheckpointStore::load_newest(const ModelConfig& 
     try {
       return load(folder, config);
     } catch (const Error& error) {
-      LOG(WARNING) << error.what() << "; falling back to the one before";
+      LOG(WARNING) << error.what() << "; looking at the one before";
     }
   }
   return std::nullopt;

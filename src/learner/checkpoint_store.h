@@ -42,13 +42,14 @@ struct CheckpointManifest {
     std::string name;
     std::uint64_t bytes = 0;
     std::string digest;  ///< XXH3-128, 32 hex digits
+    bool operator==(const File&) const = default;
   };
   CheckpointInfo info;
   std::vector<File> files;  ///< by name
 };
 
-/// Reads manifest.json of a checkpoint folder. Throws Error naming it when it is missing, of another format or damaged:
-/// since format 2 it carries a digest of its own bytes.
+/// Reads manifest.json of a checkpoint folder. Throws Error naming it when it is missing, of another format, without or
+/// with an impossible step, version or cursor, or damaged: since format 2 it carries a digest of its own bytes.
 CheckpointManifest read_checkpoint_manifest(const std::filesystem::path& folder);
 
 /// adapter.h5: f32 datasets by PEFT key, attributes rank, alpha, rslora, targets, base_model, step and version. Sealed
@@ -79,8 +80,8 @@ void write_shard_h5(const std::filesystem::path& file, const CheckpointShard& sh
 /// A file as the manifest lists it.
 CheckpointManifest::File describe_checkpoint_file(const std::filesystem::path& file);
 
-/// Writes the manifest into `folder`, renames it to its place below `root` and points `latest` to it. A checkpoint of
-/// this step that is already there and whole is left as it is and `folder` removed; a damaged one is moved aside.
+/// Writes the manifest into `folder`, renames it to its place below `root` and points `latest` to it. A whole checkpoint
+/// of this step with the same files that is already there is left as it is and `folder` removed; any other is set aside.
 void publish_checkpoint(const std::filesystem::path& root, const std::filesystem::path& folder,
                         const CheckpointManifest& manifest);
 /// Points `best` below `root` to the checkpoint of this step, if it is there.
@@ -89,6 +90,10 @@ void point_best_checkpoint(const std::filesystem::path& root, std::int64_t step)
 std::optional<std::int64_t> best_checkpoint(const std::filesystem::path& root);
 /// Keeps the newest `keep` (0: all) and the one that `best` points to.
 void remove_old_checkpoints(const std::filesystem::path& root, std::int64_t keep);
+/// A run goes on below `root` from this step: checkpoints of later ones, damaged or of a past that is run again, are
+/// renamed to replaced-step-…, so that none is taken for its future; `latest` and `best` follow; half-written folders and
+/// links of killed runs are removed. Nobody else may write there.
+void take_over_checkpoints(const std::filesystem::path& root, std::int64_t step);
 
 class CheckpointStore {
  public:
@@ -106,7 +111,7 @@ class CheckpointStore {
   /// shards. Empty: the checkpoint is whole.
   static std::vector<std::string> find_damage(const std::filesystem::path& folder);
 
-  /// The folders step-… that there are, whole or not.
+  /// The folders step-000120 that there are, whole or not; other names are somebody's own.
   std::vector<std::filesystem::path> newest_first() const;
 
  private:

@@ -48,16 +48,7 @@ struct CheckpointWriter::Part {
 
 CheckpointWriter::CheckpointWriter(fs::path root, std::int64_t keep, std::string token, int learner,
                                    int learners)
-    : root_(std::move(root)), keep_(keep), token_(std::move(token)), learner_(learner), learners_(learners) {
-  if (learner_ != 0) return;
-  // What killed runs have left half-written.
-  std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(root_, ignored)) {
-    const std::string name = entry.path().filename().string();
-    if (name.starts_with(".step-") && name.ends_with(".partial") && name.find(token_) == std::string::npos)
-      fs::remove_all(entry.path(), ignored);
-  }
-}
+    : root_(std::move(root)), keep_(keep), token_(std::move(token)), learner_(learner), learners_(learners) {}
 
 CheckpointWriter::~CheckpointWriter() {
   if (thread_.joinable()) thread_.join();

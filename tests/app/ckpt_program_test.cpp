@@ -304,12 +304,12 @@ TEST_F(CkptProgram, AdapterForAnotherModel) {
   state_.adapter = initial_lora(std::make_shared<LoraLayout>(other, LoraSpec{}), 1);
   state_.m.assign(state_.adapter.values.size(), 0);
   state_.v = state_.m;
-  write_checkpoint(at("step-000001"), state_);
+  write_checkpoint(at("step-000003"), state_);
   // Without the model nothing is wrong with it.
-  output({"inspect", at("step-000001")});
-  expect_error({"merge", at("step-000001"), "--model", model_.string(), "--out", at("merged")}, 1,
+  output({"inspect", at("step-000003")});
+  expect_error({"merge", at("step-000003"), "--model", model_.string(), "--out", at("merged")}, 1,
                "another model");
-  expect_error({"export", at("step-000001"), "--model", model_.string(), "--peft", at("peft")}, 1,
+  expect_error({"export", at("step-000003"), "--model", model_.string(), "--peft", at("peft")}, 1,
                "another model");
   EXPECT_FALSE(fs::exists(at("merged")));
   EXPECT_FALSE(fs::exists(at("peft")));

@@ -11,12 +11,16 @@
 #include "app/run_folder.h"
 #include "app/trainer.h"
 #include "learner/checkpoint_store.h"
+#include "support/slow_communicator.h"
 #include "support/temporary_folder.h"
 
 namespace biqa {
 namespace {
 
 namespace fs = std::filesystem;
+
+/// As in trainer.cpp: an actor's rolled-out group, and what every rank says at the end of its part of a step.
+constexpr int kGroupTag = 1, kReportTag = 3;
 
 class Training : public ::testing::Test {
  protected:
@@ -33,7 +37,8 @@ class Training : public ::testing::Test {
     overrides.insert(overrides.end(), more.begin(), more.end());
     return load_config(BIQA_SOURCE_DIR "/configs/quickstart.yaml", overrides);
   }
-  ExitCode run(const Config& settings, int ranks = 1) {
+  /// `slow_rank` takes a quarter of a second more for each group that it sends and for each step.
+  ExitCode run(const Config& settings, int ranks = 1, int slow_rank = -1) {
     auto world = make_thread_world(ranks, Seconds(120));
     std::vector<std::thread> threads;
     threads.reserve(static_cast<std::size_t>(ranks));
@@ -41,8 +46,10 @@ class Training : public ::testing::Test {
     for (int rank = 0; rank < ranks; ++rank) {
       threads.emplace_back([&, rank] {
         try {
-          codes[static_cast<std::size_t>(rank)] =
-              run_training(settings, *world[static_cast<std::size_t>(rank)], signals_);
+          Communicator& own = *world[static_cast<std::size_t>(rank)];
+          testing::SlowCommunicator slow(own, {kGroupTag, kReportTag},
+                                         Seconds{rank == slow_rank ? 0.25 : 0.0});
+          codes[static_cast<std::size_t>(rank)] = run_training(settings, slow, signals_);
         } catch (const std::exception& error) {
           ADD_FAILURE() << "rank " << rank << ": " << error.what();
           world[static_cast<std::size_t>(rank)].reset();
@@ -209,6 +216,101 @@ TEST_F(Training, ActorsRunAheadByTheLagExactly) {
     EXPECT_EQ(step.actor_learner_logp_gap > 0, step.policy_lag_max > 0) << "step " << step.step;
     EXPECT_GT(step.traffic_bytes, 0);
   }
+}
+
+// However far the quick side could run ahead, each step is rolled out with the adapter that its number says.
+TEST_F(Training, ASlowActorOrLearnerChangesNothingOfTheLag) {
+  constexpr int kFirstActor = 0, kFirstLearner = 3;  // of these roles
+  for (const int lag : {1, 3}) {
+    SCOPED_TRACE(lag);
+    const std::vector<std::string> ahead{"rollout.max_policy_lag=" + std::to_string(lag), "train.steps=6",
+                                         "data.eval=[]", "roles={actors: 2, rewards: 1, learners: 2}"};
+    const auto name = [&](const char* kind) { return kind + std::to_string(lag); };
+    ASSERT_EQ(run(config(name("even"), ahead), 5), ExitCode::done);
+    ASSERT_EQ(run(config(name("slow_actor"), ahead), 5, kFirstActor), ExitCode::done);
+    ASSERT_EQ(run(config(name("slow_learner"), ahead), 5, kFirstLearner), ExitCode::done);
+    for (const char* kind : {"even", "slow_actor", "slow_learner"}) {
+      SCOPED_TRACE(kind);
+      EXPECT_EQ(texts(name(kind)), texts(name("even")));
+      EXPECT_EQ(adapter(name(kind)), adapter(name("even")));
+      const MetricsFile metrics = read_metrics(folder_.path() / name(kind) / "metrics.jsonl");
+      ASSERT_EQ(metrics.steps.size(), 6U);
+      for (const StepMetrics& step : metrics.steps)
+        EXPECT_EQ(step.policy_lag_max, std::min<std::int64_t>(lag, step.step - 1)) << "step " << step.step;
+    }
+  }
+}
+
+TEST_F(Training, RanksThatReadDifferentFilesAreTold) {
+  const std::vector<Config> settings{config("run"), config("run", {"train.seed=8"})};
+  auto world = make_thread_world(2, Seconds(2));
+  std::vector<std::string> errors(2);
+  std::vector<std::thread> threads;
+  for (std::size_t rank = 0; rank < 2; ++rank) {
+    threads.emplace_back([&, rank] {
+      try {
+        run_training(settings[rank], *world[rank], signals_);
+      } catch (const std::exception& error) {
+        errors[rank] = error.what();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_NE(errors[0].find("rank 1 has another configuration than rank 0"), std::string::npos) << errors[0];
+  EXPECT_FALSE(fs::exists(folder_.path() / "run"));
+}
+
+TEST_F(Training, ResumingFromAFolderIsForOneRunOnly) {
+  const std::vector<std::string> small{"data.eval=[]", "checkpoint.every=1", "checkpoint.keep=0"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), small.begin(), small.end());
+    return more;
+  };
+  ASSERT_EQ(run(config("first", with({}))), ExitCode::done);
+  const fs::path checkpoints = folder_.path() / "first" / "checkpoints";
+  const std::string second = "checkpoint.resume=" + (checkpoints / "step-000002").string();
+
+  // Another run starts from it, and the same command goes on with what that run has saved since.
+  ASSERT_EQ(run(config("second", with({second}))), ExitCode::done);
+  EXPECT_FALSE(fs::exists(folder_.path() / "second" / "checkpoints" / "step-000002"));
+  ASSERT_EQ(run(config("second", with({second, "train.steps=4"}))), ExitCode::done);
+  EXPECT_EQ(read_metrics(folder_.path() / "second" / "metrics.jsonl").steps.size(), 2U);  // 3 and 4
+
+  // A folder with a run of its own is no place for it.
+  ASSERT_EQ(run(config("third", with({"train.seed=9"}))), ExitCode::done);
+  EXPECT_THROW(
+      {
+        auto alone = make_local();
+        run_training(config("third", with({second})), *alone, signals_);
+      },
+      Error);
+  EXPECT_EQ(read_metrics(folder_.path() / "third" / "metrics.jsonl").steps.size(), 3U);
+
+  // The run itself can be taken back; its former future is kept by another name and not gone on with.
+  ASSERT_EQ(run(config("first", with({second, "optimizer.lr=0.01", "train.steps=4"}))), ExitCode::done);
+  EXPECT_TRUE(fs::exists(checkpoints / "replaced-step-000003"));
+  const std::vector<float> end = adapter("first");
+  const ModelConfig model = ModelConfig::load(BIQA_SOURCE_DIR "/assets/tiny/model");
+  EXPECT_EQ(CheckpointStore(checkpoints).load_newest(model)->adapter.values, end);
+  EXPECT_EQ(fs::read_symlink(checkpoints / "latest"), "step-000004");
+  std::vector<std::int64_t> steps;
+  for (const StepMetrics& step : read_metrics(folder_.path() / "first" / "metrics.jsonl").steps)
+    steps.push_back(step.step);
+  EXPECT_EQ(steps, (std::vector<std::int64_t>{1, 2, 3, 4}));
+}
+
+TEST_F(Training, WhatAnEndedRunLacksIsMadeUpFor) {
+  ASSERT_EQ(run(config("run")), ExitCode::done);
+  const fs::path out = folder_.path() / "run";
+  const std::vector<float> values = adapter("run");
+  const std::size_t evaluations = read_metrics(out / "metrics.jsonl").evaluations.size();
+  for (const char* lost : {"curves.svg", "adapter", "adapter.h5"}) {
+    fs::remove_all(out / lost);
+    ASSERT_EQ(run(config("run")), ExitCode::done);
+    EXPECT_TRUE(fs::exists(out / lost)) << lost;
+  }
+  EXPECT_EQ(adapter("run"), values);
+  EXPECT_EQ(read_metrics(out / "metrics.jsonl").evaluations.size(), evaluations);
 }
 
 TEST_F(Training, AnyNumberOfRanksAndMoreLearnersThanTrajectories) {

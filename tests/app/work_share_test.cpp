@@ -64,6 +64,10 @@ TEST(WorkShare, EveryGroupIsRolledOutOnce) {
   roll_out(5, 3, 20, -1);  // more actors than groups
 }
 
+TEST(WorkShare, TheKeeperMayBeManyStepsBehind) {
+  for (const std::size_t rows : {1, 2, 5}) roll_out(3, rows, 100, 1);
+}
+
 TEST(WorkShare, ASlowActorGetsFewer) {
   for (const int slow : {1, 3}) {  // the first one keeps the list
     const auto counts = roll_out(3, 24, 2, slow);

@@ -309,6 +309,12 @@ TEST_F(CheckpointStoreTest, ManifestsThatMakeNoSense) {
       {"bytes", [](nlohmann::json& m) { m["files"][0]["bytes"] = -5; }},
       {"bytes", [](nlohmann::json& m) { m["files"][0]["bytes"] = "many"; }},
       {"step", [](nlohmann::json& m) { m["step"] = "seven"; }},
+      {"step", [](nlohmann::json& m) { m["step"] = -5; }},
+      {"step", [](nlohmann::json& m) { m["step"] = std::int64_t{1} << 62; }},
+      {"step", [](nlohmann::json& m) { m.erase("step"); }},
+      {"step 8", [](nlohmann::json& m) { m["step"] = 8; }},
+      {"version", [](nlohmann::json& m) { m["version"] = -3; }},
+      {"data_cursor", [](nlohmann::json& m) { m["data_cursor"] = -1; }},
       {"adapter.h5", [](nlohmann::json& m) { m["files"].erase(0); }},
       {"best_value", [](nlohmann::json& m) {
          m["best_value"] = {1, 2};

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <set>
 #include <thread>
 
 #include "core/error.h"
@@ -117,17 +118,52 @@ TEST_F(Writer, AFolderThatCannotBeWrittenLeavesEarlierCheckpoints) {
   });
 }
 
-TEST_F(Writer, LeftoversOfAKilledRunGoAndDamagedCheckpointsStepAside) {
+TEST_F(Writer, ACheckpointOfTheSameStepThatDiffersStepsAside) {
   as_learners(1, [&](Learner& learner, Communicator& own, const QwenVl& model) {
     save_checkpoint(root(), 3, learner, own, info(1));
+    save_checkpoint(root(), 3, learner, own, info(1));
+    EXPECT_FALSE(fs::exists(root() / "replaced-step-000001"));  // the same files
     std::ofstream(root() / "step-000001" / "adapter.h5", std::ios::app) << "x";
-    fs::create_directories(root() / ".step-000007.other.partial");
-    CheckpointWriter writer(root(), 3, "token", 0, 1);
-    EXPECT_FALSE(fs::exists(root() / ".step-000007.other.partial"));
-    writer.begin(learner, info(1));
-    ASSERT_TRUE(writer.wait(Seconds(30)));
-    EXPECT_EQ(writer.state(), State::done) << writer.failure();
+    save_checkpoint(root(), 3, learner, own, info(1));
+    EXPECT_TRUE(fs::exists(root() / "replaced-step-000001"));
     EXPECT_NO_THROW(CheckpointStore::load(root() / "step-000001", model.config()));
+    learner.restore(std::vector<float>(learner.adapter().values.size(), 0.5F),
+                    std::vector<float>(learner.adapter().values.size(), 0.0F),
+                    std::vector<float>(learner.adapter().values.size(), 0.0F), learner.updates());
+    save_checkpoint(root(), 3, learner, own, info(1));
+    EXPECT_TRUE(fs::exists(root() / "replaced-step-000001-2"));
+    EXPECT_EQ(CheckpointStore::load(root() / "step-000001", model.config()).adapter.values.front(), 0.5F);
+    EXPECT_EQ(fs::read_symlink(root() / "latest"), "step-000001");
+  });
+}
+
+TEST_F(Writer, ARunThatGoesOnLeavesNoOtherFutureBehind) {
+  as_learners(1, [&](Learner& learner, Communicator& own, const QwenVl& /*model*/) {
+    for (const std::int64_t step : {1, 2, 3}) save_checkpoint(root(), 0, learner, own, info(step));
+    point_best_checkpoint(root(), 3);
+    for (const char* left : {".step-000007.other.partial", ".latest.tmp-1-0", ".damaged.tmp-2"})
+      fs::create_directories(root() / left);
+    for (const char* owned : {"step-best", "step-000003-good", "step-7"})
+      fs::copy(root() / "step-000003", root() / owned, fs::copy_options::recursive);
+
+    EXPECT_EQ(CheckpointStore(root()).newest_first().size(), 3U);  // other names are somebody's own
+    take_over_checkpoints(root(), 2);
+    std::set<std::string> names;
+    for (const auto& entry : fs::directory_iterator(root())) names.insert(entry.path().filename().string());
+    EXPECT_EQ(names, (std::set<std::string>{"latest", "replaced-step-000003", "step-000001", "step-000002",
+                                            "step-000003-good", "step-7", "step-best"}));
+    EXPECT_EQ(fs::read_symlink(root() / "latest"), "step-000002");
+    // What counts is the step: the newest one stays, whatever stood there before.
+    save_checkpoint(root(), 1, learner, own, info(3));
+    EXPECT_EQ(CheckpointStore(root()).newest_first(), std::vector<fs::path>{root() / "step-000003"});
+    EXPECT_TRUE(fs::exists(root() / "step-000003-good"));
+  });
+}
+
+TEST_F(Writer, StepsAreSortedAsNumbers) {
+  as_learners(1, [&](Learner& learner, Communicator& own, const QwenVl& /*model*/) {
+    for (const std::int64_t step : {999999, 1000000}) save_checkpoint(root(), 1, learner, own, info(step));
+    EXPECT_EQ(CheckpointStore(root()).newest_first(), std::vector<fs::path>{root() / "step-1000000"});
   });
 }
 

@@ -87,6 +87,7 @@ class Patience {
 }  // namespace
 
 MpiRuntime::MpiRuntime(Seconds deadline) {
+  if (const int asked = number_from({"BIQA_DEADLINE_SECONDS"}); asked > 0) deadline = Seconds{asked};
   launched_ = any_set({"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE"});
   if (!launched_) {
     if (const int tasks = number_from({"SLURM_STEP_NUM_TASKS"}); tasks > 1)
