@@ -437,8 +437,13 @@ class Trainer {
     const std::filesystem::path metrics = config_.train.out / "metrics.jsonl";
     std::map<std::int64_t, std::vector<EvalMetrics>> evaluations;
     if (step_ > 0 && std::filesystem::exists(metrics)) {
-      for (const EvalMetrics& figure : read_metrics(metrics).evaluations)
-        evaluations[figure.step].push_back(figure);
+      const MetricsFile before = read_metrics(metrics);
+      for (const EvalMetrics& figure : before.evaluations) evaluations[figure.step].push_back(figure);
+      // After a power failure, say.
+      const std::int64_t last = before.steps.empty() ? step_ : before.steps.back().step;
+      if (last < step_)
+        LOG(WARNING) << metrics.string() << " ends with step " << last << ": lines up to step " << step_
+                     << ", which the checkpoint has behind it, are lost";
     }
     if (step_ > data_.steps) {
       fail_usage(
