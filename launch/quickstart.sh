@@ -53,7 +53,7 @@ build/cpu/bin/biqa_score --adapter "$run" assets/tiny/sample_cat_dark.png assets
 cat <<SUMMARY
 
 What this did, in $seconds seconds: the tiny model wrote and rated $(grep -o '"trajectories":[0-9]*' "$run/metrics.jsonl" | awk -F: '{ n += $2 } END { print n }') answers to
-photographs and learned from its rewards. On $(field "$(grep '"eval"' "$run/metrics.jsonl" | tail -n 1)" n) photographs it was not trained on:
+photographs and learned from its rewards. On $(field "$(grep '"eval"' "$run/metrics.jsonl" | tail -n 1)" n) pictures it was not trained on:
 
   $(printf '%-46s %8s %8s' '' before after)
 $(row 'PLCC with the picture, sampled' image sampled plcc)

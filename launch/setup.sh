@@ -18,7 +18,7 @@ packages=(
 dry_run=no
 for argument in "$@"; do
   case $argument in
-    --dev) packages+=(clang-format-14 clang-tidy-14) ;;
+    --dev) packages+=(clang-format-14 clang-tidy-14 libomp-14-dev) ;;
     --dry-run) dry_run=yes ;;
     -h | --help) sed -n '3,6s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) echo "error: launch/setup.sh: unknown argument $argument; see launch/setup.sh --help" >&2; exit 2 ;;

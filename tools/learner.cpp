@@ -92,7 +92,7 @@ ExitCode train(const CommandLine& line) {
   } catch (const std::exception& error) {
     const auto* known = dynamic_cast<const Error*>(&error);
     const int status = static_cast<int>(known != nullptr ? known->code() : ExitCode::world);
-    if (world.size() == 1) {
+    if (!mpi.launched()) {
       on_failure({});
       throw;
     }

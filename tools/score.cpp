@@ -105,6 +105,9 @@ std::vector<Picture> find_pictures(const std::vector<std::string>& arguments, st
 
 /// The configuration that goes with the arguments: --config, or that of the run in which the adapter lies.
 std::optional<Config> find_config(const CommandLine& line) {
+  if (line.has("adapter") && !fs::exists(line.text("adapter")))
+    fail("cannot read adapter {}: no such file or folder; name a run, a checkpoint or a PEFT folder",
+         line.text("adapter"));
   if (line.has("config")) return load_config(line.text("config"));
   if (!line.has("adapter")) return std::nullopt;
   fs::path folder = fs::absolute(line.text("adapter")).lexically_normal();
@@ -263,9 +266,10 @@ ExitCode score_pictures(const CommandLine& line) {
       const Trajectory& answer = groups[i].members.front();
       printer.print(names[i], answer, seconds);
       if (!(caption_only ? answer.stage2_rating : answer.rating)) {
-        complain(fmt::format("cannot rate {}: its answer{} holds no rating; use a trained adapter, or raise "
-                             "--max-new-tokens",
-                             names[i], caption_only && answer.caption ? " from the caption" : ""),
+        complain(fmt::format(
+                     "cannot rate {}: its answer{} holds no rating; use the prompts that it was trained with "
+                     "(--config or --adapter RUN), a trained adapter, or more --max-new-tokens",
+                     names[i], caption_only && answer.caption ? " from the caption" : ""),
                  failures);
       }
     }

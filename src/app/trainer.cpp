@@ -213,7 +213,7 @@ class Trainer {
   }
 
   void save_last_step() {
-    if (trainer_ == nullptr || checkpoints_ == nullptr || learned_step_ == 0) return;
+    if (trainer_ == nullptr || checkpoints_ == nullptr || learned_step_ == resumed_step_) return;
     CheckpointWriter& writer = checkpoints_->writer();
     if (writer.state() == CheckpointWriter::State::writing && !writer.wait(kLastSavePatience))
       writer.give_up("a rank is lost");
@@ -340,8 +340,15 @@ class Trainer {
     };
     const std::vector<std::string> before = lines(then);
     for (const std::string& line : lines(to_yaml(config_))) {
-      if (std::find(before.begin(), before.end(), line) == before.end())
-        LOG(WARNING) << "going on with another setting than before: " << line;
+      if (std::find(before.begin(), before.end(), line) != before.end()) continue;
+      if (line.starts_with("train.seed:") && config_.checkpoint.resume == "auto") {
+        fail_usage(
+            "cannot go on with {}: it began with another train.seed, so this is another run; set train.out "
+            "to "
+            "another folder",
+            config_.train.out.string());
+      }
+      LOG(WARNING) << "going on with another setting than before: " << line;
     }
   }
 
@@ -367,7 +374,7 @@ class Trainer {
           asked, config_.train.out.string());
     }
     if (!std::filesystem::exists(start / "checkpoints", ignored)) return asked;
-    const std::string newest = newest_of(start / "checkpoints");
+    std::string newest = newest_of(start / "checkpoints");
     if (newest.empty()) fail("cannot resume from {}: the run has no whole checkpoint; name another", asked);
     return newest;
   }
@@ -409,7 +416,7 @@ class Trainer {
     step_ = found.info.step;
     version_ = found.info.version;
     if (trainer_ != nullptr) trainer_->restore(found.adapter.values, found.m, found.v, found.updates);
-    learned_step_ = recorded_step_ = step_;
+    learned_step_ = recorded_step_ = resumed_step_ = step_;
     learned_updates_ = found.updates;
     adapter_ = std::move(found.adapter);
   }
@@ -1023,6 +1030,7 @@ class Trainer {
   TrainingData data_;
   std::int64_t step_ = 0;                                ///< the last one this rank has done with
   std::int64_t learned_step_ = 0, learned_updates_ = 0;  ///< the last step that has changed the adapter
+  std::int64_t resumed_step_ = 0;                        ///< of the checkpoint that this started from
   std::int64_t last_step_ = 0;  ///< as far as the run goes: data_.steps, or less once a stop is asked for
   std::int64_t version_ = 0;    ///< of adapter_
   std::uint64_t digest_ = 0;

@@ -71,7 +71,7 @@ TrainingData read_training_data(const Config& config, bool tell) {
     }
   }
   if (tell) {
-    for (const BadRow& row : bad) LOG(WARNING) << "left out " << row.reason;
+    for (const BadRow& row : bad) LOG(WARNING) << "a row is left out: " << row.reason;
   }
   check_training_data(config, data.train);
   data.images_per_step = config.rollout.images_per_step;

@@ -298,6 +298,14 @@ TEST_F(Programs, SeveralRanksComplainOnce) {
   }
 }
 
+TEST_F(Programs, OneRankOfALauncherComplainsToo) {
+  if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
+  Arguments words{"mpirun", "--allow-run-as-root", "-np", "1"};
+  const Arguments rest = learner({"rollout.group_size=0"});
+  words.insert(words.end(), rest.begin(), rest.end());
+  expect_error(run(words), 2, "rollout.group_size");
+}
+
 TEST_F(Programs, SeveralRanksAnswerOnce) {
   if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
   Arguments words{"mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "3", program("biqa_learner")};

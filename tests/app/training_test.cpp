@@ -276,14 +276,12 @@ TEST_F(Training, ResumingFromAFolderIsForOneRunOnly) {
   ASSERT_EQ(run(config("second", with({second, "train.steps=4"}))), ExitCode::done);
   EXPECT_EQ(read_metrics(folder_.path() / "second" / "metrics.jsonl").steps.size(), 2U);  // 3 and 4
 
-  // A folder with a run of its own is no place for it.
+  // A folder with a run of its own is no place for it, nor for one with another seed.
   ASSERT_EQ(run(config("third", with({"train.seed=9"}))), ExitCode::done);
-  EXPECT_THROW(
-      {
-        auto alone = make_local();
-        run_training(config("third", with({second})), *alone, signals_);
-      },
-      Error);
+  for (const std::string& other : {second, std::string("train.seed=10")}) {
+    auto alone = make_local();
+    EXPECT_THROW(run_training(config("third", with({other})), *alone, signals_), Error) << other;
+  }
   EXPECT_EQ(read_metrics(folder_.path() / "third" / "metrics.jsonl").steps.size(), 3U);
 
   // The run itself can be taken back; its former future is kept by another name and not gone on with.
