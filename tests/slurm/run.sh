@@ -112,7 +112,8 @@ submit() {
 }
 state() { squeue --noheader --jobs="$1" --states=all --format=%T 2>/dev/null; }
 log_of() { cat "$folder/$1.out" 2>/dev/null; }
-said() { log_of "$1" | grep -qE -- "$2"; }  # said NAME PATTERN
+# Not through a pipe: what writes into one that grep has left counts as failed.
+said() { grep -qE -- "$2" "$folder/$1.out" 2>/dev/null; }  # said NAME PATTERN
 times_said() { log_of "$1" | grep -cE -- "$2" || true; }
 # within SECONDS COMMAND...
 within() {
