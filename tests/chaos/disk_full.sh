@@ -186,8 +186,7 @@ replaced_by_file() {  # replaced_by_file RANKS
   goes_on "$what" "$1" 42 checkpoint.every=1
 }
 
-# What is written into it is gone, and the folder is made again for the next checkpoint or is not: both are well, as long as
-# the run ends by itself and the next start works.
+# The run ends by itself with one error, and once the folder is back the next start works.
 vanished() {  # vanished RANKS
   local what="vanished folder, $1 ranks"
   rm -rf "$run"
