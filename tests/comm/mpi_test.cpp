@@ -5,6 +5,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <mpi.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,12 +17,14 @@
 #include <ctime>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <iostream>
 #include <sstream>
 #include <string_view>
 #include <vector>
 
 #include "comm/contract.h"
+#include "comm/mpi/stopped_children.h"
 #include "core/error.h"
 
 namespace biqa {
@@ -30,6 +33,8 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
+
+bool stops_before_finalize = false;
 
 constexpr const char* kInner = "BIQA_MPI_TEST_INNER";
 
@@ -152,6 +157,22 @@ TEST_F(Inner, TheFirstTwoRanksStopUnderWatch) {
 TEST_F(Inner, ARankStopsBeforeMpiStarts) {
   if (std::string_view(std::getenv("OMPI_COMM_WORLD_RANK")) == "0") raise(SIGSTOP);
   MpiRuntime runtime;
+}
+
+TEST_F(Inner, ARankStopsWhileMpiStarts) {
+  const bool stops = std::string_view(std::getenv("OMPI_COMM_WORLD_RANK")) == "2";
+  std::cerr << fmt::format("pid {}\n", getpid()) << std::flush;
+  if (!stops) std::this_thread::sleep_for(Seconds{1});  // until then it can't be through
+  std::thread stopper([&] {
+    std::this_thread::sleep_for(Seconds{0.3});
+    if (stops) raise(SIGSTOP);
+  });
+  MpiRuntime runtime;
+  stopper.join();
+}
+TEST_F(Inner, ARankStopsWhileMpiEnds) {
+  stops_before_finalize = std::string_view(std::getenv("OMPI_COMM_WORLD_RANK")) == "1";
+  run_job(Seconds{60}, [](Communicator& world) { world.barrier("begun"); });
 }
 
 TEST_F(Inner, ARankTellsItsFailure) {
@@ -328,6 +349,59 @@ TEST_F(Mpi, AJobThatCannotStartEnds) {
   EXPECT_THAT(outcome.output, HasSubstr("error: MPI_Init_thread did not return within 6 s"));
 }
 
+// At once, for each takes the watch's ten seconds.
+TEST_F(Mpi, ARankThatIsStoppedBesideTheWatchIsNamed) {
+  const auto run = [](const char* test) { return std::async(std::launch::async, run_inner, 3, test); };
+  std::future<Outcome> before = run("ARankStopsBeforeMpiStarts");
+  std::future<Outcome> start = run("ARankStopsWhileMpiStarts");
+  std::future<Outcome> end = run("ARankStopsWhileMpiEnds");
+  const auto expect_named = [](const Outcome& outcome, int processes, int rank, const char* call) {
+    expect_failure(outcome, processes, 15, 1);
+    EXPECT_THAT(outcome.output, AllOf(HasSubstr(fmt::format("error: rank {} (process ", rank)),
+                                      HasSubstr(fmt::format("holds up {};", call))));
+    EXPECT_EQ(outcome.output.find("error:"), outcome.output.rfind("error:")) << outcome.output;
+  };
+  expect_named(before.get(), 0, 0, "MPI_Init_thread");
+  expect_named(start.get(), 3, 2, "MPI_Init_thread");
+  expect_named(end.get(), 3, 1, "MPI_Finalize");
+}
+
+TEST_F(Mpi, OnlyStoppedChildrenAreListed) {
+  const auto start = [] {
+    const pid_t child = fork();
+    if (child == 0) {
+      execle("/bin/sleep", "sleep", "60", nullptr,
+             std::array<const char*, 2>{"PMIX_RANK=17", nullptr}.data());
+      _exit(1);
+    }
+    return child;
+  };
+  const pid_t runs = start(), stops = start();
+  const auto listed_within = [](std::size_t count) {
+    std::vector<StoppedChild> found;
+    for (int i = 0; i < 500; ++i) {
+      found = stopped_children(getpid());
+      if (found.size() == count && (count == 0 || found[0].rank >= 0)) break;
+      std::this_thread::sleep_for(Seconds{0.01});
+    }
+    return found;
+  };
+  EXPECT_TRUE(stopped_children(getpid()).empty());
+  std::this_thread::sleep_for(Seconds{0.2});  // it is sleep by then
+  kill(stops, SIGSTOP);
+  const std::vector<StoppedChild> found = listed_within(1);
+  ASSERT_EQ(found.size(), 1U);
+  EXPECT_EQ(found[0].process, stops);
+  EXPECT_EQ(found[0].rank, 17);
+  kill(stops, SIGCONT);
+  EXPECT_TRUE(listed_within(0).empty());
+  for (const pid_t child : {runs, stops}) {
+    kill(child, SIGKILL);
+    waitpid(child, nullptr, 0);
+  }
+  EXPECT_TRUE(stopped_children(getpid()).empty());
+}
+
 TEST_F(Mpi, AFailureIsPassedOnAndTheJobEndsWithItsCode) {
   const Outcome outcome = run_inner(3, "ARankTellsItsFailure");
   expect_failure(outcome, 3, 15, 2);
@@ -368,3 +442,9 @@ TEST_F(Mpi, AbortAloneExitsWithItsCode) {
 
 }  // namespace
 }  // namespace biqa
+
+// In place of the library's: stops between the job's last barrier and the end of MPI.
+extern "C" int MPI_Finalize() {
+  if (biqa::stops_before_finalize) raise(SIGSTOP);
+  return PMPI_Finalize();
+}

@@ -2,30 +2,27 @@
 #include <fmt/format.h>
 #include <glog/logging.h>
 #include <mpi.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <initializer_list>
+#include <map>
 #include <mutex>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "comm/mpi.h"
+#include "comm/mpi/launcher.h"
 #include "comm/mpi/mpi_transport.h"
+#include "comm/mpi/stopped_children.h"
 #include "core/error.h"
 
 namespace biqa {
 namespace {
-
-/// The value of the first of these environment variables that is a number, or 0.
-int number_from(std::initializer_list<const char*> names) {
-  for (const char* name : names)
-    if (const char* value = std::getenv(name))
-      if (const int number = std::atoi(value); number > 0) return number;
-  return 0;
-}
 
 bool any_set(std::initializer_list<const char*> names) {
   for (const char* name : names)
@@ -37,15 +34,17 @@ void prefer(const char* name, const char* value) {
   setenv(name, value, 0);
 }
 
-/// Starting and ending MPI wait for all ranks without a deadline, and the watch is not there yet or any more: ends this
-/// process, and by that the job, when such a call takes too long. BIQA_START_SECONDS: how long that is.
+/// Starting and ending MPI wait for all ranks without a deadline, and the watch is not there yet or any more. Ends this
+/// process, and by that the job, when a rank of this machine is stopped meanwhile, or when it takes too long for another
+/// reason. BIQA_START_SECONDS: how long that is.
 class Patience {
  public:
   explicit Patience(const char* call) : call_(call) {
-    const int asked = number_from({"BIQA_START_SECONDS"});
+    const int asked = number_from("BIQA_START_SECONDS");
     // The first that came says so and ends the job.
-    const int turn = std::min(number_from({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}), kLastTurn);
-    limit_ = Seconds{asked > 0 ? asked : kDefaultSeconds} + turn * kTurn;
+    const int turn = std::min(number_from(kRankVariables), kLastTurn);
+    limit_ = Seconds{asked > 0 ? asked : kDefaultSeconds} + turn * kLongTurn;
+    stopped_limit_ = WatchTimes{}.silence + turn * kTurn;
     thread_ = std::thread([this] { run(); });
   }
   ~Patience() {
@@ -61,23 +60,47 @@ class Patience {
 
  private:
   static constexpr int kDefaultSeconds = 120;
-  static constexpr Seconds kTurn{4};
+  static constexpr Seconds kTick{0.5}, kTurn{1}, kLongTurn{4};
   static constexpr int kLastTurn = 4;
 
   void run() {
+    using Clock = std::chrono::steady_clock;
+    const auto start = Clock::now();
+    auto last = start;
+    std::map<pid_t, Seconds> stopped;
     std::unique_lock lock(mutex_);
-    if (changed_.wait_for(lock, limit_, [this] { return ended_; })) return;
-    fmt::print(stderr,
-               "error: {} did not return within {:.0f} s: a rank was stopped, is cut off or did not start; "
-               "start the "
-               "job again, with a larger BIQA_START_SECONDS if the machine is slow\n",
-               call_, limit_.count());
+    while (!changed_.wait_for(lock, kTick, [this] { return ended_; })) {
+      const auto now = Clock::now();
+      // Time in which this process itself was stopped: the whole job was, say, and goes on.
+      const Seconds passed = std::min<Seconds>(now - last, 2 * kTick);
+      last = now;
+      std::map<pid_t, Seconds> before = std::exchange(stopped, {});
+      for (const StoppedChild& child : stopped_children(::getppid())) {
+        const Seconds so_far = before[child.process] + passed;
+        if (so_far >= stopped_limit_)
+          give_up(
+              fmt::format("{} (process {}) was stopped (SIGSTOP) {:.0f} s ago and holds up {}; the job ends, "
+                          "start it again",
+                          child.rank < 0 ? "a rank" : fmt::format("rank {}", child.rank), child.process,
+                          so_far.count(), call_));
+        stopped[child.process] = so_far;
+      }
+      if (now - start >= limit_)
+        give_up(fmt::format(
+            "{} did not return within {:.0f} s: a rank is cut off or did not start, or was stopped on "
+            "another node; start the job again, with a larger BIQA_START_SECONDS if the machine is slow",
+            call_, limit_.count()));
+    }
+  }
+
+  [[noreturn]] static void give_up(const std::string& message) {
+    fmt::print(stderr, "error: {}\n", message);
     std::fflush(stderr);
     std::_Exit(static_cast<int>(ExitCode::world));
   }
 
   const char* const call_;
-  Seconds limit_{0};
+  Seconds limit_{0}, stopped_limit_{0};
   std::mutex mutex_;
   std::condition_variable changed_;
   bool ended_ = false;
@@ -87,10 +110,10 @@ class Patience {
 }  // namespace
 
 MpiRuntime::MpiRuntime(Seconds deadline) {
-  if (const int asked = number_from({"BIQA_DEADLINE_SECONDS"}); asked > 0) deadline = Seconds{asked};
+  if (const int asked = number_from("BIQA_DEADLINE_SECONDS"); asked > 0) deadline = Seconds{asked};
   launched_ = any_set({"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE"});
   if (!launched_) {
-    if (const int tasks = number_from({"SLURM_STEP_NUM_TASKS"}); tasks > 1)
+    if (const int tasks = number_from("SLURM_STEP_NUM_TASKS"); tasks > 1)
       fail_usage(
           "srun started {} tasks without MPI: each would run the whole job; write srun --mpi=pmix, or mpirun",
           tasks);
@@ -111,7 +134,7 @@ MpiRuntime::MpiRuntime(Seconds deadline) {
   if (provided < MPI_THREAD_SERIALIZED)
     fail("MPI_Init_thread: this MPI was built without threads; use another");
   auto transport = make_mpi_transport();
-  const int expected = number_from({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"});
+  const int expected = number_from(kSizeVariables);
   if (expected > 1 && transport->size() == 1) {
     MPI_Finalize();
     fail(
