@@ -136,7 +136,8 @@ void print_state_table(const AdapterState& state) {
   fmt::print("{:<12} {} ({})\n", "path", state.place.path.string(), name_of(state.place.kind));
   if (state.place.kind != AdapterKind::peft)
     fmt::print("{:<12} {}, version {}\n", "step", info.step, info.version);
-  if (checkpoint) fmt::print("{:<12} {} groups, {} updates\n", "so far", info.data_cursor, content.updates);
+  if (checkpoint)
+    fmt::print("{:<12} {} updates, data cursor {}\n", "so far", content.updates, info.data_cursor);
   fmt::print("{:<12} {}\n", "base model", info.base_model.empty() ? "unknown" : info.base_model);
   if (checkpoint) {
     fmt::print("{:<12} {}\n", "build", info.build);

@@ -413,6 +413,7 @@ class Trainer {
           found.path.string());
     }
     warn_of_changes(found.info.config);
+    data_.go_on_after(found.info.step, found.info.data_cursor);
     step_ = found.info.step;
     version_ = found.info.version;
     if (trainer_ != nullptr) trainer_->restore(found.adapter.values, found.m, found.v, found.updates);
@@ -942,7 +943,7 @@ class Trainer {
                       double zero_variance) const {
     StepMetrics metrics = figures_of(groups, version_, config_);
     metrics.step = step;
-    metrics.epoch = static_cast<double>(step) / static_cast<double>(data_.steps_per_epoch);
+    metrics.epoch = data_.epochs_after(step);
     metrics.time = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
     metrics.zero_variance_fraction = zero_variance;
     metrics.trained_tokens = static_cast<std::int64_t>(result.tokens);
@@ -990,7 +991,7 @@ class Trainer {
   CheckpointInfo info(std::int64_t step) const {
     return {step,
             step,
-            step * config_.rollout.images_per_step,
+            data_.cursor_after(step),
             to_yaml(config_),
             version_text(),
             config_.model.path.string(),

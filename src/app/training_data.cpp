@@ -33,10 +33,41 @@ void keep_annotations(const Config& config, std::vector<Sample>& samples) {
 }  // namespace
 
 std::vector<std::size_t> TrainingData::rows_of_step(std::int64_t step) const {
-  const auto epoch = static_cast<std::uint64_t>((step - 1) / steps_per_epoch);
-  const std::int64_t first = (step - 1) % steps_per_epoch * images_per_step;
+  CHECK_GT(step, first_step_);
+  const auto rows = static_cast<std::int64_t>(train.size());
+  const std::int64_t first = cursor_after(step) - images_per_step;
+  const auto epoch = static_cast<std::uint64_t>(first / rows);
   const auto order = random_order(train.size(), RandomStream({seed, hash_text("order"), epoch}));
-  return {order.begin() + first, order.begin() + first + images_per_step};
+  return {order.begin() + first % rows, order.begin() + first % rows + images_per_step};
+}
+
+std::int64_t TrainingData::steps_left_in_epoch(std::int64_t cursor) const {
+  const auto rows = static_cast<std::int64_t>(train.size());
+  return (rows - cursor % rows) / images_per_step;
+}
+
+std::int64_t TrainingData::cursor_after(std::int64_t step) const {
+  const std::int64_t steps_since = step - first_step_, left = steps_left_in_epoch(first_cursor_);
+  if (steps_since <= left) return first_cursor_ + steps_since * images_per_step;
+  const auto rows = static_cast<std::int64_t>(train.size());
+  const std::int64_t later = steps_since - left - 1, whole = steps_of_whole_epoch();  // steps before this one
+  return (first_cursor_ / rows + 1 + later / whole) * rows + (later % whole + 1) * images_per_step;
+}
+
+double TrainingData::epochs_after(std::int64_t step) const {
+  const auto rows = static_cast<std::int64_t>(train.size());
+  const std::int64_t first = std::max<std::int64_t>(cursor_after(step) - images_per_step, 0);
+  const std::int64_t seen = steps_of_whole_epoch() * images_per_step;  // in an epoch
+  const std::int64_t in_epoch = std::min(first % rows + images_per_step, seen);
+  return static_cast<double>(first / rows * seen + in_epoch) / static_cast<double>(seen);
+}
+
+void TrainingData::go_on_after(std::int64_t step, std::int64_t cursor) {
+  first_step_ = step;
+  first_cursor_ = cursor;
+  if (epochs == 0) return;
+  const std::int64_t epoch = cursor / static_cast<std::int64_t>(train.size());
+  steps = step + steps_left_in_epoch(cursor) + (epochs - epoch - 1) * steps_of_whole_epoch();
 }
 
 std::string TrainingData::text() const {
@@ -75,9 +106,10 @@ TrainingData read_training_data(const Config& config, bool tell) {
   }
   check_training_data(config, data.train);
   data.images_per_step = config.rollout.images_per_step;
-  data.steps_per_epoch = static_cast<std::int64_t>(data.train.size()) / data.images_per_step;
-  data.steps = config.train.steps > 0 ? config.train.steps : config.train.epochs * data.steps_per_epoch;
   data.seed = config.train.seed;
+  data.steps = config.train.steps;
+  if (data.steps == 0) data.epochs = config.train.epochs;
+  data.go_on_after(0, 0);
   keep_annotations(config, data.train);
   return data;
 }

@@ -16,15 +16,33 @@ namespace biqa {
 struct TrainingData {
   std::vector<Sample> train;              ///< human texts only where data.annotation_fraction leaves them
   std::vector<std::vector<Sample>> eval;  ///< of each set its first train.eval_images
-  std::int64_t images_per_step = 1, steps_per_epoch = 0;
-  std::int64_t steps = 0;  ///< of the whole run
+  std::int64_t images_per_step = 1;
+  std::int64_t epochs = 0;  ///< of the whole run; 0: `steps` was asked for
+  std::int64_t steps = 0;   ///< of the whole run
   std::uint64_t seed = 0;
 
-  /// Rows of `train` that step 1, 2, … looks at, [images_per_step]: a function of seed and step alone. Every epoch has an
-  /// order of its own; what is left behind its last whole step is not seen in it.
+  /// Rows of `train` that a step from 1 looks at, [images_per_step]: a function of seed and step alone unless images_per_step
+  /// changes as a run goes on. Every epoch has an order of its own; what is left behind its last whole step is not seen
+  /// in it.
   std::vector<std::size_t> rows_of_step(std::int64_t step) const;
+  /// Place in the orders of all epochs, one behind the other, where `step` ends.
+  std::int64_t cursor_after(std::int64_t step) const;
+  /// Passes over the training set when `step` ends, with fraction.
+  double epochs_after(std::int64_t step) const;
+  /// The next step is `step` + 1 and begins at `cursor`, which other images per step may have led to; `steps` as the epochs
+  /// then give.
+  void go_on_after(std::int64_t step, std::int64_t cursor);
   /// Everything that is read from the manifests, to compare.
   std::string text() const;
+
+ private:
+  std::int64_t steps_of_whole_epoch() const {
+    return static_cast<std::int64_t>(train.size()) / images_per_step;
+  }
+  /// Whole steps between a cursor and the end of its epoch.
+  std::int64_t steps_left_in_epoch(std::int64_t cursor) const;
+
+  std::int64_t first_step_ = 0, first_cursor_ = 0;
 };
 
 /// Throws Error for what is missing or bad (manifest.h, run_checks.h). `tell`: this rank warns of rows left out and of

@@ -20,7 +20,7 @@ namespace biqa {
 /// What a checkpoint knows besides tensors.
 struct CheckpointInfo {
   std::int64_t step = 0, version = 0;
-  std::int64_t data_cursor = 0;  ///< groups consumed since the run began
+  std::int64_t data_cursor = 0;  ///< place in the training data: rows of all epochs, one behind the other
   std::string config;            ///< resolved YAML
   std::string build;             ///< version text
   std::string base_model;        ///< path of the checkpoint folder trained on

@@ -4,6 +4,7 @@
 
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <sstream>
 #include <thread>
 
@@ -297,6 +298,29 @@ TEST_F(Training, ResumingFromAFolderIsForOneRunOnly) {
   for (const StepMetrics& step : read_metrics(folder_.path() / "first" / "metrics.jsonl").steps)
     steps.push_back(step.step);
   EXPECT_EQ(steps, (std::vector<std::int64_t>{1, 2, 3, 4}));
+}
+
+TEST_F(Training, OtherImagesPerStepGoOnWithTheNextImages) {
+  const auto images = [&](const std::string& name, const std::set<int>& steps) {
+    std::vector<std::string> ids;
+    std::ifstream file(folder_.path() / name / "samples.jsonl");
+    for (std::string line; std::getline(file, line);) {
+      const auto row = nlohmann::json::parse(line);
+      if (row["member"] == 0 && steps.count(row["step"].get<int>()) != 0) ids.push_back(row["id"]);
+    }
+    return ids;
+  };
+  const std::vector<std::string> fours{"data.eval=[]"}, first{"data.eval=[]", "train.steps=1"};
+  ASSERT_EQ(run(config("fours", fours)), ExitCode::done);
+  ASSERT_EQ(run(config("twos", first)), ExitCode::done);
+  ASSERT_EQ(run(config("twos", {"data.eval=[]", "rollout.images_per_step=2", "train.steps=5"}), 2),
+            ExitCode::done);
+  const auto expected = images("fours", {1, 2, 3});
+  ASSERT_EQ(expected.size(), 12U);
+  EXPECT_EQ(images("twos", {1, 2, 3, 4, 5}), expected);
+  const ModelConfig model = ModelConfig::load(BIQA_SOURCE_DIR "/assets/tiny/model");
+  EXPECT_EQ(CheckpointStore(folder_.path() / "twos" / "checkpoints").load_newest(model)->info.data_cursor,
+            12);
 }
 
 TEST_F(Training, WhatAnEndedRunLacksIsMadeUpFor) {
