@@ -192,17 +192,6 @@ void keep_until(const fs::path& file, std::int64_t last_step) {
          problem.message());
 }
 
-/// What a killed run has left of files that it was replacing.
-void remove_temporary_files(const fs::path& root) {
-  std::error_code ignored;
-  std::vector<fs::path> leftovers;
-  for (const auto& entry : fs::directory_iterator(root, ignored)) {
-    const std::string name = entry.path().filename().string();
-    if (name.starts_with(".") && name.find(".tmp-") != std::string::npos) leftovers.push_back(entry.path());
-  }
-  for (const fs::path& leftover : leftovers) fs::remove_all(leftover, ignored);
-}
-
 }  // namespace
 
 std::string to_json_line(const StepMetrics& metrics) {
@@ -305,7 +294,7 @@ RunFolder::RunFolder(fs::path root, const std::string& config_yaml, std::optiona
         root_.string());
   }
   for (const fs::path& folder : {checkpoints(), dumps(), logs()}) make_folder(folder);
-  remove_temporary_files(root_);
+  remove_leftovers(root_);
   if (resumed_step) {
     for (const fs::path& file : {metrics_file(), samples_file()}) keep_until(file, *resumed_step);
   }

@@ -15,6 +15,7 @@
 #include <random>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "core/error.h"
 
@@ -221,6 +222,16 @@ fs::path temporary_beside(const fs::path& target) {
   const fs::path clean = without_trailing_slash(target);
   return parent_of(clean) /
          fmt::format(".{}.tmp-{}-{:08x}-{}", clean.filename().string(), ::getpid(), drawn, counter++);
+}
+
+void remove_leftovers(const fs::path& folder, std::string_view mark) {
+  std::error_code ignored;
+  std::vector<fs::path> leftovers;
+  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with(".") && name.find(mark) != std::string::npos) leftovers.push_back(entry.path());
+  }
+  for (const fs::path& leftover : leftovers) fs::remove_all(leftover, ignored);
 }
 
 fs::path writable_target(const fs::path& target) {

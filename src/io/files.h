@@ -42,6 +42,10 @@ class MappedFile {
 /// A name beside `target` that nothing else uses: `.NAME.tmp-PID-COUNT`.
 std::filesystem::path temporary_beside(const std::filesystem::path& target);
 
+/// Removes what killed processes have left in a folder: hidden entries with `mark` in their name, as temporary_beside()
+/// gives them.
+void remove_leftovers(const std::filesystem::path& folder, std::string_view mark = ".tmp-");
+
 /// The file that writing to `target` makes or replaces: symbolic links are followed (the link stays, what it points to is
 /// replaced or made). Throws Error where `target` is a folder, a device, a pipe or a socket, which a rename would destroy.
 std::filesystem::path writable_target(const std::filesystem::path& target);

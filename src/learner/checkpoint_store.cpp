@@ -457,13 +457,7 @@ std::optional<std::int64_t> best_checkpoint(const fs::path& root) {
 
 void take_over_checkpoints(const fs::path& root, std::int64_t step) {
   std::error_code ignored;
-  std::vector<fs::path> leftovers;
-  for (const auto& entry : fs::directory_iterator(root, ignored)) {
-    const std::string name = entry.path().filename().string();
-    if (name.starts_with(".") && (name.ends_with(".partial") || name.find(".tmp-") != std::string::npos))
-      leftovers.push_back(entry.path());
-  }
-  for (const fs::path& leftover : leftovers) fs::remove_all(leftover, ignored);
+  for (const char* mark : {".partial", ".tmp-"}) remove_leftovers(root, mark);
   for (const fs::path& folder : CheckpointStore(root).newest_first()) {
     if (step_of_name(folder.filename().string()).value_or(0) > step) set_aside(folder);
   }

@@ -350,10 +350,12 @@ std::vector<Verdict> verify_path(const fs::path& path) {
     for (const fs::path& folder : CheckpointStore(*root).newest_first())
       verdicts.push_back({folder, CheckpointStore::find_damage(folder)});
     std::error_code ignored;
-    if (const fs::path latest = *root / "latest"; fs::is_symlink(latest, ignored) && !is_there(latest)) {
-      verdicts.push_back({latest,
+    for (const char* name : {"latest", "best"}) {
+      const fs::path link = *root / name;
+      if (!fs::is_symlink(link, ignored) || is_there(link)) continue;
+      verdicts.push_back({link,
                           {fmt::format("link {} leads to {}, which is missing; link it to a whole checkpoint",
-                                       latest.string(), fs::read_symlink(latest, ignored).string())}});
+                                       link.string(), fs::read_symlink(link, ignored).string())}});
     }
   }
   if (is_there(path / kAdapterFile))

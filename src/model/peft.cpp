@@ -32,6 +32,7 @@ namespace {
 
 constexpr const char* kConfigFile = "adapter_config.json";
 constexpr const char* kWeightsFile = "adapter_model.safetensors";
+constexpr const char* kModelCard = "README.md";
 constexpr std::string_view kKeyPrefix = "base_model.model.";
 constexpr std::size_t kMaxPattern = 4096;
 constexpr int kMaxGroups = 64;
@@ -437,7 +438,7 @@ bool holds_only_an_adapter(const fs::path& directory) {
   bool adapter = false;
   for (fs::directory_iterator entry(directory, error), end; !error && entry != end; entry.increment(error)) {
     const std::string name = entry->path().filename().string();
-    if (name != kConfigFile && name != kWeightsFile && name != "README.md") return false;
+    if (name != kConfigFile && name != kWeightsFile && name != kModelCard) return false;
     adapter = adapter || name == kConfigFile;
   }
   return adapter && !error;
@@ -628,6 +629,9 @@ void write_peft(const fs::path& directory, const Lora& lora, const std::string& 
   AtomicFolder folder(directory);
   write_file_atomically(folder.path() / kConfigFile, config_of(*lora.layout, base_model, old_names).dump(2));
   write_safetensors(folder.path() / kWeightsFile, tensors);
+  if (const fs::path card = directory / kModelCard;
+      replace && fs::exists(card))  // somebody may have written it
+    fs::copy_file(card, folder.path() / kModelCard);
   folder.commit(replace);
 }
 

@@ -43,7 +43,7 @@ std::string read_peft_base_model(const std::filesystem::path& path);
 Lora read_peft(const std::filesystem::path& path, const ModelConfig& config);
 
 /// Writes a folder that PEFT loads, in float32; it appears whole or not at all. An adapter folder that is
-/// already there is replaced, any other folder with something in it refused. `base_model` goes to
+/// already there is replaced (its README.md stays), any other folder with something in it refused. `base_model` goes to
 /// base_model_name_or_path; `old_names` writes the key paths that PEFT used before transformers 4.52.
 void write_peft(const std::filesystem::path& directory, const Lora& lora, const std::string& base_model,
                 bool old_names = false);

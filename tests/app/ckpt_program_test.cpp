@@ -165,6 +165,9 @@ TEST_F(CkptProgram, Verify) {
   expect_error({"inspect", damaged}, 1, "optimizer-00000-of-00001.h5");
   fs::remove_all(damaged);
   expect_error({"verify", run_folder}, 1, "latest");
+  fs::remove(at("run/checkpoints/latest"));
+  fs::create_directory_symlink("step-000003", at("run/checkpoints/best"));
+  expect_error({"verify", run_folder}, 1, "best");
 }
 
 TEST_F(CkptProgram, VerifyNoticesBitFlipsEverywhere) {

@@ -156,6 +156,21 @@ TEST(FilesDeathTest, ReportsAFullDiskAndLeavesNothing) {
   EXPECT_EXIT(write_too_much(), testing::ExitedWithCode(3), "cannot write .*/file: .*; free some space");
 }
 
+TEST(Files, RemovesWhatKilledProcessesLeft) {
+  const TemporaryFolder folder;
+  const fs::path left = temporary_beside(folder.path() / "file"),
+                 other = temporary_beside(folder.path() / "folder");
+  const fs::path kept = folder.path() / "my.tmp-notes";
+  write_file_atomically(left, "half");
+  fs::create_directories(other / "below");
+  write_file_atomically(kept, "mine");
+  write_file_atomically(folder.path() / ".hidden", "mine");
+  remove_leftovers(folder.path());
+  EXPECT_FALSE(fs::exists(left) || fs::exists(other));
+  EXPECT_TRUE(fs::exists(kept) && fs::exists(folder.path() / ".hidden"));
+  remove_leftovers(folder.path() / "missing");
+}
+
 TEST(Files, PublishesFoldersWhole) {
   const TemporaryFolder folder;
   const fs::path target = folder.path() / "above" / "out";

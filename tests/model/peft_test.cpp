@@ -71,8 +71,10 @@ TEST(Peft, ReplacesAnAdapterButNothingElse) {
   const ModelConfig config = small_config();
   const fs::path target = folder.path() / "adapter";
   write_peft(target, example(LoraLayout(config, {.rank = 2})), "base");
+  write_file_atomically(target / "README.md", "my model card");
   write_peft(target, example(LoraLayout(config, {.rank = 3})), "base");
   EXPECT_EQ(read_peft(target, config).layout->spec().rank, 3);
+  EXPECT_EQ(read_file(target / "README.md"), "my model card");
   write_file_atomically(target / "notes.txt", "mine");
   EXPECT_THAT(error_of([&] { write_peft(target, example(LoraLayout(config, {.rank = 2})), "base"); }),
               AllOf(HasSubstr("cannot write"), HasSubstr(target.string())));
