@@ -86,6 +86,10 @@ for ((start = 0;; ++start)); do
   case $status in
     0 | 2 | 3 | 75) exit "$status" ;;
   esac
+  if [[ -n $stopper && $status == $((128 + $(kill -l USR2))) ]]; then
+    echo "local.sh: stopped before it began: nothing to save" >&2  # it did not listen yet
+    exit 75
+  fi
   # Killed ranks give 128 and their signal.
   if [[ -n $stopper || $start -ge $restarts ]]; then exit 1; fi
   echo "local.sh: failed with exit code $status; restart $((start + 1)) of at most $restarts" >&2

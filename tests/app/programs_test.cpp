@@ -624,6 +624,25 @@ TEST_F(Programs, SeveralRanksStopThroughTheLauncher) {
   }
 }
 
+// A program that does not listen yet is ended by SIGUSR2.
+TEST_F(Programs, LocalScriptIsStoppedBeforeTheProgramListens) {
+  if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
+  const fs::path started = folder_.path() / "started";
+  const fs::path fake =
+      folder_.write("fake", fmt::format("#!/bin/sh\ntouch {}\nexec sleep 60\n", started.string()));
+  fs::permissions(fake, fs::perms::owner_all);
+  bool asked = false;
+  Surroundings impatient;
+  impatient.meanwhile = [&](pid_t child) {
+    if (!asked && fs::exists(started)) asked = ::kill(child, SIGTERM) == 0;
+  };
+  const Outcome stopped = run({"env", "BIQA_LEARNER=" + fake.string(), "bash",
+                               BIQA_SOURCE_DIR "/launch/local.sh", "--restarts", "3", "some.yaml"},
+                              impatient);
+  EXPECT_EQ(stopped.code, 75) << stopped.err;
+  EXPECT_THAT(stopped.err, HasSubstr("stopped before it began"));
+}
+
 TEST_F(Programs, LocalScriptStartsAgainAsOftenAsAllowed) {
   if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
   const fs::path starts = folder_.path() / "starts";
