@@ -45,7 +45,9 @@ threads=$(($(nproc) / ranks))
 ((threads > 0)) || threads=1
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-0}
 if [[ $EUID == 0 ]]; then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
-command=(mpirun -np "$ranks" --oversubscribe --bind-to none "$learner" --config "$config" --set "model.threads=$threads"
+# Until the program listens, SIGUSR1 and SIGUSR2 would kill it.
+deaf=(sh -c 'trap "" USR1 USR2; exec "$@"' sh)
+command=(mpirun -np "$ranks" --oversubscribe --bind-to none "${deaf[@]}" "$learner" --config "$config" --set "model.threads=$threads"
   "${arguments[@]}" --set checkpoint.save_signal=SIGUSR1)
 
 running=''
@@ -61,7 +63,8 @@ stop() {
     return
   fi
   echo "local.sh: stopping: the learner finishes its step and saves (ask again to kill it)" >&2
-  while kill -USR2 "$running" 2>/dev/null; do sleep 5; done &
+  # Its sleep may outlive this script: without our output, which somebody may read to its end.
+  while kill -USR2 "$running"; do sleep 5; done >/dev/null 2>&1 &
   stopper=$!
 }
 save() {
@@ -73,7 +76,7 @@ trap save USR1
 
 for ((start = 0;; ++start)); do
   # In a session of its own the terminal's Ctrl-C reaches this script alone; without this script it ends.
-  setsid setpriv --pdeathsig TERM "${command[@]}" </dev/null &
+  "${deaf[@]}" setsid setpriv --pdeathsig TERM "${command[@]}" </dev/null &
   running=$!
   interrupted=yes
   while [[ $interrupted == yes ]]; do
@@ -86,10 +89,6 @@ for ((start = 0;; ++start)); do
   case $status in
     0 | 2 | 3 | 75) exit "$status" ;;
   esac
-  if [[ -n $stopper && $status == $((128 + $(kill -l USR2))) ]]; then
-    echo "local.sh: stopped before it began: nothing to save" >&2  # it did not listen yet
-    exit 75
-  fi
   # Killed ranks give 128 and their signal.
   if [[ -n $stopper || $start -ge $restarts ]]; then exit 1; fi
   echo "local.sh: failed with exit code $status; restart $((start + 1)) of at most $restarts" >&2

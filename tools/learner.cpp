@@ -40,18 +40,20 @@ void listen(int signal, void (*handler)(int)) {
   sigaction(signal, &action, nullptr);
 }
 
+/// Before anything else: who asks a job that only just starts must not kill it.
 /// SIGUSR2 stops too: mpirun and srun pass it on to every rank, whereas SIGTERM makes mpirun kill them.
-/// A launcher may ask before the configuration is read.
-void listen_for_stop() {
+/// SIGPIPE: a launcher that has died no longer reads what we say; the watch notices, and the learners save.
+void listen_for_signals() {
   for (const int signal : {SIGINT, SIGTERM, SIGUSR2}) listen(signal, on_stop);
+  listen(SIGUSR1, on_save);
+  listen(SIGPIPE, SIG_IGN);
 }
 
-/// SIGUSR2 saves instead where the configuration says so.
+/// The configuration may name another signal than SIGUSR1 for saving, SIGUSR2 too.
 void listen_for_save(const Config& config) {
   const std::string& name = config.checkpoint.save_signal;
-  if (name == "SIGUSR1")
-    listen(SIGUSR1, on_save);
-  else if (name == "SIGUSR2")
+  if (name != "SIGUSR1") listen(SIGUSR1, SIG_DFL);
+  if (name == "SIGUSR2")
     listen(SIGUSR2, on_save);
   else if (name == "SIGHUP")
     listen(SIGHUP, on_save);
@@ -63,14 +65,12 @@ ExitCode train(const CommandLine& line) {
         "flag --config is missing: name a configuration, e.g. configs/quickstart.yaml; see biqa_learner "
         "--help");
   const std::vector<std::string> overrides = line.texts("set");
-  listen_for_stop();
   MpiRuntime mpi;
   Communicator& world = mpi.world();
   // Every rank fails alike on a wrong configuration; one of them says so.
   on_failure([&](const std::string& message) {
-    fmt::print(stderr, "error: {}{}\n",
-               world.size() > 1 ? fmt::format("rank {} of {}: ", world.rank(), world.size()) : "", message);
-    std::fflush(stderr);
+    say("error: {}{}\n", world.size() > 1 ? fmt::format("rank {} of {}: ", world.rank(), world.size()) : "",
+        message);
   });
   ExitCode code = ExitCode::done;
   try {
@@ -108,5 +108,6 @@ ExitCode train(const CommandLine& line) {
 }  // namespace biqa
 
 int main(int argc, char** argv) {
+  biqa::listen_for_signals();
   return biqa::run_program(argc, argv, biqa::kInfo, biqa::train);
 }

@@ -75,7 +75,7 @@ std::vector<Picture> pictures_in(const fs::path& folder) {
 
 /// One error line on standard error; counted.
 void complain(const std::string& message, std::int64_t& failures) {
-  fmt::print(stderr, "error: {}\n", message);
+  say("error: {}\n", message);
   ++failures;
 }
 
@@ -275,7 +275,7 @@ ExitCode score_pictures(const CommandLine& line) {
     }
   }
   if (failures == 0) return ExitCode::done;
-  fmt::print(stderr, "{} of {} pictures could not be rated\n", failures, wanted);
+  say("{} of {} pictures could not be rated\n", failures, wanted);
   return ExitCode::partial;
 }
 

@@ -112,12 +112,11 @@ std::vector<Group> EvaluationPass::collect(std::size_t images, int tag) const {
 
 void print_evaluation(std::span<const EvalMetrics> figures) {
   for (const EvalMetrics& m : figures) {
-    fmt::print(stderr,
-               "step {:>4}  {:<10} {:<7} {:<7}  PLCC {:6.3f}  SRCC {:6.3f}  RMSE {:5.3f}{}  {} of {} "
-               "without rating\n",
-               m.step, m.set, m.condition, m.decoding, m.plcc, m.srcc, m.rmse,
-               std::isnan(m.rouge1_r) ? std::string() : fmt::format("  ROUGE-1 recall {:.3f}", m.rouge1_r),
-               m.parse_failures, m.n);
+    say("step {:>4}  {:<10} {:<7} {:<7}  PLCC {:6.3f}  SRCC {:6.3f}  RMSE {:5.3f}{}  {} of {} "
+        "without rating\n",
+        m.step, m.set, m.condition, m.decoding, m.plcc, m.srcc, m.rmse,
+        std::isnan(m.rouge1_r) ? std::string() : fmt::format("  ROUGE-1 recall {:.3f}", m.rouge1_r),
+        m.parse_failures, m.n);
   }
 }
 

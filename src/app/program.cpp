@@ -99,9 +99,9 @@ void report_usage(const ProgramInfo& info, const std::string& message) {
   if (place.rank > 0) {
     std::this_thread::sleep_for(std::chrono::seconds(2));
   } else if (place.ranks > 1) {
-    fmt::print(stderr, "error: rank 0 of {}: {}\n", place.ranks, message);
+    say("error: rank 0 of {}: {}\n", place.ranks, message);
   } else {
-    fmt::print(stderr, "error: {}\n", message);
+    say("error: {}\n", message);
   }
 }
 
@@ -221,7 +221,7 @@ void report_failure(const std::string& message) {
   if (failure_handler()) {
     failure_handler()(one_line(message));
   } else {
-    fmt::print(stderr, "error: {}\n", one_line(message));
+    say("error: {}\n", one_line(message));
   }
   std::fflush(stderr);
 }

@@ -2,6 +2,7 @@
 #include "app/run_folder.h"
 
 #include <fcntl.h>
+#include <glog/logging.h>
 #include <sys/file.h>
 #include <unistd.h>
 
@@ -153,7 +154,13 @@ double seconds_since_1970() {
 }
 
 void make_folder(const fs::path& folder) {
-  std::error_code problem;
+  std::error_code problem, ignored;
+  if (fs::is_symlink(folder, ignored) && !fs::exists(folder, ignored)) {
+    fail(
+        "cannot write into run folder {}: it is a link to {}, which is not there; make that folder or remove "
+        "the link",
+        folder.string(), fs::read_symlink(folder, ignored).string());
+  }
   fs::create_directories(folder, problem);
   if (problem) {
     fail("cannot create run folder {}: {}; set train.out to a folder that can be written", folder.string(),
@@ -257,7 +264,11 @@ class FolderLock {
       fail("cannot write into run folder {}: {}; set train.out to a folder that can be written",
            root.string(), std::generic_category().message(errno));
     }
-    if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0) return;
+    if (errno != EWOULDBLOCK) {
+      LOG(WARNING) << "cannot lock " << file.string() << ": " << std::generic_category().message(errno)
+                   << "; see to it that no other job trains in this folder";
+    } else {
       ::close(descriptor_);
       fail(
           "cannot start a run in {}: another process is running there; wait for it, or set train.out to "

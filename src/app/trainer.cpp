@@ -38,6 +38,7 @@
 #include "io/hdf5.h"
 #include "learner/checkpoint_store.h"
 #include "learner/learner.h"
+#include "model/checkpoint.h"
 #include "model/peft.h"
 #include "reward/rewards.h"
 
@@ -157,13 +158,14 @@ class Trainer {
     share_boundary(start);
     if (start.last_step < 0) {
       if (leader_)
-        fmt::print(stderr,
-                   "{} is finished: {} steps; another train.out starts another run, more train.steps go on\n",
-                   config_.train.out.string(), step_);
+        say("{} is finished: {} steps; another train.out starts another run, more train.steps go on\n",
+            config_.train.out.string(), step_);
       return ExitCode::done;
     }
-    log_.emplace(config_.train.out / "logs" / fmt::format("rank-{:05}.log", world_.rank()),
-                 fmt::format("rank {} {}", world_.rank(), roles_.role_name(world_.rank())));
+    run_alike(world_, [&] {
+      log_.emplace(config_.train.out / "logs" / fmt::format("rank-{:05}.log", world_.rank()),
+                   fmt::format("rank {} {}", world_.rank(), roles_.role_name(world_.rank())));
+    });
     sent_ = sent_so_far();  // loading is no part of a step, the first adapter is
     adopt(start);
     const std::int64_t first = step_;
@@ -182,10 +184,9 @@ class Trainer {
     stopped = stopped || step_ < data_.steps || (start.evaluate != kEvaluated && !evaluate(data_.steps));
     if (stopped) {
       if (leader_) {
-        fmt::print(stderr, "stopped after step {} of {}: {}; the same command goes on from there\n", step_,
-                   data_.steps,
-                   step_ == 0 ? "nothing to save yet"
-                              : fmt::format("checkpoint saved in {}", folder_->checkpoints().string()));
+        say("stopped after step {} of {}: {}; the same command goes on from there\n", step_, data_.steps,
+            step_ == 0 ? "nothing to save yet"
+                       : fmt::format("checkpoint saved in {}", folder_->checkpoints().string()));
       }
       return ExitCode::stopped;
     }
@@ -225,7 +226,7 @@ class Trainer {
     try {
       record_step();
     } catch (const std::exception& error) {
-      fmt::print(stderr, "no checkpoint of step {}: {}\n", learned_step_, error.what());
+      say("no checkpoint of step {}: {}\n", learned_step_, error.what());
       return;
     }
     writer.begin(*trainer_, info(learned_step_));
@@ -233,11 +234,9 @@ class Trainer {
     if (!ended) writer.give_up("a learner is lost");
     if (!leader_) return;
     if (writer.state() == CheckpointWriter::State::done)
-      fmt::print(stderr, "checkpoint of step {} saved in {}\n", learned_step_,
-                 (config_.train.out / "checkpoints").string());
+      say("checkpoint of step {} saved in {}\n", learned_step_, (config_.train.out / "checkpoints").string());
     else
-      fmt::print(stderr, "no checkpoint of step {}: {}\n", learned_step_,
-                 ended ? writer.failure() : "a learner is lost");
+      say("no checkpoint of step {}: {}\n", learned_step_, ended ? writer.failure() : "a learner is lost");
   }
 
   /// Actors that also learn have nothing to run ahead of.
@@ -272,6 +271,12 @@ class Trainer {
                             threads_per_rank(config_.model.threads, world_.size()), learner_,
                             config_.model.min_pixels, config_.model.max_pixels},
                            world_);
+    run_alike(world_, [&] {
+      if (!leader_) return;
+      base_weights_ =
+          Checkpoint::open(config_.model.path, ModelConfig::load(config_.model.path)).fingerprint();
+      training_data_ = data_.fingerprint();
+    });
   }
 
   void start_engine() {
@@ -352,6 +357,24 @@ class Trainer {
     }
   }
 
+  /// What the configuration names may hold something else by now.
+  void check_inputs(const LoadedCheckpoint& found) const {
+    if (!leader_) return;
+    const auto differs = [](const std::string& then, const std::string& now) {
+      return !then.empty() && then != now;
+    };
+    if (differs(found.info.base_weights, base_weights_)) {
+      fail(
+          "cannot resume from {}: its adapter was trained on other weights than {} holds now; name that "
+          "model in "
+          "model.path, or start a run with another train.out",
+          found.path.string(), config_.model.path.string());
+    }
+    if (differs(found.info.training_data, training_data_))
+      LOG(WARNING) << "going on with other training data than before: " << config_.data.train.string()
+                   << " has changed";
+  }
+
   /// Where checkpoint.resume says to go on from; empty: nowhere. The first learner's.
   std::string choose_checkpoint(const ModelConfig& model) const {
     const std::filesystem::path own = config_.train.out / "checkpoints";
@@ -402,7 +425,11 @@ class Trainer {
     if (bytes.empty()) return;
     chosen.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
     run_alike(world_, [&] { go_on_from(CheckpointStore::load(chosen, model)); });
-    if (leader_) LOG(INFO) << "resuming from " << chosen << " after step " << step_;
+    if (!leader_) return;
+    LOG(INFO) << "resuming from " << chosen << " after step " << step_;
+    if (lag_ > 0)
+      LOG(INFO) << "rollout.max_policy_lag " << lag_
+                << ": the first steps are sampled by this adapter, without the lag they would have had";
   }
 
   void go_on_from(LoadedCheckpoint&& found) {
@@ -412,6 +439,7 @@ class Trainer {
           "ask for the same (config.yaml beside it), or set train.out to another folder",
           found.path.string());
     }
+    check_inputs(found);
     warn_of_changes(found.info.config);
     data_.go_on_after(found.info.step, found.info.data_cursor);
     step_ = found.info.step;
@@ -444,6 +472,9 @@ class Trainer {
   void open_folder(Boundary& start) {
     const std::filesystem::path metrics = config_.train.out / "metrics.jsonl";
     std::map<std::int64_t, std::vector<EvalMetrics>> evaluations;
+    if (const auto samples = config_.train.out / "samples.jsonl";
+        step_ > 0 && !std::filesystem::exists(samples))
+      LOG(WARNING) << samples.string() << " is missing: the trajectories up to step " << step_ << " are lost";
     if (step_ > 0 && std::filesystem::exists(metrics)) {
       const MetricsFile before = read_metrics(metrics);
       for (const EvalMetrics& figure : before.evaluations) evaluations[figure.step].push_back(figure);
@@ -995,7 +1026,9 @@ class Trainer {
             to_yaml(config_),
             version_text(),
             config_.model.path.string(),
-            checkpoints_->figure_of(step)};
+            checkpoints_->figure_of(step),
+            base_weights_,
+            training_data_};
   }
 
   /// Mean of a step, over all ranks.
@@ -1008,7 +1041,7 @@ class Trainer {
         parts.push_back(fmt::format("{} {:.1f} KiB", name_of(static_cast<Operation>(kind)),
                                     static_cast<double>(bytes) / 1024));
     }
-    fmt::print(stderr, "traffic of a step, {} ranks together: {}\n", world_.size(), fmt::join(parts, ", "));
+    say("traffic of a step, {} ranks together: {}\n", world_.size(), fmt::join(parts, ", "));
   }
 
   void finish() {
@@ -1039,6 +1072,7 @@ class Trainer {
   std::map<std::int64_t, std::uint64_t> digests_;            ///< by version, those that actors may still use
   bool save_due_ = false, insured_ = false, in_update_ = false;
   std::array<std::uint64_t, kOperations> sent_{}, traffic_{};
+  std::string base_weights_, training_data_;  ///< the first learner's: fingerprints
   Policy policy_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<Rollout> rollout_;

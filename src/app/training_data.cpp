@@ -5,10 +5,12 @@
 #include <glog/logging.h>
 
 #include <cmath>
+#include <span>
 
 #include "app/plan.h"
 #include "app/run_checks.h"
 #include "core/random.h"
+#include "io/files.h"
 
 namespace biqa {
 namespace {
@@ -28,6 +30,15 @@ void keep_annotations(const Config& config, std::vector<Sample>& samples) {
     Sample& sample = samples[annotated[order[i]]];
     sample.description = sample.good = sample.bad = "";
   }
+}
+
+/// All of a row but its picture's place.
+std::string text_of(const Sample& sample) {
+  std::string text = fmt::format("{}", sample.score);
+  for (const std::string* part :
+       {&sample.id, &sample.set, &sample.description, &sample.good, &sample.bad, &sample.completion})
+    text += '\0' + *part;
+  return text + '\n';
 }
 
 }  // namespace
@@ -74,15 +85,19 @@ std::string TrainingData::text() const {
   std::string text;
   const auto add = [&](const std::vector<Sample>& samples) {
     for (const Sample& s : samples) {
-      text += fmt::format("{} {}", s.score, s.image.string());
-      for (const std::string* part : {&s.id, &s.set, &s.description, &s.good, &s.bad, &s.completion})
-        text += '\0' + *part;
+      text += s.image.string() + '\0' + text_of(s);
     }
     text += '\n';
   };
   add(train);
   for (const std::vector<Sample>& set : eval) add(set);
   return text;
+}
+
+std::string TrainingData::fingerprint() const {
+  std::string text;
+  for (const Sample& s : train) text += text_of(s);
+  return fmt::format("{:016x}", digest_of_bytes(std::as_bytes(std::span(text))));
 }
 
 TrainingData read_training_data(const Config& config, bool tell) {

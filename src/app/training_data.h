@@ -34,6 +34,8 @@ struct TrainingData {
   void go_on_after(std::int64_t step, std::int64_t cursor);
   /// Everything that is read from the manifests, to compare.
   std::string text() const;
+  /// Tells `train` from another, 16 hex digits: scores, names and texts in their order, not where the pictures lie.
+  std::string fingerprint() const;
 
  private:
   std::int64_t steps_of_whole_epoch() const {

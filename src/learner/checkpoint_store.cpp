@@ -146,6 +146,8 @@ std::string compose_manifest(const CheckpointManifest& contents) {
                           {"config", info.config},
                           {"build", info.build},
                           {"base_model", info.base_model},
+                          {"base_weights", info.base_weights},
+                          {"training_data", info.training_data},
                           {kManifestDigest, std::string(kDigestDigits, '0')},
                           {"files", files}};
   manifest["best_value"] =
@@ -281,8 +283,14 @@ void set_aside(const fs::path& folder) {
 /// A relative link appears with its new target at once.
 void replace_link(const fs::path& link, const fs::path& target) {
   const fs::path temporary = temporary_beside(link);
-  fs::create_symlink(target, temporary);
-  fs::rename(temporary, link);
+  std::error_code error, ignored;
+  fs::create_symlink(target, temporary, error);
+  if (!error) fs::rename(temporary, link, error);
+  if (!error) return;
+  fs::remove(temporary, ignored);
+  // Some file systems have no links. Nothing of ours needs them.
+  LOG(WARNING) << "cannot link " << link.string() << " to " << target.string() << ": " << error.message()
+               << "; the checkpoint is whole without it";
 }
 
 }  // namespace
@@ -339,7 +347,9 @@ CheckpointManifest read_checkpoint_manifest(const fs::path& folder) {
                    fields.text("config").value_or(""),
                    fields.text("build").value_or(""),
                    fields.text("base_model").value_or(""),
-                   fields.number("best_value").value_or(std::nan(""))};
+                   fields.number("best_value").value_or(std::nan("")),
+                   fields.text("base_weights").value_or(""),
+                   fields.text("training_data").value_or("")};
   const nlohmann::json* files = fields.find("files");
   if (files == nullptr) fields.missing("files");
   if (!files->is_array()) fields.refuse("files", "a list");

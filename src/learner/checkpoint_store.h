@@ -25,6 +25,8 @@ struct CheckpointInfo {
   std::string build;             ///< version text
   std::string base_model;        ///< path of the checkpoint folder trained on
   double best_value = 0;         ///< of the figure that chooses the best; NaN: not evaluated
+  std::string base_weights;      ///< Checkpoint::fingerprint() of the model trained on; empty: unknown
+  std::string training_data;     ///< TrainingData::fingerprint(); empty: unknown
 };
 
 /// A checkpoint read back: flat vectors of the layout's size.

@@ -136,6 +136,12 @@ Verdict verdict_of_adapter(const AdapterPlace& place) {
   return verdict;
 }
 
+void refuse_existing(const fs::path& target) {
+  std::error_code ignored;
+  if (is_there(target) && !(is_folder(target) && fs::is_empty(target, ignored)))
+    fail("cannot write {}: it is there already; choose another name or remove it", target.string());
+}
+
 }  // namespace
 
 const char* name_of(AdapterKind kind) {
@@ -155,6 +161,9 @@ AdapterPlace find_adapter(const fs::path& path) {
     fail("cannot read {}: no such file or folder; name a checkpoint or a run", path.string());
   if (!is_folder(path)) {
     if (path.extension() == ".safetensors") return {AdapterKind::peft, path.parent_path()};
+    if (path.filename().string().starts_with("optimizer-"))
+      fail("cannot read {}: it is an optimizer's shard and holds no adapter; name its checkpoint, {}",
+           path.string(), path.has_parent_path() ? path.parent_path().string() : ".");
     return {AdapterKind::file, path};
   }
   if (is_checkpoint(path)) return {AdapterKind::checkpoint, behind_link(path)};
@@ -368,6 +377,7 @@ std::vector<Verdict> verify_path(const fs::path& path) {
 }
 
 void export_peft(const AdapterPlace& place, const std::optional<fs::path>& model, const fs::path& peft) {
+  refuse_existing(peft);
   Lora lora = read_placed_adapter(place, model);
   std::string base_model;
   if (model) {
@@ -391,6 +401,7 @@ void import_peft(const fs::path& peft, const std::optional<fs::path>& model, con
   const AdapterPlace place = find_adapter(peft);
   if (place.kind != AdapterKind::peft)
     fail("cannot import {}: it is no PEFT folder; name one with an adapter_config.json", peft.string());
+  refuse_existing(target);
   LoadedCheckpoint state;
   state.adapter = read_placed_adapter(place, model);
   state.info.base_model = model ? model->string() : read_peft_base_model(place.path);

@@ -246,6 +246,17 @@ std::vector<fs::path> Checkpoint::files() const {
   return paths;
 }
 
+std::string Checkpoint::fingerprint() const {
+  constexpr std::size_t kSample = 4096;
+  std::string text;
+  for (const auto& [name, tensor] : tensors_) {
+    const auto sample = tensor.bytes.first(std::min(tensor.bytes.size(), kSample));
+    text += fmt::format("{} {} {} {:016x}\n", name, name_of(tensor.type), fmt::join(tensor.shape, "x"),
+                        digest_of_bytes(sample));
+  }
+  return fmt::format("{:016x}", digest_of_bytes(std::as_bytes(std::span(text))));
+}
+
 std::size_t Checkpoint::bytes() const {
   std::size_t total = 0;
   for (const auto& [name, tensor] : tensors_) total += tensor.bytes.size();

@@ -43,6 +43,9 @@ class Checkpoint {
   std::vector<std::string> names() const;
   /// The safetensors files, in the order of their names.
   std::vector<std::filesystem::path> files() const;
+  /// Tells these weights from others, 16 hex digits: name, type, shape and first 4 KiB of every tensor. Not the whole
+  /// content, which would have to be read.
+  std::string fingerprint() const;
   /// Bytes of all tensors.
   std::size_t bytes() const;
 

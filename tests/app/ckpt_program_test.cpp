@@ -39,7 +39,15 @@ class CkptProgram : public ::testing::Test {
     fill(state_.m, 1e-3, 1U << 24);
     fill(state_.v, 1e-6, 1U << 25);
     state_.updates = 9;
-    state_.info = {3, 4, 72, "train: {seed: 3}\nlora: {rank: 4}\n", "a build", "some/model", 0.25};
+    state_.info = {3,
+                   4,
+                   72,
+                   "train: {seed: 3}\nlora: {rank: 4}\n",
+                   "a build",
+                   "some/model",
+                   0.25,
+                   "0123456789abcdef",
+                   "fedcba9876543210"};
   }
   void SetUp() override {
     if (!fs::exists(program()))
@@ -163,6 +171,8 @@ TEST_F(CkptProgram, Verify) {
   EXPECT_THAT(older.out, HasSubstr("step         2"));
   EXPECT_THAT(older.err, HasSubstr("step-000003"));
   expect_error({"inspect", damaged}, 1, "optimizer-00000-of-00001.h5");
+  expect_error({"inspect", run_folder + "/checkpoints/step-000002/optimizer-00000-of-00001.h5"}, 1,
+               "holds no adapter");
   fs::remove_all(damaged);
   expect_error({"verify", run_folder}, 1, "latest");
   fs::remove(at("run/checkpoints/latest"));
@@ -256,7 +266,12 @@ TEST_F(CkptProgram, ExportAndImportGiveTheSameAdapter) {
   EXPECT_EQ(loaded.info.base_model, "some/model");
   EXPECT_TRUE(std::all_of(loaded.m.begin(), loaded.m.end(), [](float value) { return value == 0; }));
   EXPECT_EQ(output_json({"diff", run_folder + "/checkpoints/latest", at("peft")})["equal"], true);
+  // Nothing that is there is replaced.
+  const std::string written = file_content(at("imported.h5"));
   expect_error({"import", "--peft", at("peft"), "--out", at("imported")}, 1, "imported");
+  expect_error({"import", "--peft", at("peft"), "--out", at("imported.h5")}, 1, "it is there already");
+  EXPECT_EQ(file_content(at("imported.h5")), written);
+  expect_error({"export", run_folder, "--peft", at("peft")}, 1, "it is there already");
 }
 
 TEST_F(CkptProgram, AdaptersWithRanksOfTheirOwnAndFewerLayers) {

@@ -624,23 +624,30 @@ TEST_F(Programs, SeveralRanksStopThroughTheLauncher) {
   }
 }
 
-// A program that does not listen yet is ended by SIGUSR2.
-TEST_F(Programs, LocalScriptIsStoppedBeforeTheProgramListens) {
+// Who asks a job that only just starts must not kill it.
+TEST_F(Programs, LocalScriptSavesAndStopsWhileTheProgramStarts) {
   if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
-  const fs::path started = folder_.path() / "started";
-  const fs::path fake =
-      folder_.write("fake", fmt::format("#!/bin/sh\ntouch {}\nexec sleep 60\n", started.string()));
-  fs::permissions(fake, fs::perms::owner_all);
-  bool asked = false;
-  Surroundings impatient;
-  impatient.meanwhile = [&](pid_t child) {
-    if (!asked && fs::exists(started)) asked = ::kill(child, SIGTERM) == 0;
-  };
-  const Outcome stopped = run({"env", "BIQA_LEARNER=" + fake.string(), "bash",
-                               BIQA_SOURCE_DIR "/launch/local.sh", "--restarts", "3", "some.yaml"},
-                              impatient);
-  EXPECT_EQ(stopped.code, 75) << stopped.err;
-  EXPECT_THAT(stopped.err, HasSubstr("stopped before it began"));
+  for (const int milliseconds : {60, 120, 200, 350}) {
+    for (const int signal : {SIGUSR1, SIGTERM}) {
+      SCOPED_TRACE(fmt::format("signal {} after {} ms", signal, milliseconds));
+      fs::remove_all(folder_.path() / "run");
+      const Arguments program_words = learner({signal == SIGUSR1 ? "train.steps=2" : "train.steps=400"});
+      Arguments words{"env",  "BIQA_LEARNER=" + program("biqa_learner"),
+                      "bash", BIQA_SOURCE_DIR "/launch/local.sh",
+                      "-n",   "2"};
+      words.insert(words.end(), program_words.begin() + 2, program_words.end());
+      const auto start = std::chrono::steady_clock::now();
+      bool asked = false;
+      Surroundings impatient;
+      impatient.meanwhile = [&](pid_t child) {
+        if (!asked && std::chrono::steady_clock::now() - start > std::chrono::milliseconds(milliseconds))
+          asked = ::kill(child, signal) == 0;
+      };
+      const Outcome outcome = run(words, impatient);
+      EXPECT_EQ(outcome.code, signal == SIGUSR1 ? 0 : 75) << outcome.err;
+      EXPECT_EQ(outcome.err.find("exited on signal"), std::string::npos) << outcome.err;
+    }
+  }
 }
 
 TEST_F(Programs, LocalScriptStartsAgainAsOftenAsAllowed) {

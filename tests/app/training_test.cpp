@@ -2,6 +2,7 @@
 // Whole runs on the embedded model, a few small steps each: layouts, stopping and going on, objectives.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -335,6 +336,55 @@ TEST_F(Training, WhatAnEndedRunLacksIsMadeUpFor) {
   }
   EXPECT_EQ(adapter("run"), values);
   EXPECT_EQ(read_metrics(out / "metrics.jsonl").evaluations.size(), evaluations);
+}
+
+TEST_F(Training, OtherWeightsUnderTheSamePathAreRefusedAndOtherDataIsSaid) {
+  const fs::path model = folder_.path() / "model", manifest = folder_.path() / "train.jsonl";
+  fs::copy(BIQA_SOURCE_DIR "/assets/tiny/model", model);
+  std::ifstream source(BIQA_SOURCE_DIR "/assets/tiny/train.jsonl");
+  std::vector<std::string> rows;
+  for (std::string line; rows.size() < 12 && std::getline(source, line);) {
+    auto row = nlohmann::json::parse(line);
+    row["image"] = std::string(BIQA_SOURCE_DIR "/assets/tiny/") + row["image"].get<std::string>();
+    rows.push_back(row.dump());
+  }
+  const auto write_rows = [&] {
+    std::ofstream file(manifest);
+    for (const std::string& row : rows) file << row << "\n";
+  };
+  write_rows();
+  const auto settings = [&](int steps) {
+    return config("run", {"model.path=" + model.string(), "data.train=" + manifest.string(), "data.eval=[]",
+                          "train.steps=" + std::to_string(steps)});
+  };
+  const auto run_and_listen = [&](int steps) {
+    ::testing::internal::CaptureStderr();
+    EXPECT_EQ(run(settings(steps)), ExitCode::done);
+    return ::testing::internal::GetCapturedStderr();
+  };
+  ASSERT_EQ(run(settings(1)), ExitCode::done);
+  EXPECT_EQ(run_and_listen(2).find("other training data"), std::string::npos);
+  std::reverse(rows.begin(), rows.end());
+  write_rows();
+  EXPECT_NE(run_and_listen(3).find("going on with other training data than before"), std::string::npos);
+
+  // The same shapes, other numbers.
+  {
+    std::fstream file(model / "model.safetensors", std::ios::in | std::ios::out | std::ios::binary);
+    std::uint64_t header = 0;
+    file.read(reinterpret_cast<char*>(&header), sizeof header);
+    file.seekp(static_cast<std::streamoff>(sizeof header + header));
+    file.put(1);
+  }
+  const auto world = make_local();
+  try {
+    run_training(settings(4), *world, signals_);
+    ADD_FAILURE() << "other weights are taken";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("was trained on other weights"), std::string::npos)
+        << error.what();
+  }
+  EXPECT_EQ(read_metrics(folder_.path() / "run" / "metrics.jsonl").steps.size(), 3U);
 }
 
 TEST_F(Training, AnyNumberOfRanksAndMoreLearnersThanTrajectories) {

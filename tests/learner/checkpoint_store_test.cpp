@@ -58,8 +58,15 @@ class CheckpointStoreTest : public ::testing::Test {
   }
 
   static CheckpointInfo info_of(std::int64_t step, double best = std::nan("")) {
-    return {step,      step + 1,      24 * step, "train: {seed: 3}\n# \"manifest_digest\": \"0\"\n",
-            "a build", "models/tiny", best};
+    return {step,
+            step + 1,
+            24 * step,
+            "train: {seed: 3}\n# \"manifest_digest\": \"0\"\n",
+            "a build",
+            "models/tiny",
+            best,
+            "0123456789abcdef",
+            "fedcba9876543210"};
   }
   fs::path root() const { return folder_.path() / "checkpoints"; }
   /// Saves `state_` from so many learners and gives the folder.
@@ -127,6 +134,8 @@ TEST_F(CheckpointStoreTest, BringsBackWhatWasSaved) {
   EXPECT_EQ(found.info.step, 120);
   EXPECT_EQ(found.info.version, 121);
   EXPECT_EQ(found.info.data_cursor, 2880);
+  EXPECT_EQ(found.info.base_weights, "0123456789abcdef");
+  EXPECT_EQ(found.info.training_data, "fedcba9876543210");
   EXPECT_EQ(found.info.config, info_of(0).config);
   EXPECT_EQ(found.info.build, "a build");
   EXPECT_EQ(found.info.base_model, "models/tiny");

@@ -94,8 +94,7 @@ class Patience {
   }
 
   [[noreturn]] static void give_up(const std::string& message) {
-    fmt::print(stderr, "error: {}\n", message);
-    std::fflush(stderr);
+    say("error: {}\n", message);
     std::_Exit(static_cast<int>(ExitCode::world));
   }
 

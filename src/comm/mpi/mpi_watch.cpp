@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "comm/mpi/mpi_transport.h"
+#include "core/error.h"
 
 namespace biqa {
 namespace {
@@ -166,7 +167,7 @@ class MpiWatch final : public Watch {
     if (loss_) return;
     note({peer, false, 1, Seconds{0}});
     missed_centre_ = peer == 0;
-    say(fmt::format(
+    report(fmt::format(
         "no sign of life from rank {} for {:.0f} s: it has died, was stopped or is cut off; the learners "
         "save what they can and the job ends, start it again to go on",
         peer, times_.silence.count()));
@@ -176,7 +177,8 @@ class MpiWatch final : public Watch {
     const std::lock_guard lock(mutex_);
     if (loss_) return;
     note({rank_, true, 1, Seconds{0}});
-    say("the launcher (mpirun, srun) has ended; the job ends, start it again to go on");
+    // Nobody reads standard error any more; the rank's log has it.
+    LOG(ERROR) << "the launcher (mpirun, srun) has ended; the job ends, start it again to go on";
   }
 
   void end_by_force() {
@@ -197,10 +199,7 @@ class MpiWatch final : public Watch {
     loss_ = loss;
     noticed_ = Clock::now();
   }
-  void say(const std::string& text) const {
-    fmt::print(stderr, "error: rank {} of {}: {}\n", rank_, size_, text);
-    std::fflush(stderr);
-  }
+  void report(const std::string& text) const { say("error: rank {} of {}: {}\n", rank_, size_, text); }
 
   const WatchTimes times_;
   const pid_t parent_;
