@@ -64,7 +64,7 @@ stop() {
   fi
   echo "local.sh: stopping: the learner finishes its step and saves (ask again to kill it)" >&2
   # Its sleep may outlive this script: without our output, which somebody may read to its end.
-  while kill -USR2 "$running"; do sleep 5; done >/dev/null 2>&1 &
+  while kill -USR2 "$running"; do sleep 1; done >/dev/null 2>&1 &
   stopper=$!
 }
 save() {

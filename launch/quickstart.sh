@@ -12,6 +12,14 @@ if [[ ${1:-} == -h || ${1:-} == --help ]]; then
   exit 0
 fi
 
+for ((i = 1; i <= $#; ++i)); do
+  case ${!i} in
+    --set) ((++i <= $#)) || { echo "error: launch/quickstart.sh: --set needs KEY=VALUE; see launch/quickstart.sh --help" >&2; exit 2; } ;;
+    --set=*) ;;
+    *) echo "error: launch/quickstart.sh: unknown argument ${!i}; see launch/quickstart.sh --help" >&2; exit 2 ;;
+  esac
+done
+
 echo "== 1 of 4: packages (launch/setup.sh)"
 bash launch/setup.sh
 echo "== 2 of 4: build (launch/build.sh cpu)"

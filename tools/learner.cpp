@@ -42,11 +42,12 @@ void listen(int signal, void (*handler)(int)) {
 
 /// Before anything else: who asks a job that only just starts must not kill it.
 /// SIGUSR2 stops too: mpirun and srun pass it on to every rank, whereas SIGTERM makes mpirun kill them.
-/// SIGPIPE: a launcher that has died no longer reads what we say; the watch notices, and the learners save.
+/// SIGPIPE: a launcher that has died no longer reads what we say; the watch notices, and the learners save. SIGXFSZ: a file
+/// larger than the limit is an error like a full disk.
 void listen_for_signals() {
   for (const int signal : {SIGINT, SIGTERM, SIGUSR2}) listen(signal, on_stop);
   listen(SIGUSR1, on_save);
-  listen(SIGPIPE, SIG_IGN);
+  for (const int signal : {SIGPIPE, SIGXFSZ}) listen(signal, SIG_IGN);
 }
 
 /// The configuration may name another signal than SIGUSR1 for saving, SIGUSR2 too.

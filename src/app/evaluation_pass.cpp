@@ -110,6 +110,11 @@ std::vector<Group> EvaluationPass::collect(std::size_t images, int tag) const {
   return groups;
 }
 
+std::size_t figures_of_evaluation(const Config& config, std::size_t sets) {
+  constexpr std::size_t kConditions = 2;  // from the picture, from the caption
+  return sets * config.train.eval_decodings.size() * kConditions;
+}
+
 void print_evaluation(std::span<const EvalMetrics> figures) {
   for (const EvalMetrics& m : figures) {
     say("step {:>4}  {:<10} {:<7} {:<7}  PLCC {:6.3f}  SRCC {:6.3f}  RMSE {:5.3f}{}  {} of {} "

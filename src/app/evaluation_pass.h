@@ -37,6 +37,9 @@ struct EvaluationPass {
   std::vector<Group> collect(std::size_t images, int tag) const;
 };
 
+/// How many figures a whole evaluation of so many sets has: of each set, decoding and condition.
+std::size_t figures_of_evaluation(const Config& config, std::size_t sets);
+
 /// A line for each set, condition and decoding on stderr.
 void print_evaluation(std::span<const EvalMetrics> figures);
 

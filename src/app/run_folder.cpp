@@ -173,10 +173,12 @@ void make_folder(const fs::path& folder) {
 }
 
 // Cuts a file of JSON lines behind its last whole line of a step up to `last_step`. Lines stand in the order
-// of their steps, so everything from the first later one on goes.
-void keep_until(const fs::path& file, std::int64_t last_step) {
+// of their steps, so everything from the first later one on goes; without `evaluated` from the first figure of an
+// evaluation of that step on. Gives the last step that is left, 0 for none.
+std::int64_t keep_until(const fs::path& file, std::int64_t last_step, bool evaluated) {
   std::error_code problem;
-  if (!fs::exists(file, problem)) return;
+  std::int64_t kept = 0;
+  if (!fs::exists(file, problem)) return kept;
   std::ifstream stream(file, std::ios::binary);
   if (!stream) fail("cannot read {}: it cannot be opened; check its permissions", file.string());
   std::uintmax_t keep = 0;
@@ -189,7 +191,8 @@ void keep_until(const fs::path& file, std::int64_t last_step) {
     const JsonFields fields(object, where);
     const std::optional<std::int64_t> step = fields.integer("step");
     if (!step) fields.missing("step");
-    if (*step > last_step) break;
+    if (*step > last_step || (*step == last_step && !evaluated && fields.has("eval"))) break;
+    kept = *step;
     keep += line.size() + 1;
   }
   stream.close();
@@ -197,6 +200,7 @@ void keep_until(const fs::path& file, std::int64_t last_step) {
   if (problem)
     fail("cannot shorten {} to its first {} bytes: {}; check its permissions", file.string(), keep,
          problem.message());
+  return kept;
 }
 
 }  // namespace
@@ -294,7 +298,8 @@ struct RunFolder::Files {
   TensorboardWriter tensorboard;
 };
 
-RunFolder::RunFolder(fs::path root, const std::string& config_yaml, std::optional<std::int64_t> resumed_step)
+RunFolder::RunFolder(fs::path root, const std::string& config_yaml, std::optional<std::int64_t> resumed_step,
+                     bool evaluated)
     : root_(std::move(root)) {
   make_folder(root_);
   FolderLock lock(root_);
@@ -307,7 +312,11 @@ RunFolder::RunFolder(fs::path root, const std::string& config_yaml, std::optiona
   for (const fs::path& folder : {checkpoints(), dumps(), logs()}) make_folder(folder);
   remove_leftovers(root_);
   if (resumed_step) {
-    for (const fs::path& file : {metrics_file(), samples_file()}) keep_until(file, *resumed_step);
+    keep_until(metrics_file(), *resumed_step, evaluated);
+    const std::int64_t last = keep_until(samples_file(), *resumed_step, true);
+    if (last > 0 && last < *resumed_step)
+      LOG(WARNING) << samples_file().string() << " ends with step " << last << ": trajectories up to step "
+                   << *resumed_step << ", which the checkpoint has behind it, are lost";
   }
   write_file_atomically(root_ / "config.yaml", config_yaml);
   files_ =

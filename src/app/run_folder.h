@@ -92,10 +92,10 @@ class RunFolder {
  public:
   /// Creates the folder, its subfolders and `config.yaml` (text as given) and opens the files for appending.
   /// `resumed_step`: nothing = a fresh run, refused where the folder already holds steps; S = go on after
-  /// step S: lines of later steps (they will be run again) and a torn last line are dropped. Throws Error
-  /// when the folder cannot be made, is not writable, holds another run or is in use by another process.
+  /// step S: lines of later steps (they will be run again) and a torn last line are dropped, and without `evaluated`
+  /// the figures of S, which are made again. Throws Error when the folder cannot be made, is not writable, holds another run or is in use by another process.
   RunFolder(std::filesystem::path root, const std::string& config_yaml,
-            std::optional<std::int64_t> resumed_step);
+            std::optional<std::int64_t> resumed_step, bool evaluated = true);
   ~RunFolder();
   RunFolder(RunFolder&&) noexcept;
   RunFolder& operator=(RunFolder&&) = delete;

@@ -166,6 +166,7 @@ class Trainer {
       log_.emplace(config_.train.out / "logs" / fmt::format("rank-{:05}.log", world_.rank()),
                    fmt::format("rank {} {}", world_.rank(), roles_.role_name(world_.rank())));
     });
+    if (leader_ && world_.size() > 1) LOG(INFO) << roles_.describe();
     sent_ = sent_so_far();  // loading is no part of a step, the first adapter is
     adopt(start);
     const std::int64_t first = step_;
@@ -258,7 +259,7 @@ class Trainer {
       if (!may_end)
         throw PeerLost(fmt::format("rank {} is lost", loss->rank), static_cast<ExitCode>(loss->exit_code));
     }
-    if (signals_.stop && !insured_ && is_between_steps() &&
+    if (signals_.stop && !insured_ && is_between_steps() && learned_step_ != resumed_step_ &&
         checkpoints_->writer().state() != CheckpointWriter::State::writing) {
       insured_ = true;
       record_step();
@@ -343,9 +344,12 @@ class Trainer {
       }
       return all;
     };
+    if (then.empty()) return;  // an imported adapter has none
     const std::vector<std::string> before = lines(then);
     for (const std::string& line : lines(to_yaml(config_))) {
       if (std::find(before.begin(), before.end(), line) != before.end()) continue;
+      if (line.starts_with("checkpoint.resume:") || line.starts_with("train.out:"))
+        continue;  // where, not what
       if (line.starts_with("train.seed:") && config_.checkpoint.resume == "auto") {
         fail_usage(
             "cannot go on with {}: it began with another train.seed, so this is another run; set train.out "
@@ -490,7 +494,8 @@ class Trainer {
           "them, or name another train.out",
           config_.train.out.string(), step_, data_.steps);
     }
-    const bool evaluated = evaluations.count(step_) != 0;
+    const std::size_t figures = evaluations.count(step_) != 0 ? evaluations[step_].size() : 0;
+    const bool evaluated = figures > 0 && figures >= figures_of_evaluation(config_, data_.eval.size());
     const bool ended = step_ == data_.steps && (evaluated || data_.eval.empty());
     if (ended && has_results()) {
       start.last_step = -1;
@@ -509,7 +514,8 @@ class Trainer {
       resumed = step_;
     else if (ended_before_a_checkpoint())
       resumed = kBeforeAll;
-    folder_.emplace(config_.train.out, to_yaml(config_), resumed);
+    folder_.emplace(config_.train.out, to_yaml(config_), resumed, evaluated);
+    if (!evaluated) evaluations.erase(step_);
     if (ended)
       start.evaluate = kEvaluated;
     else if (step_ == 0 || (step_ < data_.steps && evaluation_due(step_, data_.steps) && !evaluated))
@@ -572,7 +578,12 @@ class Trainer {
       // A slow disk delays the next checkpoint, not the training.
       if (step == last_step_ || (save_due_ && checkpoints_->may_begin(step))) {
         checkpoints_->begin(*trainer_, info(step));
-        save_due_ = false;
+        save_due_ = save_late_ = false;
+      } else if (save_due_ && !save_late_) {
+        save_late_ = true;
+        if (leader_)
+          LOG(WARNING) << "the checkpoint before is still being written when that of step " << step
+                       << " is due: it is saved as soon as the disk is ready";
       }
     }
   }
@@ -1070,7 +1081,7 @@ class Trainer {
   std::uint64_t digest_ = 0;
   std::map<int, std::multimap<std::int64_t, Group>> early_;  ///< by tag, then step
   std::map<std::int64_t, std::uint64_t> digests_;            ///< by version, those that actors may still use
-  bool save_due_ = false, insured_ = false, in_update_ = false;
+  bool save_due_ = false, save_late_ = false, insured_ = false, in_update_ = false;
   std::array<std::uint64_t, kOperations> sent_{}, traffic_{};
   std::string base_weights_, training_data_;  ///< the first learner's: fingerprints
   Policy policy_;

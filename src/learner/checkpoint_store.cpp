@@ -480,16 +480,22 @@ void take_over_checkpoints(const fs::path& root, std::int64_t step) {
   }
 }
 
+void remove_checkpoint(const fs::path& folder) {
+  // Out of sight first: whoever is killed meanwhile leaves no half of it.
+  fs::path removed = temporary_beside(folder);
+  std::error_code error;
+  fs::rename(folder, removed, error);
+  if (!error) fs::remove_all(removed, error);
+  if (error) LOG(WARNING) << "cannot remove old checkpoint " << folder.string() << ": " << error.message();
+}
+
 void remove_old_checkpoints(const fs::path& root, std::int64_t keep) {
   if (keep <= 0) return;
   const std::vector<fs::path> folders = CheckpointStore(root).newest_first();
   const auto best = best_checkpoint(root);
   for (std::size_t i = static_cast<std::size_t>(keep); i < folders.size(); ++i) {
     if (best && folders[i].filename() == checkpoint_name(*best)) continue;
-    std::error_code error;
-    fs::remove_all(folders[i], error);
-    if (error)
-      LOG(WARNING) << "cannot remove old checkpoint " << folders[i].string() << ": " << error.message();
+    remove_checkpoint(folders[i]);
   }
 }
 

@@ -90,6 +90,8 @@ void publish_checkpoint(const std::filesystem::path& root, const std::filesystem
 void point_best_checkpoint(const std::filesystem::path& root, std::int64_t step);
 /// The step that `best` points to.
 std::optional<std::int64_t> best_checkpoint(const std::filesystem::path& root);
+/// Warns where it cannot.
+void remove_checkpoint(const std::filesystem::path& folder);
 /// Keeps the newest `keep` (0: all) and the one that `best` points to.
 void remove_old_checkpoints(const std::filesystem::path& root, std::int64_t keep);
 /// A run goes on below `root` from this step: checkpoints of later ones, damaged or of a past that is run again, are

@@ -45,7 +45,8 @@ std::optional<fs::path> checkpoints_of(const fs::path& path) {
 bool is_checkpoint(const fs::path& folder) {
   // `latest/` ends in nothing; the link's target has the name.
   const fs::path clean = folder.has_filename() ? folder : folder.parent_path();
-  return is_there(folder / "manifest.json") || clean.filename().string().starts_with("step-");
+  return is_there(folder / "manifest.json") ||
+         (clean.filename().string().starts_with("step-") && !is_there(folder / "checkpoints"));
 }
 
 // `latest` moves on; what it leads to now does not.

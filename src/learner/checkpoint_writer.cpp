@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <random>
 #include <system_error>
+#include <utility>
 
 #include "core/error.h"
 #include "io/files.h"
@@ -44,6 +45,7 @@ struct CheckpointWriter::Part {
   std::size_t begin = 0, end = 0;
   std::vector<float> m, v;
   std::int64_t updates = 0;
+  std::int64_t replaces = -1;  // an insurance
 };
 
 CheckpointWriter::CheckpointWriter(fs::path root, std::int64_t keep, std::string token, int learner,
@@ -82,11 +84,15 @@ fs::path CheckpointWriter::temporary_folder(std::int64_t step) const {
 }
 
 void CheckpointWriter::begin(const Learner& learner, const CheckpointInfo& info, bool insurance) {
-  if (info.step == newest_step_ && state() != State::failed) return;
+  if (info.step == newest_step_ && state() != State::failed) {
+    if (!insurance) insured_step_ = -1;  // due anyway
+    return;
+  }
   if (insurance_) give_up("a newer one is due");
   if (thread_.joinable()) thread_.join();
   newest_step_ = info.step;
   insurance_ = insurance;
+  const std::int64_t replaces = std::exchange(insured_step_, insurance ? info.step : -1);
   const Learner::Shard shard = learner.shard();
   Part part{info,
             learner.adapter(),
@@ -94,7 +100,8 @@ void CheckpointWriter::begin(const Learner& learner, const CheckpointInfo& info,
             shard.end,
             {shard.m.begin(), shard.m.end()},
             {shard.v.begin(), shard.v.end()},
-            learner.updates()};
+            learner.updates(),
+            replaces};
   {
     const std::lock_guard lock(mutex_);
     state_ = State::writing;
@@ -174,6 +181,9 @@ void CheckpointWriter::publish_all(const Part& part, const fs::path& folder) {
     fs::remove(told);
   }
   publish_checkpoint(root_, folder, {part.info, files});
+  if (const fs::path insured = root_ / checkpoint_name(part.replaces);
+      part.replaces > 0 && best_checkpoint(root_) != part.replaces && fs::exists(insured))
+    remove_checkpoint(insured);
   remove_old_checkpoints(root_, keep_);
 }
 

@@ -30,7 +30,8 @@ class CheckpointWriter {
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
 
   /// Starts to save the state after step info.step. A save still under way is waited for, or dropped if it was an
-  /// `insurance`: one that other learners may not have begun. One of the same step is left at that unless it failed.
+  /// `insurance`: one that other learners may not have begun, and that the next one replaces. One of the same step is left at
+  /// that unless it failed.
   void begin(const Learner& learner, const CheckpointInfo& info, bool insurance = false);
 
   enum class State : std::uint8_t { idle, writing, done, failed };
@@ -62,6 +63,7 @@ class CheckpointWriter {
   std::string failure_, give_up_;
   std::int64_t newest_step_ = -1;
   bool insurance_ = false;
+  std::int64_t insured_step_ = -1;  ///< saved as insurance alone: the next checkpoint takes its place
 };
 
 /// Saves and waits until the checkpoint is published; collective over `learners`. Throws Error on every learner when

@@ -266,6 +266,11 @@ TEST_F(CkptProgram, ExportAndImportGiveTheSameAdapter) {
   EXPECT_EQ(loaded.info.base_model, "some/model");
   EXPECT_TRUE(std::all_of(loaded.m.begin(), loaded.m.end(), [](float value) { return value == 0; }));
   EXPECT_EQ(output_json({"diff", run_folder + "/checkpoints/latest", at("peft")})["equal"], true);
+  // A run may have any name.
+  fs::rename(run_folder, at("step-size"));
+  EXPECT_EQ(output_json({"verify", at("step-size")})[0]["whole"], true);
+  fs::rename(at("step-size"), run_folder);
+
   // Nothing that is there is replaced.
   const std::string written = file_content(at("imported.h5"));
   expect_error({"import", "--peft", at("peft"), "--out", at("imported")}, 1, "imported");

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // The built programs on what the world does wrong: one error line, the right exit code, no crash, no hang.
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <functional>
@@ -15,6 +19,7 @@
 #include <sstream>
 #include <vector>
 
+#include "app/run_folder.h"
 #include "learner/checkpoint_store.h"
 #include "model/peft.h"
 #include "support/run_program.h"
@@ -622,6 +627,36 @@ TEST_F(Programs, SeveralRanksStopThroughTheLauncher) {
     EXPECT_TRUE(fs::exists(folder_.path() / "run" / "checkpoints/latest/manifest.json"));
     before = file_content(folder_.path() / "run" / "metrics.jsonl").size();
   }
+}
+
+// Nobody reads what the ranks say any more, and nobody ends them.
+TEST_F(Programs, ADeadLauncherLeavesACheckpointOfTheLastStep) {
+  if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
+  const Arguments program_words = learner({"train.steps=4000", "checkpoint.every=0", "data.eval=[]"});
+  Arguments launcher{"mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2"};
+  launcher.insert(launcher.end(), program_words.begin(), program_words.end());
+  const fs::path folder = folder_.path() / "run";
+  bool asked = false;
+  Surroundings impatient;
+  impatient.meanwhile = [&](pid_t child) {
+    if (!asked && file_content(folder / "metrics.jsonl").find("{\"step\":3,") != std::string::npos)
+      asked = ::kill(child, SIGKILL) == 0;
+  };
+  EXPECT_NE(run(launcher, impatient).code, 0);
+  ASSERT_TRUE(asked);
+  // As long as a rank lives, the folder is locked.
+  const int lock = ::open((folder / ".lock").c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_GE(lock, 0);
+  const auto patience = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (::flock(lock, LOCK_EX | LOCK_NB) != 0 && std::chrono::steady_clock::now() < patience)
+    ::usleep(20'000);
+  EXPECT_EQ(::flock(lock, LOCK_EX | LOCK_NB), 0) << "a rank is left";
+  ::close(lock);
+  const std::vector<StepMetrics> steps = read_metrics(folder / "metrics.jsonl").steps;
+  EXPECT_EQ(fs::read_symlink(folder / "checkpoints/latest").string(),
+            fmt::format("step-{:06}", steps.back().step));
+  EXPECT_THAT(file_content(folder / "logs/rank-00001.log"),
+              HasSubstr("the launcher (mpirun, srun) has ended"));
 }
 
 // Who asks a job that only just starts must not kill it.

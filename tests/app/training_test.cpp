@@ -301,6 +301,42 @@ TEST_F(Training, ResumingFromAFolderIsForOneRunOnly) {
   EXPECT_EQ(steps, (std::vector<std::int64_t>{1, 2, 3, 4}));
 }
 
+// After a power failure, say.
+TEST_F(Training, AnEvaluationOfWhichLinesAreLostIsMadeAgain) {
+  const fs::path out = folder_.path() / "run", metrics = out / "metrics.jsonl",
+                 samples = out / "samples.jsonl";
+  const auto content = [](const fs::path& file) {
+    std::ifstream stream(file);
+    return std::string(std::istreambuf_iterator<char>(stream), {});
+  };
+  ASSERT_EQ(run(config("run")), ExitCode::done);
+  const std::string whole = content(metrics);
+  for (const bool results : {true, false}) {
+    fs::resize_file(metrics, fs::file_size(metrics) - 10);
+    if (!results) fs::remove(out / "adapter.h5");
+    ASSERT_EQ(run(config("run")), ExitCode::done);
+    EXPECT_EQ(content(metrics), whole);
+  }
+  // Lines of trajectories can't be made again, but are not missed in silence.
+  fs::resize_file(samples, fs::file_size(samples) / 2);
+  ::testing::internal::CaptureStderr();
+  ASSERT_EQ(run(config("run", {"train.steps=4"})), ExitCode::done);
+  EXPECT_NE(::testing::internal::GetCapturedStderr().find("samples.jsonl ends with step"), std::string::npos);
+}
+
+TEST_F(Training, AnImportedCheckpointHasNoSettingsToDifferFrom) {
+  ASSERT_EQ(run(config("run", {"train.steps=1", "data.eval=[]"})), ExitCode::done);
+  const ModelConfig model = ModelConfig::load(BIQA_SOURCE_DIR "/assets/tiny/model");
+  LoadedCheckpoint state = *CheckpointStore(folder_.path() / "run" / "checkpoints").load_newest(model);
+  state.info = {};
+  write_checkpoint(folder_.path() / "imported", state);
+  ::testing::internal::CaptureStderr();
+  ASSERT_EQ(run(config("next", {"train.steps=1", "data.eval=[]",
+                                "checkpoint.resume=" + (folder_.path() / "imported").string()})),
+            ExitCode::done);
+  EXPECT_EQ(::testing::internal::GetCapturedStderr().find("another setting"), std::string::npos);
+}
+
 TEST_F(Training, OtherImagesPerStepGoOnWithTheNextImages) {
   const auto images = [&](const std::string& name, const std::set<int>& steps) {
     std::vector<std::string> ids;

@@ -70,6 +70,33 @@ TEST_F(Writer, ShardsOfAllLearnersBecomeOneCheckpoint) {
   }
 }
 
+// A stop saves the step before at once and its own step at its end: one checkpoint in the end.
+TEST_F(Writer, AnInsuranceMakesWayForTheNextCheckpoint) {
+  as_learners(1, [&](Learner& learner, Communicator&, const QwenVl& /*model*/) {
+    CheckpointWriter writer(root(), 10, "token", 0, 1);
+    const auto save = [&](std::int64_t step, bool insurance) {
+      writer.begin(learner, info(step), insurance);
+      ASSERT_TRUE(writer.wait(Seconds(30)));
+      ASSERT_EQ(writer.state(), State::done) << writer.failure();
+      EXPECT_TRUE(fs::exists(root() / checkpoint_name(step)));
+    };
+    save(4, false);
+    save(5, true);
+    save(6, false);
+    save(7, true);
+    save(7, false);  // due anyway
+    save(8, false);
+    save(9, true);
+    point_best_checkpoint(root(), 9);
+    save(10, false);
+  });
+  std::vector<std::string> left;
+  for (const fs::path& folder : CheckpointStore(root()).newest_first())
+    left.push_back(folder.filename().string());
+  EXPECT_EQ(left, (std::vector<std::string>{"step-000010", "step-000009", "step-000008", "step-000007",
+                                            "step-000006", "step-000004"}));
+}
+
 TEST_F(Writer, WithoutAShardNothingIsPublished) {
   as_learners(2, [&](Learner& learner, Communicator& own, const QwenVl& /*model*/) {
     CheckpointWriter writer(root(), 2, "token", own.rank(), own.size());
