@@ -323,6 +323,22 @@ TEST(Scale, CalibrationFindsTheCostsThatMadeTheRuns) {
   EXPECT_NEAR(found.token_seconds, runs[0].rollout_seconds / (8 * 14), kSolved);
 }
 
+TEST(Scale, ARunOnSeveralRanksIsNoMeasureOfItsParts) {
+  const TemporaryFolder folder;
+  folder.write("metrics.jsonl", "{\"step\":1,\"images\":4,\"trajectories\":8}\n");
+  std::filesystem::create_directory(folder.path() / "logs");
+  folder.write("logs/rank-00000.log", "");
+  folder.write("logs/rank-00001.log", "");
+  const std::vector<std::filesystem::path> runs{folder.path()};
+  RoleConfig roles;
+  try {
+    read_scale_runs(runs, ScaleInputs{}, roles);
+    ADD_FAILURE() << "it is taken for one rank's";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("several ranks ran it"));
+  }
+}
+
 TEST(Scale, BestRolesAreNoSlowerThanTheUsualOnes) {
   ScaleInputs in = plain();
   in.images = 32;
