@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <glog/logging.h>
 
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -69,7 +70,9 @@ void RunCheckpoints::check() {
 }
 
 void RunCheckpoints::finish() {
-  constexpr Seconds kLook{0.01};
+  constexpr Seconds kLook{0.01}, kPatience{30};
+  const auto start = std::chrono::steady_clock::now();
+  Seconds told{0};
   while (under_way_) {
     writer_.wait(kLook);
     const int first_failed = first_of_learners(writer_.state() == CheckpointWriter::State::failed);
@@ -78,8 +81,15 @@ void RunCheckpoints::finish() {
       if (first()) writer_.give_up("another learner could not write its shard");
       learners_.barrier("the end of the job");  // told once, by that learner
     }
-    const bool writing = writer_.state() == CheckpointWriter::State::writing;
-    under_way_ = learners_.all_reduce_max(writing ? 1 : 0) > 0;
+    const int slowest = first_of_learners(writer_.state() == CheckpointWriter::State::writing);
+    under_way_ = slowest < learners_.size();
+    // A write can't be taken back: whoever watches must decide.
+    const Seconds waited = std::chrono::steady_clock::now() - start;
+    if (slowest == learners_.rank() && waited - told > kPatience) {
+      told = waited;
+      LOG(WARNING) << "the last checkpoint is not written after " << std::llround(waited.count())
+                   << " s: the disk of " << root_.string() << " is slow or hangs";
+    }
   }
   point_to_best();
 }
