@@ -70,7 +70,8 @@ double TrainingData::epochs_after(std::int64_t step) const {
   const std::int64_t first = std::max<std::int64_t>(cursor_after(step) - images_per_step, 0);
   const std::int64_t seen = steps_of_whole_epoch() * images_per_step;  // in an epoch
   const std::int64_t in_epoch = std::min(first % rows + images_per_step, seen);
-  return static_cast<double>(first / rows * seen + in_epoch) / static_cast<double>(seen);
+  const std::int64_t before = first / rows * seen;  // in whole epochs
+  return static_cast<double>(before + in_epoch) / static_cast<double>(seen);
 }
 
 void TrainingData::go_on_after(std::int64_t step, std::int64_t cursor) {

@@ -667,9 +667,8 @@ TEST_F(Programs, LocalScriptSavesAndStopsWhileTheProgramStarts) {
       SCOPED_TRACE(fmt::format("signal {} after {} ms", signal, milliseconds));
       fs::remove_all(folder_.path() / "run");
       const Arguments program_words = learner({signal == SIGUSR1 ? "train.steps=2" : "train.steps=400"});
-      Arguments words{"env",  "BIQA_LEARNER=" + program("biqa_learner"),
-                      "bash", BIQA_SOURCE_DIR "/launch/local.sh",
-                      "-n",   "2"};
+      const std::string script = BIQA_SOURCE_DIR "/launch/local.sh";
+      Arguments words{"env", "BIQA_LEARNER=" + program("biqa_learner"), "bash", script, "-n", "2"};
       words.insert(words.end(), program_words.begin() + 2, program_words.end());
       const auto start = std::chrono::steady_clock::now();
       bool asked = false;
