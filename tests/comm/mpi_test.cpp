@@ -355,7 +355,11 @@ TEST_F(Mpi, ARankThatIsStoppedBesideTheWatchIsNamed) {
   std::future<Outcome> before = run("ARankStopsBeforeMpiStarts");
   std::future<Outcome> start = run("ARankStopsWhileMpiStarts");
   std::future<Outcome> end = run("ARankStopsWhileMpiEnds");
-  const auto expect_named = [](const Outcome& outcome, int processes, int rank, const char* call) {
+  const auto expect_named = [](Outcome outcome, int processes, int rank, const char* call) {
+    // Open MPI 4.1's mpirun now and then crashes as it ends a job that never got through MPI_Init.
+    if (outcome.exit_code == 128 + SIGSEGV &&
+        outcome.output.find("PMIx_server_finalize") != std::string::npos)
+      outcome.exit_code = 1;
     expect_failure(outcome, processes, 15, 1);
     EXPECT_THAT(outcome.output, AllOf(HasSubstr(fmt::format("error: rank {} (process ", rank)),
                                       HasSubstr(fmt::format("holds up {};", call))));
