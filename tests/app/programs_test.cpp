@@ -684,6 +684,39 @@ TEST_F(Programs, LocalScriptSavesAndStopsWhileTheProgramStarts) {
   }
 }
 
+// A job whose time is too short to do a step must not be requeued for ever; one that is asked to save while it starts goes on.
+TEST_F(Programs, JobScriptCountsStopsThatSavedNothing) {
+  if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
+  const fs::path scontrol = folder_.write("scontrol", "#!/bin/sh\nexit 0\n");
+  fs::permissions(scontrol, fs::perms::owner_all);
+  Arguments words{"env",
+                  "PATH=" + folder_.path().string() + ":" + std::getenv("PATH"),
+                  "SLURM_JOB_ID=1",
+                  "SLURM_JOB_NAME=short",
+                  "SLURM_JOB_NUM_NODES=1",
+                  "SLURM_CPUS_ON_NODE=2",
+                  "BIQA_RANKS_PER_NODE=02",
+                  "BIQA_RESTARTS=1"};
+  const std::string home = BIQA_SOURCE_DIR, script = home + "/launch/koniq.slurm";
+  words.insert(words.end(), {"SLURM_SUBMIT_DIR=" + home, "BIQA_CONFIG=configs/quickstart.yaml",
+                             "BIQA_LEARNER=" + program("biqa_learner"),
+                             "BIQA_OUT=" + (folder_.path() / "run").string(), "bash", script});
+  for (const bool last : {false, true}) {
+    const auto start = std::chrono::steady_clock::now();
+    int asked = 0;
+    Surroundings impatient;
+    impatient.meanwhile = [&](pid_t child) {
+      const auto passed = std::chrono::steady_clock::now() - start;
+      if (asked == 0 && passed > std::chrono::milliseconds(300)) asked += ::kill(child, SIGHUP) == 0 ? 1 : 0;
+      if (asked == 1 && passed > std::chrono::milliseconds(500)) asked += ::kill(child, SIGUSR1) == 0 ? 1 : 0;
+    };
+    const Outcome outcome = run(words, impatient);
+    EXPECT_EQ(outcome.code, 75) << outcome.err;
+    EXPECT_THAT(outcome.out + outcome.err,
+                HasSubstr(last ? "it was stopped 2 times before it could save a step" : "requeue of job 1"));
+  }
+}
+
 TEST_F(Programs, LocalScriptStartsAgainAsOftenAsAllowed) {
   if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
   const fs::path starts = folder_.path() / "starts";
