@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <condition_variable>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <initializer_list>
@@ -39,7 +40,8 @@ void prefer(const char* name, const char* value) {
 /// reason. BIQA_START_SECONDS: how long that is.
 class Patience {
  public:
-  explicit Patience(const char* call) : call_(call) {
+  /// `over`: all ranks have done their work, so a stopped one is named and woken.
+  explicit Patience(const char* call, bool over = false) : call_(call), over_(over) {
     const int asked = number_from("BIQA_START_SECONDS");
     // The first that came says so and ends the job.
     const int turn = std::min(number_from(kRankVariables), kLastTurn);
@@ -77,6 +79,13 @@ class Patience {
       std::map<pid_t, Seconds> before = std::exchange(stopped, {});
       for (const StoppedChild& child : stopped_children(::getppid())) {
         const Seconds so_far = before[child.process] + passed;
+        if (so_far >= stopped_limit_ && over_) {
+          say("{} (process {}) was stopped (SIGSTOP) {:.0f} s ago at the end of the job: it is woken, for "
+              "all is done\n",
+              child.rank < 0 ? "a rank" : fmt::format("rank {}", child.rank), child.process, so_far.count());
+          ::kill(child.process, SIGCONT);
+          continue;
+        }
         if (so_far >= stopped_limit_)
           give_up(
               fmt::format("{} (process {}) was stopped (SIGSTOP) {:.0f} s ago and holds up {}; the job ends, "
@@ -99,6 +108,7 @@ class Patience {
   }
 
   const char* const call_;
+  const bool over_;
   Seconds limit_{0}, stopped_limit_{0};
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -171,7 +181,7 @@ void MpiRuntime::finalize() {
   watch_.reset();
   world_.reset();
   if (!launched_) return;
-  const Patience patience("MPI_Finalize");
+  const Patience patience("MPI_Finalize", true);
   check_mpi(MPI_Finalize(), "MPI_Finalize");
 }
 
