@@ -45,16 +45,14 @@ threads=$(($(nproc) / ranks))
 ((threads > 0)) || threads=1
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-0}
 if [[ $EUID == 0 ]]; then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
-# Until the program listens, SIGUSR1 and SIGUSR2 would kill it.
-deaf=(sh -c 'trap "" USR1 USR2; exec "$@"' sh)
-command=(mpirun -np "$ranks" --oversubscribe --bind-to none "${deaf[@]}" "$learner" --config "$config" --set "model.threads=$threads"
+command=(mpirun -np "$ranks" --oversubscribe --bind-to none "$learner" --config "$config" --set "model.threads=$threads"
   "${arguments[@]}" --set checkpoint.save_signal=SIGUSR1)
 
 running=''
 stopper=''
 interrupted=no
 # SIGTERM and SIGINT would make mpirun kill the ranks; SIGUSR2 it passes on, and they end as after SIGTERM.
-# Repeated, as it is lost while they start.
+# Repeated, as it may be lost while they start.
 stop() {
   interrupted=yes
   [[ -n $running ]] || exit 75
@@ -74,9 +72,10 @@ save() {
 trap stop INT TERM
 trap save USR1
 
-for ((start = 0;; ++start)); do
+start=0
+while true; do
   # In a session of its own the terminal's Ctrl-C reaches this script alone; without this script it ends.
-  "${deaf[@]}" setsid setpriv --pdeathsig TERM "${command[@]}" </dev/null &
+  setsid setpriv --pdeathsig TERM "${command[@]}" </dev/null &
   running=$!
   interrupted=yes
   while [[ $interrupted == yes ]]; do
@@ -88,8 +87,14 @@ for ((start = 0;; ++start)); do
   [[ -z $stopper ]] || kill "$stopper" 2>/dev/null || true
   case $status in
     0 | 2 | 3 | 75) exit "$status" ;;
+    $((128 + $(kill -l USR1))) | $((128 + $(kill -l USR2))))
+      # What was asked came before the program listened and has killed it: nothing had begun.
+      [[ -z $stopper ]] || exit 75
+      continue
+      ;;
   esac
   # Killed ranks give 128 and their signal.
   if [[ -n $stopper || $start -ge $restarts ]]; then exit 1; fi
-  echo "local.sh: failed with exit code $status; restart $((start + 1)) of at most $restarts" >&2
+  start=$((start + 1))
+  echo "local.sh: failed with exit code $status; restart $start of at most $restarts" >&2
 done
