@@ -494,9 +494,12 @@ class Trainer {
           "them, or name another train.out",
           config_.train.out.string(), step_, data_.steps);
     }
-    const std::size_t figures = evaluations.count(step_) != 0 ? evaluations[step_].size() : 0;
-    const bool evaluated = figures > 0 && figures >= figures_of_evaluation(config_, data_.eval.size());
-    const bool ended = step_ == data_.steps && (evaluated || data_.eval.empty());
+    const bool due = !data_.eval.empty() && (step_ == data_.steps || evaluation_due(step_, data_.steps));
+    const auto figures = evaluations.find(step_);
+    const bool evaluated =
+        !due || (figures != evaluations.end() &&
+                 figures->second.size() >= figures_of_evaluation(config_, data_.eval.size()));
+    const bool ended = step_ == data_.steps && evaluated;
     if (ended && has_results()) {
       start.last_step = -1;
       return;
@@ -515,10 +518,10 @@ class Trainer {
     else if (ended_before_a_checkpoint())
       resumed = kBeforeAll;
     folder_.emplace(config_.train.out, to_yaml(config_), resumed, evaluated);
-    if (!evaluated) evaluations.erase(step_);
+    if (!evaluated) evaluations.erase(step_);  // made again
     if (ended)
       start.evaluate = kEvaluated;
-    else if (step_ == 0 || (step_ < data_.steps && evaluation_due(step_, data_.steps) && !evaluated))
+    else if (step_ == 0 || (step_ < data_.steps && !evaluated))
       start.evaluate = kEvaluateFirst;
     checkpoints_->take_over(step_, evaluations);
   }

@@ -629,6 +629,21 @@ TEST_F(Programs, SeveralRanksStopThroughTheLauncher) {
   }
 }
 
+TEST_F(Programs, LogsThatNoRankCanOpenAreOneError) {
+  if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
+  for (int rank = 0; rank < 3; ++rank)
+    fs::create_directories(folder_.path() / "run" / "logs" / fmt::format("rank-{:05}.log", rank));
+  const Arguments program_words = learner({"train.steps=1", "data.eval=[]"});
+  Arguments launcher{"mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "3"};
+  launcher.insert(launcher.end(), program_words.begin(), program_words.end());
+  const Outcome outcome = run(launcher);
+  EXPECT_EQ(outcome.code, 1) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("rank-0000"));
+  const std::size_t first = outcome.err.find("error: rank ");
+  ASSERT_NE(first, std::string::npos) << outcome.err;
+  EXPECT_EQ(first, outcome.err.rfind("error: rank ")) << outcome.err;
+}
+
 // Nobody reads what the ranks say any more, and nobody ends them.
 TEST_F(Programs, ADeadLauncherLeavesACheckpointOfTheLastStep) {
   if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
@@ -662,7 +677,7 @@ TEST_F(Programs, ADeadLauncherLeavesACheckpointOfTheLastStep) {
 // Who asks a job that only just starts must not kill it.
 TEST_F(Programs, LocalScriptSavesAndStopsWhileTheProgramStarts) {
   if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
-  for (const int milliseconds : {800, 1000}) {  // mpirun has started them by then
+  for (const int milliseconds : {30, 60, 120, 200, 350}) {
     for (const int signal : {SIGUSR1, SIGTERM}) {
       SCOPED_TRACE(fmt::format("signal {} after {} ms", signal, milliseconds));
       fs::remove_all(folder_.path() / "run");
@@ -679,7 +694,6 @@ TEST_F(Programs, LocalScriptSavesAndStopsWhileTheProgramStarts) {
       };
       const Outcome outcome = run(words, impatient);
       EXPECT_EQ(outcome.code, signal == SIGUSR1 ? 0 : 75) << outcome.err;
-      EXPECT_EQ(outcome.err.find("exited on signal"), std::string::npos) << outcome.err;
     }
   }
 }
@@ -707,9 +721,8 @@ TEST_F(Programs, JobScriptCountsStopsThatSavedNothing) {
     Surroundings impatient;
     impatient.meanwhile = [&](pid_t child) {
       const auto passed = std::chrono::steady_clock::now() - start;
-      if (asked == 0 && passed > std::chrono::milliseconds(1000)) asked += ::kill(child, SIGHUP) == 0 ? 1 : 0;
-      if (asked == 1 && passed > std::chrono::milliseconds(1200))
-        asked += ::kill(child, SIGUSR1) == 0 ? 1 : 0;
+      if (asked == 0 && passed > std::chrono::milliseconds(100)) asked += ::kill(child, SIGHUP) == 0 ? 1 : 0;
+      if (asked == 1 && passed > std::chrono::milliseconds(600)) asked += ::kill(child, SIGUSR1) == 0 ? 1 : 0;
     };
     const Outcome outcome = run(words, impatient);
     EXPECT_EQ(outcome.code, 75) << outcome.err;

@@ -200,6 +200,10 @@ TEST(RunFolder, NamesWhatCannotBeWritten) {
               HasSubstr("cannot create run folder"));
   EXPECT_THAT(error_of([&] { RunFolder run(file, "", std::nullopt); }), HasSubstr("file"));
   EXPECT_THAT(error_of([&] { RunFolder run("/proc/run", "", std::nullopt); }), HasSubstr("/proc/run"));
+  fs::create_directories(folder.path() / "linked");
+  fs::create_directory_symlink("nowhere", folder.path() / "linked" / "checkpoints");
+  EXPECT_THAT(error_of([&] { RunFolder run(folder.path() / "linked", "", std::nullopt); }),
+              HasSubstr("it is a link to nowhere, which is not there"));
   if (::geteuid() != 0) {
     const fs::path closed = folder.path() / "closed";
     fs::create_directory(closed);

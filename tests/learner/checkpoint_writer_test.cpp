@@ -97,6 +97,22 @@ TEST_F(Writer, AnInsuranceMakesWayForTheNextCheckpoint) {
                                             "step-000006", "step-000004"}));
 }
 
+// Some file systems have no links, and copies of a run may have folders in their place.
+TEST_F(Writer, ACheckpointIsSavedWhereLatestCannotBeLinked) {
+  fs::create_directories(root() / "latest" / "taken");
+  as_learners(1, [&](Learner& learner, Communicator&, const QwenVl& /*model*/) {
+    CheckpointWriter writer(root(), 1, "token", 0, 1);
+    for (const std::int64_t step : {1, 2}) {
+      writer.begin(learner, info(step));
+      ASSERT_TRUE(writer.wait(Seconds(30)));
+      EXPECT_EQ(writer.state(), State::done) << writer.failure();
+    }
+  });
+  take_over_checkpoints(root(), 2);
+  EXPECT_EQ(CheckpointStore(root()).newest_first(), std::vector<fs::path>{root() / "step-000002"});
+  EXPECT_TRUE(fs::exists(root() / "latest" / "taken"));
+}
+
 TEST_F(Writer, WithoutAShardNothingIsPublished) {
   as_learners(2, [&](Learner& learner, Communicator& own, const QwenVl& /*model*/) {
     CheckpointWriter writer(root(), 2, "token", own.rank(), own.size());
