@@ -674,58 +674,92 @@ TEST_F(Programs, ADeadLauncherLeavesACheckpointOfTheLastStep) {
               HasSubstr("the launcher (mpirun, srun) has ended"));
 }
 
-// Who asks a job that only just starts must not kill it.
-TEST_F(Programs, LocalScriptSavesAndStopsWhileTheProgramStarts) {
-  if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
-  for (const int milliseconds : {30, 60, 120, 200, 350}) {
-    for (const int signal : {SIGUSR1, SIGTERM}) {
-      SCOPED_TRACE(fmt::format("signal {} after {} ms", signal, milliseconds));
-      fs::remove_all(folder_.path() / "run");
-      const Arguments program_words = learner({signal == SIGUSR1 ? "train.steps=2" : "train.steps=400"});
-      const std::string script = BIQA_SOURCE_DIR "/launch/local.sh";
-      Arguments words{"env", "BIQA_LEARNER=" + program("biqa_learner"), "bash", script, "-n", "2"};
-      words.insert(words.end(), program_words.begin() + 2, program_words.end());
-      const auto start = std::chrono::steady_clock::now();
-      bool asked = false;
-      Surroundings impatient;
-      impatient.meanwhile = [&](pid_t child) {
-        if (!asked && std::chrono::steady_clock::now() - start > std::chrono::milliseconds(milliseconds))
-          asked = ::kill(child, signal) == 0;
-      };
-      const Outcome outcome = run(words, impatient);
-      EXPECT_EQ(outcome.code, signal == SIGUSR1 ? 0 : 75) << outcome.err;
-    }
-  }
+/// Signals that a process has a handler for, as in /proc: bit N - 1 is signal N.
+std::uint64_t caught_signals(pid_t process) {
+  const std::string status = file_content(fmt::format("/proc/{}/status", process));
+  const std::size_t place = status.find("SigCgt:");
+  return place == std::string::npos ? 0 : std::strtoull(status.c_str() + place + 7, nullptr, 16);
 }
 
-// A job whose time is too short to do a step must not be requeued for ever; one that is asked to save while it starts goes on.
-TEST_F(Programs, JobScriptCountsStopsThatSavedNothing) {
+// Who asks a job that only just starts must not kill it.
+TEST_F(Programs, RanksListenBeforeMpiStarts) {
+  if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
+  const Arguments program_words = learner({"train.steps=1", "data.eval=[]"});
+  Arguments launcher{"mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2"};
+  launcher.insert(launcher.end(), program_words.begin(), program_words.end());
+  bool asked = false;
+  Surroundings impatient;
+  impatient.meanwhile = [&](pid_t child) {
+    std::istringstream children(file_content(fmt::format("/proc/{0}/task/{0}/children", child)));
+    for (pid_t rank = 0; !asked && children >> rank;) {
+      constexpr std::uint64_t kStops = std::uint64_t{1} << (SIGUSR2 - 1);
+      const std::string program = file_content(fmt::format("/proc/{}/comm", rank));
+      if (program.starts_with("biqa_learner") && (caught_signals(rank) & kStops) != 0)
+        asked = ::kill(rank, SIGUSR1) == 0;
+    }
+  };
+  const Outcome outcome = run(launcher, impatient);
+  EXPECT_TRUE(asked);
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+}
+
+/// A program that never listens and notes every start.
+class DeafProgram {
+ public:
+  explicit DeafProgram(const TemporaryFolder& folder)
+      : starts_(folder.path() / "starts"),
+        program_(folder.write(
+            "deaf", fmt::format("#!/bin/sh\necho start >> {}\nexec sleep 60\n", starts_.string()))) {
+    fs::permissions(program_, fs::perms::owner_all);
+  }
+  std::string path() const { return program_.string(); }
+  std::ptrdiff_t starts() const {
+    const std::string lines = file_content(starts_);
+    return std::count(lines.begin(), lines.end(), '\n');
+  }
+  /// The first start is asked to save, the second to stop.
+  Surroundings asked_to_save_then_stop(int save, int stop) {
+    Surroundings impatient;
+    impatient.meanwhile = [this, save, stop](pid_t child) {
+      if (starts() == asked_) return;
+      ::kill(child, asked_ == 0 ? save : stop);
+      ++asked_;
+    };
+    return impatient;
+  }
+
+ private:
+  fs::path starts_, program_;
+  std::ptrdiff_t asked_ = 0;
+};
+
+TEST_F(Programs, LocalScriptIsAskedBeforeTheProgramListens) {
+  if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
+  DeafProgram deaf(folder_);
+  const Outcome outcome =
+      run({"env", "BIQA_LEARNER=" + deaf.path(), "bash", BIQA_SOURCE_DIR "/launch/local.sh", "some.yaml"},
+          deaf.asked_to_save_then_stop(SIGUSR1, SIGTERM));
+  EXPECT_EQ(outcome.code, 75) << outcome.err;
+  EXPECT_EQ(deaf.starts(), 2);  // a request to save is no failure
+}
+
+// Nor must a job whose time is too short to do a step be requeued for ever.
+TEST_F(Programs, JobScriptIsAskedBeforeTheProgramListensAndCountsWhatSavedNothing) {
   if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
   const fs::path scontrol = folder_.write("scontrol", "#!/bin/sh\nexit 0\n");
   fs::permissions(scontrol, fs::perms::owner_all);
-  Arguments words{"env",
-                  "PATH=" + folder_.path().string() + ":" + std::getenv("PATH"),
-                  "SLURM_JOB_ID=1",
-                  "SLURM_JOB_NAME=short",
-                  "SLURM_JOB_NUM_NODES=1",
-                  "SLURM_CPUS_ON_NODE=2",
-                  "BIQA_RANKS_PER_NODE=02",
-                  "BIQA_RESTARTS=1"};
   const std::string home = BIQA_SOURCE_DIR, script = home + "/launch/koniq.slurm";
-  words.insert(words.end(), {"SLURM_SUBMIT_DIR=" + home, "BIQA_CONFIG=configs/quickstart.yaml",
-                             "BIQA_LEARNER=" + program("biqa_learner"),
-                             "BIQA_OUT=" + (folder_.path() / "run").string(), "bash", script});
   for (const bool last : {false, true}) {
-    const auto start = std::chrono::steady_clock::now();
-    int asked = 0;
-    Surroundings impatient;
-    impatient.meanwhile = [&](pid_t child) {
-      const auto passed = std::chrono::steady_clock::now() - start;
-      if (asked == 0 && passed > std::chrono::milliseconds(100)) asked += ::kill(child, SIGHUP) == 0 ? 1 : 0;
-      if (asked == 1 && passed > std::chrono::milliseconds(600)) asked += ::kill(child, SIGUSR1) == 0 ? 1 : 0;
-    };
-    const Outcome outcome = run(words, impatient);
+    fs::remove(folder_.path() / "starts");
+    DeafProgram deaf(folder_);
+    Arguments words{"env", "PATH=" + folder_.path().string() + ":" + std::getenv("PATH"), "SLURM_JOB_ID=1"};
+    words.insert(words.end(), {"SLURM_JOB_NAME=short", "SLURM_JOB_NUM_NODES=1", "SLURM_CPUS_ON_NODE=2",
+                               "BIQA_RANKS_PER_NODE=01", "BIQA_RESTARTS=1", "SLURM_SUBMIT_DIR=" + home,
+                               "BIQA_CONFIG=configs/quickstart.yaml", "BIQA_LEARNER=" + deaf.path(),
+                               "BIQA_OUT=" + (folder_.path() / "run").string(), "bash", script});
+    const Outcome outcome = run(words, deaf.asked_to_save_then_stop(SIGHUP, SIGUSR1));
     EXPECT_EQ(outcome.code, 75) << outcome.err;
+    EXPECT_EQ(deaf.starts(), 2);
     EXPECT_THAT(outcome.out + outcome.err,
                 HasSubstr(last ? "it was stopped 2 times before it could save a step" : "requeue of job 1"));
   }
