@@ -2,10 +2,10 @@
 #include "app/policy.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <thread>
 
 #include "app/trainer.h"
+#include "comm/launcher.h"
 #include "core/error.h"
 
 namespace biqa {
@@ -19,21 +19,16 @@ std::shared_ptr<Ops> open_backend(const PolicyOptions& options) {
   return make_cpu_ops(options.dtype, options.threads);
 }
 
-int from_environment(const char* name) {
-  const char* text = std::getenv(name);
-  return text == nullptr ? 0 : std::atoi(text);
-}
-
 }  // namespace
 
 int ranks_on_node(int ranks) {
-  const int local = from_environment("OMPI_COMM_WORLD_LOCAL_SIZE");
+  const int local = number_from({"OMPI_COMM_WORLD_LOCAL_SIZE"});
   return local > 0 ? local : ranks;
 }
 
 int threads_per_rank(int configured, int ranks) {
   if (configured > 0) return configured;
-  const int asked = from_environment("OMP_NUM_THREADS");
+  const int asked = number_from({"OMP_NUM_THREADS"});
   const int cores = asked > 0 ? asked : static_cast<int>(std::thread::hardware_concurrency());
   return std::max(1, cores / ranks_on_node(ranks));
 }

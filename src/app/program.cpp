@@ -20,6 +20,8 @@
 #include <thread>
 #include <utility>
 
+#include "comm/launcher.h"
+
 namespace biqa {
 namespace {
 
@@ -73,23 +75,14 @@ std::string one_line(std::string text) {
   return text;
 }
 
-/// The first of these environment variables that is a number; -1 without one.
-int number_of(std::initializer_list<const char*> names) {
-  for (const char* name : names) {
-    const char* text = std::getenv(name);
-    if (text != nullptr && *text >= '0' && *text <= '9') return std::atoi(text);
-  }
-  return -1;
-}
-
 /// What mpirun or srun says of this process.
 struct Place {
   int rank = 0, ranks = 1;
 };
 Place place_by_launcher(const ProgramInfo& info) {
   if (!info.parallel) return {};
-  return {std::max(0, number_of({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"})),
-          std::max(1, number_of({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"}))};
+  return {number_from(kRankVariables, number_from({"SLURM_PROCID"})),
+          std::max(1, number_from(kSizeVariables, number_from({"SLURM_STEP_NUM_TASKS"})))};
 }
 
 /// All ranks of a parallel program found the command line wrong; the first says so. A launcher ends the others as soon as

@@ -313,8 +313,12 @@ RunFolder::RunFolder(fs::path root, const std::string& config_yaml, std::optiona
   remove_leftovers(root_);
   if (resumed_step) {
     keep_until(metrics_file(), *resumed_step, evaluated);
+    const bool missing = !fs::exists(samples_file());
     const std::int64_t last = keep_until(samples_file(), *resumed_step, true);
-    if (last > 0 && last < *resumed_step)
+    if (*resumed_step > 0 && missing)
+      LOG(WARNING) << samples_file().string() << " is missing: the trajectories up to step " << *resumed_step
+                   << " are lost";
+    else if (last > 0 && last < *resumed_step)
       LOG(WARNING) << samples_file().string() << " ends with step " << last << ": trajectories up to step "
                    << *resumed_step << ", which the checkpoint has behind it, are lost";
   }

@@ -476,9 +476,6 @@ class Trainer {
   void open_folder(Boundary& start) {
     const std::filesystem::path metrics = config_.train.out / "metrics.jsonl";
     std::map<std::int64_t, std::vector<EvalMetrics>> evaluations;
-    if (const auto samples = config_.train.out / "samples.jsonl";
-        step_ > 0 && !std::filesystem::exists(samples))
-      LOG(WARNING) << samples.string() << " is missing: the trajectories up to step " << step_ << " are lost";
     if (step_ > 0 && std::filesystem::exists(metrics)) {
       const MetricsFile before = read_metrics(metrics);
       for (const EvalMetrics& figure : before.evaluations) evaluations[figure.step].push_back(figure);

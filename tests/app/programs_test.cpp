@@ -736,9 +736,9 @@ class DeafProgram {
 TEST_F(Programs, LocalScriptIsAskedBeforeTheProgramListens) {
   if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
   DeafProgram deaf(folder_);
-  const Outcome outcome =
-      run({"env", "BIQA_LEARNER=" + deaf.path(), "bash", BIQA_SOURCE_DIR "/launch/local.sh", "some.yaml"},
-          deaf.asked_to_save_then_stop(SIGUSR1, SIGTERM));
+  const std::string script = BIQA_SOURCE_DIR "/launch/local.sh";
+  const Outcome outcome = run({"env", "BIQA_LEARNER=" + deaf.path(), "bash", script, "some.yaml"},
+                              deaf.asked_to_save_then_stop(SIGUSR1, SIGTERM));
   EXPECT_EQ(outcome.code, 75) << outcome.err;
   EXPECT_EQ(deaf.starts(), 2);  // a request to save is no failure
 }
@@ -754,9 +754,10 @@ TEST_F(Programs, JobScriptIsAskedBeforeTheProgramListensAndCountsWhatSavedNothin
     DeafProgram deaf(folder_);
     Arguments words{"env", "PATH=" + folder_.path().string() + ":" + std::getenv("PATH"), "SLURM_JOB_ID=1"};
     words.insert(words.end(), {"SLURM_JOB_NAME=short", "SLURM_JOB_NUM_NODES=1", "SLURM_CPUS_ON_NODE=2",
-                               "BIQA_RANKS_PER_NODE=01", "BIQA_RESTARTS=1", "SLURM_SUBMIT_DIR=" + home,
-                               "BIQA_CONFIG=configs/quickstart.yaml", "BIQA_LEARNER=" + deaf.path(),
-                               "BIQA_OUT=" + (folder_.path() / "run").string(), "bash", script});
+                               "BIQA_RANKS_PER_NODE=01", "BIQA_STOP_SECONDS=080", "BIQA_RESTARTS=1",
+                               "SLURM_SUBMIT_DIR=" + home, "BIQA_CONFIG=configs/quickstart.yaml",
+                               "BIQA_LEARNER=" + deaf.path(), "BIQA_OUT=" + (folder_.path() / "run").string(),
+                               "bash", script});
     const Outcome outcome = run(words, deaf.asked_to_save_then_stop(SIGHUP, SIGUSR1));
     EXPECT_EQ(outcome.code, 75) << outcome.err;
     EXPECT_EQ(deaf.starts(), 2);

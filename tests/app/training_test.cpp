@@ -322,6 +322,10 @@ TEST_F(Training, AnEvaluationOfWhichLinesAreLostIsMadeAgain) {
   ::testing::internal::CaptureStderr();
   ASSERT_EQ(run(config("run", {"train.steps=4"})), ExitCode::done);
   EXPECT_NE(::testing::internal::GetCapturedStderr().find("samples.jsonl ends with step"), std::string::npos);
+  fs::remove(samples);
+  ::testing::internal::CaptureStderr();
+  ASSERT_EQ(run(config("run", {"train.steps=5"})), ExitCode::done);
+  EXPECT_NE(::testing::internal::GetCapturedStderr().find("samples.jsonl is missing"), std::string::npos);
 }
 
 TEST_F(Training, AnImportedCheckpointHasNoSettingsToDifferFrom) {

@@ -16,8 +16,8 @@
 #include <thread>
 #include <utility>
 
+#include "comm/launcher.h"
 #include "comm/mpi.h"
-#include "comm/mpi/launcher.h"
 #include "comm/mpi/mpi_transport.h"
 #include "comm/mpi/stopped_children.h"
 #include "core/error.h"
@@ -42,7 +42,7 @@ class Patience {
  public:
   /// `over`: all ranks have done their work, so a stopped one is named and woken.
   explicit Patience(const char* call, bool over = false) : call_(call), over_(over) {
-    const int asked = number_from("BIQA_START_SECONDS");
+    const int asked = number_from({"BIQA_START_SECONDS"});
     // The first that came says so and ends the job.
     const int turn = std::min(number_from(kRankVariables), kLastTurn);
     limit_ = Seconds{asked > 0 ? asked : kDefaultSeconds} + turn * kLongTurn;
@@ -119,10 +119,10 @@ class Patience {
 }  // namespace
 
 MpiRuntime::MpiRuntime(Seconds deadline) {
-  if (const int asked = number_from("BIQA_DEADLINE_SECONDS"); asked > 0) deadline = Seconds{asked};
+  if (const int asked = number_from({"BIQA_DEADLINE_SECONDS"}); asked > 0) deadline = Seconds{asked};
   launched_ = any_set({"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE"});
   if (!launched_) {
-    if (const int tasks = number_from("SLURM_STEP_NUM_TASKS"); tasks > 1)
+    if (const int tasks = number_from({"SLURM_STEP_NUM_TASKS"}); tasks > 1)
       fail_usage(
           "srun started {} tasks without MPI: each would run the whole job; write srun --mpi=pmix, or mpirun",
           tasks);

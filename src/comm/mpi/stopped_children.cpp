@@ -11,7 +11,7 @@
 #include <string_view>
 #include <system_error>
 
-#include "comm/mpi/launcher.h"
+#include "comm/launcher.h"
 
 namespace biqa {
 namespace {
