@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "core/error.h"
-#include "core/random.h"
+#include "ops/cpu/onednn_compat.h"
 
 namespace biqa::cpu {
 namespace {
@@ -42,30 +42,6 @@ void* mutable_pointer(const void* pointer) {
   return const_cast<void*>(pointer);  // NOLINT(cppcoreguidelines-pro-type-const-cast)
 }
 
-/// Stands for where each element is: equal for descriptions of the same bytes.
-std::uint64_t layout_fingerprint(const memory::desc& layout) {
-  const dnnl_memory_desc_t& d = layout.data;
-  CHECK(d.format_kind == dnnl_blocked && d.extra.flags == dnnl_memory_extra_flag_none);
-  std::uint64_t state = 0;
-  const auto add = [&state](std::int64_t value) {
-    state = mix64(state ^ mix64(static_cast<std::uint64_t>(value)));
-  };
-  add(d.ndims);
-  add(d.data_type);
-  add(d.offset0);
-  const dnnl_blocking_desc_t& blocks = d.format_desc.blocking;
-  for (int i = 0; i < d.ndims; ++i) {
-    for (const std::int64_t value : {d.dims[i], d.padded_dims[i], d.padded_offsets[i], blocks.strides[i]})
-      add(value);
-  }
-  add(blocks.inner_nblks);
-  for (int i = 0; i < blocks.inner_nblks; ++i) {
-    add(blocks.inner_blks[i]);
-    add(blocks.inner_idxs[i]);
-  }
-  return state;
-}
-
 Buffer claim(const ArenaPlace* place, const char* suffix, const memory::desc& layout) {
   if (place == nullptr) return {layout.get_size(), "weights"};
   return place->arena->take(place->name + suffix, place->part, layout.get_size(), layout_fingerprint(layout));
@@ -94,13 +70,9 @@ struct PackedMatrix::Implementation {
       post.append_sum(1.0F);
       attributes.set_post_ops(post);
     }
-    const bool with_bias = bias_storage.bytes() != 0;
-    const auto operation =
-        with_bias
-            ? dnnl::matmul::desc(source, weight, memory::desc({1, columns}, memory::data_type::f32, Tag::ab),
-                                 destination)
-            : dnnl::matmul::desc(source, weight, destination);
-    return {operation, attributes, library().engine};
+    const memory::desc bias_layout({1, columns}, memory::data_type::f32, Tag::ab);
+    return describe_matmul(library().engine, source, weight,
+                           bias_storage.bytes() != 0 ? &bias_layout : nullptr, destination, attributes);
   }
 
   void run(const void* x, float* y, std::int64_t rows, bool accumulate) {
