@@ -8,6 +8,7 @@
 #include <functional>
 #include <limits>
 #include <numeric>
+#include <sstream>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -74,16 +75,16 @@ constexpr std::array kPlacements{Choice<bool>{"split", false}, Choice<bool>{"col
 constexpr std::int64_t kMany = 1000000000;
 constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 
-/// What a number may be; `above` leaves the lower bound itself out.
+/// What a number may be: finite in any case; `above` leaves the lower bound itself out, `or_zero` adds 0. Much of the
+/// arithmetic is f32, where 1e-38 has no reciprocal and 1e-46 is 0: so both ends are within what it can bear.
 struct Bounds {
-  double least = 0, most = std::numeric_limits<double>::infinity();
-  bool above = false, below = false;
+  double least = 0, most = 0;
+  bool above = false, or_zero = false;
 
-  bool hold(double x) const { return (above ? x > least : x >= least) && (below ? x < most : x <= most); }
+  bool hold(double x) const { return (or_zero && x == 0) || ((above ? x > least : x >= least) && x <= most); }
   std::string text() const {
-    std::string bounds = fmt::format("a number {} {}", above ? "above" : "of at least", least);
-    if (std::isfinite(most)) bounds += fmt::format(" and {} {}", below ? "below" : "at most", most);
-    return bounds;
+    return fmt::format("{}a number {} {} and at most {}", or_zero ? "0 or " : "",
+                       above ? "above" : "of at least", least, most);
   }
 };
 
@@ -91,6 +92,11 @@ std::string joined(const std::vector<std::string>& words, std::string_view betwe
   std::string text;
   for (const std::string& word : words) text += (text.empty() ? "" : std::string(between)) + word;
   return text;
+}
+
+YamlNode unquoted(YamlNode node) {
+  node.quoted = false;
+  return node;
 }
 
 std::string shown(const YamlNode& node) {
@@ -105,31 +111,19 @@ std::string shown(const YamlNode& node) {
       break;
   }
   constexpr std::size_t kLongest = 60;
-  return "'" + (node.text.size() > kLongest ? node.text.substr(0, kLongest) + "…" : node.text) + "'";
+  const std::string text = node.text.size() > kLongest ? node.text.substr(0, kLongest) + "…" : node.text;
+  // Text in quotes looks right to whoever wrote it.
+  const bool stands_for_more = node.quoted && (yaml_boolean(unquoted(node)) || yaml_number(unquoted(node)));
+  return "'" + text + "'" + (stands_for_more ? " in quotes" : "");
 }
 
 [[noreturn]] void refuse(const YamlNode& node, const std::string& key, const std::string& expected) {
   fail_usage("cannot use {} at {}: {} is not {}; correct the value", key, node.where, shown(node), expected);
 }
 
-// from_chars knows no locale. A quoted number is text.
-template <typename T>
-std::optional<T> parse_number(const YamlNode& node) {
-  if (node.kind != YamlKind::scalar || node.quoted) return std::nullopt;
-  std::string_view text = node.text;
-  if (text.starts_with('+')) text.remove_prefix(1);
-  T value{};
-  const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (problem != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  if constexpr (std::is_floating_point_v<T>) {
-    if (!std::isfinite(value)) return std::nullopt;
-  }
-  return value;
-}
-
 std::int64_t read_integer(const YamlNode& node, const std::string& key, std::int64_t least,
                           std::int64_t most) {
-  const std::optional<std::int64_t> value = parse_number<std::int64_t>(node);
+  const std::optional<std::int64_t> value = yaml_integer(node);
   if (!value || *value < least || *value > most) {
     refuse(node, key, fmt::format("a whole number from {} to {}", least, most));
   }
@@ -137,7 +131,7 @@ std::int64_t read_integer(const YamlNode& node, const std::string& key, std::int
 }
 
 double read_number(const YamlNode& node, const std::string& key, const Bounds& bounds) {
-  const std::optional<double> value = parse_number<double>(node);
+  const std::optional<double> value = yaml_number(node);
   if (!value || !bounds.hold(*value)) refuse(node, key, bounds.text());
   return *value;
 }
@@ -223,11 +217,9 @@ class Fields {
     add(
         key,
         [&value](const YamlNode& node, const std::string& full) {
-          const bool is_true = node.text == "true";
-          if (node.kind != YamlKind::scalar || node.quoted || (!is_true && node.text != "false")) {
-            refuse(node, full, "true or false");
-          }
-          value = is_true;
+          const std::optional<bool> given = yaml_boolean(node);
+          if (!given) refuse(node, full, "true or false");
+          value = *given;
         },
         [&value] { return value ? "true" : "false"; });
   }
@@ -316,8 +308,10 @@ class Fields {
     add(
         key,
         [&value, least](const YamlNode& node, const std::string& full) {
-          const std::optional<std::uint64_t> bytes =
-              node.kind == YamlKind::scalar ? parse_size(node.text) : std::optional<std::uint64_t>();
+          std::optional<std::uint64_t> bytes;
+          if (node.kind == YamlKind::scalar) bytes = parse_size(node.text);
+          if (const auto plain = yaml_integer(node); !bytes && plain && *plain >= 0)
+            bytes = static_cast<std::uint64_t>(*plain);
           if (!bytes || *bytes < least) {
             refuse(node, full,
                    fmt::format("a size of at least {}, such as 512MiB or 4GiB", size_text(least)));
@@ -369,7 +363,8 @@ void read_roles(const YamlNode& node, const std::string& full, RoleConfig& roles
 // The one list of sections and keys, in the order of docs/configuration.md.
 std::vector<Field> fields_of(Config& c, const fs::path& base) {
   Fields f(base);
-  const Bounds positive{.above = true}, not_negative{}, share{0, 1}, below_one{0, 1, false, true};
+  constexpr double kLarge = 1e6, kHuge = 1e9;
+  const Bounds share{0, 1}, weight{0, kLarge}, decay{0, 0.999999};
 
   f.section("model");
   f.path("path", c.model.path);
@@ -382,8 +377,8 @@ std::vector<Field> fields_of(Config& c, const fs::path& base) {
 
   f.section("lora");
   f.integer("rank", c.lora.rank, 1, 4096);
-  f.number("alpha", c.lora.alpha, positive);
-  f.number("dropout", c.lora.dropout, below_one);
+  f.number("alpha", c.lora.alpha, {1e-6, kLarge});
+  f.number("dropout", c.lora.dropout, {0, 0.99});
   f.boolean("rslora", c.lora.rslora);
   f.choices("targets", c.lora.targets, kProjectionNames);
 
@@ -412,7 +407,7 @@ std::vector<Field> fields_of(Config& c, const fs::path& base) {
   f.section("rollout");
   f.integer("group_size", c.rollout.group_size, 1, 4096);
   f.integer("images_per_step", c.rollout.images_per_step, 1, 1000000);
-  f.number("temperature", c.rollout.temperature, {0, 100, true});
+  f.number("temperature", c.rollout.temperature, {0.01, 100});
   f.integer("top_k", c.rollout.top_k, 0, kMany);
   f.number("top_p", c.rollout.top_p, {0, 1, true});
   f.integer("max_new_tokens", c.rollout.max_new_tokens, 1, 131072);
@@ -427,11 +422,11 @@ std::vector<Field> fields_of(Config& c, const fs::path& base) {
   f.choice("leak_guard", c.stage2.leak_guard, kLeakGuards);
 
   f.section("rewards");
-  f.number("prediction", c.rewards.weights.prediction, not_negative);
-  f.number("consistency", c.rewards.weights.consistency, not_negative);
-  f.number("reasoning", c.rewards.weights.reasoning, not_negative);
-  f.number("format", c.rewards.weights.format, not_negative);
-  f.number("tolerance", c.rewards.tolerance, positive);
+  f.number("prediction", c.rewards.weights.prediction, weight);
+  f.number("consistency", c.rewards.weights.consistency, weight);
+  f.number("reasoning", c.rewards.weights.reasoning, weight);
+  f.number("format", c.rewards.weights.format, weight);
+  f.number("tolerance", c.rewards.tolerance, {1e-6, kLarge});
   f.choice("rouge", c.rewards.rouge, kRougeKinds);
   f.choice("rouge_span", c.rewards.rouge_span, kRougeSpans);
   f.choice("prediction_shape", c.rewards.prediction_shape, kPredictionShapes);
@@ -442,11 +437,11 @@ std::vector<Field> fields_of(Config& c, const fs::path& base) {
   f.choice("advantage", c.objective.advantage.kind, kAdvantages);
   f.choice("advantage_scale", c.objective.advantage.scale, kAdvantageScales);
   f.number("clip_low", c.objective.loss.clip_low, share);
-  f.number("clip_high", c.objective.loss.clip_high, not_negative);
+  f.number("clip_high", c.objective.loss.clip_high, {0, kHuge});
   f.choice("kl", c.objective.loss.kl, kKls);
-  f.number("beta", c.objective.loss.beta, not_negative);
-  f.optional_number("ratio_cap", c.objective.loss.ratio_cap, {1});
-  f.optional_number("off_policy_mask", c.objective.loss.off_policy_mask, positive);
+  f.number("beta", c.objective.loss.beta, weight);
+  f.optional_number("ratio_cap", c.objective.loss.ratio_cap, {1, kHuge});
+  f.optional_number("off_policy_mask", c.objective.loss.off_policy_mask, {0, kHuge, true});
   f.boolean("drop_zero_variance", c.objective.drop_zero_variance);
   f.boolean("mask_truncated", c.objective.mask_truncated);
   f.integer("updates_per_rollout", c.objective.updates_per_rollout, 1, 1000);
@@ -454,14 +449,14 @@ std::vector<Field> fields_of(Config& c, const fs::path& base) {
   f.boolean("recompute_layers", c.objective.recompute_layers);
 
   f.section("optimizer");
-  f.number("lr", c.optimizer.lr, not_negative);
+  f.number("lr", c.optimizer.lr, {1e-15, 1, false, true});
   f.choice("schedule", c.optimizer.schedule, kSchedules);
   f.integer("warmup_steps", c.optimizer.warmup_steps, 0, kMany);
-  f.number("beta1", c.optimizer.adamw.beta1, below_one);
-  f.number("beta2", c.optimizer.adamw.beta2, below_one);
-  f.number("eps", c.optimizer.adamw.eps, positive);
-  f.number("weight_decay", c.optimizer.adamw.weight_decay, not_negative);
-  f.number("max_grad_norm", c.optimizer.max_grad_norm, not_negative);
+  f.number("beta1", c.optimizer.adamw.beta1, decay);
+  f.number("beta2", c.optimizer.adamw.beta2, decay);
+  f.number("eps", c.optimizer.adamw.eps, {1e-20, 1});
+  f.number("weight_decay", c.optimizer.adamw.weight_decay, {0, 100});
+  f.number("max_grad_norm", c.optimizer.max_grad_norm, {1e-9, kHuge, false, true});
 
   f.section("train");
   f.integer("epochs", c.train.epochs, 1, 1000000);
@@ -716,6 +711,31 @@ std::string to_yaml(const Config& config) {
     text += fmt::format("{}{}: {}\n", section.empty() ? "" : "  ", field.key, field.write());
   }
   return text;
+}
+
+std::vector<std::string> changed_settings(const std::string& then, const Config& now) {
+  const auto settings = [](const std::string& text) {
+    std::vector<std::string> all;
+    std::string section;
+    std::istringstream in(text);
+    for (std::string line; std::getline(in, line);) {
+      if (line.empty() || line[0] == '#') continue;
+      if (line[0] == ' ')
+        all.push_back(section + "." + line.substr(line.find_first_not_of(' ')));
+      else if (line.back() == ':')
+        section = line.substr(0, line.size() - 1);
+      else
+        all.push_back(line);
+    }
+    return all;
+  };
+  const std::vector<std::string> before = settings(then);
+  std::vector<std::string> changed;
+  for (std::string& setting : settings(to_yaml(now))) {
+    if (std::find(before.begin(), before.end(), setting) == before.end())
+      changed.push_back(std::move(setting));
+  }
+  return changed;
 }
 
 std::vector<std::string> config_keys() {

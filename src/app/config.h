@@ -134,6 +134,9 @@ void require_training_keys(const Config& config);
 /// The resolved configuration, every key, paths absolute. load_config of it gives the same configuration.
 std::string to_yaml(const Config& config);
 
+/// The settings, as "section.key: value", that `then`, a text of to_yaml, has otherwise or not at all.
+std::vector<std::string> changed_settings(const std::string& then, const Config& now);
+
 /// "a.b" of every key, in the order of to_yaml.
 std::vector<std::string> config_keys();
 

@@ -507,6 +507,9 @@ void set_scale_input(ScaleInputs& inputs, const std::string& name, const std::st
                      const std::string& where) {
   bool known = false;
   std::vector<std::string> names;
+  YamlNode scalar;
+  scalar.kind = YamlKind::scalar;
+  scalar.text = value;
   const auto refuse = [&](const char* expected) {
     fail_usage("{}: {} is '{}'; it must be {}", where, name, value, expected);
   };
@@ -516,18 +519,12 @@ void set_scale_input(ScaleInputs& inputs, const std::string& name, const std::st
     known = true;
     using Value = std::remove_reference_t<decltype(target)>;
     if constexpr (std::is_same_v<Value, bool>) {
-      if (value != "true" && value != "false") refuse("true or false");
-      target = value == "true";
+      const std::optional<bool> parsed = yaml_boolean(scalar);
+      if (!parsed) refuse("true or false");
+      target = *parsed;
     } else {
-      double parsed = -1;
-      std::size_t used = 0;
-      try {
-        parsed = std::stod(value, &used);
-      } catch (const std::exception&) {
-        used = 0;
-      }
-      if (used == 0 || used != value.size() || !std::isfinite(parsed) || parsed < 0 || parsed > 1e18)
-        refuse("a number of at least 0");
+      const double parsed = yaml_number(scalar).value_or(-1);
+      if (!(parsed >= 0 && parsed <= 1e18)) refuse("a number of at least 0");
       if constexpr (std::is_integral_v<Value>) {
         const bool count = name == "images" || name == "group_size" || name == "steps";
         if (parsed != std::floor(parsed) || (count && parsed < 1)) refuse("a whole number in range");

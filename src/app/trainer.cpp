@@ -10,7 +10,6 @@
 #include <cstring>
 #include <exception>
 #include <map>
-#include <sstream>
 #include <thread>
 
 #include "actor/engine.h"
@@ -333,21 +332,8 @@ class Trainer {
   /// What was asked for when the checkpoint was written and is asked for otherwise now.
   void warn_of_changes(const std::string& then) const {
     if (!leader_) return;
-    const auto lines = [](const std::string& text) {
-      std::vector<std::string> all;
-      std::string section;
-      std::istringstream in(text);
-      for (std::string line; std::getline(in, line);) {
-        if (line.empty() || line[0] == '#') continue;
-        if (line[0] != ' ') section = line.substr(0, line.find(':'));
-        all.push_back(section + "." + line.substr(line.find_first_not_of(' ')));
-      }
-      return all;
-    };
     if (then.empty()) return;  // an imported adapter has none
-    const std::vector<std::string> before = lines(then);
-    for (const std::string& line : lines(to_yaml(config_))) {
-      if (std::find(before.begin(), before.end(), line) != before.end()) continue;
+    for (const std::string& line : changed_settings(then, config_)) {
       if (line.starts_with("checkpoint.resume:") || line.starts_with("train.out:"))
         continue;  // where, not what
       if (line.starts_with("train.seed:") && config_.checkpoint.resume == "auto") {

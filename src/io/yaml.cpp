@@ -4,6 +4,11 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <initializer_list>
+#include <limits>
+#include <system_error>
 #include <utility>
 
 #include "core/error.h"
@@ -11,6 +16,36 @@
 
 namespace biqa {
 namespace {
+
+constexpr std::string_view kTextTag = "tag:yaml.org,2002:str", kNullTag = "tag:yaml.org,2002:null";
+
+bool is_one_of(std::string_view text, std::initializer_list<std::string_view> words) {
+  return std::find(words.begin(), words.end(), text) != words.end();
+}
+
+/// Digits without sign in one base, nothing else.
+std::optional<std::int64_t> whole(std::string_view digits, int base) {
+  std::int64_t value = 0;
+  if (digits.empty() || digits.front() == '-') return std::nullopt;
+  const char* const end = digits.data() + digits.size();
+  const auto [stop, problem] = std::from_chars(digits.data(), end, value, base);
+  if (problem != std::errc() || stop != end) return std::nullopt;
+  return value;
+}
+
+/// 0o17 or 0x1F.
+std::optional<std::int64_t> prefixed(std::string_view text) {
+  if (text.starts_with("0o")) return whole(text.substr(2), 8);
+  if (text.starts_with("0x")) return whole(text.substr(2), 16);
+  return std::nullopt;
+}
+
+/// A sign as YAML writes it, taken off `text`.
+bool take_sign(std::string_view& text) {
+  const bool negative = text.starts_with('-');
+  if (negative || text.starts_with('+')) text.remove_prefix(1);
+  return negative;
+}
 
 constexpr std::size_t kMaxValues = 100000;
 constexpr int kMaxDepth = 64;
@@ -35,9 +70,10 @@ class Copier {
       case YAML::NodeType::Null:
         break;
       case YAML::NodeType::Scalar:
+        if (source.Tag() == kNullTag) break;
         node.kind = YamlKind::scalar;
         node.text = source.Scalar();
-        node.quoted = source.Tag() == "!";
+        node.quoted = source.Tag() == "!" || source.Tag() == kTextTag;
         break;
       case YAML::NodeType::Sequence:
         node.kind = YamlKind::list;
@@ -86,6 +122,43 @@ YamlNode* YamlNode::find(std::string_view name) {
   const auto at =
       std::find_if(children.begin(), children.end(), [&](const YamlNode& c) { return c.key == name; });
   return kind == YamlKind::map && at != children.end() ? &*at : nullptr;
+}
+
+std::optional<bool> yaml_boolean(const YamlNode& node) {
+  if (node.kind != YamlKind::scalar || node.quoted) return std::nullopt;
+  if (is_one_of(node.text, {"true", "True", "TRUE"})) return true;
+  if (is_one_of(node.text, {"false", "False", "FALSE"})) return false;
+  return std::nullopt;
+}
+
+std::optional<double> yaml_number(const YamlNode& node) {
+  if (node.kind != YamlKind::scalar || node.quoted) return std::nullopt;
+  if (const auto value = prefixed(node.text)) return static_cast<double>(*value);
+  if (is_one_of(node.text, {".nan", ".NaN", ".NAN"})) return std::numeric_limits<double>::quiet_NaN();
+  std::string_view text = node.text;
+  const bool negative = take_sign(text);
+  if (is_one_of(text, {".inf", ".Inf", ".INF"}))
+    return negative ? -std::numeric_limits<double>::infinity() : std::numeric_limits<double>::infinity();
+  // from_chars knows no locale, but it reads a sign of its own, "inf" and "nan".
+  if (text.find_first_not_of("0123456789.eE+-") != std::string_view::npos || text.starts_with('-'))
+    return std::nullopt;
+  double value = 0;
+  const char* const end = text.data() + text.size();
+  const auto [stop, problem] = std::from_chars(text.data(), end, value);
+  if (problem != std::errc() || stop != end) return std::nullopt;
+  return negative ? -value : value;
+}
+
+std::optional<std::int64_t> yaml_integer(const YamlNode& node) {
+  if (node.kind != YamlKind::scalar || node.quoted) return std::nullopt;
+  if (const auto value = prefixed(node.text)) return value;
+  std::string_view text = node.text;
+  const bool negative = take_sign(text);
+  if (const auto value = whole(text, 10)) return negative ? -*value : *value;
+  constexpr double kExact = 0x1p53;
+  const auto number = yaml_number(node);
+  if (!number || !(std::abs(*number) <= kExact) || *number != std::floor(*number)) return std::nullopt;
+  return static_cast<std::int64_t>(*number);
 }
 
 YamlNode parse_yaml(const std::string& text, const std::string& name) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,6 +26,15 @@ struct YamlNode {
   const YamlNode* find(std::string_view name) const;
   YamlNode* find(std::string_view name);
 };
+
+/// The value of a plain scalar by the core schema of YAML 1.2; nothing where it is not one, and of quoted text. A
+/// boolean is true, True, TRUE or their opposites; yes, no, on and off are text.
+std::optional<bool> yaml_boolean(const YamlNode& node);
+/// A decimal number, 0x1F, 0o17, or .inf, -.inf and .nan in their three spellings; not 1_000. What a double cannot hold
+/// (1e400, 1e-400) is nothing.
+std::optional<double> yaml_number(const YamlNode& node);
+/// The same where it is whole: 1e3 and 4.0 too, up to 2^53, beyond it only the digits themselves.
+std::optional<std::int64_t> yaml_integer(const YamlNode& node);
 
 /// Parses one YAML document; `name` is what `where` calls it. An empty document is a null.
 /// Throws Error (usage) with `name:line` on a syntax error, a duplicate key, a key that is no plain text, a

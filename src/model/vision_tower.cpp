@@ -166,8 +166,10 @@ Tensor VisionTower::encode(std::span<const ImagePatches> images, Ops& ops, const
           1.0 / std::pow(config_.rope_theta, 2.0 * static_cast<double>(j) / static_cast<double>(half)));
       for (std::size_t axis = 0; axis < 2; ++axis) {
         const float angle = static_cast<float>(coordinates[from][axis]) * inverse;
-        cosines.row<float>(r)[static_cast<std::int64_t>(axis) * quarter + j] = std::cos(angle);
-        sines.row<float>(r)[static_cast<std::int64_t>(axis) * quarter + j] = std::sin(angle);
+        const std::int64_t at = static_cast<std::int64_t>(axis) * quarter + j;
+        // In f64, because mathematical libraries differ in the last bit of an f32 sine.
+        cosines.row<float>(r)[at] = static_cast<float>(std::cos(static_cast<double>(angle)));
+        sines.row<float>(r)[at] = static_cast<float>(std::sin(static_cast<double>(angle)));
       }
     }
   }

@@ -162,18 +162,18 @@ TEST_F(ConfigTest, WrongTypesAndRangesNameKeyLineAndBounds) {
       {"rollout: {group_size: }", "rollout.group_size", "nothing"},
       {"rollout: {group_size: [4]}", "rollout.group_size", "a list"},
       {"rollout: {group_size: 1}", "rollout.group_size", "at least 2"},
-      {"rollout: {temperature: 0}", "rollout.temperature", "above 0"},
+      {"rollout: {temperature: 0}", "rollout.temperature", "of at least 0.01"},
       {"rollout: {top_p: 1.1}", "rollout.top_p", "at most 1"},
       {"rollout: {kv_memory: 4 GB of it}", "rollout.kv_memory", "4GiB"},
       {"rollout: {kv_memory: -1}", "rollout.kv_memory", "4GiB"},
       {"rollout: {kv_memory: 1e300GiB}", "rollout.kv_memory", "4GiB"},
-      {"lora: {dropout: 1}", "lora.dropout", "below 1"},
+      {"lora: {dropout: 1}", "lora.dropout", "at most 0.99"},
       {"lora: {targets: [q_proj, x_proj]}", "lora.targets", "one of q_proj"},
       {"lora: {targets: [q_proj, q_proj]}", "lora.targets", "twice"},
       {"lora: {targets: []}", "lora.targets", "at least one"},
       {"optimizer: {lr: .nan}", "optimizer.lr", "a number"},
       {"optimizer: {lr: nan}", "optimizer.lr", "a number"},
-      {"optimizer: {lr: -1e-6}", "optimizer.lr", "of at least 0"},
+      {"optimizer: {lr: -1e-6}", "optimizer.lr", "0 or a number of at least 1e-15"},
       {"optimizer: {lr: 1e999}", "optimizer.lr", "a number"},
       {"model: {dtype: f16}", "model.dtype", "one of bf16, f32"},
       {"model: {device: gpu}", "model.device", "one of cpu, cuda"},
@@ -181,6 +181,14 @@ TEST_F(ConfigTest, WrongTypesAndRangesNameKeyLineAndBounds) {
       {"model: 3", "model", "section"},
       {"model: {min_pixels: 500000}", "model.min_pixels", "max_pixels"},
       {"stage2: {enabled: yes}", "stage2.enabled", "true or false"},
+      {"stage2: {enabled: off}", "stage2.enabled", "true or false"},
+      {"stage2: {enabled: 1}", "stage2.enabled", "true or false"},
+      {"stage2: {enabled: 'true'}", "stage2.enabled", "'true' in quotes is not true or false"},
+      {"rollout: {temperature: '1.5'}", "rollout.temperature", "'1.5' in quotes is not a number"},
+      {"stage2: {enabled: ~}", "stage2.enabled", "nothing is not true or false"},
+      {"rollout: {group_size: 1_000}", "rollout.group_size", "whole number"},
+      {"rollout: {group_size: +-4}", "rollout.group_size", "whole number"},
+      {"optimizer: {max_grad_norm: .inf}", "optimizer.max_grad_norm", "at most"},
       {"prompts: {profile: mine}", "prompts.profile", "paper, released"},
       {"prompts: {stage2_user: rate it}", "prompts.stage2_user", "{caption}"},
       {"train: {dump_steps: [0]}", "train.dump_steps", "from 1"},
@@ -197,6 +205,65 @@ TEST_F(ConfigTest, WrongTypesAndRangesNameKeyLineAndBounds) {
                 AllOf(HasSubstr("run.yaml:2"), HasSubstr(key), HasSubstr(expected)))
         << yaml;
   }
+}
+
+TEST_F(ConfigTest, WordsOfTheCoreSchema) {
+  const Config c = load("stage2: {train: TRUE}\ndata: {skip_bad: True}\nprompts: {system: ~}\n",
+                        {"train.progress=False", "stage2.enabled=FALSE", "prompts.stage2_system=Null",
+                         "rollout.group_size=0x10", "rollout.images_per_step=1e1", "train.seed=0o17",
+                         "rollout.kv_memory=0x10000000", "optimizer.lr=+1e-5", "prompts.user=yes"});
+  EXPECT_TRUE(c.stage2.train);
+  EXPECT_TRUE(c.data.skip_bad);
+  EXPECT_FALSE(c.train.progress);
+  EXPECT_FALSE(c.stage2.enabled);
+  EXPECT_EQ(c.prompts.texts.system, std::nullopt);
+  EXPECT_EQ(c.prompts.texts.stage2_system, std::nullopt);
+  EXPECT_EQ(c.rollout.group_size, 16);
+  EXPECT_EQ(c.rollout.images_per_step, 10);
+  EXPECT_EQ(c.train.seed, 15U);
+  EXPECT_EQ(c.rollout.kv_memory, std::uint64_t{1} << 28);
+  EXPECT_EQ(c.optimizer.lr, 1e-5);
+  EXPECT_EQ(c.prompts.texts.user, "yes");
+}
+
+// What f32 makes infinite or 0 is refused, not computed with.
+TEST_F(ConfigTest, NumbersThatTheArithmeticCannotBear) {
+  for (const char* setting : {"rollout.temperature=1e-38",
+                              "rollout.temperature=1e-300",
+                              "rollout.temperature=0.001",
+                              "lora.alpha=1e300",
+                              "lora.alpha=1e-46",
+                              "lora.dropout=0.99999999999",
+                              "rewards.prediction=1e300",
+                              "rewards.tolerance=1e-300",
+                              "rewards.tolerance=1e300",
+                              "objective.clip_high=1e300",
+                              "objective.beta=1e39",
+                              "objective.ratio_cap=1e300",
+                              "objective.off_policy_mask=1e300",
+                              "optimizer.lr=1e38",
+                              "optimizer.lr=1e-60",
+                              "optimizer.beta1=0.99999999999",
+                              "optimizer.beta2=0.99999999999",
+                              "optimizer.eps=1e-46",
+                              "optimizer.eps=1e39",
+                              "optimizer.weight_decay=1e38",
+                              "optimizer.max_grad_norm=1e-46",
+                              "optimizer.max_grad_norm=1e300"}) {
+    const std::string key = std::string(setting).substr(0, std::string(setting).find('='));
+    EXPECT_THAT(message("", {setting}), AllOf(HasSubstr(key), HasSubstr("a number "))) << setting;
+  }
+  // 0 has a meaning of its own; a tiny top_p is the likeliest token.
+  EXPECT_EQ(message("", {"optimizer.lr=0", "optimizer.max_grad_norm=0", "rollout.top_p=1e-300"}), "");
+}
+
+TEST_F(ConfigTest, ChangedSettingsAreNamedAsTheyAreSet) {
+  const std::string then = to_yaml(load("model: {path: m}\nroles: auto\n"));
+  EXPECT_THAT(changed_settings(then, load("model: {path: m}\n")), ElementsAre());
+  EXPECT_THAT(changed_settings(then, load("model: {path: m}\noptimizer: {lr: 0.5}\nplacement: colocated\n")),
+              ElementsAre("optimizer.lr: 0.5", "placement: colocated"));
+  EXPECT_THAT(changed_settings(then, load("model: {path: m}\nroles: {actors: 1, rewards: 0, learners: 1}\n")),
+              ElementsAre("roles: {actors: 1, rewards: 0, learners: 1}"));
 }
 
 TEST_F(ConfigTest, OverridesReplaceAndAreNamed) {

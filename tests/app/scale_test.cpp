@@ -355,7 +355,7 @@ TEST(Scale, BestRolesAreNoSlowerThanTheUsualOnes) {
 
 TEST(Scale, InputsAreReadByNameAndRefusedByName) {
   const TemporaryFolder folder;
-  const auto file = folder.write("machine.yaml", "images: 64\ntoken_seconds: 3.2e-5\nsleeps: false\n");
+  const auto file = folder.write("machine.yaml", "images: 0x40\ntoken_seconds: 3.2e-5\nsleeps: FALSE\n");
   ScaleInputs in;
   read_scale_inputs(in, file);
   EXPECT_EQ(in.images, 64);
@@ -370,6 +370,9 @@ TEST(Scale, InputsAreReadByNameAndRefusedByName) {
                                                         {"images: 2.5\n", "a whole number"},
                                                         {"images: 0\n", "a whole number"},
                                                         {"token_seconds: fast\n", "a number of at least 0"},
+                                                        {"token_seconds: 0x1p3\n", "a number of at least 0"},
+                                                        {"token_seconds: .nan\n", "a number of at least 0"},
+                                                        {"sleeps: no\n", "true or false"},
                                                         {"images: [1, 2]\n", "a single value"},
                                                         {"- 1\n", "must be a map"}}) {
     folder.write("machine.yaml", text);

@@ -4,6 +4,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <utility>
+#include <vector>
+
 #include "core/error.h"
 #include "support/temporary_folder.h"
 
@@ -34,6 +41,56 @@ TEST(Yaml, KeepsKindsTextsAndLines) {
   EXPECT_EQ(d->children[2].kind, YamlKind::null);
   EXPECT_EQ(d->children[3].kind, YamlKind::null);
   EXPECT_EQ(root.find("e")->kind, YamlKind::null);
+}
+
+YamlNode value_of(const std::string& text) {
+  return parse_yaml("k: " + text + "\n", "f").children.front();
+}
+
+TEST(Yaml, BooleansAreTheSixWordsOfTheCoreSchema) {
+  for (const char* word : {"true", "True", "TRUE", "!!bool true"})
+    EXPECT_EQ(yaml_boolean(value_of(word)), true) << word;
+  for (const char* word : {"false", "False", "FALSE"}) EXPECT_EQ(yaml_boolean(value_of(word)), false) << word;
+  for (const char* word : {"yes", "no", "on", "off", "Yes", "ON", "y", "n", "tRUE", "t", "1", "0", "\"true\"",
+                           "'False'", "!!str true", "~", "[true]"})
+    EXPECT_EQ(yaml_boolean(value_of(word)), std::nullopt) << word;
+}
+
+TEST(Yaml, NullIsTheFourWordsAndNothing) {
+  for (const char* word : {"null", "Null", "NULL", "~", "", "# nothing", "!!null ''", "!!null"})
+    EXPECT_EQ(value_of(word).kind, YamlKind::null) << word;
+  for (const char* word : {"\"null\"", "'~'", "''", "nULL", "None", "nil", "!!str", "!!str null"})
+    EXPECT_EQ(value_of(word).kind, YamlKind::scalar) << word;
+}
+
+TEST(Yaml, NumbersOfTheCoreSchema) {
+  const std::vector<std::pair<const char*, double>> numbers{
+      {"0", 0},      {"-0", 0},    {"+1", 1},     {"-12", -12},   {"010", 10},         {"0x1F", 31},
+      {"0xff", 255}, {"0o17", 15}, {"1e3", 1000}, {"1E+3", 1000}, {"-1.5e-3", -.0015}, {".5", .5},
+      {"+.5", .5},   {"5.", 5},    {"5.e1", 50},  {"4.0", 4},     {"!!float 3", 3}};
+  for (const auto& [text, value] : numbers) EXPECT_EQ(yaml_number(value_of(text)), value) << text;
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  for (const char* text : {".inf", ".Inf", ".INF", "+.inf"})
+    EXPECT_EQ(yaml_number(value_of(text)), kInfinity) << text;
+  EXPECT_EQ(yaml_number(value_of("-.Inf")), -kInfinity);
+  for (const char* text : {".nan", ".NaN", ".NAN"})
+    EXPECT_TRUE(std::isnan(yaml_number(value_of(text)).value_or(0)));
+  for (const char* text :
+       {"1_000", "'1,000'", "+-5",     "--5",   "-+5",    "inf",   "-inf",  "nan",   "infinity",
+        "iNF",   ".iNF",    "-.nan",   "0b11",  "0x",     "0o",    "0o8",   "0xG",   "-0x1F",
+        "+0o7",  "0X1F",    "1e",      "e3",    ".",      "1.2.3", "1e3.5", "12:30", "0x1p3",
+        "1f",    "\"5\"",   "!!str 5", "1e400", "1e-400", "~",     "true",  "[1]"})
+    EXPECT_EQ(yaml_number(value_of(text)), std::nullopt) << text;
+}
+
+TEST(Yaml, WholeNumbers) {
+  const std::vector<std::pair<const char*, std::int64_t>> numbers{
+      {"0", 0},     {"+7", 7},     {"-7", -7}, {"010", 10},   {"0x1F", 31},
+      {"0o17", 15}, {"1e3", 1000}, {"4.0", 4}, {"2.5e1", 25}, {"9223372036854775807", 9223372036854775807}};
+  for (const auto& [text, value] : numbers) EXPECT_EQ(yaml_integer(value_of(text)), value) << text;
+  for (const char* text : {"4.5", "1e-3", "1_000", "9223372036854775808", "1e19", ".inf", ".nan",
+                           "0x8000000000000000", "+-7", "'7'", "seven", ""})
+    EXPECT_EQ(yaml_integer(value_of(text)), std::nullopt) << text;
 }
 
 TEST(Yaml, EmptyIsNull) {
