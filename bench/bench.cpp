@@ -8,13 +8,13 @@
 #include <chrono>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <thread>
 
 #include "actor/engine.h"
 #include "actor/rollout.h"
 #include "app/policy.h"
 #include "app/program.h"
 #include "core/random.h"
+#include "core/threads.h"
 #include "data/manifest.h"
 #include "learner/learner.h"
 
@@ -100,25 +100,20 @@ double read_rate(int threads) {
   double best = 0;
   for (int i = 0; i < 4; ++i) {
     const auto start = Clock::now();
-    std::vector<std::thread> workers;
-    workers.reserve(static_cast<std::size_t>(threads));
     std::vector<std::uint64_t> sums(static_cast<std::size_t>(threads));
-    for (int t = 0; t < threads; ++t) {
-      workers.emplace_back([&, t] {
-        const auto* words = reinterpret_cast<const std::uint64_t*>(data.row<float>(0));
-        const std::size_t all = count / 2;
-        const std::size_t begin = all / static_cast<std::size_t>(threads) * static_cast<std::size_t>(t);
-        std::uint64_t sum0 = 0, sum1 = 0, sum2 = 0, sum3 = 0;
-        for (std::size_t k = begin; k + 4 <= begin + all / static_cast<std::size_t>(threads); k += 4) {
-          sum0 += words[k];
-          sum1 ^= words[k + 1];
-          sum2 += words[k + 2];
-          sum3 ^= words[k + 3];
-        }
-        sums[static_cast<std::size_t>(t)] = sum0 + sum1 + sum2 + sum3;
-      });
-    }
-    for (std::thread& worker : workers) worker.join();
+    on_threads(threads, [&](std::int64_t t) {
+      const auto* words = reinterpret_cast<const std::uint64_t*>(data.row<float>(0));
+      const std::size_t all = count / 2;
+      const std::size_t begin = all / static_cast<std::size_t>(threads) * static_cast<std::size_t>(t);
+      std::uint64_t sum0 = 0, sum1 = 0, sum2 = 0, sum3 = 0;
+      for (std::size_t k = begin; k + 4 <= begin + all / static_cast<std::size_t>(threads); k += 4) {
+        sum0 += words[k];
+        sum1 ^= words[k + 1];
+        sum2 += words[k + 2];
+        sum3 ^= words[k + 3];
+      }
+      sums[static_cast<std::size_t>(t)] = sum0 + sum1 + sum2 + sum3;
+    });
     const double seconds = seconds_since(start);
     CHECK_EQ(sums.front(), 0U);
     best = std::max(best, static_cast<double>(data.bytes()) / seconds / 1e9);

@@ -16,7 +16,7 @@ KvCache::KvCache(const ModelConfig& config, DType type, std::int64_t pages, std:
       page_elements_(kv_page_elements(shape_)),
       storage_(type, stored_layers, pages * page_elements_, "kv_cache"),
       references_(static_cast<std::size_t>(pages), 0) {
-  storage_.zero();  // slots never written are multiplied by zero: they must be finite
+  storage_.zero();  // touched now: later there might be no memory left
   for (std::int64_t page = pages; page-- > 0;) free_.push_back(static_cast<std::int32_t>(page));
 }
 

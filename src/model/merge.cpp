@@ -17,6 +17,7 @@
 
 #include "core/bf16.h"
 #include "core/error.h"
+#include "core/threads.h"
 #include "io/files.h"
 #include "io/safetensors.h"
 #include "model/checkpoint.h"
@@ -87,16 +88,11 @@ bool merge_as(const StoredTensor& weight, const Lora& lora, const LoraModule& mo
   const std::int64_t threads =
       std::clamp<std::int64_t>(std::thread::hardware_concurrency(), 1, std::min(kMostThreads, module.out));
   std::atomic<bool> finite{true};
-  const auto part = [&](std::int64_t index) {
+  on_threads(threads, [&](std::int64_t index) {
     if (!merge_rows<T>(weight, lora, module, module.out * index / threads, module.out * (index + 1) / threads,
                        target))
       finite = false;
-  };
-  std::vector<std::thread> others;
-  others.reserve(static_cast<std::size_t>(threads));
-  for (std::int64_t i = 1; i < threads; ++i) others.emplace_back(part, i);
-  part(0);
-  for (std::thread& other : others) other.join();
+  });
   return finite;
 }
 

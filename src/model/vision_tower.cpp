@@ -5,18 +5,44 @@
 
 #include <algorithm>
 #include <cmath>
+#include <nlohmann/json.hpp>
 
+#include "core/error.h"
+#include "core/finite.h"
 #include "core/random.h"
+#include "io/json.h"
 
 namespace biqa {
+namespace {
+
+/// `stored`, converted to `type`, has a NaN or an infinity.
+[[noreturn]] void refuse_values(const StoredTensor& stored, DType type) {
+  std::vector<float> exact(static_cast<std::size_t>(stored.elements()));
+  stored.copy_to(exact);
+  if (all_finite(exact)) {
+    fail("cannot use the weights of {}: tensor {} holds values beyond the range of {}; use dtype f32",
+         stored.file, shown(stored.name), name_of(type));
+  }
+  fail(
+      "cannot use the weights of {}: tensor {} holds values that are not finite; fetch the file again or use "
+      "another checkpoint",
+      stored.file, shown(stored.name));
+}
+
+}  // namespace
 
 void WeightLoader::copy(const std::string& name, View target) const {
   const StoredTensor& stored = checkpoint_.tensor(name);
   CHECK_EQ(stored.elements(), target.size()) << name;
-  if (target.type() == DType::bf16)
+  bool finite = false;
+  if (target.type() == DType::bf16) {
     stored.copy_to(target.span<Bf16>());
-  else
+    finite = all_finite(target.span<const Bf16>());
+  } else {
     stored.copy_to(target.span<float>());
+    finite = all_finite(target.span<const float>());
+  }
+  if (!finite) refuse_values(stored, target.type());
 }
 
 Tensor WeightLoader::read(const std::string& name, DType type, std::int64_t rows,

@@ -2,9 +2,12 @@
 // Attention over pages, forward and backward, against the formula.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
+#include "core/error.h"
 #include "core/random.h"
 #include "ops/ops.h"
 #include "support/compare.h"
@@ -397,6 +400,115 @@ TEST_P(AttentionBackward, IsTheDerivative) {
       EXPECT_TRUE(same_bits(first_q.view(), d_q.view()) && same_bits(first_k.view(), d_k.view()) &&
                   same_bits(first_v.view(), d_v.view()));
     }
+  }
+}
+
+/// What is infinite or no number, and must not be seen where it isn't looked at.
+constexpr std::array<float, 3> kNotFinite{std::numeric_limits<float>::quiet_NaN(),
+                                          std::numeric_limits<float>::infinity(),
+                                          -std::numeric_limits<float>::infinity()};
+
+/// Keys and values of 37 tokens, the last four of which are made no numbers, in pages full of them before.
+class NotFinite : public ::testing::TestWithParam<Case> {
+ protected:
+  static constexpr std::int64_t kTokens = 37, kFinite = 33, kCapacity = 48;
+  NotFinite()
+      : shape_(GetParam().shape),
+        type_(GetParam().type),
+        ops_(make_cpu_ops(type_, 2)),
+        q_(random_tensor(DType::f32, kTokens, shape_.heads * shape_.head_dim, 2, 1)),
+        k_(random_tensor(DType::f32, kCapacity, shape_.kv_heads * shape_.head_dim, 2, 2)),
+        v_(random_tensor(DType::f32, kCapacity, shape_.kv_heads * shape_.head_dim, 2, 3)) {}
+
+  /// Attention of all tokens over pages that held `before` in every slot; keys and values from `kFinite` on are `late`.
+  Tensor attend(float before, float late) {
+    Paged paged(shape_, type_, kCapacity / kPageTokens);
+    const auto pages = paged.take(kCapacity);
+    const auto write = [&](const Tensor& k, const Tensor& v, std::int64_t rows) {
+      std::vector<KvWrite> writes;
+      add_writes(writes, pages, 0, rows, 0);
+      ops_->write_kv(k.view(), v.view(), shape_, writes, paged.pages());
+    };
+    Tensor former(DType::f32, kCapacity, k_.columns(), "test");
+    for (float& x : former.span<float>()) x = before;
+    write(former, former, kCapacity);
+    Tensor k = k_.clone();
+    Tensor v = v_.clone();
+    for (std::int64_t t = kFinite; t < kTokens; ++t) {
+      std::fill_n(k.row<float>(t), k.columns(), late);
+      std::fill_n(v.row<float>(t), v.columns(), late);
+    }
+    write(k, v, kTokens);
+    Tensor out(type_, kTokens, q_.columns(), "test");
+    const AttentionRows all{0, kTokens, 0, pages.data()};
+    ops_->attention(q_.view(), paged.pages(), shape_, std::span(&all, 1), out.view(), View{});
+    return out;
+  }
+
+  HeadShape shape_;
+  DType type_;
+  std::unique_ptr<Ops> ops_;
+  Tensor q_, k_, v_;
+};
+INSTANTIATE_TEST_SUITE_P(Cases, NotFinite, ::testing::ValuesIn(cases()));
+
+TEST_P(NotFinite, WhatAPageHeldBeforeIsNotSeen) {
+  const Tensor clean = attend(0, 1);
+  for (const float before : kNotFinite)
+    EXPECT_TRUE(same_bits(clean.view(), attend(before, 1).view())) << before;
+}
+
+TEST_P(NotFinite, LaterRowsAreNotSeen) {
+  const Tensor clean = attend(0, 1);
+  for (const float late : kNotFinite)
+    EXPECT_TRUE(same_bits(clean.view().row_range(0, kFinite), attend(0, late).view().row_range(0, kFinite)))
+        << late;
+}
+
+TEST_P(NotFinite, WhatIsSeenStaysNoNumber) {
+  for (const float late : kNotFinite) {
+    const Tensor out = attend(0, late);
+    for (std::int64_t t = kFinite; t < kTokens; ++t) {
+      for (std::int64_t c = 0; c < out.columns(); ++c)
+        ASSERT_FALSE(std::isfinite(testing::element_of(out.view(), t, c))) << late << " row " << t;
+    }
+  }
+}
+
+TEST_P(NotFinite, AQueryThatIsNoNumberGivesNone) {
+  const std::int64_t bad = 20;
+  for (const float value : kNotFinite) {
+    Tensor q = q_.clone();
+    std::fill_n(q.row<float>(bad), q.columns(), value);
+    std::swap(q, q_);
+    const Tensor out = attend(0, 1);
+    std::swap(q, q_);
+    const Tensor clean = attend(0, 1);
+    for (std::int64_t c = 0; c < out.columns(); ++c)
+      ASSERT_FALSE(std::isfinite(testing::element_of(out.view(), bad, c))) << value;
+    EXPECT_TRUE(same_bits(clean.view().row_range(0, bad), out.view().row_range(0, bad)));
+    EXPECT_TRUE(same_bits(clean.view().row_range(bad + 1, kTokens - bad - 1),
+                          out.view().row_range(bad + 1, kTokens - bad - 1)));
+  }
+}
+
+// Memory for the scores of 2^45 keys: no address space is that large.
+TEST(AttentionMemory, AnAllocationThatFailsIsAnErrorWithAnyNumberOfThreads) {
+  const HeadShape shape{2, 2, 16};
+  const Tensor q = random_tensor(DType::f32, 2, 32, 1, 1);
+  for (const int threads : {1, 2}) {
+    const auto ops = make_cpu_ops(DType::f32, threads);
+    Paged paged(shape, DType::f32, 1);
+    const auto pages = paged.take(1);
+    Tensor out(DType::f32, 2, 32, "test");
+    const AttentionRows endless{0, 2, std::int64_t{1} << 45, pages.data()};
+    EXPECT_THROW(ops->attention(q.view(), paged.pages(), shape, std::span(&endless, 1), out.view(), View{}),
+                 Error)
+        << threads;
+    // Nothing of it stays: the next call works.
+    const AttentionRows rows{0, 2, 0, pages.data()};
+    ops->attention(q.view(), paged.pages(), shape, std::span(&rows, 1), out.view(), View{});
+    EXPECT_EQ(out.row<float>(1)[31], 0);
   }
 }
 

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <set>
 
+#include "core/error.h"
 #include "core/random.h"
 #include "ops/ops.h"
 #include "support/compare.h"
@@ -275,6 +277,35 @@ TEST(Sampling, ReportsTheEntropyOfTheFullSoftmax) {
   double entropy = 0;
   for (const double value : p) entropy -= value * std::log(value);
   EXPECT_NEAR(logits.sample({0.5F, 2}).entropy, entropy, 1e-5);
+}
+
+// A row's logits are its own, so the others of the batch are as they would be.
+TEST(Sampling, LogitsThatAreNoNumbersAreAnError) {
+  constexpr std::int64_t kRows = 9, kHidden = 16, kVocabulary = 70;
+  for (const DType type : {DType::f32, DType::bf16}) {
+    for (const int threads : {1, 2}) {
+      const auto ops = make_cpu_ops(type, threads);
+      const auto head = ops->pack(random_tensor(type, kVocabulary, kHidden, 1, 2).view(), {}, true);
+      for (const float value :
+           {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+        Tensor wide = random_tensor(DType::f32, kRows, kHidden, 2, 1);
+        wide.row<float>(6)[3] = value;
+        Tensor h(type, kRows, kHidden, "test");
+        ops->convert(wide.view(), h.view());
+        for (const bool greedy : {false, true}) {
+          SampleRequest request;
+          request.greedy = greedy;
+          std::vector<SampledToken> tokens(kRows);
+          const std::vector<SampleRequest> requests(kRows, request);
+          EXPECT_THROW(ops->sample(h.view(), *head, requests, {}, tokens), Error) << name_of(type) << threads;
+        }
+        std::vector<float> logp(kRows), entropy(kRows);
+        Tensor d_hidden(DType::f32, kRows, kHidden, "test");
+        ops->log_prob(h.view(), *head, targets_of(kRows, kVocabulary), 1.0F, logp, entropy, d_hidden.view());
+        for (std::size_t r = 0; r < kRows; ++r) EXPECT_EQ(std::isfinite(logp[r]), r != 6) << r;
+      }
+    }
+  }
 }
 
 }  // namespace

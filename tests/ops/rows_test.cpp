@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <numbers>
 
 #include "ops/cpu/kernels.h"
@@ -374,6 +375,39 @@ TEST(InstructionSets, ConversionToBf16RoundsToEvenAndKeepsNan) {
       set.kernels->convert({source.data(), false, n}, {target.data(), true, n}, 1, n);
       for (std::size_t i = 0; i < source.size(); ++i)
         EXPECT_EQ(target[i], to_bf16(source[i]).bits) << set.name << " " << i;
+    }
+  }
+}
+
+// Widths of whole vectors and parts of them; the NaN in every lane.
+TEST(InstructionSets, AnExponentialOfNanIsNan) {
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  for (const auto& set : instruction_sets()) {
+    const cpu::Kernels& k = *set.kernels;
+    for (const std::int64_t n : {1, 16, 37}) {
+      for (std::int64_t place = 0; place < n; ++place) {
+        std::vector<float> x(static_cast<std::size_t>(n), 0.5F);
+        const std::vector<float> ones(x.size(), 1.0F);
+        const auto at = static_cast<std::size_t>(place);
+        x[at] = kNan;
+        EXPECT_TRUE(std::isnan(k.row_statistics(x.data(), n, 1.0F).sum)) << set.name << n << " " << place;
+        std::vector<float> y(x.size()), z(x.size());
+        const auto only_there = [&](const std::vector<float>& values) {
+          for (std::size_t i = 0; i < values.size(); ++i)
+            EXPECT_EQ(std::isnan(values[i]), i == at) << set.name << n << " " << i;
+        };
+        k.row_exp(x.data(), n, 1.0F, 0.0F, 1.0F, y.data(), false);
+        only_there(y);
+        k.swiglu(x.data(), ones.data(), n, y.data(), false);
+        only_there(y);
+        k.swiglu_backward(x.data(), ones.data(), ones.data(), n, y.data(), z.data(), false);
+        only_there(y);
+        only_there(z);
+        std::vector<std::uint16_t> narrow(x.size());
+        k.row_exp(x.data(), n, 1.0F, 0.0F, 1.0F, narrow.data(), true);
+        for (std::size_t i = 0; i < y.size(); ++i) y[i] = to_float(Bf16{narrow[i]});
+        only_there(y);
+      }
     }
   }
 }

@@ -21,6 +21,7 @@
 #include "comm/mpi/mpi_transport.h"
 #include "comm/mpi/stopped_children.h"
 #include "core/error.h"
+#include "core/threads.h"
 
 namespace biqa {
 namespace {
@@ -47,7 +48,7 @@ class Patience {
     const int turn = std::min(number_from(kRankVariables), kLastTurn);
     limit_ = Seconds{asked > 0 ? asked : kDefaultSeconds} + turn * kLongTurn;
     stopped_limit_ = WatchTimes{}.silence + turn * kTurn;
-    thread_ = std::thread([this] { run(); });
+    thread_ = std::thread([this] { run_or_exit("the start or end of MPI", [this] { run(); }); });
   }
   ~Patience() {
     {

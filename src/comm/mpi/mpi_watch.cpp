@@ -17,6 +17,7 @@
 
 #include "comm/mpi/mpi_transport.h"
 #include "core/error.h"
+#include "core/threads.h"
 
 namespace biqa {
 namespace {
@@ -45,7 +46,7 @@ class MpiWatch final : public Watch {
     MPI_Comm_rank(communicator_, &rank_);
     MPI_Comm_size(communicator_, &size_);
     peers_.resize(static_cast<std::size_t>(size_));
-    thread_ = std::thread([this] { run(); });
+    thread_ = std::thread([this] { run_or_exit("the watch over the ranks", [this] { run(); }); });
   }
   ~MpiWatch() override {
     {

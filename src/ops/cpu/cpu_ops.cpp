@@ -11,6 +11,7 @@
 
 #include "core/error.h"
 #include "core/random.h"
+#include "core/threads.h"
 #include "ops/cpu/kernels.h"
 #include "ops/cpu/products.h"
 #include "ops/ops.h"
@@ -523,8 +524,11 @@ class CpuOps final : public Ops {
       if (count > 0) body(0, count);
       return;
     }
+    FirstFailure failure;
 #pragma omp parallel for schedule(static) num_threads(threads_)
-    for (std::int64_t p = 0; p < pieces; ++p) body(p * grain, std::min(grain, count - p * grain));
+    for (std::int64_t p = 0; p < pieces; ++p)
+      failure.guard([&] { body(p * grain, std::min(grain, count - p * grain)); });
+    failure.rethrow();
   }
   template <typename Body>
   void parallel_tasks(std::int64_t count, const Body& body) {
@@ -534,9 +538,11 @@ class CpuOps final : public Ops {
       for (std::int64_t t = 0; t < count; ++t) body(t, scratch_[0]);
       return;
     }
+    FirstFailure failure;
 #pragma omp parallel for schedule(dynamic) num_threads(threads_)
     for (std::int64_t t = 0; t < count; ++t)
-      body(t, scratch_[static_cast<std::size_t>(omp_get_thread_num())]);
+      failure.guard([&] { body(t, scratch_[static_cast<std::size_t>(omp_get_thread_num())]); });
+    failure.rethrow();
   }
 
   /// Mask of one row of one projection's input: 0 or 1/(1-rate).
@@ -755,6 +761,11 @@ class CpuOps final : public Ops {
     const auto n = static_cast<std::int64_t>(logits.size());
     const float inverse = request.greedy ? 1.0F : 1.0F / request.temperature;
     const cpu::RowStatistics s = k_.row_statistics(logits.data(), n, inverse);
+    if (!std::isfinite(s.maximum) || !std::isfinite(s.sum)) {
+      fail(
+          "cannot sample a token: the network's output is not finite; use other weights or another adapter, "
+          "or train with a lower optimizer.lr");
+    }
     SampledToken token;
     token.entropy = row_entropy(s);
     k_.row_exp(logits.data(), n, inverse, s.maximum, 1.0F, weights.data(), false);

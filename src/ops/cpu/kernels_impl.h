@@ -16,7 +16,7 @@ using Ints = std::int32_t __attribute__((vector_size(64)));
 using Words = std::uint32_t __attribute__((vector_size(64)));
 using Shorts = std::uint16_t __attribute__((vector_size(32)));
 
-constexpr float kLowest = -3.4028234663852886e38F;
+constexpr float kLowest = -__builtin_inff();
 
 BIQA_INLINE Floats load(const float* p) {
   Floats v;
@@ -86,8 +86,9 @@ BIQA_INLINE float max_of(Floats v) {
 }
 
 /// exp to about one unit in the last place: 2^n · p(r), r = x − n ln 2 (Cody and Waite's split), degree-6 polynomial.
+/// A NaN stays one: of two operands that don't compare, maximum and minimum give the second.
 BIQA_INLINE Floats exponential(Floats x) {
-  const Floats clamped = minimum(maximum(x, all(-87.3F)), all(88.7F));
+  const Floats clamped = minimum(all(88.7F), maximum(all(-87.3F), x));
   const Floats magic = all(12582912.0F);  // 1.5·2^23: adding it rounds to the nearest integer
   const Floats n = (clamped * 1.4426950408889634F + magic) - magic;
   const Floats r = (clamped - n * 0.693359375F) - n * -2.12194440e-4F;
@@ -381,10 +382,12 @@ void attend_queries(AttendBlock& block, int first) {
   const auto* values = static_cast<const T*>(block.values);
   float* scores[kQueries];
   Floats highest[kQueries];
+  std::int64_t shortest = lengths[0];
   std::int64_t longest = 0;
   for (int i = 0; i < kQueries; ++i) {
     scores[i] = block.scores + i * block.scores_stride;
     highest[i] = all(kLowest);
+    shortest = lengths[i] < shortest ? lengths[i] : shortest;
     longest = lengths[i] > longest ? lengths[i] : longest;
   }
   const std::int64_t page_count = (longest + kLanes - 1) / kLanes;
@@ -416,14 +419,30 @@ void attend_queries(AttendBlock& block, int first) {
     block.lse[first + i] = top + __builtin_logf(sum);
   }
   const std::int64_t padded_dim = (block.head_dim + kLanes - 1) / kLanes * kLanes;
+  const std::int64_t whole_pages = shortest / kLanes;
   for (std::int64_t d = 0; d < padded_dim; d += kLanes) {
     Floats sums[kQueries] = {};
-    for (std::int64_t p = 0; p < page_count; ++p) {
-      const std::int64_t page = block.pages != nullptr ? block.pages[p] : p;
-      const T* v = values + page * block.page_elements + d;
+    const auto values_of = [&](std::int64_t p) {
+      return values + (block.pages != nullptr ? block.pages[p] : p) * block.page_elements + d;
+    };
+    for (std::int64_t p = 0; p < whole_pages; ++p) {
+      const T* v = values_of(p);
       for (int j = 0; j < kLanes; ++j) {
         const Floats row = load(v + j * padded_dim);
         for (int i = 0; i < kQueries; ++i) sums[i] += row * scores[i][p * kLanes + j];
+      }
+    }
+    // A weight of zero would not keep out what a query doesn't see: later rows, or what a page held before, may be
+    // infinite or no number.
+    for (std::int64_t p = whole_pages; p < page_count; ++p) {
+      const T* v = values_of(p);
+      const std::int64_t start = p * kLanes;
+      const std::int64_t count = longest - start < kLanes ? longest - start : kLanes;
+      for (std::int64_t j = 0; j < count; ++j) {
+        const Floats row = load(v + j * padded_dim);
+        for (int i = 0; i < kQueries; ++i) {
+          if (start + j < lengths[i]) sums[i] += row * scores[i][start + j];
+        }
       }
     }
     for (int i = 0; i < kQueries; ++i) store(block.out[first + i] + d, sums[i] * inverse[i]);
@@ -467,8 +486,9 @@ void attend_backward_queries(AttendBackwardBlock& block, int first) {
     for (int i = 0; i < kQueries; ++i) {
       const auto rest = static_cast<std::int32_t>(block.lengths[first + i] - p * kLanes);
       const Floats e = lane < rest ? exponential(s[i] * block.scale - block.lse[first + i]) : Floats{};
+      const Floats d = e * (dp[i] - block.delta[first + i]) * block.scale;
       store(probability[i] + p * kLanes, e);
-      store(d_score[i] + p * kLanes, e * (dp[i] - block.delta[first + i]) * block.scale);
+      store(d_score[i] + p * kLanes, lane < rest ? d : Floats{});
     }
   }
   for (std::int64_t d = 0; d < block.padded_dim; d += kLanes) {

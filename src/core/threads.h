@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// Work on several threads whose exceptions reach the one who asked for it.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <thread>
+#include <vector>
+
+namespace biqa {
+
+/// An exception that leaves a thread or an OpenMP region ends the program. This keeps the first one until all are back.
+class FirstFailure {
+ public:
+  /// Runs `work` unless something has failed before: the result is thrown away then.
+  template <typename Work>
+  void guard(const Work& work) noexcept {
+    if (failed_.load(std::memory_order_relaxed)) return;
+    try {
+      work();
+    } catch (...) {
+      if (!failed_.exchange(true)) failure_ = std::current_exception();
+    }
+  }
+  /// Behind the region: throws what was kept.
+  void rethrow() const {
+    if (failure_) std::rethrow_exception(failure_);
+  }
+
+ private:
+  std::atomic<bool> failed_{false};
+  std::exception_ptr failure_;
+};
+
+/// body(0) … body(count − 1), each on a thread of its own as far as the system gives threads, else on this one. Comes back
+/// when all have ended, and throws the first exception.
+template <typename Body>
+void on_threads(std::int64_t count, const Body& body) {
+  FirstFailure failure;
+  std::vector<std::thread> others;
+  others.reserve(static_cast<std::size_t>(count));
+  std::int64_t started = 1;
+  try {
+    for (; started < count; ++started)
+      others.emplace_back([&failure, &body, index = started] { failure.guard([&] { body(index); }); });
+  } catch (const std::exception&) {
+    // No more threads to be had.
+  }
+  if (count > 0) failure.guard([&] { body(std::int64_t{0}); });
+  for (std::int64_t index = started; index < count; ++index) failure.guard([&] { body(index); });
+  for (std::thread& other : others) other.join();
+  failure.rethrow();
+}
+
+/// For threads that nobody waits for: an exception ends the program with a message and exit code 1.
+template <typename Body>
+void run_or_exit(const char* what, const Body& body) noexcept {
+  try {
+    body();
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "error: %s: %s; start the job again\n", what, error.what());
+    std::fflush(nullptr);
+    std::_Exit(1);
+  }
+}
+
+}  // namespace biqa
