@@ -29,19 +29,30 @@ namespace {
       stored.file, shown(stored.name));
 }
 
+/// Converts all elements; false where one is not finite. By pieces, which are looked at while they are in the cache.
+template <typename T>
+bool copy_finite(const StoredTensor& stored, std::span<T> target) {
+  constexpr std::size_t kPiece = std::size_t{1} << 16;
+  StoredTensor piece = stored;
+  const std::size_t element = stored.bytes.size() / std::max<std::size_t>(target.size(), 1);
+  bool finite = true;
+  for (std::size_t first = 0; first < target.size(); first += kPiece) {
+    const std::size_t count = std::min(kPiece, target.size() - first);
+    piece.shape = {static_cast<std::int64_t>(count)};
+    piece.bytes = stored.bytes.subspan(first * element, count * element);
+    piece.copy_to(target.subspan(first, count));
+    finite = all_finite(std::span<const T>(target.subspan(first, count))) && finite;
+  }
+  return finite;
+}
+
 }  // namespace
 
 void WeightLoader::copy(const std::string& name, View target) const {
   const StoredTensor& stored = checkpoint_.tensor(name);
   CHECK_EQ(stored.elements(), target.size()) << name;
-  bool finite = false;
-  if (target.type() == DType::bf16) {
-    stored.copy_to(target.span<Bf16>());
-    finite = all_finite(target.span<const Bf16>());
-  } else {
-    stored.copy_to(target.span<float>());
-    finite = all_finite(target.span<const float>());
-  }
+  const bool finite = target.type() == DType::bf16 ? copy_finite(stored, target.span<Bf16>())
+                                                   : copy_finite(stored, target.span<float>());
   if (!finite) refuse_values(stored, target.type());
 }
 
