@@ -127,19 +127,49 @@ std::string last_characters(const std::string& text, std::size_t count) {
   return text.substr(begin);
 }
 
+/// Two decimals; all digits of what is out of scale, which may be 1e300.
 std::string number_text(const std::optional<double>& value) {
+  if (out_of_scale(value)) return fmt::format("{}", *value);
   return value ? fmt::format("{:.2f}", *value) : "";
 }
 
+/// What is said of one answer beside its texts.
+struct Verdict {
+  std::optional<double>
+      rating;                 ///< the one reported: from the picture, or with --caption-only from the caption
+  bool out_of_scale = false;  ///< of that rating, also where it is a number that counts as none
+};
+
+Verdict verdict_on(const Trajectory& answer, const Profile& profile, bool caption_only) {
+  const auto& rating = caption_only ? answer.stage2_rating : answer.rating;
+  const std::string& text = caption_only ? answer.stage2_text : answer.text;
+  return {rating, out_of_scale(rating) || holds_number_off_scale(profile, text)};
+}
+
+/// Ratings off the scale are given as they are, which must not go unseen.
+struct OffScale {
+  std::int64_t pictures = 0, ratings = 0, caption_ratings = 0;
+
+  void tell() const {
+    if (ratings + caption_ratings == 0) return;
+    std::string from_captions;
+    if (caption_ratings > 0) from_captions = fmt::format(" and {} from captions", caption_ratings);
+    say("warning: {} of {} ratings{} are out of scale ({} to {}); they stand as the model wrote them\n",
+        ratings, pictures, from_captions, kLeastRating, kMostRating);
+  }
+};
+
 class Printer {
  public:
-  Printer(std::string format, bool caption_only) : format_(std::move(format)), caption_only_(caption_only) {
-    if (format_ == "csv") fmt::print("image,rating,caption,reasoning,caption_rating,parse_ok,seconds\n");
+  explicit Printer(std::string format) : format_(std::move(format)) {
+    if (format_ == "csv")
+      fmt::print("image,rating,caption,reasoning,caption_rating,parse_ok,out_of_scale,seconds\n");
     if (format_ == "table")
       fmt::print("{:<32} {:>6} {:>12}  {}\n", "image", "rating", "from caption", "caption | reasoning");
   }
-  void print(const std::string& image, const Trajectory& answer, double seconds) const {
-    const auto& rating = caption_only_ ? answer.stage2_rating : answer.rating;
+  void print(const std::string& image, const Trajectory& answer, const Verdict& verdict,
+             double seconds) const {
+    const auto& rating = verdict.rating;
     const std::string caption = answer.caption.value_or("");
     const std::string reasoning = answer.reasoning.value_or("");
     if (format_ == "json") {
@@ -152,12 +182,13 @@ class Printer {
                                  {"reasoning", reasoning},
                                  {"caption_rating", number(answer.stage2_rating)},
                                  {"parse_ok", answer.rating.has_value()},
+                                 {"out_of_scale", verdict.out_of_scale},
                                  {"seconds", seconds}};
       fmt::print("{}\n", row.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
     } else if (format_ == "csv") {
-      fmt::print("{},{},{},{},{},{},{:.3f}\n", csv_quoted(image), number_text(rating), csv_quoted(caption),
+      fmt::print("{},{},{},{},{},{},{},{:.3f}\n", csv_quoted(image), number_text(rating), csv_quoted(caption),
                  csv_quoted(reasoning), number_text(answer.stage2_rating), answer.rating.has_value(),
-                 seconds);
+                 verdict.out_of_scale, seconds);
     } else {
       const std::string shown =
           last_characters(image, 32).size() == image.size() ? image : "…" + last_characters(image, 31);
@@ -169,7 +200,6 @@ class Printer {
 
  private:
   std::string format_;
-  bool caption_only_;
 };
 
 ExitCode score_pictures(const CommandLine& line) {
@@ -235,7 +265,8 @@ ExitCode score_pictures(const CommandLine& line) {
 
   Rollout rollout(*policy.model, *policy.tokenizer, policy.chat, engine);
   const bool caption_only = line.on("caption-only");
-  const Printer printer(format, caption_only);
+  const Printer printer(format);
+  OffScale off_scale;
   for (std::size_t first = 0; first < pictures.size(); first += static_cast<std::size_t>(batch)) {
     const std::size_t end = std::min(pictures.size(), first + static_cast<std::size_t>(batch));
     const auto start = std::chrono::steady_clock::now();
@@ -264,16 +295,22 @@ ExitCode score_pictures(const CommandLine& line) {
                            static_cast<double>(std::max<std::size_t>(1, groups.size()));
     for (std::size_t i = 0; i < groups.size(); ++i) {
       const Trajectory& answer = groups[i].members.front();
-      printer.print(names[i], answer, seconds);
-      if (!(caption_only ? answer.stage2_rating : answer.rating)) {
+      const Verdict verdict = verdict_on(answer, rollout_options.prompts.profile, caption_only);
+      printer.print(names[i], answer, verdict, seconds);
+      ++off_scale.pictures;
+      off_scale.ratings += verdict.out_of_scale ? 1 : 0;
+      off_scale.caption_ratings += !caption_only && out_of_scale(answer.stage2_rating) ? 1 : 0;
+      if (!verdict.rating) {
         complain(fmt::format(
-                     "cannot rate {}: its answer{} holds no rating; use the prompts that it was trained with "
+                     "cannot rate {}: its answer{} holds {}; use the prompts that it was trained with "
                      "(--config or --adapter RUN), a trained adapter, or more --max-new-tokens",
-                     names[i], caption_only && answer.caption ? " from the caption" : ""),
+                     names[i], caption_only && answer.caption ? " from the caption" : "",
+                     verdict.out_of_scale ? "a number out of scale that counts as no rating" : "no rating"),
                  failures);
       }
     }
   }
+  off_scale.tell();
   if (failures == 0) return ExitCode::done;
   say("{} of {} pictures could not be rated\n", failures, wanted);
   return ExitCode::partial;

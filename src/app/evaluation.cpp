@@ -4,9 +4,25 @@
 #include <cmath>
 
 #include "core/statistics.h"
+#include "data/response.h"
 #include "data/rouge.h"
 
 namespace biqa {
+
+namespace {
+
+/// Ratings beside the human scores of the same pictures.
+struct Pairs {
+  std::vector<double> ratings, scores;
+
+  void add(double rating, double score) {
+    ratings.push_back(rating);
+    scores.push_back(score);
+  }
+  double distance() const { return ratings.empty() ? kNotMeasured : rmse(ratings, scores); }
+};
+
+}  // namespace
 
 std::vector<EvalMetrics> evaluate_groups(std::span<const Group> groups, std::int64_t step,
                                          const std::string& set, const std::string& decoding, bool caption) {
@@ -18,14 +34,18 @@ std::vector<EvalMetrics> evaluate_groups(std::span<const Group> groups, std::int
     metrics.set = set;
     metrics.condition = from_caption ? "caption" : "image";
     metrics.decoding = decoding;
-    std::vector<double> ratings, scores, precision, recall, f1;
+    Pairs all_pairs, in_scale;
+    std::vector<double> precision, recall, f1;
     for (const Group& group : groups) {
       const Trajectory& answer = group.members.front();
       const auto& rating = from_caption ? answer.stage2_rating : answer.rating;
       ++metrics.n;
       if (rating) {
-        ratings.push_back(*rating);
-        scores.push_back(group.score);
+        all_pairs.add(*rating, group.score);
+        if (out_of_scale(rating))
+          ++metrics.out_of_scale;
+        else
+          in_scale.add(*rating, group.score);
       } else {
         ++metrics.parse_failures;
       }
@@ -36,10 +56,13 @@ std::vector<EvalMetrics> evaluate_groups(std::span<const Group> groups, std::int
         f1.push_back(rouge.f1);
       }
     }
-    metrics.plcc = pearson(ratings, scores);
-    metrics.srcc = spearman(ratings, scores);
-    metrics.krcc = kendall_tau_b(ratings, scores);
-    metrics.rmse = ratings.empty() ? kNotMeasured : rmse(ratings, scores);
+    metrics.plcc = pearson(all_pairs.ratings, all_pairs.scores);
+    metrics.srcc = spearman(all_pairs.ratings, all_pairs.scores);
+    metrics.krcc = kendall_tau_b(all_pairs.ratings, all_pairs.scores);
+    metrics.rmse = all_pairs.distance();
+    metrics.plcc_in_scale = pearson(in_scale.ratings, in_scale.scores);
+    metrics.srcc_in_scale = spearman(in_scale.ratings, in_scale.scores);
+    metrics.rmse_in_scale = in_scale.distance();
     if (!precision.empty()) {
       metrics.rouge1_p = mean(precision);
       metrics.rouge1_r = mean(recall);

@@ -12,7 +12,8 @@
 namespace biqa {
 
 /// Figures of one set from groups of one member: first with the picture, then from the caption. Answers without a rating
-/// are counted as parse failures and take no part in the correlations. `caption`: stage 2 was run.
+/// are counted as parse failures and take no part in the correlations. Ratings out of scale are counted and do take part,
+/// except in the figures `_in_scale`. `caption`: stage 2 was run.
 std::vector<EvalMetrics> evaluate_groups(std::span<const Group> groups, std::int64_t step,
                                          const std::string& set, const std::string& decoding, bool caption);
 

@@ -117,11 +117,16 @@ std::size_t figures_of_evaluation(const Config& config, std::size_t sets) {
 
 void print_evaluation(std::span<const EvalMetrics> figures) {
   for (const EvalMetrics& m : figures) {
+    std::string off;
+    if (m.out_of_scale > 0) {
+      off = fmt::format(", {} out of scale (without them PLCC {:.3f}, SRCC {:.3f}, RMSE {:.3f})",
+                        m.out_of_scale, m.plcc_in_scale, m.srcc_in_scale, m.rmse_in_scale);
+    }
     say("step {:>4}  {:<10} {:<7} {:<7}  PLCC {:6.3f}  SRCC {:6.3f}  RMSE {:5.3f}{}  {} of {} "
-        "without rating\n",
+        "without rating{}\n",
         m.step, m.set, m.condition, m.decoding, m.plcc, m.srcc, m.rmse,
         std::isnan(m.rouge1_r) ? std::string() : fmt::format("  ROUGE-1 recall {:.3f}", m.rouge1_r),
-        m.parse_failures, m.n);
+        m.parse_failures, m.n, off);
   }
 }
 

@@ -87,10 +87,14 @@ void for_each_field(Metrics& m, Visit&& visit) {
   visit("decoding", m.decoding);
   visit("n", m.n);
   visit("parse_failures", m.parse_failures);
+  visit("out_of_scale", m.out_of_scale);
   visit("plcc", m.plcc);
   visit("srcc", m.srcc);
   visit("krcc", m.krcc);
   visit("rmse", m.rmse);
+  visit("plcc_in_scale", m.plcc_in_scale);
+  visit("srcc_in_scale", m.srcc_in_scale);
+  visit("rmse_in_scale", m.rmse_in_scale);
   visit("rouge1_p", m.rouge1_p);
   visit("rouge1_r", m.rouge1_r);
   visit("rouge1_f", m.rouge1_f);
@@ -142,7 +146,7 @@ std::vector<TensorboardScalar> scalars_of(const Metrics& metrics, Tag&& tag) {
   std::vector<TensorboardScalar> scalars;
   for_each_field(metrics, [&](std::string_view name, const auto& value) {
     if constexpr (std::is_arithmetic_v<std::decay_t<decltype(value)>>) {
-      if (name == "step" || name == "time" || !std::isfinite(static_cast<double>(value))) return;
+      if (name == "step" || name == "time" || !std::isfinite(static_cast<float>(value))) return;
       scalars.push_back({tag(name), static_cast<double>(value)});
     }
   });

@@ -51,8 +51,9 @@ struct EvalMetrics {
   std::string set;        ///< written as "eval"
   std::string condition;  ///< "image" or "caption"
   std::string decoding;   ///< "greedy" or "sampled"
-  std::int64_t n = 0, parse_failures = 0;
+  std::int64_t n = 0, parse_failures = 0, out_of_scale = 0;
   double plcc = kNotMeasured, srcc = kNotMeasured, krcc = kNotMeasured, rmse = kNotMeasured,
+         plcc_in_scale = kNotMeasured, srcc_in_scale = kNotMeasured, rmse_in_scale = kNotMeasured,
          rouge1_p = kNotMeasured, rouge1_r = kNotMeasured, rouge1_f = kNotMeasured;
 };
 

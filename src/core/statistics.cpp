@@ -305,9 +305,17 @@ double kendall_tau_b(std::span<const double> x, std::span<const double> y) {
 
 double rmse(std::span<const double> x, std::span<const double> y) {
   if (!usable(x, y) || x.empty()) return kUndefined;
-  double sum = 0;
-  for (std::size_t i = 0; i < x.size(); ++i) sum += (x[i] - y[i]) * (x[i] - y[i]);
-  return std::sqrt(sum / static_cast<double>(x.size()));
+  double sum = 0, largest = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    sum += (x[i] - y[i]) * (x[i] - y[i]);
+    largest = std::max(largest, std::abs(x[i] - y[i]));
+  }
+  const auto count = static_cast<double>(x.size());
+  if (std::isfinite(sum)) return std::sqrt(sum / count);
+  // One difference of 1e200 has no square.
+  sum = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) sum += std::pow((x[i] - y[i]) / largest, 2);
+  return largest * std::sqrt(sum / count);
 }
 
 double Logistic::operator()(double x) const {

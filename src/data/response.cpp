@@ -64,8 +64,9 @@ std::optional<double> parse_decimal(std::string_view text) {
   return value;
 }
 
-std::optional<double> parse_rating(const Profile& profile, std::string_view content) {
-  if (!profile.json_rating) return parse_decimal(content);
+/// The rating part without what the profile puts around the number.
+std::optional<std::string_view> number_in(const Profile& profile, std::string_view content) {
+  if (!profile.json_rating) return content;
   for (const std::string_view expected : {"{", "\"rating\"", ":"}) {
     content = trim(content);
     if (!content.starts_with(expected)) return std::nullopt;
@@ -73,7 +74,12 @@ std::optional<double> parse_rating(const Profile& profile, std::string_view cont
   }
   if (!content.ends_with('}')) return std::nullopt;
   content.remove_suffix(1);
-  return parse_decimal(trim(content));
+  return trim(content);
+}
+
+std::optional<double> parse_rating(const Profile& profile, std::string_view content) {
+  const auto number = number_in(profile, content);
+  return number ? parse_decimal(*number) : std::nullopt;
 }
 
 /// A numeral that looks like a rating.
@@ -144,6 +150,25 @@ Stage1Response parse_stage1(const Profile& profile, std::string_view text) {
 std::optional<double> parse_stage2(const Profile& profile, std::string_view text) {
   const auto rating = find_part(text, profile.rating_tag);
   return rating ? parse_rating(profile, rating->content) : std::nullopt;
+}
+
+bool out_of_scale(const std::optional<double>& rating) {
+  return rating && (*rating < kLeastRating || *rating > kMostRating);
+}
+
+bool holds_number_off_scale(const Profile& profile, std::string_view text) {
+  const auto part = find_part(text, profile.rating_tag);
+  const auto number = part ? number_in(profile, part->content) : std::nullopt;
+  if (!number || parse_decimal(*number)) return false;
+  std::string_view digits = *number;
+  if (digits.starts_with('+')) digits.remove_prefix(1);
+  if (digits.starts_with('-') && digits.size() < number->size()) return false;
+  double value = 0;
+  const char* const end = digits.data() + digits.size();
+  const auto [stop, problem] = std::from_chars(digits.data(), end, value);
+  if (problem == std::errc::invalid_argument || stop != end) return false;
+  // Out of range: too large, or nearer to 0 than any double.
+  return problem == std::errc::result_out_of_range || out_of_scale(value);
 }
 
 std::optional<std::string_view> before_rating(const Profile& profile, std::string_view text) {

@@ -30,6 +30,14 @@ Stage1Response parse_stage1(const Profile& profile, std::string_view text);
 /// The rating part of a stage-2 completion, by the same rules.
 std::optional<double> parse_stage2(const Profile& profile, std::string_view text);
 
+/// The scale that answers are asked for, both ends on it.
+inline constexpr double kLeastRating = 1, kMostRating = 5;
+/// A rating that is not on the scale; where there is none, nothing is off it.
+bool out_of_scale(const std::optional<double>& rating);
+/// Whether the rating part of an answer of either stage is a number off the scale that is written so that it counts
+/// as no rating: with an exponent or a plus, infinite, or too long for a double.
+bool holds_number_off_scale(const Profile& profile, std::string_view text);
+
 /// What stands before the opening tag of the rating part; nullopt if that tag does not occur exactly once.
 std::optional<std::string_view> before_rating(const Profile& profile, std::string_view text);
 

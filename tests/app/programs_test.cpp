@@ -233,6 +233,39 @@ TEST_F(Programs, PictureWithoutRating) {
   }
 }
 
+/// The tiny model's answers with the decimal point read as a digit: 3.07 becomes 3807.
+TEST_F(Programs, RatingsOutOfScaleAreMarkedAndCounted) {
+  const fs::path model = copy_model();
+  nlohmann::json tokenizer = nlohmann::json::parse(file_content(model / "tokenizer.json"));
+  nlohmann::json& vocabulary = tokenizer["model"]["vocab"];
+  std::swap(vocabulary["."], vocabulary["8"]);
+  folder_.write("model/tokenizer.json", tokenizer.dump());
+  const auto rate = [&](const std::string& path, const Arguments& more) {
+    Arguments words{program("biqa_score"), "--config",
+                    (fs::path(BIQA_SOURCE_DIR) / "configs/quickstart.yaml").string(), "--model", path};
+    words.insert(words.end(), more.begin(), more.end());
+    words.push_back((kTiny / "sample_cat.png").string());
+    return run(words);
+  };
+  const Outcome off = rate(model.string(), {"--format", "json"});
+  EXPECT_EQ(off.code, 0) << off.err;
+  const nlohmann::json row = nlohmann::json::parse(off.out);
+  EXPECT_GT(row["rating"], 1000);
+  EXPECT_EQ(row["out_of_scale"], true);
+  EXPECT_EQ(row["parse_ok"], true);
+  EXPECT_THAT(off.err, HasSubstr("warning: 1 of 1 ratings and 1 from captions are out of scale (1 to 5)"));
+  EXPECT_EQ(off.err.find("warning"), off.err.rfind("warning"));
+
+  const Outcome caption = rate(model.string(), {"--caption-only", "--format", "csv"});
+  EXPECT_THAT(caption.out, HasSubstr("parse_ok,out_of_scale,seconds\n"));
+  EXPECT_THAT(caption.out, HasSubstr(",true,true,"));
+  EXPECT_THAT(caption.err, HasSubstr("warning: 1 of 1 ratings are out of scale (1 to 5)"));
+
+  const Outcome good = rate((kTiny / "model").string(), {"--format", "json"});
+  EXPECT_EQ(nlohmann::json::parse(good.out)["out_of_scale"], false);
+  EXPECT_THAT(good.err, Not(HasSubstr("scale")));
+}
+
 TEST_F(Programs, LongNamesAreCutBetweenCharacters) {
   std::string name;
   for (int i = 0; i < 40; ++i) name += "ü";

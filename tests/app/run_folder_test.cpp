@@ -88,8 +88,9 @@ TEST(MetricsLines, NamesAndOrder) {
                                                                             "policy_lag_max",
                                                                             "traffic_bytes"}));
   EXPECT_EQ(keys_of(to_json_line(EvalMetrics{})),
-            (std::vector<std::string>{"step", "eval", "condition", "decoding", "n", "parse_failures", "plcc",
-                                      "srcc", "krcc", "rmse", "rouge1_p", "rouge1_r", "rouge1_f"}));
+            (std::vector<std::string>{"step", "eval", "condition", "decoding", "n", "parse_failures",
+                                      "out_of_scale", "plcc", "srcc", "krcc", "rmse", "plcc_in_scale",
+                                      "srcc_in_scale", "rmse_in_scale", "rouge1_p", "rouge1_r", "rouge1_f"}));
   EXPECT_EQ(
       keys_of(to_json_line(SampleRecord{})),
       (std::vector<std::string>{"step", "id", "member", "prompt", "text", "caption", "reasoning", "rating",

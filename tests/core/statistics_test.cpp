@@ -96,6 +96,10 @@ TEST(Statistics, NotDefined) {
   EXPECT_TRUE(std::isnan(standard_deviation(one)));
   EXPECT_TRUE(std::isnan(rmse(none, none)));
   EXPECT_EQ(rmse(one, one), 0);
+  // An answer may be a number of three hundred digits; its square has no double.
+  const std::vector<double> huge{1e300, 3}, usual{2, 3};
+  EXPECT_DOUBLE_EQ(rmse(huge, usual), 1e300 / std::sqrt(2.0));
+  EXPECT_TRUE(std::isfinite(pearson(huge, usual)));
   EXPECT_EQ(standard_deviation(constant), 0) << "0.1 six times has no spread, not even by rounding";
   for (const double bad : {kNan, kInfinity, -kInfinity}) {
     for (const std::size_t place : {0U, 3U}) {

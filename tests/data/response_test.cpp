@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "data/response.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <optional>
@@ -76,6 +77,31 @@ TEST(Response, JsonRatings) {
                           "{\"rating\": [3.5]}", "{", "}", "{\"rating\": 3.5} ok"}) {
     EXPECT_FALSE(released_rating(bad)) << bad;
   }
+}
+
+TEST(Response, ScaleIsFromOneToFive) {
+  for (const double rating : {1.0, 3.25, 5.0}) EXPECT_FALSE(out_of_scale(rating)) << rating;
+  for (const double rating : {0.0, -3.0, 0.99, 5.0001, 5.5, 350000000.0, 1e300})
+    EXPECT_TRUE(out_of_scale(rating)) << rating;
+  EXPECT_FALSE(out_of_scale(std::nullopt));
+  EXPECT_EQ(paper_rating("350000000"), 350000000.0);
+  EXPECT_EQ(paper_rating(std::string(26, '9')), 1e26);
+}
+
+TEST(Response, NumbersOffTheScaleThatCountAsNoRating) {
+  const std::string too_long(400, '7');
+  for (const std::string& text : {std::string("1e9"), std::string("inf"), std::string("-inf"),
+                                  std::string("Infinity"), std::string("1e400"), std::string("1e-400"),
+                                  std::string("+7"), std::string("-2E3"), too_long, "-" + too_long + ".5"}) {
+    EXPECT_FALSE(paper_rating(text)) << text;
+    EXPECT_TRUE(holds_number_off_scale(kPaper, "<rating> " + text + "</rating>")) << text;
+    EXPECT_TRUE(holds_number_off_scale(kReleased, "<answer>{\"rating\": " + text + "}</answer>")) << text;
+    EXPECT_FALSE(holds_number_off_scale(kPaper, text)) << text;
+  }
+  // What is on the scale, no number, or a rating by the rules.
+  for (const char* text :
+       {"3e0", "+3", "nan", "", "nine", "9 of 10", "9/10", "+-9", "--9", "9,5", "0x99", "9", "-3", "3"})
+    EXPECT_FALSE(holds_number_off_scale(kPaper, fmt::format("<rating>{}</rating>", text))) << text;
 }
 
 TEST(Response, FormatIsTheThreePartsInOrderAndNoMore) {
