@@ -1,63 +1,112 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Usage: launch/setup.sh [--dev] [--dry-run]
-# Installs the Debian 12 packages that building and running biqa needs, and with --dev those of the lint checks. Safe to
-# repeat: without anything missing it changes nothing and is done at once. --dry-run only says what is missing.
-# CUDA is no part of it: docs/cuda.md.
+# Installs the packages that building and running biqa needs, and with --dev those of the tests' lint checks, on Debian 12
+# and 13 and on Ubuntu 22.04 and 24.04. On another system, or where it may not install, it goes on if CMake finds
+# everything, and else lists what is needed. Safe to repeat: without anything missing it changes nothing and is done at
+# once. --dry-run only says what is missing. CUDA is no part of it: docs/cuda.md.
 set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# By Debian 12's names.
 packages=(
   build-essential cmake ninja-build pkg-config ccache git
   libdnnl-dev ocl-icd-opencl-dev  # the CMake package of the former asks for the latter
   libopenmpi-dev openmpi-bin
   libhdf5-dev libyaml-cpp-dev nlohmann-json3-dev libxxhash-dev libutf8proc-dev
   libgoogle-glog-dev libgflags-dev libfmt-dev
-  libjpeg62-turbo-dev libpng-dev libwebp-dev libtiff-dev libexif-dev libstb-dev
-  libgtest-dev libgmock-dev libbenchmark-dev
+  libjpeg62-turbo-dev libpng-dev libwebp-dev libtiff-dev libexif-dev
+  libgtest-dev libgmock-dev
 )
+lint_packages=(clang-format-14 clang-tidy-14 libomp-14-dev)
+# One line a system: its code name | what it is called | whether biqa has run there | what it calls a package otherwise;
+# nothing behind the = means that it has none.
+systems=(
+  "bookworm|Debian 12|tested|"
+  "trixie|Debian 13|tested|clang-format-14= clang-tidy-14= libomp-14-dev="
+  "jammy|Ubuntu 22.04|untested|libjpeg62-turbo-dev=libjpeg-turbo8-dev"
+  "noble|Ubuntu 24.04|untested|libjpeg62-turbo-dev=libjpeg-turbo8-dev"
+)
+
+dev=no
 dry_run=no
 for argument in "$@"; do
   case $argument in
-    --dev) packages+=(clang-format-14 clang-tidy-14 libomp-14-dev) ;;
+    --dev) dev=yes ;;
     --dry-run) dry_run=yes ;;
-    -h | --help) sed -n '3,6s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '3,7s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) echo "error: launch/setup.sh: unknown argument $argument; see launch/setup.sh --help" >&2; exit 2 ;;
   esac
 done
+[[ $dev == no ]] || packages+=("${lint_packages[@]}")
+
+# what_cmake_misses: empty where it finds everything.
+what_cmake_misses() {
+  local folder tests=OFF
+  [[ $dev == no ]] || tests=ON
+  folder=$(mktemp -d)
+  cmake --preset cpu -B "$folder" -DBIQA_TESTS=$tests >"$folder/log" 2>&1 ||
+    awk '/^-- +.*[Pp]ackage .* found/ { sub(/^-- +/, ""); printf "%s; ", $0 }
+      /^CMake Error/ { ++errors; next }
+      /^Call Stack/ { exit }
+      errors && NF { text = text " " $0; next }
+      text != "" { exit }
+      END { print text != "" ? text : "it fails" }' "$folder/log" | sed 's/  */ /g; s/^ //'
+  rm -rf "$folder"
+}
+# go_on_without WHY: nothing can be installed, for the reason WHY. All may be there all the same: CMake is asked.
+go_on_without() {
+  local tool lacking='' reason=''
+  for tool in cmake ninja g++ pkg-config mpirun; do
+    command -v "$tool" >/dev/null || lacking+=" $tool"
+  done
+  if [[ -n $lacking ]]; then reason="not installed:$lacking"; else reason=$(what_cmake_misses); fi
+  if [[ -n $reason ]]; then
+    echo "error: launch/setup.sh: $1, and something that biqa needs is missing ($reason); install what corresponds to these packages of Debian 12 and run it again: ${packages[*]}" >&2
+    exit 1
+  fi
+  echo "setup: $1, but CMake finds everything: going on"
+  exit 0
+}
+
+# A derivative names the release whose packages it has.
+release() { (. "${BIQA_OS_RELEASE:-/etc/os-release}" 2>/dev/null && eval "echo \"$1\""); }
+codename=$(release '${UBUNTU_CODENAME:-${DEBIAN_CODENAME:-${VERSION_CODENAME:-}}}') || codename=''
+title=''
+for line in "${systems[@]}"; do
+  IFS='|' read -r code name tested renamed <<<"$line"
+  [[ $code == "$codename" ]] && title=$name && break
+done
+if [[ -z $title ]] || ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
+  go_on_without "the package names of $(release '${PRETTY_NAME:-this system}' || echo 'this system') are unknown here"
+fi
+for change in $renamed; do
+  for i in "${!packages[@]}"; do
+    [[ ${packages[i]} != "${change%%=*}" ]] || packages[i]=${change#*=}
+    [[ -n ${packages[i]} ]] || unset 'packages[i]'
+  done
+done
 
 missing=()
-if command -v dpkg-query >/dev/null; then
-  installed=$(dpkg-query --show --showformat='${db:Status-Abbrev}${Package}\n' | sed -n 's/^ii //p')
-  for package in "${packages[@]}"; do
-    grep -qx "$package" <<<"$installed" || missing+=("$package")
-  done
-  if [[ ${#missing[@]} == 0 ]]; then
-    echo "setup: all ${#packages[@]} packages are there"
-    exit 0
-  fi
+installed=$(dpkg-query --show --showformat='${db:Status-Abbrev}${Package}\n' | sed -n 's/^ii //p')
+for package in "${packages[@]}"; do
+  grep -qx "$package" <<<"$installed" || missing+=("$package")
+done
+[[ $tested == tested ]] || echo "setup: $title has the packages under known names, but biqa is untested there"
+if [[ ${#missing[@]} == 0 ]]; then
+  echo "setup: all ${#packages[@]} packages are there"
+  exit 0
 fi
-
-system=$(. /etc/os-release 2>/dev/null && echo "${ID:-unknown} ${VERSION_ID:-}") || system=unknown
-if [[ $system != "debian 12" ]]; then
-  echo "error: launch/setup.sh on $system: it knows the package names of Debian 12 alone; install what corresponds to these and go on with launch/build.sh: ${packages[*]}" >&2
-  exit 1
-fi
-
-echo "setup: installing ${#missing[@]} of ${#packages[@]} packages: ${missing[*]}"
+echo "setup: installing ${#missing[@]} of ${#packages[@]} packages on $title: ${missing[*]}"
 [[ $dry_run == no ]] || exit 0
 as_root=()
 if [[ $EUID != 0 ]]; then
-  if ! command -v sudo >/dev/null; then
-    echo "error: launch/setup.sh: packages are missing and neither is this root nor is there sudo; run it as root" >&2
-    exit 1
-  fi
+  command -v sudo >/dev/null || go_on_without "packages can't be installed by a user who is not root and has no sudo"
   as_root=(sudo)
 fi
 apt_get() {
-  if ! "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q "$@" </dev/null; then
-    echo "error: launch/setup.sh: apt-get $1 failed (see above); check the network and /etc/apt/sources.list and run it again" >&2
-    exit 1
-  fi
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q "$@" </dev/null ||
+    go_on_without "apt-get $1 failed (above; look at the network and the sources in /etc/apt)"
 }
 apt_get update
 apt_get install --yes --no-install-recommends "${missing[@]}"

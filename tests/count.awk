@@ -9,9 +9,11 @@ function attribute(name) {
   name = attribute("name")
   status = attribute("status")
   has_cases = ok = bad = skip = reasons = listing = expect_reason = 0
+  why = ""
   message = ""
 }
 /^\t\t<skipped message=/ { message = attribute("message") }
+match($0, /^(\t*<system-out>)?skipped: /) { why = ": " substr($0, RLENGTH + 1) }
 expect_reason { reason[++reasons] = $0; expect_reason = 0 }
 /: Skipped$/ { expect_reason = 1 }
 # GoogleTest's summary; a later one (of the outer program) replaces an earlier one (of a program that it started).
@@ -22,7 +24,7 @@ listing && /^\[  FAILED  \] / { listed[listing++] = $4 }
 /^\t<\/testcase>/ {
   if (status == "notrun" && message ~ /^SKIP_RETURN_CODE/) {
     ++skipped
-    print "skipped " name
+    print "skipped " name why
   } else {
     passed += has_cases ? ok : status == "run"
     skipped += skip

@@ -8,7 +8,7 @@ source tests/lint/files.sh
 
 formatter=$(command -v clang-format-14 || true)
 if [[ -z $formatter ]]; then
-  echo "error: clang-format-14 is not installed: formatting cannot be judged; run launch/setup.sh --dev" >&2
+  echo "skipped: clang-format 14 is not installed, and other versions differ in details; launch/setup.sh --dev installs it where the system has it" >&2
   exit 77
 fi
 files=$(project_files | grep -E '\.(h|cpp|cu|cuh)$')

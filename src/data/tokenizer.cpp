@@ -255,7 +255,7 @@ JsonFields required_object(const JsonFields& fields, const std::string& key) {
   return *object;
 }
 
-const json& required_array(const JsonFields& fields, const std::string& key) {
+const json& required_array(const JsonFields& fields, const char* key) {
   const json* array = fields.find(key);
   if (array == nullptr) fields.missing(key);
   if (!array->is_array()) fields.refuse(key, "a list");

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "io/hdf5.h"
 
+// Newer versions of the library keep the interface of 1.10.
+#define H5_USE_110_API
+
 #include <fcntl.h>
 #include <glog/logging.h>
 #include <hdf5.h>

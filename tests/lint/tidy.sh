@@ -3,7 +3,7 @@
 # Usage: tidy.sh BUILD SECONDS. Runs clang-tidy 14 on the project's .cpp files that BUILD, a finished build, compiles. A
 # file is done again only when it, a header it includes or .clang-tidy has changed: what was found clean is remembered
 # in BUILD/tidy. After SECONDS no further file is begun. Ends with `tidy: C clean, D with findings, L left out` and exit
-# code 1 if D > 0.
+# code 1 if D > 0; 77 without clang-tidy 14, for other versions have other opinions.
 set -euo pipefail
 build=$(cd "${1:?usage: tidy.sh BUILD SECONDS}" && pwd)
 seconds=${2:?usage: tidy.sh BUILD SECONDS}
@@ -12,8 +12,8 @@ root=$PWD
 cache=$build/tidy
 mkdir -p "$cache/clean"
 if ! command -v clang-tidy-14 >/dev/null; then
-  echo "error: clang-tidy-14 is not installed; run launch/setup.sh --dev" >&2
-  exit 1
+  echo "skipped: clang-tidy 14 is not installed, and other versions have other opinions"
+  exit 77
 fi
 
 # One line a source: its path and those of the project's headers it includes, as the build has recorded them.
