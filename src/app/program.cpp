@@ -68,13 +68,6 @@ void print_help(const ProgramInfo& info) {
       info.example);
 }
 
-std::string one_line(std::string text) {
-  for (char& c : text) {
-    if (c == '\n' || c == '\r') c = ' ';
-  }
-  return text;
-}
-
 /// What mpirun or srun says of this process.
 struct Place {
   int rank = 0, ranks = 1;

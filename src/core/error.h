@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <stdexcept>
 #include <string>
@@ -15,11 +16,19 @@ namespace biqa {
 /// Exit codes of every program.
 enum class ExitCode : int { done = 0, world = 1, usage = 2, partial = 3, stopped = 75 };
 
-/// What the world did wrong; a program prints it as one line `error: …` and exits with `code()`.
+/// `text` on one line that a terminal shows as it is: each control character becomes a space.
+inline std::string one_line(std::string text) {
+  std::replace_if(
+      text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c == 0x7F; }, ' ');
+  return text;
+}
+
+/// What the world did wrong; a program prints it as one line `error: …` and exits with `code()`. Messages quote what files
+/// and their names hold, so the constructor makes them one_line().
 class Error : public std::runtime_error {
  public:
-  explicit Error(const std::string& message, ExitCode code = ExitCode::world)
-      : std::runtime_error(message), code_(code) {}
+  explicit Error(std::string message, ExitCode code = ExitCode::world)
+      : std::runtime_error(one_line(std::move(message))), code_(code) {}
   ExitCode code() const { return code_; }
 
  private:

@@ -37,6 +37,16 @@ TEST(Error, ArgumentsAreNeverFormats) {
   }
 }
 
+// A file's name or content must not break the line, nor steer a terminal.
+TEST(Error, IsOneLineWhateverItQuotes) {
+  try {
+    fail("cannot use {}: bad", "a\nb\r\t\x1B[2J\x7F \xC3\xA9");
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "cannot use a b   [2J  \xC3\xA9: bad");
+  }
+  EXPECT_STREQ(Error("two\nlines").what(), "two lines");
+}
+
 TEST(Error, ExitCodesAreTheContract) {
   EXPECT_EQ(static_cast<int>(ExitCode::done), 0);
   EXPECT_EQ(static_cast<int>(ExitCode::world), 1);
