@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "io/yaml.h"
 
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
@@ -8,7 +9,9 @@
 #include <cmath>
 #include <initializer_list>
 #include <limits>
+#include <sstream>
 #include <system_error>
+#include <unordered_map>
 #include <utility>
 
 #include "core/error.h"
@@ -79,10 +82,12 @@ class Copier {
         node.kind = YamlKind::list;
         for (const auto& item : source) node.children.push_back(copy(item, depth + 1));
         break;
-      case YAML::NodeType::Map:
+      case YAML::NodeType::Map: {
         node.kind = YamlKind::map;
-        for (const auto& entry : source) add_entry(node, entry.first, entry.second, depth);
+        Places places;
+        for (const auto& entry : source) add_entry(node, entry.first, entry.second, places, depth);
         break;
+      }
     }
     return node;
   }
@@ -92,13 +97,15 @@ class Copier {
     return fmt::format("{}:{}", name_, node.Mark().line + 1);
   }
 
-  void add_entry(YamlNode& map, const YAML::Node& key, const YAML::Node& value, int depth) {
+  using Places = std::unordered_map<std::string, std::string>;  // of a map's keys so far
+
+  void add_entry(YamlNode& map, const YAML::Node& key, const YAML::Node& value, Places& places, int depth) {
     if (!key.IsScalar())
       fail_usage("cannot read YAML {}: a key must be plain text; write `name: value`", place(key));
-    const YamlNode* earlier = map.find(key.Scalar());
-    if (earlier != nullptr) {
+    const auto [earlier, fresh] = places.emplace(key.Scalar(), place(key));
+    if (!fresh) {
       fail_usage("cannot read YAML {}: key '{}' is given twice, first at {}; remove one", place(key),
-                 key.Scalar(), earlier->where);
+                 key.Scalar(), earlier->second);
     }
     YamlNode child = copy(value, depth + 1);
     child.key = key.Scalar();
@@ -109,6 +116,41 @@ class Copier {
   const std::string& name_;
   std::size_t values_ = 0;
 };
+
+// Sees documents begin and nothing else.
+class DocumentCounter : public YAML::EventHandler {
+ public:
+  explicit DocumentCounter(const std::string& name) : name_(name) {}
+  void OnDocumentStart(const YAML::Mark& mark) override {
+    if (++documents_ > 1) {
+      fail_usage("cannot read YAML {}:{}: it holds 2 documents or more; keep one (no second `---`)", name_,
+                 mark.line + 1);
+    }
+  }
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark& /*mark*/, YAML::anchor_t /*anchor*/) override {}
+  void OnAlias(const YAML::Mark& /*mark*/, YAML::anchor_t /*anchor*/) override {}
+  void OnScalar(const YAML::Mark& /*mark*/, const std::string& /*tag*/, YAML::anchor_t /*anchor*/,
+                const std::string& /*value*/) override {}
+  void OnSequenceStart(const YAML::Mark& /*mark*/, const std::string& /*tag*/, YAML::anchor_t /*anchor*/,
+                       YAML::EmitterStyle::value /*style*/) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark& /*mark*/, const std::string& /*tag*/, YAML::anchor_t /*anchor*/,
+                  YAML::EmitterStyle::value /*style*/) override {}
+  void OnMapEnd() override {}
+
+ private:
+  const std::string& name_;
+  int documents_ = 0;
+};
+
+// YAML::LoadAll is no way to find out: where a document begins with a comma, it finds one more without end.
+void require_one_document(const std::string& text, const std::string& name) {
+  std::istringstream stream(text);
+  YAML::Parser parser(stream);
+  DocumentCounter counter(name);
+  while (parser.HandleNextDocument(counter)) continue;
+}
 
 }  // namespace
 
@@ -163,17 +205,10 @@ std::optional<std::int64_t> yaml_integer(const YamlNode& node) {
 
 YamlNode parse_yaml(const std::string& text, const std::string& name) {
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
-    if (documents.size() > 1) {
-      fail_usage("cannot read YAML {}: it holds {} documents; keep one (no second `---`)", name,
-                 documents.size());
-    }
-    if (documents.empty()) {
-      YamlNode nothing;
-      nothing.where = name + ":1";
-      return nothing;
-    }
-    return Copier(name).copy(documents.front(), 0);
+    require_one_document(text, name);
+    YamlNode root = Copier(name).copy(YAML::Load(text), 0);
+    if (root.kind == YamlKind::null) root.where = name + ":1";
+    return root;
   } catch (const YAML::Exception& problem) {
     fail_usage("cannot read YAML {}:{}: {}; correct the syntax near column {}", name, problem.mark.line + 1,
                problem.msg, problem.mark.column + 1);
