@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Usage: launch/build.sh [cpu|cuda|asan|tsan] [--tests] [--target NAME]...
+# Usage: launch/build.sh [cpu|cuda|asan|tsan|fuzz] [--tests] [--target NAME]...
 # Configures and builds a preset of CMakePresets.json (cpu unless named) into build/PRESET, programs in build/PRESET/bin.
 # --tests builds the tests too; --target builds just that. BIQA_JOBS limits the compilers at work (default: by cores and
 # free memory).
@@ -12,7 +12,7 @@ tests=OFF
 targets=()
 while [[ $# -gt 0 ]]; do
   case $1 in
-    cpu | cuda | asan | tsan) preset=$1 ;;
+    cpu | cuda | asan | tsan | fuzz) preset=$1 ;;
     --tests) tests=ON ;;
     --target) targets+=(--target "${2:?--target needs a name}"); shift ;;
     -h | --help) sed -n '3,6s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
@@ -26,6 +26,10 @@ for tool in cmake ninja g++; do
   echo "error: launch/build.sh: $tool is not installed; run launch/setup.sh" >&2
   exit 1
 done
+if [[ $preset == fuzz ]] && ! command -v clang++-14 >/dev/null; then
+  echo "error: launch/build.sh fuzz: clang++-14 is not installed; run launch/setup.sh --fuzz" >&2
+  exit 1
+fi
 if [[ $preset == cuda ]]; then
   nvcc=${CUDACXX:-$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)}
   if ! command -v "$nvcc" >/dev/null; then

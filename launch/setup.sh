@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Usage: launch/setup.sh [--dev] [--dry-run]
-# Installs the packages that building and running biqa needs, and with --dev those of the tests' lint checks, on Debian 12
-# and 13 and on Ubuntu 22.04 and 24.04. On another system, or where it may not install, it goes on if CMake finds
-# everything, and else lists what is needed. Safe to repeat: without anything missing it changes nothing and is done at
-# once. --dry-run only says what is missing. CUDA is no part of it: docs/cuda.md.
+# Usage: launch/setup.sh [--dev] [--fuzz] [--dry-run]
+# Installs the packages that building and running biqa needs, with --dev those of the tests' lint checks, and with --fuzz
+# the compiler of the fuzz harnesses, on Debian 12 and 13 and on Ubuntu 22.04 and 24.04. On another system, or where it may
+# not install, it goes on if CMake finds everything, and else lists what is needed. Safe to repeat: without anything
+# missing it changes nothing and is done at once. --dry-run only says what is missing. CUDA is no part of it: docs/cuda.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -19,26 +19,30 @@ packages=(
   libgtest-dev libgmock-dev
 )
 lint_packages=(clang-format-14 clang-tidy-14 libomp-14-dev)
+fuzz_packages=(clang-14 libclang-rt-14-dev libomp-14-dev)
 # One line a system: its code name | what it is called | whether biqa has run there | what it calls a package otherwise;
 # nothing behind the = means that it has none.
 systems=(
   "bookworm|Debian 12|tested|"
-  "trixie|Debian 13|tested|clang-format-14= clang-tidy-14= libomp-14-dev="
-  "jammy|Ubuntu 22.04|untested|libjpeg62-turbo-dev=libjpeg-turbo8-dev"
+  "trixie|Debian 13|tested|clang-format-14= clang-tidy-14= libomp-14-dev= clang-14= libclang-rt-14-dev="
+  "jammy|Ubuntu 22.04|untested|libjpeg62-turbo-dev=libjpeg-turbo8-dev libclang-rt-14-dev=libclang-common-14-dev"
   "noble|Ubuntu 24.04|untested|libjpeg62-turbo-dev=libjpeg-turbo8-dev"
 )
 
 dev=no
+fuzz=no
 dry_run=no
 for argument in "$@"; do
   case $argument in
     --dev) dev=yes ;;
+    --fuzz) fuzz=yes ;;
     --dry-run) dry_run=yes ;;
     -h | --help) sed -n '3,7s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) echo "error: launch/setup.sh: unknown argument $argument; see launch/setup.sh --help" >&2; exit 2 ;;
   esac
 done
 [[ $dev == no ]] || packages+=("${lint_packages[@]}")
+[[ $fuzz == no ]] || packages+=("${fuzz_packages[@]}")
 
 # what_cmake_misses: empty where it finds everything.
 what_cmake_misses() {

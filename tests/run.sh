@@ -4,7 +4,8 @@
 #   fast     lint, the CPU build and its tests: while working
 #   default  and clang-tidy on every file, the tests under address, undefined-behaviour and thread sanitizers, the CUDA
 #            build: what CI runs
-#   full     and the tests labelled slow, and the job script on a Slurm of its own (as root it installs slurm-wlm)
+#   full     and the tests labelled slow, each fuzz harness for 20 seconds (where there is clang 14: launch/setup.sh --fuzz),
+#            and the job script on a Slurm of its own (as root it installs slurm-wlm)
 # Installs what it needs (launch/setup.sh --dev). Ends with the line `N passed, N failed`; exit code 0 means none failed.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -12,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 level=${1:-default}
 case $level in
   fast | default | full) ;;
-  -h | --help) sed -n '3,8s/^# \?//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+  -h | --help) sed -n '3,9s/^# \?//p' "${BASH_SOURCE[0]}"; exit 0 ;;
   *) echo "error: tests/run.sh: no level $level; see tests/run.sh --help" >&2; exit 2 ;;
 esac
 
@@ -114,6 +115,24 @@ slurm() {
   fi
 }
 
+fuzz() {
+  local log=build/fuzz.log status last ok bad
+  bash tests/fuzz/run.sh --seconds 20 </dev/null 2>&1 | tee "$log"
+  status=${PIPESTATUS[0]}
+  last=$(tail -n 1 "$log")
+  if [[ $status == 77 ]]; then
+    skipped=$((skipped + 1))
+    report+=("skipped fuzzing: ${last#skipped: }")
+  elif [[ $last =~ ^fuzz:\ ([0-9]+)\ passed,\ ([0-9]+)\ failed$ ]]; then
+    ok=${BASH_REMATCH[1]} bad=${BASH_REMATCH[2]}
+    passed=$((passed + ok))
+    failed=$((failed + bad))
+    [[ $bad == 0 ]] || report+=("failed fuzzing: $bad harnesses, named above")
+  else
+    failure "fuzzing: tests/fuzz/run.sh ends with $status and no results: $last"
+  fi
+}
+
 stage "packages"
 bash launch/setup.sh --dev || exit 1
 
@@ -160,6 +179,9 @@ if [[ $level != fast ]]; then
 fi
 
 if [[ $level == full ]]; then
+  stage "fuzzing"
+  fuzz
+
   stage "Slurm"
   if [[ -x build/cpu/bin/biqa_learner ]]; then slurm; else failure "Slurm: no build/cpu/bin/biqa_learner"; fi
 fi

@@ -38,6 +38,10 @@ asks libjpeg62-turbo-dev
 never_asks clang-format-14
 on "$bookworm" --dev
 asks clang-format-14
+never_asks clang-14
+on "$bookworm" --fuzz
+asks clang-14
+never_asks clang-tidy-14
 on "$bookworm" --dry-run
 [[ -z $asked && $status == 0 ]] || bad 'expected: installs nothing'
 says libdnnl-dev
@@ -47,6 +51,8 @@ asks libjpeg62-turbo-dev
 never_asks clang-format-14
 never_asks clang-tidy-14
 never_asks ''
+on 'ID=debian\nVERSION_ID="13"\nVERSION_CODENAME=trixie\n' --fuzz
+never_asks clang-14
 for ubuntu in 'ID=ubuntu\nVERSION_ID="22.04"\nVERSION_CODENAME=jammy\nUBUNTU_CODENAME=jammy\n' \
   'ID=ubuntu\nVERSION_ID="24.04"\nVERSION_CODENAME=noble\nUBUNTU_CODENAME=noble\n' \
   'ID=linuxmint\nVERSION_ID="22"\nVERSION_CODENAME=wilma\nUBUNTU_CODENAME=noble\n'; do
