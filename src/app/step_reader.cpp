@@ -2,6 +2,7 @@
 #include "app/step_reader.h"
 
 #include <fmt/format.h>
+#include <glog/logging.h>
 
 #include <algorithm>
 #include <cmath>
@@ -296,7 +297,8 @@ class StepReader {
 }  // namespace
 
 std::vector<float> read_factors(const Hdf5File& file, const std::string& part, const LoraLayout& layout) {
-  std::vector<float> values(layout.size());
+  // Grown as it is read, in the layout's order: a shape alone claims no memory.
+  std::vector<float> values;
   for (const LoraModule& m : layout.modules()) {
     for (const char which : {'A', 'B'}) {
       const std::string path = part + "/" + peft_key(m, which);
@@ -314,10 +316,11 @@ std::vector<float> read_factors(const Hdf5File& file, const std::string& part, c
         fail("{}: tensor {} holds a value that is not finite; write the file again", file.path().string(),
              path);
       }
-      std::copy(read.begin(), read.end(),
-                values.begin() + static_cast<std::ptrdiff_t>(which == 'A' ? m.a_offset : m.b_offset));
+      CHECK_EQ(values.size(), which == 'A' ? m.a_offset : m.b_offset);
+      values.insert(values.end(), read.begin(), read.end());
     }
   }
+  CHECK_EQ(values.size(), layout.size());
   return values;
 }
 

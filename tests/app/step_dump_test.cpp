@@ -193,6 +193,19 @@ TEST_F(StepDumps, RepeatLearningFromAnswers) {
   expect_same_bits(dump("run", {"objective.loss=sft", "data.train=" + manifest}));
 }
 
+// Half a terabyte by its shapes, and nothing in the file.
+TEST(StepFactors, ShapesAloneClaimNoMemory) {
+  constexpr std::int64_t kWidth = std::int64_t{1} << 18;
+  ModelConfig config;
+  config.text = {
+      .hidden = kWidth, .layers = 1, .heads = 1, .kv_heads = 1, .head_dim = kWidth, .intermediate = kWidth};
+  const LoraLayout layout(config, {.rank = kMaxLoraRank});
+  const TemporaryFolder folder;
+  Hdf5Writer(folder.path() / "empty.h5").close();
+  const Hdf5File file(folder.path() / "empty.h5");
+  EXPECT_THAT(error_of([&] { read_factors(file, "adapter_before", layout); }), HasSubstr("is missing"));
+}
+
 TEST_F(StepDumps, AreNotBelieved) {
   const fs::path good = dump("run", {});
   const PreprocessConfig& preprocess = policy().pictures->config();
