@@ -46,7 +46,7 @@ done
 memory=$(mktemp -d "$([[ -w /dev/shm ]] && echo /dev/shm || echo "${TMPDIR:-/tmp}")/biqa_fuzz_XXXXXX")
 trap 'rm -rf "$memory"' EXIT
 export TMPDIR=$memory
-export UBSAN_OPTIONS=print_stacktrace=1
+export UBSAN_OPTIONS=print_stacktrace=1 LSAN_OPTIONS=suppressions=$PWD/tests/lsan.supp:print_suppressions=0
 export OMP_WAIT_POLICY=passive KMP_BLOCKTIME=0
 build/fuzz/bin/fuzz_write_seeds build/fuzz/seeds || exit 1
 
@@ -64,7 +64,7 @@ fuzz_one() {
       -malloc_limit_mb=128 -reload=0 -artifact_prefix="$findings/" "${options[@]}" "${inputs[@]}" >"$log.part" 2>&1 </dev/null
     status=$?
     cat "$log.part" >>"$log"
-    part=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log.part")
+    part=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log.part" | tail -n 1)
     executions=$((executions + ${part:-0}))
     [[ $status == 0 ]] && break
     crashes=$((crashes + 1))
@@ -86,7 +86,7 @@ printf '%s\n' "${chosen[@]}" | xargs -P "$jobs" -I '{}' bash -c 'fuzz_one "$1"' 
 printf '%-22s %12s %8s %9s %7s %8s\n' harness executions edges features corpus crashes
 failed=0
 for name in "${chosen[@]}"; do
-  if ! read -r -a result <"build/fuzz/logs/$name.result"; then
+  if ! read -r -a result 2>/dev/null <"build/fuzz/logs/$name.result"; then
     failed=$((failed + 1))
     echo "$name gave no result; see build/fuzz/logs/$name.log"
     continue

@@ -148,6 +148,40 @@ Group tiny_group() {
   return group;
 }
 
+/// A line of hdf5_lines.h for each of an adapter's tensors.
+std::string adapter_lines(const std::string& folder, const Lora& lora) {
+  std::string lines;
+  for (const LoraModule& module : lora.layout->modules()) {
+    lines += fmt::format("{}{} f {} {} = .5 -.25\n", folder, peft_key(module, 'A'), module.rank, module.in);
+    lines += fmt::format("{}{} f {} {} = .125\n", folder, peft_key(module, 'B'), module.out, module.rank);
+  }
+  return lines;
+}
+
+std::string step_lines(const Lora& lora) {
+  std::string lines =
+      "/@lr f .001\n/@optimizer_steps i 1\n/@lora_rank i 2\n/@lora_alpha f 4\n/@loss t grpo\n/@kl t "
+      "k3\n/@beta f .1\n"
+      "/@clip_low f .2\n/@clip_high f .2\n/@temperature f 1\n/@beta1 f .9\n/@beta2 f .999\n/@eps f 1e-8\n"
+      "/@weight_decay f 0\n/@max_grad_norm f 1\n/@stage2_trained i 0\n";
+  const LoraModule& module = lora.layout->modules().front();
+  for (const char* part : {"adapter_before/", "adam_m_before/", "adam_v_before/"}) {
+    for (const char which : {'A', 'B'})
+      lines += fmt::format("{}{} f {} = .5\n", part, peft_key(module, which),
+                           which == 'A' ? fmt::format("{} {}", module.rank, module.in)
+                                        : fmt::format("{} {}", module.out, module.rank));
+  }
+  for (const char* member : {"0", "1"}) {
+    const std::string path = fmt::format("trajectories/0000{}", member);
+    lines += fmt::format(
+        "{0}/prompt_ids i 3 = 1 2 3\n{0}/completion_ids i 2 = 4 5\n{0}/mask f 2 = 1\n{0}/behaviour_logp f 2 "
+        "= -1\n"
+        "{0}@group i 0\n{0}@advantage f .5\n{0}@member i {1}\n",
+        path, member);
+  }
+  return lines;
+}
+
 void add_runs(Seeds& seeds, const fs::path& folder) {
   const std::vector<std::byte> group = serialise(tiny_group());
   seeds["wire"] = {std::string(reinterpret_cast<const char*>(group.data()), group.size())};
@@ -166,12 +200,9 @@ void add_runs(Seeds& seeds, const fs::path& folder) {
   // Without its seal the library sees it.
   seeds["hdf5_file"] = {source_file("tests/fixtures/checkpoint/h5py.h5"), adapter,
                         adapter.substr(0, adapter.rfind("\nbiqa-xxh3-64"))};
-  std::string lines = "/@rank i 2\n/@alpha f 4\n/@rslora i 0\n";
-  for (const LoraModule& module : state.adapter.layout->modules()) {
-    lines += fmt::format("{} f {} {}\n", peft_key(module, 'A'), module.rank, module.in);
-    lines += fmt::format("{} f {} {}\n", peft_key(module, 'B'), module.out, module.rank);
-  }
-  seeds["hdf5_adapter"] = {lines, "/@rank i 2\n/@base_model t x\na/b i 3\nnames t 2\n"};
+  seeds["hdf5_adapter"] = {"/@rank i 2\n/@alpha f 4\n/@rslora i 0\n" + adapter_lines("", state.adapter),
+                           "/@rank i 2\n/@base_model t x\na/b i 3 = 1 2\nnames t 2\n"};
+  seeds["step_dump"] = {step_lines(state.adapter)};
 }
 
 }  // namespace
