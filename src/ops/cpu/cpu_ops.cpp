@@ -83,8 +83,8 @@ class CpuOps final : public Ops {
 
   std::unique_ptr<FrozenLinear> pack(ConstView weight, std::span<const float> bias, bool backward) override {
     auto linear = std::make_unique<CpuLinear>(weight.columns(), weight.rows(),
-                                              cpu::PackedMatrix(weight, true, bias, compute_));
-    if (backward) linear->backward.emplace(weight, false, std::span<const float>{}, compute_);
+                                              cpu::PackedMatrix({weight, true, bias, compute_, nullptr}));
+    if (backward) linear->backward.emplace(cpu::MatrixSource{weight, false, {}, compute_, nullptr});
     return linear;
   }
   bool shares_weights() const override { return true; }
@@ -92,18 +92,18 @@ class CpuOps final : public Ops {
                                           std::span<const float> bias, bool backward) override {
     const cpu::ArenaPlace forward{&arena, name + ".forward", WeightPart::forward};
     auto linear = std::make_unique<CpuLinear>(weight.columns(), weight.rows(),
-                                              cpu::PackedMatrix(weight, true, bias, compute_, &forward));
+                                              cpu::PackedMatrix({weight, true, bias, compute_, &forward}));
     const cpu::ArenaPlace place{&arena, name + ".backward", WeightPart::backward};
-    if (backward) linear->backward.emplace(weight, false, std::span<const float>{}, compute_, &place);
+    if (backward) linear->backward.emplace(cpu::MatrixSource{weight, false, {}, compute_, &place});
     return linear;
   }
   void linear(ConstView x, const FrozenLinear& w, View y, bool accumulate) override {
-    dynamic_cast<const CpuLinear&>(w).forward.multiply(x, y, accumulate);
+    dynamic_cast<const CpuLinear&>(w).forward.multiply(x, y, accumulate, threads_);
   }
   void linear_backward(ConstView dy, const FrozenLinear& w, View dx, bool accumulate) override {
     const auto& linear = dynamic_cast<const CpuLinear&>(w);
     CHECK(linear.backward.has_value()) << "packed without backward";
-    linear.backward->multiply(dy, dx, accumulate);
+    linear.backward->multiply(dy, dx, accumulate, threads_);
   }
 
   std::unique_ptr<PackedLora> pack_lora(std::int64_t in, std::span<const LoraFactors> factors) override {

@@ -2,6 +2,8 @@
 // The parts of oneDNN whose interface changed between 2.x and 3.x.
 #pragma once
 
+#include <glog/logging.h>
+
 #include <oneapi/dnnl/dnnl.hpp>
 
 #include <cstdint>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Matrix products through oneDNN: weights are packed once in the library's own layout and serve every row count.
+// Matrix products: weights are packed once in the layout of what multiplies them and serve every row count. That is
+// oneDNN, or an own kernel where oneDNN's rows would depend on their batch (bf16 with AMX: ops/cpu/tile_product.h).
 #pragma once
 
 #include <cstdint>
@@ -20,22 +21,53 @@ struct ArenaPlace {
   WeightPart part = WeightPart::forward;
 };
 
-/// B of y [M, n] f32 (+)= x [M, k] · B + bias. Row counts are split so that few primitives are ever made; a
-/// row's result does not depend on the split (tested).
+/// What a packed matrix is made of.
+struct MatrixSource {
+  ConstView weight;  ///< [n, k] when transposed (y = x·Wᵀ), else [k, n] (y = x·W); f32 or bf16, dense
+  bool transposed = false;
+  std::span<const float> bias;  ///< [n] or empty
+  DType compute = DType::f32;   ///< type of x
+  /// With it the memory is the arena's, and weight and bias are read only where that is filling.
+  const ArenaPlace* place = nullptr;
+
+  std::int64_t inner() const { return transposed ? weight.columns() : weight.rows(); }
+  std::int64_t columns() const { return transposed ? weight.rows() : weight.columns(); }
+  /// Whether the elements are to be read and packed.
+  bool filled_here() const { return place == nullptr || place->arena->filling(); }
+  /// Memory for the packed elements (`suffix` empty) or the bias.
+  Buffer claim(const char* suffix, std::size_t bytes, std::uint64_t fingerprint) const;
+};
+
+/// B of y [M, n] f32 (+)= x [M, k] · B + bias. A row's result depends on that row alone, to the bit.
 class PackedMatrix {
  public:
-  /// `weight` is [n, k] when transposed (y = x·Wᵀ), else [k, n] (y = x·W); x will have type `compute`.
-  /// With `place` the memory is the arena's, and weight and bias are read only where that is filling.
-  PackedMatrix(ConstView weight, bool transposed, std::span<const float> bias, DType compute,
-               const ArenaPlace* place = nullptr);
-  ~PackedMatrix();
-  PackedMatrix(PackedMatrix&&) noexcept;
-  void multiply(ConstView x, View y, bool accumulate);
-  std::size_t bytes() const;
+  /// How one library does it.
+  class Implementation {
+   public:
+    Implementation() = default;
+    virtual ~Implementation() = default;
+    Implementation(const Implementation&) = delete;
+    Implementation& operator=(const Implementation&) = delete;
+    virtual void multiply(ConstView x, View y, bool accumulate, int threads) = 0;
+    virtual std::size_t bytes() const = 0;
+  };
+
+  explicit PackedMatrix(const MatrixSource& source);
+  /// x has the type `compute` of the source; x and y are dense.
+  void multiply(ConstView x, View y, bool accumulate, int threads);
+  std::size_t bytes() const { return implementation_->bytes(); }
 
  private:
-  struct Implementation;
+  std::int64_t inner_, columns_;
+  DType compute_;
   std::unique_ptr<Implementation> implementation_;
 };
+
+/// What multiplies fastest here with rows that don't depend on their batch.
+std::unique_ptr<PackedMatrix::Implementation> make_matrix(const MatrixSource& source);
+/// Products through oneDNN.
+std::unique_ptr<PackedMatrix::Implementation> make_onednn_matrix(const MatrixSource& source);
+/// Whether oneDNN would take AMX, by the processor and by the variable ONEDNN_MAX_CPU_ISA.
+bool onednn_takes_amx();
 
 }  // namespace biqa::cpu

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <oneapi/dnnl/dnnl.hpp>
+
+#include <optional>
+#include <unordered_map>
+
+#include "core/error.h"
+#include "ops/cpu/onednn_compat.h"
+#include "ops/cpu/products.h"
+
+namespace biqa::cpu {
+namespace {
+
+using dnnl::memory;
+using dnnl::primitive_attr;
+using Tag = dnnl::memory::format_tag;
+
+/// Rows that one call works on; larger products run in steps of this many.
+constexpr std::int64_t kBlockRows = 512;
+/// Up to here every row count has its own primitive, beyond it multiples of 32 and a rest: few are ever made.
+constexpr std::int64_t kExactRows = 64;
+/// Row count for which oneDNN is asked to choose the layout of the weights.
+constexpr std::int64_t kLayoutRows = 256;
+
+struct Library {
+  dnnl::engine engine{dnnl::engine::kind::cpu, 0};
+  dnnl::stream stream{engine};
+};
+Library& library() {
+  static Library instance;
+  return instance;
+}
+
+memory::data_type type_of(DType type) {
+  return type == DType::bf16 ? memory::data_type::bf16 : memory::data_type::f32;
+}
+
+/// oneDNN takes mutable pointers even for what it only reads.
+void* mutable_pointer(const void* pointer) {
+  return const_cast<void*>(pointer);  // NOLINT(cppcoreguidelines-pro-type-const-cast)
+}
+
+class OneDnnMatrix final : public PackedMatrix::Implementation {
+ public:
+  explicit OneDnnMatrix(const MatrixSource& source)
+      : inner_(source.inner()), columns_(source.columns()), compute_(source.compute) {
+    try {
+      pack(source);
+    } catch (const dnnl::error& error) {
+      fail("cannot prepare a {}x{} {} product: oneDNN says {}; use dtype f32 on this machine", inner_,
+           columns_, name_of(compute_), error.message);
+    }
+  }
+
+  void multiply(ConstView x, View y, bool accumulate, int /*threads*/) override {
+    try {
+      for (std::int64_t first = 0; first < x.rows();) {
+        const std::int64_t rest = x.rows() - first;
+        const std::int64_t rows = rest >= kBlockRows   ? kBlockRows
+                                  : rest <= kExactRows ? rest
+                                                       : rest & ~std::int64_t{31};
+        run(x.row_range(first, rows).data(), y.row<float>(first), rows, accumulate);
+        first += rows;
+      }
+    } catch (const dnnl::error& error) {
+      fail(
+          "cannot multiply {} rows by a {}x{} {} matrix: oneDNN says {}; lower micro_batch_tokens or use "
+          "dtype f32",
+          x.rows(), inner_, columns_, name_of(compute_), error.message);
+    }
+  }
+
+  std::size_t bytes() const override { return storage_.bytes() + bias_storage_.bytes(); }
+
+ private:
+  struct Product {
+    dnnl::matmul primitive;
+    memory::desc source, destination;
+  };
+
+  void pack(const MatrixSource& source) {
+    const bool write = source.filled_here();
+    if (!source.bias.empty()) {
+      const memory::desc layout({1, columns_}, memory::data_type::f32, Tag::ab);
+      bias_storage_ = source.claim(".bias", layout.get_size(), layout_fingerprint(layout));
+      if (write) std::copy(source.bias.begin(), source.bias.end(), static_cast<float*>(bias_storage_.data()));
+      bias_ = memory(layout, library().engine, bias_storage_.data());
+    }
+    const auto layout =
+        describe(kLayoutRows, memory::desc({inner_, columns_}, type_of(compute_), Tag::any), false)
+            .weights_desc();
+    storage_ = source.claim("", layout.get_size(), layout_fingerprint(layout));
+    weights_ = memory(layout, library().engine, storage_.data());
+    if (!write) return;
+    memory plain({{inner_, columns_}, type_of(source.weight.type()), source.transposed ? Tag::ba : Tag::ab},
+                 library().engine, mutable_pointer(source.weight.data()));
+    dnnl::reorder(plain, weights_).execute(library().stream, plain, weights_);
+    library().stream.wait();
+  }
+
+  dnnl::matmul::primitive_desc describe(std::int64_t rows, const memory::desc& weight,
+                                        bool accumulate) const {
+    const memory::desc source({rows, inner_}, type_of(compute_), Tag::ab);
+    const memory::desc destination({rows, columns_}, memory::data_type::f32, Tag::ab);
+    primitive_attr attributes;
+    if (accumulate) {
+      dnnl::post_ops post;
+      post.append_sum(1.0F);
+      attributes.set_post_ops(post);
+    }
+    const memory::desc bias_layout({1, columns_}, memory::data_type::f32, Tag::ab);
+    return describe_matmul(library().engine, source, weight,
+                           bias_storage_.bytes() != 0 ? &bias_layout : nullptr, destination, attributes);
+  }
+
+  void run(const void* x, float* y, std::int64_t rows, bool accumulate) {
+    const std::int64_t key = 2 * rows + (accumulate ? 1 : 0);
+    auto found = products_.find(key);
+    if (found == products_.end()) {
+      const auto description = describe(rows, weights_.get_desc(), accumulate);
+      found = products_
+                  .emplace(key,
+                           Product{dnnl::matmul(description), description.src_desc(), description.dst_desc()})
+                  .first;
+    }
+    const Product& product = found->second;
+    std::unordered_map<int, memory> arguments{
+        {DNNL_ARG_SRC, memory(product.source, library().engine, mutable_pointer(x))},
+        {DNNL_ARG_WEIGHTS, weights_},
+        {DNNL_ARG_DST, memory(product.destination, library().engine, y)}};
+    if (bias_storage_.bytes() != 0) arguments.emplace(DNNL_ARG_BIAS, bias_);
+    product.primitive.execute(library().stream, arguments);
+    library().stream.wait();
+  }
+
+  std::int64_t inner_, columns_;
+  DType compute_;
+  Buffer storage_, bias_storage_;
+  memory weights_, bias_;
+  std::unordered_map<std::int64_t, Product> products_;  // by 2·rows + accumulate
+};
+
+}  // namespace
+
+std::unique_ptr<PackedMatrix::Implementation> make_onednn_matrix(const MatrixSource& source) {
+  return std::make_unique<OneDnnMatrix>(source);
+}
+
+bool onednn_takes_amx() {
+  // The values are sets of bits: a later processor's holds those of AMX.
+  const auto taken = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
+  constexpr auto kAmx = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_amx);
+  return (taken & kAmx) == kAmx;
+}
+
+}  // namespace biqa::cpu

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+// The processor's tile registers. Own assembly: the compiler's intrinsics (g++ 12) don't tell it that a load reads memory.
+#if defined(__x86_64__)
+
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "ops/cpu/tile_kernel_impl.h"
+
+namespace biqa::cpu {
+namespace {
+
+struct AmxTiles {
+  /// Tiles 0, 1 and 4 get `upper` rows, 2, 3 and 5 `lower`, the weights' 16; all 64 bytes a row.
+  static void configure(std::int64_t upper, std::int64_t lower) {
+    struct alignas(64) Configuration {
+      std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
+      std::uint16_t row_bytes[16] = {};
+      std::uint8_t rows[16] = {};
+    } configuration;
+    const auto set = [&configuration](int tile, std::int64_t rows) {
+      configuration.rows[tile] = static_cast<std::uint8_t>(rows);
+      configuration.row_bytes[tile] = rows > 0 ? 64 : 0;
+    };
+    for (const int tile : {0, 1, 4}) set(tile, upper);
+    for (const int tile : {2, 3, 5}) set(tile, lower);
+    for (const int tile : {6, 7}) set(tile, 16);
+    asm volatile("ldtilecfg %0" : : "m"(configuration));
+  }
+  static void release() { asm volatile("tilerelease"); }
+  template <int kTile>
+  [[gnu::always_inline]] static void zero() {
+    asm volatile("tilezero %%tmm%c0" : : "i"(kTile));
+  }
+  template <int kTile>
+  [[gnu::always_inline]] static void load(const void* from, std::int64_t stride) {
+    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(kTile) : "memory");
+  }
+  template <int kTile>
+  [[gnu::always_inline]] static void store(void* to, std::int64_t stride) {
+    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(stride), "i"(kTile) : "memory");
+  }
+  template <int kSum, int kLeft, int kRight>
+  [[gnu::always_inline]] static void multiply() {
+    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kLeft), "i"(kRight));
+  }
+  [[gnu::always_inline]] static void prefetch(const void* from, std::int64_t bytes) {
+    for (std::int64_t at = 0; at < bytes; at += 64)
+      __builtin_prefetch(static_cast<const std::byte*>(from) + at);
+  }
+};
+
+/// The registers' state is large: Linux saves it only for processes that ask.
+bool asked_for_tiles() {
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+bool has_tiles() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
+  constexpr unsigned kBf16 = 1U << 22, kTile = 1U << 24;
+  return (d & kBf16) != 0 && (d & kTile) != 0 && __builtin_cpu_supports("avx512f") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512dq") && asked_for_tiles();
+}
+
+}  // namespace
+
+TileKernel amx_tile_kernel() {
+  static const bool there = has_tiles();
+  return there ? run_tile_part<AmxTiles> : nullptr;
+}
+
+}  // namespace biqa::cpu
+
+#else
+
+#include "ops/cpu/tile_product.h"
+
+namespace biqa::cpu {
+TileKernel amx_tile_kernel() {
+  return nullptr;
+}
+}  // namespace biqa::cpu
+
+#endif

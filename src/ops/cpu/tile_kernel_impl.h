@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+// The tile product over a set of tile registers `Tiles`, which is the processor's or a stand-in.
+//
+// A block of y is 32 rows × 32 columns in four tiles:   0 1 |  rows 0–15      x: tile 4 (rows 0–15), 5 (rows 16–31)
+//                                                       2 3 |  rows 16–31     B: tile 6 (columns 0–15), 7 (16–31)
+// x is read where it is. Sums that go on with the next chunk of the inner width wait in the scratch.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "ops/cpu/tile_product.h"
+
+namespace biqa::cpu {
+namespace {
+
+/// A contiguous part of the rows (in steps of 32) and of the column blocks.
+struct TileShare {
+  std::int64_t first_row, end_row, first_block, end_block;
+};
+inline TileShare share_of(const TileProduct& product, std::int64_t part, std::int64_t parts) {
+  const std::int64_t blocks = product.layout->blocks;
+  const std::int64_t bands = (product.rows + 31) / 32;
+  // Columns first: then the weights are read once. Rows where there are too few columns for the threads.
+  if (blocks >= 2 * parts || bands < parts)
+    return {0, product.rows, blocks * part / parts, blocks * (part + 1) / parts};
+  return {std::min(product.rows, bands * part / parts * 32),
+          std::min(product.rows, bands * (part + 1) / parts * 32), 0, blocks};
+}
+
+template <typename Tiles>
+class TileWork {
+ public:
+  TileWork(const TileProduct& product, float* scratch)
+      : product_(product), layout_(*product.layout), sums_(scratch), finished_(scratch + kFinished) {}
+
+  void run(const TileShare& share) {
+    for (std::int64_t row = share.first_row; row < share.end_row; row += kTileGroupRows) {
+      const std::int64_t rows = std::min(kTileGroupRows, share.end_row - row);
+      constexpr std::int64_t kPanel = TileLayout::kPanelBlocks;
+      for (std::int64_t block = share.first_block; block < share.end_block;) {
+        const std::int64_t panel = block / kPanel * kPanel;
+        const std::int64_t end = std::min(panel + kPanel, share.end_block);
+        run_panel(panel, block, end, row, rows);
+        block = end;
+      }
+    }
+    Tiles::release();
+  }
+
+ private:
+  static constexpr std::int64_t kFinished = kTileGroupRows * TileLayout::kPanelBlocks * TileLayout::kBlock;
+  static constexpr std::int64_t kTile = 16 * 16;           // f32 elements
+  static constexpr std::int64_t kTilePairs = 16 * 16 * 2;  // bf16 elements
+  static constexpr std::int64_t kTileBytes = 64;           // of a row
+
+  /// Where x is read in one chunk: `whole` steps in place, then perhaps the last one.
+  struct Rows {
+    const Bf16* x;
+    const Bf16* last;
+    std::int64_t count;
+  };
+  struct Chunk {
+    std::int64_t first_step, steps;
+    bool first, last;
+  };
+
+  void run_panel(std::int64_t panel, std::int64_t first_block, std::int64_t end_block, std::int64_t first_row,
+                 std::int64_t rows) {
+    const std::int64_t panel_blocks = std::min(TileLayout::kPanelBlocks, layout_.blocks - panel);
+    const Bf16* packed = product_.packed + panel * layout_.steps * TileLayout::kStepElements;
+    for (std::int64_t step = 0; step < layout_.steps; step += layout_.chunk_steps) {
+      const std::int64_t steps = std::min(layout_.chunk_steps, layout_.steps - step);
+      const Chunk chunk{step, steps, step == 0, step + steps == layout_.steps};
+      const std::int64_t block_elements = steps * TileLayout::kStepElements;
+      std::int64_t configured = 0;
+      for (std::int64_t row = 0; row < rows; row += 32) {
+        const std::int64_t count = std::min<std::int64_t>(32, rows - row);
+        if (count != configured)
+          Tiles::configure(std::min<std::int64_t>(16, count), std::max<std::int64_t>(0, count - 16));
+        configured = count;
+        const std::int64_t at = first_row + row;
+        const Rows source{
+            product_.x + at * layout_.inner + step * TileLayout::kStep,
+            product_.last_step == nullptr ? nullptr : product_.last_step + at * TileLayout::kStep, count};
+        for (std::int64_t block = first_block; block < end_block; ++block) {
+          const Bf16* b = packed + (block - panel) * block_elements;
+          float* sums = sums_ + (row * TileLayout::kPanelBlocks + (block - panel) * 32) * 32;
+          if (count > 16)
+            run_block<true>(source, b, chunk, sums, at, block);
+          else
+            run_block<false>(source, b, chunk, sums, at, block);
+        }
+      }
+      packed += panel_blocks * block_elements;
+    }
+  }
+
+  template <bool kBoth>
+  [[gnu::always_inline]] void run_block(const Rows& rows, const Bf16* b, const Chunk& chunk, float* sums,
+                                        std::int64_t row, std::int64_t block) {
+    if (!chunk.first) {
+      load<kBoth>(sums, kTileBytes, kTile);
+    } else if (product_.bias != nullptr) {
+      load<kBoth>(product_.bias + block * 32, 0, 0);  // a stride of 0: the same row sixteen times
+    } else {
+      Tiles::template zero<0>();
+      Tiles::template zero<1>();
+      if (kBoth) {
+        Tiles::template zero<2>();
+        Tiles::template zero<3>();
+      }
+    }
+    const bool partial = chunk.last && rows.last != nullptr;
+    const std::int64_t whole = chunk.steps - (partial ? 1 : 0);
+    const std::int64_t stride = layout_.inner * 2;
+    const Bf16* upper = rows.x;
+    const Bf16* lower = rows.x + 16 * layout_.inner;
+    for (std::int64_t step = 0; step < whole; ++step) {
+      run_step<kBoth>(upper, lower, stride, b);
+      upper += TileLayout::kStep;
+      lower += TileLayout::kStep;
+      b += TileLayout::kStepElements;
+    }
+    if (partial) run_step<kBoth>(rows.last, rows.last + 16 * TileLayout::kStep, kTileBytes, b);
+
+    if (!chunk.last) {
+      store<kBoth>(sums, kTileBytes, kTile);
+      return;
+    }
+    float* y = product_.y + row * layout_.columns + block * 32;
+    const std::int64_t columns = std::min<std::int64_t>(32, layout_.columns - block * 32);
+    if (columns == 32 && !product_.accumulate) {
+      Tiles::template store<0>(y, layout_.columns * 4);
+      Tiles::template store<1>(y + 16, layout_.columns * 4);
+      if (kBoth) {
+        Tiles::template store<2>(y + 16 * layout_.columns, layout_.columns * 4);
+        Tiles::template store<3>(y + 16 * layout_.columns + 16, layout_.columns * 4);
+      }
+      return;
+    }
+    store<kBoth>(finished_, kTileBytes, kTile);
+    finish(y, rows.count, columns);
+  }
+
+  template <bool kBoth>
+  [[gnu::always_inline]] static void run_step(const Bf16* upper, const Bf16* lower, std::int64_t stride,
+                                              const Bf16* b) {
+    Tiles::template load<4>(upper, stride);
+    Tiles::template load<6>(b, kTileBytes);
+    Tiles::template multiply<0, 4, 6>();
+    Tiles::template load<7>(b + kTilePairs, kTileBytes);
+    Tiles::template multiply<1, 4, 7>();
+    if (kBoth) {
+      Tiles::template load<5>(lower, stride);
+      Tiles::template multiply<2, 5, 6>();
+      Tiles::template multiply<3, 5, 7>();
+    }
+    Tiles::prefetch(b + TileLayout::kStepElements, TileLayout::kStepElements * 2);
+  }
+
+  template <bool kBoth>
+  [[gnu::always_inline]] static void load(const float* from, std::int64_t stride, std::int64_t tile) {
+    const std::int64_t right = tile == 0 ? 16 : tile;
+    Tiles::template load<0>(from, stride);
+    Tiles::template load<1>(from + right, stride);
+    if (kBoth) {
+      Tiles::template load<2>(from + 2 * tile, stride);
+      Tiles::template load<3>(from + 2 * tile + right, stride);
+    }
+  }
+  template <bool kBoth>
+  [[gnu::always_inline]] static void store(float* to, std::int64_t stride, std::int64_t tile) {
+    Tiles::template store<0>(to, stride);
+    Tiles::template store<1>(to + tile, stride);
+    if (kBoth) {
+      Tiles::template store<2>(to + 2 * tile, stride);
+      Tiles::template store<3>(to + 3 * tile, stride);
+    }
+  }
+
+  /// Copies or adds the finished block to y.
+  void finish(float* y, std::int64_t rows, std::int64_t columns) const {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      float* target = y + r * layout_.columns;
+      for (std::int64_t half = 0; half * 16 < columns; ++half) {
+        const float* sums = finished_ + (r / 16 * 2 + half) * kTile + r % 16 * 16;
+        const std::int64_t count = std::min<std::int64_t>(16, columns - half * 16);
+        if (product_.accumulate) {
+          for (std::int64_t c = 0; c < count; ++c) target[half * 16 + c] += sums[c];
+        } else {
+          std::memcpy(target + half * 16, sums, static_cast<std::size_t>(count) * sizeof(float));
+        }
+      }
+    }
+  }
+
+  const TileProduct& product_;
+  const TileLayout& layout_;
+  float* sums_;
+  float* finished_;
+};
+
+template <typename Tiles>
+void run_tile_part(const TileProduct& product, std::int64_t part, std::int64_t parts, float* scratch) {
+  const TileShare share = share_of(product, part, parts);
+  if (share.first_row < share.end_row && share.first_block < share.end_block)
+    TileWork<Tiles>(product, scratch).run(share);
+}
+
+}  // namespace
+}  // namespace biqa::cpu

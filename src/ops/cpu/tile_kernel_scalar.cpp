@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stands in for the tile registers, so that packing, tails and blocking are tested on every machine.
+#include <array>
+#include <cmath>
+#include <limits>
+
+#include "core/error.h"
+#include "ops/cpu/tile_kernel_impl.h"
+
+namespace biqa::cpu {
+namespace {
+
+/// A multiplication of tiles as Intel's manual has it (TDPBF16PS): the even and the odd elements of 16 pairs are summed
+/// apart by fused multiply-adds from 0, the two sums are added, then added to the target; denormal numbers are zero.
+class ScalarTiles {
+ public:
+  static void configure(std::int64_t upper, std::int64_t lower) {
+    Registers& r = registers();
+    r.elements = {};
+    r.rows = {upper, upper, lower, lower, upper, lower, 16, 16};
+  }
+  static void release() { registers().rows = {}; }
+  template <int kTile>
+  static void zero() {
+    used(kTile) = {};
+  }
+  template <int kTile>
+  static void load(const void* from, std::int64_t stride) {
+    Tile& tile = used(kTile);
+    tile = {};
+    for (std::int64_t row = 0; row < registers().rows[kTile]; ++row)
+      std::memcpy(&tile[at(row)], static_cast<const std::byte*>(from) + row * stride, 64);
+  }
+  template <int kTile>
+  static void store(void* to, std::int64_t stride) {
+    const Tile& tile = used(kTile);
+    for (std::int64_t row = 0; row < registers().rows[kTile]; ++row)
+      std::memcpy(static_cast<std::byte*>(to) + row * stride, &tile[at(row)], 64);
+  }
+  template <int kSum, int kLeft, int kRight>
+  static void multiply() {
+    Tile& sums = used(kSum);
+    const Tile& left = used(kLeft);
+    const Tile& right = used(kRight);
+    CHECK_EQ(registers().rows[kSum], registers().rows[kLeft]);
+    for (std::int64_t row = 0; row < registers().rows[kSum]; ++row) {
+      for (std::size_t column = 0; column < 16; ++column) {
+        float even = 0, odd = 0;
+        for (std::size_t pair = 0; pair < 16; ++pair) {
+          const std::uint32_t x = left[at(row)][pair], w = right[pair][column];
+          even = flushed(std::fma(low(x), low(w), even));
+          odd = flushed(std::fma(high(x), high(w), odd));
+        }
+        std::uint32_t& sum = sums[at(row)][column];
+        sum = std::bit_cast<std::uint32_t>(flushed(flushed(std::bit_cast<float>(sum)) + flushed(even + odd)));
+      }
+    }
+  }
+  static void prefetch(const void* /*from*/, std::int64_t /*bytes*/) {}
+
+ private:
+  using Tile = std::array<std::array<std::uint32_t, 16>, 16>;
+  struct Registers {
+    std::array<Tile, 8> elements{};
+    std::array<std::int64_t, 8> rows{};
+  };
+  static Registers& registers() {
+    thread_local Registers instance;
+    return instance;
+  }
+  static std::size_t at(std::int64_t row) { return static_cast<std::size_t>(row); }
+  /// The processor faults where a tile is used that is not configured.
+  static Tile& used(int tile) {
+    CHECK_GT(registers().rows[static_cast<std::size_t>(tile)], 0) << "tile " << tile << " is not configured";
+    return registers().elements[static_cast<std::size_t>(tile)];
+  }
+  static float flushed(float value) {
+    return std::abs(value) < std::numeric_limits<float>::min() ? std::copysign(0.0F, value) : value;
+  }
+  static float low(std::uint32_t pair) { return flushed(std::bit_cast<float>(pair << 16)); }
+  static float high(std::uint32_t pair) { return flushed(std::bit_cast<float>(pair & 0xffff0000U)); }
+};
+
+}  // namespace
+
+TileKernel scalar_tile_kernel() {
+  return run_tile_part<ScalarTiles>;
+}
+
+}  // namespace biqa::cpu
