@@ -10,6 +10,7 @@
 #include "app/policy.h"
 #include "app/program.h"
 #include "core/random.h"
+#include "ops/cpu/kernels.h"
 #include "ops/cpu/products.h"
 #include "ops/ops.h"
 
@@ -33,7 +34,7 @@ constexpr Shape kShapes[] = {
     {1280, 3840, "vision qkv"},   {3420, 1280, "vision down"}, {2048, 2560, "3B qkv"},
     {2048, 22016, "3B gate, up"}, {11008, 2048, "3B down"},    {3584, 4608, "7B qkv"},
     {3584, 37888, "7B gate, up"}, {18944, 3584, "7B down"}};
-constexpr std::int64_t kRows[] = {1, 2, 8, 16, 17, 32, 33, 48, 64, 128, 256, 512};
+constexpr std::int64_t kRows[] = {1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 32, 33, 48, 64, 128, 256, 512};
 
 /// Not zeros: multiplying zeros takes less power, and the processor then runs faster than it can with numbers.
 Tensor random_matrix(DType type, std::int64_t rows, std::int64_t columns, std::uint64_t key) {
@@ -103,6 +104,8 @@ ExitCode products(const CommandLine& line) {
                  timed.classes, times);
     };
     print("taken", time_product(*cpu::make_matrix(source), x.const_view(), shape.columns, threads));
+    print("vector", time_product(*cpu::make_vector_matrix(source, cpu::kernels()), x.const_view(),
+                                 shape.columns, threads));
     print("oneDNN", time_product(*cpu::make_onednn_matrix(source), x.const_view(), shape.columns, threads));
     std::fflush(stdout);
   }

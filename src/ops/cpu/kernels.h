@@ -69,6 +69,20 @@ struct RowStatistics {
   float weighted;  ///< Σ (z − maximum) exp(z − maximum)
 };
 
+/// Sums of a few rows of x and one or a few panels of weights, going on with what `sums` holds.
+struct PanelProduct {
+  const float* x;  ///< [rows, inner], `x_stride` apart
+  std::int64_t x_stride;
+  int rows;    ///< 1 … product_rows
+  int panels;  ///< 1; or 2 for up to three rows, 4 for one
+  std::int64_t inner;
+  const void* weights;  ///< [inner, product_columns] of a panel, f32 or bf16
+  bool bf16;
+  std::int64_t panel_stride;  ///< elements from one panel to the next
+  float* sums;                ///< [rows, panels · product_columns], `sums_stride` apart
+  std::int64_t sums_stride;
+};
+
 struct Kernels {
   void (*convert)(Rows x, MutableRows y, std::int64_t rows, std::int64_t columns);
   void (*rms_norm)(const float* x, const float* weight, float eps, std::int64_t n, void* y, bool bf16);
@@ -99,6 +113,8 @@ struct Kernels {
   /// y = exp(logits · inverse_temperature − maximum) · factor.
   void (*row_exp)(const float* logits, std::int64_t n, float inverse_temperature, float maximum, float factor,
                   void* y, bool bf16);
+  void (*panel_product)(const PanelProduct& product);
+  int product_rows, product_columns;
 };
 
 const Kernels& kernels();  ///< the best that this machine runs

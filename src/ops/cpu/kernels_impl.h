@@ -4,6 +4,7 @@
 // A row's sums never depend on how many rows are worked on at once: every accumulator is one chain over its own data.
 
 #include "ops/cpu/kernels.h"
+#include "ops/cpu/vector_product_impl.h"
 
 namespace biqa::cpu::BIQA_KERNEL_NAMESPACE {
 namespace {
@@ -579,9 +580,13 @@ void row_exp(const float* logits, std::int64_t n, float inverse_temperature, flo
 }  // namespace
 
 const Kernels& table() {
-  static const Kernels instance = {
-      convert, rms_norm, rms_norm_backward, swiglu, swiglu_backward, rotate, reduce,         expand,
-      outer,   attend,   attend_backward,   dot,    add_scaled,      scaled, row_statistics, row_exp};
+  static const Kernels instance = {convert,      rms_norm,        rms_norm_backward,
+                                   swiglu,       swiglu_backward, rotate,
+                                   reduce,       expand,          outer,
+                                   attend,       attend_backward, dot,
+                                   add_scaled,   scaled,          row_statistics,
+                                   row_exp,      panel_product,   kProductRows,
+                                   kPanelColumns};
   return instance;
 }
 

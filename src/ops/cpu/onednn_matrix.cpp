@@ -146,11 +146,4 @@ std::unique_ptr<PackedMatrix::Implementation> make_onednn_matrix(const MatrixSou
   return std::make_unique<OneDnnMatrix>(source);
 }
 
-bool onednn_takes_amx() {
-  // The values are sets of bits: a later processor's holds those of AMX.
-  const auto taken = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
-  constexpr auto kAmx = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_amx);
-  return (taken & kAmx) == kAmx;
-}
-
 }  // namespace biqa::cpu

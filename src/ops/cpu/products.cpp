@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/cpu/products.h"
 
+#include "ops/cpu/instruction_set.h"
+#include "ops/cpu/kernels.h"
 #include "ops/cpu/tile_product.h"
 
 namespace biqa::cpu {
 
 std::unique_ptr<PackedMatrix::Implementation> make_matrix(const MatrixSource& source) {
-  if (source.compute == DType::bf16 && onednn_takes_amx()) {
-    if (const TileKernel kernel = amx_tile_kernel()) return make_tile_matrix(source, kernel);
-  }
+  const InstructionSet set = instruction_set();
+  const InstructionSet needed =
+      source.compute == DType::bf16 ? InstructionSet::avx512_bf16 : InstructionSet::avx512;
+  if (set < needed) return make_vector_matrix(source, kernels());
+  if (source.compute == DType::bf16 && set == InstructionSet::amx)
+    return make_tile_matrix(source, amx_tile_kernel());
   return make_onednn_matrix(source);
 }
 

@@ -14,6 +14,8 @@
 
 namespace biqa::cpu {
 
+struct Kernels;
+
 /// Where a packed matrix stands that processes share.
 struct ArenaPlace {
   WeightArena* arena = nullptr;
@@ -67,7 +69,8 @@ class PackedMatrix {
 std::unique_ptr<PackedMatrix::Implementation> make_matrix(const MatrixSource& source);
 /// Products through oneDNN.
 std::unique_ptr<PackedMatrix::Implementation> make_onednn_matrix(const MatrixSource& source);
-/// Whether oneDNN would take AMX, by the processor and by the variable ONEDNN_MAX_CPU_ISA.
-bool onednn_takes_amx();
+/// Products through own loops on the vector unit.
+std::unique_ptr<PackedMatrix::Implementation> make_vector_matrix(const MatrixSource& source,
+                                                                 const Kernels& kernels);
 
 }  // namespace biqa::cpu

@@ -9,24 +9,11 @@
 #include <algorithm>
 #include <cstring>
 
+#include "ops/cpu/part.h"
 #include "ops/cpu/tile_product.h"
 
 namespace biqa::cpu {
 namespace {
-
-/// A contiguous part of the rows (in steps of 32) and of the column blocks.
-struct TileShare {
-  std::int64_t first_row, end_row, first_block, end_block;
-};
-inline TileShare share_of(const TileProduct& product, std::int64_t part, std::int64_t parts) {
-  const std::int64_t blocks = product.layout->blocks;
-  const std::int64_t bands = (product.rows + 31) / 32;
-  // Columns first: then the weights are read once. Rows where there are too few columns for the threads.
-  if (blocks >= 2 * parts || bands < parts)
-    return {0, product.rows, blocks * part / parts, blocks * (part + 1) / parts};
-  return {std::min(product.rows, bands * part / parts * 32),
-          std::min(product.rows, bands * (part + 1) / parts * 32), 0, blocks};
-}
 
 template <typename Tiles>
 class TileWork {
@@ -34,13 +21,13 @@ class TileWork {
   TileWork(const TileProduct& product, float* scratch)
       : product_(product), layout_(*product.layout), sums_(scratch), finished_(scratch + kFinished) {}
 
-  void run(const TileShare& share) {
+  void run(const Part& share) {
     for (std::int64_t row = share.first_row; row < share.end_row; row += kTileGroupRows) {
       const std::int64_t rows = std::min(kTileGroupRows, share.end_row - row);
       constexpr std::int64_t kPanel = TileLayout::kPanelBlocks;
-      for (std::int64_t block = share.first_block; block < share.end_block;) {
+      for (std::int64_t block = share.first_column; block < share.end_column;) {
         const std::int64_t panel = block / kPanel * kPanel;
-        const std::int64_t end = std::min(panel + kPanel, share.end_block);
+        const std::int64_t end = std::min(panel + kPanel, share.end_column);
         run_panel(panel, block, end, row, rows);
         block = end;
       }
@@ -203,8 +190,8 @@ class TileWork {
 
 template <typename Tiles>
 void run_tile_part(const TileProduct& product, std::int64_t part, std::int64_t parts, float* scratch) {
-  const TileShare share = share_of(product, part, parts);
-  if (share.first_row < share.end_row && share.first_block < share.end_block)
+  const Part share = part_of(product.rows, TileLayout::kBlock, product.layout->blocks, part, parts);
+  if (share.first_row < share.end_row && share.first_column < share.end_column)
     TileWork<Tiles>(product, scratch).run(share);
 }
 
