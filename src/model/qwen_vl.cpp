@@ -214,6 +214,7 @@ class QwenVlImplementation final : public QwenVl {
     final_norm_ = load.vector("model.norm.weight");
     head_ = checkpoint.tied() ? load.pack("lm_head", embedding_.const_view(), {}, options.backward)
                               : load.linear({"lm_head"}, false, options.backward);
+    load.check_rows();
   }
 
   const ModelConfig& config() const override { return config_; }

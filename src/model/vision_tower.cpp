@@ -83,8 +83,21 @@ Tensor WeightLoader::matrix(const std::string& name) const {
 
 std::unique_ptr<FrozenLinear> WeightLoader::pack(const std::string& name, ConstView weight,
                                                  std::span<const float> bias, bool backward) const {
-  return arena_ == nullptr ? ops_.pack(weight, bias, backward)
-                           : ops_.pack_into(*arena_, name, weight, bias, backward);
+  auto packed = arena_ == nullptr ? ops_.pack(weight, bias, backward)
+                                  : ops_.pack_into(*arena_, name, weight, bias, backward);
+  shapes_.emplace(std::pair(packed->in, packed->out), packed.get());
+  return packed;
+}
+
+void WeightLoader::check_rows() const {
+  if (!reads()) return;
+  const auto start = std::chrono::steady_clock::now();
+  const auto budget = (start - start_) / 100;
+  // Libraries cut the longest sums first.
+  for (auto shape = shapes_.rbegin(); shape != shapes_.rend(); ++shape) {
+    ops_.check_rows(*shape->second);
+    if (std::chrono::steady_clock::now() - start > budget) return;
+  }
 }
 
 std::unique_ptr<FrozenLinear> WeightLoader::linear(std::initializer_list<std::string> parts, bool bias,

@@ -2,6 +2,7 @@
 // The frozen vision tower: patches to features, windowed and full attention, 2×2 merger.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <span>
@@ -38,6 +39,10 @@ class WeightLoader {
   /// Ops::pack, or pack_into the arena.
   std::unique_ptr<FrozenLinear> pack(const std::string& name, ConstView weight, std::span<const float> bias,
                                      bool backward) const;
+  /// Checks by Ops::check_rows that rows don't depend on their batch: the widest product, and of the other shapes as many
+  /// as take about a hundredth of the time since the loader was made. Does nothing where another process does it. The
+  /// products made by this loader must be alive.
+  void check_rows() const;
 
  private:
   /// Whether elements are to be read.
@@ -47,6 +52,9 @@ class WeightLoader {
   const Checkpoint& checkpoint_;
   Ops& ops_;
   WeightArena* arena_;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  mutable std::map<std::pair<std::int64_t, std::int64_t>, const FrozenLinear*>
+      shapes_;  // one product of each
 };
 
 class VisionTower {

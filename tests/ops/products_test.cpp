@@ -81,7 +81,8 @@ struct Shape {
 
 TEST_P(Products, BackwardAgreesWithTheFormulaAndAccumulates) {
   const auto ops = make_cpu_ops(GetParam(), 2);
-  for (const Shape& s : {Shape{1, 1, 1}, Shape{5, 33, 17}, Shape{37, 20, 70}, Shape{66, 7, 301}}) {
+  for (const Shape& s :
+       {Shape{1, 1, 1}, Shape{5, 33, 17}, Shape{37, 20, 70}, Shape{66, 7, 301}, Shape{9, 300, 600}}) {
     const Tensor dy = random_tensor(GetParam(), s.rows, s.out, 2, 1);
     const Tensor weight = random_tensor(GetParam(), s.out, s.in, 2, 2);
     const Tensor before = random_tensor(DType::f32, s.rows, s.in, 2, 3);

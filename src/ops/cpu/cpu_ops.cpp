@@ -14,6 +14,7 @@
 #include "core/threads.h"
 #include "ops/cpu/kernels.h"
 #include "ops/cpu/products.h"
+#include "ops/cpu/row_check.h"
 #include "ops/ops.h"
 
 namespace biqa {
@@ -96,6 +97,11 @@ class CpuOps final : public Ops {
     const cpu::ArenaPlace place{&arena, name + ".backward", WeightPart::backward};
     if (backward) linear->backward.emplace(cpu::MatrixSource{weight, false, {}, compute_, &place});
     return linear;
+  }
+  void check_rows(const FrozenLinear& w) override {
+    const auto& linear = dynamic_cast<const CpuLinear&>(w);
+    check_rows(linear.forward, w.in, w.out);
+    if (linear.backward) check_rows(*linear.backward, w.out, w.in);
   }
   void linear(ConstView x, const FrozenLinear& w, View y, bool accumulate) override {
     dynamic_cast<const CpuLinear&>(w).forward.multiply(x, y, accumulate, threads_);
@@ -509,6 +515,20 @@ class CpuOps final : public Ops {
     }
     Buffer buffer;
   };
+
+  void check_rows(cpu::PackedMatrix& matrix, std::int64_t inner, std::int64_t columns) const {
+    const auto rows = cpu::rows_with_other_bits(
+        inner, columns, compute_, [&](ConstView x, View y) { matrix.multiply(x, y, false, threads_); });
+    if (!rows) return;
+    fail(
+        "cannot use {} on this processor: a row of the {}x{} product has other bits in a batch of {} than in "
+        "a "
+        "larger one ({}), so a rating would depend on its batch and actors would disagree with learners; set "
+        "the "
+        "variable ONEDNN_MAX_CPU_ISA={}, which takes biqa's own products",
+        name_of(compute_), inner, columns, *rows, cpu::library_version(),
+        compute_ == DType::bf16 ? "AVX512_CORE" : "AVX2");
+  }
 
   /// Rows of so many multiplications each that outweigh waking a thread, in eights as the kernels work.
   static std::int64_t rows_worth_a_thread(std::int64_t multiplications) {

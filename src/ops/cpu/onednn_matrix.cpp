@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
 #include <oneapi/dnnl/dnnl.hpp>
 
-#include <optional>
+#include <string>
 #include <unordered_map>
 
 #include "core/error.h"
@@ -144,6 +146,11 @@ class OneDnnMatrix final : public PackedMatrix::Implementation {
 
 std::unique_ptr<PackedMatrix::Implementation> make_onednn_matrix(const MatrixSource& source) {
   return std::make_unique<OneDnnMatrix>(source);
+}
+
+std::string library_version() {
+  const dnnl::version_t* version = dnnl::version();
+  return fmt::format("oneDNN {}.{}.{}", version->major, version->minor, version->patch);
 }
 
 }  // namespace biqa::cpu

@@ -69,6 +69,8 @@ class PackedMatrix {
 std::unique_ptr<PackedMatrix::Implementation> make_matrix(const MatrixSource& source);
 /// Products through oneDNN.
 std::unique_ptr<PackedMatrix::Implementation> make_onednn_matrix(const MatrixSource& source);
+/// oneDNN and its version, for messages.
+std::string library_version();
 /// Products through own loops on the vector unit.
 std::unique_ptr<PackedMatrix::Implementation> make_vector_matrix(const MatrixSource& source,
                                                                  const Kernels& kernels);

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/cpu/row_check.h"
+
+#include <cstring>
+
+namespace biqa::cpu {
+namespace {
+
+/// One row, an odd number, a block: where libraries change their kernel or how they cut the inner sum.
+constexpr std::int64_t kRowCounts[] = {1, 7};
+constexpr std::int64_t kMostRows = 40;
+
+Tensor made_up_rows(DType compute, std::int64_t columns) {
+  Tensor x(compute, kMostRows, columns, "scratch");
+  std::uint64_t state = 0;
+  for (std::int64_t i = 0; i < x.size(); ++i) {
+    state = state * 6364136223846793005U +
+            1442695040888963407U;  // Knuth's linear congruence; its upper bits are good
+    const float value = static_cast<float>(state >> 40) * 0x1.0p-23F - 1.0F;
+    const auto at = static_cast<std::size_t>(i);
+    if (compute == DType::bf16)
+      x.span<Bf16>()[at] = to_bf16(value);
+    else
+      x.span<float>()[at] = value;
+  }
+  return x;
+}
+
+}  // namespace
+
+std::optional<std::int64_t> rows_with_other_bits(std::int64_t inner, std::int64_t columns, DType compute,
+                                                 const std::function<void(ConstView x, View y)>& multiply) {
+  const Tensor x = made_up_rows(compute, inner);
+  Tensor all(DType::f32, kMostRows, columns, "scratch");
+  multiply(x.const_view(), all.view());
+  Tensor some(DType::f32, kMostRows, columns, "scratch");
+  for (const std::int64_t rows : kRowCounts) {
+    const std::int64_t first = kMostRows - rows;  // other places in the batch too
+    const View y = some.view().row_range(0, rows);
+    multiply(x.const_view().row_range(first, rows), y);
+    const auto bytes = static_cast<std::size_t>(rows * columns) * sizeof(float);
+    if (std::memcmp(y.data(), all.row<float>(first), bytes) != 0) return rows;
+  }
+  return std::nullopt;
+}
+
+}  // namespace biqa::cpu
