@@ -139,9 +139,9 @@ class Ops {
     LOG(FATAL) << "this backend's weights are not in memory that processes share";
     return nullptr;
   }
-  /// Multiplies a few numbers of rows by w, which holds its weights. Throws Error when a row's bits depend on the others:
-  /// a library may break batch invariance on a processor or in a version that nobody has tried.
-  virtual void check_rows(const FrozenLinear& /*w*/) {}
+  /// Multiplies `counts` rows (at most 32 each) and many by w, which holds its weights. Throws Error when a row's bits
+  /// depend on the others: a library may break batch invariance on a processor or in a version that nobody has tried.
+  virtual void check_rows(const FrozenLinear& /*w*/, std::span<const std::int64_t> /*counts*/) {}
   /// y [T, out] f32 (+)= x [T, in] · Wᵀ + b; x has the compute type; both dense.
   virtual void linear(ConstView x, const FrozenLinear& w, View y, bool accumulate = false) = 0;
   /// dx [T, in] f32 (+)= dy [T, out] · W; dy has the compute type; both dense.

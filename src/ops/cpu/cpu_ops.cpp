@@ -98,10 +98,10 @@ class CpuOps final : public Ops {
     if (backward) linear->backward.emplace(cpu::MatrixSource{weight, false, {}, compute_, &place});
     return linear;
   }
-  void check_rows(const FrozenLinear& w) override {
+  void check_rows(const FrozenLinear& w, std::span<const std::int64_t> counts) override {
     const auto& linear = dynamic_cast<const CpuLinear&>(w);
-    check_rows(linear.forward, w.in, w.out);
-    if (linear.backward) check_rows(*linear.backward, w.out, w.in);
+    check_rows(linear.forward, w.in, w.out, counts);
+    if (linear.backward) check_rows(*linear.backward, w.out, w.in, counts);
   }
   void linear(ConstView x, const FrozenLinear& w, View y, bool accumulate) override {
     dynamic_cast<const CpuLinear&>(w).forward.multiply(x, y, accumulate, threads_);
@@ -516,9 +516,11 @@ class CpuOps final : public Ops {
     Buffer buffer;
   };
 
-  void check_rows(cpu::PackedMatrix& matrix, std::int64_t inner, std::int64_t columns) const {
-    const auto rows = cpu::rows_with_other_bits(
-        inner, columns, compute_, [&](ConstView x, View y) { matrix.multiply(x, y, false, threads_); });
+  void check_rows(cpu::PackedMatrix& matrix, std::int64_t inner, std::int64_t columns,
+                  std::span<const std::int64_t> counts) const {
+    const auto rows = cpu::rows_with_other_bits(inner, columns, compute_, counts, [&](ConstView x, View y) {
+      matrix.multiply(x, y, false, threads_);
+    });
     if (!rows) return;
     fail(
         "cannot use {} on this processor: a row of the {}x{} product has other bits in a batch of {} than in "

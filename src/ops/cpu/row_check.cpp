@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/cpu/row_check.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace biqa::cpu {
 namespace {
 
-/// One row, an odd number, a block: where libraries change their kernel or how they cut the inner sum.
-constexpr std::int64_t kRowCounts[] = {1, 7};
-constexpr std::int64_t kMostRows = 40;
+std::int64_t most_rows(std::int64_t columns) {
+  return std::clamp<std::int64_t>((std::int64_t{1} << 22) / columns, 32, 256);
+}
 
-Tensor made_up_rows(DType compute, std::int64_t columns) {
-  Tensor x(compute, kMostRows, columns, "scratch");
+Tensor made_up_rows(DType compute, std::int64_t rows, std::int64_t columns) {
+  Tensor x(compute, rows, columns, "scratch");
   std::uint64_t state = 0;
   for (std::int64_t i = 0; i < x.size(); ++i) {
     state = state * 6364136223846793005U +
@@ -29,13 +30,15 @@ Tensor made_up_rows(DType compute, std::int64_t columns) {
 }  // namespace
 
 std::optional<std::int64_t> rows_with_other_bits(std::int64_t inner, std::int64_t columns, DType compute,
+                                                 std::span<const std::int64_t> counts,
                                                  const std::function<void(ConstView x, View y)>& multiply) {
-  const Tensor x = made_up_rows(compute, inner);
-  Tensor all(DType::f32, kMostRows, columns, "scratch");
+  const std::int64_t most = most_rows(columns);
+  const Tensor x = made_up_rows(compute, most, inner);
+  Tensor all(DType::f32, most, columns, "scratch");
   multiply(x.const_view(), all.view());
-  Tensor some(DType::f32, kMostRows, columns, "scratch");
-  for (const std::int64_t rows : kRowCounts) {
-    const std::int64_t first = kMostRows - rows;  // other places in the batch too
+  Tensor some(DType::f32, most, columns, "scratch");
+  for (const std::int64_t rows : counts) {
+    const std::int64_t first = most - rows;  // other places in the batch too
     const View y = some.view().row_range(0, rows);
     multiply(x.const_view().row_range(first, rows), y);
     const auto bytes = static_cast<std::size_t>(rows * columns) * sizeof(float);

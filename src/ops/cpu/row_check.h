@@ -6,15 +6,17 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 
 #include "tensor/tensor.h"
 
 namespace biqa::cpu {
 
-/// Multiplies a few numbers of rows of made-up numbers by a matrix [inner, columns] and compares each row's bits with
-/// those that it has in the largest product. The first number of rows that gives other bits, or none. `multiply` computes
-/// y [M, columns] f32 from x [M, inner] of type `compute`.
+/// Multiplies `counts` rows of made-up numbers, and many, by a matrix [inner, columns] and compares each row's bits. The
+/// first count whose rows have other bits than among the many, or none. `multiply` computes y [M, columns] f32 from
+/// x [M, inner] of type `compute`. Counts are at most 32; many are 256, fewer where the output would take over 16 MiB.
 std::optional<std::int64_t> rows_with_other_bits(std::int64_t inner, std::int64_t columns, DType compute,
+                                                 std::span<const std::int64_t> counts,
                                                  const std::function<void(ConstView x, View y)>& multiply);
 
 }  // namespace biqa::cpu
