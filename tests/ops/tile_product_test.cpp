@@ -212,5 +212,20 @@ TEST(Part, EveryOutputBelongsToOnePart) {
   }
 }
 
+TEST(Part, NoThreadHasMuchMoreToDoThanOthers) {
+  struct Case {
+    std::int64_t rows, columns, parts;
+  };
+  for (const Case& c :
+       {Case{512, 112, 64}, Case{512, 16, 16}, Case{32, 16, 16}, Case{2048, 4, 32}, Case{512, 48, 2}}) {
+    std::int64_t most = 0;
+    for (std::int64_t part = 0; part < c.parts; ++part) {
+      const cpu::Part p = cpu::part_of(c.rows, 32, c.columns, part, c.parts);
+      most = std::max(most, (p.end_row - p.first_row) * (p.end_column - p.first_column));
+    }
+    EXPECT_LE(most * c.parts, c.rows * c.columns * 5 / 4) << c.rows << "x" << c.columns << " by " << c.parts;
+  }
+}
+
 }  // namespace
 }  // namespace biqa

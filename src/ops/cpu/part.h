@@ -12,15 +12,25 @@ struct Part {
   std::int64_t first_row, end_row, first_column, end_column;
 };
 
-/// Part `part` of `parts` of [rows, columns]; rows are divided in bands of `band`. Columns are divided where there are
-/// enough of them, so that each weight is read by one thread; else rows.
+/// Part `part` of `parts` of [rows, columns]; rows are divided in bands of `band`. Columns are divided first, so that each
+/// weight is read by one thread. Rows are divided too where that leaves the busiest thread clearly less to do.
 inline Part part_of(std::int64_t rows, std::int64_t band, std::int64_t columns, std::int64_t part,
                     std::int64_t parts) {
-  const std::int64_t bands = (rows + band - 1) / band;
-  if (columns >= 2 * parts || bands < parts)
-    return {0, rows, columns * part / parts, columns * (part + 1) / parts};
-  return {std::min(rows, bands * part / parts * band), std::min(rows, bands * (part + 1) / parts * band), 0,
-          columns};
+  const auto divide_up = [](std::int64_t value, std::int64_t by) { return (value + by - 1) / by; };
+  const std::int64_t bands = divide_up(rows, band);
+  std::int64_t best = 1;  // parts of the rows
+  std::int64_t least = bands * divide_up(columns, parts);
+  for (std::int64_t row_parts = 2; row_parts <= std::min(parts, bands); ++row_parts) {
+    if (parts % row_parts != 0) continue;
+    const std::int64_t most = divide_up(bands, row_parts) * divide_up(columns, parts / row_parts);
+    if (most * 10 > least * 9) continue;
+    best = row_parts;
+    least = most;
+  }
+  const std::int64_t column_parts = parts / best;
+  const std::int64_t r = part / column_parts, c = part % column_parts;
+  return {std::min(rows, bands * r / best * band), std::min(rows, bands * (r + 1) / best * band),
+          columns * c / column_parts, columns * (c + 1) / column_parts};
 }
 
 }  // namespace biqa::cpu
