@@ -75,4 +75,12 @@ refuses machine_paths 'tools/path.cpp:2:'
 plant tools/path.cpp '// tests/ho''me/page and $BASE/wo''rk/x and build/cpu'
 accepts machine_paths
 
+mkdir -p "$tree/docs"
+echo '| `step` |' >"$tree/docs/metrics.md"
+refuses metrics 'no field of metrics.jsonl found'
+printf '%s\n' '  visit("step", m.step);' '  line["advantage"] = 1;' >"$tree/src/core/record.cpp"
+refuses metrics 'src/core/record.cpp:2: field advantage has no row in docs/metrics.md'
+echo '| `rewards`, `advantage` |' >>"$tree/docs/metrics.md"
+accepts metrics
+
 echo "$cases planted cases judged rightly"

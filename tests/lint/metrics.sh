@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Usage: metrics.sh PROJECT. Refuses a field of metrics.jsonl or samples.jsonl that has no row in docs/metrics.md.
+set -euo pipefail
+cd "${1:?usage: metrics.sh PROJECT}"
+
+document=docs/metrics.md
+# The code names each field once: visit("name", m.…) for metrics, line["name"] for samples.
+fields=$(grep -rnoE '(visit\("[a-z0-9_]+", m\.|line\["[a-z0-9_]+"\])' src --include='*.cpp') || {
+  echo "src:1: no field of metrics.jsonl found; teach tests/lint/metrics.sh where the code names them now"
+  exit 1
+}
+while IFS= read -r found; do
+  name=${found#*\"}
+  name=${name%%\"*}
+  grep -qE "^\|[^|]*\`$name\`" "$document" || echo "$(cut -d: -f1,2 <<<"$found"): field $name has no row in $document"
+done <<<"$fields" | { ! grep . ; }
