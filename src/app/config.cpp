@@ -196,7 +196,7 @@ class Fields {
         },
         [&value] { return fmt::format("{}", value); });
   }
-  void number(const char* key, double& value, Bounds bounds) {
+  void number(const std::string& key, double& value, Bounds bounds) {
     add(
         key,
         [&value, bounds](const YamlNode& node, const std::string& full) {
@@ -320,7 +320,7 @@ class Fields {
         },
         [&value] { return size_text(value); });
   }
-  void add(const char* key, std::function<void(const YamlNode&, const std::string&)> read,
+  void add(const std::string& key, std::function<void(const YamlNode&, const std::string&)> read,
            std::function<std::string()> write) {
     fields_.push_back({section_, key, std::move(read), std::move(write)});
   }
@@ -422,10 +422,8 @@ std::vector<Field> fields_of(Config& c, const fs::path& base) {
   f.choice("leak_guard", c.stage2.leak_guard, kLeakGuards);
 
   f.section("rewards");
-  f.number("prediction", c.rewards.weights.prediction, weight);
-  f.number("consistency", c.rewards.weights.consistency, weight);
-  f.number("reasoning", c.rewards.weights.reasoning, weight);
-  f.number("format", c.rewards.weights.format, weight);
+  for (std::size_t i = 0; i < rewards().size(); ++i)
+    f.number(std::string(rewards()[i].name), c.rewards.weights[i], weight);
   f.number("tolerance", c.rewards.tolerance, {1e-6, kLarge});
   f.choice("rouge", c.rewards.rouge, kRougeKinds);
   f.choice("rouge_span", c.rewards.rouge_span, kRougeSpans);

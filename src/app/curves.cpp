@@ -7,6 +7,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <set>
 #include <string_view>
@@ -221,9 +222,10 @@ std::string draw_panel(const Panel& panel, double left, double top, double least
 }
 
 void add_step_panel(std::vector<Panel>& panels, const std::vector<StepMetrics>& steps, std::string title,
-                    std::string unit, double StepMetrics::*member, double least_step = 0.01) {
+                    std::string unit, const std::function<double(const StepMetrics&)>& figure,
+                    double least_step = 0.01) {
   Curve curve;
-  for (const StepMetrics& step : steps) curve.push_back({static_cast<double>(step.step), step.*member});
+  for (const StepMetrics& step : steps) curve.push_back({static_cast<double>(step.step), figure(step)});
   curve = finite(curve);
   if (curve.empty()) return;
   Curve mean = running_mean(curve, smoothing_window(curve.size()));
@@ -261,10 +263,10 @@ std::string learning_curves_svg(const MetricsFile& metrics, const std::string& t
   std::vector<Panel> panels;
   const auto& steps = metrics.steps;
   add_step_panel(panels, steps, "Total reward", "weighted sum", &StepMetrics::reward_mean);
-  add_step_panel(panels, steps, "Prediction reward", "0 to 1", &StepMetrics::reward_prediction_mean);
-  add_step_panel(panels, steps, "Self-consistency reward", "0 to 1", &StepMetrics::reward_consistency_mean);
-  add_step_panel(panels, steps, "Reasoning reward", "ROUGE-1, 0 to 1", &StepMetrics::reward_reasoning_mean);
-  add_step_panel(panels, steps, "Format reward", "0 to 0.5", &StepMetrics::reward_format_mean);
+  for (std::size_t i = 0; i < rewards().size(); ++i) {
+    add_step_panel(panels, steps, std::string(rewards()[i].title), std::string(rewards()[i].range),
+                   [i](const StepMetrics& step) { return step.reward_means[i]; });
+  }
   add_step_panel(panels, steps, "KL to the starting policy", "nats per token", &StepMetrics::kl, 1e-6);
   const auto& evaluations = metrics.evaluations;
   add_eval_panel(panels, evaluations, "Ratings with the image", "PLCC", "image", &EvalMetrics::plcc);

@@ -9,17 +9,14 @@
 namespace biqa {
 
 Advantages advantages_of(std::span<const Group> groups, const Config& config) {
-  std::vector<double> rewards;
+  std::vector<double> columns;
   for (const Group& group : groups) {
     for (const Trajectory& t : group.members) {
-      rewards.insert(rewards.end(),
-                     {t.rewards.prediction, t.rewards.consistency, t.rewards.reasoning, t.rewards.format});
+      for (std::size_t i = 0; i < rewards().size(); ++i) columns.push_back(reward_of(t, i));
     }
   }
-  const RewardColumns& w = config.rewards.weights;
-  const std::vector<double> weights{w.prediction, w.consistency, w.reasoning, w.format};
-  return compute_advantages(rewards, weights, static_cast<std::size_t>(config.rollout.group_size),
-                            config.objective.advantage);
+  return compute_advantages(columns, config.rewards.weights,
+                            static_cast<std::size_t>(config.rollout.group_size), config.objective.advantage);
 }
 
 std::vector<bool> dropped_groups(std::span<const Group> groups, const Config& config) {

@@ -50,14 +50,10 @@ void for_each_field(Metrics& m, Visit&& visit) {
   visit("trained_tokens", m.trained_tokens);
   visit("reward_mean", m.reward_mean);
   visit("reward_std", m.reward_std);
-  visit("reward_prediction_mean", m.reward_prediction_mean);
-  visit("reward_consistency_mean", m.reward_consistency_mean);
-  visit("reward_reasoning_mean", m.reward_reasoning_mean);
-  visit("reward_format_mean", m.reward_format_mean);
-  visit("reward_prediction_std", m.reward_prediction_std);
-  visit("reward_consistency_std", m.reward_consistency_std);
-  visit("reward_reasoning_std", m.reward_reasoning_std);
-  visit("reward_format_std", m.reward_format_std);
+  for (std::size_t i = 0; i < rewards().size(); ++i)
+    visit(fmt::format("reward_{}_mean", rewards()[i].name).c_str(), m.reward_means[i]);
+  for (std::size_t i = 0; i < rewards().size(); ++i)
+    visit(fmt::format("reward_{}_std", rewards()[i].name).c_str(), m.reward_stds[i]);
   visit("parse_rate", m.parse_rate);
   visit("stage2_parse_rate", m.stage2_parse_rate);
   visit("zero_variance_fraction", m.zero_variance_fraction);

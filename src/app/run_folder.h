@@ -12,6 +12,8 @@
 #include <string>
 #include <vector>
 
+#include "reward/table.h"
+
 namespace biqa {
 
 /// A figure that was not measured: written as null, read back as NaN.
@@ -29,10 +31,9 @@ struct StepMetrics {
   std::int64_t images = 0, trajectories = 0, generated_tokens = 0, stage2_tokens = 0, trained_tokens = 0;
   // Over the step's trajectories: weighted sum, then each column before its weight; std with n - 1.
   double reward_mean = kNotMeasured, reward_std = kNotMeasured;
-  double reward_prediction_mean = kNotMeasured, reward_consistency_mean = kNotMeasured,
-         reward_reasoning_mean = kNotMeasured, reward_format_mean = kNotMeasured;
-  double reward_prediction_std = kNotMeasured, reward_consistency_std = kNotMeasured,
-         reward_reasoning_std = kNotMeasured, reward_format_std = kNotMeasured;
+  // One per row of the reward table: `reward_NAME_mean` and `reward_NAME_std`.
+  std::vector<double> reward_means = std::vector<double>(rewards().size(), kNotMeasured),
+                      reward_stds = std::vector<double>(rewards().size(), kNotMeasured);
   // Shares on 0..1.
   double parse_rate = kNotMeasured, stage2_parse_rate = kNotMeasured, zero_variance_fraction = kNotMeasured,
          leak_rate = kNotMeasured, truncated_fraction = kNotMeasured;
@@ -67,7 +68,7 @@ struct SampleRecord {
   std::string stage2_text;
   std::optional<double> stage2_rating;
   double score = 0;                       ///< human score
-  std::map<std::string, double> rewards;  ///< prediction, consistency, reasoning, format: before weights
+  std::map<std::string, double> rewards;  ///< by the names of the reward table, before weights
   double advantage = 0;
 };
 

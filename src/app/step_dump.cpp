@@ -185,10 +185,8 @@ void write_step_dump(const std::filesystem::path& file, const StepDump& dump, st
       out.attribute(path, "stage2_text", t.stage2_text);
       out.attribute(path, "rating", t.rating.value_or(nan));
       out.attribute(path, "stage2_rating", t.stage2_rating.value_or(nan));
-      out.attribute(path, "reward_prediction", t.rewards.prediction);
-      out.attribute(path, "reward_consistency", t.rewards.consistency);
-      out.attribute(path, "reward_reasoning", t.rewards.reasoning);
-      out.attribute(path, "reward_format", t.rewards.format);
+      for (std::size_t i = 0; i < rewards().size(); ++i)
+        out.attribute(path, fmt::format("reward_{}", rewards()[i].name), reward_of(t, i));
       out.attribute(path, "reward", t.reward);
       out.attribute(path, "advantage", t.advantage);
     }

@@ -12,7 +12,8 @@ namespace biqa {
 
 StepMetrics figures_of(std::span<const Group> groups, std::int64_t version, const Config& config) {
   StepMetrics metrics;
-  std::vector<double> reward, prediction, consistency, reasoning, format;
+  std::vector<double> totals;
+  std::vector<std::vector<double>> columns(rewards().size());
   double parsed = 0, stage2_parsed = 0, leaks = 0, captions = 0, truncated = 0, caption_words = 0,
          reasoning_words = 0, reasonings = 0;
   for (const Group& group : groups) {
@@ -21,11 +22,8 @@ StepMetrics figures_of(std::span<const Group> groups, std::int64_t version, cons
       metrics.generated_tokens += static_cast<std::int64_t>(t.completion_ids.size());
       metrics.stage2_tokens += static_cast<std::int64_t>(t.stage2_completion_ids.size());
       metrics.policy_lag_max = std::max(metrics.policy_lag_max, version - t.policy_version);
-      reward.push_back(t.reward);
-      prediction.push_back(t.rewards.prediction);
-      consistency.push_back(t.rewards.consistency);
-      reasoning.push_back(t.rewards.reasoning);
-      format.push_back(t.rewards.format);
+      totals.push_back(t.reward);
+      for (std::size_t i = 0; i < columns.size(); ++i) columns[i].push_back(reward_of(t, i));
       parsed += t.rating ? 1 : 0;
       stage2_parsed += t.stage2_rating ? 1 : 0;
       truncated += t.finished ? 0 : 1;
@@ -43,16 +41,12 @@ StepMetrics figures_of(std::span<const Group> groups, std::int64_t version, cons
   metrics.images = static_cast<std::int64_t>(groups.size());
   if (metrics.trajectories == 0) return metrics;
   const auto count = static_cast<double>(metrics.trajectories);
-  metrics.reward_mean = mean(reward);
-  metrics.reward_std = standard_deviation(reward);
-  metrics.reward_prediction_mean = mean(prediction);
-  metrics.reward_consistency_mean = mean(consistency);
-  metrics.reward_reasoning_mean = mean(reasoning);
-  metrics.reward_format_mean = mean(format);
-  metrics.reward_prediction_std = standard_deviation(prediction);
-  metrics.reward_consistency_std = standard_deviation(consistency);
-  metrics.reward_reasoning_std = standard_deviation(reasoning);
-  metrics.reward_format_std = standard_deviation(format);
+  metrics.reward_mean = mean(totals);
+  metrics.reward_std = standard_deviation(totals);
+  for (std::size_t i = 0; i < columns.size(); ++i) {
+    metrics.reward_means[i] = mean(columns[i]);
+    metrics.reward_stds[i] = standard_deviation(columns[i]);
+  }
   metrics.parse_rate = parsed / count;
   metrics.stage2_parse_rate = config.stage2.enabled ? stage2_parsed / count : kNotMeasured;
   metrics.leak_rate = captions > 0 ? leaks / captions : 0;
@@ -64,6 +58,8 @@ StepMetrics figures_of(std::span<const Group> groups, std::int64_t version, cons
 }
 
 SampleRecord record_of(std::int64_t step, const Group& group, const Trajectory& t, const Config& config) {
+  std::map<std::string, double> columns;
+  for (std::size_t i = 0; i < rewards().size(); ++i) columns.emplace(rewards()[i].name, reward_of(t, i));
   return {step,
           group.sample_id,
           t.member,
@@ -75,10 +71,7 @@ SampleRecord record_of(std::int64_t step, const Group& group, const Trajectory& 
           t.stage2_text,
           t.stage2_rating,
           group.score,
-          {{"prediction", t.rewards.prediction},
-           {"consistency", t.rewards.consistency},
-           {"reasoning", t.rewards.reasoning},
-           {"format", t.rewards.format}},
+          std::move(columns),
           t.advantage};
 }
 
@@ -89,18 +82,14 @@ std::vector<std::string> doubts_about(const StepMetrics& metrics, const Config& 
         "only {:.0f} % of the answers hold a rating: the rewards teach little; check prompts and profile",
         100 * metrics.parse_rate));
   }
-  const RewardColumns& w = config.rewards.weights;
-  const auto constant = [&](const char* name, double weight, double deviation, double value) {
-    if (weight != 0 && deviation == 0)
-      doubts.push_back(
-          fmt::format("reward {} is {} for every answer: it teaches nothing in this step", name, value));
-  };
-  constant("prediction", w.prediction, metrics.reward_prediction_std, metrics.reward_prediction_mean);
-  if (config.stage2.enabled)
-    constant("consistency", w.consistency, metrics.reward_consistency_std, metrics.reward_consistency_mean);
-  constant("reasoning", w.reasoning, metrics.reward_reasoning_std, metrics.reward_reasoning_mean);
-  // Every answer well formed is the aim, not a fault.
-  if (metrics.reward_format_mean == 0) constant("format", w.format, metrics.reward_format_std, 0);
+  for (std::size_t i = 0; i < rewards().size(); ++i) {
+    const Reward& reward = rewards()[i];
+    const bool constant = config.rewards.weights[i] != 0 && metrics.reward_stds[i] == 0;
+    if (!constant || (reward.needs_stage2 && !config.stage2.enabled)) continue;
+    if (reward.may_be_full && metrics.reward_means[i] != 0) continue;
+    doubts.push_back(fmt::format("reward {} is {} for every answer: it teaches nothing in this step",
+                                 reward.name, metrics.reward_means[i]));
+  }
   if (on_policy && config.objective.updates_per_rollout == 1 && config.lora.dropout == 0 &&
       metrics.actor_learner_logp_gap != 0) {
     doubts.push_back(

@@ -10,11 +10,6 @@
 
 namespace biqa {
 
-/// The rewards of one trajectory before weighting.
-struct RewardColumns {
-  double prediction = 0, consistency = 0, reasoning = 0, format = 0;
-};
-
 /// One answer of the policy to the group's prompt, with the answer to its own caption beside it.
 struct Trajectory {
   std::int64_t member = 0;                   ///< 0 … group size - 1
@@ -36,9 +31,9 @@ struct Trajectory {
   std::int64_t policy_version = 0;   ///< of the adapter that wrote it
   std::uint64_t adapter_digest = 0;  ///< of that adapter's values
 
-  RewardColumns rewards;
-  double reward = 0;     ///< weighted sum of the columns
-  double advantage = 0;  ///< set by the learner
+  std::vector<double> rewards;  ///< before weighting, in the order of the reward table; empty until scored
+  double reward = 0;            ///< weighted sum of the columns
+  double advantage = 0;         ///< set by the learner
 };
 
 /// All trajectories of one image in one step.

@@ -11,7 +11,7 @@ namespace biqa {
 namespace {
 
 /// "biqagrp" and the number of the layout.
-constexpr std::uint64_t kMagic = 0x6269716167727001ULL;
+constexpr std::uint64_t kMagic = 0x6269716167727002ULL;
 
 class Writer {
  public:
@@ -122,10 +122,7 @@ void visit_trajectory(Archive& archive, T& trajectory) {
   archive(trajectory.stage2_rating);
   archive(trajectory.policy_version);
   archive(trajectory.adapter_digest);
-  archive(trajectory.rewards.prediction);
-  archive(trajectory.rewards.consistency);
-  archive(trajectory.rewards.reasoning);
-  archive(trajectory.rewards.format);
+  archive(trajectory.rewards);
   archive(trajectory.reward);
   archive(trajectory.advantage);
 }

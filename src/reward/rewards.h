@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The four rewards of a trajectory: pure functions of its texts, the human score and the human text.
+// Scoring a group: its texts are parsed, then every reward of the table gets its column. The rewards are pure functions of
+// the texts, the human score and the human text.
 #pragma once
 
 #include "data/prompts.h"
 #include "data/trajectory.h"
+#include "reward/table.h"
 
 namespace biqa {
 
@@ -20,8 +22,8 @@ enum class PredictionShape {
 };
 
 struct RewardConfig {
-  RewardColumns weights{1, 1, 1, 1};
-  double tolerance = 0.35;  ///< rating units, > 0
+  std::vector<double> weights = default_reward_weights();  ///< one per row of rewards()
+  double tolerance = 0.35;                                 ///< rating units, > 0
   RougeKind rouge = RougeKind::precision;
   RougeSpan rouge_span = RougeSpan::whole;
   PredictionShape prediction_shape = PredictionShape::cosine;
@@ -29,15 +31,11 @@ struct RewardConfig {
   bool penalise_leak = false;  ///< no consistency reward where the caption gives the rating away
 };
 
-/// ½(1 + cos(π d/t)) for 0 <= d < t, else 0 (also for NaN).
-double cosine_reward(double distance, double tolerance);
-
-/// Reads the texts of every member (format_ok, caption, reasoning, rating, stage2_rating) and fills the
-/// columns and their weighted sum `reward`:
+/// Reads the texts of every member (format_ok, caption, reasoning, rating, stage2_rating) and fills its columns and their
+/// weighted sum `reward`:
 /// - prediction: closeness of the stage-1 rating to the human score; 0 without a rating;
 /// - consistency: closeness of the stage-2 rating; 0 without it or without a stage-1 rating;
-/// - reasoning: max(floor, ROUGE-1 against the human text); the floor for the whole group without human text,
-/// and for a
+/// - reasoning: max(floor, ROUGE-1 against the human text); the floor for the whole group without human text, and for a
 ///   completion without a rating (unparsable) or without the span asked for;
 /// - format: 0.5 if the completion is exactly the asked parts in order, else 0.
 void score(Group& group, const RewardConfig& config, const Profile& profile);

@@ -100,7 +100,7 @@ placement: split
   EXPECT_FALSE(c.stage2.enabled);
   EXPECT_EQ(c.stage2.input, Stage2Input::caption_reasoning);
   EXPECT_TRUE(c.rewards.penalise_leak);
-  EXPECT_EQ(c.rewards.weights.prediction, 2);
+  EXPECT_EQ(c.rewards.weights.at(reward_column("prediction")), 2);
   EXPECT_EQ(c.rewards.rouge_span, RougeSpan::before_rating);
   EXPECT_EQ(c.objective.loss.loss, Loss::cispo);
   EXPECT_EQ(c.objective.loss.ratio_cap, 2.0);

@@ -20,7 +20,7 @@ MetricsFile run_of(int steps) {
     StepMetrics step;
     step.step = i;
     step.reward_mean = 1 + 0.01 * i;
-    step.reward_prediction_mean = 0.2;
+    step.reward_means.at(reward_column("prediction")) = 0.2;
     step.kl = 0.001 * i;
     metrics.steps.push_back(step);
   }

@@ -77,10 +77,7 @@ TEST(Wire, EveryFieldArrives) {
   EXPECT_EQ(a.stage2_rating, b.stage2_rating);
   EXPECT_EQ(a.policy_version, 12);
   EXPECT_EQ(a.adapter_digest, b.adapter_digest);
-  EXPECT_EQ(a.rewards.prediction, 0.1);
-  EXPECT_EQ(a.rewards.consistency, 0.2);
-  EXPECT_EQ(a.rewards.reasoning, 0.3);
-  EXPECT_EQ(a.rewards.format, 0.4);
+  EXPECT_EQ(a.rewards, (std::vector<double>{0.1, 0.2, 0.3, 0.4}));
   EXPECT_EQ(a.reward, 1);
   EXPECT_TRUE(std::isnan(a.advantage));
   EXPECT_EQ(serialise(got), serialise(sent)) << "the same bytes, so no field is lost";

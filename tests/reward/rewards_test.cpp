@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Against regular expressions and rouge_score in Python (fixtures of tests/scripts/make_number_fixtures.py).
 #include "reward/rewards.h"
+#include "reward/closeness.h"
 
 #include <gtest/gtest.h>
 
@@ -59,10 +60,11 @@ TEST(Rewards, AgreeWithPython) {
       EXPECT_EQ(got.rating, number(want.at("rating"))) << got.text;
       EXPECT_EQ(got.stage2_rating, number(want.at("stage2_rating"))) << got.stage2_text;
       EXPECT_EQ(got.format_ok, want.at("format_ok").get<bool>()) << got.text;
-      EXPECT_NEAR(got.rewards.prediction, columns.at(0), 1e-12) << got.text;
-      EXPECT_NEAR(got.rewards.consistency, columns.at(1), 1e-12) << got.text << " / " << got.stage2_text;
-      EXPECT_NEAR(got.rewards.reasoning, columns.at(2), 1e-12) << got.text;
-      EXPECT_EQ(got.rewards.format, columns.at(3)) << got.text;
+      EXPECT_NEAR(got.rewards.at(reward_column("prediction")), columns.at(0), 1e-12) << got.text;
+      EXPECT_NEAR(got.rewards.at(reward_column("consistency")), columns.at(1), 1e-12)
+          << got.text << " / " << got.stage2_text;
+      EXPECT_NEAR(got.rewards.at(reward_column("reasoning")), columns.at(2), 1e-12) << got.text;
+      EXPECT_EQ(got.rewards.at(reward_column("format")), columns.at(3)) << got.text;
       EXPECT_NEAR(got.reward, want.at("total").get<double>(), 1e-12) << got.text;
     }
   }
@@ -97,11 +99,11 @@ TEST(Rewards, LeaksCostTheConsistencyRewardOnlyWhereAskedFor) {
     config.penalise_leak = penalise;
     Group leaking = one_answer("worth 3.5 points", "3.5");
     score(leaking, config, kPaper);
-    EXPECT_EQ(leaking.members[0].rewards.consistency, penalise ? 0 : 1);
-    EXPECT_GT(leaking.members[0].rewards.prediction, 0) << "the other columns stay";
+    EXPECT_EQ(leaking.members[0].rewards.at(reward_column("consistency")), penalise ? 0 : 1);
+    EXPECT_GT(leaking.members[0].rewards.at(reward_column("prediction")), 0) << "the other columns stay";
     Group tight = one_answer("sharp, 2 people", "3.5");
     score(tight, config, kPaper);
-    EXPECT_EQ(tight.members[0].rewards.consistency, 1);
+    EXPECT_EQ(tight.members[0].rewards.at(reward_column("consistency")), 1);
   }
 }
 
@@ -115,10 +117,10 @@ TEST(Rewards, OldValuesAreOverwritten) {
   score(group, RewardConfig{}, kPaper);
   EXPECT_EQ(member.caption, "c");
   EXPECT_FALSE(member.rating);
-  EXPECT_EQ(member.rewards.prediction, 0);
-  EXPECT_EQ(member.rewards.consistency, 0);
-  EXPECT_EQ(member.rewards.reasoning, 0.1);
-  EXPECT_EQ(member.rewards.format, 0);
+  EXPECT_EQ(member.rewards.at(reward_column("prediction")), 0);
+  EXPECT_EQ(member.rewards.at(reward_column("consistency")), 0);
+  EXPECT_EQ(member.rewards.at(reward_column("reasoning")), 0.1);
+  EXPECT_EQ(member.rewards.at(reward_column("format")), 0);
   EXPECT_DOUBLE_EQ(member.reward, 0.1);
 }
 
