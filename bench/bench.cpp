@@ -13,6 +13,7 @@
 #include "actor/rollout.h"
 #include "app/policy.h"
 #include "app/program.h"
+#include "core/processors.h"
 #include "core/random.h"
 #include "core/threads.h"
 #include "data/manifest.h"
@@ -35,7 +36,7 @@ const ProgramInfo kInfo{
      {"new", "N", "tokens of each completion, exactly (end tokens are ignored)", "64"},
      {"rank", "R", "LoRA rank on the seven projections", "8"},
      {"dtype", "TYPE", "f32 or bf16", "bf16"},
-     {"threads", "T", "threads; 0: all cores", "0"},
+     {"threads", "T", "threads; 0: all processors that the program may use, or OMP_NUM_THREADS", "0"},
      {"repeats", "K", "measured repeats, after one that is not", "5"},
      {"micro-batch-tokens", "N", "packed rows of one learner pass", "8192"},
      {"prompt", "TEXT", "the user's text",
@@ -139,7 +140,7 @@ ExitCode bench(const CommandLine& line) {
   const std::int64_t group = line.integer("group", 1, 4096);
   const std::int64_t tokens = line.integer("new", 1, 1 << 20);
   const DType dtype = line.choice("dtype", {"f32", "bf16"}) == "bf16" ? DType::bf16 : DType::f32;
-  const int threads = threads_per_rank(static_cast<int>(line.integer("threads", 0, 1024)), 1);
+  const int threads = threads_for(usable_processors(), static_cast<int>(line.integer("threads", 0, 1024)));
   const std::string format = line.choice("format", {"json", "table"});
   const std::int64_t repeats = line.integer("repeats", 1, 1000);
 

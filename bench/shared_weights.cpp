@@ -11,7 +11,9 @@
 
 #include "app/policy.h"
 #include "app/program.h"
+#include "app/rank_processors.h"
 #include "comm/mpi.h"
+#include "core/processors.h"
 #include "core/random.h"
 #include "model/kv_cache.h"
 #include "model/lora.h"
@@ -26,7 +28,7 @@ const ProgramInfo kInfo{
     "mpirun -np 8 biqa_shared_weights --model checkpoints/qwen",
     {{"model", "DIR", "checkpoint folder", ""},
      {"dtype", "f32|bf16", "type of the products' inputs", "bf16"},
-     {"threads", "N", "threads of a rank; 0: the machine's cores divided by its ranks", "0"},
+     {"threads", "N", "threads of a rank; 0: its share of the processors that its node's ranks may use", "0"},
      {"learners", "N", "the last N ranks also hold what the backward needs", "1"},
      {"private", "", "every rank reads and packs a copy of its own", "false"}}};
 
@@ -81,7 +83,7 @@ void measure(const CommandLine& line, Communicator& world) {
   PolicyOptions options;
   options.path = line.text("model");
   options.dtype = line.choice("dtype", {"f32", "bf16"}) == "bf16" ? DType::bf16 : DType::f32;
-  options.threads = threads_per_rank(static_cast<int>(line.integer("threads", 0, 1024)), world.size());
+  options.threads = threads_for(share_processors(world), static_cast<int>(line.integer("threads", 0, 1024)));
   options.backward = world.rank() >= world.size() - line.integer("learners", 0, 1 << 20);
   world.barrier("the start");
   const auto start = std::chrono::steady_clock::now();

@@ -40,7 +40,7 @@ if [[ $preset == cuda ]]; then
 fi
 
 # A compiler takes about a gigabyte.
-cores=$(nproc 2>/dev/null || echo 1)
+cores=$(launch/processors.sh)
 free_kib=$(awk '/^MemAvailable:/ { print $2 }' /proc/meminfo 2>/dev/null || true)
 by_memory=$((${free_kib:-$((cores * 1048576))} / 1048576))
 jobs=${BIQA_JOBS:-$((by_memory < 1 ? 1 : by_memory < cores ? by_memory : cores))}

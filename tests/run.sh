@@ -47,7 +47,7 @@ run_tests() {
   local preset=$1 results=build/$1/tests.xml line total
   shift
   rm -f "$results"
-  "${without_randomisation[@]}" ctest --test-dir "build/$preset" --parallel "$(nproc)" --output-on-failure \
+  "${without_randomisation[@]}" ctest --test-dir "build/$preset" --parallel "$(launch/processors.sh)" --output-on-failure \
     --no-tests=error --output-junit "$PWD/$results" --test-output-size-passed 10000000 \
     --test-output-size-failed 10000000 "$@" </dev/null >"build/$preset/tests.log" 2>&1
   local status=$?

@@ -7,6 +7,7 @@
 #include "app/config.h"
 #include "app/plan.h"
 #include "app/program.h"
+#include "app/rank_processors.h"
 #include "app/trainer.h"
 #include "comm/mpi.h"
 
@@ -83,7 +84,8 @@ ExitCode train(const CommandLine& line) {
       if (!line.on("dry-run")) require_inputs(config);
     });
     if (line.on("dry-run")) {
-      if (world.rank() == 0) fmt::print("{}", describe_plan(make_plan(config, world.size())));
+      const int processors = share_processors(world);
+      if (world.rank() == 0) fmt::print("{}", describe_plan(make_plan(config, world.size(), processors)));
     } else {
       listen_for_save(config);
       code = run_training(config, world, signals, watch);

@@ -10,6 +10,7 @@
 #include "app/config.h"
 #include "app/policy.h"
 #include "app/program.h"
+#include "core/processors.h"
 #include "data/manifest.h"
 #include "data/response.h"
 #include "learner/checkpoint_store.h"
@@ -41,7 +42,7 @@ const ProgramInfo kInfo{
       "pictures above this area are shrunk, pixels; 0: as the configuration or checkpoint says", "0"},
      {"dtype", "TYPE", "f32 or bf16; without it the configuration's, else f32", ""},
      {"device", "DEVICE", "cpu or cuda", "cpu"},
-     {"threads", "N", "threads; 0: all cores", "0"},
+     {"threads", "N", "threads; 0: all processors that the program may use, or OMP_NUM_THREADS", "0"},
      {"format", "FORMAT", "table, csv or json (one object per line)", "table"}}};
 
 /// A picture to rate.
@@ -225,7 +226,7 @@ ExitCode score_pictures(const CommandLine& line) {
                                                                            : "f32";
   options.dtype = dtype == "bf16" ? DType::bf16 : DType::f32;
   options.device = line.choice("device", {"cpu", "cuda"});
-  options.threads = threads_per_rank(static_cast<int>(line.integer("threads", 0, 1024)), 1);
+  options.threads = threads_for(usable_processors(), static_cast<int>(line.integer("threads", 0, 1024)));
   options.max_pixels = line.integer("max-pixels", 0, std::int64_t{1} << 31);
   if (config) {
     if (options.max_pixels == 0) options.max_pixels = config->model.max_pixels;

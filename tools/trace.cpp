@@ -33,7 +33,7 @@ const ProgramInfo kInfo{
      {"adapter", "PATH", "PEFT folder, adapter.h5, checkpoint or run folder", ""},
      {"dtype", "TYPE", "arithmetic: f32 or bf16", "f32"},
      {"device", "DEVICE", "cpu or cuda", "cpu"},
-     {"threads", "N", "threads; 0: all cores", "0"},
+     {"threads", "N", "threads; 0: all processors that the program may use, or OMP_NUM_THREADS", "0"},
      {"image", "FILE…", "picture in front of the prompt; repeat for more", ""},
      {"prompt", "TEXT", "the user's text", ""},
      {"system", "TEXT", "system message instead of the template's default", ""},

@@ -26,7 +26,7 @@ struct ModelSettings {
   DType dtype = DType::bf16;      ///< of the base weights and activations: bf16 or f32
   std::string device = "cpu";     ///< cpu or cuda
   std::int64_t max_pixels = 401408, min_pixels = 3136;  ///< area of an image after resizing, pixels
-  int threads = 0;  ///< per rank; 0: the cores of the machine divided by its ranks
+  int threads = 0;                                      ///< per rank; 0: its share of its node's processors
 };
 
 struct DataSettings {

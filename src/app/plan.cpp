@@ -16,6 +16,7 @@
 #include "app/progress.h"
 #include "app/run_checks.h"
 #include "core/error.h"
+#include "core/processors.h"
 #include "data/chat.h"
 #include "data/manifest.h"
 #include "data/preprocess.h"
@@ -301,7 +302,7 @@ double product_rate(const ModelConfig& model, DType dtype, int threads, std::int
 
 }  // namespace
 
-RunPlan make_plan(const Config& config, int ranks) {
+RunPlan make_plan(const Config& config, int ranks, int processors) {
   require_training_keys(config);
   std::error_code unknown;
   if (!fs::is_directory(config.model.path, unknown) ||
@@ -310,11 +311,13 @@ RunPlan make_plan(const Config& config, int ranks) {
   RunPlan plan;
   plan.roles = plan_roles(config.roles, ranks);
   plan.ranks = ranks;
-  plan.threads = threads_per_rank(config.model.threads, ranks);
+  if (processors == 0) processors = std::max(1, usable_processors() / ranks_on_node(ranks));
+  plan.threads = threads_for(processors, config.model.threads);
   const ModelConfig model = ModelConfig::load(config.model.path);
   const Tokenizer tokenizer = Tokenizer::load(config.model.path);
-  const ChatIds chat =
+  ChatIds chat =
       find_chat_ids(tokenizer, {model.text.vocab, model.vision_start, model.vision_end, model.image_token});
+  chat.form = find_chat_template(config.model.path);
   PreprocessConfig preprocess = PreprocessConfig::load(config.model.path);
   preprocess.max_pixels = std::min(preprocess.max_pixels, config.model.max_pixels);
   preprocess.min_pixels = std::max(preprocess.min_pixels, config.model.min_pixels);

@@ -74,8 +74,9 @@ struct RunPlan {
 void require_inputs(const Config& config);
 
 /// Reads the model's configuration, its tokenizer, the manifests and the pictures' headers; no weights. Throws Error as a
-/// run would, except that weights and manifests may be missing: the plan then says what it takes instead.
-RunPlan make_plan(const Config& config, int ranks);
+/// run would, except that weights and manifests may be missing: the plan then says what it takes instead. `processors`
+/// of each rank; 0: those that this process may use, shared by the ranks.
+RunPlan make_plan(const Config& config, int ranks, int processors = 0);
 /// Readable text, several lines.
 std::string describe_plan(const RunPlan& plan);
 

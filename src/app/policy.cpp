@@ -2,7 +2,6 @@
 #include "app/policy.h"
 
 #include <algorithm>
-#include <thread>
 
 #include "app/trainer.h"
 #include "comm/launcher.h"
@@ -26,13 +25,6 @@ int ranks_on_node(int ranks) {
   return local > 0 ? local : ranks;
 }
 
-int threads_per_rank(int configured, int ranks) {
-  if (configured > 0) return configured;
-  const int asked = number_from({"OMP_NUM_THREADS"});
-  const int cores = asked > 0 ? asked : static_cast<int>(std::thread::hardware_concurrency());
-  return std::max(1, cores / ranks_on_node(ranks));
-}
-
 void Policy::open_parts(const PolicyOptions& options) {
   if (!std::filesystem::is_directory(options.path)) {
     fail("cannot open model {}: no such folder; name a checkpoint folder in Hugging Face format",
@@ -42,10 +34,11 @@ void Policy::open_parts(const PolicyOptions& options) {
   tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(options.path));
 }
 
-void Policy::complete(const PolicyOptions& options) {
+void Policy::complete(const PolicyOptions& options, bool tell) {
   const ModelConfig& config = model->config();
   chat = find_chat_ids(*tokenizer,
                        {config.text.vocab, config.vision_start, config.vision_end, config.image_token});
+  chat.form = find_chat_template(options.path, tell);
   PreprocessConfig preprocess = PreprocessConfig::load(options.path);
   if (preprocess.patch != config.vision.patch || preprocess.merge != config.vision.merge ||
       preprocess.temporal != config.vision.temporal) {
@@ -79,7 +72,7 @@ Policy Policy::open(const PolicyOptions& options, Communicator& ranks, const std
   Policy policy;
   run_alike(ranks, [&] { policy.open_parts(options); });
   policy.model = load_shared(ranks, node, options.path, policy.ops, options.backward);
-  run_alike(ranks, [&] { policy.complete(options); });
+  run_alike(ranks, [&] { policy.complete(options, ranks.rank() == 0); });
   return policy;
 }
 

@@ -19,7 +19,7 @@ struct PolicyOptions {
   std::filesystem::path path;
   DType dtype = DType::f32;
   std::string device = "cpu";
-  int threads = 0;  ///< 0: what the machine offers
+  int threads = 0;  ///< 0: what this process may use
   bool backward = false;
   std::int64_t min_pixels = 0, max_pixels = 0;  ///< 0: what the checkpoint says
   std::int64_t feature_cache_bytes = std::int64_t{1} << 30;
@@ -27,9 +27,6 @@ struct PolicyOptions {
 
 /// Ranks that share this machine: what the launcher says, else all `ranks` of the job.
 int ranks_on_node(int ranks);
-
-/// Threads of one rank: as configured, else the cores of the machine (or OMP_NUM_THREADS) divided by its ranks.
-int threads_per_rank(int configured, int ranks);
 
 struct Policy {
   std::shared_ptr<Ops> ops;
@@ -53,7 +50,7 @@ struct Policy {
   /// All but the network.
   void open_parts(const PolicyOptions& options);
   /// What needs the network.
-  void complete(const PolicyOptions& options);
+  void complete(const PolicyOptions& options, bool tell = true);
 };
 
 }  // namespace biqa

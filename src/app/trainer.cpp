@@ -22,6 +22,7 @@
 #include "app/program.h"
 #include "app/progress.h"
 #include "app/rank_log.h"
+#include "app/rank_processors.h"
 #include "app/run_checkpoints.h"
 #include "app/run_checks.h"
 #include "app/run_folder.h"
@@ -29,6 +30,7 @@
 #include "app/step_figures.h"
 #include "app/training_data.h"
 #include "app/work_share.h"
+#include "core/processors.h"
 #include "core/statistics.h"
 #include "data/manifest.h"
 #include "data/response.h"
@@ -267,8 +269,8 @@ class Trainer {
   }
 
   void open_model() {
-    policy_ = Policy::open({config_.model.path, config_.model.dtype, config_.model.device,
-                            threads_per_rank(config_.model.threads, world_.size()), learner_,
+    const int threads = threads_for(share_processors(world_), config_.model.threads);
+    policy_ = Policy::open({config_.model.path, config_.model.dtype, config_.model.device, threads, learner_,
                             config_.model.min_pixels, config_.model.max_pixels},
                            world_);
     run_alike(world_, [&] {

@@ -13,6 +13,83 @@ void append_text(const Tokenizer& tokenizer, std::string_view text, std::vector<
   ids.insert(ids.end(), more.begin(), more.end());
 }
 
+/// Puts texts and control tokens behind each other. Each stretch between two control tokens is encoded as one string, as
+/// merges may cross its parts.
+class Writer {
+ public:
+  Writer(const Tokenizer& tokenizer, std::vector<std::int64_t>& ids) : tokenizer_(tokenizer), ids_(ids) {}
+  void add(std::string_view text) { stretch_ += text; }
+  void add(std::int64_t control, std::int64_t times) {
+    end();
+    ids_.insert(ids_.end(), static_cast<std::size_t>(times), control);
+  }
+  void end() {
+    append_text(tokenizer_, stretch_, ids_);
+    stretch_.clear();
+  }
+
+ private:
+  const Tokenizer& tokenizer_;
+  std::vector<std::int64_t>& ids_;
+  std::string stretch_;
+};
+
+struct Control {
+  std::size_t begin, end;
+  std::int64_t id;
+};
+/// The first added token, such as <|im_start|>, spelled out in a template's own text; id −1 and everything before it
+/// where there is none.
+Control first_control(const Tokenizer& tokenizer, std::string_view text) {
+  for (std::size_t begin = text.find('<'); begin != std::string_view::npos;
+       begin = text.find('<', begin + 1)) {
+    const std::size_t end = text.find('>', begin);
+    if (end == std::string_view::npos) break;
+    const std::string_view spelled = text.substr(begin, end + 1 - begin);
+    const auto id = tokenizer.id_of(spelled);
+    const std::vector<std::int64_t> alone{id.value_or(-1)};
+    if (id && tokenizer.encode(spelled) == alone &&
+        tokenizer.encode(spelled, Tokenizer::AddedTokens::plain_text) != alone)
+      return {begin, end + 1, *id};
+  }
+  return {text.size(), text.size(), -1};
+}
+
+std::string_view trimmed(std::string_view text) {
+  constexpr std::string_view kBlank = " \t\n\v\f\r\x1c\x1d\x1e\x1f";
+  const std::size_t begin = text.find_first_not_of(kBlank);
+  if (begin == std::string_view::npos) return {};
+  return text.substr(begin, text.find_last_not_of(kBlank) - begin + 1);
+}
+
+/// Qwen2.5-VL's own template.
+std::vector<ChatTemplate::Part> usual_parts(bool system, std::size_t images) {
+  using Kind = ChatTemplate::Part::Kind;
+  std::vector<ChatTemplate::Part> parts{{Kind::written, "<|im_start|>system\n", false}};
+  if (system)
+    parts.push_back({Kind::system, "", false});
+  else
+    parts.back().text += kDefaultSystem;
+  std::string turn = "<|im_end|>\n<|im_start|>user\n";
+  for (std::size_t i = 0; i < images; ++i) turn += "<|vision_start|><|image_pad|><|vision_end|>";
+  parts.push_back({Kind::written, turn, false});
+  parts.push_back({Kind::user, "", false});
+  parts.push_back({Kind::written, "<|im_end|>\n<|im_start|>assistant\n", false});
+  return parts;
+}
+
+std::vector<ChatTemplate::Part> parts_of(const ChatIds& ids, const std::optional<std::string>& system,
+                                         std::size_t images) {
+  if (ids.form != nullptr) {
+    try {
+      return ids.form->parts(system.has_value(), images);
+    } catch (const Error&) {
+      // find_chat_template has warned of it.
+    }
+  }
+  return usual_parts(system.has_value(), images);
+}
+
 }  // namespace
 
 ChatIds find_chat_ids(const Tokenizer& tokenizer, const ModelTokenIds& model) {
@@ -39,39 +116,37 @@ ChatIds find_chat_ids(const Tokenizer& tokenizer, const ModelTokenIds& model) {
         "checkpoint",
         tokenizer.size() - 1, model.vocab_size);
   }
-  return {find("<|im_start|>", -1), find("<|im_end|>", -1), find("<|vision_start|>", model.vision_start),
-          find("<|vision_end|>", model.vision_end), find("<|image_pad|>", model.image_pad)};
+  return {find("<|im_start|>", -1),
+          find("<|im_end|>", -1),
+          find("<|vision_start|>", model.vision_start),
+          find("<|vision_end|>", model.vision_end),
+          find("<|image_pad|>", model.image_pad),
+          nullptr};
 }
 
 Prompt render_prompt(const Tokenizer& tokenizer, const ChatIds& ids, const std::optional<std::string>& system,
                      std::span<const std::int64_t> tokens_per_image, std::string_view user_text) {
   Prompt prompt;
-  std::vector<std::int64_t>& out = prompt.ids;
-  // Each stretch between two control tokens is encoded as one string, as merges may cross its parts.
-  const auto open_turn = [&](const std::string& text) {
-    out.push_back(ids.im_start);
-    append_text(tokenizer, text, out);
-  };
-  const auto close_turn = [&] {
-    out.push_back(ids.im_end);
-    append_text(tokenizer, "\n", out);
-  };
-  open_turn("system\n" + system.value_or(std::string(kDefaultSystem)));
-  close_turn();
-  if (tokens_per_image.empty()) {
-    open_turn("user\n" + std::string(user_text));
-  } else {
-    open_turn("user\n");
-    for (const std::int64_t tokens : tokens_per_image) {
-      CHECK_GT(tokens, 0);
-      out.push_back(ids.vision_start);
-      out.insert(out.end(), static_cast<std::size_t>(tokens), ids.image_pad);
-      out.push_back(ids.vision_end);
+  Writer writer(tokenizer, prompt.ids);
+  std::size_t image = 0;
+  for (const ChatTemplate::Part& part : parts_of(ids, system, tokens_per_image.size())) {
+    if (part.kind != ChatTemplate::Part::Kind::written) {
+      const std::string_view text = part.kind == ChatTemplate::Part::Kind::user ? user_text : *system;
+      writer.add(part.trimmed ? trimmed(text) : text);
+      continue;
     }
-    append_text(tokenizer, user_text, out);
+    for (std::string_view rest = part.text; !rest.empty();) {
+      const auto [begin, end, id] = first_control(tokenizer, rest);
+      writer.add(rest.substr(0, begin));
+      if (id < 0) break;
+      const bool is_image = id == ids.image_pad;
+      if (is_image) CHECK_GT(tokens_per_image[image], 0);
+      writer.add(id, is_image ? tokens_per_image[image++] : 1);
+      rest.remove_prefix(end);
+    }
   }
-  close_turn();
-  open_turn("assistant\n");
+  writer.end();
+  CHECK_EQ(image, tokens_per_image.size());
   return prompt;
 }
 

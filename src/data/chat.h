@@ -1,26 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-// The chat template of Qwen2.5-VL, rendered straight to ids. The template is fixed: chat_template.jinja,
-// chat_template.json and the `chat_template` of tokenizer_config.json are not read. Control tokens are put in
-// as ids, never through text, so nothing that a user writes can stand for an image or end a turn.
+// Prompts as ids, by the chat template of the model folder or, without one, that of Qwen2.5-VL. Control tokens are put in
+// as ids, never through a user's text, so nothing that a user writes can stand for an image or end a turn.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "data/chat_template.h"
 #include "data/tokenizer.h"
 
 namespace biqa {
 
-/// The template's system message when a prompt brings none.
+/// The system message of Qwen2.5-VL's template when a prompt brings none.
 inline constexpr std::string_view kDefaultSystem = "You are a helpful assistant.";
 
-/// Ids of the template's control tokens.
+/// Ids of the control tokens, and the template that puts them.
 struct ChatIds {
   std::int64_t im_start, im_end, vision_start, vision_end, image_pad;
+  std::shared_ptr<const ChatTemplate> form;  ///< of the model folder; nullptr: that of Qwen2.5-VL
 };
 
 /// What a model's config.json says about tokens; -1: it does not say, and nothing is compared.
@@ -40,7 +42,8 @@ struct Prompt {
 };
 
 /// System message, one user turn (first the images, then the text) and the opening of the assistant's turn.
-/// `system`: nullopt stands for kDefaultSystem. `tokens_per_image`: merged patches of each image, all
+/// `system`: nullopt stands for the template's default, which may be none. A template that has no such prompt (see
+/// find_chat_template, which warns) is replaced by that of Qwen2.5-VL. `tokens_per_image`: merged patches of each image, all
 /// positive. Both texts are plain text: a literal "<|image_pad|>" in them stays a string of ordinary tokens.
 Prompt render_prompt(const Tokenizer& tokenizer, const ChatIds& ids, const std::optional<std::string>& system,
                      std::span<const std::int64_t> tokens_per_image, std::string_view user_text);

@@ -17,6 +17,7 @@
 
 #include "core/bf16.h"
 #include "core/error.h"
+#include "core/processors.h"
 #include "core/threads.h"
 #include "io/files.h"
 #include "io/safetensors.h"
@@ -86,7 +87,7 @@ bool merge_rows(const StoredTensor& weight, const Lora& lora, const LoraModule& 
 template <typename T>
 bool merge_as(const StoredTensor& weight, const Lora& lora, const LoraModule& module, std::byte* target) {
   const std::int64_t threads =
-      std::clamp<std::int64_t>(std::thread::hardware_concurrency(), 1, std::min(kMostThreads, module.out));
+      std::clamp<std::int64_t>(threads_for(usable_processors()), 1, std::min(kMostThreads, module.out));
   std::atomic<bool> finite{true};
   on_threads(threads, [&](std::int64_t index) {
     if (!merge_rows<T>(weight, lora, module, module.out * index / threads, module.out * (index + 1) / threads,

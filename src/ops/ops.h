@@ -212,7 +212,8 @@ class Ops {
                       std::span<const std::int64_t> suppressed, std::span<SampledToken> tokens) = 0;
 };
 
-/// The CPU backend: oneDNN for every product, own vectorised loops for the rest. `threads`: 0 takes what OpenMP offers.
+/// The CPU backend: oneDNN for every product, own vectorised loops for the rest. `threads`: 0 takes all
+/// processors that this process may use, or OMP_NUM_THREADS.
 std::unique_ptr<Ops> make_cpu_ops(DType compute, int threads);
 
 }  // namespace biqa

@@ -322,6 +322,33 @@ TEST_F(Programs, RolesThatDoNotAddUp) {
   expect_error(run(plan), 2, "mpirun -np 4");
 }
 
+TEST_F(Programs, ThreadsOfARank) {
+  if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
+  const auto threads = [&](const Arguments& before, const std::string& part) {
+    Arguments words = before;
+    const Arguments plan = learner({"train.progress=false"});
+    words.insert(words.end(), plan.begin(), plan.end());
+    words.push_back("--dry-run");
+    const Outcome outcome = run(words);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_THAT(outcome.out, ::testing::ContainsRegex("threads per rank +" + part + "\n"));
+    return outcome.err;
+  };
+  const Arguments two{"--allow-run-as-root", "--oversubscribe", "-np", "2"};
+  const auto mpirun = [&](const Arguments& options) {
+    Arguments words{"env", "OMP_NUM_THREADS=8,4", "mpirun"};
+    words.insert(words.end(), two.begin(), two.end());
+    words.insert(words.end(), options.begin(), options.end());
+    return words;
+  };
+  EXPECT_THAT(threads({"taskset", "-c", "0", "env", "-u", "OMP_NUM_THREADS"}, "1"), Not(HasSubstr("binds")));
+  EXPECT_THAT(threads(mpirun({"--bind-to", "none"}), "8"), Not(HasSubstr("binds")));
+  if (std::thread::hardware_concurrency() < 2) return;
+  const std::string bound = threads(mpirun({"--bind-to", "core"}), "8");
+  EXPECT_THAT(bound, HasSubstr("the launcher binds this rank to 1 of the"));
+  EXPECT_EQ(bound.find("the launcher binds"), bound.rfind("the launcher binds")) << "once, not by every rank";
+}
+
 TEST_F(Programs, SeveralRanksComplainOnce) {
   const Arguments launcher{"mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "3"};
   if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";

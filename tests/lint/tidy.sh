@@ -55,7 +55,7 @@ check_one() {  # check_one KEY FILE: prints one word
 }
 export -f check_one
 export build cache root deadline=$(($(date +%s) + seconds))
-results=$(xargs -r -a "$cache/todo" -L 1 -P "$(nproc)" bash -c 'check_one "$@"' tidy)
+results=$(xargs -r -a "$cache/todo" -L 1 -P "$("$root/launch/processors.sh")" bash -c 'check_one "$@"' tidy)
 count() { grep -cx "$1" <<<"$results" || true; }
 found=$(count found)
 echo "tidy: $((clean + $(count clean))) clean, $found with findings, $(count left) left out"

@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "core/error.h"
+#include "core/processors.h"
 #include "core/random.h"
 #include "core/threads.h"
 #include "ops/cpu/kernels.h"
@@ -76,7 +77,7 @@ struct PageLayout {
 class CpuOps final : public Ops {
  public:
   CpuOps(DType compute, int threads)
-      : compute_(compute), threads_(threads > 0 ? threads : omp_get_max_threads()) {
+      : compute_(compute), threads_(threads_for(usable_processors(), threads)) {
     CHECK(compute == DType::f32 || compute == DType::bf16);
     omp_set_num_threads(threads_);
   }

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "data/chat_template.h"
+
+#include <glog/logging.h>
+
+#include <array>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string_view>
+#include <utility>
+
+#include "core/error.h"
+#include "io/files.h"
+#include "io/json.h"
+
+namespace biqa {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t kMaxBytes = std::size_t{32} << 20;
+// No text of a template holds these bytes.
+constexpr std::string_view kSystem = "\x01system\x02", kUser = "\x01user\x02";
+constexpr std::string_view kPicture = "<|image_pad|>";
+
+std::size_t occurrences(std::string_view text, std::string_view what) {
+  std::size_t count = 0;
+  for (std::size_t at = text.find(what); at != std::string_view::npos; at = text.find(what, at + 1)) ++count;
+  return count;
+}
+
+/// The template in a JSON file's `chat_template`; empty where it has none.
+std::string template_in(const fs::path& file) {
+  if (!fs::exists(file)) return "";
+  const nlohmann::json object = parse_json(read_file(file, kMaxBytes), file.string());
+  if (!object.is_object() || !object.contains("chat_template")) return "";
+  const nlohmann::json& given = object["chat_template"];
+  if (given.is_string()) return given.get<std::string>();
+  if (given.is_null()) return "";
+  if (given.is_array()) {
+    for (const nlohmann::json& entry : given) {
+      if (entry.is_object() && entry.value("name", nlohmann::json()) == "default" &&
+          entry.contains("template") && entry["template"].is_string())
+        return entry["template"].get<std::string>();
+    }
+  }
+  fail("cannot use {}: its chat_template is neither a text nor a list with one named default; mend the file",
+       file.string());
+}
+
+std::map<std::string, std::string> tokens_in(const fs::path& folder) {
+  std::map<std::string, std::string> tokens;
+  const fs::path file = folder / "tokenizer_config.json";
+  if (!fs::exists(file)) return tokens;
+  const nlohmann::json object = parse_json(read_file(file, kMaxBytes), file.string());
+  for (const char* name : {"bos_token", "eos_token", "pad_token", "unk_token"}) {
+    if (!object.is_object() || !object.contains(name)) continue;
+    const nlohmann::json& token = object[name];
+    if (token.is_string()) tokens[name] = token.get<std::string>();
+    if (token.is_object() && token.contains("content") && token["content"].is_string())
+      tokens[name] = token["content"].get<std::string>();
+  }
+  return tokens;
+}
+
+}  // namespace
+
+std::shared_ptr<const ChatTemplate> ChatTemplate::find(const fs::path& folder) {
+  for (const char* name :
+       {"processor_config.json", "chat_template.json", "chat_template.jinja", "tokenizer_config.json"}) {
+    const fs::path file = folder / name;
+    const bool plain = file.extension() == ".jinja";
+    std::string text;
+    if (!plain)
+      text = template_in(file);
+    else if (fs::exists(file))
+      text = read_file(file, kMaxBytes);
+    if (!text.empty()) return std::make_shared<ChatTemplate>(text, file.string(), tokens_in(folder));
+  }
+  return nullptr;
+}
+
+ChatTemplate::ChatTemplate(const std::string& text, const std::string& name,
+                           std::map<std::string, std::string> tokens)
+    : template_(text, name), name_(name), tokens_(std::move(tokens)) {}
+
+std::string ChatTemplate::rendered(bool system, std::size_t images, const std::string& edge,
+                                   bool as_list) const {
+  using Json = nlohmann::json;
+  const auto content = [&](std::string_view words, std::size_t pictures) {
+    const std::string text = edge + std::string(words) + edge;
+    if (!as_list) return Json(text);
+    Json list = Json::array();
+    for (std::size_t i = 0; i < pictures; ++i) list.push_back({{"type", "image"}});
+    list.push_back({{"type", "text"}, {"text", text}});
+    return list;
+  };
+  Json messages = Json::array();
+  if (system) messages.push_back({{"role", "system"}, {"content", content(kSystem, 0)}});
+  messages.push_back({{"role", "user"}, {"content", content(kUser, images)}});
+  Json variables{
+      {"messages", messages}, {"add_generation_prompt", true}, {"tools", nullptr}, {"documents", nullptr}};
+  for (const auto& [name, token] : tokens_) variables[name] = token;
+  return template_.render(variables);
+}
+
+std::vector<ChatTemplate::Part> ChatTemplate::parts_of(bool system, std::size_t images, bool as_list) const {
+  const std::string text = rendered(system, images, "", as_list);
+  const std::string edged = rendered(system, images, " ", as_list);
+  const auto refuse = [&](const std::string& what) {
+    fail("cannot follow {}: {}; simplify the template", name_, what);
+  };
+  if (occurrences(text, kPicture) != images)
+    refuse(fmt::format("a prompt with {} pictures has {} times {}", images, occurrences(text, kPicture),
+                       kPicture));
+  std::vector<Part> parts;
+  std::size_t from = 0;
+  const auto take = [&](Part::Kind kind, std::string_view mark, const char* what) {
+    const std::size_t at = text.find(mark, from);
+    if (occurrences(text, mark) != 1 || at == std::string::npos || occurrences(edged, mark) != 1)
+      refuse(fmt::format("it does not show the {} once", what));
+    parts.push_back({Part::Kind::written, text.substr(from, at - from), false});
+    from = at + mark.size();
+    const std::string around = " " + std::string(mark) + " ";
+    const std::size_t in_edged = edged.find(mark);
+    const bool kept = in_edged > 0 && edged.compare(in_edged - 1, around.size(), around) == 0;
+    parts.push_back({kind, "", !kept});
+  };
+  if (system) take(Part::Kind::system, kSystem, "system message");
+  take(Part::Kind::user, kUser, "user's text");
+  parts.push_back({Part::Kind::written, text.substr(from), false});
+  // With blanks around both, the rest must be the same.
+  std::string expected;
+  for (const Part& part : parts) {
+    const bool written = part.kind == Part::Kind::written;
+    const char* const edge = written || part.trimmed ? "" : " ";
+    expected.append(edge);
+    expected.append(written ? std::string_view(part.text) : part.kind == Part::Kind::user ? kUser : kSystem);
+    expected.append(edge);
+  }
+  if (expected != edged) refuse("what it writes depends on the blanks of a text");
+  return parts;
+}
+
+std::vector<ChatTemplate::Part> ChatTemplate::parts(bool system, std::size_t images) const {
+  if (images > 0) return parts_of(system, images, true);
+  // Most templates take a text as it is, some only lists.
+  std::optional<Error> first;
+  try {
+    return parts_of(system, 0, false);
+  } catch (const Error& error) {
+    first = error;
+  }
+  try {
+    return parts_of(system, 0, true);
+  } catch (const Error&) {
+    throw *first;
+  }
+}
+
+std::shared_ptr<const ChatTemplate> find_chat_template(const fs::path& folder, bool tell) {
+  std::shared_ptr<const ChatTemplate> found;
+  const auto warn = [&](const char* which, const Error& error) {
+    if (!tell) return;
+    LOG(WARNING)
+        << "chat template: " << error.what() << "; until then " << which
+        << " have Qwen2.5-VL's own form, which may differ from what transformers makes of this folder";
+  };
+  try {
+    found = ChatTemplate::find(folder);
+  } catch (const Error& error) {
+    warn("prompts", error);
+  }
+  if (found == nullptr) return nullptr;
+  constexpr std::array<const char*, 3> kKinds{"prompts without pictures", "prompts with a picture",
+                                              "prompts with several pictures"};
+  std::string told;
+  for (const std::size_t images : {std::size_t{1}, std::size_t{0}, std::size_t{2}}) {
+    try {
+      for (const bool system : {false, true}) found->parts(system, images);
+    } catch (const Error& error) {
+      if (told != error.what()) warn(kKinds.at(images), error);
+      told = error.what();
+    }
+  }
+  return found;
+}
+
+}  // namespace biqa

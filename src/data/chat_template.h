@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// The chat template of a model folder, taken apart: what stands before, between and behind system message, pictures and
+// user's text. The template sees placeholders, so no text of a user can become a control token.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "data/jinja.h"
+
+namespace biqa {
+
+class ChatTemplate {
+ public:
+  /// A stretch of a prompt.
+  struct Part {
+    enum class Kind { written, system, user } kind = Kind::written;
+    std::string text;      ///< of `written`: by the template, control tokens in their spelling
+    bool trimmed = false;  ///< of the others: without white space at their ends
+  };
+
+  /// The template that transformers takes: `chat_template` of processor_config.json, chat_template.json,
+  /// chat_template.jinja, `chat_template` of tokenizer_config.json (a text, or the one named "default" of a list).
+  /// nullptr where there is none. Throws Error where one cannot be read or is not understood.
+  static std::shared_ptr<const ChatTemplate> find(const std::filesystem::path& folder);
+
+  /// `tokens`: what tokenizer_config.json calls bos_token, eos_token, pad_token and unk_token.
+  ChatTemplate(const std::string& text, const std::string& name,
+               std::map<std::string, std::string> tokens = {});
+
+  /// A conversation of a system message, if any, and one user turn (`images`, then the text), up to where the answer
+  /// begins. Throws Error where the template does not show each of them once.
+  std::vector<Part> parts(bool system, std::size_t images) const;
+
+ private:
+  std::string rendered(bool system, std::size_t images, const std::string& edge, bool as_list) const;
+  std::vector<Part> parts_of(bool system, std::size_t images, bool as_list) const;
+
+  JinjaTemplate template_;
+  std::string name_;
+  std::map<std::string, std::string> tokens_;
+};
+
+/// As find(), but a template that is not understood, or not for prompts of some kind, is a warning that names the reason
+/// and says which prompts have the form of Qwen2.5-VL instead.
+/// `tell`: not on every rank of a job.
+std::shared_ptr<const ChatTemplate> find_chat_template(const std::filesystem::path& folder, bool tell = true);
+
+}  // namespace biqa

@@ -1,0 +1,475 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "data/jinja.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "core/error.h"
+#include "data/jinja_syntax.h"
+
+namespace biqa {
+namespace {
+
+using Json = nlohmann::json;
+using Expression = JinjaExpression;
+using Statement = JinjaStatement;
+
+constexpr std::int64_t kMostWork = 100000;
+constexpr std::size_t kMostText = std::size_t{1} << 18, kMostItems = 10000;
+constexpr std::string_view kBlank = " \t\n\v\f\r";
+
+/// What Jinja calls undefined: false, printed as nothing, without attributes.
+Json undefined() {
+  return Json(Json::value_t::discarded);
+}
+
+bool is_true(const Json& value) {
+  if (value.is_boolean()) return value.get<bool>();
+  if (value.is_number_integer()) return value.get<std::int64_t>() != 0;
+  if (value.is_string()) return !value.get_ref<const std::string&>().empty();
+  return value.is_structured() && !value.empty();
+}
+
+std::string stripped(std::string text, std::string_view characters, bool left, bool right) {
+  if (right) text.erase(text.find_last_not_of(characters) + 1);
+  if (left) text.erase(0, text.find_first_not_of(characters));
+  return text;
+}
+
+std::string in_case(std::string text, char first, char last) {
+  for (char& c : text) {
+    if (static_cast<unsigned char>(c) >= 0x80) return text;  // other alphabets than this one's are left
+    if (c >= first && c <= last) c = static_cast<char>(c ^ 0x20);
+  }
+  return text;
+}
+
+class Renderer {
+ public:
+  Renderer(const JinjaTemplate::Program& program, const Json& variables) : name_(program.name) {
+    std::map<std::string, Json> scope;
+    for (const auto& [key, value] : variables.items()) scope[key] = value;
+    scopes_.push_back(std::move(scope));
+    scopes_.emplace_back();
+  }
+
+  std::string run(const std::vector<Statement>& statements) {
+    std::string out;
+    for (const Statement& statement : statements) {
+      line_ = statement.line;
+      work();
+      execute(statement, out);
+      if (out.size() > kMostText) refuse("its text has no end");
+    }
+    return out;
+  }
+
+ private:
+  [[noreturn]] void refuse(const std::string& what) const {
+    fail("cannot follow {}:{}: {}; simplify the template", name_, line_, what);
+  }
+  void work() {
+    if (++worked_ > kMostWork) refuse("it does not come to an end");
+  }
+
+  void execute(const Statement& s, std::string& out) {
+    switch (s.kind) {
+      case Statement::Kind::text:
+        out += s.text;
+        break;
+      case Statement::Kind::output:
+        out += printed(value_of(s.expressions[0]));
+        break;
+      case Statement::Kind::block:
+        out += run(s.branches[0]);
+        break;
+      case Statement::Kind::condition:
+        for (std::size_t i = 0; i < s.branches.size(); ++i) {
+          if (i < s.expressions.size() && !is_true(value_of(s.expressions[i]))) continue;
+          out += run(s.branches[i]);
+          break;
+        }
+        break;
+      case Statement::Kind::loop:
+        loop(s, out);
+        break;
+      case Statement::Kind::set: {
+        Json value = s.expressions.empty() ? Json(run(s.branches[0])) : value_of(s.expressions[0]);
+        if (s.text.empty()) {
+          scopes_.back()[s.names[0]] = std::move(value);
+          break;
+        }
+        Json* space = find(s.text);
+        if (space == nullptr || !space->is_object()) refuse("'" + s.text + "' is no namespace");
+        (*space)[s.names[0]] = std::move(value);
+        break;
+      }
+    }
+  }
+
+  void loop(const Statement& s, std::string& out) {
+    const Json all = listed(value_of(s.expressions[0]));
+    std::vector<Json> items;
+    for (const Json& item : all) {
+      scopes_.emplace_back();
+      bind(s, item);
+      if (s.expressions.size() < 2 || is_true(value_of(s.expressions[1]))) items.push_back(item);
+      scopes_.pop_back();
+    }
+    if (items.empty() && s.branches.size() > 1) out += run(s.branches[1]);
+    const std::size_t count = items.size();
+    for (std::size_t i = 0; i < count; ++i) {
+      work();
+      scopes_.emplace_back();
+      bind(s, items[i]);
+      scopes_.back()["loop"] = {
+          {"index", i + 1},         {"index0", i},     {"revindex", count - i},     {"first", i == 0},
+          {"last", i + 1 == count}, {"length", count}, {"revindex0", count - i - 1}};
+      if (i > 0) scopes_.back()["loop"]["previtem"] = items[i - 1];
+      if (i + 1 < count) scopes_.back()["loop"]["nextitem"] = items[i + 1];
+      out += run(s.branches[0]);
+      scopes_.pop_back();
+    }
+  }
+  void bind(const Statement& s, const Json& item) {
+    if (s.names.size() == 1) {
+      scopes_.back()[s.names[0]] = item;
+      return;
+    }
+    if (!item.is_array() || item.size() != s.names.size()) refuse("a loop has other names than values");
+    for (std::size_t i = 0; i < s.names.size(); ++i) scopes_.back()[s.names[i]] = item[i];
+  }
+  /// What a loop goes over: elements, keys or characters.
+  Json listed(const Json& value) const {
+    Json list = Json::array();
+    if (value.is_array()) return value;
+    if (value.is_object()) {
+      for (const auto& [key, unused] : value.items()) list.push_back(key);
+    } else if (value.is_string()) {
+      for (const char c : value.get_ref<const std::string&>()) {
+        if ((static_cast<unsigned char>(c) & 0xC0U) == 0x80U && !list.empty())
+          list.back().get_ref<std::string&>() += c;
+        else
+          list.push_back(std::string(1, c));
+      }
+    } else if (!value.is_discarded()) {
+      refuse("a loop over something that is no list");
+    }
+    return list;
+  }
+
+  std::string printed(const Json& value) const {
+    if (value.is_discarded()) return "";
+    if (value.is_string()) return value.get<std::string>();
+    if (value.is_boolean()) return value.get<bool>() ? "True" : "False";
+    if (value.is_number_integer()) return std::to_string(value.get<std::int64_t>());
+    if (value.is_null()) return "None";
+    refuse("it prints a list or a map");
+  }
+  const std::string& text_of(const Json& value, const char* what) const {
+    if (!value.is_string()) refuse(fmt::format("{} is asked of something that is no text", what));
+    return value.get_ref<const std::string&>();
+  }
+  std::int64_t whole_of(const Json& value) const {
+    if (value.is_boolean()) return value.get<bool>() ? 1 : 0;
+    if (!value.is_number_integer()) refuse("it computes with something that is no whole number");
+    const auto number = value.get<std::int64_t>();
+    if (std::abs(number) > std::int64_t{1} << 31) refuse("a number is too large");
+    return number;
+  }
+
+  Json* find(const std::string& name) {
+    for (auto scope = scopes_.rbegin(); scope != scopes_.rend(); ++scope) {
+      if (const auto found = scope->find(name); found != scope->end()) return &found->second;
+    }
+    return nullptr;
+  }
+
+  Json value_of(const Expression& e) {
+    work();
+    switch (e.kind) {
+      case Expression::Kind::literal:
+        return std::visit([](const auto& value) { return Json(value); }, e.value);
+      case Expression::Kind::name: {
+        const Json* found = find(e.text);
+        if (found == nullptr) return undefined();
+        if (found->is_string())
+          worked_ += static_cast<std::int64_t>(found->get_ref<const std::string&>().size() / 64);
+        if (found->is_structured()) worked_ += static_cast<std::int64_t>(found->size());
+        return *found;
+      }
+      case Expression::Kind::list:
+      case Expression::Kind::map:
+        return collected(e);
+      case Expression::Kind::attribute:
+        return member(value_of(e.parts[0]), e.text);
+      case Expression::Kind::item:
+        return member(value_of(e.parts[0]), value_of(e.parts[1]));
+      case Expression::Kind::slice:
+        return sliced(e);
+      case Expression::Kind::call:
+        return called(e);
+      case Expression::Kind::filter:
+        return filtered(e);
+      case Expression::Kind::test:
+        return tested(e);
+      case Expression::Kind::negation:
+        return !is_true(value_of(e.parts[0]));
+      case Expression::Kind::minus:
+        return -whole_of(value_of(e.parts[0]));
+      case Expression::Kind::binary:
+        return combined(e);
+      case Expression::Kind::choice:
+        return value_of(is_true(value_of(e.parts[1])) ? e.parts[0] : e.parts[2]);
+    }
+    return undefined();
+  }
+
+  Json collected(const Expression& e) {
+    Json all = e.kind == Expression::Kind::list ? Json::array() : Json::object();
+    if (e.kind == Expression::Kind::list) {
+      for (const Expression& part : e.parts) all.push_back(value_of(part));
+    }
+    for (std::size_t i = 0; e.kind == Expression::Kind::map && i < e.parts.size(); i += 2)
+      all[text_of(value_of(e.parts[i]), "a key")] = value_of(e.parts[i + 1]);
+    return all;
+  }
+
+  Json member(const Json& of, const Json& key) const {
+    if (of.is_object() && key.is_string()) {
+      const auto found = of.find(key.get_ref<const std::string&>());
+      return found == of.end() ? undefined() : *found;
+    }
+    if (of.is_discarded() || of.is_null()) refuse("it looks into something that is not there");
+    if (!key.is_number_integer()) return undefined();
+    const Json list = listed(of);
+    auto index = whole_of(key);
+    const auto size = static_cast<std::int64_t>(list.size());
+    if (index < 0) index += size;
+    return index < 0 || index >= size ? undefined() : list[static_cast<std::size_t>(index)];
+  }
+
+  Json sliced(const Expression& e) {
+    const Json of = value_of(e.parts[0]);
+    if (!of.is_array() && !of.is_string()) refuse("it slices something that is no list");
+    const Json list = listed(of);
+    const auto size = static_cast<std::int64_t>(list.size());
+    const auto bound = [&](std::size_t part, std::int64_t otherwise) {
+      const Json value = value_of(e.parts[part]);
+      return value.is_null() ? otherwise : whole_of(value);
+    };
+    const std::int64_t step = bound(3, 1);
+    if (step == 0) refuse("a slice has the step 0");
+    const auto place = [&](std::size_t part, std::int64_t otherwise) {
+      const std::int64_t at = bound(part, otherwise);
+      const bool given = !value_of(e.parts[part]).is_null();
+      return std::clamp(given && at < 0 ? at + size : at, step > 0 ? std::int64_t{0} : std::int64_t{-1},
+                        step > 0 ? size : size - 1);
+    };
+    const std::int64_t from = place(1, step > 0 ? 0 : size - 1), to = place(2, step > 0 ? size : -1);
+    Json chosen = Json::array();
+    for (std::int64_t i = from; step > 0 ? i < to : i > to; i += step)
+      chosen.push_back(list[static_cast<std::size_t>(i)]);
+    if (of.is_array()) return chosen;
+    std::string text;
+    for (const Json& part : chosen) text += part.get<std::string>();
+    return text;
+  }
+
+  Json combined(const Expression& e) {
+    const std::string& sign = e.text;
+    const Json left = value_of(e.parts[0]);
+    if (sign == "and") return is_true(left) ? value_of(e.parts[1]) : left;
+    if (sign == "or") return is_true(left) ? left : value_of(e.parts[1]);
+    const Json right = value_of(e.parts[1]);
+    if (sign == "==") return equal(left, right);
+    if (sign == "!=") return !equal(left, right);
+    if (sign == "in") return contains(right, left);
+    if (sign == "not in") return !contains(right, left);
+    if (sign == "~") return joined(printed(left), printed(right));
+    if (sign == "+" && left.is_string()) return joined(text_of(left, "+"), text_of(right, "+"));
+    if (sign == "+" && left.is_array() && right.is_array()) {
+      Json all = left;
+      all.insert(all.end(), right.begin(), right.end());
+      if (all.size() > kMostItems) refuse("a list has no end");
+      return all;
+    }
+    const std::int64_t a = whole_of(left), b = whole_of(right);
+    if (sign == "+") return a + b;
+    if (sign == "-") return a - b;
+    if (sign == "*") return a * b;
+    if (sign == "<") return a < b;
+    if (sign == ">") return a > b;
+    if (sign == "<=") return a <= b;
+    if (sign == ">=") return a >= b;
+    if (sign == "/" || b == 0) refuse("a division is not understood");
+    const std::int64_t rest = (a % b + b) % b;  // Python's: of the divisor's sign
+    return sign == "%" ? rest : (a - rest) / b;
+  }
+  std::string joined(const std::string& left, const std::string& right) const {
+    if (left.size() + right.size() > kMostText) refuse("a text has no end");
+    return left + right;
+  }
+  static bool equal(const Json& left, const Json& right) {
+    return left.is_discarded() || right.is_discarded() ? left.is_discarded() && right.is_discarded()
+                                                       : left == right;
+  }
+  bool contains(const Json& all, const Json& one) const {
+    if (all.is_string())
+      return all.get_ref<const std::string&>().find(text_of(one, "in")) != std::string::npos;
+    if (all.is_object()) return one.is_string() && all.contains(one.get_ref<const std::string&>());
+    if (all.is_discarded()) return false;
+    const Json list = listed(all);
+    return std::any_of(list.begin(), list.end(), [&](const Json& item) { return equal(item, one); });
+  }
+
+  Json called(const Expression& e) {
+    const Expression& what = e.parts[0];
+    std::vector<Json> arguments;
+    for (std::size_t i = 1; i < e.parts.size(); ++i) arguments.push_back(value_of(e.parts[i]));
+    if (what.kind == Expression::Kind::attribute)
+      return method(value_of(what.parts[0]), what.text, arguments);
+    if (what.kind == Expression::Kind::name && what.text == "namespace" && arguments.empty()) {
+      Json space = Json::object();
+      for (std::size_t i = 0; i < e.names.size(); ++i) space[e.names[i]] = value_of(e.named_values[i]);
+      return space;
+    }
+    if (what.kind == Expression::Kind::name && what.text == "raise_exception" && arguments.size() == 1)
+      refuse("the template refuses: " + printed(arguments[0]));
+    if (what.kind == Expression::Kind::name && what.text == "range" && !arguments.empty() &&
+        arguments.size() < 3) {
+      Json numbers = Json::array();
+      const std::int64_t first = arguments.size() > 1 ? whole_of(arguments[0]) : 0;
+      for (std::int64_t i = first; i < whole_of(arguments.back()); ++i) {
+        if (numbers.size() == kMostItems) refuse("a list has no end");
+        numbers.push_back(i);
+      }
+      return numbers;
+    }
+    refuse("the function '" + what.text + "' is not understood");
+  }
+
+  Json method(const Json& of, const std::string& name, const std::vector<Json>& arguments) const {
+    const std::size_t count = arguments.size();
+    if (of.is_object()) {
+      if (name == "get" && (count == 1 || count == 2)) {
+        const Json found = member(of, arguments[0]);
+        return !found.is_discarded() ? found : count == 2 ? arguments[1] : Json(nullptr);
+      }
+      if (name == "keys" && count == 0) return listed(of);
+      if ((name == "items" || name == "values") && count == 0) {
+        Json all = Json::array();
+        for (const auto& [key, value] : of.items())
+          all.push_back(name == "items" ? Json::array({Json(key), value}) : value);
+        return all;
+      }
+    }
+    const std::string& text = text_of(of, ("." + name).c_str());
+    const auto argument = [&](std::size_t i) -> const std::string& {
+      return text_of(arguments[i], name.c_str());
+    };
+    if (name == "startswith" && count == 1) return text.starts_with(argument(0));
+    if (name == "endswith" && count == 1) return text.ends_with(argument(0));
+    if ((name == "strip" || name == "lstrip" || name == "rstrip") && count <= 1)
+      return stripped(text, count == 1 ? std::string_view(argument(0)) : kBlank, name != "rstrip",
+                      name != "lstrip");
+    if (name == "upper" && count == 0) return in_case(text, 'a', 'z');
+    if (name == "lower" && count == 0) return in_case(text, 'A', 'Z');
+    if (name == "split" && count == 1 && !argument(0).empty()) {
+      Json parts = Json::array();
+      std::size_t from = 0;
+      for (std::size_t at = text.find(argument(0)); at != std::string::npos;
+           at = text.find(argument(0), from)) {
+        parts.push_back(text.substr(from, at - from));
+        from = at + argument(0).size();
+      }
+      parts.push_back(text.substr(from));
+      return parts;
+    }
+    refuse("the method '" + name + "' is not understood");
+  }
+
+  Json filtered(const Expression& e) {
+    const Json value = value_of(e.parts[0]);
+    const std::size_t count = e.parts.size() - 1;
+    if (!e.names.empty()) refuse("the filter '" + e.text + "' with named arguments is not understood");
+    if (e.text == "trim" && count == 0) return stripped(printed(value), kBlank, true, true);
+    if (e.text == "string" && count == 0) return printed(value);
+    if (e.text == "upper" && count == 0) return in_case(printed(value), 'a', 'z');
+    if (e.text == "lower" && count == 0) return in_case(printed(value), 'A', 'Z');
+    if ((e.text == "length" || e.text == "count") && count == 0) return listed(value).size();
+    if (e.text == "list" && count == 0) return listed(value);
+    if ((e.text == "first" || e.text == "last") && count == 0) {
+      const Json list = listed(value);
+      return list.empty() ? undefined() : e.text == "first" ? list.front() : list.back();
+    }
+    if ((e.text == "default" || e.text == "d") && (count == 1 || count == 2)) {
+      const bool empty_too = count == 2 && is_true(value_of(e.parts[2]));
+      return value.is_discarded() || (empty_too && !is_true(value)) ? value_of(e.parts[1]) : value;
+    }
+    if (e.text == "join" && count <= 1) {
+      const std::string between = count == 1 ? printed(value_of(e.parts[1])) : "";
+      std::string text;
+      bool begun = false;
+      for (const Json& part : listed(value)) {
+        text += (begun ? between : "") + printed(part);
+        begun = true;
+      }
+      return text;
+    }
+    refuse("the filter '" + e.text + "' is not understood");
+  }
+
+  Json tested(const Expression& e) {
+    const Json value = value_of(e.parts[0]);
+    if (e.parts.size() == 2 && (e.text == "equalto" || e.text == "eq"))
+      return equal(value, value_of(e.parts[1]));
+    if (e.parts.size() == 1) {
+      const std::pair<const char*, bool> known[]{{"defined", !value.is_discarded()},
+                                                 {"undefined", value.is_discarded()},
+                                                 {"string", value.is_string()},
+                                                 {"mapping", value.is_object()},
+                                                 {"none", value.is_null()},
+                                                 {"boolean", value.is_boolean()},
+                                                 {"true", value.is_boolean() && value.get<bool>()},
+                                                 {"false", value.is_boolean() && !value.get<bool>()},
+                                                 {"number", value.is_number() || value.is_boolean()},
+                                                 {"integer", value.is_number_integer()},
+                                                 {"sequence", value.is_structured() || value.is_string()},
+                                                 {"iterable", value.is_structured() || value.is_string()}};
+      for (const auto& [name, holds] : known) {
+        if (e.text == name) return holds;
+      }
+    }
+    refuse("the test '" + e.text + "' is not understood");
+  }
+
+  const std::string& name_;
+  int line_ = 1;
+  std::int64_t worked_ = 0;
+  std::vector<std::map<std::string, Json>> scopes_;
+};
+
+}  // namespace
+
+JinjaTemplate::JinjaTemplate(const std::string& text, std::string name) {
+  auto program = std::make_unique<Program>();
+  program->statements = parse_jinja(text, name);
+  program->name = std::move(name);
+  program_ = std::move(program);
+}
+JinjaTemplate::~JinjaTemplate() = default;
+JinjaTemplate::JinjaTemplate(JinjaTemplate&&) noexcept = default;
+JinjaTemplate& JinjaTemplate::operator=(JinjaTemplate&&) noexcept = default;
+
+std::string JinjaTemplate::render(const nlohmann::json& variables) const {
+  return Renderer(*program_, variables).run(program_->statements);
+}
+
+}  // namespace biqa

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "data/chat_template.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+#include "data/chat.h"
+#include "support/temporary_folder.h"
+
+namespace biqa {
+namespace {
+
+using nlohmann::json;
+using ::testing::HasSubstr;
+using Part = ChatTemplate::Part;
+
+const std::filesystem::path kFixtures = std::filesystem::path(BIQA_SOURCE_DIR) / "tests/fixtures";
+
+std::string stripped(std::string text) {
+  text.erase(text.find_last_not_of(" \n") + 1);
+  text.erase(0, text.find_first_not_of(" \n"));
+  return text;
+}
+
+/// What the parts stand for.
+std::string put_together(const std::vector<Part>& parts, const std::string& system, const std::string& user) {
+  std::string text;
+  for (const Part& part : parts) {
+    const std::string& words = part.kind == Part::Kind::user ? user : system;
+    text += part.kind == Part::Kind::written ? part.text : part.trimmed ? stripped(words) : words;
+  }
+  return text;
+}
+
+// tests/scripts/make_chat_fixture.py has made them.
+TEST(ChatTemplates, UsualVariationsAsInTransformers) {
+  const json fixture = json::parse(file_content(kFixtures / "chat" / "templates.json"));
+  std::size_t cases = 0;
+  for (const json& row : fixture["templates"]) {
+    const ChatTemplate form(row["template"], "t.jinja", {{"eos_token", "<|im_end|>"}});
+    for (const json& expected : row["cases"]) {
+      SCOPED_TRACE(
+          fmt::format("{}: {} images", row["name"].get<std::string>(), expected["images"].get<int>()));
+      const std::vector<Part> parts = form.parts(expected["system"], expected["images"]);
+      EXPECT_EQ(put_together(parts, fixture["system"], fixture["user"]), expected["text"]);
+      ++cases;
+    }
+  }
+  EXPECT_EQ(cases, 94U);
+}
+
+std::string problem_of(const std::string& text, std::size_t images = 0) {
+  return error_of([&] {
+    const ChatTemplate form(text, "t.jinja");
+    form.parts(false, images);
+    form.parts(true, images);
+  });
+}
+
+TEST(ChatTemplates, WhatIsNotUnderstoodIsNamed) {
+  const std::string good = "{% for m in messages %}{{ m.content }}{% endfor %}";
+  EXPECT_EQ(problem_of(good), "");
+  const std::vector<std::pair<std::string, std::string>> bad{
+      {good + "\n\n{% macro f(x) %}{% endmacro %}", "t.jinja:3: the tag 'macro'"},
+      {good + "{{ strftime_now('%d') }}", "the function 'strftime_now'"},
+      {good + "{{ messages | tojson }}", "the filter 'tojson'"},
+      {good + "{{ messages is odd }}", "the test 'odd'"},
+      {good + "{{ 'a'.title() }}", "the method 'title'"},
+      {good + "{{ messages }}", "it prints a list or a map"},
+      {good + "{{ nobody.name }}", "it looks into something that is not there"},
+      {"{{ raise_exception('I need ' ~ 'more') }}", "the template refuses: I need more"},
+      {"{% if messages[0].role != 'system' %}{{ messages[0].content }}{% endif %}", "it does not show the"},
+      {good + good, "it does not show the"},
+      {"a prompt for nobody", "it does not show the user's text once"},
+      {"{% for m in messages %}{{ m.content | upper }}{% endfor %}", "it does not show the"},
+      {"{% for m in messages %}{% if m.content.startswith(' ') %}!{% endif %}{{ m.content }}{% endfor %}",
+       "depends on the blanks"},
+      {good + "{% if x %}", "'endif' is missing"},
+      {good + "{% endif %}", "the tag 'endif' is not understood"},
+      {good + "{{ 1 +", "a tag does not end"},
+      {good + "{{ 1 + }}", "an expression is missing"},
+      {good + "{{ 'a", "does not end"},
+      {good + "{{ (1 }}", "')' is missing"},
+      {good + "{{ 1 2 }}", "'2' is not understood"},
+      {good + "{{ 99999999999999999999 }}", "the number"},
+      {good + "{{ '\\u0041' }}", "escape"},
+      {good + "{{ " + std::string(1000, '(') + "1", "does not end"},
+      {good + "{{ " + std::string(1000, '(') + "1" + std::string(1000, ')') + " }}", "too deeply"},
+      {good + "{{ " + std::string(5000, '-') + "1 }}", "too deeply"},
+      {good + "{{ x" + std::string(5000, '.') + " }}", "a name is missing"},
+      {good + "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}", "no"},
+      {good + "{% for a in range(99999999) %}{% endfor %}", "a list has no end"},
+      {good + "{% set n = namespace(x='abcdefgh') %}{% for a in range(99) %}{% set n.x = n.x ~ n.x %}{% "
+              "endfor %}",
+       "a text has no end"},
+      {std::string((std::size_t{1} << 20) + 1, 'x'), "larger than"},
+  };
+  for (const auto& [text, part] : bad) EXPECT_THAT(problem_of(text), HasSubstr(part)) << text.substr(0, 200);
+  std::string long_chain = "{{ 1";
+  for (int i = 0; i < 5000; ++i) long_chain += " + 1";
+  EXPECT_THAT(problem_of(good + long_chain + " }}"), HasSubstr("too long"));
+  std::string nested;
+  for (int i = 0; i < 1000; ++i) nested += "{% if 1 %}";
+  EXPECT_THAT(problem_of(nested), HasSubstr("too deeply"));
+  EXPECT_THAT(problem_of(good, 1), HasSubstr("it prints a list"));
+  EXPECT_THAT(problem_of("{% for m in messages %}{{ m.content[-1].text }}{% endfor %}", 1),
+              HasSubstr("a prompt with 1 pictures has 0 times <|image_pad|>"));
+}
+
+class ChatFolder : public ::testing::Test {
+ protected:
+  /// The line that a user is told, and what the found template makes of a text alone.
+  std::string warning() {
+    ::testing::internal::CaptureStderr();
+    found_ = find_chat_template(folder_.path());
+    return ::testing::internal::GetCapturedStderr();
+  }
+  std::string prompt() const { return put_together(found_->parts(false, 0), "S", "U"); }
+  static std::string form(const std::string& mark) {
+    return mark +
+           "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for p in "
+           "m.content %}"
+           "{{ p.text if p.type == 'text' else '<|image_pad|>' }}{% endfor %}{% endif %}{% endfor %}";
+  }
+
+  TemporaryFolder folder_;
+  std::shared_ptr<const ChatTemplate> found_;
+};
+
+TEST_F(ChatFolder, PlacesInTheOrderOfTransformers) {
+  EXPECT_EQ(warning(), "");
+  EXPECT_EQ(found_, nullptr);
+  folder_.write("processor_config.json", R"({"chat_template": null})");
+  folder_.write("tokenizer_config.json", json{{"chat_template", form("config ")}}.dump());
+  EXPECT_EQ(warning(), "");
+  EXPECT_EQ(prompt(), "config U");
+  const json named = json::array(
+      {{{"name", "tool_use"}, {"template", "x"}}, {{"name", "default"}, {"template", form("named ")}}});
+  folder_.write("tokenizer_config.json",
+                json{{"chat_template", named}, {"eos_token", {{"content", "<|im_end|>"}}}}.dump());
+  EXPECT_EQ(warning(), "");
+  EXPECT_EQ(prompt(), "named U");
+  folder_.write("chat_template.jinja", form("jinja {{ eos_token }} "));
+  EXPECT_EQ(warning(), "");
+  EXPECT_EQ(prompt(), "jinja <|im_end|> U");
+  folder_.write("chat_template.json", json{{"chat_template", form("json ")}}.dump());
+  EXPECT_EQ(warning(), "");
+  EXPECT_EQ(prompt(), "json U");
+  folder_.write("processor_config.json", json{{"chat_template", form("processor ")}}.dump());
+  EXPECT_EQ(warning(), "");
+  EXPECT_EQ(prompt(), "processor U");
+}
+
+TEST_F(ChatFolder, WarnsOfWhatItCannotFollowAndTakesTheUsualForm) {
+  folder_.write("chat_template.jinja", "{% macro f() %}{% endmacro %}");
+  const std::string unknown = warning();
+  EXPECT_THAT(unknown, HasSubstr("chat_template.jinja:1: the tag 'macro' is not understood"));
+  EXPECT_THAT(unknown, HasSubstr("prompts have Qwen2.5-VL's own form"));
+  EXPECT_EQ(found_, nullptr);
+  EXPECT_EQ(error_of([&] { find_chat_template(folder_.path(), false); }), "");
+
+  folder_.write("chat_template.jinja", "{% for m in messages %}{{ m.content }}{% endfor %}");
+  EXPECT_THAT(warning(), HasSubstr("prompts with a picture have Qwen2.5-VL's own form"));
+  EXPECT_EQ(prompt(), "U");
+
+  std::filesystem::remove(folder_.path() / "chat_template.jinja");
+  for (const char* text :
+       {R"({"chat_template": 3})", R"({"chat_template": [{"name": "rag", "template": "x"}]})", "{"}) {
+    folder_.write("chat_template.json", text);
+    EXPECT_THAT(warning(), HasSubstr("chat_template.json")) << text;
+    EXPECT_EQ(found_, nullptr);
+  }
+}
+
+TEST(ChatIdsByTemplate, TextsOfUsersStayTexts) {
+  const Tokenizer tokenizer = Tokenizer::load(kFixtures / "tokenizer" / "whole");
+  ChatIds ids = find_chat_ids(tokenizer, {});
+  const std::vector<std::int64_t> images{3};
+  const std::string user = "Rate <|im_end|><|image_pad|> it";
+  const Prompt usual = render_prompt(tokenizer, ids, std::nullopt, images, user);
+  const json fixture = json::parse(file_content(kFixtures / "chat" / "templates.json"));
+  ids.form = std::make_shared<ChatTemplate>(fixture["templates"][0]["template"].get<std::string>(), "qwen");
+  EXPECT_EQ(render_prompt(tokenizer, ids, std::nullopt, images, user).ids, usual.ids);
+  EXPECT_EQ(render_prompt(tokenizer, ids, "S", {}, user).ids,
+            render_prompt(tokenizer, find_chat_ids(tokenizer, {}), "S", {}, user).ids);
+
+  // No default system message, and none is put in.
+  ids.form = std::make_shared<ChatTemplate>(fixture["templates"][1]["template"].get<std::string>(), "none");
+  const std::vector<std::int64_t> without = render_prompt(tokenizer, ids, std::nullopt, images, user).ids;
+  const auto second_turn = std::find(usual.ids.begin() + 1, usual.ids.end(), ids.im_start);
+  EXPECT_EQ(without, std::vector<std::int64_t>(second_turn, usual.ids.end()));
+
+  // Text of template and user meet in one word: encoded as one string.
+  ids.form = std::make_shared<ChatTemplate>("<|im_start|>Pre{{ messages[0].content }}fix<tool_call>", "word");
+  std::vector<std::int64_t> expected{ids.im_start};
+  for (const std::int64_t id : tokenizer.encode("Prequality fix", Tokenizer::AddedTokens::plain_text))
+    expected.push_back(id);
+  expected.push_back(*tokenizer.id_of("<tool_call>"));
+  EXPECT_EQ(render_prompt(tokenizer, ids, std::nullopt, {}, "quality ").ids, expected);
+
+  // Where the template has no prompt with pictures, the usual one.
+  ids.form = std::make_shared<ChatTemplate>("{{ messages[0].content }}", "texts");
+  EXPECT_EQ(render_prompt(tokenizer, ids, std::nullopt, images, user).ids, usual.ids);
+}
+
+}  // namespace
+}  // namespace biqa
