@@ -158,9 +158,9 @@ const char* choice_name(const T& value, const std::array<Choice<E>, N>& choices)
 }
 
 // A single value stands for a list of one.
-std::span<const YamlNode> items_of(const YamlNode& node, const std::string& key, const std::string& of_what) {
+std::span<const YamlNode> items_of(const YamlNode& node, const std::string& key, const char* of_what) {
   if (node.kind == YamlKind::scalar) return {&node, 1};
-  if (node.kind != YamlKind::list) refuse(node, key, "a list of " + of_what);
+  if (node.kind != YamlKind::list) refuse(node, key, std::string("a list of ") + of_what);
   return node.children;
 }
 

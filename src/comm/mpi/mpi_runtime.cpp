@@ -132,7 +132,8 @@ MpiRuntime::MpiRuntime(Seconds deadline) {
   }
   // Reading the peer's memory directly is refused in many containers, with a warning per message, and would
   // let a peer read buffers of a rank that has already failed; copying through shared memory is as quick.
-  prefer("OMPI_MCA_btl_vader_single_copy_mechanism", "none");
+  prefer("OMPI_MCA_btl_vader_single_copy_mechanism", "none");  // of Open MPI 4
+  prefer("OMPI_MCA_smsc", "^cma,knem,xpmem");                  // of 5
   // Each of our many polls would give a whole time slice away on a busy machine; between them we sleep instead.
   prefer("OMPI_MCA_mpi_yield_when_idle", "0");
   // No complaint about network hardware that a machine doesn't have.
