@@ -13,6 +13,10 @@
 
 namespace biqa::cpu {
 
+/// Fewest rows that the library multiplies with the bits it has for many. 3.7 gives a lone row another kernel, which
+/// rounds otherwise from an inner width of 1,025 on.
+constexpr std::int64_t kLeastRows = DNNL_VERSION_MAJOR >= 3 ? 2 : 1;
+
 /// source · weights, plus `bias` unless that is null. Throws dnnl::error.
 inline dnnl::matmul::primitive_desc describe_matmul(const dnnl::engine& engine,
                                                     const dnnl::memory::desc& source,

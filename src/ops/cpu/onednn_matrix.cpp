@@ -3,6 +3,7 @@
 
 #include <oneapi/dnnl/dnnl.hpp>
 
+#include <cstring>
 #include <string>
 #include <unordered_map>
 
@@ -61,7 +62,10 @@ class OneDnnMatrix final : public PackedMatrix::Implementation {
         const std::int64_t rows = rest >= kBlockRows   ? kBlockRows
                                   : rest <= kExactRows ? rest
                                                        : rest & ~std::int64_t{31};
-        run(x.row_range(first, rows).data(), y.row<float>(first), rows, accumulate);
+        if (rows < kLeastRows)
+          run_repeated(x.row_range(first, rows), y.row_range(first, rows), accumulate);
+        else
+          run(x.row_range(first, rows).data(), y.row<float>(first), rows, accumulate);
         first += rows;
       }
     } catch (const dnnl::error& error) {
@@ -113,6 +117,21 @@ class OneDnnMatrix final : public PackedMatrix::Implementation {
     const memory::desc bias_layout({1, columns_}, memory::data_type::f32, Tag::ab);
     return describe_matmul(library().engine, source, weight,
                            bias_storage_.bytes() != 0 ? &bias_layout : nullptr, destination, attributes);
+  }
+
+  /// Multiplies one row as kLeastRows equal ones and keeps the first result.
+  void run_repeated(ConstView x, View y, bool accumulate) {
+    CHECK_EQ(x.rows(), 1);
+    const std::size_t x_bytes = static_cast<std::size_t>(inner_) * size_of(compute_);
+    const std::size_t y_bytes = static_cast<std::size_t>(columns_) * sizeof(float);
+    Tensor rows(compute_, kLeastRows, inner_, "scratch");
+    Tensor results(DType::f32, kLeastRows, columns_, "scratch");
+    for (std::int64_t row = 0; row < kLeastRows; ++row) {
+      std::memcpy(rows.view().row_range(row, 1).data(), x.data(), x_bytes);
+      if (accumulate) std::memcpy(results.row<float>(row), y.data(), y_bytes);
+    }
+    run(rows.view().data(), results.row<float>(0), kLeastRows, accumulate);
+    std::memcpy(y.data(), results.row<float>(0), y_bytes);
   }
 
   void run(const void* x, float* y, std::int64_t rows, bool accumulate) {
