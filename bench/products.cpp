@@ -7,8 +7,8 @@
 #include <chrono>
 #include <cstring>
 
-#include "app/policy.h"
 #include "app/program.h"
+#include "core/processors.h"
 #include "core/random.h"
 #include "ops/cpu/kernels.h"
 #include "ops/cpu/products.h"
@@ -17,13 +17,14 @@
 namespace biqa {
 namespace {
 
-const ProgramInfo kInfo{"biqa_products",
-                        "time the products of real models by row count, beside oneDNN's",
-                        "[--dtype f32|bf16] [--threads T]",
-                        "biqa_products --dtype bf16 --threads 2",
-                        {{"dtype", "TYPE", "f32 or bf16", "bf16"},
-                         {"threads", "T", "threads; 0: all cores", "0"},
-                         {"largest", "MIB", "leave out weights larger than this", "300"}}};
+const ProgramInfo kInfo{
+    "biqa_products",
+    "time the products of real models by row count, beside oneDNN's",
+    "[--dtype f32|bf16] [--threads T]",
+    "biqa_products --dtype bf16 --threads 2",
+    {{"dtype", "TYPE", "f32 or bf16", "bf16"},
+     {"threads", "T", "threads; 0: all processors that the program may use, or OMP_NUM_THREADS", "0"},
+     {"largest", "MIB", "leave out weights larger than this", "300"}}};
 
 struct Shape {
   std::int64_t inner, columns;
@@ -85,7 +86,7 @@ Timed time_product(cpu::PackedMatrix::Implementation& product, ConstView x, std:
 
 ExitCode products(const CommandLine& line) {
   const DType type = line.choice("dtype", {"f32", "bf16"}) == "bf16" ? DType::bf16 : DType::f32;
-  const int threads = threads_per_rank(static_cast<int>(line.integer("threads", 0, 1024)), 1);
+  const int threads = threads_for(usable_processors(), static_cast<int>(line.integer("threads", 0, 1024)));
   const std::int64_t largest = line.integer("largest", 1, 1 << 20) << 20;
   const auto ops = make_cpu_ops(type, threads);  // sets the threads of the library too
   std::string rows;
