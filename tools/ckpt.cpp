@@ -98,7 +98,8 @@ void print_state_json(const AdapterState& state) {
              {"dtype", tensor.type},
              {"shape", tensor.shape},
              {"scale", tensor.scale},
-             {"offset", tensor.offset}};
+             {"offset", tensor.frozen == nullptr ? Json(tensor.offset) : Json()},
+             {"frozen", tensor.frozen != nullptr}};
     row.update(json_of(statistics_of(state.values(tensor))));
     json["tensors"].push_back(std::move(row));
   }
@@ -124,7 +125,8 @@ void print_state_csv(const AdapterState& state) {
   for (const AdapterState::Tensor& tensor : state.tensors) {
     const ValueStatistics s = statistics_of(state.values(tensor));
     fmt::print("{},{},{},{},{},{},{},{},{},{},{},{}\n", tensor.name, tensor.type, shape_text(tensor.shape),
-               tensor.scale, tensor.offset, s.count, s.mean, s.deviation, s.norm, s.least, s.most, s.zeros);
+               tensor.scale, tensor.frozen == nullptr ? fmt::to_string(tensor.offset) : "", s.count, s.mean,
+               s.deviation, s.norm, s.least, s.most, s.zeros);
   }
 }
 
@@ -144,9 +146,16 @@ void print_state_table(const AdapterState& state) {
     fmt::print("{:<12} {}\n", "best value",
                std::isfinite(info.best_value) ? fmt::format("{:.4f}", info.best_value) : "not evaluated");
   }
-  fmt::print("{:<12} rank {}, alpha {}{}, {} tensors, {} values, digest {}\n\n", "adapter", spec.rank,
+  fmt::print("{:<12} rank {}, alpha {}{}, {} tensors, {} values, digest {}\n", "adapter", spec.rank,
              spec.alpha, spec.rslora ? ", rank-stabilised" : "", state.tensors.size(),
              content.adapter.layout->size(), digest_of(content.adapter));
+  const auto frozen =
+      std::count_if(state.tensors.begin(), state.tensors.end(),
+                    [](const AdapterState::Tensor& tensor) { return tensor.frozen != nullptr; });
+  if (frozen > 0)
+    fmt::print("{:<12} {} of the tensors are on modules that are not trained: merged while loading\n",
+               "frozen", frozen);
+  fmt::print("\n");
   std::size_t width = 6;
   for (const AdapterState::Tensor& tensor : state.tensors) width = std::max(width, tensor.name.size());
   fmt::print("{:<{}}  dtype {:>12} {:>6} {}\n", "tensor", width, "shape", "scale", kStatisticsHead);
@@ -190,7 +199,7 @@ void print_tensor(const AdapterState& state, const std::string& name, std::size_
                state.tensors.front().name);
   }
   std::vector<Part> parts{{"values", state.values(*tensor), {}, {}}};
-  if (state.place.kind == AdapterKind::checkpoint) {
+  if (state.place.kind == AdapterKind::checkpoint && tensor->frozen == nullptr) {
     parts.push_back({"m", std::span(state.content.m).subspan(tensor->offset, tensor->count), {}, {}});
     parts.push_back({"v", std::span(state.content.v).subspan(tensor->offset, tensor->count), {}, {}});
   }

@@ -236,15 +236,17 @@ ExitCode score_pictures(const CommandLine& line) {
   const std::vector<Picture> pictures = find_pictures(line.positional(), failures);
   if (pictures.empty()) return ExitCode::world;  // the reasons are told
   const std::int64_t wanted = failures + static_cast<std::int64_t>(pictures.size());
+  const fs::path adapter = line.has("adapter") ? fs::path(line.text("adapter"))
+                           : config            ? config->model.adapter
+                                               : fs::path();
+  std::optional<Lora> lora;
+  if (!adapter.empty()) {
+    lora = read_adapter_for(options.path, adapter);
+    options.frozen = lora->frozen;
+  }
   const Policy policy = Policy::open(options);
   Engine engine(*policy.model, {});
-  fs::path adapter = line.has("adapter") ? fs::path(line.text("adapter"))
-                     : config            ? config->model.adapter
-                                         : fs::path();
-  if (!adapter.empty()) {
-    const Lora lora = read_any_adapter(adapter, policy.model->config());
-    engine.set_adapter(pack_adapter(policy.model->config(), lora, *policy.ops));
-  }
+  if (lora) engine.set_adapter(pack_adapter(policy.model->config(), *lora, *policy.ops));
   RolloutOptions rollout_options;
   rollout_options.group_size = 1;
   rollout_options.prompts = config && !line.has("prompts") ? config->prompts.texts : default_prompts(profile);

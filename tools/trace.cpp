@@ -10,6 +10,7 @@
 #include "actor/engine.h"
 #include "app/policy.h"
 #include "app/program.h"
+#include "app/step_reader.h"
 #include "app/step_replay.h"
 #include "io/files.h"
 #include "io/hdf5.h"
@@ -118,8 +119,16 @@ ExitCode trace(const CommandLine& line) {
   const DType dtype = line.choice("dtype", {"f32", "bf16"}) == "bf16" ? DType::bf16 : DType::f32;
   const bool gradient = line.on("gradient");
   const bool step = line.has("step");
-  const Policy policy = Policy::open({model_path, dtype, line.choice("device", {"cpu", "cuda"}),
-                                      static_cast<int>(line.integer("threads", 0, 1024)), gradient || step});
+  PolicyOptions opening{model_path, dtype, line.choice("device", {"cpu", "cuda"}),
+                        static_cast<int>(line.integer("threads", 0, 1024)), gradient || step};
+  std::optional<Lora> lora;
+  if (step) {
+    opening.frozen = read_step_frozen(line.text("step"), model_path);
+  } else if (line.has("adapter")) {
+    lora = read_adapter_for(model_path, line.text("adapter"));
+    opening.frozen = lora->frozen;
+  }
+  const Policy policy = Policy::open(opening);
   if (step) {
     replay_step(policy, line.text("step"), line.text("out"));
     return ExitCode::done;
@@ -184,12 +193,8 @@ ExitCode trace(const CommandLine& line) {
   }
   out.dataset("position_ids", std::span<const std::int64_t>(positions), {3, signed_size(ids.size())});
 
-  std::optional<Lora> lora;
-  std::shared_ptr<const PackedAdapter> adapter;
-  if (line.has("adapter")) {
-    lora = read_any_adapter(line.text("adapter"), model.config());
-    adapter = pack_adapter(model.config(), *lora, *policy.ops);
-  }
+  const std::shared_ptr<const PackedAdapter> adapter =
+      lora ? pack_adapter(model.config(), *lora, *policy.ops) : nullptr;
   const Tensor logits = all_logits(model, *prompt, completion, adapter.get());
   out.dataset("logits", logits.span<float>(), {logits.rows(), logits.columns()});
   if (!completion.empty()) {

@@ -6,6 +6,8 @@
 #include "app/trainer.h"
 #include "comm/launcher.h"
 #include "core/error.h"
+#include "learner/checkpoint_store.h"
+#include "model/frozen_parts.h"
 
 namespace biqa {
 namespace {
@@ -18,6 +20,13 @@ std::shared_ptr<Ops> open_backend(const PolicyOptions& options) {
   return make_cpu_ops(options.dtype, options.threads);
 }
 
+void check_folder(const std::filesystem::path& model) {
+  if (!std::filesystem::is_directory(model)) {
+    fail("cannot open model {}: no such folder; name a checkpoint folder in Hugging Face format",
+         model.string());
+  }
+}
+
 }  // namespace
 
 int ranks_on_node(int ranks) {
@@ -25,11 +34,13 @@ int ranks_on_node(int ranks) {
   return local > 0 ? local : ranks;
 }
 
+Lora read_adapter_for(const std::filesystem::path& model, const std::filesystem::path& adapter) {
+  check_folder(model);
+  return read_any_adapter(adapter, ModelConfig::load(model));
+}
+
 void Policy::open_parts(const PolicyOptions& options) {
-  if (!std::filesystem::is_directory(options.path)) {
-    fail("cannot open model {}: no such folder; name a checkpoint folder in Hugging Face format",
-         options.path.string());
-  }
+  check_folder(options.path);
   ops = open_backend(options);
   tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(options.path));
 }
@@ -63,7 +74,8 @@ void Policy::complete(const PolicyOptions& options, bool tell) {
 Policy Policy::open(const PolicyOptions& options) {
   Policy policy;
   policy.open_parts(options);
-  policy.model = QwenVl::load(options.path, policy.ops, {options.backward, true});
+  policy.model =
+      QwenVl::load(options.path, policy.ops, {options.backward, true, nullptr, options.frozen.get()});
   policy.complete(options);
   return policy;
 }
@@ -71,7 +83,7 @@ Policy Policy::open(const PolicyOptions& options) {
 Policy Policy::open(const PolicyOptions& options, Communicator& ranks, const std::string& node) {
   Policy policy;
   run_alike(ranks, [&] { policy.open_parts(options); });
-  policy.model = load_shared(ranks, node, options.path, policy.ops, options.backward);
+  policy.model = load_shared(ranks, node, options.path, policy.ops, options.backward, options.frozen.get());
   run_alike(ranks, [&] { policy.complete(options, ranks.rank() == 0); });
   return policy;
 }

@@ -23,7 +23,12 @@ struct PolicyOptions {
   bool backward = false;
   std::int64_t min_pixels = 0, max_pixels = 0;  ///< 0: what the checkpoint says
   std::int64_t feature_cache_bytes = std::int64_t{1} << 30;
+  /// Parts of the adapter on frozen modules (Lora::frozen): merged into the weights.
+  std::shared_ptr<const FrozenParts> frozen = nullptr;
 };
+
+/// An adapter (read_any_adapter) for the model in a folder, before that is opened: Lora::frozen goes into its options.
+Lora read_adapter_for(const std::filesystem::path& model, const std::filesystem::path& adapter);
 
 /// Ranks that share this machine: what the launcher says, else all `ranks` of the job.
 int ranks_on_node(int ranks);

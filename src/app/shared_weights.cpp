@@ -16,6 +16,7 @@
 #include "app/trainer.h"
 #include "core/error.h"
 #include "core/random.h"
+#include "model/frozen_parts.h"
 
 namespace biqa {
 namespace {
@@ -139,11 +140,20 @@ std::string this_node() {
 
 std::unique_ptr<QwenVl> load_shared(Communicator& ranks, const std::string& node,
                                     const std::filesystem::path& directory, const std::shared_ptr<Ops>& ops,
-                                    bool backward) {
+                                    bool backward, const FrozenParts* frozen) {
   std::unique_ptr<QwenVl> model;
   const auto load = [&](bool with_backward, WeightArena* arena) {
-    return QwenVl::load(directory, ops, {with_backward, true, arena});
+    return QwenVl::load(directory, ops, {with_backward, true, arena, frozen});
   };
+  const auto parts = exchange(ranks, digest_of(frozen));
+  run_alike(ranks, [&] {
+    if (parts[static_cast<std::size_t>(ranks.rank())] == parts.front()) return;
+    fail(
+        "cannot load the model: the adapter of rank {} has other parts on frozen modules than that of rank "
+        "0; let "
+        "all nodes see the same files",
+        ranks.rank());
+  });
   if (ranks.size() == 1 || !ops->shares_weights()) {
     run_alike(ranks, [&] { model = load(backward, nullptr); });
     return model;

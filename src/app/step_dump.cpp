@@ -8,6 +8,7 @@
 
 #include "app/learn_inputs.h"
 #include "app/step_replay.h"
+#include "learner/frozen_store.h"
 
 namespace biqa {
 
@@ -192,6 +193,7 @@ void write_step_dump(const std::filesystem::path& file, const StepDump& dump, st
     }
   }
   write_adapter(out, "adapter_before", dump.adapter_before);
+  write_frozen_parts(out, "frozen_adapter", dump.adapter_before);
   if (dump.reference) write_adapter(out, "reference_adapter", *dump.reference);
   write_factors(out, "adapter_after", layout, dump.adapter_after.values);
   write_factors(out, "gradient", layout, dump.gradient);

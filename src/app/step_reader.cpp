@@ -13,6 +13,7 @@
 
 #include "app/step_dump.h"
 #include "core/error.h"
+#include "learner/frozen_store.h"
 #include "model/positions.h"
 
 namespace biqa {
@@ -322,6 +323,13 @@ std::vector<float> read_factors(const Hdf5File& file, const std::string& part, c
   }
   CHECK_EQ(values.size(), layout.size());
   return values;
+}
+
+std::shared_ptr<const FrozenParts> read_step_frozen(const std::filesystem::path& dump,
+                                                    const std::filesystem::path& model) {
+  constexpr const char* kGroup = "frozen_adapter";
+  const Hdf5File file(dump);
+  return file.exists(kGroup) ? read_frozen_parts(file, kGroup, ModelConfig::load(model)) : nullptr;
 }
 
 DumpedStep read_step(const std::filesystem::path& dump, const ModelConfig& config,

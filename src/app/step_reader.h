@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -52,6 +53,11 @@ struct DumpedStep {
 /// thing that is missing or impossible.
 DumpedStep read_step(const std::filesystem::path& dump, const ModelConfig& config,
                      const PreprocessConfig& preprocess);
+
+/// The adapter's parts on frozen modules, which are to be in the model's weights (`model`: its folder) before a step is
+/// computed again; nullptr: none. Throws Error as read_step does.
+std::shared_ptr<const FrozenParts> read_step_frozen(const std::filesystem::path& dump,
+                                                    const std::filesystem::path& model);
 
 /// Reads `part/<PEFT key>` datasets. Throws Error naming a missing tensor, a wrong shape or a value that is not finite.
 std::vector<float> read_factors(const Hdf5File& file, const std::string& part, const LoraLayout& layout);

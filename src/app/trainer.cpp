@@ -40,6 +40,7 @@
 #include "learner/checkpoint_store.h"
 #include "learner/learner.h"
 #include "model/checkpoint.h"
+#include "model/frozen_parts.h"
 #include "model/peft.h"
 #include "reward/rewards.h"
 
@@ -126,7 +127,8 @@ class Trainer {
     if (watch_ != nullptr) world_.set_poll([this] { poll(); });
     run_alike(world_, [&] { data_ = read_training_data(config_, leader_); });
     check_agreement(world_, "other manifests", data_.text());
-    open_model();
+    const std::string chosen = find_checkpoint();
+    open_model(chosen);
     std::vector<int> holders =
         roles_.learners;  // everyone who needs the adapter; the first learner is rank 0
     for (const int rank : roles_.actors) {
@@ -139,7 +141,7 @@ class Trainer {
       start_engine();
       start_adapter();
     });
-    resume();
+    resume(chosen);
     if (actor_) {
       share_.emplace(world_, roles_.actors, kTagWork,
                      [this](std::int64_t step) { return data_.rows_of_step(step); });
@@ -268,11 +270,28 @@ class Trainer {
     }
   }
 
-  void open_model() {
+  /// An adapter's parts on frozen modules are in the weights from the start: those of the checkpoint that is gone on
+  /// from, else of model.adapter.
+  void open_model(const std::string& checkpoint) {
     const int threads = threads_for(share_processors(world_), config_.model.threads);
-    policy_ = Policy::open({config_.model.path, config_.model.dtype, config_.model.device, threads, learner_,
-                            config_.model.min_pixels, config_.model.max_pixels},
-                           world_);
+    PolicyOptions options{config_.model.path, config_.model.dtype,      config_.model.device,    threads,
+                          learner_,           config_.model.min_pixels, config_.model.max_pixels};
+    run_alike(world_, [&] {
+      const std::filesystem::path& start = config_.model.adapter;
+      if (!start.empty()) start_ = read_adapter_for(options.path, start);
+      if (start_) options.frozen = start_->frozen;
+      if (checkpoint.empty()) return;
+      const Lora found = read_adapter_for(options.path, checkpoint);
+      if (start_ && !same_parts(*start_, found)) {
+        fail(
+            "cannot resume from {}: its parts on frozen modules are not those of model.adapter {}; name the "
+            "adapter that it began with",
+            checkpoint, start.string());
+      }
+      options.frozen = found.frozen;
+    });
+    frozen_ = options.frozen;
+    policy_ = Policy::open(options, world_);
     run_alike(world_, [&] {
       if (!leader_) return;
       base_weights_ =
@@ -297,8 +316,16 @@ class Trainer {
     Lora start;
     if (config_.model.adapter.empty()) {
       start = initial_lora(std::make_shared<LoraLayout>(model, config_.lora), config_.train.seed);
+      start.frozen = frozen_;
     } else {
-      start = read_any_adapter(config_.model.adapter, model);
+      start = *std::move(start_);
+      start_.reset();
+      if (start.layout->size() == 0) {
+        fail(
+            "cannot train model.adapter {}: all its parts are on modules that stay frozen; merge it into the "
+            "model first (biqa_ckpt merge) and train that",
+            config_.model.adapter.string());
+      }
       follow_adapter(start.layout->spec());
       reference_ = pack_adapter(model, start, *policy_.ops);
       if (leader_ && !config_.train.dump_steps.empty()) dump_reference_ = start;
@@ -368,11 +395,13 @@ class Trainer {
   }
 
   /// Where checkpoint.resume says to go on from; empty: nowhere. The first learner's.
-  std::string choose_checkpoint(const ModelConfig& model) const {
+  std::string choose_checkpoint() const {
     const std::filesystem::path own = config_.train.out / "checkpoints";
     const std::string& asked = config_.checkpoint.resume;
     const auto newest_of = [&](const std::filesystem::path& root) -> std::string {
-      const auto found = CheckpointStore(root).load_newest(model);
+      const CheckpointStore store(root);
+      if (store.newest_first().empty()) return "";
+      const auto found = store.load_newest(ModelConfig::load(config_.model.path));
       return found ? found->path.string() : std::string();
     };
     const bool has_own = !CheckpointStore(own).newest_first().empty();
@@ -403,19 +432,22 @@ class Trainer {
     }
   }
 
-  /// The first learner chooses the checkpoint, all ranks read that one.
-  void resume() {
-    if (config_.checkpoint.resume == "never") return;
-    const ModelConfig& model = policy_.model->config();
+  /// The first learner chooses the checkpoint to go on from, for all ranks; empty: none.
+  std::string find_checkpoint() {
+    if (config_.checkpoint.resume == "never") return "";
     std::string chosen;
     run_alike(world_, [&] {
-      if (leader_) chosen = choose_checkpoint(model);
+      if (leader_) chosen = choose_checkpoint();
     });
     const auto letters = std::as_bytes(std::span(chosen));
     std::vector<std::byte> bytes(letters.begin(), letters.end());
     world_.broadcast_bytes(bytes, roles_.learners.front());
-    if (bytes.empty()) return;
-    chosen.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+  }
+
+  void resume(const std::string& chosen) {
+    if (chosen.empty()) return;
+    const ModelConfig& model = policy_.model->config();
     run_alike(world_, [&] { go_on_from(CheckpointStore::load(chosen, model)); });
     if (!leader_) return;
     LOG(INFO) << "resuming from " << chosen << " after step " << step_;
@@ -1076,6 +1108,8 @@ class Trainer {
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<Rollout> rollout_;
   std::unique_ptr<Communicator> learners_, holders_;
+  std::optional<Lora> start_;  ///< model.adapter, until training starts from it
+  std::shared_ptr<const FrozenParts> frozen_;
   Lora adapter_;
   std::shared_ptr<const PackedAdapter> reference_;
   std::optional<Lora> dump_reference_;  // unpacked, for dumps

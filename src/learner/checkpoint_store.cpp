@@ -18,6 +18,7 @@
 #include "io/files.h"
 #include "io/hdf5.h"
 #include "io/json.h"
+#include "learner/frozen_store.h"
 #include "model/peft.h"
 
 namespace biqa {
@@ -95,13 +96,16 @@ Lora read_adapter_h5(const fs::path& path, const ModelConfig& config) {
     }
   }
   const std::vector<std::string> names = file.children();
-  const auto stored = static_cast<std::size_t>(std::count_if(
-      names.begin(), names.end(), [](const std::string& name) { return name.starts_with("base_model"); }));
-  if (modules.empty() || stored != found) {
+  const auto stored =
+      static_cast<std::size_t>(std::count_if(names.begin(), names.end(), [](const std::string& name) {
+        return name.starts_with("base_model") && !is_frozen_key(name);
+      }));
+  auto frozen = read_frozen_parts(file, "", config);
+  if ((modules.empty() && frozen == nullptr) || stored != found) {
     fail("adapter {}: {} of its {} tensors belong to this model; the adapter is for another model",
          path.string(), found, stored);
   }
-  Lora lora{std::make_shared<LoraLayout>(config, spec, std::move(modules)), {}};
+  Lora lora{std::make_shared<LoraLayout>(config, spec, std::move(modules)), {}, std::move(frozen)};
   lora.values.resize(lora.layout->size());
   for (const LoraModule& m : lora.layout->modules()) {
     for (const char part : {'A', 'B'}) {
@@ -223,6 +227,7 @@ void check_shards(const fs::path& folder, const CheckpointManifest& manifest) {
   }
   std::int64_t size = 0;
   for (const std::string& name : adapter.children()) {
+    if (is_frozen_key(name)) continue;  // no shard has these
     const std::vector<std::int64_t> shape = adapter.shape(name);
     size += std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
   }
@@ -379,7 +384,7 @@ void write_adapter_h5(const fs::path& path, const Lora& lora, const CheckpointIn
   out.attribute("/", "rslora", spec.rslora);
   std::vector<std::string> targets;
   for (const Projection p : spec.targets) targets.emplace_back(name_of(p));
-  out.attribute("/", "targets", targets);
+  if (!targets.empty()) out.attribute("/", "targets", targets);  // HDF5 has no empty ones
   out.attribute("/", "base_model", info.base_model);
   out.attribute("/", "step", info.step);
   out.attribute("/", "version", info.version);
@@ -390,6 +395,7 @@ void write_adapter_h5(const fs::path& path, const Lora& lora, const CheckpointIn
                 {m.out, m.rank});
     out.attribute(peft_key(m, 'A'), "scale", static_cast<double>(m.scale));
   }
+  write_frozen_parts(out, "", lora);
   out.close(true);
 }
 

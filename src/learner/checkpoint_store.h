@@ -54,7 +54,7 @@ struct CheckpointManifest {
 /// with an impossible step, version or cursor, or damaged: since format 2 it carries a digest of its own bytes.
 CheckpointManifest read_checkpoint_manifest(const std::filesystem::path& folder);
 
-/// adapter.h5: f32 datasets by PEFT key, attributes rank, alpha, rslora, targets, base_model, step and version. Sealed
+/// adapter.h5: f32 datasets by PEFT key, those on frozen modules too, attributes rank, alpha, rslora, targets, base_model, step and version. Sealed
 /// (see Hdf5Writer::close), since outside a checkpoint it has no manifest.
 void write_adapter_h5(const std::filesystem::path& file, const Lora& lora, const CheckpointInfo& info);
 

@@ -17,6 +17,7 @@
 #include "core/error.h"
 #include "io/hdf5.h"
 #include "io/safetensors.h"
+#include "model/frozen_parts.h"
 #include "model/peft.h"
 
 namespace biqa {
@@ -33,6 +34,16 @@ bool is_there(const fs::path& path) {
 bool is_folder(const fs::path& path) {
   std::error_code ignored;
   return fs::is_directory(path, ignored);
+}
+
+// PEFT stores the head beside an adapter of it. biqa's files don't.
+void warn_of_copies(const Lora& lora) {
+  if (lora.frozen == nullptr) return;
+  for (const BaseCopy& copy : lora.frozen->copies) {
+    LOG(WARNING) << "tensor " << copy.tensor.name << " of " << copy.tensor.file
+                 << " is left out: it must be the model's own " << copy.weight
+                 << ", with which it was not compared";
+  }
 }
 
 // A run's checkpoints/ or that folder itself; nothing where it is neither.
@@ -201,10 +212,13 @@ AdapterState read_adapter_state(const AdapterPlace& place, const std::optional<f
     const Safetensors weights = Safetensors::open(place.path / kPeftWeights);
     for (const StoredTensor& tensor : weights.tensors()) {
       const auto parsed = parse_peft_key(tensor.name);
+      if (!parsed) continue;  // a copy of a weight of the model
       LoraModule module;
       module.layer = parsed->layer;
       module.projection = parsed->projection;
-      types.emplace(peft_key(module, parsed->part), name_of(tensor.type));
+      types.emplace(parsed->frozen.empty() ? peft_key(module, parsed->part)
+                                           : peft_key(FrozenModule{parsed->frozen, {}}, parsed->part),
+                    name_of(tensor.type));
     }
   } else {
     if (place.kind == AdapterKind::checkpoint) {
@@ -238,6 +252,15 @@ AdapterState read_adapter_state(const AdapterPlace& place, const std::optional<f
       tensor.offset = part == 'A' ? m.a_offset : m.b_offset;
       tensor.count = static_cast<std::size_t>(tensor.shape[0] * tensor.shape[1]);
       state.tensors.push_back(std::move(tensor));
+    }
+  }
+  if (const FrozenParts* frozen = state.content.adapter.frozen.get(); frozen != nullptr) {
+    for (const FrozenPart& part : frozen->parts) {
+      for (const char half : {'A', 'B'}) {
+        const std::vector<float>& values = part.values(half);
+        const std::string name = peft_key(part.module, half);
+        state.tensors.push_back({name, types[name], part.shape(half), part.scale, 0, values.size(), &values});
+      }
     }
   }
   return state;
@@ -380,6 +403,7 @@ std::vector<Verdict> verify_path(const fs::path& path) {
 void export_peft(const AdapterPlace& place, const std::optional<fs::path>& model, const fs::path& peft) {
   refuse_existing(peft);
   Lora lora = read_placed_adapter(place, model);
+  warn_of_copies(lora);
   std::string base_model;
   if (model) {
     base_model = model->string();
@@ -405,6 +429,7 @@ void import_peft(const fs::path& peft, const std::optional<fs::path>& model, con
   refuse_existing(target);
   LoadedCheckpoint state;
   state.adapter = read_placed_adapter(place, model);
+  warn_of_copies(state.adapter);
   state.info.base_model = model ? model->string() : read_peft_base_model(place.path);
   state.info.build = build;
   state.info.best_value = std::nan("");

@@ -35,6 +35,7 @@ struct AdapterState {
     float scale = 0;         ///< of the module
     std::size_t offset = 0;  ///< in the flat vectors
     std::size_t count = 0;
+    const std::vector<float>* frozen = nullptr;  ///< on a frozen module: its values, which no flat vector has
   };
   struct Shard {
     std::string file;
@@ -47,6 +48,7 @@ struct AdapterState {
   std::vector<Shard> shards;
 
   std::span<const float> values(const Tensor& tensor) const {
+    if (tensor.frozen != nullptr) return *tensor.frozen;
     return std::span(content.adapter.values).subspan(tensor.offset, tensor.count);
   }
 };

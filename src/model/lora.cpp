@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "core/random.h"
 #include "io/files.h"
+#include "model/frozen_parts.h"
 
 namespace biqa {
 namespace {
@@ -35,12 +36,12 @@ void validate(const LoraSpec& spec) {
   if (!(spec.dropout >= 0 && spec.dropout < 1)) {
     fail("cannot use an adapter: its dropout is {}; it must be in 0 … 1, below 1", spec.dropout);
   }
-  if (spec.targets.empty())
-    fail("cannot use an adapter: it has no targets; it must name at least one projection");
 }
 
 std::vector<LoraModule> uniform_modules(const TextConfig& text, const LoraSpec& spec) {
   validate(spec);
+  if (spec.targets.empty())
+    fail("cannot use an adapter: it has no targets; it must name at least one projection");
   const double divisor =
       spec.rslora ? std::sqrt(static_cast<double>(spec.rank)) : static_cast<double>(spec.rank);
   std::vector<LoraModule> modules;
@@ -136,7 +137,7 @@ bool LoraLayout::operator==(const LoraLayout& other) const {
 }
 
 Lora initial_lora(std::shared_ptr<const LoraLayout> layout, std::uint64_t seed) {
-  Lora lora{std::move(layout), {}};
+  Lora lora{std::move(layout), {}, nullptr};
   lora.values.assign(lora.layout->size(), 0.0F);
   for (const LoraModule& module : lora.layout->modules()) {
     const RandomStream stream({hash_text("lora A"), seed, static_cast<std::uint64_t>(module.layer),
@@ -167,6 +168,7 @@ std::string digest_of(const Lora& lora) {
     words.push_back(std::bit_cast<std::uint32_t>(module.scale));
   }
   words.push_back(digest_of_bytes(std::as_bytes(std::span(lora.values))));
+  if (const std::uint64_t frozen = digest_of(lora.frozen.get()); frozen != 0) words.push_back(frozen);
   return fmt::format("{:016x}", digest_of_bytes(std::as_bytes(std::span(words))));
 }
 

@@ -69,10 +69,15 @@ class LoraLayout {
   std::size_t size_ = 0;
 };
 
-/// An adapter: a layout and its values.
+struct FrozenParts;
+
+/// An adapter: a layout and its values, and parts on modules that are not trained (model/frozen_parts.h).
 struct Lora {
   std::shared_ptr<const LoraLayout> layout;
   std::vector<float> values;
+  /// Merged into the weights of the model that the adapter is used with, and part of every file it is written to; nullptr:
+  /// none.
+  std::shared_ptr<const FrozenParts> frozen = nullptr;
 
   const float* a(const LoraModule& module) const { return values.data() + module.a_offset; }
   const float* b(const LoraModule& module) const { return values.data() + module.b_offset; }

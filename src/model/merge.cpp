@@ -3,33 +3,26 @@
 
 #include <glog/logging.h>
 
-#include <algorithm>
-#include <atomic>
-#include <cmath>
 #include <cstring>
 #include <map>
 #include <set>
-#include <span>
 #include <string>
 #include <system_error>
-#include <thread>
 #include <vector>
 
-#include "core/bf16.h"
 #include "core/error.h"
-#include "core/processors.h"
-#include "core/threads.h"
 #include "io/files.h"
 #include "io/safetensors.h"
 #include "model/checkpoint.h"
 #include "model/config.h"
+#include "model/frozen_parts.h"
+#include "model/low_rank.h"
 
 namespace biqa {
 namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* kIndexFile = "model.safetensors.index.json";
-constexpr std::int64_t kMostThreads = 16;
 
 // "base_model.model.model.language_model.layers.3.mlp.up_proj.lora_A.weight" adapts
 // "model.layers.3.mlp.up_proj.weight".
@@ -39,83 +32,36 @@ std::string weight_name(const LoraModule& module) {
   return key.substr(prefix.size(), key.rfind(".lora_A") - prefix.size()) + ".weight";
 }
 
-float to_float_of(float value) {
-  return value;
-}
-float to_float_of(Bf16 value) {
-  return to_float(value);
-}
-float to_float_of(std::uint16_t half) {
-  return half_to_float(half);
-}
-void round_to(float value, float& target) {
-  target = value;
-}
-void round_to(float value, Bf16& target) {
-  target = to_bf16(value);
-}
-void round_to(float value, std::uint16_t& target) {
-  target = to_half(value);
-}
-
-// Rows [first, last) of one projection; false where a value is not finite. A row depends on no other.
-template <typename T>
-bool merge_rows(const StoredTensor& weight, const Lora& lora, const LoraModule& module, std::int64_t first,
-                std::int64_t last, std::byte* target) {
-  const auto width = static_cast<std::size_t>(module.in);
-  std::vector<T> row(width);
-  std::vector<float> sum(width);
-  bool finite = true;
-  for (std::int64_t o = first; o < last; ++o) {
-    const std::size_t offset = static_cast<std::size_t>(o) * width * sizeof(T);
-    std::memcpy(row.data(), weight.bytes.data() + offset, width * sizeof(T));
-    std::fill(sum.begin(), sum.end(), 0.0F);
-    for (std::int64_t r = 0; r < module.rank; ++r) {
-      const float b = lora.b(module)[o * module.rank + r];
-      const float* a = lora.a(module) + r * module.in;
-      for (std::size_t i = 0; i < width; ++i) sum[i] += b * a[i];
-    }
-    for (std::size_t i = 0; i < width; ++i) {
-      round_to(to_float_of(row[i]) + module.scale * sum[i], row[i]);
-      finite = finite && std::isfinite(to_float_of(row[i]));
-    }
-    std::memcpy(target + offset, row.data(), width * sizeof(T));
-  }
-  return finite;
-}
-
-template <typename T>
-bool merge_as(const StoredTensor& weight, const Lora& lora, const LoraModule& module, std::byte* target) {
-  const std::int64_t threads =
-      std::clamp<std::int64_t>(threads_for(usable_processors()), 1, std::min(kMostThreads, module.out));
-  std::atomic<bool> finite{true};
-  on_threads(threads, [&](std::int64_t index) {
-    if (!merge_rows<T>(weight, lora, module, module.out * index / threads, module.out * (index + 1) / threads,
-                       target))
-      finite = false;
-  });
-  return finite;
-}
-
-std::vector<std::byte> merge_tensor(const StoredTensor& weight, const Lora& lora, const LoraModule& module) {
-  CHECK_EQ(weight.elements(), module.out * module.in) << weight.name << ": the adapter is for another model";
+std::vector<std::byte> merge_tensor(const StoredTensor& weight, const LowRank& change) {
   std::vector<std::byte> target(weight.bytes.size());
-  bool finite = true;
-  if (weight.type == StoredType::f32) {
-    finite = merge_as<float>(weight, lora, module, target.data());
-  } else if (weight.type == StoredType::bf16) {
-    finite = merge_as<Bf16>(weight, lora, module, target.data());
-  } else {
-    CHECK(weight.type == StoredType::f16) << weight.name;
-    finite = merge_as<std::uint16_t>(weight, lora, module, target.data());
-  }
-  if (!finite) {
+  if (!merge_low_rank(weight, change, weight.type, target)) {
     fail(
         "cannot merge tensor {} of {}: a sum is not finite or beyond {}; merge into a checkpoint of a wider "
         "dtype",
         weight.name, weight.file, name_of(weight.type));
   }
   return target;
+}
+
+// What the adapter changes, by the canonical name of the weight.
+std::map<std::string, LowRank> changes_of(const Lora& lora, const Checkpoint& checkpoint) {
+  std::map<std::string, LowRank> changes;
+  for (const LoraModule& module : lora.layout->modules()) {
+    changes.emplace(weight_name(module), LowRank{module.out, module.rank, module.in, module.scale,
+                                                 lora.a(module), lora.b(module)});
+  }
+  if (lora.frozen == nullptr) return changes;
+  check_copies(*lora.frozen, checkpoint);
+  for (const FrozenPart& part : lora.frozen->parts) {
+    if (part.module.name == "lm_head" && checkpoint.tied()) {
+      fail(
+          "cannot merge the adapter into the model: its part on lm_head changes the head alone, and the "
+          "model's "
+          "head is its embedding; use the adapter beside the model, or untie the model's head first");
+    }
+    changes.emplace(part.module.name + ".weight", part.change());
+  }
+  return changes;
 }
 
 // Configuration, tokenizer, processor, licence: small files by their endings. Other weights (of this model in another
@@ -143,8 +89,7 @@ MergeReport write_merged_model(const fs::path& model, const Lora& lora, const fs
   if (fs::exists(target, ignored) && !fs::is_empty(target, ignored))
     fail("cannot write {}: it is there already; choose another name or remove it", target.string());
   const Checkpoint checkpoint = Checkpoint::open(model, ModelConfig::load(model));
-  std::map<std::string, const LoraModule*> modules;
-  for (const LoraModule& module : lora.layout->modules()) modules.emplace(weight_name(module), &module);
+  const std::map<std::string, LowRank> changes = changes_of(lora, checkpoint);
 
   AtomicFolder folder(target);
   MergeReport report;
@@ -157,12 +102,12 @@ MergeReport write_merged_model(const fs::path& model, const Lora& lora, const fs
     AtomicFile out(folder.path() / path.filename());
     out.write(source.bytes().first(sizeof header_bytes + header_bytes));
     for (const StoredTensor& tensor : file.tensors()) {
-      const auto found = modules.find(canonical_name(tensor.name));
-      if (found == modules.end()) {
+      const auto found = changes.find(canonical_name(tensor.name));
+      if (found == changes.end()) {
         out.write(tensor.bytes);
         ++report.copied;
       } else {
-        out.write(merge_tensor(tensor, lora, *found->second));
+        out.write(merge_tensor(tensor, found->second));
         ++report.merged;
       }
     }
@@ -170,7 +115,7 @@ MergeReport write_merged_model(const fs::path& model, const Lora& lora, const fs
     ++report.files;
     report.bytes += source.bytes().size();
   }
-  CHECK_EQ(report.merged, static_cast<std::int64_t>(modules.size())) << "the adapter is for another model";
+  CHECK_EQ(report.merged, static_cast<std::int64_t>(changes.size())) << "the adapter is for another model";
   for (const auto& entry : fs::directory_iterator(model)) {
     if (entry.is_regular_file() && belongs_beside(entry.path()))
       copy_beside(entry.path(), folder.path() / entry.path().filename());

@@ -195,7 +195,7 @@ class QwenVlImplementation final : public QwenVl {
         rotary_(config_.text),
         backward_(options.backward) {
     const Checkpoint checkpoint = Checkpoint::open(directory, config_);
-    const WeightLoader load(checkpoint, *ops_, options.arena);
+    const WeightLoader load(checkpoint, *ops_, options.arena, options.frozen);
     if (options.vision) vision_ = std::make_unique<VisionTower>(load, config_);
     embedding_ = load.matrix("model.embed_tokens.weight");
     for (std::int64_t i = 0; i < config_.text.layers; ++i) {
@@ -212,8 +212,11 @@ class QwenVlImplementation final : public QwenVl {
            load.linear({name + "mlp.down_proj"}, false, back)});
     }
     final_norm_ = load.vector("model.norm.weight");
-    head_ = checkpoint.tied() ? load.pack("lm_head", embedding_.const_view(), {}, options.backward)
-                              : load.linear({"lm_head"}, false, options.backward);
+    // A part on the head of a tied model changes the head alone, as in PEFT.
+    const bool shared =
+        checkpoint.tied() && (options.frozen == nullptr || options.frozen->find("lm_head") == nullptr);
+    head_ = shared ? load.pack("lm_head", embedding_.const_view(), {}, options.backward)
+                   : load.linear({"lm_head"}, false, options.backward);
     load.check_rows();
   }
 

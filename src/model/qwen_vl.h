@@ -91,6 +91,8 @@ class QwenVl {
     /// read from the folder only where it is filling(); a model that only planned it can do nothing. Needs
     /// ops->shares_weights().
     WeightArena* arena = nullptr;
+    /// Parts of an adapter on frozen modules: merged into these weights. Borrowed for the call.
+    const FrozenParts* frozen = nullptr;
   };
   /// Reads a checkpoint folder and packs its weights for `ops`. Throws Error naming what is wrong with the folder.
   static std::unique_ptr<QwenVl> load(const std::filesystem::path& directory, std::shared_ptr<Ops> ops,

@@ -48,9 +48,45 @@ bool copy_finite(const StoredTensor& stored, std::span<T> target) {
 
 }  // namespace
 
-void WeightLoader::copy(const std::string& name, View target) const {
-  const StoredTensor& stored = checkpoint_.tensor(name);
-  CHECK_EQ(stored.elements(), target.size()) << name;
+WeightLoader::WeightLoader(const Checkpoint& checkpoint, Ops& ops, WeightArena* arena,
+                           const FrozenParts* frozen)
+    : checkpoint_(checkpoint), ops_(ops), arena_(arena), frozen_(frozen) {
+  CHECK(arena == nullptr || ops.shares_weights());
+  if (frozen != nullptr && reads()) check_copies(*frozen, checkpoint);
+}
+
+const StoredTensor& WeightLoader::weight_of(const std::string& module) const {
+  const bool embedding = module == "lm_head" && checkpoint_.tied();
+  return checkpoint_.tensor((embedding ? "model.embed_tokens" : module) + ".weight");
+}
+
+const FrozenPart* WeightLoader::part_on(const std::string& module) const {
+  return frozen_ == nullptr ? nullptr : frozen_->find(module);
+}
+
+void WeightLoader::copy_weight(const std::string& module, View target) const {
+  const StoredTensor& stored = weight_of(module);
+  const FrozenPart* part = part_on(module);
+  if (part == nullptr) {
+    copy(stored, target);
+    return;
+  }
+  const StoredType type = target.type() == DType::bf16 ? StoredType::bf16 : StoredType::f32;
+  const std::span<std::byte> bytes(static_cast<std::byte*>(target.data()),
+                                   static_cast<std::size_t>(target.size()) * size_of(target.type()));
+  if (!merge_low_rank(stored, part->change(), type, bytes)) {
+    std::vector<float> alone(static_cast<std::size_t>(stored.elements()));
+    stored.copy_to(alone);
+    if (!all_finite(alone)) refuse_values(stored, target.type());
+    fail(
+        "cannot merge the adapter into tensor {} of {}: a sum is not finite or beyond {}; use another "
+        "adapter",
+        stored.name, stored.file, name_of(type));
+  }
+}
+
+void WeightLoader::copy(const StoredTensor& stored, View target) {
+  CHECK_EQ(stored.elements(), target.size()) << stored.name;
   const bool finite = target.type() == DType::bf16 ? copy_finite(stored, target.span<Bf16>())
                                                    : copy_finite(stored, target.span<float>());
   if (!finite) refuse_values(stored, target.type());
@@ -67,7 +103,7 @@ Tensor WeightLoader::read(const std::string& name, DType type, std::int64_t rows
     const auto bytes = static_cast<std::size_t>(rows * columns) * size_of(type);
     values = Tensor(type, rows, columns, arena_->take(name, WeightPart::forward, bytes, fingerprint));
   }
-  if (reads()) copy(name, values.view());
+  if (reads()) copy(checkpoint_.tensor(name), values.view());
   return values;
 }
 
@@ -104,13 +140,14 @@ void WeightLoader::check_rows() const {
 
 std::unique_ptr<FrozenLinear> WeightLoader::linear(std::initializer_list<std::string> parts, bool bias,
                                                    bool backward) const {
-  const std::string& name = *parts.begin();
+  std::string name = *parts.begin();
   std::int64_t rows = 0;
   std::int64_t columns = 0;
   for (const std::string& part : parts) {
-    const StoredTensor& stored = checkpoint_.tensor(part + ".weight");
+    const StoredTensor& stored = weight_of(part);
     rows += stored.shape.front();
     columns = stored.elements() / stored.shape.front();
+    if (const FrozenPart* merged = part_on(part)) name += fmt::format(" + {:016x}", digest_of(*merged));
   }
   std::vector<float> biases(bias ? static_cast<std::size_t>(rows) : 0);
   if (!reads()) {
@@ -120,9 +157,9 @@ std::unique_ptr<FrozenLinear> WeightLoader::linear(std::initializer_list<std::st
   Tensor stacked(ops_.compute_type(), rows, columns, "loading");
   std::int64_t first = 0;
   for (const std::string& part : parts) {
-    const std::int64_t count = checkpoint_.tensor(part + ".weight").shape.front();
-    copy(part + ".weight", stacked.view().row_range(first, count));
-    if (bias) copy(part + ".bias", View(biases.data() + first, 1, count));
+    const std::int64_t count = weight_of(part).shape.front();
+    copy_weight(part, stacked.view().row_range(first, count));
+    if (bias) copy(checkpoint_.tensor(part + ".bias"), View(biases.data() + first, 1, count));
     first += count;
   }
   return pack(name, stacked.const_view(), biases, backward);

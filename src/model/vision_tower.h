@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "model/checkpoint.h"
+#include "model/frozen_parts.h"
 #include "model/qwen_vl.h"
 
 namespace biqa {
@@ -23,13 +24,14 @@ struct WindowPlan {
 WindowPlan plan_windows(const VisionConfig& config, std::span<const Grid> grids);
 
 /// Reads tensors of a checkpoint into the backend's layout; parts are stacked row by row into one product.
-/// With an arena all of them are its blocks, named after the first part, and read only where it is filling.
+/// With an arena all of them are its blocks, named after the first part, and read only where it is filling. An adapter's
+/// parts on frozen modules are merged while reading, in f32 and rounded once to the compute type; such a block has their
+/// digest in its name, so that ranks which don't mean the same weights never share them.
 class WeightLoader {
  public:
-  WeightLoader(const Checkpoint& checkpoint, Ops& ops, WeightArena* arena)
-      : checkpoint_(checkpoint), ops_(ops), arena_(arena) {
-    CHECK(arena == nullptr || ops.shares_weights());
-  }
+  WeightLoader(const Checkpoint& checkpoint, Ops& ops, WeightArena* arena,
+               const FrozenParts* frozen = nullptr);
+  /// "lm_head" of a tied model is its embedding.
   std::unique_ptr<FrozenLinear> linear(std::initializer_list<std::string> parts, bool bias,
                                        bool backward) const;
   /// [1, n] f32.
@@ -48,10 +50,15 @@ class WeightLoader {
   /// Whether elements are to be read.
   bool reads() const { return arena_ == nullptr || arena_->filling(); }
   Tensor read(const std::string& name, DType type, std::int64_t rows, std::int64_t columns) const;
-  void copy(const std::string& name, View target) const;
+  static void copy(const StoredTensor& stored, View target);
+  const StoredTensor& weight_of(const std::string& module) const;
+  const FrozenPart* part_on(const std::string& module) const;
+  /// The weight of a module into rows of a product.
+  void copy_weight(const std::string& module, View target) const;
   const Checkpoint& checkpoint_;
   Ops& ops_;
   WeightArena* arena_;
+  const FrozenParts* frozen_;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   mutable std::map<std::pair<std::int64_t, std::int64_t>, const FrozenLinear*>
       shapes_;  // one product of each

@@ -14,6 +14,7 @@
 #include "learner/checkpoint_store.h"
 #include "model/peft.h"
 #include "support/run_program.h"
+#include "support/tiny_model.h"
 
 namespace biqa {
 namespace {
@@ -277,6 +278,59 @@ TEST_F(CkptProgram, ExportAndImportGiveTheSameAdapter) {
   expect_error({"import", "--peft", at("peft"), "--out", at("imported.h5")}, 1, "it is there already");
   EXPECT_EQ(file_content(at("imported.h5")), written);
   expect_error({"export", run_folder, "--peft", at("peft")}, 1, "it is there already");
+}
+
+TEST_F(CkptProgram, PartsOnFrozenModulesGoThroughEveryCommand) {
+  state_.adapter.frozen = testing::random_frozen_parts(config_, 3, "visual");
+  const std::string run_folder = write_run();
+  const std::string digest = digest_of(state_.adapter);
+  for (const json& one : output_json({"verify", run_folder})) EXPECT_EQ(one["whole"], true);
+  const json seen = output_json({"inspect", run_folder});
+  EXPECT_EQ(seen["digest"], digest);
+  EXPECT_EQ(seen["tensors"].size(),
+            2 * (state_.adapter.layout->modules().size() + state_.adapter.frozen->parts.size()));
+  EXPECT_EQ(seen["values"], state_.adapter.layout->size());
+  const std::string key = "base_model.model.model.visual.blocks.0.mlp.gate_proj.lora_A.weight";
+  const json one = output_json({"inspect", run_folder, "--tensor", key, "--first", "2"});
+  const FrozenPart& part = *state_.adapter.frozen->find("visual.blocks.0.mlp.gate_proj");
+  EXPECT_EQ(one["values"]["first"], (json{part.a[0], part.a[1]}));
+  EXPECT_FALSE(one.contains("m"));
+  EXPECT_THAT(output({"inspect", run_folder}),
+              HasSubstr("of the tensors are on modules that are not trained"));
+
+  output({"export", run_folder, "--peft", at("peft")});
+  output({"export", run_folder, "--peft", at("with_model"), "--model", model_.string()});
+  output({"import", "--peft", at("peft"), "--out", at("imported")});
+  output({"import", "--peft", at("with_model"), "--out", at("imported.h5"), "--model", model_.string()});
+  EXPECT_EQ(digest_of(read_peft(at("peft"), config_)), digest);
+  for (const char* path : {"peft", "with_model", "imported", "imported.h5"}) {
+    EXPECT_EQ(output_json({"inspect", at(path)})["digest"], digest) << path;
+    EXPECT_EQ(output_json({"verify", at(path)})[0]["whole"], true) << path;
+  }
+  EXPECT_EQ(output_json({"diff", run_folder, at("peft")})["equal"], true);
+
+  LoadedCheckpoint other = state_;
+  FrozenParts parts = *state_.adapter.frozen;
+  parts.parts[2].b[1] += 1;
+  other.adapter.frozen = std::make_shared<FrozenParts>(std::move(parts));
+  write_adapter_h5(at("other.h5"), other.adapter, state_.info);
+  const json difference = output_json({"diff", at("run/adapter.h5"), at("other.h5")});
+  EXPECT_EQ(difference["equal"], false);
+  std::vector<std::string> names;
+  for (const json& tensor : difference["tensors"]) {
+    if (tensor["equal"] == false) names.push_back(tensor["name"]);
+  }
+  EXPECT_EQ(names, std::vector<std::string>{peft_key(state_.adapter.frozen->parts[2].module, 'B')});
+
+  output({"merge", run_folder, "--model", model_.string(), "--out", at("merged")});
+  const Safetensors before = Safetensors::open(model_ / "model.safetensors");
+  const Safetensors after = Safetensors::open(at("merged/model.safetensors"));
+  std::size_t changed = 0;
+  for (const StoredTensor& tensor : before.tensors()) {
+    const auto bytes = after.at(tensor.name).bytes;
+    changed += std::equal(tensor.bytes.begin(), tensor.bytes.end(), bytes.begin()) ? 0 : 1;
+  }
+  EXPECT_EQ(changed, state_.adapter.layout->modules().size() + state_.adapter.frozen->parts.size());
 }
 
 TEST_F(CkptProgram, AdaptersWithRanksOfTheirOwnAndFewerLayers) {

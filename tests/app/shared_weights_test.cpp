@@ -141,6 +141,30 @@ TEST_P(Nodes, TheFirstNodesBytesReachTheOthers) {
   EXPECT_THAT(errors, ::testing::Each(std::string()));
 }
 
+TEST_P(Nodes, PartsOfAnAdapterAreMergedOnceAndTheSameEverywhere) {
+  const ModelConfig config = ModelConfig::load(files_.path());
+  const auto parts = testing::random_frozen_parts(config, 4),
+             others = testing::random_frozen_parts(config, 5);
+  const auto own =
+      QwenVl::load(files_.path(), make_cpu_ops(GetParam(), 1), {true, true, nullptr, parts.get()});
+  const Tensor expected = result_of(*own);
+  const auto errors = as_ranks([&](Communicator& world) {
+    const auto model = load_shared(world, world.rank() < 2 ? "a" : "b", files_.path(),
+                                   make_cpu_ops(GetParam(), 1), world.rank() % 2 == 0, parts.get());
+    EXPECT_TRUE(same_bits(result_of(*model).const_view(), expected.const_view())) << "rank " << world.rank();
+  });
+  EXPECT_THAT(errors, ::testing::Each(std::string()));
+  const auto refused = as_ranks(
+      [&](Communicator& world) {
+        load_shared(world, world.rank() < 2 ? "a" : "b", files_.path(), make_cpu_ops(GetParam(), 1), false,
+                    world.rank() == 3 ? others.get() : parts.get());
+      },
+      kShort);
+  EXPECT_THAT(refused[3],
+              HasSubstr("the adapter of rank 3 has other parts on frozen modules than that of rank 0"));
+  for (const std::string& error : refused) EXPECT_NE(error, "");
+}
+
 TEST_P(Nodes, ANodeWithAnotherLayoutReadsForItself) {
   const auto own = QwenVl::load(files_.path(), make_cpu_ops(GetParam(), 1), {true, true});
   const DType other_type = GetParam() == DType::f32 ? DType::bf16 : DType::f32;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whole runs on the embedded model, a few small steps each: layouts, stopping and going on, objectives.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -11,10 +12,15 @@
 
 #include "app/config.h"
 #include "app/run_folder.h"
+#include "app/step_reader.h"
+#include "app/step_replay.h"
 #include "app/trainer.h"
 #include "learner/checkpoint_store.h"
+#include "model/merge.h"
+#include "model/peft.h"
 #include "support/slow_communicator.h"
 #include "support/temporary_folder.h"
+#include "support/tiny_model.h"
 
 namespace biqa {
 namespace {
@@ -326,6 +332,93 @@ TEST_F(Training, AnEvaluationOfWhichLinesAreLostIsMadeAgain) {
   ::testing::internal::CaptureStderr();
   ASSERT_EQ(run(config("run", {"train.steps=5"})), ExitCode::done);
   EXPECT_NE(::testing::internal::GetCapturedStderr().find("samples.jsonl is missing"), std::string::npos);
+}
+
+/// A copy of a model's folder with its weights in f32.
+void write_widened(const fs::path& model, const fs::path& target) {
+  fs::copy(model, target);
+  const Safetensors file = Safetensors::open(model / "model.safetensors");
+  std::vector<std::vector<float>> values;
+  std::vector<NamedTensor> tensors;
+  values.reserve(file.tensors().size());
+  for (const StoredTensor& tensor : file.tensors()) {
+    tensor.copy_to(values.emplace_back(static_cast<std::size_t>(tensor.elements())));
+    tensors.push_back({tensor.name, StoredType::f32, tensor.shape, std::as_bytes(std::span(values.back()))});
+  }
+  write_safetensors(target / "model.safetensors", tensors);
+}
+
+// As from a model whose tower was merged beforehand, to the bit: sampling, learning, reference, evaluation, resuming.
+TEST_F(Training, PartsOnFrozenModulesAreInEveryPass) {
+  // Merged files are rounded to their dtype.
+  const fs::path model = folder_.path() / "wide";
+  write_widened(BIQA_SOURCE_DIR "/assets/tiny/model", model);
+  const ModelConfig shapes = ModelConfig::load(model);
+  Lora start = testing::random_adapter(shapes, 3, 0.02), plain = start, tower;
+  start.frozen = testing::random_frozen_parts(shapes, 4, "visual", 0.05);
+  tower.layout = std::make_shared<LoraLayout>(shapes, LoraSpec{}, std::vector<LoraModule>());
+  tower.frozen = start.frozen;
+  write_peft(folder_.path() / "start", start, "");
+  write_adapter_h5(folder_.path() / "plain.h5", plain, {});
+  write_merged_model(model, tower, folder_.path() / "merged");
+  const auto from = [&](const std::string& adapter, std::vector<std::string> more = {}) {
+    more.insert(more.begin(), {"train.steps=2", "model.path=" + model.string(),
+                               "model.adapter=" + (folder_.path() / adapter).string()});
+    return more;
+  };
+  const std::string merged = "model.path=" + (folder_.path() / "merged").string();
+  ASSERT_EQ(run(config("expected", from("plain.h5", {merged, "train.dump_steps=[2]"}))), ExitCode::done);
+  ASSERT_EQ(run(config("other", from("plain.h5", {"data.eval=[]"}))), ExitCode::done);
+  ASSERT_EQ(run(config("one", from("start", {"train.dump_steps=[2]", "checkpoint.every=1"}))),
+            ExitCode::done);
+  ASSERT_EQ(run(config("two", from("start", {"roles={actors: 1, rewards: 0, learners: 1}"})), 2),
+            ExitCode::done);
+  EXPECT_NE(adapter("expected"), adapter("other"));
+  for (const char* name : {"one", "two"}) {
+    SCOPED_TRACE(name);
+    EXPECT_EQ(texts(name), texts("expected"));
+    EXPECT_EQ(adapter(name), adapter("expected"));
+    const MetricsFile metrics = read_metrics(folder_.path() / name / "metrics.jsonl");
+    const MetricsFile wanted = read_metrics(folder_.path() / "expected" / "metrics.jsonl");
+    EXPECT_EQ(metrics.steps.front().kl, 0.0);
+    EXPECT_EQ(metrics.steps.back().kl, wanted.steps.back().kl);
+    EXPECT_EQ(metrics.steps.back().actor_learner_logp_gap, 0.0);
+    ASSERT_EQ(metrics.evaluations.size(), wanted.evaluations.size());
+    EXPECT_EQ(metrics.evaluations.back().rmse, wanted.evaluations.back().rmse);
+    for (const char* file : {"adapter.h5", "adapter", "checkpoints/step-000002"})
+      EXPECT_TRUE(same_parts(read_any_adapter(folder_.path() / name / file, shapes), start)) << file;
+  }
+
+  // The dump is computed again with the tower it was made with.
+  const fs::path dump = folder_.path() / "one/dumps/step-000002.h5", again = folder_.path() / "again.h5";
+  PolicyOptions options{model, DType::f32, "cpu", 1, true};
+  options.frozen = read_step_frozen(dump, model);
+  replay_step(Policy::open(options), dump, again);
+  const Hdf5File before(dump), after(again);
+  for (const char* path : {"trajectories/00000/learner_logp", "trajectories/00000/reference_logp"})
+    EXPECT_EQ(after.read_f32(path), before.read_f32(path)) << path;
+
+  // A checkpoint brings its tower along, and is not gone on from with another.
+  const std::string first = "checkpoint.resume=" + (folder_.path() / "one/checkpoints/step-000001").string();
+  const std::vector<std::string> same_lora{
+      "train.steps=2", "model.path=" + model.string(), "lora.rank=4", "lora.alpha=8", "data.eval=[]", first};
+  ASSERT_EQ(run(config("alone", same_lora)), ExitCode::done);
+  EXPECT_TRUE(same_parts(read_any_adapter(folder_.path() / "alone/adapter", shapes), start));
+  const auto step_two = [&](const std::string& name) {
+    std::map<std::string, std::string> found;
+    for (const auto& [key, text] : texts(name)) {
+      if (key.starts_with("2")) found[key] = text;
+    }
+    return found;
+  };
+  EXPECT_FALSE(step_two("one").empty());
+  EXPECT_EQ(step_two("alone"), step_two("one"));
+  auto local = make_local();
+  EXPECT_THAT(error_of([&] { run_training(config("mixed", from("plain.h5", {first})), *local, signals_); }),
+              ::testing::HasSubstr("its parts on frozen modules are not those of model.adapter"));
+  write_adapter_h5(folder_.path() / "tower.h5", tower, {});
+  EXPECT_THAT(error_of([&] { run_training(config("tower", from("tower.h5")), *local, signals_); }),
+              ::testing::HasSubstr("all its parts are on modules that stay frozen"));
 }
 
 TEST_F(Training, AnImportedCheckpointHasNoSettingsToDifferFrom) {

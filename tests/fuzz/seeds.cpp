@@ -99,7 +99,9 @@ void add_models(Seeds& seeds, const fs::path& folder) {
   for (const auto& [key, shape] : read_peft_shapes(folder / "adapter"))
     names += fmt::format("{}\t{} {}\n", key, shape[0], shape[1]);
   seeds["peft_names"] = {names, "base_model.model.model.layers.1.mlp.up_proj.lora_B.weight\t6 2\n",
-                         "base_model.model.visual.blocks.0.attn.qkv.lora_A.default.weight\t2 8\n"};
+                         "base_model.model.visual.blocks.0.attn.qkv.lora_A.default.weight\t2 8\n",
+                         "base_model.model.model.visual.patch_embed.proj.lora_A.weight\t2 3 2 14 14\n"
+                         "base_model.model.lm_head.lora_B.weight\t100 2\n"};
 }
 
 void add_texts(Seeds& seeds) {

@@ -145,6 +145,56 @@ TEST_F(CheckpointStoreTest, BringsBackWhatWasSaved) {
   EXPECT_EQ(read_any_adapter(folder, model_->config()).values, state_.adapter.values);
 }
 
+TEST_F(CheckpointStoreTest, PartsOnFrozenModulesAreKept) {
+  const ModelConfig& config = model_->config();
+  start_.frozen = testing::random_frozen_parts(config, 3);
+  state_.adapter.frozen = start_.frozen;
+  const fs::path folder = save(3, 7);
+  EXPECT_EQ(CheckpointStore::find_damage(folder), std::vector<std::string>());
+  for (const Lora& found :
+       {CheckpointStore::load(folder, config).adapter, read_any_adapter(folder, config)}) {
+    EXPECT_EQ(digest_of(found), digest_of(state_.adapter));
+    EXPECT_TRUE(same_parts(found, start_));
+  }
+  // Only these.
+  Lora alone;
+  alone.layout = std::make_shared<LoraLayout>(config, LoraSpec{}, std::vector<LoraModule>());
+  alone.frozen = start_.frozen;
+  write_adapter_h5(folder_.path() / "alone.h5", alone, info_of(0));
+  const Lora found = read_any_adapter(folder_.path() / "alone.h5", config);
+  EXPECT_EQ(found.layout->size(), 0U);
+  EXPECT_TRUE(same_parts(found, alone));
+  LoadedCheckpoint whole;
+  whole.adapter = alone;
+  write_checkpoint(folder_.path() / "alone", whole);
+  EXPECT_TRUE(same_parts(CheckpointStore::load(folder_.path() / "alone", config).adapter, alone));
+}
+
+TEST_F(CheckpointStoreTest, PartsOnFrozenModulesOfAnotherModelAreRefused) {
+  ModelConfig config = model_->config();
+  start_.frozen = testing::random_frozen_parts(config, 3);
+  const fs::path file = folder_.path() / "adapter.h5";
+  write_adapter_h5(file, start_, info_of(0));
+  config.vision.depth -= 1;
+  EXPECT_THAT(
+      error_of([&] { read_any_adapter(file, config); }),
+      ::testing::AllOf(HasSubstr("visual.blocks.2."), HasSubstr("belongs to no module of the model")));
+  config = model_->config();
+  config.vision.intermediate += 1;
+  EXPECT_THAT(error_of([&] { read_any_adapter(file, config); }), HasSubstr("the model wants ["));
+  {
+    Hdf5Writer out(file);
+    out.attribute("/", "rank", 2);
+    out.attribute("/", "alpha", 4.0);
+    const FrozenPart& part = start_.frozen->parts[1];
+    out.dataset(peft_key(part.module, 'A'), std::span<const float>(part.a), part.shape('A'));
+    out.attribute(peft_key(part.module, 'A'), "scale", 1.0);
+    out.close();
+  }
+  EXPECT_THAT(error_of([&] { read_any_adapter(file, model_->config()); }),
+              ::testing::AllOf(HasSubstr("lora_B.weight"), HasSubstr("is missing")));
+}
+
 TEST_F(CheckpointStoreTest, WritesAWholeCheckpointFromOnePlace) {
   const fs::path folder = folder_.path() / "whole";
   state_.info = info_of(4);

@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "io/files.h"
 #include "io/safetensors.h"
+#include "model/frozen_parts.h"
 #include "support/shared_folder.h"
 #include "support/temporary_folder.h"
 
@@ -26,7 +27,13 @@ namespace fs = std::filesystem;
 
 ModelConfig small_config() {
   ModelConfig config;
-  config.text = {.hidden = 12, .layers = 3, .heads = 3, .kv_heads = 1, .head_dim = 4, .intermediate = 20};
+  config.text = {
+      .hidden = 12, .layers = 3, .heads = 3, .kv_heads = 1, .head_dim = 4, .intermediate = 20, .vocab = 30};
+  config.vision.hidden = 8;
+  config.vision.depth = 2;
+  config.vision.intermediate = 10;
+  config.vision.out_hidden = 12;
+  config.vision.patch = 2;
   return config;
 }
 
@@ -175,6 +182,204 @@ TEST(Peft, IgnoresFieldsThatChangeNothing) {
   EXPECT_EQ(folder.read().layout->modules().size(), 6U);
 }
 
+// ---- parts on frozen modules ----
+
+// Of PEFT on q_proj and gate_proj: the vision tower's MLP has a gate_proj as well.
+struct VisionFolder : Folder {
+  VisionFolder() : Folder({.rank = 2, .alpha = 8, .targets = {Projection::q, Projection::gate}}) {
+    config["target_modules"] = {"q_proj", "gate_proj"};
+    for (const char* block : {"0", "1"}) {
+      add(std::string("base_model.model.model.visual.blocks.") + block + ".mlp.gate_proj", {2, 8}, {10, 2});
+    }
+  }
+  void add(const std::string& module, std::vector<std::int64_t> a, std::vector<std::int64_t> b) {
+    for (const auto& [part, shape] : {std::pair(".lora_A.weight", a), std::pair(".lora_B.weight", b)}) {
+      std::size_t count = 1;
+      for (const std::int64_t width : shape) count *= static_cast<std::size_t>(width);
+      shapes[module + part] = shape;
+      values[module + part].assign(count, 0.0F);
+      for (std::size_t i = 0; i < count; ++i) values[module + part][i] = static_cast<float>(i) + 0.5F;
+    }
+  }
+  // Every key by `change`.
+  void rename_all(const std::function<std::string(std::string)>& change) {
+    const auto names = shapes;
+    for (const auto& [name, shape] : names) {
+      if (const std::string other = change(name); other != name) rename(name, other);
+    }
+  }
+};
+
+constexpr const char* kVisionA = "base_model.model.model.visual.blocks.1.mlp.gate_proj.lora_A.weight";
+
+TEST(PeftOnFrozenModules, IsReadUnderEverySpelling) {
+  const VisionFolder folder;
+  const Lora lora = folder.read();
+  EXPECT_EQ(lora.layout->modules().size(), 6U);
+  ASSERT_NE(lora.frozen, nullptr);
+  ASSERT_EQ(lora.frozen->parts.size(), 2U);
+  const FrozenPart* part = lora.frozen->find("visual.blocks.1.mlp.gate_proj");
+  ASSERT_NE(part, nullptr);
+  EXPECT_EQ(part->rank, 2);
+  EXPECT_EQ(part->scale, 4.0F);
+  EXPECT_EQ(part->a, folder.values.at(kVisionA));
+
+  const auto replace = [](std::string text, const std::string& from, const std::string& to) {
+    const std::size_t at = text.find(from);
+    return at == std::string::npos ? text : text.replace(at, from.size(), to);
+  };
+  const std::vector<std::function<std::string(std::string)>> spellings{
+      [&](const std::string& key) { return replace(key, ".weight", ".default.weight"); },
+      [&](const std::string& key) { return replace(key, ".weight", ".my-adapter_2.weight"); },
+      [&](const std::string& key) {
+        return replace(replace(key, ".model.visual.", ".visual."), ".language_model.", ".");
+      },
+      [&](const std::string& key) {
+        return replace(replace(replace(key, ".model.visual.", ".visual."), ".language_model.", "."),
+                       ".weight", ".default.weight");
+      }};
+  for (const auto& spelling : spellings) {
+    VisionFolder other;
+    other.rename_all(spelling);
+    EXPECT_EQ(digest_of(other.read()), digest_of(lora)) << other.shapes.begin()->first;
+  }
+}
+
+TEST(PeftOnFrozenModules, ComesBackAsItWas) {
+  for (const bool old_names : {false, true}) {
+    VisionFolder folder;
+    folder.config["rank_pattern"] = {{"visual.blocks.1.mlp.gate_proj", 3}};
+    folder.config["alpha_pattern"] = {{R"(visual\.blocks\.\d+\.mlp\.gate_proj)", 5}};
+    folder.add("base_model.model.model.visual.blocks.1.mlp.gate_proj", {3, 8}, {10, 3});
+    folder.config["target_modules"] = {"q_proj", "gate_proj", "merger.mlp.2", "patch_embed.proj", "lm_head"};
+    folder.add("base_model.model.model.visual.merger.mlp.2", {2, 32}, {12, 2});
+    folder.add("base_model.model.model.visual.patch_embed.proj", {2, 3, 2, 2, 2}, {8, 2, 1, 1, 1});
+    folder.add("base_model.model.lm_head", {2, 12}, {30, 2});
+    const Lora lora = folder.read();
+    ASSERT_EQ(lora.frozen->parts.size(), 5U);
+    EXPECT_EQ(lora.frozen->find("visual.blocks.0.mlp.gate_proj")->scale, 2.5F);
+    EXPECT_EQ(lora.frozen->find("visual.blocks.1.mlp.gate_proj")->scale, static_cast<float>(5.0 / 3.0));
+    EXPECT_EQ(lora.frozen->find("lm_head")->scale, 4.0F);
+    const TemporaryFolder out;
+    write_peft(out.path() / "again", lora, "base", old_names);
+    const Lora again = read_peft(out.path() / "again", small_config());
+    EXPECT_EQ(digest_of(again), digest_of(lora));
+    EXPECT_TRUE(same_parts(again, lora));
+    const Safetensors file = Safetensors::open(out.path() / "again/adapter_model.safetensors");
+    EXPECT_EQ(file.has("base_model.model.visual.merger.mlp.2.lora_B.weight"), old_names);
+    EXPECT_EQ(file.tensors().size(), folder.shapes.size());
+    if (!old_names) {
+      for (const StoredTensor& tensor : file.tensors())
+        EXPECT_EQ(tensor.shape, folder.shapes.at(tensor.name)) << tensor.name;
+    }
+  }
+}
+
+TEST(PeftOnFrozenModules, FollowsTheConfigurationAsPeftDoes) {
+  VisionFolder all;
+  all.config["target_modules"] = "all-linear";
+  EXPECT_THAT(error_of([&] { all.read(); }), HasSubstr("is missing"));  // there are more linear layers
+
+  VisionFolder layers;
+  layers.config["layers_to_transform"] = {1};
+  for (const char* module :
+       {"language_model.layers.0.self_attn.q_proj", "language_model.layers.0.mlp.gate_proj",
+        "language_model.layers.2.self_attn.q_proj", "language_model.layers.2.mlp.gate_proj",
+        "visual.blocks.0.mlp.gate_proj"}) {
+    for (const char* part : {"A", "B"})
+      layers.remove(fmt::format("base_model.model.model.{}.lora_{}.weight", module, part));
+  }
+  EXPECT_EQ(layers.read().frozen->parts.size(), 1U);
+  layers.config["layers_pattern"] = "layers";  // the tower's list is called otherwise
+  EXPECT_THAT(error_of([&] { layers.read(); }), HasSubstr("target_modules does not name it"));
+  layers.config["layers_pattern"] = {"layers", "blocks"};
+  EXPECT_EQ(layers.read().frozen->parts.size(), 1U);
+
+  // An expression excludes the path that the keys have, not the older one.
+  VisionFolder excluded;
+  excluded.config["exclude_modules"] = R"(visual\..*)";
+  EXPECT_EQ(excluded.read().frozen->parts.size(), 2U);
+  excluded.config["exclude_modules"] = R"(.*visual\..*)";
+  EXPECT_THAT(error_of([&] { excluded.read(); }), HasSubstr("target_modules does not name it"));
+
+  // Only the tower.
+  VisionFolder vision;
+  vision.config["target_modules"] = R"(.*visual.*gate_proj)";
+  for (const auto& [name, shape] : VisionFolder().shapes) {
+    if (name.find("language_model") != std::string::npos) vision.remove(name);
+  }
+  const Lora lora = vision.read();
+  EXPECT_EQ(lora.layout->size(), 0U);
+  EXPECT_EQ(lora.frozen->parts.size(), 2U);
+}
+
+TEST(PeftOnFrozenModules, AreAllThereOrNone) {
+  VisionFolder none;
+  for (const auto& [name, shape] : VisionFolder().shapes) {
+    if (name.find("visual") != std::string::npos) none.remove(name);
+  }
+  ::testing::internal::CaptureStderr();
+  EXPECT_EQ(none.read().frozen, nullptr);
+  EXPECT_THAT(::testing::internal::GetCapturedStderr(), HasSubstr("the tower stays as it is"));
+  VisionFolder half;
+  half.remove(kVisionA);
+  EXPECT_THAT(error_of([&] { half.read(); }),
+              HasSubstr("model.visual.blocks.1.mlp.gate_proj.lora_A.weight is missing"));
+  half.remove("base_model.model.model.visual.blocks.1.mlp.gate_proj.lora_B.weight");
+  EXPECT_THAT(error_of([&] { half.read(); }),
+              HasSubstr("model.visual.blocks.1.mlp.gate_proj.lora_A.weight is missing"));
+}
+
+TEST(PeftOnFrozenModules, RefusesOtherShapesAndValues) {
+  VisionFolder other;
+  other.shapes[kVisionA] = {2, 4};
+  other.values[kVisionA].resize(8);
+  EXPECT_THAT(
+      error_of([&] { other.read(); }),
+      AllOf(HasSubstr(kVisionA), HasSubstr("has the shape [2, 4], but the model and r ask for [2, 8]")));
+  VisionFolder rank;
+  rank.shapes[kVisionA] = {4, 4};
+  EXPECT_THAT(error_of([&] { rank.read(); }), HasSubstr("r and rank_pattern give it the rank 2"));
+  VisionFolder infinite;
+  infinite.values[kVisionA][3] = INFINITY;
+  EXPECT_THAT(error_of([&] { infinite.read(); }), AllOf(HasSubstr(kVisionA), HasSubstr("not finite")));
+  VisionFolder tied;
+  tied.config["target_modules"] = {"q_proj", "gate_proj", "lm_head"};
+  tied.config["ensure_weight_tying"] = true;
+  tied.add("base_model.model.lm_head", {2, 12}, {30, 2});
+  EXPECT_THAT(error_of([&] { tied.read(); }), HasSubstr("merge it with PEFT first"));
+}
+
+TEST(PeftOnFrozenModules, KnowsCopiesOfTheModelsWeights) {
+  VisionFolder folder;
+  for (const char* key :
+       {"base_model.model.lm_head.base_layer.weight", "base_model.model.model.embed_tokens.weight"}) {
+    folder.shapes[key] = {30, 12};
+    folder.values[key].assign(360, 1.0F);
+  }
+  const Lora lora = folder.read();
+  ASSERT_EQ(lora.frozen->copies.size(), 2U);
+  EXPECT_EQ(lora.frozen->parts.size(), 2U);
+  EXPECT_EQ(lora.frozen->copies[0].weight, "lm_head.weight");
+  EXPECT_EQ(lora.frozen->copies[1].weight, "model.embed_tokens.weight");
+}
+
+TEST(PeftOnFrozenModules, NeedNoModelToBeRead) {
+  VisionFolder folder;
+  folder.config["target_modules"] = {"q_proj",       "gate_proj",        "qkv",
+                                     "merger.mlp.0", "patch_embed.proj", "lm_head"};
+  for (const char* block : {"0", "1"})
+    folder.add(std::string("base_model.model.model.visual.blocks.") + block + ".attn.qkv", {2, 8}, {24, 2});
+  folder.add("base_model.model.model.visual.merger.mlp.0", {2, 32}, {32, 2});
+  folder.add("base_model.model.model.visual.patch_embed.proj", {2, 3, 2, 2, 2}, {8, 2, 1, 1, 1});
+  folder.add("base_model.model.lm_head", {2, 12}, {30, 2});
+  const Lora lora = folder.read();
+  const fs::path path = folder.folder.path() / "adapter";
+  const ModelConfig config = config_of_adapter(read_peft_shapes(path), path.string());
+  EXPECT_EQ(config.vision.depth, 2);
+  EXPECT_EQ(digest_of(read_peft(path, config)), digest_of(lora));
+}
+
 struct Refusal {
   const char* name;
   std::function<void(Folder&)> change;
@@ -232,6 +437,7 @@ INSTANTIATE_TEST_SUITE_P(
                 "alpha_pattern.q_proj is \"x\""},
         Refusal{"PatternBeyond", with(R"({"alpha_pattern": {"(?=q)q_proj": 3}})"),
                 "alpha_pattern has the key"},
+        Refusal{"AlphaHuge", with(R"({"lora_alpha": 1e300})"), "the scale inf"},
         Refusal{"Dropout", with(R"({"lora_dropout": 1.0})"), "lora_dropout is 1.0"},
         Refusal{"TargetsMore", with(R"({"target_modules": ["q_proj", "v_proj", "k_proj"]})"),
                 "model.language_model.layers.0.self_attn.k_proj.lora_A.weight is missing"},
@@ -254,27 +460,56 @@ INSTANTIATE_TEST_SUITE_P(
                   folder.config["target_modules"] = "nothing";
                 },
                 "it has no tensors"},
-        Refusal{"Vision",
+        Refusal{"NoSuchVisionModule",
                 [](Folder& folder) {
-                  folder.rename(kFirstA, "base_model.model.model.visual.blocks.0.attn.qkv.lora_A.weight");
+                  folder.rename(kFirstA, "base_model.model.model.visual.blocks.0.norm1.lora_A.weight");
                 },
-                "adapts the vision tower"},
-        Refusal{"OldVision",
+                "merge the adapter with PEFT first"},
+        Refusal{"VisionLeadingZero",
                 [](Folder& folder) {
-                  folder.rename(kFirstA, "base_model.model.visual.blocks.0.mlp.up_proj.lora_A.weight");
+                  folder.rename(kFirstA, "base_model.model.model.visual.blocks.00.attn.qkv.lora_A.weight");
                 },
-                "adapts the vision tower"},
-        Refusal{"Head",
-                [](Folder& folder) { folder.rename(kFirstA, "base_model.model.lm_head.lora_A.weight"); },
-                "lm_head.lora_A.weight\" is unexpected"},
-        Refusal{
-            "AdapterName",
-            [](Folder& folder) {
-              folder.rename(
-                  kFirstA,
-                  "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.default.weight");
-            },
-            "is unexpected"},
+                "is unexpected"},
+        Refusal{"VisionBeyond",
+                [](Folder& folder) {
+                  folder.rename(kFirstA, "base_model.model.model.visual.blocks.2.attn.qkv.lora_A.weight");
+                },
+                "is for vision block 2, but the model has 2"},
+        Refusal{"Embedding",
+                [](Folder& folder) {
+                  folder.rename(kFirstA,
+                                "base_model.model.model.language_model.embed_tokens.lora_embedding_A.weight");
+                },
+                "merge the adapter with PEFT first"},
+        Refusal{"Magnitude",
+                [](Folder& folder) {
+                  folder.rename(kFirstA,
+                                "base_model.model.model.language_model.layers.0.self_attn.q_proj."
+                                "lora_magnitude_vector.weight");
+                },
+                "merge the adapter with PEFT first"},
+        Refusal{"TwoAdapterNames",
+                [](Folder& folder) {
+                  const std::string named =
+                      "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.other.weight";
+                  folder.shapes[named] = folder.shapes[kFirstA];
+                  folder.values[named] = folder.values[kFirstA];
+                },
+                "are the same"},
+        Refusal{"EmptyAdapterName",
+                [](Folder& folder) {
+                  folder.rename(
+                      kFirstA,
+                      "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A..weight");
+                },
+                "is unexpected"},
+        Refusal{"DottedAdapterName",
+                [](Folder& folder) {
+                  folder.rename(
+                      kFirstA,
+                      "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.a.b.weight");
+                },
+                "is unexpected"},
         Refusal{"LeadingZero",
                 [](Folder& folder) {
                   folder.rename(

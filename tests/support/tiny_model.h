@@ -6,9 +6,11 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "core/random.h"
+#include "model/frozen_parts.h"
 #include "model/qwen_vl.h"
 #include "support/temporary_folder.h"
 
@@ -88,6 +90,30 @@ inline Lora random_adapter(const ModelConfig& config, std::uint64_t seed, double
   lora.layout = std::make_shared<LoraLayout>(config, LoraSpec{.rank = 4, .alpha = 8});
   lora.values = random_values(lora.layout->size(), size, seed);
   return lora;
+}
+
+/// Parts of an adapter on frozen modules, of those whose names contain `part`, with ranks 1, 3, 5, 7, 1 … and scales of
+/// their own.
+inline std::shared_ptr<const FrozenParts> random_frozen_parts(const ModelConfig& config, std::uint64_t seed,
+                                                              const std::string& part = "",
+                                                              double size = 0.15) {
+  const auto parts = std::make_shared<FrozenParts>();
+  for (const FrozenModule& module : frozen_modules(config)) {
+    if (module.name.find(part) == std::string::npos) continue;
+    FrozenPart one;
+    one.module = module;
+    const auto number = static_cast<std::int64_t>(parts->parts.size());
+    one.rank = 1 + 2 * (number % 4);
+    one.scale = 0.5F + 0.25F * static_cast<float>(number % 5);
+    for (const char half : {'A', 'B'}) {
+      std::size_t count = 1;
+      for (const std::int64_t width : one.shape(half)) count *= static_cast<std::size_t>(width);
+      (half == 'A' ? one.a : one.b) =
+          random_values(count, size, seed * 1000 + 2 * static_cast<std::uint64_t>(number) + (half == 'A'));
+    }
+    parts->parts.push_back(std::move(one));
+  }
+  return parts;
 }
 
 }  // namespace biqa::testing

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "fuzz/harness.h"
+#include "model/frozen_parts.h"
 #include "model/lora.h"
 #include "model/peft.h"
 
@@ -29,6 +30,7 @@ std::vector<std::int64_t> numbers_of(std::string_view text) {
 
 void run(std::string_view input) {
   std::map<std::string, std::vector<std::int64_t>> shapes;
+  bool trained = false;
   while (!input.empty()) {
     const std::string_view line = input.substr(0, input.find('\n'));
     input.remove_prefix(std::min(line.size() + 1, input.size()));
@@ -37,10 +39,12 @@ void run(std::string_view input) {
     const auto parsed = parse_peft_key(key);
     if (!parsed) continue;
     CHECK(parsed->layer >= 0 && (parsed->part == 'A' || parsed->part == 'B'));
+    CHECK(parsed->frozen.empty() || is_frozen_module(parsed->frozen)) << parsed->frozen;
+    trained = trained || parsed->frozen.empty();
   }
   ModelConfig config;
   if (!accepted([&] { config = config_of_adapter(shapes, "the input"); })) return;
-  CHECK_GT(config.text.layers, 0);
+  CHECK_EQ(config.text.layers > 0, trained);
 }
 
 const Registered kRegistered("peft_names", run);
