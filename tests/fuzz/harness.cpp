@@ -5,6 +5,7 @@
 #include <stdlib.h>  // NOLINT(modernize-deprecated-headers): mkdtemp is POSIX, not C++
 
 #include <algorithm>
+#include <cctype>
 #include <fstream>
 #include <system_error>
 
@@ -37,7 +38,7 @@ Folder::~Folder() {
   fs::remove_all(path_, ignored);
 }
 fs::path Folder::write(const std::string& name, std::string_view content) const {
-  const fs::path file = path_ / name;
+  fs::path file = path_ / name;
   std::ofstream stream(file, std::ios::binary | std::ios::trunc);
   stream << content;
   stream.close();
@@ -59,6 +60,19 @@ std::vector<std::string_view> parts_of(std::string_view input, std::size_t most)
   }
   parts.push_back(input);
   return parts;
+}
+
+std::string safetensors_of(std::string_view header) {
+  constexpr std::size_t kMostData = std::size_t{1} << 16;
+  std::size_t largest = 0, number = 0;
+  for (const char c : header) {
+    const bool digit = std::isdigit(static_cast<unsigned char>(c)) != 0;
+    number = digit ? std::min(number * 10 + static_cast<std::size_t>(c - '0'), kMostData + 1) : 0;
+    if (number <= kMostData) largest = std::max(largest, number);
+  }
+  std::string file(8, '\0');
+  for (std::size_t i = 0; i < file.size(); ++i) file[i] = static_cast<char>(header.size() >> (8 * i));
+  return file.append(header).append(largest, '\x3F');
 }
 
 std::string source_file(const std::string& name) {

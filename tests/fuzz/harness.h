@@ -64,6 +64,10 @@ inline std::span<const std::byte> bytes_of(std::string_view text) {
   return std::as_bytes(std::span(text.data(), text.size()));
 }
 
+/// A safetensors file with this header: its length in front, and as many bytes of data behind as the largest number in it,
+/// up to 64 Ki, which is where the last tensor is likely to end.
+std::string safetensors_of(std::string_view header);
+
 /// Reads a file of the project's sources.
 std::string source_file(const std::string& name);
 

@@ -95,6 +95,8 @@ void add_models(Seeds& seeds, const fs::path& folder) {
                           R"({"peft_type":"LORA","r":2,"lora_alpha":4,"target_modules":"all-linear"})",
                           R"({"peft_type":"LORA","r":8,"rank_pattern":{"layers\\.[0-9]+\\..*":2},)"
                           R"("target_modules":".*\\.(q|k|v|o|gate|up|down)_proj","use_rslora":true})"};
+  // Length and data left out.
+  seeds["peft_weights"] = {weights.substr(8, weights.find("}}") + 2 - 8)};
   std::string names;
   for (const auto& [key, shape] : read_peft_shapes(folder / "adapter"))
     names += fmt::format("{}\t{} {}\n", key, shape[0], shape[1]);

@@ -3,7 +3,6 @@
 #include <glog/logging.h>
 
 #include <algorithm>
-#include <cctype>
 #include <cstdint>
 #include <optional>
 
@@ -12,18 +11,6 @@
 
 namespace biqa::fuzz {
 namespace {
-
-/// The largest number up to 64 Ki in a text: where a header's data are likely to end.
-std::size_t likely_data_bytes(std::string_view header) {
-  constexpr std::size_t kMost = std::size_t{1} << 16;
-  std::size_t largest = 0, number = 0;
-  for (const char c : header) {
-    const bool digit = std::isdigit(static_cast<unsigned char>(c)) != 0;
-    number = digit ? std::min(number * 10 + static_cast<std::size_t>(c - '0'), kMost + 1) : 0;
-    if (number <= kMost) largest = std::max(largest, number);
-  }
-  return largest;
-}
 
 void check_tensors(const Safetensors& file, std::size_t file_bytes) {
   std::size_t total = 0;
@@ -50,10 +37,7 @@ void run(std::string_view input) {
   };
   open(input);
 
-  const std::string_view header = input.substr(std::min<std::size_t>(input.size(), 8));
-  std::string whole(8, '\0');
-  for (std::size_t i = 0; i < 8; ++i) whole[i] = static_cast<char>(header.size() >> (8 * i));
-  whole.append(header).append(likely_data_bytes(header), '\x3F');
+  const std::string whole = safetensors_of(input.substr(std::min<std::size_t>(input.size(), 8)));
   const std::optional<Safetensors> read = open(whole);
   if (!read) return;
   // Written again, nothing has changed.
