@@ -19,6 +19,11 @@ std::map<std::string, Harness>& harnesses() {
   return all;
 }
 
+Verdicts& verdicts() {
+  static Verdicts all;
+  return all;
+}
+
 void check_message(const Error& refused) {
   const std::string_view message = refused.what();
   CHECK(!message.empty());

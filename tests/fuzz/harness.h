@@ -29,14 +29,22 @@ struct Registered {
 /// The promises about messages: one line, no control characters, not empty.
 void check_message(const Error& refused);
 
+/// How often parsers took and refused an input.
+struct Verdicts {
+  int taken = 0, refused = 0;
+};
+Verdicts& verdicts();
+
 /// Runs a parser. True if it took the input, false if it threw an Error; anything else that is thrown gets through and
 /// ends the program.
 template <typename Parser>
 bool accepted(Parser&& parser) {
   try {
     parser();
+    ++verdicts().taken;
     return true;
   } catch (const Error& refused) {
+    ++verdicts().refused;
     check_message(refused);
     return false;
   }

@@ -80,15 +80,23 @@ void write_line(Hdf5Writer& out, std::span<const std::string> words) {
 }  // namespace
 
 bool write_hdf5(const std::filesystem::path& file, std::string_view lines) {
-  return accepted([&] {
+  try {
     Hdf5Writer out(file);
     for (int count = 0; !lines.empty() && count < kMostLines; ++count) {
       const std::string_view line = lines.substr(0, lines.find('\n'));
       lines.remove_prefix(std::min(line.size() + 1, lines.size()));
-      accepted([&] { write_line(out, words_of(line)); });
+      try {
+        write_line(out, words_of(line));
+      } catch (const Error& refused) {
+        check_message(refused);
+      }
     }
     out.close(true);
-  });
+    return true;
+  } catch (const Error& refused) {
+    check_message(refused);
+    return false;
+  }
 }
 
 }  // namespace biqa::fuzz

@@ -8,4 +8,4 @@ case ${1:-} in
   -h | --help) sed -n '3,5s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
   '' | *[!0-9]*) echo "error: tests/fuzz/long.sh: give the minutes as a whole number; see tests/fuzz/long.sh --help" >&2; exit 2 ;;
 esac
-exec nice -n 19 bash "$(dirname "${BASH_SOURCE[0]}")/run.sh" --seconds $(($1 * 60)) --jobs all "${@:2}"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/run.sh" --seconds $(($1 * 60)) --jobs all --nice 19 "${@:2}"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Usage: tests/fuzz/run.sh [--seconds N] [--jobs N|all] [HARNESS]...
+# Usage: tests/fuzz/run.sh [--seconds N] [--jobs N|all] [--nice N] [HARNESS]...
 # Builds the fuzz harnesses (launch/build.sh fuzz; needs clang 14, which launch/setup.sh --fuzz installs) and runs each of
 # them, or those named, for N seconds (20), so many at once (as many as there are cores). The corpus grows in
 # build/fuzz/corpus/HARNESS from one run to the next. What crashes, hangs, leaks or claims too much memory is kept in
@@ -11,11 +11,13 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 seconds=20
 jobs=$(nproc)
+niceness=0
 chosen=()
 while [[ $# -gt 0 ]]; do
   case $1 in
     --seconds) seconds=${2:?--seconds needs a number}; shift ;;
     --jobs) jobs=${2:?--jobs needs a number}; shift ;;
+    --nice) niceness=${2:?--nice needs a number}; shift ;;
     -h | --help) sed -n '3,9s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
     -*) echo "error: tests/fuzz/run.sh: unknown argument $1; see tests/fuzz/run.sh --help" >&2; exit 2 ;;
     *) chosen+=("$1") ;;
@@ -60,7 +62,7 @@ fuzz_one() {
   local inputs=("$corpus" "build/fuzz/seeds/$name")
   [[ ! -d tests/fuzz/inputs/$name ]] || inputs+=("tests/fuzz/inputs/$name")
   while ((SECONDS < end && crashes < 20)); do
-    "build/fuzz/fuzzers/$name" -max_total_time=$((end - SECONDS)) -print_final_stats=1 -timeout=60 -rss_limit_mb=2048 \
+    nice -n "$niceness" "build/fuzz/fuzzers/$name" -max_total_time=$((end - SECONDS)) -print_final_stats=1 -timeout=60 -rss_limit_mb=2048 \
       -malloc_limit_mb=128 -reload=0 -artifact_prefix="$findings/" "${options[@]}" "${inputs[@]}" >"$log.part" 2>&1 </dev/null
     status=$?
     cat "$log.part" >>"$log"
@@ -78,7 +80,7 @@ fuzz_one() {
   echo "$name $executions ${coverage:-0} ${features:-0} $(find "$corpus" -type f | wc -l) $crashes" >"build/fuzz/logs/$name.result"
 }
 export -f fuzz_one
-export seconds
+export seconds niceness
 rm -f build/fuzz/logs/*.result
 begin=$SECONDS
 printf '%s\n' "${chosen[@]}" | xargs -P "$jobs" -I '{}' bash -c 'fuzz_one "$1"' fuzz '{}'

@@ -206,6 +206,14 @@ void add_runs(Seeds& seeds, const fs::path& folder) {
                         adapter.substr(0, adapter.rfind("\nbiqa-xxh3-64"))};
   seeds["hdf5_adapter"] = {"/@rank i 2\n/@alpha f 4\n/@rslora i 0\n" + adapter_lines("", state.adapter),
                            "/@rank i 2\n/@base_model t x\na/b i 3 = 1 2\nnames t 2\n"};
+  const std::size_t size = state.adapter.values.size(), half = size / 2;
+  const auto shard = [](std::size_t begin, std::size_t end) {
+    return fmt::format("/@begin i {}\n/@end i {}\n/@updates i 3\nm f {}\nv f {}\nmaster f {} = .5\n", begin,
+                       end, end - begin, end - begin, end - begin);
+  };
+  const std::string whole = "/@step i 0\n" + seeds["hdf5_adapter"][0];
+  seeds["checkpoint_shards"] = {with_nul({whole, shard(0, size)}),
+                                with_nul({whole, shard(0, half), shard(half, size)})};
   seeds["step_dump"] = {step_lines(state.adapter)};
 }
 
