@@ -78,7 +78,8 @@ class Replay : public ::testing::Test {
       verdicts() = {};
       run(fmt::format("seed {}", i), seeds.at(name_)[i]);
       // The first one is what the parser is for.
-      if (i == 0) EXPECT_TRUE(verdicts().taken > 0 || verdicts().refused == 0);
+      if (i > 0) continue;
+      EXPECT_TRUE(verdicts().taken > 0 || verdicts().refused == 0);
     }
     const fs::path folder = fs::path(BIQA_SOURCE_DIR) / "tests/fuzz/inputs" / name_;
     if (!fs::exists(folder)) return;

@@ -44,6 +44,8 @@ for name in "${chosen[@]}"; do
   exit 2
 done
 [[ $jobs != all ]] || jobs=${#chosen[@]}
+# Seconds of wall time for one input: ten of a core of its own, and more where they share.
+timeout=$((10 + 50 * (jobs + $(nproc) - 1) / $(nproc)))
 
 memory=$(mktemp -d "$([[ -w /dev/shm ]] && echo /dev/shm || echo "${TMPDIR:-/tmp}")/biqa_fuzz_XXXXXX")
 trap 'rm -rf "$memory"' EXIT
@@ -62,7 +64,7 @@ fuzz_one() {
   local inputs=("$corpus" "build/fuzz/seeds/$name")
   [[ ! -d tests/fuzz/inputs/$name ]] || inputs+=("tests/fuzz/inputs/$name")
   while ((SECONDS < end && crashes < 20)); do
-    nice -n "$niceness" "build/fuzz/fuzzers/$name" -max_total_time=$((end - SECONDS)) -print_final_stats=1 -timeout=60 -rss_limit_mb=2048 \
+    nice -n "$niceness" "build/fuzz/fuzzers/$name" -max_total_time=$((end - SECONDS)) -print_final_stats=1 -timeout="$timeout" -rss_limit_mb=2048 \
       -malloc_limit_mb=128 -reload=0 -artifact_prefix="$findings/" "${options[@]}" "${inputs[@]}" >"$log.part" 2>&1 </dev/null
     status=$?
     cat "$log.part" >>"$log"
@@ -80,7 +82,7 @@ fuzz_one() {
   echo "$name $executions ${coverage:-0} ${features:-0} $(find "$corpus" -type f | wc -l) $crashes" >"build/fuzz/logs/$name.result"
 }
 export -f fuzz_one
-export seconds niceness
+export seconds niceness timeout
 rm -f build/fuzz/logs/*.result
 begin=$SECONDS
 printf '%s\n' "${chosen[@]}" | xargs -P "$jobs" -I '{}' bash -c 'fuzz_one "$1"' fuzz '{}'
