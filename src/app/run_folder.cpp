@@ -270,7 +270,7 @@ class FolderLock {
     }
     if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0) return;
     if (errno != EWOULDBLOCK) {
-      LOG(WARNING) << "cannot lock " << file.string() << ": " << std::generic_category().message(errno)
+      LOG(WARNING) << "cannot lock " << file.string() << ": " << system_reason(errno)
                    << "; see to it that no other job trains in this folder";
     } else {
       ::close(descriptor_);

@@ -3,16 +3,19 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <glog/logging.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <random>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -22,6 +25,9 @@
 namespace biqa {
 namespace fs = std::filesystem;
 namespace {
+
+// The kernel's own ENOTSUPP, which some network file systems let through; the C library has no name for it.
+constexpr int kKernelNotSupported = 524;
 
 std::string advice_for(int error) {
   switch (error) {
@@ -47,8 +53,7 @@ std::string advice_for(int error) {
 }
 
 [[noreturn]] void fail_with(int error, const char* what, const fs::path& path) {
-  fail("cannot {} {}: {}; {}", what, path.string(), std::generic_category().message(error),
-       advice_for(error));
+  fail("cannot {} {}: {}; {}", what, path.string(), system_reason(error), advice_for(error));
 }
 
 // Closes on every way out.
@@ -71,6 +76,22 @@ struct Opened {
   std::size_t size;
 };
 
+// A clone without Git LFS has small texts in place of large files.
+void refuse_pointer(int descriptor, std::size_t size, const fs::path& path) {
+  constexpr std::size_t kMostBytes = 1024;  // as Git LFS defines it
+  constexpr std::array<std::string_view, 2> kBeginnings = {"version https://git-lfs.github.com/spec/",
+                                                           "version https://hawser.github.com/spec/"};
+  if (size > kMostBytes) return;
+  std::array<char, 48> beginning{};
+  const ssize_t count = ::pread(descriptor, beginning.data(), beginning.size(), 0);
+  const std::string_view text(beginning.data(), count < 0 ? 0 : static_cast<std::size_t>(count));
+  for (const std::string_view known : kBeginnings) {
+    if (!text.starts_with(known)) continue;
+    fail("cannot read {}: it is a Git LFS pointer, and not the file itself; run `git lfs pull` in its folder",
+         path.string());
+  }
+}
+
 // Only regular files: a pipe would block and a device never end.
 Opened open_regular(const fs::path& path) {
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -86,14 +107,33 @@ Opened open_regular(const fs::path& path) {
     fail("cannot read {}: it is {}; give the path of a file", path.string(),
          S_ISDIR(status.st_mode) ? "a folder" : "not a regular file");
   }
+  try {
+    refuse_pointer(descriptor, static_cast<std::size_t>(status.st_size), path);
+  } catch (const Error&) {
+    ::close(descriptor);
+    throw;
+  }
   return {descriptor, static_cast<std::size_t>(status.st_size)};
 }
 
 // 0, or the error number.
-int synchronise(const fs::path& path, int flags) {
+int fsync_path(const fs::path& path, int flags) {
   const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | flags));
   if (file.get() < 0) return errno;
   return ::fsync(file.get()) == 0 ? 0 : errno;
+}
+
+// 0, or the error number. Some file systems cannot sync, most of these only folders: told once, for all is written.
+int synchronise(const fs::path& path, int flags) {
+  const int error = fsync_path(path, flags);
+  const bool closed = error == EBADF || error == EACCES || error == EPERM;
+  if (!is_unsupported(error) && !(closed && (flags & O_DIRECTORY) != 0)) return error;
+  static std::atomic<bool> told{false};
+  if (!told.exchange(true)) {
+    LOG(WARNING) << "cannot sync " << path.string() << ": " << system_reason(error)
+                 << "; a power failure may undo what was written last";
+  }
+  return 0;
 }
 
 int synchronise_tree(const fs::path& path) {
@@ -177,6 +217,15 @@ std::string read_from(const Descriptor& file, const fs::path& path, std::size_t 
 
 }  // namespace
 
+bool is_unsupported(int error) {
+  return error == EINVAL || error == ENOSYS || error == EOPNOTSUPP || error == ENOTSUP ||
+         error == kKernelNotSupported;
+}
+
+std::string system_reason(int error) {
+  return std::generic_category().message(error == kKernelNotSupported ? ENOTSUP : error);
+}
+
 std::string read_file(const fs::path& path, std::size_t max_bytes) {
   const Opened opened = open_regular(path);
   const Descriptor file(opened.descriptor);
@@ -199,7 +248,8 @@ MappedFile::MappedFile(const fs::path& path) {
   const Opened opened = open_regular(path);
   const Descriptor file(opened.descriptor);
   if (opened.size == 0) return;
-  void* address = ::mmap(nullptr, opened.size, PROT_READ, MAP_SHARED, file.get(), 0);
+  // Private: some file systems refuse shared mappings. Pages that are only read are shared all the same.
+  void* address = ::mmap(nullptr, opened.size, PROT_READ, MAP_PRIVATE, file.get(), 0);
   if (address == MAP_FAILED) fail_with(errno, "map", path);
   bytes_ = {static_cast<const std::byte*>(address), opened.size};
 }

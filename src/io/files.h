@@ -14,7 +14,13 @@ namespace biqa {
 /// Upper limit for a text file that is read into memory (a tokenizer.json has some 11 MB).
 inline constexpr std::size_t kMaxTextFile = std::size_t{256} << 20;
 
-/// The whole content of a regular file. Throws Error when it cannot be read or is longer than `max_bytes`.
+/// The system says that what was asked for is not supported here, by whichever of its numbers.
+bool is_unsupported(int error);
+/// The system's words for an error number.
+std::string system_reason(int error);
+
+/// The whole content of a regular file. Throws Error when it cannot be read or is longer than `max_bytes`. Here and below
+/// a Git LFS pointer counts as a file that cannot be read.
 std::string read_file(const std::filesystem::path& path, std::size_t max_bytes = kMaxTextFile);
 
 /// At most the first `bytes` of a regular file. Throws Error when it cannot be read.
@@ -51,7 +57,7 @@ void remove_leftovers(const std::filesystem::path& folder, std::string_view mark
 std::filesystem::path writable_target(const std::filesystem::path& target);
 
 /// Makes a finished file or folder durable and visible: fsync of all of it, rename to `target`, fsync of the
-/// parent. An existing file (or empty folder) is replaced; a folder with something in it only with
+/// parent. A file system that cannot sync is told once and then taken as it is; a failing disk is an Error. An existing file (or empty folder) is replaced; a folder with something in it only with
 /// `replace_folder`, else it is an Error; so is anything of another kind. Symbolic links are followed, as in
 /// writable_target(). `temporary` is removed when anything fails.
 void publish(const std::filesystem::path& temporary, const std::filesystem::path& target,

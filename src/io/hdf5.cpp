@@ -129,9 +129,17 @@ Handle link_list() {
   return list;
 }
 
-// The format of HDF5 1.10: its metadata carry checksums, which the older default does not, so that damage is an error.
-Handle access_list() {
+// Without the library's own file locks, which some file systems refuse: files are written under a name of their own and
+// never changed.
+Handle reading_list() {
   Handle list = own(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
+  CHECK_GE(H5Pset_file_locking(list.get(), false, true), 0);
+  return list;
+}
+
+// The format of HDF5 1.10: its metadata carry checksums, which the older default does not, so that damage is an error.
+Handle writing_list() {
+  Handle list = reading_list();
   CHECK_GE(H5Pset_libver_bounds(list.get(), H5F_LIBVER_V110, H5F_LIBVER_V110), 0);
   return list;
 }
@@ -244,7 +252,7 @@ Hdf5Writer::Hdf5Writer(const fs::path& target) : state_(std::make_unique<State>(
     // The system's own reason for an unwritable folder is clearer than the library's.
     const AtomicFile probe(state_->target);
   }
-  const Handle creation = creation_list(H5P_FILE_CREATE), access = access_list();
+  const Handle creation = creation_list(H5P_FILE_CREATE), access = writing_list();
   state_->file = H5Fcreate(state_->temporary.c_str(), H5F_ACC_EXCL, creation.get(), access.get());
   state_->require(state_->file >= 0, "an HDF5 file");
 }
@@ -686,7 +694,8 @@ void Hdf5File::State::inspect(int report) {
     ::dup2(nowhere, STDERR_FILENO);
   std::string answer(1, kHarmless);
   try {
-    file = H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
+    const Handle access = reading_list();
+    file = H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.get());
     if (file >= 0) {
       visit_everything();
       H5Fclose(file);
@@ -751,7 +760,8 @@ Hdf5File::Hdf5File(fs::path path) : state_(std::make_unique<State>()) {
   }
   // What we have sealed is as we have written it.
   if (seal == Seal::none) state_->check_in_a_child();
-  state_->file = H5Fopen(state_->path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
+  const Handle access = reading_list();
+  state_->file = H5Fopen(state_->path.c_str(), H5F_ACC_RDONLY, access.get());
   if (state_->file < 0) state_->fail_at("the superblock");
 }
 Hdf5File::~Hdf5File() = default;

@@ -14,6 +14,7 @@
 
 #include "core/error.h"
 #include "io/files.h"
+#include "io/hdf5.h"
 #include "io/json.h"
 
 namespace biqa {
@@ -25,6 +26,8 @@ using Clock = std::chrono::steady_clock;
 /// How long the first learner waits for another's shard after the last one came.
 constexpr Seconds kShardPatience{300};
 constexpr Seconds kLook{0.02};
+/// How long a file that another node has written may take to be seen.
+constexpr Seconds kTrialPatience{60};
 constexpr std::size_t kAnnouncementLimit = 1 << 16;
 
 fs::path announcement(const fs::path& folder, int learner) {
@@ -83,6 +86,58 @@ fs::path CheckpointWriter::temporary_folder(std::int64_t step) const {
   return root_ / fmt::format(".{}.{}.partial", checkpoint_name(step), token_);
 }
 
+fs::path CheckpointWriter::make_temporary_folder(std::int64_t step) const {
+  fs::path folder = temporary_folder(step);
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error)
+    fail("cannot make checkpoint folder {}: {}; free the disk or mend its permissions", folder.string(),
+         error.message());
+  return folder;
+}
+
+void CheckpointWriter::try_part() const {
+  const fs::path folder = make_temporary_folder(0);
+  try {
+    Hdf5Writer file(folder / shard_name(learner_, learners_));
+    file.dataset("m", std::vector<float>{0}, {1});
+    file.close();
+    write_file_atomically(announcement(folder, learner_), "{}");
+  } catch (const Error&) {
+    std::error_code ignored;
+    fs::remove_all(folder, ignored);
+    throw;
+  }
+}
+
+void CheckpointWriter::try_publishing(std::uint64_t bytes) const {
+  const fs::path folder = temporary_folder(0), target = root_ / fmt::format(".{}.partial", token_);
+  std::error_code ignored;
+  const auto start = Clock::now();
+  for (int learner = 0; learner < learners_; ++learner) {
+    while (!fs::exists(announcement(folder, learner), ignored)) {
+      if (Clock::now() - start > kTrialPatience) {
+        fs::remove_all(folder, ignored);
+        fail(
+            "cannot save checkpoints in {}: what learner {} writes there is not seen by the first learner; "
+            "name "
+            "a "
+            "folder in train.out that all nodes share",
+            root_.string(), learner);
+      }
+      std::this_thread::sleep_for(kLook);
+    }
+  }
+  publish(folder, target);
+  fs::remove_all(target, ignored);
+  const fs::space_info space = fs::space(root_, ignored);
+  // Some file systems know nothing of their size.
+  if (!ignored && space.capacity > 0 && space.available < bytes) {
+    fail("cannot save checkpoints in {}: one takes {} MiB and {} are free; free some space or set train.out",
+         root_.string(), bytes >> 20, space.available >> 20);
+  }
+}
+
 void CheckpointWriter::begin(const Learner& learner, const CheckpointInfo& info, bool insurance) {
   if (info.step == newest_step_ && state() != State::failed) {
     if (!insurance) insured_step_ = -1;  // due anyway
@@ -115,11 +170,7 @@ void CheckpointWriter::write(const Part& part) {
   const fs::path folder = temporary_folder(part.info.step);
   std::string failure;
   try {
-    std::error_code error;
-    fs::create_directories(folder, error);
-    if (error)
-      fail("cannot make checkpoint folder {}: {}; free the disk or mend its permissions", folder.string(),
-           error.message());
+    make_temporary_folder(part.info.step);
     write_shard(part, folder);
     if (learner_ == 0) publish_all(part, folder);
   } catch (const std::exception& error) {

@@ -29,6 +29,12 @@ class CheckpointWriter {
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
 
+  /// Before the first step: writes small files the way a checkpoint is written, so that a folder which cannot hold one is
+  /// found now and not behind the last step. Every learner calls try_part(); when all have, the first one calls
+  /// try_publishing(), which also asks whether `bytes` fit. Nothing stays. Throw Error.
+  void try_part() const;
+  void try_publishing(std::uint64_t bytes) const;
+
   /// Starts to save the state after step info.step. A save still under way is waited for, or dropped if it was an
   /// `insurance`: one that other learners may not have begun, and that the next one replaces. One of the same step is left at
   /// that unless it failed.
@@ -51,6 +57,7 @@ class CheckpointWriter {
   void write_shard(const Part& part, const std::filesystem::path& folder) const;
   void publish_all(const Part& part, const std::filesystem::path& folder);
   std::filesystem::path temporary_folder(std::int64_t step) const;
+  std::filesystem::path make_temporary_folder(std::int64_t step) const;
 
   const std::filesystem::path root_;
   const std::int64_t keep_;

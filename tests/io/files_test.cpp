@@ -14,14 +14,15 @@
 
 #include "core/error.h"
 #include "io/append_file.h"
+#include "support/failing_calls.h"
 #include "support/temporary_folder.h"
 
 namespace biqa {
 namespace {
 
-using testing::AllOf;
-using testing::HasSubstr;
-using testing::IsEmpty;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 namespace fs = std::filesystem;
 
 std::set<std::string> names_in(const fs::path& folder) {
@@ -142,7 +143,7 @@ TEST(Files, WritesThroughLinks) {
 
 // A limit on the size of files stands in for a full disk; it holds for a process, hence the child.
 TEST(FilesDeathTest, ReportsAFullDiskAndLeavesNothing) {
-  testing::GTEST_FLAG(death_test_style) = "threadsafe";
+  ::testing::GTEST_FLAG(death_test_style) = "threadsafe";
   const TemporaryFolder folder;
   const fs::path target = folder.path() / "file";
   const auto write_too_much = [&] {
@@ -153,7 +154,7 @@ TEST(FilesDeathTest, ReportsAFullDiskAndLeavesNothing) {
     std::fputs(message.c_str(), stderr);
     std::exit(names_in(folder.path()).empty() ? 3 : 4);
   };
-  EXPECT_EXIT(write_too_much(), testing::ExitedWithCode(3), "cannot write .*/file: .*; free some space");
+  EXPECT_EXIT(write_too_much(), ::testing::ExitedWithCode(3), "cannot write .*/file: .*; free some space");
 }
 
 TEST(Files, RemovesWhatKilledProcessesLeft) {
@@ -220,6 +221,38 @@ TEST(AppendFile, IsNoLongerWrittenWhereNobodyWouldFindIt) {
   fs::rename(folder.path() / "elsewhere", folder.path() / "run");
   log.append("three\n");
   EXPECT_EQ(read_file(file), "one\nthree\n");
+}
+
+// NFS, FUSE and cluster file systems have various numbers for this; 524 is the kernel's own.
+TEST(Files, FoldersThatCannotBeSyncedAreTakenAsTheyAre) {
+  const TemporaryFolder folder;
+  const testing::FailingCallsReset reset;
+  for (const int error : {EINVAL, ENOTSUP, ENOSYS, EBADF, EACCES, EPERM, 524}) {
+    testing::failing_calls().sync_folder = error;
+    const fs::path file = folder.path() / std::to_string(error);
+    write_file_atomically(file, "whole");
+    EXPECT_EQ(read_file(file), "whole");
+    AtomicFolder made(folder.path() / ("folder-" + std::to_string(error)));
+    fs::create_directory(made.path() / "below");
+    EXPECT_NO_THROW(made.commit()) << error;
+  }
+  testing::failing_calls().sync_folder = EIO;
+  EXPECT_THAT(error_of([&] { write_file_atomically(folder.path() / "lost", "x"); }),
+              HasSubstr("Input/output error"));
+}
+
+TEST(Files, FilesThatCannotBeSyncedAreTakenToo) {
+  const TemporaryFolder folder;
+  const testing::FailingCallsReset reset;
+  for (const int error : {EINVAL, ENOTSUP, ENOSYS, 524}) {
+    testing::failing_calls().sync_file = error;
+    EXPECT_NO_THROW(write_file_atomically(folder.path() / "file", "whole")) << error;
+  }
+  for (const int error : {EIO, ENOSPC, EBADF, EACCES}) {
+    testing::failing_calls().sync_file = error;
+    EXPECT_NE(error_of([&] { write_file_atomically(folder.path() / "other", "x"); }), "") << error;
+  }
+  EXPECT_EQ(names_in(folder.path()), std::set<std::string>{"file"});
 }
 
 }  // namespace

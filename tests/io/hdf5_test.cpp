@@ -15,15 +15,16 @@
 
 #include "core/error.h"
 #include "core/random.h"
+#include "support/failing_calls.h"
 #include "support/shared_folder.h"
 #include "support/temporary_folder.h"
 
 namespace biqa {
 namespace {
 
-using testing::AllOf;
-using testing::ElementsAre;
-using testing::HasSubstr;
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 namespace fs = std::filesystem;
 
 const fs::path kFixture = BIQA_SOURCE_DIR "/tests/fixtures/checkpoint/h5py.h5";
@@ -153,7 +154,7 @@ TEST(Hdf5, AppearsOnlyWhenClosed) {
 
 // A limit on the size of files stands in for a full disk; it holds for a process, hence the child.
 TEST(Hdf5DeathTest, ReportsAFullDiskAndLeavesNothing) {
-  testing::GTEST_FLAG(death_test_style) = "threadsafe";
+  ::testing::GTEST_FLAG(death_test_style) = "threadsafe";
   const TemporaryFolder folder;
   const auto write_too_much = [&] {
     ASSERT_NE(std::signal(SIGXFSZ, SIG_IGN), SIG_ERR);
@@ -172,7 +173,7 @@ TEST(Hdf5DeathTest, ReportsAFullDiskAndLeavesNothing) {
     }
     std::exit(fs::is_empty(folder.path()) ? 3 : 4);
   };
-  EXPECT_EXIT(write_too_much(), testing::ExitedWithCode(3),
+  EXPECT_EXIT(write_too_much(), ::testing::ExitedWithCode(3),
               "cannot write .*x.h5: File too large;.*\n.*cannot write .*x.h5: File too large;");
 }
 
@@ -366,6 +367,23 @@ TEST(Hdf5, ReadsTheReferenceTraces) {
     }
   }
   EXPECT_GT(files, 5);
+}
+
+// The library takes a lock of its own on what it opens, unless it is told not to.
+TEST(Hdf5, NeedsNoFileLocks) {
+  const TemporaryFolder folder;
+  const testing::FailingCallsReset reset;
+  for (const int error : {ENOLCK, ENOSYS, EOPNOTSUPP, EINVAL, EACCES, 524}) {
+    SCOPED_TRACE(error);
+    testing::failing_calls().lock = error;
+    for (const bool seal : {false, true}) {  // the child reads what has no seal
+      const fs::path path = folder.path() / "file.h5";
+      Hdf5Writer writer(path);
+      writer.dataset("values", std::vector<float>{1, 2}, {2});
+      writer.close(seal);
+      EXPECT_THAT(Hdf5File(path).read_f32("values"), ElementsAre(1, 2));
+    }
+  }
 }
 
 }  // namespace

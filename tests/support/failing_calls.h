@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stands for file systems on which some calls fail. A test program that includes this has flock and fsync of its own,
+// which its libraries use too.
+#pragma once
+
+#include <atomic>
+#include <string>
+
+namespace biqa::testing {
+
+/// Error numbers that the calls end with; 0: they do what they should.
+struct FailingCalls {
+  std::atomic<int> lock = 0;         ///< flock
+  std::atomic<int> sync_folder = 0;  ///< fsync of a folder
+  std::atomic<int> sync_file = 0;    ///< fsync of anything else
+  /// Only files whose path holds this can fail in sync_file. Set before threads are there.
+  std::string part_of_path;
+};
+FailingCalls& failing_calls();
+
+/// Back to calls that do what they should, when a test ends.
+struct FailingCallsReset {
+  FailingCallsReset() = default;
+  ~FailingCallsReset() {
+    FailingCalls& calls = failing_calls();
+    calls.lock = calls.sync_folder = calls.sync_file = 0;
+    calls.part_of_path.clear();
+  }
+  FailingCallsReset(const FailingCallsReset&) = delete;
+  FailingCallsReset& operator=(const FailingCallsReset&) = delete;
+};
+
+}  // namespace biqa::testing
