@@ -5,6 +5,7 @@
 #include <png.h>
 
 #include <algorithm>
+#include <array>
 #include <string_view>
 #include <utility>
 
@@ -91,10 +92,36 @@ struct Format {
   ImageSize (*size)(const PictureFile&);
 };
 
+using std::string_view_literals::operator""sv;
+
+/// What a file that is not read holds, as far as its beginning tells; empty where it tells nothing.
+std::string_view unread_kind(std::string_view head) {
+  struct Kind {
+    std::size_t at;
+    std::string_view magic, name;
+  };
+  constexpr std::array kKinds = {Kind{0, "GIF8"sv, "a GIF"},
+                                 Kind{4, "ftypavi"sv, "an AVIF picture"},
+                                 Kind{4, "ftyphe"sv, "a HEIC picture"},
+                                 Kind{4, "ftypmif"sv, "a HEIF picture"},
+                                 Kind{4, "ftyp"sv, "a video or a picture of a video's format"},
+                                 Kind{4, "JXL "sv, "a JPEG XL picture"},
+                                 Kind{0, "\xFF\x0A"sv, "a JPEG XL picture"},
+                                 Kind{4, "jP  "sv, "a JPEG 2000 picture"},
+                                 Kind{0, "8BPS"sv, "a Photoshop document"},
+                                 Kind{0, "%PDF"sv, "a PDF document"},
+                                 Kind{0, "<svg"sv, "an SVG drawing"},
+                                 Kind{0, "\x00\x05\x16\x07"sv, "an AppleDouble file of macOS"},
+                                 Kind{0, "\x00\x00\x01\x00"sv, "an icon"}};
+  const auto* const found = std::find_if(kKinds.begin(), kKinds.end(), [&](const Kind& kind) {
+    return head.substr(std::min(kind.at, head.size())).starts_with(kind.magic);
+  });
+  return found == kKinds.end() ? std::string_view() : found->name;
+}
+
 Format format_of(const PictureFile& file) {
   const std::string_view head(reinterpret_cast<const char*>(file.content.data()),
                               std::min<std::size_t>(file.content.size(), 16));
-  using std::string_view_literals::operator""sv;
   if (head.empty()) {
     file.refuse("the file is empty");
   }
@@ -120,7 +147,10 @@ Format format_of(const PictureFile& file) {
       " \t\n\v\f\r#"sv.find(head[2]) != std::string_view::npos) {
     return {decode_pnm, size_of_pnm};
   }
-  file.refuse("not a picture: its content is neither JPEG, PNG, BMP, WebP, TIFF nor PNM");
+  const std::string_view kind = unread_kind(head);
+  file.refuse(fmt::format(
+      "not a picture that can be read: its content is {}neither JPEG, PNG, BMP, WebP, TIFF nor PNM",
+      kind.empty() ? "" : fmt::format("{}, ", kind)));
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -56,13 +57,21 @@ Pixels decode_tiff(const PictureFile& file);
 Pixels decode_bmp(const PictureFile& file);
 Pixels decode_pnm(const PictureFile& file);
 
-/// Orientation (1..8) in an EXIF block, with or without its "Exif\0\0" prefix; 1 if it says nothing usable.
-int exif_orientation(Bytes exif);
+/// Orientation (1..8) as Pillow's exif_transpose finds it: that of the EXIF block (with or without its "Exif\0\0" prefix,
+/// empty where there is none), or else that of the XMP packet; 1 if neither says anything usable.
+int stored_orientation(Bytes exif, std::string_view xmp);
+/// The same where the format itself has the tag.
+int stored_orientation(std::optional<int> tag, std::string_view xmp);
 
 /// round(a b / 255) for a, b in 0..255.
 inline int multiply_255(int a, int b) {
   const int product = a * b + 128;
   return ((product >> 8) + product) >> 8;
+}
+
+/// Bytes of a text.
+inline std::string_view as_text(Bytes bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
 /// The bytes as the libraries want them.

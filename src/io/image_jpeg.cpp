@@ -3,7 +3,8 @@
 #include <array>
 #include <csetjmp>
 #include <cstdio>
-#include <cstring>
+#include <string>
+#include <string_view>
 
 // Each of these needs what the one before it declares, <cstdio> included.
 #include <jpeglib.h>
@@ -124,12 +125,20 @@ void cmyk_to_rgb(Pixels& pixels) {
 }
 
 int orientation_of(const jpeg_decompress_struct& info) {
+  constexpr std::string_view kExif("Exif\0\0", 6);
+  constexpr std::string_view kXmp("http://ns.adobe.com/xap/1.0/\0", 29);
+  std::string exif;  // a long block goes on in further markers
+  std::string_view xmp;
   for (const jpeg_marker_struct* marker = info.marker_list; marker != nullptr; marker = marker->next) {
-    if (marker->data_length > 6 && std::memcmp(marker->data, "Exif\0\0", 6) == 0) {
-      return exif_orientation(std::as_bytes(std::span(marker->data, marker->data_length)));
+    const std::string_view content =
+        as_text(std::as_bytes(std::span(marker->data, static_cast<std::size_t>(marker->data_length))));
+    if (content.starts_with(kExif)) {
+      exif += exif.empty() ? content : content.substr(kExif.size());
+    } else if (content.starts_with(kXmp)) {
+      xmp = content.substr(kXmp.size());
     }
   }
-  return 1;
+  return stored_orientation(std::as_bytes(std::span(exif)), xmp);
 }
 
 }  // namespace

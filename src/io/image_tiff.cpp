@@ -7,7 +7,9 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "io/image_formats.h"
@@ -66,14 +68,21 @@ int map_memory(thandle_t handle, void** base, toff_t* size) {
 
 void unmap_memory(thandle_t /*handle*/, void* /*base*/, toff_t /*size*/) {}
 
-/// Keeps the first error: later ones are its consequences.
+/// What libtiff has complained of.
+struct Complaints {
+  std::string first;             ///< later ones are its consequences
+  bool odd_orientation = false;  ///< none of 1..8, which is as good as 1 and no reason to refuse a picture
+};
+
 int keep_message(TIFF* /*tiff*/, void* to, const char* /*module*/, const char* format, va_list arguments) {
-  std::string& message = *static_cast<std::string*>(to);
-  if (message.empty()) {
-    std::array<char, 512> text{};
-    std::vsnprintf(text.data(), text.size(), format, arguments);
-    message = text.data();
-  }
+  Complaints& complaints = *static_cast<Complaints*>(to);
+  std::array<char, 512> text{};
+  std::vsnprintf(text.data(), text.size(), format, arguments);
+  const std::string_view message(text.data());
+  if (message.find("for \"Orientation\" tag") != std::string_view::npos)
+    complaints.odd_orientation = true;
+  else if (complaints.first.empty())
+    complaints.first = message;
   return 1;
 }
 
@@ -117,20 +126,20 @@ namespace {
 
 using TiffPointer = std::unique_ptr<TIFF, void (*)(TIFF*)>;
 
-/// `source` and `message` stay in use as long as the result; nullptr with a message for what is no TIFF.
-TiffPointer open_tiff(const PictureFile& file, MemoryFile& source, std::string& message) {
+/// `source` and `complaints` stay in use as long as the result.
+TiffPointer open_tiff(const PictureFile& file, MemoryFile& source, Complaints& complaints) {
   // Tags and decoded strips; a tile may be larger than a small picture.
   constexpr std::int64_t kLeast = std::int64_t{64} << 20;
   const std::int64_t most = std::max(kLeast, std::min(file.limits.max_pixels, kLeast << 10) * 8);
   const std::unique_ptr<TIFFOpenOptions, void (*)(TIFFOpenOptions*)> options(TIFFOpenOptionsAlloc(),
                                                                              TIFFOpenOptionsFree);
   TIFFOpenOptionsSetMaxSingleMemAlloc(options.get(), most);
-  TIFFOpenOptionsSetErrorHandlerExtR(options.get(), keep_message, &message);
+  TIFFOpenOptionsSetErrorHandlerExtR(options.get(), keep_message, &complaints);
   TIFFOpenOptionsSetWarningHandlerExtR(options.get(), ignore_message, nullptr);
   TiffPointer tiff(TIFFClientOpenExt("TIFF", "r", &source, read_memory, refuse_to_write, seek_memory,
                                      close_memory, size_of_memory, map_memory, unmap_memory, options.get()),
                    TIFFClose);
-  if (tiff == nullptr) file.refuse(message.empty() ? "the TIFF file is corrupt" : message);
+  if (tiff == nullptr) file.refuse(complaints.first.empty() ? "the TIFF file is corrupt" : complaints.first);
   return tiff;
 }
 
@@ -143,18 +152,29 @@ ImageSize checked_size(const PictureFile& file, TIFF* tiff) {
   return {width, height};
 }
 
+int orientation_of(TIFF* tiff) {
+  std::uint16_t code = 0;
+  const bool told = TIFFGetField(tiff, TIFFTAG_ORIENTATION, &code) == 1;
+  std::uint32_t length = 0;
+  const void* packet = nullptr;
+  std::string_view xmp;
+  if (TIFFGetField(tiff, TIFFTAG_XMLPACKET, &length, &packet) == 1 && packet != nullptr)
+    xmp = {static_cast<const char*>(packet), length};
+  return stored_orientation(told ? std::optional<int>(code) : std::nullopt, xmp);
+}
+
 }  // namespace
 
 ImageSize size_of_tiff(const PictureFile& file) {
-  std::string message;
+  Complaints complaints;
   MemoryFile source{file.content};
-  return checked_size(file, open_tiff(file, source, message).get());
+  return checked_size(file, open_tiff(file, source, complaints).get());
 }
 
 Pixels decode_tiff(const PictureFile& file) {
-  std::string message;
+  Complaints complaints;
   MemoryFile source{file.content};
-  const TiffPointer tiff = open_tiff(file, source, message);
+  const TiffPointer tiff = open_tiff(file, source, complaints);
   const ImageSize size = checked_size(file, tiff.get());
   const auto width = static_cast<std::uint32_t>(size.width);
   const auto height = static_cast<std::uint32_t>(size.height);
@@ -168,13 +188,13 @@ Pixels decode_tiff(const PictureFile& file) {
   // Rows as stored: the orientation is applied with all other formats'.
   image.req_orientation = image.orientation;
   std::vector<std::uint32_t> raster(std::size_t{width} * height);
-  if (TIFFRGBAImageGet(&image, raster.data(), width, height) == 0 || !message.empty()) {
-    file.refuse(message.empty() ? "the TIFF file is corrupt" : message);
+  if (TIFFRGBAImageGet(&image, raster.data(), width, height) == 0 || !complaints.first.empty()) {
+    file.refuse(complaints.first.empty() ? "the TIFF file is corrupt" : complaints.first);
   }
 
   const Alpha alpha = kind_of_alpha(tiff.get());
   Pixels pixels(width, height, alpha == Alpha::straight ? 4 : 3);
-  pixels.orientation = image.orientation >= 1 && image.orientation <= 8 ? image.orientation : 1;
+  pixels.orientation = complaints.odd_orientation ? 1 : orientation_of(tiff.get());
   std::uint8_t* to = pixels.samples.data();
   for (const std::uint32_t pixel : raster) {
     const std::uint32_t white = alpha == Alpha::premultiplied ? 255 - TIFFGetA(pixel) : 0;

@@ -10,14 +10,14 @@
 namespace biqa::image {
 namespace {
 
-int orientation_of(const WebPDemuxer* parts) {
+/// The first such chunk; empty where there is none.
+Bytes chunk_of(const WebPDemuxer* parts, const char* name) {
   WebPChunkIterator chunk{};
-  int orientation = 1;
-  if (WebPDemuxGetChunk(parts, "EXIF", 1, &chunk) != 0) {
-    orientation = exif_orientation(std::as_bytes(std::span(chunk.chunk.bytes, chunk.chunk.size)));
-  }
+  Bytes content;
+  if (WebPDemuxGetChunk(parts, name, 1, &chunk) != 0)
+    content = std::as_bytes(std::span(chunk.chunk.bytes, chunk.chunk.size));  // of the file itself
   WebPDemuxReleaseChunkIterator(&chunk);
-  return orientation;
+  return content;
 }
 
 /// The first frame of an animation, on its canvas.
@@ -68,7 +68,8 @@ Pixels decode_webp(const PictureFile& file) {
   if (!decoded) {
     file.refuse("the WebP pixels are corrupt");
   }
-  pixels.orientation = orientation_of(parts.get());
+  pixels.orientation =
+      stored_orientation(chunk_of(parts.get(), "EXIF"), as_text(chunk_of(parts.get(), "XMP ")));
   return pixels;
 }
 

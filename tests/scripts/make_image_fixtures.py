@@ -73,6 +73,104 @@ def bmp(name, packed, bits, masks=None, header_size=40):
         f.write(b"BM" + struct.pack("<IHHI", offset + len(rows), 0, 0, offset) + info + rows)
 
 
+def tiff_block(value, kind=3, count=1, order="<", entries=1):
+    """An EXIF block with one entry, the orientation."""
+    packed = struct.pack(order + {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 11: "f"}[kind], value) if kind != 5 else struct.pack(order + "II", value, 1)
+    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HI", 42, 8) + struct.pack(order + "H", entries)
+    if len(packed) > 4:
+        data, packed = packed, struct.pack(order + "I", len(head) + 12 * entries + 4)
+    else:
+        data, packed = b"", packed.ljust(4, b"\0")
+    return head + (struct.pack(order + "HHI", 0x0112, kind, count) + packed) * entries + struct.pack(order + "I", 0) + data
+
+
+def xmp(told):
+    return f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description {told}></rdf:RDF></x:xmpmeta>'.encode()
+
+
+ATTRIBUTE, ELEMENT = 'tiff:Orientation="%d"/', "/><tiff:Orientation>%d</tiff:Orientation"
+
+
+def with_markers(jpeg, *contents):
+    """A JPEG with further APP1 markers at its beginning."""
+    return jpeg[:2] + b"".join(b"\xff\xe1" + struct.pack(">H", 2 + len(c)) + c for c in contents) + jpeg[2:]
+
+
+def with_chunks(png, *chunks, late=False):
+    """A PNG with further chunks behind its header, or behind its pixels."""
+    at = len(png) - 12 if late else 33
+    made = b"".join(struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c)) for kind, c in chunks)
+    return png[:at] + made + png[at:]
+
+
+def raw_profile(block):
+    """As ImageMagick writes it."""
+    digits = block.hex()
+    return ("\nexif\n%8d\n" % len(block) + "".join(digits[i:i + 72] + "\n" for i in range(0, len(digits), 72))).encode()
+
+
+def write(name, content):
+    with open(path(name), "wb") as f:
+        f.write(content)
+
+
+def contents(name):
+    with open(path(name), "rb") as f:
+        return f.read()
+
+
+def make_turned(image):
+    """Orientation in all its forms, on a picture of few bytes."""
+    image.save(path("upright.jpg"), quality=30, optimize=True)
+    image.save(path("upright.png"), optimize=True)
+    jpeg, png_bytes = contents("upright.jpg"), contents("upright.png")
+    prefix, namespace = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
+    exifs = {"long": tiff_block(6, 4), "long_big_endian": tiff_block(8, 4, order=">"), "short_big_endian": tiff_block(3, order=">"), "signed": tiff_block(5, 8), "signed_long": tiff_block(7, 9, order=">"),
+             "rational": tiff_block(6, 5), "float": tiff_block(8, 11), "byte": tiff_block(6, 1), "signed_byte": tiff_block(2, 6), "none": tiff_block(0), "nine": tiff_block(9), "two_entries": tiff_block(4, entries=2)}
+    for name, block in exifs.items():
+        write(f"exif_{name}.jpg", with_markers(jpeg, prefix + block))
+    write("exif_prefix_twice.jpg", with_markers(jpeg, prefix + prefix + tiff_block(6)))
+    write("exif_in_two_markers.jpg", with_markers(jpeg, prefix + tiff_block(6)[:12], prefix + tiff_block(6)[12:]))
+    for code in (3, 9):
+        write(f"xmp_attribute_{code}.jpg", with_markers(jpeg, namespace + xmp(ATTRIBUTE % code)))
+    write("xmp_element.jpg", with_markers(jpeg, namespace + xmp(ELEMENT % 8)))
+    write("xmp_last_counts.jpg", with_markers(jpeg, namespace + xmp(ELEMENT % 8), namespace + xmp(ATTRIBUTE % 2)))
+    empty = tiff_block(1, entries=0)
+    write("exif_empty_xmp.jpg", with_markers(jpeg, prefix + empty, namespace + xmp(ATTRIBUTE % 6)))
+    write("exif_before_xmp.jpg", with_markers(jpeg, namespace + xmp(ATTRIBUTE % 6), prefix + tiff_block(1)))
+    write("exif_invalid_before_xmp.jpg", with_markers(jpeg, namespace + xmp(ATTRIBUTE % 6), prefix + tiff_block(0)))
+
+    key, packet = b"XML:com.adobe.xmp\0", xmp(ATTRIBUTE % 6)
+    write("xmp.png", with_chunks(png_bytes, (b"iTXt", key + b"\0\0\0\0" + packet)))
+    write("xmp_late.png", with_chunks(png_bytes, (b"iTXt", key + b"\1\0en\0\0" + zlib.compress(packet)), late=True))
+    write("xmp_text.png", with_chunks(png_bytes, (b"tEXt", key + xmp(ELEMENT % 5))))
+    write("exif_late.png", with_chunks(png_bytes, (b"eXIf", tiff_block(6, 4)), late=True))
+    write("exif_prefix.png", with_chunks(png_bytes, (b"eXIf", prefix + tiff_block(8))))
+    write("exif_before_profile.png", with_chunks(png_bytes, (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(raw_profile(tiff_block(6)))), (b"eXIf", tiff_block(3))))
+    write("profile.png", with_chunks(png_bytes, (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(raw_profile(prefix + tiff_block(6))))))
+    write("profile_late.png", with_chunks(png_bytes, (b"tEXt", b"Raw profile type exif\0" + raw_profile(prefix + tiff_block(7))), late=True))
+    write("profile_app1.png", with_chunks(png_bytes, (b"zTXt", b"Raw profile type APP1\0\0" + zlib.compress(raw_profile(prefix + tiff_block(6))))))
+
+    image.save(path("xmp.webp"), quality=10, xmp=xmp(ATTRIBUTE % 8))
+    image.save(path("exif_long.webp"), quality=10, exif=prefix + tiff_block(6, 4))
+    image.save(path("exif_empty_xmp.webp"), quality=10, exif=empty, xmp=xmp(ELEMENT % 6))
+    image.save(path("xmp_late.tif"), compression="tiff_lzw", tiffinfo={700: xmp(ATTRIBUTE % 6)})
+    for code in (1, 9):
+        image.save(path(f"orientation_{code}_xmp_late.tif"), tiffinfo={274: code, 700: xmp(ATTRIBUTE % 6)})
+
+
+def make_without_end(rgb):
+    """PNGs whose pixels are all there and whose end is not."""
+    whole, interlaced = contents("upright.png"), contents("interlaced.png")
+    for name, missing in {"mark": 12, "half_mark": 5, "checksum": 14, "mark_and_checksum": 16}.items():
+        write(f"without_{name}.png", whole[:-missing])
+    write("zeros_for_checksum.png", whole[:-14] + bytes(40))
+    write("interlaced_without_mark.png", interlaced[:-12])
+    write("zeros_for_mark.png", whole[:-12] + bytes(40))
+    write("damaged_mark.png", whole[:-1] + b"x")
+    write("more_behind_mark.png", whole + b"and more")
+
+
 def exif(orientation):
     block = Image.Exif()
     block[0x0112] = orientation
@@ -144,6 +242,9 @@ def make_pictures():
     cmyk.convert("RGB").save(path("cmyk_tif_as_rgb.png"))
     image.save(path("turned.tif"), compression="tiff_lzw", tiffinfo={274: 7})
     Image.fromarray(picture(bits=16)[..., 0]).save(path("grey16.tif"))
+
+    make_turned(Image.fromarray(picture(height=6, width=10)))
+    make_without_end(rgb)
 
     image.save(path("rgb.ppm"))
     luma.save(path("grey.pgm"))
