@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "actor/rollout.h"
@@ -51,26 +52,67 @@ struct Picture {
   fs::path file;
 };
 
-/// The pictures of a folder, by name. Throws Error.
+/// The ending of a file's name in small letters, with its dot.
+std::string ending_of(const fs::path& file) {
+  std::string ending = file.extension().string();
+  std::transform(ending.begin(), ending.end(), ending.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return ending;
+}
+
+/// "3 (a, b and 1 more)"
+std::string counted(const std::vector<std::string>& names) {
+  constexpr std::size_t kShown = 5;
+  const std::size_t shown = std::min(names.size(), kShown);
+  return fmt::format("{} ({}{})", names.size(), fmt::join(names.begin(), names.begin() + shown, ", "),
+                     shown < names.size() ? fmt::format(" and {} more", names.size() - shown) : "");
+}
+
+/// What is in a folder besides pictures, for people; empty if nothing is. Files by the ending of their names.
+std::string describe_rest(const std::map<std::string, std::vector<std::string>>& files,
+                          const std::vector<std::string>& folders) {
+  std::vector<std::string> parts;
+  for (const auto& [ending, names] : files)
+    parts.push_back(fmt::format("files {}: {}", ending.empty() ? "without ending" : ending, counted(names)));
+  if (!folders.empty()) parts.push_back(fmt::format("subfolders: {}", counted(folders)));
+  return fmt::format("{}", fmt::join(parts, "; "));
+}
+
+/// The pictures of a folder, by name; says what else is in it, but for hidden files, AppleDouble ones (._NAME) among
+/// them. Throws Error.
 std::vector<Picture> pictures_in(const fs::path& folder) {
-  static const std::vector<std::string> kEndings{".jpg", ".jpeg", ".png", ".bmp", ".webp",
-                                                 ".tif", ".tiff", ".ppm", ".pgm"};
-  std::error_code error;
+  static const std::vector<std::string> kEndings{".jpg",  ".jpeg", ".jpe",  ".jfif", ".png", ".bmp", ".dib",
+                                                 ".webp", ".tif",  ".tiff", ".ppm",  ".pgm", ".pbm", ".pnm"};
+  std::error_code error, ignored;
   std::vector<Picture> pictures;
-  for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
-    const fs::path& file = entry->path();
-    std::string ending = file.extension().string();
-    std::transform(ending.begin(), ending.end(), ending.begin(),
-                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-    if (std::find(kEndings.begin(), kEndings.end(), ending) != kEndings.end())
-      pictures.push_back({file.string(), file});
-  }
+  std::vector<fs::path> entries;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error))
+    entries.push_back(entry->path());
   if (error) fail("cannot list folder {}: {}; check its permissions", folder.string(), error.message());
-  if (pictures.empty()) {
-    fail("no pictures in folder {}: give a folder with {} files", folder.string(), fmt::join(kEndings, ", "));
+  std::sort(entries.begin(), entries.end());
+  std::map<std::string, std::vector<std::string>> files;
+  std::vector<std::string> folders;
+  for (const fs::path& entry : entries) {
+    const std::string name = entry.filename().string();
+    if (name.starts_with(".") || name == "__MACOSX") continue;
+    if (fs::is_directory(entry, ignored))
+      folders.push_back(name);
+    else if (const std::string ending = ending_of(entry);
+             std::find(kEndings.begin(), kEndings.end(), ending) != kEndings.end())
+      pictures.push_back({entry.string(), entry});
+    else
+      files[ending].push_back(name);
   }
-  std::sort(pictures.begin(), pictures.end(),
-            [](const Picture& a, const Picture& b) { return a.file < b.file; });
+  const std::string rest = describe_rest(files, folders);
+  if (pictures.empty()) {
+    fail("no pictures in folder {}{}: give a folder with {} files", folder.string(),
+         rest.empty() ? "" : fmt::format(" ({})", rest), fmt::join(kEndings, ", "));
+  }
+  if (!rest.empty())
+    say("left out of folder {}: {}; other kinds of pictures are read when they are converted, subfolders "
+        "when they "
+        "are named\n",
+        folder.string(), rest);
   return pictures;
 }
 
@@ -227,10 +269,10 @@ ExitCode score_pictures(const CommandLine& line) {
   options.dtype = dtype == "bf16" ? DType::bf16 : DType::f32;
   options.device = line.choice("device", {"cpu", "cuda"});
   options.threads = threads_for(usable_processors(), static_cast<int>(line.integer("threads", 0, 1024)));
-  options.max_pixels = line.integer("max-pixels", 0, std::int64_t{1} << 31);
-  if (config) {
-    if (options.max_pixels == 0) options.max_pixels = config->model.max_pixels;
-    options.min_pixels = config->model.min_pixels;
+  if (config) options.pixels = config->model.pixels();
+  if (const std::int64_t asked = line.integer("max-pixels", 0, std::int64_t{1} << 31); asked > 0) {
+    options.pixels.max = asked;
+    options.pixels.max_given = true;
   }
   std::int64_t failures = 0;
   const std::vector<Picture> pictures = find_pictures(line.positional(), failures);

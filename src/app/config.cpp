@@ -678,6 +678,10 @@ Config load_config(const fs::path& file, std::span<const std::string> overrides)
   config.train.out = fs::absolute(fs::path("runs") / config.file.stem());
   read_tree(root, fields_of(config, config.file.parent_path()));
   set_defaults_of_loss(config.objective, root);
+  if (const YamlNode* model = root.find("model")) {
+    config.model.max_pixels_given = model->find("max_pixels") != nullptr;
+    config.model.min_pixels_given = model->find("min_pixels") != nullptr;
+  }
   if (config.train.out.empty()) config.train.out = fs::absolute(fs::path("runs") / config.file.stem());
   config.rewards.penalise_leak = config.stage2.leak_guard == LeakGuard::penalise;
   check_together(config, root);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "comm/roles.h"
+#include "data/preprocess.h"
 #include "data/prompts.h"
 #include "learner/adamw.h"
 #include "learner/advantage.h"
@@ -26,7 +27,10 @@ struct ModelSettings {
   DType dtype = DType::bf16;      ///< of the base weights and activations: bf16 or f32
   std::string device = "cpu";     ///< cpu or cuda
   std::int64_t max_pixels = 401408, min_pixels = 3136;  ///< area of an image after resizing, pixels
-  int threads = 0;                                      ///< per rank; 0: its share of its node's processors
+  /// Written down, and not the default values above: then they hold whatever the checkpoint's own limits are.
+  bool max_pixels_given = false, min_pixels_given = false;
+  PixelLimits pixels() const { return {min_pixels, max_pixels, min_pixels_given, max_pixels_given}; }
+  int threads = 0;  ///< per rank; 0: its share of its node's processors
 };
 
 struct DataSettings {

@@ -319,8 +319,7 @@ RunPlan make_plan(const Config& config, int ranks, int processors) {
       find_chat_ids(tokenizer, {model.text.vocab, model.vision_start, model.vision_end, model.image_token});
   chat.form = find_chat_template(config.model.path);
   PreprocessConfig preprocess = PreprocessConfig::load(config.model.path);
-  preprocess.max_pixels = std::min(preprocess.max_pixels, config.model.max_pixels);
-  preprocess.min_pixels = std::max(preprocess.min_pixels, config.model.min_pixels);
+  preprocess.limit(config.model.pixels());
 
   std::vector<Sample> train;
   if (fs::exists(config.data.train, unknown)) {

@@ -59,9 +59,10 @@ void Policy::complete(const PolicyOptions& options, bool tell) {
         options.path.string(), preprocess.patch, preprocess.merge, preprocess.temporal, config.vision.patch,
         config.vision.merge, config.vision.temporal);
   }
-  if (options.max_pixels > 0) preprocess.max_pixels = std::min(preprocess.max_pixels, options.max_pixels);
-  if (options.min_pixels > 0) preprocess.min_pixels = std::max(preprocess.min_pixels, options.min_pixels);
-  if (preprocess.min_pixels > preprocess.max_pixels) {
+  preprocess.limit(options.pixels);
+  // A folder's own limits are its own business.
+  const bool asked = options.pixels.min > 0 || options.pixels.max > 0;
+  if (asked && preprocess.min_pixels > preprocess.max_pixels) {
     fail_usage(
         "min_pixels {} is above max_pixels {} (the checkpoint's own limits count too): change "
         "model.min_pixels or "

@@ -21,7 +21,7 @@ struct PolicyOptions {
   std::string device = "cpu";
   int threads = 0;  ///< 0: what this process may use
   bool backward = false;
-  std::int64_t min_pixels = 0, max_pixels = 0;  ///< 0: what the checkpoint says
+  PixelLimits pixels = {};  ///< in place of the checkpoint's
   std::int64_t feature_cache_bytes = std::int64_t{1} << 30;
   /// Parts of the adapter on frozen modules (Lora::frozen): merged into the weights.
   std::shared_ptr<const FrozenParts> frozen = nullptr;

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstring>
 #include <exception>
+#include <limits>
 #include <map>
 #include <thread>
 
@@ -127,6 +128,8 @@ class Trainer {
     if (watch_ != nullptr) world_.set_poll([this] { poll(); });
     run_alike(world_, [&] { data_ = read_training_data(config_, leader_); });
     check_agreement(world_, "other manifests", data_.text());
+    threads_ = threads_for(share_processors(world_), config_.model.threads);
+    look_at_pictures();
     const std::string chosen = find_checkpoint();
     open_model(chosen);
     std::vector<int> holders =
@@ -169,6 +172,7 @@ class Trainer {
       log_.emplace(config_.train.out / "logs" / fmt::format("rank-{:05}.log", world_.rank()),
                    fmt::format("rank {} {}", world_.rank(), roles_.role_name(world_.rank())));
     });
+    try_saving();
     if (leader_ && world_.size() > 1) LOG(INFO) << roles_.describe();
     sent_ = sent_so_far();  // loading is no part of a step, the first adapter is
     adopt(start);
@@ -199,10 +203,11 @@ class Trainer {
     return ExitCode::done;
   }
 
-  /// A rank is lost, perhaps this one: the learners save the last whole step, then all wait for the first learner to
+  /// A rank is lost, perhaps this one, or the only one has failed: the learners save the last whole step, then all wait for the first learner to
   /// end the job.
   void end_with_checkpoint() {
     save_last_step();
+    if (watch_ == nullptr) return;
     const std::optional<LostRank> loss = watch_->loss();
     if (leader_ || (loss && loss->rank == roles_.learners.front())) return;
     std::this_thread::sleep_for(kLastSavePatience + Seconds{2});
@@ -270,12 +275,18 @@ class Trainer {
     }
   }
 
+  void look_at_pictures() {
+    // Who wants bad rows left out wants all of them found; else only as long as nobody minds.
+    const Seconds patience{config_.data.skip_bad ? std::numeric_limits<double>::infinity() : 20.0};
+    const PictureCheck found = check_pictures(world_, data_.sets(), threads_, patience);
+    run_alike(world_, [&] { settle_training_data(config_, found, leader_, data_); });
+  }
+
   /// An adapter's parts on frozen modules are in the weights from the start: those of the checkpoint that is gone on
   /// from, else of model.adapter.
   void open_model(const std::string& checkpoint) {
-    const int threads = threads_for(share_processors(world_), config_.model.threads);
-    PolicyOptions options{config_.model.path, config_.model.dtype,      config_.model.device,    threads,
-                          learner_,           config_.model.min_pixels, config_.model.max_pixels};
+    PolicyOptions options{config_.model.path, config_.model.dtype,   config_.model.device, threads_,
+                          learner_,           config_.model.pixels()};
     run_alike(world_, [&] {
       const std::filesystem::path& start = config_.model.adapter;
       if (!start.empty()) start_ = read_adapter_for(options.path, start);
@@ -292,6 +303,12 @@ class Trainer {
     });
     frozen_ = options.frozen;
     policy_ = Policy::open(options, world_);
+    // What is written down of this run are the limits that it used.
+    const PreprocessConfig& used = policy_.pictures->config();
+    if (used.min_pixels <= used.max_pixels) {
+      config_.model.min_pixels = used.min_pixels;
+      config_.model.max_pixels = used.max_pixels;
+    }
     run_alike(world_, [&] {
       if (!leader_) return;
       base_weights_ =
@@ -490,6 +507,17 @@ class Trainer {
     } catch (const Error&) {
       return false;
     }
+  }
+
+  /// A folder that cannot hold a checkpoint is better known now than behind the last step.
+  void try_saving() {
+    run_alike(world_, [&] {
+      if (checkpoints_ != nullptr) checkpoints_->writer().try_part();
+    });
+    run_alike(world_, [&] {
+      // The adapter, and with each shard its part of that again, m and v.
+      if (leader_) checkpoints_->writer().try_publishing(4 * sizeof(float) * adapter_.values.size());
+    });
   }
 
   /// The first learner: what the folder already holds decides how the run begins.
@@ -1092,6 +1120,7 @@ class Trainer {
   RolePlan roles_;
   bool actor_, reward_, learner_, leader_, sft_;
   std::int64_t lag_;
+  int threads_ = 1;
   TrainingData data_;
   std::int64_t step_ = 0;                                ///< the last one this rank has done with
   std::int64_t learned_step_ = 0, learned_updates_ = 0;  ///< the last step that has changed the adapter
@@ -1144,13 +1173,17 @@ void run_alike(Communicator& world, const std::function<void()>& work) {
 ExitCode run_training(const Config& config, Communicator& world, StopSignals& signals, Watch* watch) {
   check_agreement(world, "another configuration", to_yaml(config));
   Trainer trainer(config, world, signals, watch);
-  if (watch == nullptr) return trainer.run();
+  if (watch == nullptr && world.size() > 1) return trainer.run();
   try {
     return trainer.run();
   } catch (const PeerLost&) {
     trainer.end_with_checkpoint();
     throw;
   } catch (const std::exception& error) {
+    if (watch == nullptr) {
+      trainer.end_with_checkpoint();
+      throw;
+    }
     const auto* known = dynamic_cast<const Error*>(&error);
     const ExitCode code = known != nullptr ? known->code() : ExitCode::world;
     // What a peer's loss has brought about is not told again.

@@ -101,13 +101,27 @@ std::string TrainingData::fingerprint() const {
   return fmt::format("{:016x}", digest_of_bytes(std::as_bytes(std::span(text))));
 }
 
+std::vector<const std::vector<Sample>*> TrainingData::sets() const {
+  std::vector<const std::vector<Sample>*> all{&train};
+  for (const std::vector<Sample>& set : eval) all.push_back(&set);
+  return all;
+}
+
 TrainingData read_training_data(const Config& config, bool tell) {
   require_inputs(config);
   TrainingData data;
-  std::vector<BadRow> bad;
-  data.train = read_manifest(config.data.train, config.data.skip_bad, &bad, true);
+  const auto read = [&](const std::filesystem::path& file) {
+    std::vector<BadRow> bad;
+    std::vector<Sample> rows = read_manifest(file, config.data.skip_bad, &bad, true);
+    data.left_out.push_back(bad.size());
+    for (const BadRow& row : bad) {
+      if (tell) LOG(WARNING) << "a row is left out: " << row.reason;
+    }
+    return rows;
+  };
+  data.train = read(config.data.train);
   for (const auto& file : config.data.eval) {
-    std::vector<Sample>& set = data.eval.emplace_back(read_manifest(file, config.data.skip_bad, &bad, true));
+    std::vector<Sample>& set = data.eval.emplace_back(read(file));
     if (config.train.eval_images > 0 && static_cast<std::int64_t>(set.size()) > config.train.eval_images)
       set.resize(static_cast<std::size_t>(config.train.eval_images));
     const Overlap overlap = find_overlap(data.train, set);
@@ -117,9 +131,50 @@ TrainingData read_training_data(const Config& config, bool tell) {
                    << ": its figures are not those of unseen images";
     }
   }
-  if (tell) {
-    for (const BadRow& row : bad) LOG(WARNING) << "a row is left out: " << row.reason;
+  check_training_data(config, data.train);
+  return data;
+}
+
+namespace {
+
+/// Takes the damaged pictures' rows out of their sets.
+void leave_out(const Config& config, const PictureCheck& pictures, bool tell, TrainingData& data) {
+  const auto file_of = [&](std::size_t set) {
+    return (set == 0 ? config.data.train : config.data.eval[set - 1]).string();
+  };
+  const auto rows_of = [&](std::size_t set) -> std::vector<Sample>& {
+    return set == 0 ? data.train : data.eval[set - 1];
+  };
+  const std::vector<DamagedPicture>& damaged = pictures.damaged;
+  // From behind: places of earlier rows stay what they are.
+  for (auto found = damaged.rbegin(); found != damaged.rend(); ++found) {
+    std::vector<Sample>& rows = rows_of(found->set);
+    const auto row = rows.begin() + static_cast<std::ptrdiff_t>(found->row);
+    const std::string where = fmt::format("{}:{}", file_of(found->set), row->line);
+    if (!config.data.skip_bad) {
+      fail("cannot use {}: {}, or leave such rows out with data.skip_bad: true", where, found->reason);
+    }
+    if (tell) LOG(WARNING) << "a row is left out: cannot use " << where << ": " << found->reason;
+    rows.erase(row);
+    ++data.left_out[found->set];
   }
+  for (std::size_t set = 0; set < data.left_out.size(); ++set) {
+    const std::size_t bad = data.left_out[set], rows = rows_of(set).size();
+    if (rows == 0) {
+      fail("cannot use manifest {}: none of its pictures can be read; replace or convert them", file_of(set));
+    }
+    if (tell && bad > 0)
+      LOG(WARNING) << bad << " of " << rows + bad << " rows of " << file_of(set) << " are left out";
+  }
+}
+
+}  // namespace
+
+void settle_training_data(const Config& config, const PictureCheck& pictures, bool tell, TrainingData& data) {
+  leave_out(config, pictures, tell, data);
+  if (tell && pictures.checked < pictures.pictures)
+    LOG(INFO) << "of " << pictures.pictures << " pictures " << pictures.checked
+              << " were decoded so far; damage in others shows when they are used";
   check_training_data(config, data.train);
   data.images_per_step = config.rollout.images_per_step;
   data.seed = config.train.seed;
@@ -127,7 +182,6 @@ TrainingData read_training_data(const Config& config, bool tell) {
   if (data.steps == 0) data.epochs = config.train.epochs;
   data.go_on_after(0, 0);
   keep_annotations(config, data.train);
-  return data;
 }
 
 std::vector<RolloutSample> load_samples(PictureEncoder& pictures, const std::vector<Sample>& samples,

@@ -9,6 +9,7 @@
 #include "actor/pictures.h"
 #include "actor/rollout.h"
 #include "app/config.h"
+#include "app/picture_check.h"
 #include "data/manifest.h"
 
 namespace biqa {
@@ -20,6 +21,10 @@ struct TrainingData {
   std::int64_t epochs = 0;  ///< of the whole run; 0: `steps` was asked for
   std::int64_t steps = 0;   ///< of the whole run
   std::uint64_t seed = 0;
+  std::vector<std::size_t> left_out;  ///< bad rows of the training manifest, then of each evaluation set
+
+  /// Every set, in the order of left_out.
+  std::vector<const std::vector<Sample>*> sets() const;
 
   /// Rows of `train` that a step from 1 looks at, [images_per_step]: a function of seed and step alone unless images_per_step
   /// changes as a run goes on. Every epoch has an order of its own; what is left behind its last whole step is not seen
@@ -47,9 +52,14 @@ struct TrainingData {
   std::int64_t first_step_ = 0, first_cursor_ = 0;
 };
 
-/// Throws Error for what is missing or bad (manifest.h, run_checks.h). `tell`: this rank warns of rows left out and of
-/// images that are in training and evaluation.
+/// The rows, with pictures of which only the headers are known: settle_training_data() makes them ready for use. Throws
+/// Error for what is missing or bad (manifest.h, run_checks.h). `tell`: this rank warns of rows left out and of images that
+/// are in training and evaluation.
 TrainingData read_training_data(const Config& config, bool tell);
+
+/// Damaged pictures are an Error, or with data.skip_bad left out, told of and counted. Then annotations are chosen and
+/// steps counted.
+void settle_training_data(const Config& config, const PictureCheck& pictures, bool tell, TrainingData& data);
 
 /// Rows of a manifest for a rollout, with their pictures encoded.
 std::vector<RolloutSample> load_samples(PictureEncoder& pictures, const std::vector<Sample>& samples,

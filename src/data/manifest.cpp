@@ -97,6 +97,7 @@ std::vector<Sample> read_rows(const fs::path& file, const RowRules& rules, std::
              sample.id, earlier->second);
       }
       if (rules.check_images) sample.size = check_picture(sample.image, where);
+      sample.line = number;
       line_of_id.emplace(sample.id, number);
       samples.push_back(std::move(sample));
     } catch (const Error& problem) {

@@ -17,6 +17,7 @@ namespace biqa {
 
 struct Sample {
   std::string id;
+  std::int64_t line = 0;  ///< of the manifest, from 1
   std::filesystem::path
       image;         ///< absolute, or as reachable from the working directory as the manifest itself
   ImageSize size;    ///< of the picture as stored; 0 x 0 where images were not checked

@@ -18,6 +18,7 @@ namespace {
 /// Largest area a configuration may ask for: its patches take 6 GiB.
 constexpr std::int64_t kMaxArea = std::int64_t{1} << 28;
 
+/// Three numbers, or one for all three.
 std::array<float, 3> read_colour(const JsonFields& fields, const std::string& key,
                                  const std::array<float, 3>& otherwise, bool positive) {
   const nlohmann::json* value = fields.find(key);
@@ -25,12 +26,12 @@ std::array<float, 3> read_colour(const JsonFields& fields, const std::string& ke
     return otherwise;
   }
   const std::string expected = positive ? "three positive numbers" : "three numbers";
-  if (!value->is_array() || value->size() != 3) {
+  if (!value->is_number() && (!value->is_array() || value->size() != 3)) {
     fields.refuse(key, expected);
   }
   std::array<float, 3> colour{};
   for (std::size_t c = 0; c < 3; ++c) {
-    const nlohmann::json& number = (*value)[c];
+    const nlohmann::json& number = value->is_array() ? (*value)[c] : *value;
     if (!number.is_number()) {
       fields.refuse(key, expected);
     }
@@ -42,50 +43,64 @@ std::array<float, 3> read_colour(const JsonFields& fields, const std::string& ke
   return colour;
 }
 
-/// Refuses files that ask for another processing than the one implemented here.
-void check_processing(const JsonFields& fields) {
-  for (const char* key : {"do_resize", "do_rescale", "do_normalize", "do_convert_rgb"}) {
-    if (!fields.boolean(key).value_or(true)) {
-      fields.refuse(key, "true, the only processing implemented");
-    }
+/// A switch; some files write it as a number.
+bool read_switch(const JsonFields& fields, const std::string& key) {
+  const nlohmann::json* value = fields.find(key);
+  return value != nullptr && value->is_number() ? value->get<double>() != 0
+                                                : fields.boolean(key).value_or(true);
+}
+
+/// An area, also where it is written with a decimal point.
+std::optional<std::int64_t> read_area(const JsonFields& fields, const std::string& key) {
+  const std::optional<double> area = fields.number(key);
+  if (!area) return std::nullopt;
+  if (*area < 0 || *area != std::floor(*area)) fields.refuse(key, "a number of pixels");
+  // No picture is larger than the one, and an area of none is no limit.
+  return std::max<std::int64_t>(1, static_cast<std::int64_t>(std::min(*area, static_cast<double>(kMaxArea))));
+}
+
+void read_processing(const JsonFields& fields, PreprocessConfig& config) {
+  if (!read_switch(fields, "do_resize")) {
+    fields.refuse("do_resize", "true, the only processing implemented");
   }
   constexpr std::int64_t kBicubic = 3;
   if (fields.integer("resample").value_or(kBicubic) != kBicubic) {
     fields.refuse("resample", "3 (bicubic), the only filter implemented");
   }
-  constexpr double kFactor = 1.0 / 255.0;
-  if (std::abs(fields.number("rescale_factor").value_or(kFactor) - kFactor) > 1e-12) {
-    fields.refuse("rescale_factor", "1/255, the only scale implemented");
+  config.scale = fields.number("rescale_factor").value_or(config.scale);
+  if (config.scale <= 0) fields.refuse("rescale_factor", "a positive number");
+  if (!read_switch(fields, "do_rescale")) config.scale = 1;
+  config.mean = read_colour(fields, "image_mean", config.mean, false);
+  config.std = read_colour(fields, "image_std", config.std, true);
+  if (!read_switch(fields, "do_normalize")) {
+    config.mean = {0, 0, 0};
+    config.std = {1, 1, 1};
   }
 }
 
 PreprocessConfig parse_config(const JsonFields& fields) {
-  check_processing(fields);
   PreprocessConfig config;
+  read_processing(fields, config);
   config.patch = fields.integer("patch_size", 1, 1024).value_or(config.patch);
   config.merge = fields.integer("merge_size", 1, 16).value_or(config.merge);
   config.temporal = fields.integer("temporal_patch_size", 1, 16).value_or(config.temporal);
-  config.mean = read_colour(fields, "image_mean", config.mean, false);
-  config.std = read_colour(fields, "image_std", config.std, true);
 
   // A file that names no limits means those of the reference's class, not of the published checkpoints.
   constexpr std::int64_t kClassMaxPixels = 28 * 28 * 1280;
-  config.max_pixels = kClassMaxPixels;
-  if (const std::optional<JsonFields> size = fields.object("size")) {
-    for (const char* key : {"shortest_edge", "longest_edge"}) {
-      if (!size->has(key)) {
-        size->missing(key);
-      }
-    }
-    config.min_pixels = *size->integer("shortest_edge", 1, kMaxArea);
-    config.max_pixels = *size->integer("longest_edge", 1, kMaxArea);
+  std::optional<std::int64_t> min = read_area(fields, "min_pixels");
+  std::optional<std::int64_t> max = read_area(fields, "max_pixels");
+  // Beside both limits, `size` is redundant: older files spell it {min_pixels, max_pixels}, {height, width} and the like.
+  if ((!min || !max) && fields.has("size")) {
+    const JsonFields size = *fields.object("size");
+    const auto fill = [&](std::optional<std::int64_t>& limit, const char* key) {
+      if (!limit) limit = read_area(size, key);
+      if (!limit) size.missing(key);
+    };
+    fill(min, "shortest_edge");
+    fill(max, "longest_edge");
   }
-  config.min_pixels = fields.integer("min_pixels", 1, kMaxArea).value_or(config.min_pixels);
-  config.max_pixels = fields.integer("max_pixels", 1, kMaxArea).value_or(config.max_pixels);
-  if (config.min_pixels > config.max_pixels) {
-    fail("{}: min_pixels {} is above max_pixels {}; correct the file", fields.where(), config.min_pixels,
-         config.max_pixels);
-  }
+  config.min_pixels = min.value_or(config.min_pixels);
+  config.max_pixels = max.value_or(kClassMaxPixels);
   return config;
 }
 
@@ -215,6 +230,11 @@ PreprocessConfig PreprocessConfig::load(const std::filesystem::path& folder) {
   return {};
 }
 
+void PreprocessConfig::limit(const PixelLimits& asked) {
+  if (asked.max > 0) max_pixels = asked.max_given ? asked.max : std::min(max_pixels, asked.max);
+  if (asked.min > 0) min_pixels = asked.min_given ? asked.min : std::max(min_pixels, asked.min);
+}
+
 Size smart_resize(std::int64_t height, std::int64_t width, std::int64_t factor, std::int64_t min_pixels,
                   std::int64_t max_pixels) {
   CHECK(factor >= 1 && min_pixels >= 1 && max_pixels >= 1);
@@ -262,7 +282,7 @@ Patches to_patches(const Image& resized, const PreprocessConfig& config) {
   std::array<std::array<float, 256>, 3> normalised{};
   for (std::size_t c = 0; c < 3; ++c) {
     for (std::size_t value = 0; value < 256; ++value) {
-      const auto unit = static_cast<float>(static_cast<double>(value) * (1.0 / 255.0));
+      const auto unit = static_cast<float>(static_cast<double>(value) * config.scale);
       normalised[c][value] = (unit - config.mean[c]) / config.std[c];
     }
   }

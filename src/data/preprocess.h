@@ -11,6 +11,13 @@
 
 namespace biqa {
 
+/// Areas that are asked for in place of a folder's own, pixels; 0: the folder's. Those that nobody has given (defaults)
+/// only narrow the folder's.
+struct PixelLimits {
+  std::int64_t min = 0, max = 0;
+  bool min_given = true, max_given = true;
+};
+
 /// How a checkpoint wants its pictures. The defaults are those of the published Qwen2.5-VL checkpoints.
 struct PreprocessConfig {
   std::int64_t patch = 14;               ///< side of a patch, pixels
@@ -18,6 +25,7 @@ struct PreprocessConfig {
   std::int64_t temporal = 2;             ///< frames per patch; a still picture is repeated
   std::int64_t min_pixels = 3'136;       ///< smallest area after resizing
   std::int64_t max_pixels = 12'845'056;  ///< largest area after resizing
+  double scale = 1.0 / 255.0;            ///< of a sample, before mean and std
   std::array<float, 3> mean = {0.48145466F, 0.4578275F, 0.40821073F};
   std::array<float, 3> std = {0.26862954F, 0.26130258F, 0.27577711F};
 
@@ -28,9 +36,11 @@ struct PreprocessConfig {
 
   /// Reads `processor_config.json` (its `image_processor`) or else `preprocessor_config.json` in a checkpoint
   /// folder; neither file: the defaults. Areas come from min_pixels and max_pixels or else from `size`
-  /// {shortest_edge, longest_edge} (areas too, despite the names). Throws Error naming file and key for
-  /// malformed or impossible values and for a processing other than this one (do_resize false, …).
+  /// {shortest_edge, longest_edge} (areas too, despite the names), as transformers 5.24 reads them. Throws Error naming
+  /// file and key for malformed or impossible values and for a processing other than this one (do_resize false, …).
   static PreprocessConfig load(const std::filesystem::path& folder);
+  /// Puts limits in place of the folder's.
+  void limit(const PixelLimits& asked);
 };
 
 struct Size {
@@ -66,7 +76,7 @@ struct Patches {
 
 /// Normalises and cuts a picture whose sides are multiples of config.factor(). Rows: the merge x merge
 /// patches of a token follow each other; columns: channel, frame, y, x. float32, bit-equal to the PIL
-/// processor: (float32(u8 / 255) - mean) / std.
+/// processor: (float32(u8 · scale) - mean) / std.
 Patches to_patches(const Image& resized, const PreprocessConfig& config);
 
 /// smart_resize, resize_bicubic and to_patches. Throws Error as smart_resize.

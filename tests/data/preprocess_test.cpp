@@ -223,6 +223,68 @@ TEST_F(PreprocessConfigTest, BothSpellingsOfTheAreasAreRead) {
   EXPECT_EQ(load().max_pixels, 1003520);
 }
 
+// What transformers 5.24 makes of each.
+TEST_F(PreprocessConfigTest, SpellingsOfTheAreasAreThoseOfTheReference) {
+  struct Spelling {
+    std::string text;
+    std::int64_t min, max;
+  };
+  const std::vector<Spelling> spellings = {
+      {R"({"min_pixels": 4000, "max_pixels": 5000, "size": {"min_pixels": 4000, "max_pixels": 5000}})", 4000,
+       5000},
+      {R"({"min_pixels": 4000, "max_pixels": 5000, "size": {"shortest_edge": 1, "longest_edge": 2}})", 4000,
+       5000},
+      {R"({"min_pixels": 4000, "max_pixels": 5000, "size": {}})", 4000, 5000},
+      {R"({"max_pixels": 5000, "size": {"shortest_edge": 4000}})", 4000, 5000},
+      {R"({"min_pixels": 4000, "size": {"longest_edge": 5000}})", 4000, 5000},
+      {R"({"min_pixels": null, "max_pixels": null, "size": {"shortest_edge": 4000, "longest_edge": 5000}})",
+       4000, 5000},
+      {R"({"min_pixels": 4000.0, "max_pixels": 5e3})", 4000, 5000},
+      {R"({"min_pixels": 9000, "max_pixels": 5000})", 9000, 5000},
+      {R"({"min_pixels": 4000})", 4000, 1003520},
+      {R"({"max_pixels": 5000})", 3136, 5000},
+      {R"({"size": null})", 3136, 1003520},
+      {R"({"min_pixels": 4000, "max_pixels": 5000, "crop_size": {"height": 224, "width": 224}, "do_center_crop": true,
+           "do_pad": true, "do_convert_rgb": false, "do_resize": 1, "feature_extractor_type": "Qwen2VLFeatureExtractor",
+           "size_divisor": 32, "max_size": 100, "default_to_square": true, "data_format": "channels_first"})",
+       4000, 5000}};
+  for (const Spelling& spelling : spellings) {
+    write("preprocessor_config.json", spelling.text);
+    EXPECT_EQ(load().min_pixels, spelling.min) << spelling.text;
+    EXPECT_EQ(load().max_pixels, spelling.max) << spelling.text;
+  }
+  write("preprocessor_config.json", R"({"max_pixels": 1e30})");
+  EXPECT_GT(load().max_pixels, 178'956'970);  // no picture is larger
+}
+
+TEST_F(PreprocessConfigTest, StepsThatAreLeftOutAreLeftOut) {
+  write("preprocessor_config.json", R"({"do_rescale": false, "image_mean": 0.5, "image_std": 0.25})");
+  EXPECT_EQ(load().scale, 1);
+  EXPECT_EQ(load().mean, (std::array<float, 3>{0.5F, 0.5F, 0.5F}));
+  EXPECT_EQ(load().std, (std::array<float, 3>{0.25F, 0.25F, 0.25F}));
+  write("preprocessor_config.json", R"({"do_normalize": false, "rescale_factor": 0.5})");
+  const PreprocessConfig config = load();
+  const Image grey{28, 28, std::vector<std::uint8_t>(28 * 28 * 3, 7)};
+  EXPECT_THAT(to_patches(grey, config).values, ::testing::Each(3.5F));
+}
+
+TEST_F(PreprocessConfigTest, LimitsThatAreAskedForHold) {
+  write("preprocessor_config.json", R"({"min_pixels": 4000, "max_pixels": 5000})");
+  const auto limited = [&](const PixelLimits& asked) {
+    PreprocessConfig config = load();
+    config.limit(asked);
+    return std::pair(config.min_pixels, config.max_pixels);
+  };
+  using Limits = std::pair<std::int64_t, std::int64_t>;
+  EXPECT_EQ(limited({}), (Limits{4000, 5000}));
+  EXPECT_EQ(limited({1000, 9000}), (Limits{1000, 9000}));
+  EXPECT_EQ(limited({4500, 4600}), (Limits{4500, 4600}));
+  EXPECT_EQ(limited({0, 9000}), (Limits{4000, 9000}));
+  // Defaults that nobody wrote down only narrow.
+  EXPECT_EQ(limited({1000, 9000, false, false}), (Limits{4000, 5000}));
+  EXPECT_EQ(limited({4500, 4600, false, false}), (Limits{4500, 4600}));
+}
+
 TEST_F(PreprocessConfigTest, TheCombinedFileGoesFirstWhereItSpeaksOfPictures) {
   write("preprocessor_config.json", R"({"max_pixels": 5000})");
   write("processor_config.json", R"({"processor_class": "Qwen2_5_VLProcessor"})");
@@ -236,18 +298,21 @@ TEST_F(PreprocessConfigTest, WhatCannotBeFollowedIsRefusedByKey) {
   const std::vector<std::pair<std::string, std::string>> cases = {
       {"[]", "preprocessor_config.json"},
       {"{\"min", "preprocessor_config.json"},
-      {R"({"min_pixels": 9000, "max_pixels": 5000})", "min_pixels 9000 is above max_pixels 5000"},
-      {R"({"min_pixels": 0})", "min_pixels"},
-      {R"({"max_pixels": 1e30})", "max_pixels"},
+      {R"({"min_pixels": -1})", "min_pixels"},
+      {R"({"max_pixels": 5000.5})", "max_pixels"},
+      {R"({"max_pixels": "5000"})", "max_pixels"},
       {R"({"patch_size": "14"})", "patch_size"},
       {R"({"merge_size": 0})", "merge_size"},
       {R"({"image_std": [1, 0, 1]})", "image_std"},
       {R"({"image_mean": [1, 2]})", "image_mean"},
       {R"({"image_mean": [1, 2, "x"]})", "image_mean"},
       {R"({"size": {"height": 28, "width": 28}})", "shortest_edge"},
-      {R"({"do_normalize": false})", "do_normalize"},
+      {R"({"size": {"min_pixels": 3136, "max_pixels": 5000}})", "shortest_edge"},
+      {R"({"size": {"shortest_edge": 3136}})", "longest_edge"},
+      {R"({"size": 224, "max_pixels": 5000})", "size"},
+      {R"({"do_resize": false})", "do_resize"},
       {R"({"resample": 2})", "resample"},
-      {R"({"rescale_factor": 1.0})", "rescale_factor"},
+      {R"({"rescale_factor": 0})", "rescale_factor"},
   };
   for (const auto& [text, named] : cases) {
     write("preprocessor_config.json", text);

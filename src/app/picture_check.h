@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// Decodes the pictures of a run before its first step: damage behind a header is better known then.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "data/manifest.h"
+
+namespace biqa {
+
+/// A picture that cannot be decoded.
+struct DamagedPicture {
+  std::size_t set = 0, row = 0;  ///< its place in the sets that were checked
+  std::string reason;            ///< one line
+};
+
+struct PictureCheck {
+  std::vector<DamagedPicture> damaged;  ///< in the order of the sets
+  std::size_t pictures = 0, checked = 0;
+};
+
+/// Every rank decodes its share of the pictures with so many threads and gets all ranks' findings. After `patience` no
+/// further picture is begun. Collective; throws Error only where the ranks cannot talk.
+PictureCheck check_pictures(Communicator& world, std::span<const std::vector<Sample>* const> sets,
+                            int threads, Seconds patience);
+
+}  // namespace biqa
