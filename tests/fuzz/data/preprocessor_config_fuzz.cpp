@@ -15,7 +15,7 @@ namespace {
 
 void check_config(const PreprocessConfig& config) {
   CHECK(config.patch >= 1 && config.merge >= 1 && config.temporal >= 1);
-  CHECK(config.min_pixels >= 1 && config.min_pixels <= config.max_pixels);
+  CHECK(config.min_pixels >= 1 && config.max_pixels >= 1 && config.scale > 0);
   for (std::size_t c = 0; c < 3; ++c)
     CHECK(std::isfinite(config.mean[c]) && std::isfinite(config.std[c]) && config.std[c] > 0);
   constexpr std::array<Size, 4> kSides{{{1, 1}, {480, 640}, {1, 200}, {13'377, 13'377}}};

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The orientation in an EXIF block.
+// The orientation in an EXIF block, and in what may stand beside it.
 #include <glog/logging.h>
 
 #include "fuzz/harness.h"
@@ -9,7 +9,7 @@ namespace biqa::fuzz {
 namespace {
 
 void run(std::string_view input) {
-  const int code = image::exif_orientation(bytes_of(input));
+  const int code = image::stored_orientation(bytes_of(input), input);
   CHECK(code >= 1 && code <= 8) << code;
 }
 
