@@ -57,7 +57,8 @@ class Inputs : public ::testing::Test {
     return testing::run_program(folder_.path(), words);
   }
   /// Steps of two pictures from a manifest of these; `launcher` stands before the program.
-  Outcome learn(const std::vector<fs::path>& pictures, const Arguments& more, Arguments launcher = {}) const {
+  Outcome learn(const std::vector<fs::path>& pictures, const Arguments& more, Arguments launcher = {},
+                const testing::ProgramSurroundings& surroundings = {}) const {
     Arguments& words = launcher;
     words.insert(words.end(), {program("biqa_learner"), "--config",
                                (fs::path(BIQA_SOURCE_DIR) / "configs/quickstart.yaml").string()});
@@ -71,7 +72,7 @@ class Inputs : public ::testing::Test {
                    "model.threads=1"};
     sets.insert(sets.end(), more.begin(), more.end());
     for (const std::string& set : sets) words.insert(words.end(), {"--set", set});
-    return testing::run_program(folder_.path(), words);
+    return testing::run_program(folder_.path(), words, surroundings);
   }
   std::string manifest(const std::string& name, const std::vector<fs::path>& pictures) const {
     std::string lines;
@@ -199,6 +200,29 @@ TEST_F(Inputs, DamagedPicturesAreFoundBeforeTheFirstStep) {
   expect_error(learn({pictures[0], pictures[1]},
                      {"data.skip_bad=true", "data.eval=[" + manifest("test.jsonl", {damaged}) + "]"}),
                1, "none of its pictures can be read");
+}
+
+TEST_F(Inputs, DamageThatComesLaterKeepsTheLastStep) {
+  std::vector<fs::path> pictures;
+  for (int i = 0; i < 60; ++i) {
+    pictures.push_back(path(fmt::format("{}.png", i)));
+    fs::copy_file(kTiny / "sample_cat.png", pictures.back());
+  }
+  bool damaged = false;
+  testing::ProgramSurroundings surroundings;
+  surroundings.meanwhile = [&](pid_t) {
+    if (damaged || file_content(path("run") / "metrics.jsonl").empty()) return;
+    for (const fs::path& picture : pictures) fs::resize_file(picture, 1000);
+    damaged = true;
+  };
+  const Outcome outcome = learn(pictures, {"train.steps=30", "checkpoint.every=0"}, {}, surroundings);
+  expect_error(outcome, 1, "cannot read picture");
+  const MetricsFile metrics = read_metrics(path("run") / "metrics.jsonl");
+  ASSERT_FALSE(metrics.steps.empty());
+  const auto saved = CheckpointStore(path("run") / "checkpoints").newest_first();
+  ASSERT_EQ(saved.size(), 1U) << outcome.err;
+  EXPECT_EQ(saved.front().filename(), checkpoint_name(metrics.steps.back().step));
+  EXPECT_TRUE(CheckpointStore::find_damage(saved.front()).empty());
 }
 
 TEST_F(Inputs, LimitsAreThoseThatAreAskedFor) {

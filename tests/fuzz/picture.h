@@ -13,7 +13,8 @@ namespace biqa::fuzz {
 inline constexpr ImageLimits kPictureLimits{.max_pixels = std::int64_t{1} << 18,
                                             .max_file_bytes = std::int64_t{1} << 24};
 
-/// Decodes the content, alone and from a file. `cut_shows`: a beginning of the file is never taken for another picture.
+/// Decodes the content, alone and from a file. `cut_shows`: a beginning of the file is never taken for another picture,
+/// but for the way it is turned.
 void check_picture(std::string_view content, bool cut_shows = true);
 
 }  // namespace biqa::fuzz
