@@ -243,14 +243,20 @@ UpdateResult Learner::update(std::span<const LearnerGroup> groups, double lr,
                       std::span<const float>(shard_gradient_).first(count), std::span(m_).first(count),
                       std::span(v_).first(count), options_.adamw, lr,
                       clip_scale(result.grad_norm, options_.max_grad_norm), updates_);
-  std::vector<float> padded(shard_size_, 0.0F);
-  std::copy_n(adapter_.values.begin() + static_cast<std::ptrdiff_t>(own.begin), count, padded.begin());
-  std::vector<float> whole(gradient_.size());
-  learners_.all_gather(padded, whole);
-  std::copy_n(whole.begin(), adapter_.values.size(), adapter_.values.begin());
+  gather_values();
   whole_ = true;
   result.optimizer_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
+}
+
+/// Everyone's shard of the values to all.
+void Learner::gather_values() {
+  const Shard own = shard();
+  std::vector<float> padded(shard_size_, 0.0F);
+  std::copy(own.values.begin(), own.values.end(), padded.begin());
+  std::vector<float> whole(gradient_.size());
+  learners_.all_gather(padded, whole);
+  std::copy_n(whole.begin(), adapter_.values.size(), adapter_.values.begin());
 }
 
 Learner::Shard Learner::shard() const {
@@ -287,6 +293,17 @@ void Learner::restore(std::span<const float> values, std::span<const float> m, s
   std::copy(v.begin() + static_cast<std::ptrdiff_t>(own.begin),
             v.begin() + static_cast<std::ptrdiff_t>(own.end), v_.begin());
   updates_ = updates;
+}
+
+void Learner::restore_shard(std::span<const float> values, std::span<const float> m, std::span<const float> v,
+                            std::int64_t updates) {
+  const Shard own = shard();
+  CHECK(values.size() == own.values.size() && m.size() == values.size() && v.size() == values.size());
+  std::copy(values.begin(), values.end(), adapter_.values.begin() + static_cast<std::ptrdiff_t>(own.begin));
+  std::copy(m.begin(), m.end(), m_.begin());
+  std::copy(v.begin(), v.end(), v_.begin());
+  updates_ = updates;
+  gather_values();
 }
 
 }  // namespace biqa

@@ -92,8 +92,12 @@ class Learner {
   /// Puts the whole state back: flat vectors of the layout's size.
   void restore(std::span<const float> values, std::span<const float> m, std::span<const float> v,
                std::int64_t updates);
+  /// As restore, from this rank's range alone: values, m and v of shard().begin … end. Collective.
+  void restore_shard(std::span<const float> values, std::span<const float> m, std::span<const float> v,
+                     std::int64_t updates);
 
  private:
+  void gather_values();
   struct Sums;
   DropoutKey dropout_of_update() const;
   TokenValues reference_values(std::span<const PromptGroup> inputs) const;
