@@ -932,15 +932,6 @@ class Trainer {
     for (std::int64_t pass = 0; pass < config_.objective.updates_per_rollout; ++pass) {
       const double lr = rate();
       const UpdateResult done = update(step, groups, shares, inputs, dumps(step) && pass == 0);
-      if (done.skipped) {
-        LOG(WARNING) << "step " << step
-                     << ": the gradient is not finite; the update is skipped on every learner";
-        if (++skipped_ > kMostSkipped)
-          fail("cannot train: {} updates in a row had a gradient that is not finite; lower optimizer.lr",
-               skipped_);
-      } else {
-        skipped_ = 0;
-      }
       // The first pass is the one that is on-policy: its figures are the step's, but for those of clipping.
       if (pass > 0) {
         result.ratio_max_deviation = std::max(result.ratio_max_deviation, done.ratio_max_deviation);
@@ -961,7 +952,7 @@ class Trainer {
                       const std::vector<std::vector<std::size_t>>& shares, const LearnInputs& inputs,
                       bool dump) {
     const double lr = rate();
-    if (!dump) return trainer_->update(inputs.groups(), lr);
+    if (!dump) return note_skipped(step, trainer_->update(inputs.groups(), lr));
     StepDump record;
     record.adapter_before = trainer_->adapter();
     trainer_->collect_moments(record.m_before, record.v_before);
@@ -973,6 +964,24 @@ class Trainer {
     record.result = trainer_->update(inputs.groups(), lr, &sequences);
     const UpdateResult result = record.result;
     write_dump(groups, shares, sequences, std::move(record));
+    return note_skipped(step, result);
+  }
+
+  /// Whatever the loss: an update that changed nothing is told, and a few in a row end the run.
+  UpdateResult note_skipped(std::int64_t step, const UpdateResult& result) {
+    if (!result.skipped) {
+      skipped_ = 0;
+      return result;
+    }
+    if (leader_)
+      LOG(WARNING) << "step " << step
+                   << ": the loss or its gradient is not finite; the update is skipped on every learner";
+    if (++skipped_ > kMostSkipped) {
+      fail(
+          "cannot train: {} updates in a row, the last in step {}, had a loss or gradient that is not "
+          "finite; lower optimizer.lr and go on from the last checkpoint",
+          skipped_, step);
+    }
     return result;
   }
 

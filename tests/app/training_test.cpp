@@ -88,6 +88,21 @@ class Training : public ::testing::Test {
     const ModelConfig model = ModelConfig::load(BIQA_SOURCE_DIR "/assets/tiny/model");
     return read_any_adapter(folder_.path() / name, model).values;
   }
+  /// Pictures with the answers that objective.loss sft learns.
+  fs::path write_answers() const {
+    const fs::path manifest = folder_.path() / "answers.jsonl";
+    std::ifstream source(BIQA_SOURCE_DIR "/assets/tiny/train.jsonl");
+    std::ofstream target(manifest);
+    std::string line;
+    for (int i = 0; i < 8 && std::getline(source, line); ++i) {
+      auto row = nlohmann::json::parse(line);
+      row["image"] = std::string(BIQA_SOURCE_DIR "/assets/tiny/") + row["image"].get<std::string>();
+      row["completion"] =
+          "<caption>a picture.</caption><reasoning>so it is.</reasoning><rating>3.00</rating>";
+      target << row.dump() << "\n";
+    }
+    return manifest;
+  }
   TemporaryFolder folder_;
   StopSignals signals_;
 };
@@ -274,7 +289,8 @@ TEST_F(Training, RanksThatReadDifferentFilesAreTold) {
 }
 
 TEST_F(Training, ResumingFromAFolderIsForOneRunOnly) {
-  const std::vector<std::string> small{"data.eval=[]", "checkpoint.every=1", "checkpoint.keep=0"};
+  // Every second step: a save that is due while the one before is being written would wait.
+  const std::vector<std::string> small{"data.eval=[]", "checkpoint.every=2", "checkpoint.keep=0"};
   const auto with = [&](std::vector<std::string> more) {
     more.insert(more.begin(), small.begin(), small.end());
     return more;
@@ -424,297 +440,298 @@ TEST_F(Training, PartsOnFrozenModulesAreInEveryPass) {
   write_adapter_h5(folder_.path() / "tower.h5", tower, {});
   EXPECT_THAT(error_of([&] { run_training(config("tower", from("tower.h5")), *local, signals_); }),
               ::testing::HasSubstr("all its parts are on modules that stay frozen"));
-  /// Calls something when a line with this text is logged.
-  class WhenLogged final : public google::LogSink {
-   public:
-    WhenLogged(std::string text, std::function<void()> action)
-        : text_(std::move(text)), action_(std::move(action)) {
-      google::AddLogSink(this);
-    }
-    ~WhenLogged() override { google::RemoveLogSink(this); }
-    WhenLogged(const WhenLogged&) = delete;
-    WhenLogged& operator=(const WhenLogged&) = delete;
-    void send(google::LogSeverity /*severity*/, const char* /*full_filename*/, const char* /*base_filename*/,
-              int /*line*/, const google::LogMessageTime& /*time*/, const char* message,
-              std::size_t length) override {
-      if (action_ && std::string_view(message, length).find(text_) != std::string_view::npos)
-        std::exchange(action_, nullptr)();
-    }
+}
 
-   private:
-    const std::string text_;
-    std::function<void()> action_;
+/// Calls something when a line with this text is logged.
+class WhenLogged final : public google::LogSink {
+ public:
+  WhenLogged(std::string text, std::function<void()> action)
+      : text_(std::move(text)), action_(std::move(action)) {
+    google::AddLogSink(this);
+  }
+  ~WhenLogged() override { google::RemoveLogSink(this); }
+  WhenLogged(const WhenLogged&) = delete;
+  WhenLogged& operator=(const WhenLogged&) = delete;
+  void send(google::LogSeverity /*severity*/, const char* /*full_filename*/, const char* /*base_filename*/,
+            int /*line*/, const google::LogMessageTime& /*time*/, const char* message,
+            std::size_t length) override {
+    if (action_ && std::string_view(message, length).find(text_) != std::string_view::npos)
+      std::exchange(action_, nullptr)();
+  }
+
+ private:
+  const std::string text_;
+  std::function<void()> action_;
+};
+
+TEST_F(Training, ASecondStartDoesNotTakeBackAJobThatIsSaving) {
+  const std::vector<std::string> saving{"checkpoint.every=2", "checkpoint.keep=0", "data.eval=[]"};
+  ASSERT_EQ(run(config("run", saving)), ExitCode::done);
+  // The first job is back in its last step: it has the folder, and the last checkpoint is not there yet.
+  const fs::path out = folder_.path() / "run", last = out / "checkpoints" / "step-000003";
+  const int first_job = ::open((out / ".lock").c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_EQ(::flock(first_job, LOCK_EX | LOCK_NB), 0);
+  fs::rename(last, folder_.path() / "in work");
+  const auto ends = [&] {
+    fs::rename(folder_.path() / "in work", last);
+    ::close(first_job);
   };
-
-  TEST_F(Training, ASecondStartDoesNotTakeBackAJobThatIsSaving) {
-    const std::vector<std::string> saving{"checkpoint.every=1", "checkpoint.keep=0", "data.eval=[]"};
-    ASSERT_EQ(run(config("run", saving)), ExitCode::done);
-    // The first job is back in its last step: it has the folder, and the last checkpoint is not there yet.
-    const fs::path out = folder_.path() / "run", last = out / "checkpoints" / "step-000003";
-    const int first_job = ::open((out / ".lock").c_str(), O_RDWR | O_CLOEXEC);
-    ASSERT_EQ(::flock(first_job, LOCK_EX | LOCK_NB), 0);
-    fs::rename(last, folder_.path() / "in work");
-    const auto ends = [&] {
-      fs::rename(folder_.path() / "in work", last);
-      ::close(first_job);
-    };
-    std::vector<std::string> more = saving;
-    more.emplace_back("train.steps=4");
-    {
-      const WhenLogged meanwhile("resuming from", ends);
-      auto alone = make_local();
-      try {
-        run_training(config("run", more), *alone, signals_);
-        ADD_FAILURE() << "the folder was the other job's";
-      } catch (const Error& error) {
-        EXPECT_NE(std::string(error.what()).find("another process is running there"), std::string::npos)
-            << error.what();
-      }
-    }
-    ASSERT_FALSE(fs::exists(last)) << "a checkpoint was chosen before the folder was this job's";
-    ends();
-    ASSERT_EQ(run(config("run", more)), ExitCode::done);
-    EXPECT_TRUE(fs::exists(last));
-    EXPECT_FALSE(fs::exists(out / "checkpoints" / "replaced-step-000003"));
-    EXPECT_EQ(read_metrics(out / "metrics.jsonl").steps.size(), 4U);
-  }
-
-  TEST_F(Training, AStartThatIsRefusedLeavesNoFolder) {
+  std::vector<std::string> more = saving;
+  more.emplace_back("train.steps=4");
+  {
+    const WhenLogged meanwhile("resuming from", ends);
     auto alone = make_local();
-    for (const char* resume : {"checkpoint.resume=/nowhere", "checkpoint.resume=auto"}) {
-      const Config settings = config("a/b/run", {resume, "model.path=/nowhere"});
-      EXPECT_THROW(run_training(settings, *alone, signals_), Error);
-      EXPECT_FALSE(fs::exists(folder_.path() / "a"));
-    }
-  }
-
-  // Each learner looks at its own files; what one of them finds counts for all, whatever they do.
-  TEST_F(Training, EveryRoleGoesOnFromTheSameCheckpoint) {
-    const std::vector<std::string> saving{"checkpoint.every=1", "checkpoint.keep=0", "data.eval=[]",
-                                          "roles={actors: 2, rewards: 1, learners: 2}"};
-    ASSERT_EQ(run(config("run", saving), 5), ExitCode::done);
-    const auto expected = texts("run");
-    const std::vector<float> values = adapter("run");
-    const fs::path checkpoints = folder_.path() / "run" / "checkpoints";
-    fs::remove(folder_.path() / "run" / "adapter.h5");
-    fs::resize_file(checkpoints / "step-000003" / "optimizer-00001-of-00002.h5", 5000);
-    fs::remove(checkpoints / "step-000002" / "optimizer-00001-of-00002.h5");
-    ::testing::internal::CaptureStderr();
-    ASSERT_EQ(run(config("run", saving), 5), ExitCode::done);
-    const std::string told = ::testing::internal::GetCapturedStderr();
-    EXPECT_EQ(texts("run"), expected);
-    EXPECT_EQ(adapter("run"), values);
-    EXPECT_TRUE(fs::exists(checkpoints / "replaced-step-000003"));
-    for (const char* what :
-         {"optimizer-00001-of-00002.h5 has 5000 bytes", "file optimizer-00001-of-00002.h5 is missing"}) {
-      const std::size_t place = told.find(what);
-      ASSERT_NE(place, std::string::npos) << told;
-      EXPECT_EQ(told.find(what, place + 1), std::string::npos) << "told twice";
-    }
-  }
-
-  TEST_F(Training, AnImportedCheckpointHasNoSettingsToDifferFrom) {
-    ASSERT_EQ(run(config("run", {"train.steps=1", "data.eval=[]"})), ExitCode::done);
-    const ModelConfig model = ModelConfig::load(BIQA_SOURCE_DIR "/assets/tiny/model");
-    LoadedCheckpoint state = *CheckpointStore(folder_.path() / "run" / "checkpoints").load_newest(model);
-    state.info = {};
-    write_checkpoint(folder_.path() / "imported", state);
-    ::testing::internal::CaptureStderr();
-    ASSERT_EQ(run(config("next", {"train.steps=1", "data.eval=[]",
-                                  "checkpoint.resume=" + (folder_.path() / "imported").string()})),
-              ExitCode::done);
-    EXPECT_EQ(::testing::internal::GetCapturedStderr().find("another setting"), std::string::npos);
-  }
-
-  TEST_F(Training, OtherImagesPerStepGoOnWithTheNextImages) {
-    const auto images = [&](const std::string& name, const std::set<int>& steps) {
-      std::vector<std::string> ids;
-      std::ifstream file(folder_.path() / name / "samples.jsonl");
-      for (std::string line; std::getline(file, line);) {
-        const auto row = nlohmann::json::parse(line);
-        if (row["member"] == 0 && steps.count(row["step"].get<int>()) != 0) ids.push_back(row["id"]);
-      }
-      return ids;
-    };
-    const std::vector<std::string> fours{"data.eval=[]"}, first{"data.eval=[]", "train.steps=1"};
-    ASSERT_EQ(run(config("fours", fours)), ExitCode::done);
-    ASSERT_EQ(run(config("twos", first)), ExitCode::done);
-    ASSERT_EQ(run(config("twos", {"data.eval=[]", "rollout.images_per_step=2", "train.steps=5"}), 2),
-              ExitCode::done);
-    const auto expected = images("fours", {1, 2, 3});
-    ASSERT_EQ(expected.size(), 12U);
-    EXPECT_EQ(images("twos", {1, 2, 3, 4, 5}), expected);
-    const ModelConfig model = ModelConfig::load(BIQA_SOURCE_DIR "/assets/tiny/model");
-    EXPECT_EQ(CheckpointStore(folder_.path() / "twos" / "checkpoints").load_newest(model)->info.data_cursor,
-              12);
-  }
-
-  TEST_F(Training, WhatAnEndedRunLacksIsMadeUpFor) {
-    ASSERT_EQ(run(config("run")), ExitCode::done);
-    const fs::path out = folder_.path() / "run";
-    const std::vector<float> values = adapter("run");
-    const std::size_t evaluations = read_metrics(out / "metrics.jsonl").evaluations.size();
-    for (const char* lost : {"curves.svg", "adapter", "adapter.h5"}) {
-      fs::remove_all(out / lost);
-      ASSERT_EQ(run(config("run")), ExitCode::done);
-      EXPECT_TRUE(fs::exists(out / lost)) << lost;
-    }
-    EXPECT_EQ(adapter("run"), values);
-    EXPECT_EQ(read_metrics(out / "metrics.jsonl").evaluations.size(), evaluations);
-  }
-
-  TEST_F(Training, OtherWeightsUnderTheSamePathAreRefusedAndOtherDataIsSaid) {
-    const fs::path model = folder_.path() / "model", manifest = folder_.path() / "train.jsonl";
-    fs::copy(BIQA_SOURCE_DIR "/assets/tiny/model", model);
-    std::ifstream source(BIQA_SOURCE_DIR "/assets/tiny/train.jsonl");
-    std::vector<std::string> rows;
-    for (std::string line; rows.size() < 12 && std::getline(source, line);) {
-      auto row = nlohmann::json::parse(line);
-      row["image"] = std::string(BIQA_SOURCE_DIR "/assets/tiny/") + row["image"].get<std::string>();
-      rows.push_back(row.dump());
-    }
-    const auto write_rows = [&] {
-      std::ofstream file(manifest);
-      for (const std::string& row : rows) file << row << "\n";
-    };
-    write_rows();
-    const auto settings = [&](int steps) {
-      return config("run", {"model.path=" + model.string(), "data.train=" + manifest.string(), "data.eval=[]",
-                            "train.steps=" + std::to_string(steps)});
-    };
-    const auto run_and_listen = [&](int steps) {
-      ::testing::internal::CaptureStderr();
-      EXPECT_EQ(run(settings(steps)), ExitCode::done);
-      return ::testing::internal::GetCapturedStderr();
-    };
-    ASSERT_EQ(run(settings(1)), ExitCode::done);
-    EXPECT_EQ(run_and_listen(2).find("other training data"), std::string::npos);
-    std::reverse(rows.begin(), rows.end());
-    write_rows();
-    EXPECT_NE(run_and_listen(3).find("going on with other training data than before"), std::string::npos);
-
-    // The same shapes, other numbers.
-    {
-      std::fstream file(model / "model.safetensors", std::ios::in | std::ios::out | std::ios::binary);
-      std::uint64_t header = 0;
-      file.read(reinterpret_cast<char*>(&header), sizeof header);
-      file.seekp(static_cast<std::streamoff>(sizeof header + header));
-      file.put(1);
-    }
-    const auto world = make_local();
     try {
-      run_training(settings(4), *world, signals_);
-      ADD_FAILURE() << "other weights are taken";
+      run_training(config("run", more), *alone, signals_);
+      ADD_FAILURE() << "the folder was the other job's";
     } catch (const Error& error) {
-      EXPECT_NE(std::string(error.what()).find("was trained on other weights"), std::string::npos)
+      EXPECT_NE(std::string(error.what()).find("another process is running there"), std::string::npos)
           << error.what();
     }
-    EXPECT_EQ(read_metrics(folder_.path() / "run" / "metrics.jsonl").steps.size(), 3U);
   }
+  ASSERT_FALSE(fs::exists(last)) << "a checkpoint was chosen before the folder was this job's";
+  ends();
+  ASSERT_EQ(run(config("run", more)), ExitCode::done);
+  EXPECT_TRUE(fs::exists(last));
+  EXPECT_FALSE(fs::exists(out / "checkpoints" / "replaced-step-000003"));
+  EXPECT_EQ(read_metrics(out / "metrics.jsonl").steps.size(), 4U);
+}
 
-  TEST_F(Training, AnyNumberOfRanksAndMoreLearnersThanTrajectories) {
-    const std::vector<std::string> small{"train.steps=2", "data.eval=[]", "rollout.images_per_step=2",
-                                         "rollout.group_size=2"};
-    ASSERT_EQ(run(config("one", small)), ExitCode::done);
-    const auto expected = texts("one");
-    struct Layout {
-      const char* roles;
-      int ranks;
+TEST_F(Training, AStartThatIsRefusedLeavesNoFolder) {
+  auto alone = make_local();
+  for (const char* resume : {"checkpoint.resume=/nowhere", "checkpoint.resume=auto"}) {
+    const Config settings = config("a/b/run", {resume, "model.path=/nowhere"});
+    EXPECT_THROW(run_training(settings, *alone, signals_), Error);
+    EXPECT_FALSE(fs::exists(folder_.path() / "a"));
+  }
+}
+
+// Each learner looks at its own files; what one of them finds counts for all, whatever they do.
+TEST_F(Training, EveryRoleGoesOnFromTheSameCheckpoint) {
+  const std::vector<std::string> saving{"checkpoint.every=2", "checkpoint.keep=0", "data.eval=[]",
+                                        "roles={actors: 2, rewards: 1, learners: 2}"};
+  ASSERT_EQ(run(config("run", saving), 5), ExitCode::done);
+  const auto expected = texts("run");
+  const std::vector<float> values = adapter("run");
+  const fs::path checkpoints = folder_.path() / "run" / "checkpoints";
+  fs::remove(folder_.path() / "run" / "adapter.h5");
+  fs::resize_file(checkpoints / "step-000003" / "optimizer-00001-of-00002.h5", 5000);
+  ::testing::internal::CaptureStderr();
+  ASSERT_EQ(run(config("run", saving), 5), ExitCode::done);
+  const std::string told = ::testing::internal::GetCapturedStderr();
+  EXPECT_EQ(texts("run"), expected);
+  EXPECT_EQ(adapter("run"), values);
+  EXPECT_TRUE(fs::exists(checkpoints / "replaced-step-000003"));
+  const std::string damage = "optimizer-00001-of-00002.h5 has 5000 bytes";
+  const std::size_t place = told.find(damage);
+  ASSERT_NE(place, std::string::npos) << told;
+  EXPECT_EQ(told.find(damage, place + 1), std::string::npos) << "told twice";
+}
+
+TEST_F(Training, AnImportedCheckpointHasNoSettingsToDifferFrom) {
+  ASSERT_EQ(run(config("run", {"train.steps=1", "data.eval=[]"})), ExitCode::done);
+  const ModelConfig model = ModelConfig::load(BIQA_SOURCE_DIR "/assets/tiny/model");
+  LoadedCheckpoint state = *CheckpointStore(folder_.path() / "run" / "checkpoints").load_newest(model);
+  state.info = {};
+  write_checkpoint(folder_.path() / "imported", state);
+  ::testing::internal::CaptureStderr();
+  ASSERT_EQ(run(config("next", {"train.steps=1", "data.eval=[]",
+                                "checkpoint.resume=" + (folder_.path() / "imported").string()})),
+            ExitCode::done);
+  EXPECT_EQ(::testing::internal::GetCapturedStderr().find("another setting"), std::string::npos);
+}
+
+TEST_F(Training, OtherImagesPerStepGoOnWithTheNextImages) {
+  const auto images = [&](const std::string& name, const std::set<int>& steps) {
+    std::vector<std::string> ids;
+    std::ifstream file(folder_.path() / name / "samples.jsonl");
+    for (std::string line; std::getline(file, line);) {
+      const auto row = nlohmann::json::parse(line);
+      if (row["member"] == 0 && steps.count(row["step"].get<int>()) != 0) ids.push_back(row["id"]);
+    }
+    return ids;
+  };
+  const std::vector<std::string> fours{"data.eval=[]"}, first{"data.eval=[]", "train.steps=1"};
+  ASSERT_EQ(run(config("fours", fours)), ExitCode::done);
+  ASSERT_EQ(run(config("twos", first)), ExitCode::done);
+  ASSERT_EQ(run(config("twos", {"data.eval=[]", "rollout.images_per_step=2", "train.steps=5"}), 2),
+            ExitCode::done);
+  const auto expected = images("fours", {1, 2, 3});
+  ASSERT_EQ(expected.size(), 12U);
+  EXPECT_EQ(images("twos", {1, 2, 3, 4, 5}), expected);
+  const ModelConfig model = ModelConfig::load(BIQA_SOURCE_DIR "/assets/tiny/model");
+  EXPECT_EQ(CheckpointStore(folder_.path() / "twos" / "checkpoints").load_newest(model)->info.data_cursor,
+            12);
+}
+
+TEST_F(Training, WhatAnEndedRunLacksIsMadeUpFor) {
+  ASSERT_EQ(run(config("run")), ExitCode::done);
+  const fs::path out = folder_.path() / "run";
+  const std::vector<float> values = adapter("run");
+  const std::size_t evaluations = read_metrics(out / "metrics.jsonl").evaluations.size();
+  for (const char* lost : {"curves.svg", "adapter", "adapter.h5"}) {
+    fs::remove_all(out / lost);
+    ASSERT_EQ(run(config("run")), ExitCode::done);
+    EXPECT_TRUE(fs::exists(out / lost)) << lost;
+  }
+  EXPECT_EQ(adapter("run"), values);
+  EXPECT_EQ(read_metrics(out / "metrics.jsonl").evaluations.size(), evaluations);
+}
+
+TEST_F(Training, OtherWeightsUnderTheSamePathAreRefusedAndOtherDataIsSaid) {
+  const fs::path model = folder_.path() / "model", manifest = folder_.path() / "train.jsonl";
+  fs::copy(BIQA_SOURCE_DIR "/assets/tiny/model", model);
+  std::ifstream source(BIQA_SOURCE_DIR "/assets/tiny/train.jsonl");
+  std::vector<std::string> rows;
+  for (std::string line; rows.size() < 12 && std::getline(source, line);) {
+    auto row = nlohmann::json::parse(line);
+    row["image"] = std::string(BIQA_SOURCE_DIR "/assets/tiny/") + row["image"].get<std::string>();
+    rows.push_back(row.dump());
+  }
+  const auto write_rows = [&] {
+    std::ofstream file(manifest);
+    for (const std::string& row : rows) file << row << "\n";
+  };
+  write_rows();
+  const auto settings = [&](int steps) {
+    return config("run", {"model.path=" + model.string(), "data.train=" + manifest.string(), "data.eval=[]",
+                          "train.steps=" + std::to_string(steps)});
+  };
+  const auto run_and_listen = [&](int steps) {
+    ::testing::internal::CaptureStderr();
+    EXPECT_EQ(run(settings(steps)), ExitCode::done);
+    return ::testing::internal::GetCapturedStderr();
+  };
+  ASSERT_EQ(run(settings(1)), ExitCode::done);
+  EXPECT_EQ(run_and_listen(2).find("other training data"), std::string::npos);
+  std::reverse(rows.begin(), rows.end());
+  write_rows();
+  EXPECT_NE(run_and_listen(3).find("going on with other training data than before"), std::string::npos);
+
+  // The same shapes, other numbers.
+  {
+    std::fstream file(model / "model.safetensors", std::ios::in | std::ios::out | std::ios::binary);
+    std::uint64_t header = 0;
+    file.read(reinterpret_cast<char*>(&header), sizeof header);
+    file.seekp(static_cast<std::streamoff>(sizeof header + header));
+    file.put(1);
+  }
+  const auto world = make_local();
+  try {
+    run_training(settings(4), *world, signals_);
+    ADD_FAILURE() << "other weights are taken";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("was trained on other weights"), std::string::npos)
+        << error.what();
+  }
+  EXPECT_EQ(read_metrics(folder_.path() / "run" / "metrics.jsonl").steps.size(), 3U);
+}
+
+TEST_F(Training, AnyNumberOfRanksAndMoreLearnersThanTrajectories) {
+  const std::vector<std::string> small{"train.steps=2", "data.eval=[]", "rollout.images_per_step=2",
+                                       "rollout.group_size=2"};
+  ASSERT_EQ(run(config("one", small)), ExitCode::done);
+  const auto expected = texts("one");
+  struct Layout {
+    const char* roles;
+    int ranks;
+  };
+  int number = 0;
+  for (const Layout& layout :
+       {Layout{"roles={actors: 1, rewards: 1, learners: 6}", 8},
+        Layout{"roles={actors: 5, rewards: 2, learners: 1}", 8},
+        Layout{"roles={actors: 1, rewards: 0, learners: 2}", 3}, Layout{"roles=auto", 16}}) {
+    SCOPED_TRACE(layout.roles);
+    std::vector<std::string> settings = small;
+    settings.emplace_back(layout.roles);
+    const std::string name = "layout" + std::to_string(number++);
+    ASSERT_EQ(run(config(name, settings), layout.ranks), ExitCode::done);
+    EXPECT_EQ(texts(name), expected);
+  }
+}
+
+TEST_F(Training, ADamagedCheckpointIsPassedOver) {
+  ASSERT_EQ(run(config("run", {"checkpoint.every=1", "train.steps=2"})), ExitCode::done);
+  const fs::path newest = folder_.path() / "run" / "checkpoints" / "step-000002";
+  ASSERT_NO_THROW(CheckpointStore::verify(newest));
+  {
+    std::fstream file(newest / "optimizer-00000-of-00001.h5",
+                      std::ios::in | std::ios::out | std::ios::binary);
+    file.seekg(4000);
+    const char old = static_cast<char>(file.get());
+    file.seekp(4000);
+    file.put(static_cast<char>(old ^ 1));
+  }
+  EXPECT_THROW(CheckpointStore::verify(newest), Error);
+  const ModelConfig model = ModelConfig::load(BIQA_SOURCE_DIR "/assets/tiny/model");
+  const auto loaded = CheckpointStore(folder_.path() / "run" / "checkpoints").load_newest(model);
+  ASSERT_TRUE(loaded.has_value());
+  EXPECT_EQ(loaded->info.step, 1);
+}
+
+TEST_F(Training, DapoLeavesOutGroupsWithoutVarianceAndCutAnswers) {
+  const auto first_step = [&](const std::string& name, std::vector<std::string> more) {
+    more.insert(more.end(), {"train.steps=1", "data.eval=[]"});
+    EXPECT_EQ(run(config(name, more)), ExitCode::done);
+    return read_metrics(folder_.path() / name / "metrics.jsonl").steps.at(0);
+  };
+  const std::vector<std::string> cut{"rollout.max_new_tokens=30"};
+  // Format alone rewards: some groups are rewarded alike.
+  const std::vector<std::string> alike{"rewards.prediction=0", "rewards.consistency=0", "rewards.reasoning=0",
+                                       "objective.mask_truncated=false", "rollout.max_new_tokens=38"};
+  for (const auto& settings : {cut, alike}) {
+    const auto with = [&](const char* loss) {
+      std::vector<std::string> all = settings;
+      all.insert(all.end(), {std::string("objective.loss=") + loss, "objective.clip_high=0.2"});
+      return first_step(std::string(loss) + std::to_string(settings.size()), all);
     };
-    int number = 0;
-    for (const Layout& layout :
-         {Layout{"roles={actors: 1, rewards: 1, learners: 6}", 8},
-          Layout{"roles={actors: 5, rewards: 2, learners: 1}", 8},
-          Layout{"roles={actors: 1, rewards: 0, learners: 2}", 3}, Layout{"roles=auto", 16}}) {
-      SCOPED_TRACE(layout.roles);
-      std::vector<std::string> settings = small;
-      settings.emplace_back(layout.roles);
-      const std::string name = "layout" + std::to_string(number++);
-      ASSERT_EQ(run(config(name, settings), layout.ranks), ExitCode::done);
-      EXPECT_EQ(texts(name), expected);
-    }
+    const StepMetrics bnpo = with("bnpo"), dapo = with("dapo");
+    EXPECT_EQ(bnpo.generated_tokens, dapo.generated_tokens);
+    EXPECT_EQ(bnpo.trained_tokens, bnpo.generated_tokens);
+    EXPECT_LT(dapo.trained_tokens, bnpo.trained_tokens);
+    EXPECT_NE(dapo.grad_norm, bnpo.grad_norm);
   }
+}
 
-  TEST_F(Training, ADamagedCheckpointIsPassedOver) {
-    ASSERT_EQ(run(config("run", {"checkpoint.every=1", "train.steps=2"})), ExitCode::done);
-    const fs::path newest = folder_.path() / "run" / "checkpoints" / "step-000002";
-    ASSERT_NO_THROW(CheckpointStore::verify(newest));
-    {
-      std::fstream file(newest / "optimizer-00000-of-00001.h5",
-                        std::ios::in | std::ios::out | std::ios::binary);
-      file.seekg(4000);
-      const char old = static_cast<char>(file.get());
-      file.seekp(4000);
-      file.put(static_cast<char>(old ^ 1));
-    }
-    EXPECT_THROW(CheckpointStore::verify(newest), Error);
-    const ModelConfig model = ModelConfig::load(BIQA_SOURCE_DIR "/assets/tiny/model");
-    const auto loaded = CheckpointStore(folder_.path() / "run" / "checkpoints").load_newest(model);
-    ASSERT_TRUE(loaded.has_value());
-    EXPECT_EQ(loaded->info.step, 1);
-  }
+TEST_F(Training, CaptionsTooLongForStageTwoGetNoRating) {
+  std::string user;
+  for (int i = 0; i < 400; ++i) user += "{caption} ";
+  ASSERT_EQ(run(config("run", {"prompts.stage2_user=\"" + user + "\"", "train.steps=1", "data.eval=[]"})),
+            ExitCode::done);
+  const MetricsFile metrics = read_metrics(folder_.path() / "run" / "metrics.jsonl");
+  EXPECT_EQ(metrics.steps.at(0).stage2_parse_rate, 0.0);
+  EXPECT_GT(metrics.steps.at(0).parse_rate, 0.0);
+}
 
-  TEST_F(Training, DapoLeavesOutGroupsWithoutVarianceAndCutAnswers) {
-    const auto first_step = [&](const std::string& name, std::vector<std::string> more) {
-      more.insert(more.end(), {"train.steps=1", "data.eval=[]"});
-      EXPECT_EQ(run(config(name, more)), ExitCode::done);
-      return read_metrics(folder_.path() / name / "metrics.jsonl").steps.at(0);
-    };
-    const std::vector<std::string> cut{"rollout.max_new_tokens=30"};
-    // Format alone rewards: some groups are rewarded alike.
-    const std::vector<std::string> alike{"rewards.prediction=0", "rewards.consistency=0",
-                                         "rewards.reasoning=0", "objective.mask_truncated=false",
-                                         "rollout.max_new_tokens=38"};
-    for (const auto& settings : {cut, alike}) {
-      const auto with = [&](const char* loss) {
-        std::vector<std::string> all = settings;
-        all.insert(all.end(), {std::string("objective.loss=") + loss, "objective.clip_high=0.2"});
-        return first_step(std::string(loss) + std::to_string(settings.size()), all);
-      };
-      const StepMetrics bnpo = with("bnpo"), dapo = with("dapo");
-      EXPECT_EQ(bnpo.generated_tokens, dapo.generated_tokens);
-      EXPECT_EQ(bnpo.trained_tokens, bnpo.generated_tokens);
-      EXPECT_LT(dapo.trained_tokens, bnpo.trained_tokens);
-      EXPECT_NE(dapo.grad_norm, bnpo.grad_norm);
-    }
-  }
+TEST_F(Training, SupervisedLossFallsAndNeedsAnswers) {
+  EXPECT_THROW(
+      {
+        const auto world = make_local();
+        const Config settings = config("none", {"objective.loss=sft"});
+        run_training(settings, *world, signals_);
+      },
+      Error);
+  const fs::path manifest = write_answers();
+  ASSERT_EQ(run(config("sft", {"objective.loss=sft", "data.train=" + manifest.string(), "train.steps=6",
+                               "data.eval=[]"})),
+            ExitCode::done);
+  const MetricsFile metrics = read_metrics(folder_.path() / "sft" / "metrics.jsonl");
+  EXPECT_LT(metrics.steps.back().loss, 0.8 * metrics.steps.front().loss);
+}
 
-  TEST_F(Training, CaptionsTooLongForStageTwoGetNoRating) {
-    std::string user;
-    for (int i = 0; i < 400; ++i) user += "{caption} ";
-    ASSERT_EQ(run(config("run", {"prompts.stage2_user=\"" + user + "\"", "train.steps=1", "data.eval=[]"})),
-              ExitCode::done);
-    const MetricsFile metrics = read_metrics(folder_.path() / "run" / "metrics.jsonl");
-    EXPECT_EQ(metrics.steps.at(0).stage2_parse_rate, 0.0);
-    EXPECT_GT(metrics.steps.at(0).parse_rate, 0.0);
-  }
-
-  TEST_F(Training, SupervisedLossFallsAndNeedsAnswers) {
-    EXPECT_THROW(
-        {
-          const auto world = make_local();
-          const Config settings = config("none", {"objective.loss=sft"});
-          run_training(settings, *world, signals_);
-        },
-        Error);
-    const fs::path manifest = folder_.path() / "answers.jsonl";
-    std::ifstream source(BIQA_SOURCE_DIR "/assets/tiny/train.jsonl");
-    std::ofstream target(manifest);
-    std::string line;
-    for (int i = 0; i < 8 && std::getline(source, line); ++i) {
-      auto row = nlohmann::json::parse(line);
-      row["image"] = std::string(BIQA_SOURCE_DIR "/assets/tiny/") + row["image"].get<std::string>();
-      row["completion"] =
-          "<caption>a picture.</caption><reasoning>so it is.</reasoning><rating>3.00</rating>";
-      target << row.dump() << "\n";
-    }
-    target.close();
-    ASSERT_EQ(run(config("sft", {"objective.loss=sft", "data.train=" + manifest.string(), "train.steps=6",
-                                 "data.eval=[]"})),
-              ExitCode::done);
-    const MetricsFile metrics = read_metrics(folder_.path() / "sft" / "metrics.jsonl");
-    EXPECT_LT(metrics.steps.back().loss, 0.8 * metrics.steps.front().loss);
-  }
+// The first update moves every value so far that the second loss is no number.
+TEST_F(Training, SupervisedUpdatesThatAreSkippedAreToldAndEndTheRun) {
+  Config settings = config("sft", {"objective.loss=sft", "data.train=" + write_answers().string(),
+                                   "train.steps=9", "data.eval=[]"});
+  settings.optimizer.lr = 1e20;  // no configuration may ask for that
+  auto alone = make_local();
+  ::testing::internal::CaptureStderr();
+  const std::string error = error_of([&] { run_training(settings, *alone, signals_); });
+  const std::string told = ::testing::internal::GetCapturedStderr();
+  EXPECT_NE(error.find("4 updates in a row, the last in step 5,"), std::string::npos) << error;
+  for (const char* step : {"step 2: the loss", "step 3: the loss", "step 4: the loss"})
+    EXPECT_NE(told.find(step), std::string::npos) << told;
+}
 
 }  // namespace
 }  // namespace biqa
