@@ -10,6 +10,8 @@
 #include "app/rank_processors.h"
 #include "app/trainer.h"
 #include "comm/mpi.h"
+#include "core/error.h"
+#include "ops/cuda/device.h"
 
 namespace biqa {
 namespace {
@@ -31,6 +33,16 @@ extern "C" void on_stop(int /*signal*/) {
 }
 extern "C" void on_save(int /*signal*/) {
   signals.save = true;
+}
+
+/// A plan may be made where the job can't run.
+void warn_of_device(const Config& config) {
+  if (config.model.device != "cuda") return;
+  try {
+    refuse_cuda_network();
+  } catch (const Error& error) {
+    say("warning: this is a plan only: {}\n", error.what());
+  }
 }
 
 void listen(int signal, void (*handler)(int)) {
@@ -85,7 +97,10 @@ ExitCode train(const CommandLine& line) {
     });
     if (line.on("dry-run")) {
       const int processors = share_processors(world);
-      if (world.rank() == 0) fmt::print("{}", describe_plan(make_plan(config, world.size(), processors)));
+      if (world.rank() == 0) {
+        fmt::print("{}", describe_plan(make_plan(config, world.size(), processors)));
+        warn_of_device(config);
+      }
     } else {
       listen_for_save(config);
       code = run_training(config, world, signals, watch);

@@ -60,7 +60,8 @@ void LearnInputs::add(std::size_t index, const EncodedPicture& picture) {
   LearnerGroup input{prompt_of_ids(model_, group.prompt_ids, std::span(&picture, 1)),
                      {},
                      dropout_key(group),
-                     dropped_[index]};
+                     dropped_[index],
+                     group.sample_id};
   for (const Trajectory& t : group.members) {
     input.sequences.push_back({t.completion_ids, t.behaviour_logp,
                                mask_of(t.finished, t.completion_ids.size()), t.advantage,
@@ -73,7 +74,8 @@ void LearnInputs::add(std::size_t index, const EncodedPicture& picture) {
                        {{t.stage2_completion_ids, t.stage2_behaviour_logp,
                          mask_of(t.stage2_finished, t.stage2_completion_ids.size()), t.advantage}},
                        stage2_dropout_key(group, t.member),
-                       dropped_[index]});
+                       dropped_[index],
+                       group.sample_id + " (from the caption)"});
   }
 }
 

@@ -8,14 +8,13 @@
 #include "core/error.h"
 #include "learner/checkpoint_store.h"
 #include "model/frozen_parts.h"
+#include "ops/cuda/device.h"
 
 namespace biqa {
 namespace {
 
 std::shared_ptr<Ops> open_backend(const PolicyOptions& options) {
-  if (options.device == "cuda") {
-    fail("cannot use device cuda: the CUDA backend does not run the whole network yet; use device cpu");
-  }
+  if (options.device == "cuda") refuse_cuda_network();
   if (options.device != "cpu") fail_usage("unknown device {}: must be cpu or cuda", options.device);
   return make_cpu_ops(options.dtype, options.threads);
 }

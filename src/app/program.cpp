@@ -21,6 +21,7 @@
 #include <utility>
 
 #include "comm/launcher.h"
+#include "ops/cuda/device.h"
 
 namespace biqa {
 namespace {
@@ -278,12 +279,8 @@ std::string csv_quoted(const std::string& text) {
 }
 
 std::string version_text() {
-#ifdef BIQA_WITH_CUDA
-  constexpr const char* kBackends = "cpu, cuda";
-#else
-  constexpr const char* kBackends = "cpu";
-#endif
-  return fmt::format("biqa {} (git {}), backends: {}", BIQA_VERSION, BIQA_GIT_HASH, kBackends);
+  return fmt::format("biqa {} (git {}), backends: {}", BIQA_VERSION, BIQA_GIT_HASH,
+                     built_with_cuda() ? "cpu, cuda" : "cpu");
 }
 
 }  // namespace biqa

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <glog/logging.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 #include <chrono>
 #include <cmath>
 #include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <string_view>
 #include <system_error>
@@ -258,51 +260,70 @@ bool holds_a_run(const fs::path& root) {
   return !problem && bytes > 0;
 }
 
-/// Held as long as the run goes on; the system lets go of it when the process ends, however it ends.
-class FolderLock {
- public:
-  explicit FolderLock(const fs::path& root) {
-    const fs::path file = root / ".lock";
+RunLock::RunLock(fs::path root) : root_(std::move(root)) {
+  std::error_code ignored;
+  for (fs::path folder = fs::absolute(root_, ignored).lexically_normal();
+       !folder.empty() && !fs::exists(folder, ignored) && folder != folder.parent_path();
+       folder = folder.parent_path())
+    made_.push_back(folder);
+  make_folder(root_);
+  const fs::path file = root_ / ".lock";
+  const bool fresh = !fs::exists(file, ignored);
+  for (;;) {
     descriptor_ = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (descriptor_ < 0) {
       fail("cannot write into run folder {}: {}; set train.out to a folder that can be written",
-           root.string(), std::generic_category().message(errno));
+           root_.string(), system_reason(errno));
     }
-    if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0) return;
-    if (errno != EWOULDBLOCK) {
-      LOG(WARNING) << "cannot lock " << file.string() << ": " << system_reason(errno)
-                   << "; see to it that no other job trains in this folder";
-    } else {
-      ::close(descriptor_);
+    if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
+      if (errno != EWOULDBLOCK) {
+        LOG(WARNING) << "cannot lock " << file.string() << ": " << system_reason(errno)
+                     << "; see to it that no other job trains in this folder";
+        break;
+      }
+      ::close(std::exchange(descriptor_, -1));
       fail(
           "cannot start a run in {}: another process is running there; wait for it, or set train.out to "
           "another folder",
-          root.string());
+          root_.string());
     }
+    // Whoever held it before may have removed the file meanwhile: then it locks nobody out.
+    struct stat held {
+    }, there{};
+    if (::fstat(descriptor_, &held) == 0 && ::stat(file.c_str(), &there) == 0 &&
+        held.st_ino == there.st_ino && held.st_dev == there.st_dev)
+      break;
+    ::close(std::exchange(descriptor_, -1));
+    make_folder(root_);
   }
-  ~FolderLock() {
-    if (descriptor_ >= 0) ::close(descriptor_);
-  }
-  FolderLock(FolderLock&& other) noexcept : descriptor_(std::exchange(other.descriptor_, -1)) {}
-  FolderLock& operator=(FolderLock&&) = delete;
-  FolderLock(const FolderLock&) = delete;
-  FolderLock& operator=(const FolderLock&) = delete;
+  if (fresh) made_.insert(made_.begin(), file);
+}
 
- private:
-  int descriptor_ = -1;
-};
+RunLock::~RunLock() {
+  if (descriptor_ < 0) return;
+  std::error_code ignored;
+  // Nothing beside the lock: no run has begun.
+  const bool empty = std::distance(fs::directory_iterator(root_, ignored), fs::directory_iterator()) <= 1;
+  for (const fs::path& path : made_) {
+    if (!empty || !fs::remove(path, ignored) || ignored) break;
+  }
+  ::close(descriptor_);
+}
+
+RunLock::RunLock(RunLock&& other) noexcept
+    : root_(std::move(other.root_)),
+      made_(std::move(other.made_)),
+      descriptor_(std::exchange(other.descriptor_, -1)) {}
 
 struct RunFolder::Files {
-  FolderLock lock;
+  RunLock lock;
   AppendFile metrics, samples;
   TensorboardWriter tensorboard;
 };
 
-RunFolder::RunFolder(fs::path root, const std::string& config_yaml, std::optional<std::int64_t> resumed_step,
+RunFolder::RunFolder(RunLock lock, const std::string& config_yaml, std::optional<std::int64_t> resumed_step,
                      bool evaluated)
-    : root_(std::move(root)) {
-  make_folder(root_);
-  FolderLock lock(root_);
+    : root_(lock.root()) {
   if (!resumed_step && holds_a_run(root_)) {
     fail(
         "cannot start a run in {}: it holds one already (metrics.jsonl); set train.out to another folder, or "

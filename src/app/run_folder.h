@@ -10,6 +10,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "reward/table.h"
@@ -89,6 +90,27 @@ MetricsFile read_metrics(const std::filesystem::path& file);
 /// There are steps in this folder's metrics.jsonl.
 bool holds_a_run(const std::filesystem::path& root);
 
+/// A run folder is this process's alone as long as this lives; the system lets go of it when the process ends, however it
+/// ends. What a run goes on from is chosen and read under it: another job may still be writing there before.
+class RunLock {
+ public:
+  /// Creates the folder where it isn't there. Throws Error when it cannot be made, is not writable or is in use by another
+  /// process.
+  explicit RunLock(std::filesystem::path root);
+  /// Removes what it made, if nothing else has come into it.
+  ~RunLock();
+  RunLock(RunLock&& other) noexcept;
+  RunLock& operator=(RunLock&&) = delete;
+  RunLock(const RunLock&) = delete;
+  RunLock& operator=(const RunLock&) = delete;
+  const std::filesystem::path& root() const { return root_; }
+
+ private:
+  std::filesystem::path root_;
+  std::vector<std::filesystem::path> made_;  ///< the lock's file and folders, innermost first
+  int descriptor_ = -1;
+};
+
 /// An open run folder; belongs to one process (rank 0).
 class RunFolder {
  public:
@@ -97,7 +119,10 @@ class RunFolder {
   /// step S: lines of later steps (they will be run again) and a torn last line are dropped, and without `evaluated`
   /// the figures of S, which are made again. Throws Error when the folder cannot be made, is not writable, holds another run or is in use by another process.
   RunFolder(std::filesystem::path root, const std::string& config_yaml,
-            std::optional<std::int64_t> resumed_step, bool evaluated = true);
+            std::optional<std::int64_t> resumed_step, bool evaluated = true)
+      : RunFolder(RunLock(std::move(root)), config_yaml, resumed_step, evaluated) {}
+  RunFolder(RunLock lock, const std::string& config_yaml, std::optional<std::int64_t> resumed_step,
+            bool evaluated = true);
   ~RunFolder();
   RunFolder(RunFolder&&) noexcept;
   RunFolder& operator=(RunFolder&&) = delete;

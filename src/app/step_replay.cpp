@@ -70,8 +70,10 @@ void replay_step(const Policy& policy, const std::filesystem::path& dump,
   std::vector<SequenceResult> records;
   const UpdateResult result = learner.update(inputs, step.lr, &records);
   if (result.skipped) {
-    fail("cannot replay {}: the gradient is not finite; look for extreme values in its adapter_before",
-         dump.string());
+    fail(
+        "cannot replay {}: the loss or its gradient is not finite; look for extreme values in its "
+        "adapter_before",
+        dump.string());
   }
 
   Hdf5Writer out(out_path);

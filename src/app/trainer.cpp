@@ -38,6 +38,7 @@
 #include "data/wire.h"
 #include "io/files.h"
 #include "io/hdf5.h"
+#include "learner/checkpoint_reader.h"
 #include "learner/checkpoint_store.h"
 #include "learner/learner.h"
 #include "model/checkpoint.h"
@@ -130,8 +131,6 @@ class Trainer {
     check_agreement(world_, "other manifests", data_.text());
     threads_ = threads_for(share_processors(world_), config_.model.threads);
     look_at_pictures();
-    const std::string chosen = find_checkpoint();
-    open_model(chosen);
     std::vector<int> holders =
         roles_.learners;  // everyone who needs the adapter; the first learner is rank 0
     for (const int rank : roles_.actors) {
@@ -139,12 +138,14 @@ class Trainer {
     }
     learners_ = world_.split(roles_.learners, "learners");
     holders_ = world_.split(holders, "adapter holders");
+    const std::optional<FoundCheckpoint> found = find_checkpoint();
+    open_model(found);
     if (learner_) checkpoints_ = std::make_unique<RunCheckpoints>(config_, *learners_);
     run_alike(world_, [&] {
       start_engine();
       start_adapter();
     });
-    resume(chosen);
+    if (found) resume(*found);
     if (actor_) {
       share_.emplace(world_, roles_.actors, kTagWork,
                      [this](std::int64_t step) { return data_.rows_of_step(step); });
@@ -284,22 +285,23 @@ class Trainer {
 
   /// An adapter's parts on frozen modules are in the weights from the start: those of the checkpoint that is gone on
   /// from, else of model.adapter.
-  void open_model(const std::string& checkpoint) {
+  void open_model(const std::optional<FoundCheckpoint>& found) {
     PolicyOptions options{config_.model.path, config_.model.dtype,   config_.model.device, threads_,
                           learner_,           config_.model.pixels()};
     run_alike(world_, [&] {
       const std::filesystem::path& start = config_.model.adapter;
       if (!start.empty()) start_ = read_adapter_for(options.path, start);
       if (start_) options.frozen = start_->frozen;
-      if (checkpoint.empty()) return;
-      const Lora found = read_adapter_for(options.path, checkpoint);
-      if (start_ && !same_parts(*start_, found)) {
+      if (!found) return;
+      Lora then;  // every rank may have to read weights
+      if (found->frozen) then = read_adapter_for(options.path, found->path);
+      if (start_ && !same_parts(*start_, then)) {
         fail(
             "cannot resume from {}: its parts on frozen modules are not those of model.adapter {}; name the "
             "adapter that it began with",
-            checkpoint, start.string());
+            found->path.string(), start.string());
       }
-      options.frozen = found.frozen;
+      options.frozen = then.frozen;
     });
     frozen_ = options.frozen;
     policy_ = Policy::open(options, world_);
@@ -394,8 +396,7 @@ class Trainer {
   }
 
   /// What the configuration names may hold something else by now.
-  void check_inputs(const LoadedCheckpoint& found) const {
-    if (!leader_) return;
+  void check_inputs(const FoundCheckpoint& found) const {
     const auto differs = [](const std::string& then, const std::string& now) {
       return !then.empty() && then != now;
     };
@@ -411,33 +412,31 @@ class Trainer {
                    << " has changed";
   }
 
-  /// Where checkpoint.resume says to go on from; empty: nowhere. The first learner's.
-  std::string choose_checkpoint() const {
+  /// Where checkpoint.resume says to go on from. The first learner's, who holds the folder's lock.
+  struct Candidates {
+    std::vector<std::filesystem::path> folders;  ///< the first that is whole
+    bool only = false;                           ///< the one that was asked for, or an error
+    std::string needed_by;                       ///< an error if none is whole: what was asked for
+  };
+  Candidates candidates() const {
     const std::filesystem::path own = config_.train.out / "checkpoints";
     const std::string& asked = config_.checkpoint.resume;
-    const auto newest_of = [&](const std::filesystem::path& root) -> std::string {
-      const CheckpointStore store(root);
-      if (store.newest_first().empty()) return "";
-      const auto found = store.load_newest(ModelConfig::load(config_.model.path));
-      return found ? found->path.string() : std::string();
-    };
-    const bool has_own = !CheckpointStore(own).newest_first().empty();
-    if (asked == "auto" || (has_own && began_with(asked))) return newest_of(own);
+    if (asked == "never") return {};
+    const auto own_folders = CheckpointStore(own).newest_first();
+    if (asked == "auto" || (!own_folders.empty() && began_with(asked))) return {own_folders, false, ""};
     std::error_code ignored;
     const std::filesystem::path start = asked;
     if (!std::filesystem::is_directory(start, ignored))
       fail("cannot resume from {}: there is no such folder; name a checkpoint or a run", asked);
     const bool is_own = std::filesystem::equivalent(start.parent_path(), own, ignored);
-    if (!is_own && (has_own || holds_a_run(config_.train.out)) && !began_with(asked)) {
+    if (!is_own && (!own_folders.empty() || holds_a_run(config_.train.out)) && !began_with(asked)) {
       fail_usage(
           "cannot resume from {} into {}: that holds a run of its own; set train.out to another folder, or "
           "checkpoint.resume: auto to go on with that run",
           asked, config_.train.out.string());
     }
-    if (!std::filesystem::exists(start / "checkpoints", ignored)) return asked;
-    std::string newest = newest_of(start / "checkpoints");
-    if (newest.empty()) fail("cannot resume from {}: the run has no whole checkpoint; name another", asked);
-    return newest;
+    if (!std::filesystem::exists(start / "checkpoints", ignored)) return {{start}, true, ""};
+    return {CheckpointStore(start / "checkpoints").newest_first(), false, asked};
   }
   /// The run in train.out was started with this checkpoint.resume, so that the same command goes on with it.
   bool began_with(const std::string& resume) const {
@@ -449,32 +448,61 @@ class Trainer {
     }
   }
 
-  /// The first learner chooses the checkpoint to go on from, for all ranks; empty: none.
-  std::string find_checkpoint() {
-    if (config_.checkpoint.resume == "never") return "";
-    std::string chosen;
+  /// The first learner names the checkpoints that may be gone on from, the learners look at them together, all ranks get to
+  /// know the result. From here on the folder is this run's: a job that still writes its last checkpoint there has it
+  /// until then.
+  std::optional<FoundCheckpoint> find_checkpoint() {
+    Candidates asked;
     run_alike(world_, [&] {
-      if (leader_) chosen = choose_checkpoint();
+      if (!leader_) return;
+      lock_.emplace(config_.train.out);
+      asked = candidates();
     });
-    const auto letters = std::as_bytes(std::span(chosen));
+    std::optional<FoundCheckpoint> found;
+    run_alike(world_, [&] {
+      if (!learner_) return;
+      reader_ = std::make_unique<CheckpointReader>(*learners_);
+      found = reader_->find(asked.folders, asked.only, [&] { return ModelConfig::load(config_.model.path); });
+      if (leader_ && !found && !asked.needed_by.empty())
+        fail("cannot resume from {}: the run has no whole checkpoint; name another", asked.needed_by);
+    });
+    const std::string text = FoundCheckpoint::to_text(found);
+    const auto letters = std::as_bytes(std::span(text));
     std::vector<std::byte> bytes(letters.begin(), letters.end());
     world_.broadcast_bytes(bytes, roles_.learners.front());
-    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+    if (!learner_)
+      found = FoundCheckpoint::from_text({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+    return found;
   }
 
-  void resume(const std::string& chosen) {
-    if (chosen.empty()) return;
-    const ModelConfig& model = policy_.model->config();
-    run_alike(world_, [&] { go_on_from(CheckpointStore::load(chosen, model)); });
+  /// Actors get the adapter with the first boundary, rewards need none.
+  void resume(const FoundCheckpoint& found) {
+    run_alike(world_, [&] {
+      if (leader_) check_resumed(found);
+      if (learner_) reader_->read_files(found);
+    });
+    if (learner_) {
+      const Learner::Shard own = trainer_->shard();
+      const CheckpointReader::State state = reader_->exchange(found, own.begin, own.end);
+      trainer_->restore_shard(state.values, state.m, state.v, found.updates);
+      adapter_ = trainer_->adapter();
+    }
+    reader_.reset();
+    data_.go_on_after(found.step, found.data_cursor);
+    step_ = found.step;
+    version_ = found.version;
+    learned_step_ = recorded_step_ = resumed_step_ = step_;
+    learned_updates_ = found.updates;
     if (!leader_) return;
-    LOG(INFO) << "resuming from " << chosen << " after step " << step_;
+    LOG(INFO) << "resuming from " << found.path.string() << " after step " << step_;
     if (lag_ > 0)
       LOG(INFO) << "rollout.max_policy_lag " << lag_
                 << ": the first steps are sampled by this adapter, without the lag they would have had";
   }
 
-  void go_on_from(LoadedCheckpoint&& found) {
-    if (holders_ != nullptr && !(*found.adapter.layout == *adapter_.layout)) {
+  /// The first learner's.
+  void check_resumed(const FoundCheckpoint& found) const {
+    if (!(*found.adapter.layout == *adapter_.layout)) {
       fail(
           "cannot resume from {}: its adapter has other modules or ranks than the configuration asks for; "
           "ask for the same (config.yaml beside it), or set train.out to another folder",
@@ -482,13 +510,6 @@ class Trainer {
     }
     check_inputs(found);
     warn_of_changes(found.info.config);
-    data_.go_on_after(found.info.step, found.info.data_cursor);
-    step_ = found.info.step;
-    version_ = found.info.version;
-    if (trainer_ != nullptr) trainer_->restore(found.adapter.values, found.m, found.v, found.updates);
-    learned_step_ = recorded_step_ = resumed_step_ = step_;
-    learned_updates_ = found.updates;
-    adapter_ = std::move(found.adapter);
   }
 
   /// Nothing of the run in this folder can be gone on with, and nothing would be lost by starting it again.
@@ -562,7 +583,8 @@ class Trainer {
       resumed = step_;
     else if (ended_before_a_checkpoint())
       resumed = kBeforeAll;
-    folder_.emplace(config_.train.out, to_yaml(config_), resumed, evaluated);
+    folder_.emplace(*std::move(lock_), to_yaml(config_), resumed, evaluated);
+    lock_.reset();
     if (!evaluated) evaluations.erase(step_);  // made again
     if (ended)
       start.evaluate = kEvaluated;
@@ -938,15 +960,6 @@ class Trainer {
     for (std::int64_t pass = 0; pass < config_.objective.updates_per_rollout; ++pass) {
       const double lr = rate();
       const UpdateResult done = update(step, groups, shares, inputs, dumps(step) && pass == 0);
-      if (done.skipped) {
-        LOG(WARNING) << "step " << step
-                     << ": the gradient is not finite; the update is skipped on every learner";
-        if (++skipped_ > kMostSkipped)
-          fail("cannot train: {} updates in a row had a gradient that is not finite; lower optimizer.lr",
-               skipped_);
-      } else {
-        skipped_ = 0;
-      }
       // The first pass is the one that is on-policy: its figures are the step's, but for those of clipping.
       if (pass > 0) {
         result.ratio_max_deviation = std::max(result.ratio_max_deviation, done.ratio_max_deviation);
@@ -967,7 +980,7 @@ class Trainer {
                       const std::vector<std::vector<std::size_t>>& shares, const LearnInputs& inputs,
                       bool dump) {
     const double lr = rate();
-    if (!dump) return trainer_->update(inputs.groups(), lr);
+    if (!dump) return note_skipped(step, trainer_->update(inputs.groups(), lr));
     StepDump record;
     record.adapter_before = trainer_->adapter();
     trainer_->collect_moments(record.m_before, record.v_before);
@@ -979,6 +992,24 @@ class Trainer {
     record.result = trainer_->update(inputs.groups(), lr, &sequences);
     const UpdateResult result = record.result;
     write_dump(groups, shares, sequences, std::move(record));
+    return note_skipped(step, result);
+  }
+
+  /// Whatever the loss: an update that changed nothing is told, and a few in a row end the run.
+  UpdateResult note_skipped(std::int64_t step, const UpdateResult& result) {
+    if (!result.skipped) {
+      skipped_ = 0;
+      return result;
+    }
+    if (leader_)
+      LOG(WARNING) << "step " << step
+                   << ": the loss or its gradient is not finite; the update is skipped on every learner";
+    if (++skipped_ > kMostSkipped) {
+      fail(
+          "cannot train: {} updates in a row, the last in step {}, had a loss or gradient that is not "
+          "finite; lower optimizer.lr and go on from the last checkpoint",
+          skipped_, step);
+    }
     return result;
   }
 
@@ -1144,6 +1175,8 @@ class Trainer {
   std::optional<Lora> dump_reference_;  // unpacked, for dumps
   std::unique_ptr<Learner> trainer_;
   std::unique_ptr<RunCheckpoints> checkpoints_;  ///< of learners
+  std::unique_ptr<CheckpointReader> reader_;     ///< of learners, until the run goes on
+  std::optional<RunLock> lock_;                  ///< the first learner's, until folder_ has it
   std::optional<WorkShare> share_;
   std::optional<RunFolder> folder_;
   std::optional<RankLog> log_;

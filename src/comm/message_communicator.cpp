@@ -717,6 +717,10 @@ std::optional<Message> MessageCommunicator::try_receive(int from, int tag) {
   CHECK(tag >= 0 && tag <= kMaxTag) << tag;
   endpoint_->progress();
   if (from != kAnyRank) return try_receive_from(from, tag);
+  // Whoever waits looks again and again: only where something has arrived are the ranks asked in turn.
+  const bool begun = std::any_of(partials_.begin(), partials_.end(),
+                                 [&](const auto& one) { return one.first.second == tag; });
+  if (!begun && !endpoint_->transport().probe_any(channel_of(tag))) return std::nullopt;
   for (int step = 1; step <= size(); ++step) {
     const int candidate = (last_from_ + step) % size();
     if (auto message = try_receive_from(candidate, tag)) {

@@ -31,6 +31,8 @@ class Transport {
   virtual std::unique_ptr<Transfer> start_send(int to, int channel, std::span<const std::byte> bytes) = 0;
   /// Size of the next message, if there is one.
   virtual std::optional<std::size_t> probe(int from, int channel) = 0;
+  /// A rank from which there is a message; one look, however many ranks there are.
+  virtual std::optional<int> probe_any(int channel) = 0;
   /// The message that probe has just reported; `bytes` has its size.
   virtual std::unique_ptr<Transfer> start_receive(int from, int channel, std::span<std::byte> bytes) = 0;
   /// Gives the processor away for at most this long, less when something may have arrived.

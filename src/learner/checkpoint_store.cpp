@@ -51,77 +51,6 @@ void write_name_table(Hdf5Writer& out, const LoraLayout& layout) {
   out.dataset("length", std::span<const std::int64_t>(lengths), {static_cast<std::int64_t>(lengths.size())});
 }
 
-Lora read_adapter_h5(const fs::path& path, const ModelConfig& config) {
-  const Hdf5File file(path);
-  LoraSpec spec;
-  spec.rank = file.attribute_i64("/", "rank");
-  spec.alpha = file.attribute_f64("/", "alpha");
-  if (spec.rank < 1 || !std::isfinite(spec.alpha))
-    fail("adapter {}: rank {} and alpha {} make no adapter; use another", path.string(), spec.rank,
-         spec.alpha);
-  if (file.has_attribute("/", "rslora")) spec.rslora = file.attribute_bool("/", "rslora");
-  spec.targets.clear();
-  std::vector<LoraModule> modules;
-  std::size_t found = 0;
-  for (std::int64_t layer = 0; layer < config.text.layers; ++layer) {
-    for (const Projection projection : kProjections) {
-      LoraModule module;
-      module.layer = layer;
-      module.projection = projection;
-      module.in = input_width(config.text, projection);
-      module.out = output_width(config.text, projection);
-      const std::string key = peft_key(module, 'A');
-      if (!file.exists(key)) continue;
-      const std::vector<std::int64_t> a = file.shape(key);
-      const std::vector<std::int64_t> b = file.exists(peft_key(module, 'B'))
-                                              ? file.shape(peft_key(module, 'B'))
-                                              : std::vector<std::int64_t>{};
-      if (a.size() != 2 || a[0] < 1 || a[1] != module.in ||
-          b != std::vector<std::int64_t>{module.out, a[0]}) {
-        fail(
-            "adapter {}: tensor {} has shape [{}], the model wants [rank, {}] and [{}, rank]; the adapter is "
-            "for another model",
-            path.string(), key, fmt::join(a, ", "), module.in, module.out);
-      }
-      module.rank = a[0];
-      module.scale = static_cast<float>(file.has_attribute(key, "scale")
-                                            ? file.attribute_f64(key, "scale")
-                                            : spec.alpha / static_cast<double>(module.rank));
-      if (!std::isfinite(module.scale))
-        fail("adapter {}: attribute scale of {} is {}; use another", path.string(), key, module.scale);
-      if (std::find(spec.targets.begin(), spec.targets.end(), projection) == spec.targets.end())
-        spec.targets.push_back(projection);
-      modules.push_back(module);
-      found += 2;
-    }
-  }
-  const std::vector<std::string> names = file.children();
-  const auto stored =
-      static_cast<std::size_t>(std::count_if(names.begin(), names.end(), [](const std::string& name) {
-        return name.starts_with("base_model") && !is_frozen_key(name);
-      }));
-  auto frozen = read_frozen_parts(file, "", config);
-  if ((modules.empty() && frozen == nullptr) || stored != found) {
-    fail("adapter {}: {} of its {} tensors belong to this model; the adapter is for another model",
-         path.string(), found, stored);
-  }
-  Lora lora{std::make_shared<LoraLayout>(config, spec, std::move(modules)), {}, std::move(frozen)};
-  lora.values.resize(lora.layout->size());
-  for (const LoraModule& m : lora.layout->modules()) {
-    for (const char part : {'A', 'B'}) {
-      const std::vector<float> values = file.read_f32(peft_key(m, part));
-      for (const float value : values) {
-        if (!std::isfinite(value))
-          fail("adapter {}: tensor {} holds {}; use another checkpoint", path.string(), peft_key(m, part),
-               value);
-      }
-      std::copy(values.begin(), values.end(),
-                lora.values.begin() + static_cast<std::ptrdiff_t>(part == 'A' ? m.a_offset : m.b_offset));
-    }
-  }
-  return lora;
-}
-
 /// Where the digits of a manifest's own digest stand; npos where there are none. Inside texts the quotes of this pattern
 /// are escaped, so it is found only as a field.
 std::size_t find_manifest_digest(const std::string& text) {
@@ -170,28 +99,6 @@ void check_manifest_digest(const fs::path& folder, const std::string& text, cons
   }
 }
 
-/// What is wrong with one file that the manifest lists; empty: nothing.
-std::string damage_of(const fs::path& folder, const CheckpointManifest::File& file) {
-  const fs::path path = folder / file.name;
-  std::error_code ignored;
-  if (!fs::is_regular_file(path, ignored))
-    return fmt::format("checkpoint {}: file {} is missing; use another", folder.string(), file.name);
-  try {
-    if (const std::uintmax_t bytes = fs::file_size(path); bytes != file.bytes) {
-      return fmt::format("checkpoint {}: file {} has {} bytes instead of {}; use another", folder.string(),
-                         file.name, bytes, file.bytes);
-    }
-    if (digest_of_file(path) != file.digest) {
-      return fmt::format("checkpoint {}: file {} is damaged (its digest differs); use another",
-                         folder.string(), file.name);
-    }
-  } catch (const std::exception& error) {
-    return fmt::format("checkpoint {}: file {} cannot be read ({}); use another", folder.string(), file.name,
-                       error.what());
-  }
-  return "";
-}
-
 std::optional<std::int64_t> step_of_name(const std::string& name) {
   constexpr std::string_view kStart = "step-";
   if (!name.starts_with(kStart)) return std::nullopt;
@@ -200,66 +107,6 @@ std::optional<std::int64_t> step_of_name(const std::string& name) {
   const auto parsed = std::from_chars(name.data() + kStart.size(), end, step);
   if (parsed.ec != std::errc() || step < 0 || checkpoint_name(step) != name) return std::nullopt;
   return step;
-}
-
-/// The listed files are an adapter and all shards of one number of learners, whose ranges lie end to end.
-void check_shards(const fs::path& folder, const CheckpointManifest& manifest) {
-  const std::string where = folder.string();
-  const auto listed = [&](const std::string& name) {
-    return std::any_of(manifest.files.begin(), manifest.files.end(),
-                       [&](const CheckpointManifest::File& file) { return file.name == name; });
-  };
-  if (!listed("adapter.h5"))
-    fail("checkpoint {}: {} does not list adapter.h5; use another", where, kManifest);
-  const auto shards = static_cast<int>(std::count_if(
-      manifest.files.begin(), manifest.files.end(),
-      [](const CheckpointManifest::File& file) { return file.name.starts_with("optimizer-"); }));
-  if (shards == 0) fail("checkpoint {}: {} lists no optimizer shard; use another", where, kManifest);
-
-  const Hdf5File adapter(folder / "adapter.h5");
-  if (const std::int64_t step = adapter.attribute_i64("/", "step"); step != manifest.info.step) {
-    fail("checkpoint {}: adapter.h5 is of step {}, {} of step {}; use another", where, step, kManifest,
-         manifest.info.step);
-  }
-  if (const auto named = step_of_name(folder.filename().string()); named && *named != manifest.info.step) {
-    fail("checkpoint {}: {} is of step {}; give the folder its name back", where, kManifest,
-         manifest.info.step);
-  }
-  std::int64_t size = 0;
-  for (const std::string& name : adapter.children()) {
-    if (is_frozen_key(name)) continue;  // no shard has these
-    const std::vector<std::int64_t> shape = adapter.shape(name);
-    size += std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
-  }
-  std::int64_t covered = 0, updates = 0;
-  for (int shard = 0; shard < shards; ++shard) {
-    const std::string name = shard_name(shard, shards);
-    if (!listed(name)) {
-      fail("checkpoint {}: {} lists {} shards, but {} is not among them; use another", where, kManifest,
-           shards, name);
-    }
-    const Hdf5File file(folder / name);
-    const std::int64_t begin = file.attribute_i64("/", "begin"), end = file.attribute_i64("/", "end");
-    if (begin != covered || end < begin || end > size) {
-      fail("checkpoint {}: shard {} covers [{}, {}) where {} was to begin, of {}; use another", where, name,
-           begin, end, covered, size);
-    }
-    for (const char* part : {"m", "v", "master"}) {
-      if (file.shape(part) != std::vector<std::int64_t>{end - begin}) {
-        fail("checkpoint {}: {} of shard {} has the shape [{}] instead of [{}]; use another", where, part,
-             name, fmt::join(file.shape(part), ", "), end - begin);
-      }
-    }
-    const std::int64_t own_updates = file.attribute_i64("/", "updates");
-    if (shard > 0 && own_updates != updates) {
-      fail("checkpoint {}: shard {} is of update {}, those before it of {}; use another", where, name,
-           own_updates, updates);
-    }
-    updates = own_updates;
-    covered = end;
-  }
-  if (covered != size)
-    fail("checkpoint {}: its shards cover {} of {} values; use another", where, covered, size);
 }
 
 /// There is a whole checkpoint that lists the same files.
@@ -309,6 +156,92 @@ std::string shard_name(int shard, int shards) {
 
 CheckpointManifest::File describe_checkpoint_file(const fs::path& file) {
   return {file.filename().string(), fs::file_size(file), digest_of_file(file)};
+}
+
+std::string damage_of_file(const fs::path& folder, const CheckpointManifest::File& file) {
+  const fs::path path = folder / file.name;
+  std::error_code ignored;
+  if (!fs::is_regular_file(path, ignored))
+    return fmt::format("checkpoint {}: file {} is missing; use another", folder.string(), file.name);
+  try {
+    if (const std::uintmax_t bytes = fs::file_size(path); bytes != file.bytes) {
+      return fmt::format("checkpoint {}: file {} has {} bytes instead of {}; use another", folder.string(),
+                         file.name, bytes, file.bytes);
+    }
+    if (digest_of_file(path) != file.digest) {
+      return fmt::format("checkpoint {}: file {} is damaged (its digest differs); use another",
+                         folder.string(), file.name);
+    }
+  } catch (const std::exception& error) {
+    return fmt::format("checkpoint {}: file {} cannot be read ({}); use another", folder.string(), file.name,
+                       error.what());
+  }
+  return "";
+}
+
+ShardFacts read_shard_facts(const fs::path& folder, const std::string& name) {
+  const Hdf5File file(folder / name);
+  ShardFacts facts{name, file.attribute_i64("/", "begin"), file.attribute_i64("/", "end"),
+                   file.attribute_i64("/", "updates")};
+  if (facts.begin < 0 || facts.end < facts.begin) {
+    fail("checkpoint {}: shard {} covers [{}, {}); use another", folder.string(), name, facts.begin,
+         facts.end);
+  }
+  for (const char* part : {"m", "v", "master"}) {
+    if (file.shape(part) != std::vector<std::int64_t>{facts.end - facts.begin}) {
+      fail("checkpoint {}: {} of shard {} has the shape [{}] instead of [{}]; use another", folder.string(),
+           part, name, fmt::join(file.shape(part), ", "), facts.end - facts.begin);
+    }
+  }
+  return facts;
+}
+
+void check_parts(const fs::path& folder, const CheckpointManifest& manifest,
+                 std::span<const ShardFacts> shards) {
+  const std::string where = folder.string();
+  const bool has_adapter =
+      std::any_of(manifest.files.begin(), manifest.files.end(),
+                  [](const CheckpointManifest::File& file) { return file.name == "adapter.h5"; });
+  if (!has_adapter) fail("checkpoint {}: {} does not list adapter.h5; use another", where, kManifest);
+  if (shards.empty()) fail("checkpoint {}: {} lists no optimizer shard; use another", where, kManifest);
+
+  const Hdf5File adapter(folder / "adapter.h5");
+  if (const std::int64_t step = adapter.attribute_i64("/", "step"); step != manifest.info.step) {
+    fail("checkpoint {}: adapter.h5 is of step {}, {} of step {}; use another", where, step, kManifest,
+         manifest.info.step);
+  }
+  if (const auto named = step_of_name(folder.filename().string()); named && *named != manifest.info.step) {
+    fail("checkpoint {}: {} is of step {}; give the folder its name back", where, kManifest,
+         manifest.info.step);
+  }
+  std::int64_t size = 0;
+  for (const std::string& name : adapter.children()) {
+    if (is_frozen_key(name)) continue;  // no shard has these
+    const std::vector<std::int64_t> shape = adapter.shape(name);
+    size += std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
+  }
+  const auto count = static_cast<int>(shards.size());
+  std::int64_t covered = 0;
+  for (int i = 0; i < count; ++i) {
+    const std::string name = shard_name(i, count);
+    const auto found = std::find_if(shards.begin(), shards.end(),
+                                    [&](const ShardFacts& shard) { return shard.name == name; });
+    if (found == shards.end()) {
+      fail("checkpoint {}: {} lists {} shards, but {} is not among them; use another", where, kManifest,
+           count, name);
+    }
+    if (found->begin != covered || found->end < found->begin || found->end > size) {
+      fail("checkpoint {}: shard {} covers [{}, {}) where {} was to begin, of {}; use another", where, name,
+           found->begin, found->end, covered, size);
+    }
+    if (found->updates != shards.front().updates) {
+      fail("checkpoint {}: shard {} is of update {}, another of {}; use another", where, name, found->updates,
+           shards.front().updates);
+    }
+    covered = found->end;
+  }
+  if (covered != size)
+    fail("checkpoint {}: its shards cover {} of {} values; use another", where, covered, size);
 }
 
 void write_shard_h5(const fs::path& file, const CheckpointShard& shard, const LoraLayout& layout) {
@@ -399,6 +332,77 @@ void write_adapter_h5(const fs::path& path, const Lora& lora, const CheckpointIn
   out.close(true);
 }
 
+Lora read_adapter_h5(const fs::path& path, const ModelConfig& config) {
+  const Hdf5File file(path);
+  LoraSpec spec;
+  spec.rank = file.attribute_i64("/", "rank");
+  spec.alpha = file.attribute_f64("/", "alpha");
+  if (spec.rank < 1 || !std::isfinite(spec.alpha))
+    fail("adapter {}: rank {} and alpha {} make no adapter; use another", path.string(), spec.rank,
+         spec.alpha);
+  if (file.has_attribute("/", "rslora")) spec.rslora = file.attribute_bool("/", "rslora");
+  spec.targets.clear();
+  std::vector<LoraModule> modules;
+  std::size_t found = 0;
+  for (std::int64_t layer = 0; layer < config.text.layers; ++layer) {
+    for (const Projection projection : kProjections) {
+      LoraModule module;
+      module.layer = layer;
+      module.projection = projection;
+      module.in = input_width(config.text, projection);
+      module.out = output_width(config.text, projection);
+      const std::string key = peft_key(module, 'A');
+      if (!file.exists(key)) continue;
+      const std::vector<std::int64_t> a = file.shape(key);
+      const std::vector<std::int64_t> b = file.exists(peft_key(module, 'B'))
+                                              ? file.shape(peft_key(module, 'B'))
+                                              : std::vector<std::int64_t>{};
+      if (a.size() != 2 || a[0] < 1 || a[1] != module.in ||
+          b != std::vector<std::int64_t>{module.out, a[0]}) {
+        fail(
+            "adapter {}: tensor {} has shape [{}], the model wants [rank, {}] and [{}, rank]; the adapter is "
+            "for another model",
+            path.string(), key, fmt::join(a, ", "), module.in, module.out);
+      }
+      module.rank = a[0];
+      module.scale = static_cast<float>(file.has_attribute(key, "scale")
+                                            ? file.attribute_f64(key, "scale")
+                                            : spec.alpha / static_cast<double>(module.rank));
+      if (!std::isfinite(module.scale))
+        fail("adapter {}: attribute scale of {} is {}; use another", path.string(), key, module.scale);
+      if (std::find(spec.targets.begin(), spec.targets.end(), projection) == spec.targets.end())
+        spec.targets.push_back(projection);
+      modules.push_back(module);
+      found += 2;
+    }
+  }
+  const std::vector<std::string> names = file.children();
+  const auto stored =
+      static_cast<std::size_t>(std::count_if(names.begin(), names.end(), [](const std::string& name) {
+        return name.starts_with("base_model") && !is_frozen_key(name);
+      }));
+  auto frozen = read_frozen_parts(file, "", config);
+  if ((modules.empty() && frozen == nullptr) || stored != found) {
+    fail("adapter {}: {} of its {} tensors belong to this model; the adapter is for another model",
+         path.string(), found, stored);
+  }
+  Lora lora{std::make_shared<LoraLayout>(config, spec, std::move(modules)), {}, std::move(frozen)};
+  lora.values.resize(lora.layout->size());
+  for (const LoraModule& m : lora.layout->modules()) {
+    for (const char part : {'A', 'B'}) {
+      const std::vector<float> values = file.read_f32(peft_key(m, part));
+      for (const float value : values) {
+        if (!std::isfinite(value))
+          fail("adapter {}: tensor {} holds {}; use another checkpoint", path.string(), peft_key(m, part),
+               value);
+      }
+      std::copy(values.begin(), values.end(),
+                lora.values.begin() + static_cast<std::ptrdiff_t>(part == 'A' ? m.a_offset : m.b_offset));
+    }
+  }
+  return lora;
+}
+
 Lora read_any_adapter(const fs::path& path, const ModelConfig& config) {
   if (!fs::exists(path))
     fail(
@@ -412,7 +416,7 @@ Lora read_any_adapter(const fs::path& path, const ModelConfig& config) {
     // Of a checkpoint only the adapter need be whole.
     for (const CheckpointManifest::File& file : read_checkpoint_manifest(path).files) {
       if (file.name != "adapter.h5") continue;
-      if (const std::string damage = damage_of(path, file); !damage.empty()) throw Error(damage);
+      if (const std::string damage = damage_of_file(path, file); !damage.empty()) throw Error(damage);
     }
   }
   if (fs::exists(path / "adapter.h5")) return read_adapter_h5(path / "adapter.h5", config);
@@ -528,10 +532,15 @@ std::vector<std::string> CheckpointStore::find_damage(const fs::path& folder) {
   try {
     const CheckpointManifest manifest = read_checkpoint_manifest(folder);
     for (const CheckpointManifest::File& file : manifest.files) {
-      if (std::string one = damage_of(folder, file); !one.empty()) damage.push_back(std::move(one));
+      if (std::string one = damage_of_file(folder, file); !one.empty()) damage.push_back(std::move(one));
     }
     // Files that are damaged need not be understood.
-    if (damage.empty()) check_shards(folder, manifest);
+    if (!damage.empty()) return damage;
+    std::vector<ShardFacts> shards;
+    for (const CheckpointManifest::File& file : manifest.files) {
+      if (file.name.starts_with("optimizer-")) shards.push_back(read_shard_facts(folder, file.name));
+    }
+    check_parts(folder, manifest, shards);
   } catch (const Error& error) {
     damage.emplace_back(error.what());
   }

@@ -58,6 +58,9 @@ CheckpointManifest read_checkpoint_manifest(const std::filesystem::path& folder)
 /// (see Hdf5Writer::close), since outside a checkpoint it has no manifest.
 void write_adapter_h5(const std::filesystem::path& file, const Lora& lora, const CheckpointInfo& info);
 
+/// Throws Error naming what is wrong, also for another model and for values that are not finite.
+Lora read_adapter_h5(const std::filesystem::path& file, const ModelConfig& config);
+
 /// An adapter from whatever people have: a PEFT folder or its safetensors, an adapter.h5, a checkpoint folder, or a run
 /// folder (its final adapter, else its newest checkpoint). Throws Error naming what is wrong, also for another model.
 Lora read_any_adapter(const std::filesystem::path& path, const ModelConfig& config);
@@ -78,6 +81,20 @@ struct CheckpointShard {
 };
 void write_shard_h5(const std::filesystem::path& file, const CheckpointShard& shard,
                     const LoraLayout& layout);
+
+/// What a shard's file says of itself.
+struct ShardFacts {
+  std::string name;
+  std::int64_t begin = 0, end = 0, updates = 0;
+};
+/// Throws Error where its tensors don't have that range.
+ShardFacts read_shard_facts(const std::filesystem::path& folder, const std::string& name);
+/// The listed files are an adapter of this step and all shards of one number of learners, whose ranges lie end to end.
+/// `shards`: those of the listed files. Reads adapter.h5; throws Error.
+void check_parts(const std::filesystem::path& folder, const CheckpointManifest& manifest,
+                 std::span<const ShardFacts> shards);
+/// What is wrong with one file that the manifest lists (missing, size, digest); empty: nothing.
+std::string damage_of_file(const std::filesystem::path& folder, const CheckpointManifest::File& file);
 
 /// A file as the manifest lists it.
 CheckpointManifest::File describe_checkpoint_file(const std::filesystem::path& file);

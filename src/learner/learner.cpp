@@ -30,7 +30,7 @@ std::vector<LearnerGroup> select(std::span<const LearnerGroup> groups, bool weig
   std::vector<LearnerGroup> selected;
   std::size_t place = 0;
   for (const LearnerGroup& group : groups) {
-    LearnerGroup part{group.prompt, {}, group.dropout_key, group.dropped};
+    LearnerGroup part{group.prompt, {}, group.dropout_key, group.dropped, group.name};
     for (const LearnerSequence& sequence : group.sequences) {
       if ((!group.dropped && mask_sum(sequence) != 0) == weighty) {
         part.sequences.push_back(sequence);
@@ -67,7 +67,7 @@ std::vector<std::vector<LearnerGroup>> plan_micro_batches(std::span<const Learne
     used = 0;
   };
   for (const LearnerGroup& group : groups) {
-    LearnerGroup piece{group.prompt, {}, group.dropout_key, group.dropped};
+    LearnerGroup piece{group.prompt, {}, group.dropout_key, group.dropped, group.name};
     std::int64_t rows = prompt_rows(group);
     const auto close = [&] {
       if (piece.sequences.empty()) return;
@@ -149,7 +149,9 @@ void Learner::run_micro_batch(std::span<const LearnerGroup> groups, const BatchT
       input.weight = token_weight(options_.objective.loss, mask_sum(sequence), totals);
       SequenceLoss<float> result = sequence_loss(options_.objective, input);
       if (!std::isfinite(result.loss)) {
-        LOG(WARNING) << "loss of a sequence of " << sequence.completion.size() << " tokens is not finite";
+        LOG(WARNING) << "the loss of an answer of " << sequence.completion.size() << " tokens to "
+                     << (groups[g].name.empty() ? "a group without a name" : groups[g].name)
+                     << " is not finite";
       }
       sums.loss += result.loss;
       sums.kl += result.kl;
@@ -232,7 +234,7 @@ UpdateResult Learner::update(std::span<const LearnerGroup> groups, double lr,
   result.ratio_max_deviation = learners_.all_reduce_max(sums.ratio_max_deviation);
   result.logp_max_gap = learners_.all_reduce_max(sums.logp_max_gap);
   result.grad_norm = std::sqrt(added[5]);
-  result.skipped = !std::isfinite(result.grad_norm);
+  result.skipped = !std::isfinite(result.grad_norm) || !std::isfinite(result.loss);
   if (result.skipped) return result;
 
   const Shard own = shard();
@@ -243,14 +245,20 @@ UpdateResult Learner::update(std::span<const LearnerGroup> groups, double lr,
                       std::span<const float>(shard_gradient_).first(count), std::span(m_).first(count),
                       std::span(v_).first(count), options_.adamw, lr,
                       clip_scale(result.grad_norm, options_.max_grad_norm), updates_);
-  std::vector<float> padded(shard_size_, 0.0F);
-  std::copy_n(adapter_.values.begin() + static_cast<std::ptrdiff_t>(own.begin), count, padded.begin());
-  std::vector<float> whole(gradient_.size());
-  learners_.all_gather(padded, whole);
-  std::copy_n(whole.begin(), adapter_.values.size(), adapter_.values.begin());
+  gather_values();
   whole_ = true;
   result.optimizer_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
+}
+
+/// Everyone's shard of the values to all.
+void Learner::gather_values() {
+  const Shard own = shard();
+  std::vector<float> padded(shard_size_, 0.0F);
+  std::copy(own.values.begin(), own.values.end(), padded.begin());
+  std::vector<float> whole(gradient_.size());
+  learners_.all_gather(padded, whole);
+  std::copy_n(whole.begin(), adapter_.values.size(), adapter_.values.begin());
 }
 
 Learner::Shard Learner::shard() const {
@@ -287,6 +295,17 @@ void Learner::restore(std::span<const float> values, std::span<const float> m, s
   std::copy(v.begin() + static_cast<std::ptrdiff_t>(own.begin),
             v.begin() + static_cast<std::ptrdiff_t>(own.end), v_.begin());
   updates_ = updates;
+}
+
+void Learner::restore_shard(std::span<const float> values, std::span<const float> m, std::span<const float> v,
+                            std::int64_t updates) {
+  const Shard own = shard();
+  CHECK(values.size() == own.values.size() && m.size() == values.size() && v.size() == values.size());
+  std::copy(values.begin(), values.end(), adapter_.values.begin() + static_cast<std::ptrdiff_t>(own.begin));
+  std::copy(m.begin(), m.end(), m_.begin());
+  std::copy(v.begin(), v.end(), v_.begin());
+  updates_ = updates;
+  gather_values();
 }
 
 }  // namespace biqa

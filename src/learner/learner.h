@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "comm/communicator.h"
@@ -33,6 +34,7 @@ struct LearnerGroup {
   std::vector<LearnerSequence> sequences;
   std::uint64_t dropout_key = 0;
   bool dropped = false;  ///< counts for nothing, not even as sequences
+  std::string name{};    ///< for messages: the sample's
 };
 
 struct LearnerOptions {
@@ -59,7 +61,7 @@ struct UpdateResult {
   double grad_norm = 0;  ///< before clipping
   double tokens = 0;
   double optimizer_seconds = 0;  ///< reduction, update and gathering of the adapter
-  bool skipped = false;          ///< the gradient was not finite: nothing changed
+  bool skipped = false;          ///< the loss or the gradient was not finite: nothing changed
 };
 
 class Learner {
@@ -74,7 +76,8 @@ class Learner {
   /// False while an update has changed the own shard and the others' are not here yet: nothing to save.
   bool whole() const { return whole_; }
 
-  /// One update from this rank's groups. Throws Error naming the group for a non-finite loss.
+  /// One update from this rank's groups. Where a loss is not finite, a warning names its group, and where their sum or the
+  /// gradient is not, the update is skipped on every learner alike: one bad answer does not end a run.
   /// `records`, where given, receives what each own sequence gave; those without any weight are run for it alone.
   UpdateResult update(std::span<const LearnerGroup> groups, double lr,
                       std::vector<SequenceResult>* records = nullptr);
@@ -92,8 +95,12 @@ class Learner {
   /// Puts the whole state back: flat vectors of the layout's size.
   void restore(std::span<const float> values, std::span<const float> m, std::span<const float> v,
                std::int64_t updates);
+  /// As restore, from this rank's range alone: values, m and v of shard().begin … end. Collective.
+  void restore_shard(std::span<const float> values, std::span<const float> m, std::span<const float> v,
+                     std::int64_t updates);
 
  private:
+  void gather_values();
   struct Sums;
   DropoutKey dropout_of_update() const;
   TokenValues reference_values(std::span<const PromptGroup> inputs) const;

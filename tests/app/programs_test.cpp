@@ -22,6 +22,7 @@
 #include "app/run_folder.h"
 #include "learner/checkpoint_store.h"
 #include "model/peft.h"
+#include "ops/cuda/device.h"
 #include "support/run_program.h"
 #include "support/temporary_folder.h"
 
@@ -153,8 +154,35 @@ TEST_F(Programs, HelpAndVersion) {
     const Outcome help = run({program(name), "--help"});
     EXPECT_EQ(help.code, 0);
     EXPECT_THAT(help.out, HasSubstr(name));
-    EXPECT_EQ(run({program(name), "--version"}).code, 0);
+    const Outcome version = run({program(name), "--version"});
+    EXPECT_EQ(version.code, 0);
+    EXPECT_THAT(version.out, HasSubstr(built_with_cuda() ? ", backends: cpu, cuda\n" : ", backends: cpu\n"));
   }
+}
+
+// The build, or else the device, or else the part of the backend.
+TEST_F(Programs, DeviceCudaSaysWhatIsMissing) {
+  const auto check = [](const std::string& told) {
+    EXPECT_THAT(told, HasSubstr("device cuda: "));
+    EXPECT_EQ(told.find("this build has no CUDA backend; build it with `launch/build.sh cuda`") !=
+                  std::string::npos,
+              !built_with_cuda())
+        << told;
+  };
+  const std::string model = (kTiny / "model").string(), picture = (kTiny / "sample_cat.png").string();
+  for (const Outcome& outcome : {run({program("biqa_score"), "--model", model, "--device", "cuda", picture}),
+                                 run({program("biqa_trace"), "--model", model, "--device", "cuda", "--prompt",
+                                      "x", "--out", (folder_.path() / "out.h5").string()}),
+                                 learn({"model.device=cuda"})}) {
+    expect_error(outcome, 1, "device cuda: ");
+    check(outcome.err);
+  }
+  // A plan for it can be made, but says that it is no more.
+  const Outcome plan = run({program("biqa_learner"), "--config", BIQA_SOURCE_DIR "/configs/quickstart.yaml",
+                            "--set", "model.device=cuda", "--dry-run"});
+  EXPECT_EQ(plan.code, 0);
+  EXPECT_THAT(plan.err, HasSubstr("warning: this is a plan only"));
+  check(plan.err);
 }
 
 TEST_F(Programs, MissingModel) {

@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whole runs on the embedded model, a few small steps each: layouts, stopping and going on, objectives.
+#include <fcntl.h>
+#include <glog/logging.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
@@ -82,6 +87,21 @@ class Training : public ::testing::Test {
   std::vector<float> adapter(const std::string& name) {
     const ModelConfig model = ModelConfig::load(BIQA_SOURCE_DIR "/assets/tiny/model");
     return read_any_adapter(folder_.path() / name, model).values;
+  }
+  /// Pictures with the answers that objective.loss sft learns.
+  fs::path write_answers() const {
+    const fs::path manifest = folder_.path() / "answers.jsonl";
+    std::ifstream source(BIQA_SOURCE_DIR "/assets/tiny/train.jsonl");
+    std::ofstream target(manifest);
+    std::string line;
+    for (int i = 0; i < 8 && std::getline(source, line); ++i) {
+      auto row = nlohmann::json::parse(line);
+      row["image"] = std::string(BIQA_SOURCE_DIR "/assets/tiny/") + row["image"].get<std::string>();
+      row["completion"] =
+          "<caption>a picture.</caption><reasoning>so it is.</reasoning><rating>3.00</rating>";
+      target << row.dump() << "\n";
+    }
+    return manifest;
   }
   TemporaryFolder folder_;
   StopSignals signals_;
@@ -269,7 +289,8 @@ TEST_F(Training, RanksThatReadDifferentFilesAreTold) {
 }
 
 TEST_F(Training, ResumingFromAFolderIsForOneRunOnly) {
-  const std::vector<std::string> small{"data.eval=[]", "checkpoint.every=1", "checkpoint.keep=0"};
+  // Every second step: a save that is due while the one before is being written would wait.
+  const std::vector<std::string> small{"data.eval=[]", "checkpoint.every=2", "checkpoint.keep=0"};
   const auto with = [&](std::vector<std::string> more) {
     more.insert(more.begin(), small.begin(), small.end());
     return more;
@@ -419,6 +440,92 @@ TEST_F(Training, PartsOnFrozenModulesAreInEveryPass) {
   write_adapter_h5(folder_.path() / "tower.h5", tower, {});
   EXPECT_THAT(error_of([&] { run_training(config("tower", from("tower.h5")), *local, signals_); }),
               ::testing::HasSubstr("all its parts are on modules that stay frozen"));
+}
+
+/// Calls something when a line with this text is logged.
+class WhenLogged final : public google::LogSink {
+ public:
+  WhenLogged(std::string text, std::function<void()> action)
+      : text_(std::move(text)), action_(std::move(action)) {
+    google::AddLogSink(this);
+  }
+  ~WhenLogged() override { google::RemoveLogSink(this); }
+  WhenLogged(const WhenLogged&) = delete;
+  WhenLogged& operator=(const WhenLogged&) = delete;
+  void send(google::LogSeverity /*severity*/, const char* /*full_filename*/, const char* /*base_filename*/,
+            int /*line*/, const google::LogMessageTime& /*time*/, const char* message,
+            std::size_t length) override {
+    if (action_ && std::string_view(message, length).find(text_) != std::string_view::npos)
+      std::exchange(action_, nullptr)();
+  }
+
+ private:
+  const std::string text_;
+  std::function<void()> action_;
+};
+
+TEST_F(Training, ASecondStartDoesNotTakeBackAJobThatIsSaving) {
+  const std::vector<std::string> saving{"checkpoint.every=2", "checkpoint.keep=0", "data.eval=[]"};
+  ASSERT_EQ(run(config("run", saving)), ExitCode::done);
+  // The first job is back in its last step: it has the folder, and the last checkpoint is not there yet.
+  const fs::path out = folder_.path() / "run", last = out / "checkpoints" / "step-000003";
+  const int first_job = ::open((out / ".lock").c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_EQ(::flock(first_job, LOCK_EX | LOCK_NB), 0);
+  fs::rename(last, folder_.path() / "in work");
+  const auto ends = [&] {
+    fs::rename(folder_.path() / "in work", last);
+    ::close(first_job);
+  };
+  std::vector<std::string> more = saving;
+  more.emplace_back("train.steps=4");
+  {
+    const WhenLogged meanwhile("resuming from", ends);
+    auto alone = make_local();
+    try {
+      run_training(config("run", more), *alone, signals_);
+      ADD_FAILURE() << "the folder was the other job's";
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find("another process is running there"), std::string::npos)
+          << error.what();
+    }
+  }
+  ASSERT_FALSE(fs::exists(last)) << "a checkpoint was chosen before the folder was this job's";
+  ends();
+  ASSERT_EQ(run(config("run", more)), ExitCode::done);
+  EXPECT_TRUE(fs::exists(last));
+  EXPECT_FALSE(fs::exists(out / "checkpoints" / "replaced-step-000003"));
+  EXPECT_EQ(read_metrics(out / "metrics.jsonl").steps.size(), 4U);
+}
+
+TEST_F(Training, AStartThatIsRefusedLeavesNoFolder) {
+  auto alone = make_local();
+  for (const char* resume : {"checkpoint.resume=/nowhere", "checkpoint.resume=auto"}) {
+    const Config settings = config("a/b/run", {resume, "model.path=/nowhere"});
+    EXPECT_THROW(run_training(settings, *alone, signals_), Error);
+    EXPECT_FALSE(fs::exists(folder_.path() / "a"));
+  }
+}
+
+// Each learner looks at its own files; what one of them finds counts for all, whatever they do.
+TEST_F(Training, EveryRoleGoesOnFromTheSameCheckpoint) {
+  const std::vector<std::string> saving{"checkpoint.every=2", "checkpoint.keep=0", "data.eval=[]",
+                                        "roles={actors: 2, rewards: 1, learners: 2}"};
+  ASSERT_EQ(run(config("run", saving), 5), ExitCode::done);
+  const auto expected = texts("run");
+  const std::vector<float> values = adapter("run");
+  const fs::path checkpoints = folder_.path() / "run" / "checkpoints";
+  fs::remove(folder_.path() / "run" / "adapter.h5");
+  fs::resize_file(checkpoints / "step-000003" / "optimizer-00001-of-00002.h5", 5000);
+  ::testing::internal::CaptureStderr();
+  ASSERT_EQ(run(config("run", saving), 5), ExitCode::done);
+  const std::string told = ::testing::internal::GetCapturedStderr();
+  EXPECT_EQ(texts("run"), expected);
+  EXPECT_EQ(adapter("run"), values);
+  EXPECT_TRUE(fs::exists(checkpoints / "replaced-step-000003"));
+  const std::string damage = "optimizer-00001-of-00002.h5 has 5000 bytes";
+  const std::size_t place = told.find(damage);
+  ASSERT_NE(place, std::string::npos) << told;
+  EXPECT_EQ(told.find(damage, place + 1), std::string::npos) << "told twice";
 }
 
 TEST_F(Training, AnImportedCheckpointHasNoSettingsToDifferFrom) {
@@ -604,22 +711,26 @@ TEST_F(Training, SupervisedLossFallsAndNeedsAnswers) {
         run_training(settings, *world, signals_);
       },
       Error);
-  const fs::path manifest = folder_.path() / "answers.jsonl";
-  std::ifstream source(BIQA_SOURCE_DIR "/assets/tiny/train.jsonl");
-  std::ofstream target(manifest);
-  std::string line;
-  for (int i = 0; i < 8 && std::getline(source, line); ++i) {
-    auto row = nlohmann::json::parse(line);
-    row["image"] = std::string(BIQA_SOURCE_DIR "/assets/tiny/") + row["image"].get<std::string>();
-    row["completion"] = "<caption>a picture.</caption><reasoning>so it is.</reasoning><rating>3.00</rating>";
-    target << row.dump() << "\n";
-  }
-  target.close();
+  const fs::path manifest = write_answers();
   ASSERT_EQ(run(config("sft", {"objective.loss=sft", "data.train=" + manifest.string(), "train.steps=6",
                                "data.eval=[]"})),
             ExitCode::done);
   const MetricsFile metrics = read_metrics(folder_.path() / "sft" / "metrics.jsonl");
   EXPECT_LT(metrics.steps.back().loss, 0.8 * metrics.steps.front().loss);
+}
+
+// The first update moves every value so far that the second loss is no number.
+TEST_F(Training, SupervisedUpdatesThatAreSkippedAreToldAndEndTheRun) {
+  Config settings = config("sft", {"objective.loss=sft", "data.train=" + write_answers().string(),
+                                   "train.steps=9", "data.eval=[]"});
+  settings.optimizer.lr = 1e20;  // no configuration may ask for that
+  auto alone = make_local();
+  ::testing::internal::CaptureStderr();
+  const std::string error = error_of([&] { run_training(settings, *alone, signals_); });
+  const std::string told = ::testing::internal::GetCapturedStderr();
+  EXPECT_NE(error.find("4 updates in a row, the last in step 5,"), std::string::npos) << error;
+  for (const char* step : {"step 2: the loss", "step 3: the loss", "step 4: the loss"})
+    EXPECT_NE(told.find(step), std::string::npos) << told;
 }
 
 }  // namespace

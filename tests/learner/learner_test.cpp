@@ -370,5 +370,22 @@ TEST_F(LearnerTest, RecordsSayWhatEachSequenceGave) {
       << "no reference is computed where none counts";
 }
 
+// The answer was sampled with a probability of nothing: the ratio is infinite, and on one learner only.
+TEST_F(LearnerTest, ALossThatIsNotFiniteNamesItsGroupAndSkipsTheUpdateOnAll) {
+  data_.groups[2].name = "bad.png";
+  std::vector<float> none(data_.behaviour[2][0].size(), -1e6F);
+  data_.groups[2].sequences[0].behaviour_logp = none;
+  data_.groups[2].sequences[0].advantage = -1;
+  ::testing::internal::CaptureStderr();
+  const std::vector<Outcome> outcomes = train(2, options(), 1);
+  const std::string told = ::testing::internal::GetCapturedStderr();
+  EXPECT_NE(told.find("tokens to bad.png is not finite"), std::string::npos) << told;
+  for (const Outcome& outcome : outcomes) {
+    EXPECT_TRUE(outcome.result.skipped);
+    EXPECT_EQ(outcome.updates, 0);
+    EXPECT_EQ(outcome.values, start_.values);
+  }
+}
+
 }  // namespace
 }  // namespace biqa

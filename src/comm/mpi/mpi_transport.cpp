@@ -80,6 +80,14 @@ class MpiTransport final : public Transport {
     return static_cast<std::size_t>(count);
   }
 
+  std::optional<int> probe_any(int channel) override {
+    int flag = 0;
+    MPI_Status status;
+    check_mpi(MPI_Iprobe(MPI_ANY_SOURCE, channel, MPI_COMM_WORLD, &flag, &status), "MPI_Iprobe");
+    if (flag == 0) return std::nullopt;
+    return status.MPI_SOURCE;
+  }
+
   std::unique_ptr<Transfer> start_receive(int from, int channel, std::span<std::byte> bytes) override {
     auto transfer = std::make_unique<MpiTransfer>();
     check_mpi(MPI_Irecv(bytes.data(), static_cast<int>(bytes.size()), MPI_BYTE, from, channel, MPI_COMM_WORLD,

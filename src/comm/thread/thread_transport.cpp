@@ -93,6 +93,14 @@ class ThreadTransport final : public Transport {
     return found->second.front()->bytes.size();
   }
 
+  std::optional<int> probe_any(int channel) override {
+    const std::lock_guard lock(own_.mutex);
+    for (const auto& [key, messages] : own_.waiting) {
+      if (key.second == channel && !messages.empty()) return key.first;
+    }
+    return std::nullopt;
+  }
+
   std::unique_ptr<Transfer> start_receive(int from, int channel, std::span<std::byte> bytes) override {
     {
       const std::lock_guard lock(own_.mutex);
