@@ -48,7 +48,7 @@ TEST(ChatTemplates, UsualVariationsAsInTransformers) {
       SCOPED_TRACE(
           fmt::format("{}: {} images", row["name"].get<std::string>(), expected["images"].get<int>()));
       const std::vector<Part> parts = form.parts(expected["system"], expected["images"]);
-      EXPECT_EQ(put_together(parts, fixture["system"], fixture["user"]), expected["text"]);
+      EXPECT_EQ(put_together(parts, fixture["system"], fixture["user"]), expected["text"].get<std::string>());
       ++cases;
     }
   }
