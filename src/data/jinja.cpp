@@ -50,6 +50,19 @@ std::string in_case(std::string text, char first, char last) {
   return text;
 }
 
+/// What a copy of a value costs: its parts, and 64 bytes of text like one.
+std::int64_t weight_of(const Json& value) {
+  const auto of_text = [](const std::string& text) { return static_cast<std::int64_t>(text.size() / 64); };
+  if (value.is_string()) return 1 + of_text(value.get_ref<const std::string&>());
+  std::int64_t weight = 1;
+  if (value.is_array()) {
+    for (const Json& part : value) weight += weight_of(part);
+  } else if (value.is_object()) {
+    for (const auto& [key, part] : value.items()) weight += of_text(key) + weight_of(part);
+  }
+  return weight;
+}
+
 class Renderer {
  public:
   Renderer(const JinjaTemplate::Program& program, const Json& variables) : name_(program.name) {
@@ -74,8 +87,9 @@ class Renderer {
   [[noreturn]] void refuse(const std::string& what) const {
     fail("cannot follow {}:{}: {}; simplify the template", name_, line_, what);
   }
-  void work() {
-    if (++worked_ > kMostWork) refuse("it does not come to an end");
+  void work(std::int64_t amount = 1) {
+    worked_ += amount;
+    if (worked_ > kMostWork) refuse("it does not come to an end");
   }
 
   void execute(const Statement& s, std::string& out) {
@@ -191,18 +205,20 @@ class Renderer {
     return nullptr;
   }
 
+  /// Every value counts with its weight: lists of lists would grow without end, and deeper than can be copied.
   Json value_of(const Expression& e) {
     work();
+    Json value = evaluated(e);
+    work(weight_of(value) - 1);
+    return value;
+  }
+  Json evaluated(const Expression& e) {
     switch (e.kind) {
       case Expression::Kind::literal:
         return std::visit([](const auto& value) { return Json(value); }, e.value);
       case Expression::Kind::name: {
         const Json* found = find(e.text);
-        if (found == nullptr) return undefined();
-        if (found->is_string())
-          worked_ += static_cast<std::int64_t>(found->get_ref<const std::string&>().size() / 64);
-        if (found->is_structured()) worked_ += static_cast<std::int64_t>(found->size());
-        return *found;
+        return found == nullptr ? undefined() : *found;
       }
       case Expression::Kind::list:
       case Expression::Kind::map:
@@ -418,7 +434,7 @@ class Renderer {
       std::string text;
       bool begun = false;
       for (const Json& part : listed(value)) {
-        text += (begun ? between : "") + printed(part);
+        text = joined(text, (begun ? between : "") + printed(part));
         begun = true;
       }
       return text;

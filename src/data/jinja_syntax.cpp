@@ -111,14 +111,19 @@ class Cutter {
     return std::string::npos;
   }
 
-  int line_of(std::size_t at) const {
-    return 1 +
-           static_cast<int>(std::count(text_.begin(), text_.begin() + static_cast<std::ptrdiff_t>(at), '\n'));
+  /// Of a place not before the last one asked for.
+  int line_of(std::size_t at) {
+    const auto begin = text_.begin();
+    line_ += static_cast<int>(std::count(begin + static_cast<std::ptrdiff_t>(counted_),
+                                         begin + static_cast<std::ptrdiff_t>(at), '\n'));
+    counted_ = at;
+    return line_;
   }
 
   const std::string text_;
   const std::string& name_;
-  std::size_t at_ = 0;
+  std::size_t at_ = 0, counted_ = 0;
+  int line_ = 1;
   std::vector<Piece> pieces_;
 };
 

@@ -161,14 +161,18 @@ void check_complete(const Contents& contents, const PeftConfig& settings, const 
                << " modules of the vision tower that the file has no tensors for; the tower stays as it is";
 }
 
+void check_shape(const StoredTensor& tensor, const std::vector<std::int64_t>& shape,
+                 const std::string& where) {
+  if (tensor.shape == shape) return;
+  fail(
+      "cannot use the adapter of {}: tensor {} has the shape [{}], but the model and r ask for [{}]; it "
+      "belongs to another model or configuration",
+      where, shown(tensor.name), fmt::join(tensor.shape, ", "), fmt::join(shape, ", "));
+}
+
 void copy_part(const StoredTensor& tensor, const std::vector<std::int64_t>& shape, std::span<float> target,
                const std::string& where) {
-  if (tensor.shape != shape) {
-    fail(
-        "cannot use the adapter of {}: tensor {} has the shape [{}], but the model and r ask for [{}]; it "
-        "belongs to another model or configuration",
-        where, shown(tensor.name), fmt::join(tensor.shape, ", "), fmt::join(shape, ", "));
-  }
+  check_shape(tensor, shape, where);
   tensor.copy_to(target);
   if (!std::all_of(target.begin(), target.end(), [](float value) { return std::isfinite(value); })) {
     fail("cannot use the adapter of {}: tensor {} holds values that are not finite; fetch or train it again",
@@ -176,7 +180,6 @@ void copy_part(const StoredTensor& tensor, const std::vector<std::int64_t>& shap
   }
 }
 
-// The shapes in the file bound what may be allocated.
 void check_rank(const StoredTensor& a, std::int64_t rank, const std::string& where) {
   if (a.shape.size() >= 2 && a.shape[0] == rank) return;
   fail(
@@ -363,6 +366,12 @@ Lora read_peft(const fs::path& path, const ModelConfig& config) {
   Lora lora;
   lora.frozen = read_frozen(file, contents, settings, config, where);
   lora.layout = std::make_shared<const LoraLayout>(config, spec, std::move(modules));
+  // First, so that the files' own bytes bound what is allocated.
+  for (const LoraModule& module : lora.layout->modules()) {
+    const Pair& pair = contents.trained.at({module.layer, module.projection});
+    check_shape(*pair.a, {module.rank, module.in}, where);
+    check_shape(*pair.b, {module.out, module.rank}, where);
+  }
   lora.values.resize(lora.layout->size());
   for (const LoraModule& module : lora.layout->modules()) {
     const Pair& pair = contents.trained.at({module.layer, module.projection});

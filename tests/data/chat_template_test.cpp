@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -48,7 +49,7 @@ TEST(ChatTemplates, UsualVariationsAsInTransformers) {
       SCOPED_TRACE(
           fmt::format("{}: {} images", row["name"].get<std::string>(), expected["images"].get<int>()));
       const std::vector<Part> parts = form.parts(expected["system"], expected["images"]);
-      EXPECT_EQ(put_together(parts, fixture["system"], fixture["user"]), expected["text"]);
+      EXPECT_EQ(put_together(parts, fixture["system"], fixture["user"]), expected["text"].get<std::string>());
       ++cases;
     }
   }
@@ -99,6 +100,14 @@ TEST(ChatTemplates, WhatIsNotUnderstoodIsNamed) {
       {good + "{% set n = namespace(x='abcdefgh') %}{% for a in range(99) %}{% set n.x = n.x ~ n.x %}{% "
               "endfor %}",
        "a text has no end"},
+      {good + "{% set n = namespace(x='abcdefgh') %}{% for a in range(14) %}{% set n.x = n.x ~ n.x %}{% "
+              "endfor %}{{ range(9999) | join(n.x) }}",
+       "a text has no end"},
+      {good + "{% set n = namespace(x=['abcdefgh']) %}{% for a in range(99) %}{% set n.x = [n.x, n.x] %}{% "
+              "endfor %}",
+       "does not come to an end"},
+      {good + "{% set n = namespace(x=[]) %}{% for a in range(9999) %}{% set n.x = [n.x] %}{% endfor %}",
+       "does not come to an end"},
       {std::string((std::size_t{1} << 20) + 1, 'x'), "larger than"},
   };
   for (const auto& [text, part] : bad) EXPECT_THAT(problem_of(text), HasSubstr(part)) << text.substr(0, 200);
@@ -111,6 +120,15 @@ TEST(ChatTemplates, WhatIsNotUnderstoodIsNamed) {
   EXPECT_THAT(problem_of(good, 1), HasSubstr("it prints a list"));
   EXPECT_THAT(problem_of("{% for m in messages %}{{ m.content[-1].text }}{% endfor %}", 1),
               HasSubstr("a prompt with 1 pictures has 0 times <|image_pad|>"));
+}
+
+// A tag a line, 170,000 of them: in linear time.
+TEST(ChatTemplates, LongOnesAreReadInAMoment) {
+  std::string text;
+  while (text.size() < 1'000'000) text += "{{a}}\n";
+  const auto begin = std::chrono::steady_clock::now();
+  problem_of(text);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(10));
 }
 
 class ChatFolder : public ::testing::Test {

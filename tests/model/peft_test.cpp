@@ -118,7 +118,7 @@ struct Folder {
     ASSERT_EQ(shapes.erase(name), 1U) << name;
     values.erase(name);
   }
-  Lora read(StoredType type = StoredType::f32) const {
+  Lora read(StoredType type = StoredType::f32, const ModelConfig& model = small_config()) const {
     const fs::path path = folder.path() / "adapter";
     write_file_atomically(path / "adapter_config.json", config.dump());
     std::vector<NamedTensor> tensors;
@@ -126,7 +126,7 @@ struct Folder {
       tensors.push_back({name, type, shape, std::as_bytes(std::span(values.at(name)))});
     }
     write_safetensors(path / "adapter_model.safetensors", tensors);
-    return read_peft(path, small_config());
+    return read_peft(path, model);
   }
 };
 
@@ -134,6 +134,22 @@ constexpr const char* kFirstA =
     "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight";
 constexpr const char* kFirstB =
     "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_B.weight";
+
+// Half a terabyte by r and the model, and nothing in the file.
+TEST(Peft, RanksAloneClaimNoMemory) {
+  constexpr std::int64_t kWidth = std::int64_t{1} << 18;
+  ModelConfig model;
+  model.text = {
+      .hidden = kWidth, .layers = 3, .heads = 1, .kv_heads = 1, .head_dim = kWidth, .intermediate = kWidth};
+  Folder folder;
+  folder.config["r"] = kMaxLoraRank;
+  for (auto& [key, shape] : folder.shapes) {
+    const bool a = key.find("lora_A") != std::string::npos;
+    shape = {a ? kMaxLoraRank : 0, a ? 0 : kMaxLoraRank};
+    folder.values[key].clear();
+  }
+  EXPECT_THAT(error_of([&] { folder.read(StoredType::f32, model); }), HasSubstr("has the shape [65536, 0]"));
+}
 
 TEST(Peft, ReadsEverySpellingOfTargets) {
   const std::vector<std::pair<const char*, json>> spellings{
