@@ -134,7 +134,9 @@ fuzz() {
 }
 
 stage "packages"
-bash launch/setup.sh --dev || exit 1
+fuzz=()
+[[ $level == full ]] && fuzz=(--fuzz)
+bash launch/setup.sh --dev "${fuzz[@]}" || exit 1
 
 # Threads that wait must not spin: tests share the cores.
 export OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0

@@ -197,7 +197,7 @@ struct OffScale {
     if (ratings + caption_ratings == 0) return;
     std::string from_captions;
     if (caption_ratings > 0) from_captions = fmt::format(" and {} from captions", caption_ratings);
-    say("warning: {} of {} ratings{} are out of scale ({} to {}); they stand as the model wrote them\n",
+    say("warning: {} of {} ratings{} are out of scale ({} to {}); their rows are marked out_of_scale\n",
         ratings, pictures, from_captions, kLeastRating, kMostRating);
   }
 };

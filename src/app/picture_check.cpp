@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "app/picture_check.h"
 
+#include <glog/logging.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -19,6 +21,7 @@ using Clock = std::chrono::steady_clock;
 
 /// A picture may take much memory while it is decoded.
 constexpr int kMostThreads = 8;
+constexpr std::chrono::seconds kTellEvery{15};
 
 struct Place {
   std::size_t set = 0, row = 0;
@@ -34,7 +37,7 @@ std::vector<Place> places_in(std::span<const std::vector<Sample>* const> sets) {
 
 /// This rank's share: its first line is the number of pictures, the others are set, row and reason of damaged ones.
 std::string check_share(Communicator& world, std::span<const std::vector<Sample>* const> sets, int threads,
-                        Seconds patience) {
+                        Seconds patience, const std::function<bool()>& stopped) {
   const std::vector<Place> places = places_in(sets);
   const auto stride = static_cast<std::size_t>(world.size());
   const auto start = Clock::now();
@@ -42,9 +45,16 @@ std::string check_share(Communicator& world, std::span<const std::vector<Sample>
   std::atomic<std::size_t> checked = 0;
   std::mutex mutex;
   std::string findings;
-  const auto work = [&] {
+  const auto work = [&](bool tells) {
+    auto told = start;
     for (std::size_t i = next.fetch_add(stride); i < places.size(); i = next.fetch_add(stride)) {
-      if (Clock::now() - start > patience) return;
+      const auto now = Clock::now();
+      if (now - start > patience || stopped()) return;
+      if (tells && now - told > kTellEvery) {
+        told = now;
+        LOG(INFO) << "decoding the pictures before the first step: " << checked * stride << " of "
+                  << places.size();
+      }
       const auto [set, row] = places[i];
       try {
         (void)read_image((*sets[set])[row].image);
@@ -58,8 +68,8 @@ std::string check_share(Communicator& world, std::span<const std::vector<Sample>
     }
   };
   std::vector<std::thread> others;
-  for (int i = 1; i < std::min(threads, kMostThreads); ++i) others.emplace_back(work);
-  work();
+  for (int i = 1; i < std::min(threads, kMostThreads); ++i) others.emplace_back(work, false);
+  work(world.rank() == 0);
   for (std::thread& thread : others) thread.join();
   return std::to_string(checked) + '\n' + findings;
 }
@@ -67,8 +77,8 @@ std::string check_share(Communicator& world, std::span<const std::vector<Sample>
 }  // namespace
 
 PictureCheck check_pictures(Communicator& world, std::span<const std::vector<Sample>* const> sets,
-                            int threads, Seconds patience) {
-  const std::string own = check_share(world, sets, threads, patience);
+                            int threads, Seconds patience, const std::function<bool()>& stopped) {
+  const std::string own = check_share(world, sets, threads, patience, stopped);
   std::vector<std::byte> all;
   for (const std::vector<std::byte>& one : world.gather_bytes(std::as_bytes(std::span(own)), 0))
     all.insert(all.end(), one.begin(), one.end());

@@ -130,7 +130,6 @@ class Trainer {
     run_alike(world_, [&] { data_ = read_training_data(config_, leader_); });
     check_agreement(world_, "other manifests", data_.text());
     threads_ = threads_for(share_processors(world_), config_.model.threads);
-    look_at_pictures();
     std::vector<int> holders =
         roles_.learners;  // everyone who needs the adapter; the first learner is rank 0
     for (const int rank : roles_.actors) {
@@ -139,6 +138,7 @@ class Trainer {
     learners_ = world_.split(roles_.learners, "learners");
     holders_ = world_.split(holders, "adapter holders");
     const std::optional<FoundCheckpoint> found = find_checkpoint();
+    look_at_pictures();  // the folder is this run's by now
     open_model(found);
     if (learner_) checkpoints_ = std::make_unique<RunCheckpoints>(config_, *learners_);
     run_alike(world_, [&] {
@@ -279,7 +279,8 @@ class Trainer {
   void look_at_pictures() {
     // Who wants bad rows left out wants all of them found; else only as long as nobody minds.
     const Seconds patience{config_.data.skip_bad ? std::numeric_limits<double>::infinity() : 20.0};
-    const PictureCheck found = check_pictures(world_, data_.sets(), threads_, patience);
+    const PictureCheck found =
+        check_pictures(world_, data_.sets(), threads_, patience, [this] { return signals_.stop.load(); });
     run_alike(world_, [&] { settle_training_data(config_, found, leader_, data_); });
   }
 

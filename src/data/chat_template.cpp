@@ -6,8 +6,10 @@
 #include <array>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "core/error.h"
 #include "io/files.h"
@@ -160,29 +162,33 @@ std::vector<ChatTemplate::Part> ChatTemplate::parts(bool system, std::size_t ima
 
 std::shared_ptr<const ChatTemplate> find_chat_template(const fs::path& folder, bool tell) {
   std::shared_ptr<const ChatTemplate> found;
-  const auto warn = [&](const char* which, const Error& error) {
+  const auto warn = [&](const std::string& which, const std::string& reason) {
     if (!tell) return;
     LOG(WARNING)
-        << "chat template: " << error.what() << "; until then " << which
+        << "chat template: " << reason << "; until then " << which
         << " have Qwen2.5-VL's own form, which may differ from what transformers makes of this folder";
   };
   try {
     found = ChatTemplate::find(folder);
   } catch (const Error& error) {
-    warn("prompts", error);
+    warn("prompts", error.what());
   }
   if (found == nullptr) return nullptr;
   constexpr std::array<const char*, 3> kKinds{"prompts without pictures", "prompts with a picture",
                                               "prompts with several pictures"};
-  std::string told;
+  std::vector<std::pair<std::string, std::string>> failed;  // reason and kinds of prompts
   for (const std::size_t images : {std::size_t{1}, std::size_t{0}, std::size_t{2}}) {
     try {
       for (const bool system : {false, true}) found->parts(system, images);
     } catch (const Error& error) {
-      if (told != error.what()) warn(kKinds.at(images), error);
-      told = error.what();
+      const std::string reason = error.what();
+      if (!failed.empty() && failed.back().first == reason)
+        failed.back().second += fmt::format(", {}", kKinds.at(images));
+      else
+        failed.emplace_back(reason, kKinds.at(images));
     }
   }
+  for (const auto& [reason, kinds] : failed) warn(kinds, reason);
   return found;
 }
 
