@@ -110,9 +110,8 @@ void add_texts(Seeds& seeds) {
   const std::string chat = source_file("assets/tiny/model/chat_template.jinja");
   seeds["chat_template"] = {chat,
                             nlohmann::json({{"chat_template", chat}, {"eos_token", "<|im_end|>"}}).dump()};
-  const std::string variations = source_file("tests/fixtures/chat/templates.json");
-  for (const auto& row : nlohmann::json::parse(variations)["templates"])
-    seeds["chat_template"].push_back(row["template"]);
+  const auto variations = nlohmann::json::parse(source_file("tests/fixtures/chat/templates.json"));
+  for (const auto& row : variations.at("templates")) seeds["chat_template"].push_back(row.at("template"));
   for (const char* name : {"configs/quickstart.yaml", "configs/koniq.yaml"}) {
     seeds["yaml"].push_back(source_file(name));
     seeds["configuration"].push_back(source_file(name));
