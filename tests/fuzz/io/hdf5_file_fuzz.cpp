@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // HDF5 files, damaged as they come. The library crashes on some; the child that looks first must be the only one to die.
-#include <glog/logging.h>
+#include <fmt/format.h>
 
 #include <optional>
 #include <string>
@@ -20,7 +20,7 @@ void read_all(const Hdf5File& file, const std::string& place, int depth) {
   if (!file.is_dataset(place)) {
     if (depth > 4) return;
     for (const std::string& name : file.children(place)) {
-      accepted([&] { read_all(file, (place == "/" ? "/" : place + "/") + name, depth + 1); });
+      accepted([&] { read_all(file, fmt::format("{}/{}", place == "/" ? "" : place, name), depth + 1); });
     }
     return;
   }
