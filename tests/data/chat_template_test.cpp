@@ -184,7 +184,8 @@ TEST_F(ChatFolder, WarnsOfWhatItCannotFollowAndTakesTheUsualForm) {
   EXPECT_EQ(error_of([&] { find_chat_template(folder_.path(), false); }), "");
 
   folder_.write("chat_template.jinja", "{% for m in messages %}{{ m.content }}{% endfor %}");
-  EXPECT_THAT(warning(), HasSubstr("prompts with a picture, prompts with several pictures have Qwen2.5-VL's own form"));
+  EXPECT_THAT(warning(),
+              HasSubstr("prompts with a picture, prompts with several pictures have Qwen2.5-VL's own form"));
   EXPECT_EQ(prompt(), "U");
 
   std::filesystem::remove(folder_.path() / "chat_template.jinja");
