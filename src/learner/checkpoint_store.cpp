@@ -387,7 +387,7 @@ Lora read_adapter_h5(const fs::path& path, const ModelConfig& config) {
          path.string(), found, stored);
   }
   Lora lora{std::make_shared<LoraLayout>(config, spec, std::move(modules)), {}, std::move(frozen)};
-  lora.values.resize(lora.layout->size());
+  // Grown as it is read, in the layout's order: a shape alone claims no memory.
   for (const LoraModule& m : lora.layout->modules()) {
     for (const char part : {'A', 'B'}) {
       const std::vector<float> values = file.read_f32(peft_key(m, part));
@@ -396,10 +396,11 @@ Lora read_adapter_h5(const fs::path& path, const ModelConfig& config) {
           fail("adapter {}: tensor {} holds {}; use another checkpoint", path.string(), peft_key(m, part),
                value);
       }
-      std::copy(values.begin(), values.end(),
-                lora.values.begin() + static_cast<std::ptrdiff_t>(part == 'A' ? m.a_offset : m.b_offset));
+      CHECK_EQ(lora.values.size(), part == 'A' ? m.a_offset : m.b_offset);
+      lora.values.insert(lora.values.end(), values.begin(), values.end());
     }
   }
+  CHECK_EQ(lora.values.size(), lora.layout->size());
   return lora;
 }
 

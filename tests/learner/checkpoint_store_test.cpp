@@ -314,6 +314,16 @@ TEST_F(CheckpointStoreTest, AnAdapterOfADamagedCheckpointIsRefused) {
   EXPECT_THAT(error_of([&] { read_any_adapter(folder, model_->config()); }), HasSubstr("adapter.h5"));
 }
 
+TEST(Adapters, ShapesAloneClaimNoMemory) {
+  constexpr std::int64_t kWidth = std::int64_t{1} << 18;
+  ModelConfig config;
+  config.text = {
+      .hidden = kWidth, .layers = 1, .heads = 1, .kv_heads = 1, .head_dim = kWidth, .intermediate = kWidth};
+  // tests/fixtures/checkpoint/make_h5py_fixture.py has made it.
+  const fs::path claims = BIQA_SOURCE_DIR "/tests/fixtures/checkpoint/claims.h5";
+  EXPECT_THAT(error_of([&] { read_any_adapter(claims, config); }), HasSubstr("it was never written"));
+}
+
 TEST_F(CheckpointStoreTest, MissingFiles) {
   for (const std::string name : {"adapter.h5", "manifest.json", "optimizer-00000-of-00003.h5",
                                  "optimizer-00001-of-00003.h5", "optimizer-00002-of-00003.h5"}) {
