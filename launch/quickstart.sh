@@ -75,6 +75,6 @@ The run:             $run (metrics.jsonl, samples.jsonl, tensorboard/, adapter/ 
 Learning curves:     $run/curves.svg
 Rate your pictures:  build/cpu/bin/biqa_score --adapter $run photo.jpg
 Train another way:   build/cpu/bin/biqa_learner --config configs/quickstart.yaml --set train.seed=1 --set train.out=runs/mine
-On several ranks:    mpirun -np 2 build/cpu/bin/biqa_learner --config configs/quickstart.yaml --set train.out=runs/two
+On several ranks:    launch/local.sh -n 2 configs/quickstart.yaml --set train.out=runs/two
 Real data:           configs/koniq.yaml says what it needs; README.md goes on from here
 SUMMARY

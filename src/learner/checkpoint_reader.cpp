@@ -105,7 +105,7 @@ std::string CheckpointReader::judge(const fs::path& folder, const std::vector<st
     found = {};
     for (const std::vector<std::byte>& part : parts) {
       const Json answer = Json::parse(text_of(part));
-      if (const auto damage = answer.at("damage").get<std::string>(); !damage.empty()) return damage;
+      if (auto damage = answer.at("damage").get<std::string>(); !damage.empty()) return damage;
       for (const Json& shard : answer.at("shards")) found.shards.push_back(shard_from(shard));
     }
     std::sort(found.shards.begin(), found.shards.end(),

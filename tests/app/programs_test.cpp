@@ -178,8 +178,9 @@ TEST_F(Programs, DeviceCudaSaysWhatIsMissing) {
     check(outcome.err);
   }
   // A plan for it can be made, but says that it is no more.
-  const Outcome plan = run({program("biqa_learner"), "--config", BIQA_SOURCE_DIR "/configs/quickstart.yaml",
-                            "--set", "model.device=cuda", "--dry-run"});
+  const std::string settings = BIQA_SOURCE_DIR "/configs/quickstart.yaml";
+  const Outcome plan =
+      run({program("biqa_learner"), "--config", settings, "--set", "model.device=cuda", "--dry-run"});
   EXPECT_EQ(plan.code, 0);
   EXPECT_THAT(plan.err, HasSubstr("warning: this is a plan only"));
   check(plan.err);

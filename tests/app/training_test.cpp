@@ -90,7 +90,7 @@ class Training : public ::testing::Test {
   }
   /// Pictures with the answers that objective.loss sft learns.
   fs::path write_answers() const {
-    const fs::path manifest = folder_.path() / "answers.jsonl";
+    fs::path manifest = folder_.path() / "answers.jsonl";
     std::ifstream source(BIQA_SOURCE_DIR "/assets/tiny/train.jsonl");
     std::ofstream target(manifest);
     std::string line;
