@@ -218,8 +218,8 @@ std::string read_from(const Descriptor& file, const fs::path& path, std::size_t 
 }  // namespace
 
 bool is_unsupported(int error) {
-  return error == EINVAL || error == ENOSYS || error == EOPNOTSUPP || error == ENOTSUP ||
-         error == kKernelNotSupported;
+  // Linux has one number for EOPNOTSUPP and ENOTSUP.
+  return error == EINVAL || error == ENOSYS || error == ENOTSUP || error == kKernelNotSupported;
 }
 
 std::string system_reason(int error) {

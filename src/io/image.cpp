@@ -92,7 +92,7 @@ struct Format {
   ImageSize (*size)(const PictureFile&);
 };
 
-using std::string_view_literals::operator""sv;
+using namespace std::string_view_literals;
 
 /// What a file that is not read holds, as far as its beginning tells; empty where it tells nothing.
 std::string_view unread_kind(std::string_view head) {
