@@ -11,13 +11,13 @@
 
 #include "actor/engine.h"
 #include "actor/rollout.h"
-#include "app/policy.h"
 #include "app/program.h"
 #include "core/processors.h"
 #include "core/random.h"
 #include "core/threads.h"
 #include "data/manifest.h"
 #include "learner/learner.h"
+#include "policy/policy.h"
 
 namespace biqa {
 namespace {

@@ -9,14 +9,14 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "app/policy.h"
 #include "app/program.h"
-#include "app/rank_processors.h"
 #include "comm/mpi.h"
+#include "comm/rank_processors.h"
 #include "core/processors.h"
 #include "core/random.h"
 #include "model/kv_cache.h"
 #include "model/lora.h"
+#include "policy/policy.h"
 
 namespace biqa {
 namespace {

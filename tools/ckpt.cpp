@@ -16,6 +16,7 @@
 #include "io/files.h"
 #include "learner/checkpoint_tools.h"
 #include "model/merge.h"
+#include "policy/version.h"
 
 namespace biqa {
 namespace {

@@ -4,14 +4,17 @@
 
 #include <csignal>
 
-#include "app/config.h"
-#include "app/plan.h"
 #include "app/program.h"
-#include "app/rank_processors.h"
-#include "app/trainer.h"
+#include "comm/agreement.h"
 #include "comm/mpi.h"
+#include "comm/rank_processors.h"
+#include "config/config.h"
 #include "core/error.h"
+#include "core/failure.h"
 #include "ops/cuda/device.h"
+#include "planning/plan.h"
+#include "training/run_checks.h"
+#include "training/trainer.h"
 
 namespace biqa {
 namespace {

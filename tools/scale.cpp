@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // biqa_scale: how long a step takes on more ranks, and what limits it, from the times and sizes of its parts.
-#include "app/scale.h"
+#include "planning/scale.h"
 
 #include <fmt/format.h>
 
@@ -21,7 +21,7 @@ const ProgramInfo kInfo{
     "simulate a step on more ranks: its time and what limits it",
     "[--machine FILE] [--run FOLDER]… [--set KEY=VALUE]… [--ranks LIST]",
     "biqa_scale --machine bench/machines/h100_7b_koniq.yaml --ranks 1,8,64,512,4096",
-    {{"machine", "FILE", "YAML file of inputs (src/app/scale.h, bench/machines)", ""},
+    {{"machine", "FILE", "YAML file of inputs (src/planning/scale.h, bench/machines)", ""},
      {"run", "FOLDER…",
       "run on one rank to measure its parts from; a second one with fewer images tells what an iteration "
       "costs",

@@ -8,13 +8,13 @@
 #include <nlohmann/json.hpp>
 
 #include "actor/rollout.h"
-#include "app/config.h"
-#include "app/policy.h"
 #include "app/program.h"
+#include "config/config.h"
 #include "core/processors.h"
 #include "data/manifest.h"
 #include "data/response.h"
 #include "learner/checkpoint_store.h"
+#include "policy/policy.h"
 
 namespace biqa {
 namespace {

@@ -8,15 +8,15 @@
 #include <nlohmann/json.hpp>
 
 #include "actor/engine.h"
-#include "app/policy.h"
 #include "app/program.h"
-#include "app/step_reader.h"
-#include "app/step_replay.h"
 #include "io/files.h"
 #include "io/hdf5.h"
 #include "io/json.h"
 #include "learner/checkpoint_store.h"
 #include "model/training_pass.h"
+#include "policy/policy.h"
+#include "training/step_reader.h"
+#include "training/step_replay.h"
 
 namespace biqa {
 namespace {

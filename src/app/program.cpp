@@ -21,15 +21,11 @@
 #include <utility>
 
 #include "comm/launcher.h"
-#include "ops/cuda/device.h"
+#include "core/failure.h"
+#include "policy/version.h"
 
 namespace biqa {
 namespace {
-
-std::function<void(const std::string&)>& failure_handler() {
-  static std::function<void(const std::string&)> handler;
-  return handler;
-}
 
 std::size_t edit_distance(const std::string& a, const std::string& b) {
   std::vector<std::size_t> row(b.size() + 1);
@@ -200,19 +196,6 @@ std::string CommandLine::choice(const std::string& flag, const std::vector<std::
   return value;
 }
 
-void on_failure(std::function<void(const std::string& message)> handler) {
-  failure_handler() = std::move(handler);
-}
-
-void report_failure(const std::string& message) {
-  if (failure_handler()) {
-    failure_handler()(one_line(message));
-  } else {
-    say("error: {}\n", one_line(message));
-  }
-  std::fflush(stderr);
-}
-
 void flush_output() {
   // An earlier flush may have failed unseen.
   if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
@@ -260,7 +243,7 @@ int run_program(int argc, char** argv, const ProgramInfo& info,
                           error.what());
     code = ExitCode::world;
   }
-  if (code == ExitCode::usage && !failure_handler())
+  if (code == ExitCode::usage && !has_failure_handler())
     report_usage(info, one_line(message));
   else
     report_failure(message);
@@ -276,11 +259,6 @@ std::string csv_quoted(const std::string& text) {
     out += c == '\n' || c == '\r' ? ' ' : c;
   }
   return out + "\"";
-}
-
-std::string version_text() {
-  return fmt::format("biqa {} (git {}), backends: {}", BIQA_VERSION, BIQA_GIT_HASH,
-                     built_with_cuda() ? "cpu, cuda" : "cpu");
 }
 
 }  // namespace biqa

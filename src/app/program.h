@@ -57,20 +57,10 @@ class CommandLine {
 int run_program(int argc, char** argv, const ProgramInfo& info,
                 const std::function<ExitCode(const CommandLine&)>& body);
 
-/// Called when `body` threw, before the error is printed; e.g. to take the other ranks down. Returns the text
-/// to put in front of the message ("rank 3 of 8: "), empty to print it plainly.
-void on_failure(std::function<void(const std::string& message)> handler);
-
-/// Prints `error: …` at once, as run_program would.
-void report_failure(const std::string& message);
-
 /// Writes out what standard output still holds. Throws Error where it, or an earlier write, failed.
 void flush_output();
 
 /// A field of a CSV line: in quotes, those inside doubled, line ends as blanks.
 std::string csv_quoted(const std::string& text);
-
-/// "biqa 0.1.0 (git 1234567), backends: cpu".
-std::string version_text();
 
 }  // namespace biqa

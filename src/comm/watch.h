@@ -7,6 +7,7 @@
 #include <string>
 
 #include "comm/communicator.h"
+#include "core/error.h"
 
 namespace biqa {
 
@@ -25,6 +26,12 @@ class Watch {
   virtual std::optional<LostRank> loss() const = 0;
   /// Tells the others that this rank has failed, so that they need not wait for its silence.
   virtual void tell_failure(int exit_code) = 0;
+};
+
+/// The job ends because of another rank, and that has been reported already: whoever catches this prints nothing.
+class PeerLost : public Error {
+ public:
+  using Error::Error;
 };
 
 /// How a watch behaves; ranks agree on it.

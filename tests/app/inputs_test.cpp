@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
-#include "app/run_folder.h"
 #include "io/hdf5.h"
 #include "learner/checkpoint_store.h"
+#include "run/run_folder.h"
 #include "support/run_program.h"
 #include "support/temporary_folder.h"
 

@@ -19,10 +19,10 @@
 #include <sstream>
 #include <vector>
 
-#include "app/run_folder.h"
 #include "learner/checkpoint_store.h"
 #include "model/peft.h"
 #include "ops/cuda/device.h"
+#include "run/run_folder.h"
 #include "support/run_program.h"
 #include "support/temporary_folder.h"
 

@@ -7,7 +7,6 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "app/run_folder.h"
 #include "data/wire.h"
 #include "fuzz/harness.h"
 #include "fuzz/tiny_files.h"
@@ -15,6 +14,7 @@
 #include "learner/checkpoint_store.h"
 #include "model/checkpoint.h"
 #include "model/peft.h"
+#include "run/run_folder.h"
 
 namespace biqa::fuzz {
 namespace {

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "comm/agreement.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <exception>
+#include <span>
+
+#include "core/error.h"
+
+namespace biqa {
+
+void run_alike(Communicator& world, const std::function<void()>& work) {
+  std::exception_ptr failure;
+  try {
+    work();
+  } catch (const std::exception&) {
+    failure = std::current_exception();
+  }
+  const double first = world.all_reduce_min(failure ? world.rank() : world.size());
+  if (first >= world.size()) return;
+  if (first == world.rank()) std::rethrow_exception(failure);
+  world.barrier("the end of the job");
+}
+
+void check_agreement(Communicator& world, const std::string& what, std::uint64_t digest) {
+  const auto all = world.gather_bytes(std::as_bytes(std::span(&digest, 1)), 0);
+  run_alike(world, [&] {
+    for (std::size_t rank = 0; rank < all.size(); ++rank) {
+      if (all[rank] != all.front()) {
+        fail_usage(
+            "rank {} has {} than rank 0: let all nodes see the same files and give all ranks the same flags",
+            rank, what);
+      }
+    }
+  });
+}
+
+}  // namespace biqa

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "evaluation/evaluation_pass.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "actor/samples.h"
+#include "data/wire.h"
+#include "evaluation/evaluation.h"
+
+namespace biqa {
+namespace {
+
+/// Pictures of an evaluation, as many under way as a step has trajectories; no more once a stop is asked for.
+class EvaluationSource final : public SampleSource {
+ public:
+  EvaluationSource(const EvaluationPass& pass, const std::vector<Sample>& samples,
+                   std::vector<std::size_t> rows)
+      : pass_(pass),
+        samples_(samples),
+        rows_(std::move(rows)),
+        window_(
+            static_cast<std::size_t>(pass.config.rollout.images_per_step * pass.config.rollout.group_size)) {}
+
+  std::vector<RolloutSample> next(bool /*idle*/) override {
+    pass_.world.progress();
+    if (pass_.signals.stop) return {};
+    // In bits that are worth a pass through the vision tower.
+    const std::size_t room = window_ - under_way_;
+    if (room == 0 || (room < window_ / 4 && under_way_ > 0)) return {};
+    const std::size_t count = std::min(room, rows_.size() - next_);
+    const auto begin = rows_.begin() + static_cast<std::ptrdiff_t>(next_);
+    const std::vector<std::size_t> rows(begin, begin + static_cast<std::ptrdiff_t>(count));
+    next_ += count;
+    under_way_ += count;
+    return rows.empty() ? std::vector<RolloutSample>{} : load_samples(pass_.pictures, samples_, rows);
+  }
+  void finished(const Group& /*group*/, std::int64_t /*tokens*/) override { --under_way_; }
+
+ private:
+  const EvaluationPass& pass_;
+  const std::vector<Sample>& samples_;
+  const std::vector<std::size_t> rows_;
+  const std::size_t window_;
+  std::size_t under_way_ = 0, next_ = 0;
+};
+
+}  // namespace
+
+std::optional<std::vector<EvalMetrics>> EvaluationPass::run(std::span<const std::vector<Sample>> sets,
+                                                            std::int64_t step,
+                                                            const RolloutOptions& options) const {
+  const bool collects = world.rank() == roles.learners.front();
+  std::vector<EvalMetrics> figures;
+  bool whole = true;
+  int tag = first_tag;
+  for (const std::vector<Sample>& set : sets) {
+    for (const std::string& decoding : config.train.eval_decodings) {
+      if (rollout != nullptr) {
+        RolloutOptions decoded = options;
+        decoded.sampling.greedy = decoding == "greedy";
+        run_share(set, std::move(decoded), tag);
+      }
+      if (collects) {
+        const std::vector<Group> groups = collect(set.size(), tag);
+        whole = whole && groups.size() == set.size();
+        if (whole) {
+          const auto of_set = evaluate_groups(groups, step, set.front().set, decoding, true);
+          figures.insert(figures.end(), of_set.begin(), of_set.end());
+        }
+      }
+      ++tag;  // a quick actor may be at the next set while the first learner still waits for a slow one
+    }
+  }
+  if (world.all_reduce_min(whole ? 1 : 0) != 1) return std::nullopt;
+  return figures;
+}
+
+void EvaluationPass::run_share(const std::vector<Sample>& samples, RolloutOptions options, int tag) const {
+  std::vector<std::size_t> rows;
+  for (auto i = static_cast<std::size_t>(roles.actor_index(world.rank())); i < samples.size();
+       i += roles.actors.size())
+    rows.push_back(i);
+  options.group_size = 1;
+  options.stage2 = true;
+  EvaluationSource source(*this, samples, std::move(rows));
+  const int to = roles.learners.front();
+  rollout->run(source, options, [&](Group&& group) { world.send(to, tag, serialise(group)); });
+  world.send(to, tag, {});
+}
+
+/// In the order of the set; none where an actor stopped.
+std::vector<Group> EvaluationPass::collect(std::size_t images, int tag) const {
+  std::vector<Group> groups(images);
+  std::size_t received = 0;
+  for (std::size_t ended = 0; ended < roles.actors.size();) {
+    const Message message = world.receive(kAnyRank, tag, "an evaluated image");
+    if (message.bytes.empty()) {
+      ++ended;
+      continue;
+    }
+    Group group = parse_group(message.bytes);
+    const auto index = static_cast<std::size_t>(group.sample_index);
+    groups.at(index) = std::move(group);
+    ++received;
+  }
+  if (received < images) groups.clear();
+  return groups;
+}
+
+std::size_t figures_of_evaluation(const Config& config, std::size_t sets) {
+  constexpr std::size_t kConditions = 2;  // from the picture, from the caption
+  return sets * config.train.eval_decodings.size() * kConditions;
+}
+
+void print_evaluation(std::span<const EvalMetrics> figures) {
+  for (const EvalMetrics& m : figures) {
+    std::string off;
+    if (m.out_of_scale > 0) {
+      off = fmt::format(", {} out of scale (without them PLCC {:.3f}, SRCC {:.3f}, RMSE {:.3f})",
+                        m.out_of_scale, m.plcc_in_scale, m.srcc_in_scale, m.rmse_in_scale);
+    }
+    say("step {:>4}  {:<10} {:<7} {:<7}  PLCC {:6.3f}  SRCC {:6.3f}  RMSE {:5.3f}{}  {} of {} "
+        "without rating{}\n",
+        m.step, m.set, m.condition, m.decoding, m.plcc, m.srcc, m.rmse,
+        std::isnan(m.rouge1_r) ? std::string() : fmt::format("  ROUGE-1 recall {:.3f}", m.rouge1_r),
+        m.parse_failures, m.n, off);
+  }
+}
+
+}  // namespace biqa

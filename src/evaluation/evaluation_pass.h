@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// An evaluation on the actors of a job, its figures on the first learner.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "actor/pictures.h"
+#include "actor/rollout.h"
+#include "comm/communicator.h"
+#include "comm/roles.h"
+#include "config/config.h"
+#include "core/stop_signals.h"
+#include "data/manifest.h"
+#include "run/run_folder.h"
+
+namespace biqa {
+
+/// What an evaluation runs on.
+struct EvaluationPass {
+  const Config& config;
+  Communicator& world;
+  const RolePlan& roles;
+  const StopSignals& signals;
+  PictureEncoder& pictures;
+  Rollout* rollout = nullptr;  ///< of actors
+  int first_tag = 0;           ///< this and the following tags, one per set and decoding
+
+  /// All sets and decodings of the configuration; on every rank, with the sampling options of the run. The figures are
+  /// there on the first learner alone. Nothing on any rank: a stop broke it off.
+  std::optional<std::vector<EvalMetrics>> run(std::span<const std::vector<Sample>> sets, std::int64_t step,
+                                              const RolloutOptions& options) const;
+
+ private:
+  void run_share(const std::vector<Sample>& samples, RolloutOptions options, int tag) const;
+  std::vector<Group> collect(std::size_t images, int tag) const;
+};
+
+/// How many figures a whole evaluation of so many sets has: of each set, decoding and condition.
+std::size_t figures_of_evaluation(const Config& config, std::size_t sets);
+
+/// A line for each set, condition and decoding on stderr.
+void print_evaluation(std::span<const EvalMetrics> figures);
+
+}  // namespace biqa

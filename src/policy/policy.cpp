@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "policy/policy.h"
+
+#include <algorithm>
+
+#include "comm/agreement.h"
+#include "core/error.h"
+#include "learner/checkpoint_store.h"
+#include "model/frozen_parts.h"
+#include "ops/cuda/device.h"
+
+namespace biqa {
+namespace {
+
+std::shared_ptr<Ops> open_backend(const PolicyOptions& options) {
+  if (options.device == "cuda") refuse_cuda_network();
+  if (options.device != "cpu") fail_usage("unknown device {}: must be cpu or cuda", options.device);
+  return make_cpu_ops(options.dtype, options.threads);
+}
+
+void check_folder(const std::filesystem::path& model) {
+  if (!std::filesystem::is_directory(model)) {
+    fail("cannot open model {}: no such folder; name a checkpoint folder in Hugging Face format",
+         model.string());
+  }
+}
+
+}  // namespace
+
+Lora read_adapter_for(const std::filesystem::path& model, const std::filesystem::path& adapter) {
+  check_folder(model);
+  return read_any_adapter(adapter, ModelConfig::load(model));
+}
+
+void Policy::open_parts(const PolicyOptions& options) {
+  check_folder(options.path);
+  ops = open_backend(options);
+  tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(options.path));
+}
+
+void Policy::complete(const PolicyOptions& options, bool tell) {
+  const ModelConfig& config = model->config();
+  chat = find_chat_ids(*tokenizer,
+                       {config.text.vocab, config.vision_start, config.vision_end, config.image_token});
+  chat.form = find_chat_template(options.path, tell);
+  PreprocessConfig preprocess = PreprocessConfig::load(options.path);
+  if (preprocess.patch != config.vision.patch || preprocess.merge != config.vision.merge ||
+      preprocess.temporal != config.vision.temporal) {
+    fail(
+        "preprocessing of {} does not fit its network: patch {}, merge {}, temporal {} against {}, {}, {}; "
+        "mend the folder",
+        options.path.string(), preprocess.patch, preprocess.merge, preprocess.temporal, config.vision.patch,
+        config.vision.merge, config.vision.temporal);
+  }
+  preprocess.limit(options.pixels);
+  // A folder's own limits are its own business.
+  const bool asked = options.pixels.min > 0 || options.pixels.max > 0;
+  if (asked && preprocess.min_pixels > preprocess.max_pixels) {
+    fail_usage(
+        "min_pixels {} is above max_pixels {} (the checkpoint's own limits count too): change "
+        "model.min_pixels or "
+        "model.max_pixels",
+        preprocess.min_pixels, preprocess.max_pixels);
+  }
+  pictures = std::make_unique<PictureEncoder>(*model, preprocess, options.feature_cache_bytes);
+}
+
+Policy Policy::open(const PolicyOptions& options) {
+  Policy policy;
+  policy.open_parts(options);
+  policy.model =
+      QwenVl::load(options.path, policy.ops, {options.backward, true, nullptr, options.frozen.get()});
+  policy.complete(options);
+  return policy;
+}
+
+Policy Policy::open(const PolicyOptions& options, Communicator& ranks, const std::string& node) {
+  Policy policy;
+  run_alike(ranks, [&] { policy.open_parts(options); });
+  policy.model = load_shared(ranks, node, options.path, policy.ops, options.backward, options.frozen.get());
+  run_alike(ranks, [&] { policy.complete(options, ranks.rank() == 0); });
+  return policy;
+}
+
+std::shared_ptr<const PromptInput> Policy::prompt(const std::optional<std::string>& system,
+                                                  std::span<const EncodedPicture> encoded,
+                                                  std::string_view user) const {
+  return build_prompt(model->config(), *tokenizer, chat, system, encoded, user);
+}
+
+}  // namespace biqa

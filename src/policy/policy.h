@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// A checkpoint folder opened for use: network, tokenizer, control tokens and preprocessing that belong together.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "actor/pictures.h"
+#include "actor/rollout.h"
+#include "comm/node.h"
+#include "data/chat.h"
+#include "data/tokenizer.h"
+#include "model/qwen_vl.h"
+#include "policy/shared_weights.h"
+
+namespace biqa {
+
+struct PolicyOptions {
+  std::filesystem::path path;
+  DType dtype = DType::f32;
+  std::string device = "cpu";
+  int threads = 0;  ///< 0: what this process may use
+  bool backward = false;
+  PixelLimits pixels = {};  ///< in place of the checkpoint's
+  std::int64_t feature_cache_bytes = std::int64_t{1} << 30;
+  /// Parts of the adapter on frozen modules (Lora::frozen): merged into the weights.
+  std::shared_ptr<const FrozenParts> frozen = nullptr;
+};
+
+/// An adapter (read_any_adapter) for the model in a folder, before that is opened: Lora::frozen goes into its options.
+Lora read_adapter_for(const std::filesystem::path& model, const std::filesystem::path& adapter);
+
+struct Policy {
+  std::shared_ptr<Ops> ops;
+  std::unique_ptr<QwenVl> model;
+  std::unique_ptr<Tokenizer> tokenizer;
+  ChatIds chat{};
+  std::unique_ptr<PictureEncoder> pictures;
+
+  /// Throws Error naming what the folder lacks or which device is absent.
+  static Policy open(const PolicyOptions& options);
+  /// The same on every rank of `ranks`, which call it together: the weights are held once per node
+  /// (load_shared). Throws Error on the first rank that fails; the others then wait to be taken down.
+  static Policy open(const PolicyOptions& options, Communicator& ranks,
+                     const std::string& node = this_node());
+  /// A prompt over pictures in order, then the text. The result keeps the features alive.
+  std::shared_ptr<const PromptInput> prompt(const std::optional<std::string>& system,
+                                            std::span<const EncodedPicture> pictures,
+                                            std::string_view user) const;
+
+ private:
+  /// All but the network.
+  void open_parts(const PolicyOptions& options);
+  /// What needs the network.
+  void complete(const PolicyOptions& options, bool tell = true);
+};
+
+}  // namespace biqa

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// Writes dumps/step-*.h5: all that one update saw and made (layout: docs/step-dump.md).
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "config/config.h"
+#include "data/trajectory.h"
+#include "learner/learner.h"
+#include "policy/policy.h"
+
+namespace biqa {
+
+struct StepDump {
+  std::int64_t step = 0, updates_before = 0;
+  double lr = 0;
+  Lora adapter_before, adapter_after;
+  std::optional<Lora> reference;  ///< the adapter that the KL term holds on to; else the base model
+  std::vector<float> m_before, v_before, gradient;  ///< flat; the gradient of the whole loss, before clipping
+  UpdateResult result;
+  std::map<std::pair<std::size_t, std::size_t>, SequenceResult> sequences;  ///< by (group, member)
+  std::map<std::pair<std::size_t, std::size_t>, SequenceResult> stage2;     ///< of those learned from
+};
+
+/// As configuration and dumps spell them.
+const char* name_of(Loss loss);
+const char* name_of(Kl kl);
+const char* name_of(AdvantageScale scale);
+
+/// `images`: the picture of each group.
+void write_step_dump(const std::filesystem::path& file, const StepDump& dump, std::span<const Group> groups,
+                     std::span<const std::filesystem::path> images, const Policy& policy,
+                     const Config& config);
+
+/// What learners send to the first one for a dump.
+std::vector<std::byte> serialise_records(std::span<const SequenceResult> records);
+std::vector<SequenceResult> parse_records(std::span<const std::byte> bytes);
+
+}  // namespace biqa

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "training/step_figures.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "core/statistics.h"
+#include "data/response.h"
+
+namespace biqa {
+
+StepMetrics figures_of(std::span<const Group> groups, std::int64_t version, const Config& config) {
+  StepMetrics metrics;
+  std::vector<double> totals;
+  std::vector<std::vector<double>> columns(rewards().size());
+  double parsed = 0, stage2_parsed = 0, leaks = 0, captions = 0, truncated = 0, caption_words = 0,
+         reasoning_words = 0, reasonings = 0;
+  for (const Group& group : groups) {
+    for (const Trajectory& t : group.members) {
+      ++metrics.trajectories;
+      metrics.generated_tokens += static_cast<std::int64_t>(t.completion_ids.size());
+      metrics.stage2_tokens += static_cast<std::int64_t>(t.stage2_completion_ids.size());
+      metrics.policy_lag_max = std::max(metrics.policy_lag_max, version - t.policy_version);
+      totals.push_back(t.reward);
+      for (std::size_t i = 0; i < columns.size(); ++i) columns[i].push_back(reward_of(t, i));
+      parsed += t.rating ? 1 : 0;
+      stage2_parsed += t.stage2_rating ? 1 : 0;
+      truncated += t.finished ? 0 : 1;
+      if (t.caption) {
+        ++captions;
+        caption_words += static_cast<double>(word_count(*t.caption));
+        leaks += t.rating && leaks_rating(*t.caption, *t.rating) ? 1 : 0;
+      }
+      if (t.reasoning) {
+        ++reasonings;
+        reasoning_words += static_cast<double>(word_count(*t.reasoning));
+      }
+    }
+  }
+  metrics.images = static_cast<std::int64_t>(groups.size());
+  if (metrics.trajectories == 0) return metrics;
+  const auto count = static_cast<double>(metrics.trajectories);
+  metrics.reward_mean = mean(totals);
+  metrics.reward_std = standard_deviation(totals);
+  for (std::size_t i = 0; i < columns.size(); ++i) {
+    metrics.reward_means[i] = mean(columns[i]);
+    metrics.reward_stds[i] = standard_deviation(columns[i]);
+  }
+  metrics.parse_rate = parsed / count;
+  metrics.stage2_parse_rate = config.stage2.enabled ? stage2_parsed / count : kNotMeasured;
+  metrics.leak_rate = captions > 0 ? leaks / captions : 0;
+  metrics.truncated_fraction = truncated / count;
+  metrics.length_mean = static_cast<double>(metrics.generated_tokens) / count;
+  metrics.caption_words = captions > 0 ? caption_words / captions : 0;
+  metrics.reasoning_words = reasonings > 0 ? reasoning_words / reasonings : 0;
+  return metrics;
+}
+
+SampleRecord record_of(std::int64_t step, const Group& group, const Trajectory& t, const Config& config) {
+  std::map<std::string, double> columns;
+  for (std::size_t i = 0; i < rewards().size(); ++i) columns.emplace(rewards()[i].name, reward_of(t, i));
+  return {step,
+          group.sample_id,
+          t.member,
+          config.prompts.texts.user,
+          t.text,
+          t.caption.value_or(""),
+          t.reasoning.value_or(""),
+          t.rating,
+          t.stage2_text,
+          t.stage2_rating,
+          group.score,
+          std::move(columns),
+          t.advantage};
+}
+
+std::vector<std::string> doubts_about(const StepMetrics& metrics, const Config& config, bool on_policy) {
+  std::vector<std::string> doubts;
+  if (metrics.parse_rate < 0.5) {
+    doubts.push_back(fmt::format(
+        "only {:.0f} % of the answers hold a rating: the rewards teach little; check prompts and profile",
+        100 * metrics.parse_rate));
+  }
+  for (std::size_t i = 0; i < rewards().size(); ++i) {
+    const Reward& reward = rewards()[i];
+    const bool constant = config.rewards.weights[i] != 0 && metrics.reward_stds[i] == 0;
+    if (!constant || (reward.needs_stage2 && !config.stage2.enabled)) continue;
+    if (reward.may_be_full && metrics.reward_means[i] != 0) continue;
+    doubts.push_back(fmt::format("reward {} is {} for every answer: it teaches nothing in this step",
+                                 reward.name, metrics.reward_means[i]));
+  }
+  if (on_policy && config.objective.updates_per_rollout == 1 && config.lora.dropout == 0 &&
+      metrics.actor_learner_logp_gap != 0) {
+    doubts.push_back(
+        fmt::format("actor and learner disagree by {:.3g} in a log-probability though the step is on-policy",
+                    metrics.actor_learner_logp_gap));
+  }
+  return doubts;
+}
+
+}  // namespace biqa

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// Step dumps: everything that one update saw and made, so that anyone can compute it again.
+#pragma once
+
+#include <filesystem>
+#include <span>
+#include <string>
+
+#include "io/hdf5.h"
+#include "model/lora.h"
+#include "policy/policy.h"
+
+namespace biqa {
+
+/// Writes flat values as `part/<PEFT key>` datasets, A [rank, in] and B [out, rank].
+void write_factors(Hdf5Writer& out, const std::string& part, const LoraLayout& layout,
+                   std::span<const float> values);
+
+/// Computes a dumped step again with the learner's code (packing and shared prompts included) and writes
+/// learner_logp, reference_logp, token_loss (those of stage 2 too where it was trained), gradient/…, adapter_after/…,
+/// grad_norm and loss_value under the names of the dump. Throws Error as read_step.
+void replay_step(const Policy& policy, const std::filesystem::path& dump, const std::filesystem::path& out);
+
+}  // namespace biqa

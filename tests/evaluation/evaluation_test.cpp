@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "evaluation/evaluation.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <optional>
+#include <vector>
+
+#include "core/statistics.h"
+
+namespace biqa {
+namespace {
+
+Group answer(double score, std::optional<double> rating, std::optional<double> caption_rating) {
+  Group group;
+  group.score = score;
+  group.members.resize(1);
+  group.members[0].rating = rating;
+  group.members[0].stage2_rating = caption_rating;
+  return group;
+}
+
+TEST(Evaluation, RatingsOutOfScaleCountAndAreLeftOutOfTheSecondFigures) {
+  const std::vector<Group> groups{answer(1, 1.5, 1), answer(2, 2, 5.001),     answer(3, std::nullopt, 2),
+                                  answer(4, 5, -3),  answer(5, 350000000, 5), answer(2.5, 0.99, std::nullopt),
+                                  answer(3.5, 3, 0)};
+  const auto figures = evaluate_groups(groups, 7, "set", "greedy", true);
+  ASSERT_EQ(figures.size(), 2U);
+
+  const EvalMetrics& image = figures[0];
+  EXPECT_EQ(image.n, 7);
+  EXPECT_EQ(image.parse_failures, 1);
+  EXPECT_EQ(image.out_of_scale, 2);
+  const std::vector<double> all{1.5, 2, 5, 350000000, 0.99, 3}, all_scores{1, 2, 4, 5, 2.5, 3.5};
+  const std::vector<double> kept{1.5, 2, 5, 3}, kept_scores{1, 2, 4, 3.5};
+  EXPECT_EQ(image.plcc, pearson(all, all_scores));
+  EXPECT_EQ(image.srcc, spearman(all, all_scores));
+  EXPECT_EQ(image.rmse, rmse(all, all_scores));
+  EXPECT_EQ(image.plcc_in_scale, pearson(kept, kept_scores));
+  EXPECT_EQ(image.srcc_in_scale, spearman(kept, kept_scores));
+  EXPECT_EQ(image.rmse_in_scale, rmse(kept, kept_scores));
+  EXPECT_GT(image.rmse, 1e8);
+  EXPECT_LT(image.rmse_in_scale, 1);
+
+  const EvalMetrics& caption = figures[1];
+  EXPECT_EQ(caption.parse_failures, 1);
+  EXPECT_EQ(caption.out_of_scale, 3);
+  EXPECT_EQ(caption.rmse_in_scale, rmse(std::vector<double>{1, 2, 5}, std::vector<double>{1, 3, 5}));
+}
+
+TEST(Evaluation, NothingOnTheScaleLeavesTheSecondFiguresOpen) {
+  const std::vector<Group> groups{answer(1, 10, 1), answer(2, 20, 2)};
+  const auto figures = evaluate_groups(groups, 0, "set", "greedy", true);
+  EXPECT_EQ(figures[0].out_of_scale, 2);
+  EXPECT_DOUBLE_EQ(figures[0].plcc, 1);
+  EXPECT_TRUE(std::isnan(figures[0].plcc_in_scale));
+  EXPECT_TRUE(std::isnan(figures[0].srcc_in_scale));
+  EXPECT_TRUE(std::isnan(figures[0].rmse_in_scale));
+  EXPECT_EQ(figures[1].out_of_scale, 0);
+  EXPECT_EQ(figures[1].plcc, figures[1].plcc_in_scale);
+}
+
+}  // namespace
+}  // namespace biqa
