@@ -15,7 +15,7 @@ packages=(
   libopenmpi-dev openmpi-bin
   libhdf5-dev libyaml-cpp-dev nlohmann-json3-dev libxxhash-dev libutf8proc-dev
   libgoogle-glog-dev libgflags-dev libfmt-dev
-  libjpeg62-turbo-dev libpng-dev libwebp-dev libtiff-dev libexif-dev
+  libjpeg62-turbo-dev libpng-dev libwebp-dev libtiff-dev zlib1g-dev
   libgtest-dev libgmock-dev
 )
 lint_packages=(clang-format-14 clang-tidy-14 libomp-14-dev)

@@ -1,14 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <libexif/exif-data.h>
-
-#include <algorithm>
-#include <array>
+// The orientation in a TIFF directory, which is also what an EXIF block holds. Read here, for libexif knows neither of the
+// types IFD and LONG8, and libtiff takes no floating-point numbers for it; Pillow takes all of these.
 #include <bit>
 #include <cstdint>
-#include <limits>
-#include <memory>
 #include <optional>
-#include <vector>
+#include <string_view>
 
 #include "io/image_formats.h"
 
@@ -16,69 +12,150 @@ namespace biqa::image {
 
 namespace {
 
-/// A numeric entry's first value; nothing for texts and bytes, which are no numbers to Pillow either.
-std::optional<double> number_of(const ExifEntry& entry, ExifByteOrder order) {
-  if (entry.components < 1 || entry.size < exif_format_get_size(entry.format)) return std::nullopt;
-  switch (entry.format) {
-    case EXIF_FORMAT_SHORT:
-      return exif_get_short(entry.data, order);
-    case EXIF_FORMAT_LONG:
-      return exif_get_long(entry.data, order);
-    case EXIF_FORMAT_SBYTE:
-      return static_cast<signed char>(entry.data[0]);
-    case EXIF_FORMAT_SSHORT:
-      return exif_get_sshort(entry.data, order);
-    case EXIF_FORMAT_SLONG:
-      return exif_get_slong(entry.data, order);
-    case EXIF_FORMAT_RATIONAL: {
-      const ExifRational ratio = exif_get_rational(entry.data, order);
-      return static_cast<double>(ratio.numerator) / static_cast<double>(ratio.denominator);
-    }
-    case EXIF_FORMAT_SRATIONAL: {
-      const ExifSRational ratio = exif_get_srational(entry.data, order);
-      return static_cast<double>(ratio.numerator) / static_cast<double>(ratio.denominator);
-    }
-    case EXIF_FORMAT_FLOAT:
-      return std::bit_cast<float>(exif_get_long(entry.data, order));
-    case EXIF_FORMAT_DOUBLE: {
-      const bool big = order == EXIF_BYTE_ORDER_MOTOROLA;
-      const std::uint64_t high = exif_get_long(entry.data + (big ? 0 : 4), order);
-      const std::uint64_t low = exif_get_long(entry.data + (big ? 4 : 0), order);
-      return std::bit_cast<double>(high << 32 | low);
-    }
-    default:
-      return std::nullopt;
+using namespace std::string_view_literals;
+
+/// A TIFF file, or an EXIF block without its prefix.
+class TiffDirectory {
+ public:
+  explicit TiffDirectory(std::string_view bytes) : bytes_(bytes) {}
+
+  /// Whether it begins as such a file does; `big_tiff` allows for the form with offsets of 8 bytes.
+  bool read_header(bool big_tiff) {
+    constexpr std::size_t kHeader = 8;
+    if (bytes_.size() < kHeader) return false;
+    const std::string_view mark = bytes_.substr(0, 4);
+    big_endian_ = mark.starts_with("MM"sv);
+    wide_ = mark == "MM\0+"sv || mark == "II+\0"sv;
+    if (wide_) return big_tiff && bytes_.size() >= 2 * kHeader;
+    // The bytes of the 42 in the wrong order are forgiven.
+    return mark == "MM\0*"sv || mark == "II*\0"sv || mark == "MM*\0"sv || mark == "II\0*"sv;
   }
-}
+
+  /// The first directory's orientation: 0 where its value is no number; nothing where the directory has none before it ends.
+  std::optional<double> orientation() const {
+    constexpr std::uint64_t kOrientation = 0x0112;
+    const std::uint64_t offset_bytes = wide_ ? 8 : 4;
+    const std::optional<std::uint64_t> start = number(offset_bytes, offset_bytes);
+    const std::optional<std::uint64_t> entries = start ? number(*start, wide_ ? 8 : 2) : std::nullopt;
+    if (!entries) return std::nullopt;
+    std::uint64_t at = *start + (wide_ ? 8 : 2);
+    std::uint64_t stored_elsewhere = 0;
+    for (std::uint64_t i = 0; i < *entries; ++i, at += 4 + 2 * offset_bytes) {
+      const std::optional<std::uint64_t> tag = number(at, 2), type = number(at + 2, 2);
+      const std::optional<std::uint64_t> count = number(at + 4, offset_bytes);
+      const std::optional<std::uint64_t> place = number(at + 4 + offset_bytes, offset_bytes);
+      if (!place) return std::nullopt;
+      const std::uint64_t unit = size_of(*type);
+      if (unit == 0 || *count == 0) continue;
+      std::uint64_t value = at + 4 + offset_bytes;
+      if (*count > offset_bytes / unit) {
+        value = *place;
+        if (value >= std::uint64_t{1} << 63) continue;
+        // All values together are no longer than the file.
+        stored_elsewhere += *count > bytes_.size() / unit ? bytes_.size() + 1 : *count * unit;
+        if (stored_elsewhere > bytes_.size()) continue;
+        if (value > bytes_.size() || *count * unit > bytes_.size() - value) return std::nullopt;
+      }
+      if (*tag == kOrientation) return value_at(value, *type);
+    }
+    return std::nullopt;
+  }
+
+ private:
+  enum Type : std::uint64_t {
+    kByte = 1,
+    kText,
+    kShort,
+    kLong,
+    kRational,
+    kSignedByte,
+    kUndefined,
+    kSignedShort,
+    kSignedLong,
+    kSignedRational,
+    kFloat,
+    kDouble,
+    kDirectory,
+    kLong8 = 16
+  };
+
+  /// Bytes of one value; 0 for unknown types.
+  static std::uint64_t size_of(std::uint64_t type) {
+    switch (type) {
+      case kByte:
+      case kText:
+      case kSignedByte:
+      case kUndefined:
+        return 1;
+      case kShort:
+      case kSignedShort:
+        return 2;
+      case kLong:
+      case kSignedLong:
+      case kFloat:
+      case kDirectory:
+        return 4;
+      case kRational:
+      case kSignedRational:
+      case kDouble:
+      case kLong8:
+        return 8;
+      default:
+        return 0;
+    }
+  }
+
+  /// Nothing behind the end.
+  std::optional<std::uint64_t> number(std::uint64_t at, std::uint64_t bytes) const {
+    if (at > bytes_.size() || bytes > bytes_.size() - at) return std::nullopt;
+    std::uint64_t value = 0;
+    for (std::uint64_t i = 0; i < bytes; ++i)
+      value = value << 8 | static_cast<std::uint8_t>(bytes_[at + (big_endian_ ? i : bytes - 1 - i)]);
+    return value;
+  }
+
+  /// The first value of a field inside the file; 0 for texts and bytes, which are no numbers to Pillow either.
+  double value_at(std::uint64_t at, std::uint64_t type) const {
+    const auto bits = [&](std::uint64_t from, std::uint64_t bytes) {
+      return number(from, bytes).value_or(0);
+    };
+    const auto bits_32 = [&](std::uint64_t from) { return static_cast<std::uint32_t>(bits(from, 4)); };
+    const auto signed_32 = [&](std::uint64_t from) { return static_cast<std::int32_t>(bits_32(from)); };
+    switch (type) {
+      case kShort:
+      case kLong:
+      case kDirectory:
+      case kLong8:
+        return static_cast<double>(bits(at, size_of(type)));
+      case kSignedByte:
+        return static_cast<std::int8_t>(bits(at, 1));
+      case kSignedShort:
+        return static_cast<std::int16_t>(bits(at, 2));
+      case kSignedLong:
+        return signed_32(at);
+      case kRational:
+        return static_cast<double>(bits_32(at)) / bits_32(at + 4);
+      case kSignedRational:
+        return static_cast<double>(signed_32(at)) / signed_32(at + 4);
+      case kFloat:
+        return std::bit_cast<float>(bits_32(at));
+      case kDouble:
+        return std::bit_cast<double>(bits(at, 8));
+      default:
+        return 0;
+    }
+  }
+
+  std::string_view bytes_;
+  bool big_endian_ = false;
+  bool wide_ = false;  ///< BigTIFF
+};
 
 int valid_orientation(double code) {
   for (int known = 2; known <= 8; ++known) {
     if (code == known) return known;
   }
   return 1;
-}
-
-/// What an EXIF block says; nothing where it has no orientation, 1 where that is none of 1..8.
-std::optional<int> exif_orientation(Bytes exif) {
-  static constexpr std::array<std::uint8_t, 6> kPrefix = {'E', 'x', 'i', 'f', 0, 0};
-  const auto begins_with_prefix = [](const std::vector<std::uint8_t>& bytes, std::size_t at) {
-    return bytes.size() >= at + kPrefix.size() &&
-           std::equal(kPrefix.begin(), kPrefix.end(), bytes.begin() + static_cast<std::ptrdiff_t>(at));
-  };
-  // PNG and WebP mostly store the block without the prefix that libexif wants; some programs write it twice.
-  std::vector<std::uint8_t> block(as_octets(exif), as_octets(exif) + exif.size());
-  if (!begins_with_prefix(block, 0)) block.insert(block.begin(), kPrefix.begin(), kPrefix.end());
-  if (begins_with_prefix(block, kPrefix.size())) block.erase(block.begin(), block.begin() + kPrefix.size());
-  const std::unique_ptr<ExifData, void (*)(ExifData*)> data(exif_data_new(), exif_data_unref);
-  if (data == nullptr || block.size() > std::numeric_limits<unsigned>::max()) {
-    return std::nullopt;
-  }
-  // Only read: no repair of other entries.
-  exif_data_unset_option(data.get(), EXIF_DATA_OPTION_FOLLOW_SPECIFICATION);
-  exif_data_load_data(data.get(), block.data(), static_cast<unsigned>(block.size()));
-  const ExifEntry* entry = exif_content_get_entry(data->ifd[EXIF_IFD_0], EXIF_TAG_ORIENTATION);
-  if (entry == nullptr || entry->data == nullptr) return std::nullopt;
-  return valid_orientation(number_of(*entry, exif_data_get_byte_order(data.get())).value_or(1));
 }
 
 /// What an XMP packet says, as attribute or as element; 1 where it says nothing.
@@ -97,15 +174,24 @@ int xmp_orientation(std::string_view packet) {
   return 1;
 }
 
+int orientation_of(TiffDirectory directory, bool big_tiff, std::string_view xmp) {
+  if (!directory.read_header(big_tiff)) return 1;
+  const std::optional<double> told = directory.orientation();
+  return told ? valid_orientation(*told) : xmp_orientation(xmp);
+}
+
 }  // namespace
 
 int stored_orientation(Bytes exif, std::string_view xmp) {
-  const std::optional<int> told = exif.empty() ? std::nullopt : exif_orientation(exif);
-  return told ? *told : xmp_orientation(xmp);
+  constexpr std::string_view kPrefix("Exif\0\0", 6);
+  std::string_view block = as_text(exif);
+  // Some programs write the prefix twice.
+  for (int i = 0; i < 2 && block.starts_with(kPrefix); ++i) block.remove_prefix(kPrefix.size());
+  return block.empty() ? xmp_orientation(xmp) : orientation_of(TiffDirectory(block), false, xmp);
 }
 
-int stored_orientation(std::optional<int> tag, std::string_view xmp) {
-  return tag ? valid_orientation(*tag) : xmp_orientation(xmp);
+int stored_orientation_of_tiff(Bytes file, std::string_view xmp) {
+  return orientation_of(TiffDirectory(as_text(file)), true, xmp);
 }
 
 }  // namespace biqa::image

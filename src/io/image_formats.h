@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -58,10 +57,11 @@ Pixels decode_bmp(const PictureFile& file);
 Pixels decode_pnm(const PictureFile& file);
 
 /// Orientation (1..8) as Pillow's exif_transpose finds it: that of the EXIF block (with or without its "Exif\0\0" prefix,
-/// empty where there is none), or else that of the XMP packet; 1 if neither says anything usable.
+/// empty where there is none), or that of the XMP packet where the block has none. 1 if that is no usable value, or if
+/// there is a block that is none: then Pillow does not look at the packet either.
 int stored_orientation(Bytes exif, std::string_view xmp);
-/// The same where the format itself has the tag.
-int stored_orientation(std::optional<int> tag, std::string_view xmp);
+/// The same for a TIFF file, whose first directory has the tag itself.
+int stored_orientation_of_tiff(Bytes file, std::string_view xmp);
 
 /// round(a b / 255) for a, b in 0..255.
 inline int multiply_255(int a, int b) {

@@ -7,7 +7,6 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -70,8 +69,7 @@ void unmap_memory(thandle_t /*handle*/, void* /*base*/, toff_t /*size*/) {}
 
 /// What libtiff has complained of.
 struct Complaints {
-  std::string first;             ///< later ones are its consequences
-  bool odd_orientation = false;  ///< none of 1..8, which is as good as 1 and no reason to refuse a picture
+  std::string first;  ///< later ones are its consequences
 };
 
 int keep_message(TIFF* /*tiff*/, void* to, const char* /*module*/, const char* format, va_list arguments) {
@@ -79,9 +77,8 @@ int keep_message(TIFF* /*tiff*/, void* to, const char* /*module*/, const char* f
   std::array<char, 512> text{};
   std::vsnprintf(text.data(), text.size(), format, arguments);
   const std::string_view message(text.data());
-  if (message.find("for \"Orientation\" tag") != std::string_view::npos)
-    complaints.odd_orientation = true;
-  else if (complaints.first.empty())
+  // The orientation is not taken from libtiff, and an odd one no reason to refuse a picture.
+  if (complaints.first.empty() && message.find("\"Orientation\"") == std::string_view::npos)
     complaints.first = message;
   return 1;
 }
@@ -152,15 +149,11 @@ ImageSize checked_size(const PictureFile& file, TIFF* tiff) {
   return {width, height};
 }
 
-int orientation_of(TIFF* tiff) {
-  std::uint16_t code = 0;
-  const bool told = TIFFGetField(tiff, TIFFTAG_ORIENTATION, &code) == 1;
+std::string_view xmp_of(TIFF* tiff) {
   std::uint32_t length = 0;
   const void* packet = nullptr;
-  std::string_view xmp;
-  if (TIFFGetField(tiff, TIFFTAG_XMLPACKET, &length, &packet) == 1 && packet != nullptr)
-    xmp = {static_cast<const char*>(packet), length};
-  return stored_orientation(told ? std::optional<int>(code) : std::nullopt, xmp);
+  if (TIFFGetField(tiff, TIFFTAG_XMLPACKET, &length, &packet) != 1 || packet == nullptr) return {};
+  return {static_cast<const char*>(packet), length};
 }
 
 }  // namespace
@@ -194,7 +187,7 @@ Pixels decode_tiff(const PictureFile& file) {
 
   const Alpha alpha = kind_of_alpha(tiff.get());
   Pixels pixels(width, height, alpha == Alpha::straight ? 4 : 3);
-  pixels.orientation = complaints.odd_orientation ? 1 : orientation_of(tiff.get());
+  pixels.orientation = stored_orientation_of_tiff(file.content, xmp_of(tiff.get()));
   std::uint8_t* to = pixels.samples.data();
   for (const std::uint32_t pixel : raster) {
     const std::uint32_t white = alpha == Alpha::premultiplied ? 255 - TIFFGetA(pixel) : 0;

@@ -244,7 +244,8 @@ std::vector<Fixture> load_fixtures() {
   return fixtures;
 }
 
-/// Where a file may be cut without loss of pixels; in a TIFF with late texts nobody knows.
+/// Where a file may be cut without loss of pixels: a PNG without the four bytes of the pixels' sum, and without the mark
+/// before it, which may fill a byte. In a TIFF with late texts nobody knows.
 std::size_t end_of_pixels(const Fixture& fixture) {
   if (fixture.name.ends_with("late.tif")) return 0;
   if (!fixture.name.ends_with(".png"))
@@ -253,7 +254,7 @@ std::size_t end_of_pixels(const Fixture& fixture) {
   std::size_t length = 0;
   for (std::size_t i = last - 4; i < last; ++i)
     length = length << 8 | static_cast<std::uint8_t>(fixture.content[i]);
-  return last + 4 + length;
+  return last + 4 + length - 5;
 }
 
 TEST(ImageTest, NoTruncatedFileYieldsAPicture) {

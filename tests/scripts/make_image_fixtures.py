@@ -10,9 +10,11 @@ white), of resized pictures and of pixel values, and sizes from smart_resize.
 """
 
 import hashlib
+import io
 import json
 import os
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -98,9 +100,18 @@ def with_markers(jpeg, *contents):
 
 def with_chunks(png, *chunks, late=False):
     """A PNG with further chunks behind its header, or behind its pixels."""
-    at = len(png) - 12 if late else 33
+    return with_chunks_at(png, len(png) - 12 if late else 33, *chunks)
+
+
+def with_chunks_at(png, at, *chunks):
     made = b"".join(struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c)) for kind, c in chunks)
     return png[:at] + made + png[at:]
+
+
+def jpeg_without_density(jpeg):
+    """Pillow looks at EXIF while opening such a file, and then forgives what is none."""
+    assert jpeg[6:10] == b"JFIF"
+    return jpeg[:13] + bytes(1) + jpeg[14:]
 
 
 def raw_profile(block):
@@ -140,7 +151,13 @@ def make_turned(image):
     write("exif_before_xmp.jpg", with_markers(jpeg, namespace + xmp(ATTRIBUTE % 6), prefix + tiff_block(1)))
     write("exif_invalid_before_xmp.jpg", with_markers(jpeg, namespace + xmp(ATTRIBUTE % 6), prefix + tiff_block(0)))
 
+    write("exif_garbage_xmp.jpg", with_markers(jpeg_without_density(jpeg), prefix + b"no such block", namespace + xmp(ATTRIBUTE % 6)))
+    write("exif_cut_xmp.jpg", with_markers(jpeg, prefix + tiff_block(6)[:15], namespace + xmp(ATTRIBUTE % 8)))
+
     key, packet = b"XML:com.adobe.xmp\0", xmp(ATTRIBUTE % 6)
+    write("xmp_behind_zeros.png", with_chunks(png_bytes, (b"iTXt", key + b"\0\0\0\0" + bytes(3) + packet)))
+    write("xmp_text_behind_zeros.png", with_chunks(png_bytes, (b"tEXt", key + bytes(3) + packet)))
+    write("exif_text.png", with_chunks(png_bytes, (b"tEXt", b"exif\0" + tiff_block(8))))
     write("xmp.png", with_chunks(png_bytes, (b"iTXt", key + b"\0\0\0\0" + packet)))
     write("xmp_late.png", with_chunks(png_bytes, (b"iTXt", key + b"\1\0en\0\0" + zlib.compress(packet)), late=True))
     write("xmp_text.png", with_chunks(png_bytes, (b"tEXt", key + xmp(ELEMENT % 5))))
@@ -157,6 +174,91 @@ def make_turned(image):
     image.save(path("xmp_late.tif"), compression="tiff_lzw", tiffinfo={700: xmp(ATTRIBUTE % 6)})
     for code in (1, 9):
         image.save(path(f"orientation_{code}_xmp_late.tif"), tiffinfo={274: code, 700: xmp(ATTRIBUTE % 6)})
+
+
+def orientation_block(order, kind, count, data, big=False):
+    """One entry, the orientation; `data` stands behind the directory where it has no place in it."""
+    word, number = ("Q", 8) if big else ("I", 4)
+    head = {"<": b"II", ">": b"MM"}[order] + (struct.pack(order + "HHHQ", 43, 8, 0, 16) if big else struct.pack(order + "HI", 42, 8))
+    entry = head + struct.pack(order + ("Q" if big else "H"), 1) + struct.pack(order + "HH" + word, 0x0112, kind, count)
+    inside = data if len(data) <= number else struct.pack(order + word, len(entry) + 2 * number)
+    return entry + inside.ljust(number, b"\0") + bytes(number) + (data if len(data) > number else b"")
+
+
+def orientation_of(content):
+    """As exif_transpose finds it: the turn of a picture of which no two turns are equal. 0 where Pillow fails."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            turned = ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("L").tobytes()
+    except Exception:
+        return 0
+    marks = {}
+    for code in range(1, 9):
+        image = Image.open(io.BytesIO(with_chunks(TINY, (b"eXIf", tiff_block(code)))))
+        marks[ImageOps.exif_transpose(image).tobytes()] = code
+    return marks[turned] if turned in marks else None
+
+
+def tiny_tiff(block_of, order):
+    """A TIFF file of TINY's picture with one more entry, the orientation, which `block_of` gives for a place in the file."""
+    entries = [(256, 3, 1, 3), (257, 3, 1, 2), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 8), (277, 3, 1, 1), (278, 3, 1, 2), (279, 4, 1, 6)]
+    packed = [struct.pack(order + "HHI", *e[:3]) + struct.pack(order + {3: "Hxx", 4: "I"}[e[1]], e[3]) for e in entries]
+    directory = 14
+    end = directory + 2 + 12 * 10 + 4
+    packed.insert(5, block_of(end))
+    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HI", 42, directory)
+    return head + bytes(range(10, 16)) + struct.pack(order + "H", 10) + b"".join(packed) + bytes(4)
+
+
+TINY_PIXELS = bytes(range(10, 16))
+TINY = (b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in [
+    (b"IHDR", struct.pack(">IIBBBBB", 3, 2, 8, 0, 0, 0, 0)), (b"IDAT", zlib.compress(b"\0" + TINY_PIXELS[:3] + b"\0" + TINY_PIXELS[3:])), (b"IEND", b"")]))
+
+
+def make_orientations():
+    """orientations.json: what Pillow makes of an orientation by its type, count and bytes, in EXIF and as a TIFF's own tag."""
+    sizes = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
+    formats = {3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I", 16: "Q"}
+    rows = []
+    for order in "<>":
+        for kind in [*range(0, 20), 129]:
+            for count in (0, 1, 2, 5):
+                for value in (1, 6, 9):
+                    if kind in (5, 10):
+                        one = struct.pack(order + {5: "II", 10: "ii"}[kind], value * 2, 2)
+                    else:
+                        one = struct.pack(order + formats[kind], value) if kind in formats else bytes([value + 48 * (kind == 2)]) * sizes.get(kind, 2)
+                    data = one * max(count, 1)
+
+                    def entry(end, order=order, kind=kind, count=count, data=data):
+                        inside = data[:4] if count * sizes.get(kind, 2) <= 4 else struct.pack(order + "I", end)
+                        return struct.pack(order + "HHI", 274, kind, count) + inside.ljust(4, b"\0")
+                    block = orientation_block(order, kind, count, data[:4] if count * sizes.get(kind, 2) <= 4 else data)
+                    found = orientation_of(with_chunks(TINY, (b"eXIf", block)))
+                    in_tiff = orientation_of(tiny_tiff(entry, order) + data)
+                    assert found == in_tiff, (order, kind, count, value, found, in_tiff)
+                    if value == 6 or found > 1:
+                        rows.append([order, kind, count, data.hex(), found])
+    with open(path("orientations.json"), "w") as f:
+        f.write("[\n" + ",\n".join("  " + json.dumps(row) for row in rows) + "]\n")
+
+
+def make_odd_chunks():
+    """PNGs with chunks that nobody knows, and with pixels that lack their checksum."""
+    whole = contents("upright.png")
+    pixels = whole.index(b"IDAT") + 4
+    (length,) = struct.unpack(">I", whole[pixels - 8:pixels - 4])
+    write("unknown_critical.png", with_chunks(whole, (b"ABCD", b"hello"), (b"CgBI", b"\0\1")))
+    write("unknown_critical_late.png", with_chunks(whole, (b"ABCD", b"hello"), late=True))
+    for missing in (1, 4):
+        write(f"cut_in_sum_by_{missing}.png", whole[:pixels + length - missing])
+        content = whole[pixels:pixels + length - missing]
+        write(f"short_of_sum_by_{missing}.png", whole[:pixels - 8] + struct.pack(">I", len(content)) + b"IDAT" + content + struct.pack(">I", zlib.crc32(b"IDAT" + content)) + whole[-12:])
+    interlaced = contents("interlaced.png")
+    write("interlaced_cut_in_sum.png", interlaced[:-18])
+    colours = contents("palette.png")
+    write("long_transparency.png", with_chunks_at(colours, colours.index(b"IDAT") - 4, (b"tRNS", bytes(range(200, 256)) * 4)))
 
 
 def make_without_end(rgb):
@@ -245,6 +347,7 @@ def make_pictures():
 
     make_turned(Image.fromarray(picture(height=6, width=10)))
     make_without_end(rgb)
+    make_odd_chunks()
 
     image.save(path("rgb.ppm"))
     luma.save(path("grey.pgm"))
@@ -283,7 +386,7 @@ def resized(image, height, width):
 def make_expected():
     pictures = {}
     for name in sorted(os.listdir(FOLDER)):
-        if name != "expected.json":
+        if not name.endswith(".json"):
             rgb = read(name)
             pictures[name] = {"height_width": rgb.shape[:2]}
             pictures[name] |= {"within_1_of": NEARLY[name]} if name in NEARLY else {"sha256": digest(rgb)}
@@ -324,4 +427,5 @@ if __name__ == "__main__":
     for old in os.listdir(FOLDER):
         os.remove(path(old))
     make_pictures()
+    make_orientations()
     make_expected()

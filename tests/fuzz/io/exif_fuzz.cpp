@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The orientation in an EXIF block, and in what may stand beside it.
+// The orientation in an EXIF block, in a TIFF file, and in what may stand beside it.
 #include <glog/logging.h>
 
 #include "fuzz/harness.h"
@@ -9,8 +9,9 @@ namespace biqa::fuzz {
 namespace {
 
 void run(std::string_view input) {
-  const int code = image::stored_orientation(bytes_of(input), input);
-  CHECK(code >= 1 && code <= 8) << code;
+  for (const int code : {image::stored_orientation(bytes_of(input), input),
+                         image::stored_orientation_of_tiff(bytes_of(input), input)})
+    CHECK(code >= 1 && code <= 8) << code;
 }
 
 const Registered kRegistered("exif", run);
