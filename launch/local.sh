@@ -41,7 +41,6 @@ for needed in "$learner" mpirun; do
   exit 1
 done
 
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-0}
 if [[ $EUID == 0 ]]; then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
 command=(mpirun -np "$ranks" --oversubscribe --bind-to none "$learner" --config "$config" "${arguments[@]}"
   --set checkpoint.save_signal=SIGUSR1)

@@ -129,6 +129,7 @@ ExitCode train(const CommandLine& line) {
 }  // namespace biqa
 
 int main(int argc, char** argv) {
+  biqa::limit_spinning(argv);
   biqa::listen_for_signals();
   return biqa::run_program(argc, argv, biqa::kInfo, biqa::train);
 }

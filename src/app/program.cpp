@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <gflags/gflags.h>
 #include <glog/logging.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -12,6 +13,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <initializer_list>
 #include <new>
 #include <numeric>
@@ -26,6 +28,9 @@
 
 namespace biqa {
 namespace {
+
+/// Turns of a waiting thread before it sleeps: 0.5 ms on recent Intel processors, less on others.
+constexpr const char* kSpinCount = "10000";
 
 std::size_t edit_distance(const std::string& a, const std::string& b) {
   std::vector<std::size_t> row(b.size() + 1);
@@ -204,8 +209,19 @@ void flush_output() {
   }
 }
 
+void limit_spinning(char** argv) {
+  if (std::getenv("GOMP_SPINCOUNT") != nullptr || std::getenv("OMP_WAIT_POLICY") != nullptr) return;
+  // The file's own name, not that of the link: tools that list processes show it.
+  std::error_code failure;
+  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", failure);
+  if (failure || ::setenv("GOMP_SPINCOUNT", kSpinCount, 1) != 0) return;
+  ::execv(program.c_str(), argv);
+  // Where that is refused, the threads spin longer, and all else is the same.
+}
+
 int run_program(int argc, char** argv, const ProgramInfo& info,
                 const std::function<ExitCode(const CommandLine&)>& body) {
+  limit_spinning(argv);
   FLAGS_logtostderr = true;
   FLAGS_minloglevel = google::GLOG_INFO;
   google::InitGoogleLogging(argv[0]);

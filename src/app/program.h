@@ -51,6 +51,13 @@ class CommandLine {
   std::vector<std::string> positional_;
 };
 
+/// OpenMP threads that wait shall spin for a fraction of a millisecond, then sleep: libgomp's several milliseconds make a
+/// step twenty times slower where other work wants the cores, and sleeping at once makes sampling half as fast where none
+/// does (docs/decisions/0019-waiting-threads.md). libgomp reads its settings before main, so the program is started
+/// again, in the same process, with GOMP_SPINCOUNT. Does nothing where the user has set that or OMP_WAIT_POLICY.
+/// Signal handlers are gone afterwards, so it comes before them; run_program calls it too.
+void limit_spinning(char** argv);
+
 /// Runs `body`, with --help and --version answered. Every exception is turned into `error: …` and ends the
 /// process with its exit code, without exit handlers. Of a parallel program only the first rank answers and complains
 /// about the command line, by the launcher's word: MPI is not up then.

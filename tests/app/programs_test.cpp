@@ -160,6 +160,25 @@ TEST_F(Programs, HelpAndVersion) {
   }
 }
 
+// libgomp shows its settings each time a program starts: the last are those that count. What the user has set stays.
+TEST_F(Programs, WaitingThreadsSpinBriefly) {
+  const auto shown = [&](const char* name, const std::string& setting) {
+    const Outcome outcome = run({"env", "-u", "OMP_WAIT_POLICY", "-u", "GOMP_SPINCOUNT",
+                                 "OMP_DISPLAY_ENV=VERBOSE", setting, program(name), "--version"});
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_EQ(std::count(outcome.out.begin(), outcome.out.end(), '\n'), 1) << outcome.out;
+    const std::size_t place = outcome.err.rfind("GOMP_SPINCOUNT = '");
+    return place == std::string::npos ? outcome.err
+                                      : outcome.err.substr(place, outcome.err.find('\n', place) - place);
+  };
+  for (const char* name : {"biqa_learner", "biqa_scale", "biqa_score", "biqa_trace"}) {
+    SCOPED_TRACE(name);
+    EXPECT_EQ(shown(name, "LANG=C"), "GOMP_SPINCOUNT = '10000'");
+    EXPECT_EQ(shown(name, "GOMP_SPINCOUNT=77"), "GOMP_SPINCOUNT = '77'");
+    EXPECT_EQ(shown(name, "OMP_WAIT_POLICY=passive"), "GOMP_SPINCOUNT = '0'");
+  }
+}
+
 // The build, or else the device, or else the part of the backend.
 TEST_F(Programs, DeviceCudaSaysWhatIsMissing) {
   const auto check = [](const std::string& told) {
