@@ -186,7 +186,7 @@ struct Verdict {
 Verdict verdict_on(const Trajectory& answer, const Profile& profile, bool caption_only) {
   const auto& rating = caption_only ? answer.stage2_rating : answer.rating;
   const std::string& text = caption_only ? answer.stage2_text : answer.text;
-  return {rating, out_of_scale(rating) || holds_number_off_scale(profile, text)};
+  return {rating, answer_out_of_scale(profile, rating, text)};
 }
 
 /// Ratings off the scale are given as they are, which must not go unseen.
@@ -344,7 +344,9 @@ ExitCode score_pictures(const CommandLine& line) {
       printer.print(names[i], answer, verdict, seconds);
       ++off_scale.pictures;
       off_scale.ratings += verdict.out_of_scale ? 1 : 0;
-      off_scale.caption_ratings += !caption_only && out_of_scale(answer.stage2_rating) ? 1 : 0;
+      const bool caption_off =
+          answer_out_of_scale(rollout_options.prompts.profile, answer.stage2_rating, answer.stage2_text);
+      off_scale.caption_ratings += !caption_only && caption_off ? 1 : 0;
       if (!verdict.rating) {
         complain(fmt::format(
                      "cannot rate {}: its answer{} holds {}; use the prompts that it was trained with "

@@ -171,6 +171,10 @@ bool holds_number_off_scale(const Profile& profile, std::string_view text) {
   return problem == std::errc::result_out_of_range || out_of_scale(value);
 }
 
+bool answer_out_of_scale(const Profile& profile, const std::optional<double>& rating, std::string_view text) {
+  return rating ? out_of_scale(rating) : holds_number_off_scale(profile, text);
+}
+
 std::optional<std::string_view> before_rating(const Profile& profile, std::string_view text) {
   const auto at = find_only(text, fmt::format("<{}>", profile.rating_tag));
   if (!at) return std::nullopt;

@@ -37,6 +37,9 @@ bool out_of_scale(const std::optional<double>& rating);
 /// Whether the rating part of an answer of either stage is a number off the scale that is written so that it counts
 /// as no rating: with an exponent or a plus, infinite, or too long for a double.
 bool holds_number_off_scale(const Profile& profile, std::string_view text);
+/// What every program marks and counts as out of scale: an answer of either stage whose rating is, or which holds such a
+/// number in its place.
+bool answer_out_of_scale(const Profile& profile, const std::optional<double>& rating, std::string_view text);
 
 /// What stands before the opening tag of the rating part; nullopt if that tag does not occur exactly once.
 std::optional<std::string_view> before_rating(const Profile& profile, std::string_view text);

@@ -24,8 +24,9 @@ struct Pairs {
 
 }  // namespace
 
-std::vector<EvalMetrics> evaluate_groups(std::span<const Group> groups, std::int64_t step,
-                                         const std::string& set, const std::string& decoding, bool caption) {
+std::vector<EvalMetrics> evaluate_groups(std::span<const Group> groups, const Profile& profile,
+                                         std::int64_t step, const std::string& set,
+                                         const std::string& decoding, bool caption) {
   std::vector<EvalMetrics> all;
   for (const bool from_caption : {false, true}) {
     if (from_caption && !caption) continue;
@@ -39,13 +40,12 @@ std::vector<EvalMetrics> evaluate_groups(std::span<const Group> groups, std::int
     for (const Group& group : groups) {
       const Trajectory& answer = group.members.front();
       const auto& rating = from_caption ? answer.stage2_rating : answer.rating;
+      const bool off = answer_out_of_scale(profile, rating, from_caption ? answer.stage2_text : answer.text);
       ++metrics.n;
+      metrics.out_of_scale += off ? 1 : 0;
       if (rating) {
         all_pairs.add(*rating, group.score);
-        if (out_of_scale(rating))
-          ++metrics.out_of_scale;
-        else
-          in_scale.add(*rating, group.score);
+        if (!off) in_scale.add(*rating, group.score);
       } else {
         ++metrics.parse_failures;
       }

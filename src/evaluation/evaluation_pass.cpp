@@ -67,7 +67,8 @@ std::optional<std::vector<EvalMetrics>> EvaluationPass::run(std::span<const std:
         const std::vector<Group> groups = collect(set.size(), tag);
         whole = whole && groups.size() == set.size();
         if (whole) {
-          const auto of_set = evaluate_groups(groups, step, set.front().set, decoding, true);
+          const auto of_set =
+              evaluate_groups(groups, config.prompts.texts.profile, step, set.front().set, decoding, true);
           figures.insert(figures.end(), of_set.begin(), of_set.end());
         }
       }

@@ -12,6 +12,8 @@
 namespace biqa {
 namespace {
 
+const Profile kPaper = named_profile("paper");
+
 Group answer(double score, std::optional<double> rating, std::optional<double> caption_rating) {
   Group group;
   group.score = score;
@@ -25,7 +27,7 @@ TEST(Evaluation, RatingsOutOfScaleCountAndAreLeftOutOfTheSecondFigures) {
   const std::vector<Group> groups{answer(1, 1.5, 1), answer(2, 2, 5.001),     answer(3, std::nullopt, 2),
                                   answer(4, 5, -3),  answer(5, 350000000, 5), answer(2.5, 0.99, std::nullopt),
                                   answer(3.5, 3, 0)};
-  const auto figures = evaluate_groups(groups, 7, "set", "greedy", true);
+  const auto figures = evaluate_groups(groups, kPaper, 7, "set", "greedy", true);
   ASSERT_EQ(figures.size(), 2U);
 
   const EvalMetrics& image = figures[0];
@@ -49,9 +51,23 @@ TEST(Evaluation, RatingsOutOfScaleCountAndAreLeftOutOfTheSecondFigures) {
   EXPECT_EQ(caption.rmse_in_scale, rmse(std::vector<double>{1, 2, 5}, std::vector<double>{1, 3, 5}));
 }
 
+TEST(Evaluation, NumbersOutOfScaleThatAreNoRatingsCountAsSuchToo) {
+  std::vector<Group> groups{answer(1, std::nullopt, 1), answer(2, std::nullopt, std::nullopt),
+                            answer(3, 3, 3)};
+  groups[0].members[0].text = "<rating>1e3</rating>";
+  groups[1].members[0].text = "<rating>3e0</rating>";
+  groups[1].members[0].stage2_text = "<rating>+7</rating>";
+  const auto figures = evaluate_groups(groups, kPaper, 0, "set", "greedy", true);
+  EXPECT_EQ(figures[0].parse_failures, 2);
+  EXPECT_EQ(figures[0].out_of_scale, 1);
+  EXPECT_EQ(figures[0].rmse, 0);
+  EXPECT_EQ(figures[1].parse_failures, 1);
+  EXPECT_EQ(figures[1].out_of_scale, 1);
+}
+
 TEST(Evaluation, NothingOnTheScaleLeavesTheSecondFiguresOpen) {
   const std::vector<Group> groups{answer(1, 10, 1), answer(2, 20, 2)};
-  const auto figures = evaluate_groups(groups, 0, "set", "greedy", true);
+  const auto figures = evaluate_groups(groups, kPaper, 0, "set", "greedy", true);
   EXPECT_EQ(figures[0].out_of_scale, 2);
   EXPECT_DOUBLE_EQ(figures[0].plcc, 1);
   EXPECT_TRUE(std::isnan(figures[0].plcc_in_scale));
@@ -59,6 +75,17 @@ TEST(Evaluation, NothingOnTheScaleLeavesTheSecondFiguresOpen) {
   EXPECT_TRUE(std::isnan(figures[0].rmse_in_scale));
   EXPECT_EQ(figures[1].out_of_scale, 0);
   EXPECT_EQ(figures[1].plcc, figures[1].plcc_in_scale);
+}
+
+TEST(Evaluation, TheBestAdapterIsChosenByTheFigureThatIsWritten) {
+  EvalMetrics first, second;
+  first.condition = second.condition = "caption";
+  first.decoding = second.decoding = "greedy";
+  first.plcc = 0.25;
+  first.plcc_in_scale = 0.875;
+  second.plcc = second.plcc_in_scale = 0.5;
+  const std::vector<EvalMetrics> both{first, second};
+  EXPECT_EQ(best_figure(both, "caption_plcc"), 0.375);
 }
 
 }  // namespace
