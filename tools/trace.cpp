@@ -12,6 +12,7 @@
 #include "io/files.h"
 #include "io/hdf5.h"
 #include "io/json.h"
+#include "learner/adapter_store.h"
 #include "learner/checkpoint_store.h"
 #include "model/training_pass.h"
 #include "policy/policy.h"

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/names.h"
 #include "io/yaml.h"
 
 namespace biqa {
@@ -21,47 +22,29 @@ namespace {
 
 namespace fs = std::filesystem;
 
-template <typename E>
-struct Choice {
-  const char* name;
-  E value;
-};
-
-constexpr std::array kDTypes{Choice<DType>{"bf16", DType::bf16}, Choice<DType>{"f32", DType::f32}};
+constexpr std::array kDTypes{Named<DType>{"bf16", DType::bf16}, Named<DType>{"f32", DType::f32}};
 constexpr std::array kProjectionNames{
-    Choice<Projection>{"q_proj", Projection::q},       Choice<Projection>{"k_proj", Projection::k},
-    Choice<Projection>{"v_proj", Projection::v},       Choice<Projection>{"o_proj", Projection::o},
-    Choice<Projection>{"gate_proj", Projection::gate}, Choice<Projection>{"up_proj", Projection::up},
-    Choice<Projection>{"down_proj", Projection::down}};
-constexpr std::array kStage2Inputs{Choice<Stage2Input>{"caption", Stage2Input::caption},
-                                   Choice<Stage2Input>{"caption+reasoning", Stage2Input::caption_reasoning}};
-constexpr std::array kLeakGuards{Choice<LeakGuard>{"off", LeakGuard::off},
-                                 Choice<LeakGuard>{"strip", LeakGuard::strip},
-                                 Choice<LeakGuard>{"penalise", LeakGuard::penalise}};
-constexpr std::array kRougeKinds{Choice<RougeKind>{"precision", RougeKind::precision},
-                                 Choice<RougeKind>{"recall", RougeKind::recall},
-                                 Choice<RougeKind>{"f1", RougeKind::f1}};
-constexpr std::array kRougeSpans{Choice<RougeSpan>{"whole", RougeSpan::whole},
-                                 Choice<RougeSpan>{"caption", RougeSpan::caption},
-                                 Choice<RougeSpan>{"before_rating", RougeSpan::before_rating}};
-constexpr std::array kPredictionShapes{Choice<PredictionShape>{"cosine", PredictionShape::cosine},
-                                       Choice<PredictionShape>{"binary", PredictionShape::binary}};
-constexpr std::array kLosses{Choice<Loss>{"grpo", Loss::grpo}, Choice<Loss>{"dr_grpo", Loss::dr_grpo},
-                             Choice<Loss>{"dapo", Loss::dapo}, Choice<Loss>{"bnpo", Loss::bnpo},
-                             Choice<Loss>{"gspo", Loss::gspo}, Choice<Loss>{"cispo", Loss::cispo},
-                             Choice<Loss>{"sapo", Loss::sapo}, Choice<Loss>{"sft", Loss::sft}};
-constexpr std::array kAdvantages{
-    Choice<AdvantageKind>{"sum_then_normalise", AdvantageKind::sum_then_normalise},
-    Choice<AdvantageKind>{"normalise_then_sum", AdvantageKind::normalise_then_sum}};
-constexpr std::array kAdvantageScales{Choice<AdvantageScale>{"group", AdvantageScale::group},
-                                      Choice<AdvantageScale>{"batch", AdvantageScale::batch},
-                                      Choice<AdvantageScale>{"none", AdvantageScale::none}};
-constexpr std::array kKls{Choice<Kl>{"k1", Kl::k1}, Choice<Kl>{"k2", Kl::k2}, Choice<Kl>{"k3", Kl::k3},
-                          Choice<Kl>{"k3_times_ratio", Kl::k3_times_ratio}};
-constexpr std::array kSchedules{Choice<Schedule>{"linear", Schedule::linear},
-                                Choice<Schedule>{"cosine", Schedule::cosine},
-                                Choice<Schedule>{"constant", Schedule::constant}};
-using Word = Choice<std::string_view>;
+    Named<Projection>{"q_proj", Projection::q},       Named<Projection>{"k_proj", Projection::k},
+    Named<Projection>{"v_proj", Projection::v},       Named<Projection>{"o_proj", Projection::o},
+    Named<Projection>{"gate_proj", Projection::gate}, Named<Projection>{"up_proj", Projection::up},
+    Named<Projection>{"down_proj", Projection::down}};
+constexpr std::array kStage2Inputs{Named<Stage2Input>{"caption", Stage2Input::caption},
+                                   Named<Stage2Input>{"caption+reasoning", Stage2Input::caption_reasoning}};
+constexpr std::array kLeakGuards{Named<LeakGuard>{"off", LeakGuard::off},
+                                 Named<LeakGuard>{"strip", LeakGuard::strip},
+                                 Named<LeakGuard>{"penalise", LeakGuard::penalise}};
+constexpr std::array kRougeKinds{Named<RougeKind>{"precision", RougeKind::precision},
+                                 Named<RougeKind>{"recall", RougeKind::recall},
+                                 Named<RougeKind>{"f1", RougeKind::f1}};
+constexpr std::array kRougeSpans{Named<RougeSpan>{"whole", RougeSpan::whole},
+                                 Named<RougeSpan>{"caption", RougeSpan::caption},
+                                 Named<RougeSpan>{"before_rating", RougeSpan::before_rating}};
+constexpr std::array kPredictionShapes{Named<PredictionShape>{"cosine", PredictionShape::cosine},
+                                       Named<PredictionShape>{"binary", PredictionShape::binary}};
+constexpr std::array kSchedules{Named<Schedule>{"linear", Schedule::linear},
+                                Named<Schedule>{"cosine", Schedule::cosine},
+                                Named<Schedule>{"constant", Schedule::constant}};
+using Word = Named<std::string_view>;
 constexpr std::array kDevices{Word{"cpu", "cpu"}, Word{"cuda", "cuda"}};
 constexpr std::array kDecodings{Word{"greedy", "greedy"}, Word{"sampled", "sampled"}};
 constexpr std::array kBestMetrics{Word{"caption_plcc", "caption_plcc"}, Word{"caption_srcc", "caption_srcc"},
@@ -70,7 +53,7 @@ constexpr std::array kBestMetrics{Word{"caption_plcc", "caption_plcc"}, Word{"ca
                                   Word{"rouge1_f", "rouge1_f"},         Word{"none", "none"}};
 constexpr std::array kSaveSignals{Word{"SIGUSR1", "SIGUSR1"}, Word{"SIGUSR2", "SIGUSR2"},
                                   Word{"SIGHUP", "SIGHUP"}, Word{"none", "none"}};
-constexpr std::array kPlacements{Choice<bool>{"split", false}, Choice<bool>{"colocated", true}};
+constexpr std::array kPlacements{Named<bool>{"split", false}, Named<bool>{"colocated", true}};
 
 constexpr std::int64_t kMany = 1000000000;
 constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
@@ -142,19 +125,14 @@ std::string read_text(const YamlNode& node, const std::string& key) {
   return node.text;
 }
 
-template <typename E, std::size_t N>
-E read_choice(const YamlNode& node, const std::string& key, const std::array<Choice<E>, N>& choices) {
+template <typename Rows>
+auto read_choice(const YamlNode& node, const std::string& key, const Rows& choices) {
   std::vector<std::string> names;
   for (const auto& choice : choices) {
     if (node.kind == YamlKind::scalar && node.text == choice.name) return choice.value;
     names.emplace_back(choice.name);
   }
   refuse(node, key, "one of " + joined(names));
-}
-
-template <typename T, typename E, std::size_t N>
-const char* choice_name(const T& value, const std::array<Choice<E>, N>& choices) {
-  return std::find_if(choices.begin(), choices.end(), [&](const auto& c) { return c.value == value; })->name;
 }
 
 // A single value stands for a list of one.
@@ -223,33 +201,36 @@ class Fields {
         },
         [&value] { return value ? "true" : "false"; });
   }
-  template <typename T, typename E, std::size_t N>
-  void choice(const char* key, T& value, const std::array<Choice<E>, N>& choices) {
+  /// `table`: rows with a name and a value, which outlive this.
+  template <typename T, typename Table>
+  void choice(const char* key, T& value, const Table& table) {
+    const std::span rows(table);
     add(
         key,
-        [&value, &choices](const YamlNode& node, const std::string& full) {
-          value = read_choice(node, full, choices);
+        [&value, rows](const YamlNode& node, const std::string& full) {
+          value = read_choice(node, full, rows);
         },
-        [&value, &choices] { return choice_name(value, choices); });
+        [&value, rows] { return row_of(rows, value).name; });
   }
-  template <typename T, typename E, std::size_t N>
-  void choices(const char* key, std::vector<T>& values, const std::array<Choice<E>, N>& choices) {
+  template <typename T, typename Table>
+  void choices(const char* key, std::vector<T>& values, const Table& table) {
+    const std::span rows(table);
     add(
         key,
-        [&values, &choices](const YamlNode& node, const std::string& full) {
+        [&values, rows](const YamlNode& node, const std::string& full) {
           values.clear();
           for (const YamlNode& item : items_of(node, full, "names")) {
-            values.emplace_back(read_choice(item, full, choices));
+            values.emplace_back(read_choice(item, full, rows));
             if (std::count(values.begin(), values.end(), values.back()) > 1) {
               refuse(item, full, "new in the list (it stands there twice)");
             }
           }
           if (values.empty()) refuse(node, full, "a list of at least one name");
         },
-        [&values, &choices] {
+        [&values, rows] {
           std::vector<std::string> names;
           names.reserve(values.size());
-          for (const T& value : values) names.emplace_back(choice_name(value, choices));
+          for (const T& value : values) names.emplace_back(row_of(rows, value).name);
           return "[" + joined(names) + "]";
         });
   }
@@ -431,12 +412,12 @@ std::vector<Field> fields_of(Config& c, const fs::path& base) {
   f.number("floor", c.rewards.floor, share);
 
   f.section("objective");
-  f.choice("loss", c.objective.loss.loss, kLosses);
-  f.choice("advantage", c.objective.advantage.kind, kAdvantages);
-  f.choice("advantage_scale", c.objective.advantage.scale, kAdvantageScales);
+  f.choice("loss", c.objective.loss.loss, losses());
+  f.choice("advantage", c.objective.advantage.kind, kAdvantageNames);
+  f.choice("advantage_scale", c.objective.advantage.scale, kAdvantageScaleNames);
   f.number("clip_low", c.objective.loss.clip_low, share);
   f.number("clip_high", c.objective.loss.clip_high, {0, kHuge});
-  f.choice("kl", c.objective.loss.kl, kKls);
+  f.choice("kl", c.objective.loss.kl, kKlNames);
   f.number("beta", c.objective.loss.beta, weight);
   f.optional_number("ratio_cap", c.objective.loss.ratio_cap, {1, kHuge});
   f.optional_number("off_policy_mask", c.objective.loss.off_policy_mask, {0, kHuge, true});
@@ -616,12 +597,10 @@ void set_defaults_of_loss(ObjectiveSettings& objective, const YamlNode& root) {
   const auto given = [&](std::string_view key) {
     return section != nullptr && section->find(key) != nullptr;
   };
-  constexpr double kDapoHigh = 0.28, kCispoCap = 5;
-  const Loss loss = objective.loss.loss;
-  if (!given("clip_high") && loss == Loss::dapo) objective.loss.clip_high = kDapoHigh;
-  if (!given("clip_high") && loss == Loss::cispo) objective.loss.clip_high = kCispoCap;
-  if (!given("drop_zero_variance")) objective.drop_zero_variance = loss == Loss::dapo;
-  if (!given("mask_truncated")) objective.mask_truncated = loss == Loss::dapo;
+  const LossRow& loss = row_of(objective.loss.loss);
+  if (!given("clip_high")) objective.loss.clip_high = loss.clip_high;
+  if (!given("drop_zero_variance")) objective.drop_zero_variance = loss.drop_zero_variance;
+  if (!given("mask_truncated")) objective.mask_truncated = loss.mask_truncated;
 }
 
 // Settings that are each possible but not together.
@@ -638,7 +617,7 @@ void check_together(const Config& c, const YamlNode& root) {
         "the other",
         where("model", "min_pixels"), c.model.min_pixels, c.model.max_pixels, where("model", "max_pixels"));
   }
-  if (c.objective.loss.loss != Loss::sft && c.rollout.group_size < 2) {
+  if (!row_of(c.objective.loss.loss).imitates && c.rollout.group_size < 2) {
     fail_usage(
         "cannot use rollout.group_size at {}: a group of one has nothing to be compared with; give at least "
         "2, "

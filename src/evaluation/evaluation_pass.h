@@ -13,7 +13,7 @@
 #include "config/config.h"
 #include "core/stop_signals.h"
 #include "data/manifest.h"
-#include "run/run_folder.h"
+#include "run/records.h"
 
 namespace biqa {
 

@@ -2,21 +2,31 @@
 // Advantages from rewards: how much better than the other answers to the same image.
 #pragma once
 
+#include <array>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <vector>
 
+#include "core/names.h"
+
 namespace biqa {
 
-enum class AdvantageKind {
+enum class AdvantageKind : std::uint8_t {
   sum_then_normalise,  ///< GRPO: A = (r - mean of the group)/(std + 1e-4) of the weighted sum r
   /// GDPO: each reward normalised so within its group, then summed with its weight, then normalised so over
   /// the batch. A reward constant in a group contributes exactly nothing there.
   normalise_then_sum
 };
+inline constexpr std::array kAdvantageNames{
+    Named<AdvantageKind>{"sum_then_normalise", AdvantageKind::sum_then_normalise},
+    Named<AdvantageKind>{"normalise_then_sum", AdvantageKind::normalise_then_sum}};
 
 /// What sum_then_normalise divides by. Dr. GRPO's authors divide by nothing.
-enum class AdvantageScale { group, batch, none };
+enum class AdvantageScale : std::uint8_t { group, batch, none };
+inline constexpr std::array kAdvantageScaleNames{Named<AdvantageScale>{"group", AdvantageScale::group},
+                                                 Named<AdvantageScale>{"batch", AdvantageScale::batch},
+                                                 Named<AdvantageScale>{"none", AdvantageScale::none}};
 
 struct AdvantageConfig {
   AdvantageKind kind = AdvantageKind::sum_then_normalise;

@@ -18,7 +18,7 @@
 #include "io/files.h"
 #include "io/hdf5.h"
 #include "io/json.h"
-#include "learner/frozen_store.h"
+#include "learner/adapter_store.h"
 #include "model/peft.h"
 
 namespace biqa {
@@ -321,13 +321,7 @@ void write_adapter_h5(const fs::path& path, const Lora& lora, const CheckpointIn
   out.attribute("/", "base_model", info.base_model);
   out.attribute("/", "step", info.step);
   out.attribute("/", "version", info.version);
-  for (const LoraModule& m : lora.layout->modules()) {
-    out.dataset(peft_key(m, 'A'), std::span(lora.a(m), static_cast<std::size_t>(m.rank * m.in)),
-                {m.rank, m.in});
-    out.dataset(peft_key(m, 'B'), std::span(lora.b(m), static_cast<std::size_t>(m.out * m.rank)),
-                {m.out, m.rank});
-    out.attribute(peft_key(m, 'A'), "scale", static_cast<double>(m.scale));
-  }
+  write_adapter(out, "", lora);
   write_frozen_parts(out, "", lora);
   out.close(true);
 }
@@ -341,66 +335,10 @@ Lora read_adapter_h5(const fs::path& path, const ModelConfig& config) {
     fail("adapter {}: rank {} and alpha {} make no adapter; use another", path.string(), spec.rank,
          spec.alpha);
   if (file.has_attribute("/", "rslora")) spec.rslora = file.attribute_bool("/", "rslora");
-  spec.targets.clear();
-  std::vector<LoraModule> modules;
-  std::size_t found = 0;
-  for (std::int64_t layer = 0; layer < config.text.layers; ++layer) {
-    for (const Projection projection : kProjections) {
-      LoraModule module;
-      module.layer = layer;
-      module.projection = projection;
-      module.in = input_width(config.text, projection);
-      module.out = output_width(config.text, projection);
-      const std::string key = peft_key(module, 'A');
-      if (!file.exists(key)) continue;
-      const std::vector<std::int64_t> a = file.shape(key);
-      const std::vector<std::int64_t> b = file.exists(peft_key(module, 'B'))
-                                              ? file.shape(peft_key(module, 'B'))
-                                              : std::vector<std::int64_t>{};
-      if (a.size() != 2 || a[0] < 1 || a[1] != module.in ||
-          b != std::vector<std::int64_t>{module.out, a[0]}) {
-        fail(
-            "adapter {}: tensor {} has shape [{}], the model wants [rank, {}] and [{}, rank]; the adapter is "
-            "for another model",
-            path.string(), key, fmt::join(a, ", "), module.in, module.out);
-      }
-      module.rank = a[0];
-      module.scale = static_cast<float>(file.has_attribute(key, "scale")
-                                            ? file.attribute_f64(key, "scale")
-                                            : spec.alpha / static_cast<double>(module.rank));
-      if (!std::isfinite(module.scale))
-        fail("adapter {}: attribute scale of {} is {}; use another", path.string(), key, module.scale);
-      if (std::find(spec.targets.begin(), spec.targets.end(), projection) == spec.targets.end())
-        spec.targets.push_back(projection);
-      modules.push_back(module);
-      found += 2;
-    }
-  }
-  const std::vector<std::string> names = file.children();
-  const auto stored =
-      static_cast<std::size_t>(std::count_if(names.begin(), names.end(), [](const std::string& name) {
-        return name.starts_with("base_model") && !is_frozen_key(name);
-      }));
-  auto frozen = read_frozen_parts(file, "", config);
-  if ((modules.empty() && frozen == nullptr) || stored != found) {
-    fail("adapter {}: {} of its {} tensors belong to this model; the adapter is for another model",
-         path.string(), found, stored);
-  }
-  Lora lora{std::make_shared<LoraLayout>(config, spec, std::move(modules)), {}, std::move(frozen)};
-  // Grown as it is read, in the layout's order: a shape alone claims no memory.
-  for (const LoraModule& m : lora.layout->modules()) {
-    for (const char part : {'A', 'B'}) {
-      const std::vector<float> values = file.read_f32(peft_key(m, part));
-      for (const float value : values) {
-        if (!std::isfinite(value))
-          fail("adapter {}: tensor {} holds {}; use another checkpoint", path.string(), peft_key(m, part),
-               value);
-      }
-      CHECK_EQ(lora.values.size(), part == 'A' ? m.a_offset : m.b_offset);
-      lora.values.insert(lora.values.end(), values.begin(), values.end());
-    }
-  }
-  CHECK_EQ(lora.values.size(), lora.layout->size());
+  Lora lora = read_adapter(file, "", config, std::move(spec));
+  lora.frozen = read_frozen_parts(file, "", config);
+  if (lora.layout->modules().empty() && lora.frozen == nullptr)
+    fail("adapter {}: it holds no tensors of this model; the adapter is for another model", path.string());
   return lora;
 }
 

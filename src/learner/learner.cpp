@@ -114,7 +114,7 @@ DropoutKey Learner::dropout_of_update() const {
 /// Log-probabilities of the reference; empty where the loss needs none.
 TokenValues Learner::reference_values(std::span<const PromptGroup> inputs) const {
   TokenValues values, unused;
-  if (options_.objective.loss == Loss::sft || options_.objective.beta == 0) return values;
+  if (row_of(options_.objective.loss).imitates || options_.objective.beta == 0) return values;
   PassOptions plain;
   plain.temperature = options_.temperature;
   TrainingPass(model_, reference_.get(), plain).forward(inputs, values, unused);

@@ -9,39 +9,7 @@
 namespace biqa {
 namespace {
 
-/// A value and its derivatives by the log-probability and by the ratio.
-struct Term {
-  double value = 0, by_logp = 0, by_ratio = 0;
-};
-
-Term clipped_term(const ObjectiveConfig& config, double ratio, double advantage) {
-  const double capped = config.ratio_cap ? std::min(ratio, *config.ratio_cap) : ratio;
-  const double clipped = std::clamp(ratio, 1 - config.clip_low, 1 + config.clip_high);
-  const double plain = capped * advantage;
-  const double bounded = clipped * advantage;
-  // The derivative of a minimum of two equal things is their mean, as PyTorch has it.
-  const double plain_slope = capped == ratio ? 1 : 0;
-  const double bounded_slope = clipped == ratio ? 1 : 0;
-  const double slope = plain < bounded   ? plain_slope
-                       : plain > bounded ? bounded_slope
-                                         : 0.5 * (plain_slope + bounded_slope);
-  return {-std::min(plain, bounded), 0, -advantage * slope};
-}
-
-Term policy_term(const ObjectiveConfig& config, double logp, double ratio, double advantage) {
-  if (config.loss == Loss::cispo) {
-    const double factor = std::min(ratio, config.clip_high) * advantage;
-    return {-factor * logp, -factor, 0};
-  }
-  if (config.loss == Loss::sapo) {
-    const double heat = advantage > 0 ? 1.0 : 1.05;
-    const double gate = 1 / (1 + std::exp(-heat * (ratio - 1)));
-    return {-advantage * gate * 4 / heat, 0, -advantage * 4 * gate * (1 - gate)};
-  }
-  return clipped_term(config, ratio, advantage);
-}
-
-Term kl_term(Kl kind, double logp, double reference, double ratio) {
+LossTerm kl_term(Kl kind, double logp, double reference, double ratio) {
   const double p = reference - logp;
   switch (kind) {
     case Kl::k1:
@@ -61,27 +29,15 @@ Term kl_term(Kl kind, double logp, double reference, double ratio) {
 }  // namespace
 
 double token_weight(Loss loss, double sequence_tokens, const BatchTotals& totals) {
-  switch (loss) {
-    case Loss::grpo:
-    case Loss::gspo:
-    case Loss::sapo:
-      return 1 / (totals.sequences * std::max(sequence_tokens, 1.0));
-    case Loss::dr_grpo:
-      return 1 / (totals.sequences * totals.longest_allowed);
-    case Loss::dapo:
-    case Loss::bnpo:
-    case Loss::cispo:
-    case Loss::sft:
-      return 1 / std::max(totals.tokens, 1.0);
-  }
-  LOG(FATAL) << "unknown loss";
+  return row_of(loss).weight(sequence_tokens, totals);
 }
 
 template <typename T>
 SequenceLoss<T> sequence_loss(const ObjectiveConfig& config, const SequenceInput<T>& input) {
   const std::size_t count = input.logp.size();
   const double advantage = input.advantage;
-  const bool imitate = config.loss == Loss::sft;
+  const LossRow& row = row_of(config.loss);
+  const bool imitate = row.imitates;
   const bool with_kl = !imitate && config.beta != 0;
   CHECK_EQ(input.mask.size(), count);
   if (!imitate) CHECK_EQ(input.behaviour.size(), count);
@@ -105,7 +61,8 @@ SequenceLoss<T> sequence_loss(const ObjectiveConfig& config, const SequenceInput
     result.logp_max_gap = std::max(result.logp_max_gap, std::abs(gap));
   }
   const double divisor = std::max(result.tokens, 1.0);
-  const bool per_sequence = config.loss == Loss::gspo;
+  const bool per_sequence = row.one_ratio_per_sequence;
+  const ClipBounds clip = row.clip(config);
   const double sequence_ratio = std::exp(gap_sum / divisor);
   result.masked_off_policy =
       !imitate && config.off_policy_mask && advantage < 0 && -gap_sum / divisor > *config.off_policy_mask;
@@ -115,20 +72,16 @@ SequenceLoss<T> sequence_loss(const ObjectiveConfig& config, const SequenceInput
     const double m = input.mask[t];
     if (m == 0) continue;
     const double logp = input.logp[t];
-    Term total{-logp, -1, 0};
     double ratio = 1;
-    if (!imitate) {
-      ratio = per_sequence ? sequence_ratio : std::exp(logp - double{input.behaviour[t]});
-      total = result.masked_off_policy ? Term{} : policy_term(config, logp, ratio, advantage);
-      const double high = config.loss == Loss::cispo ? config.clip_high : 1 + config.clip_high;
-      if (config.loss != Loss::sapo && !result.masked_off_policy) {
-        if (ratio > high && advantage > 0) result.clipped_high += m;
-        if (config.loss != Loss::cispo && ratio < 1 - config.clip_low && advantage < 0)
-          result.clipped_low += m;
-      }
+    if (!imitate) ratio = per_sequence ? sequence_ratio : std::exp(logp - double{input.behaviour[t]});
+    LossTerm total;
+    if (!result.masked_off_policy) {
+      total = row.term(config, logp, ratio, advantage);
+      if (ratio > clip.high && advantage > 0) result.clipped_high += m;
+      if (ratio < clip.low && advantage < 0) result.clipped_low += m;
     }
     if (with_kl) {
-      const Term kl = kl_term(config.kl, logp, double{input.reference[t]}, ratio);
+      const LossTerm kl = kl_term(config.kl, logp, double{input.reference[t]}, ratio);
       result.kl += m * kl.value;
       total.value += config.beta * kl.value;
       total.by_logp += config.beta * kl.by_logp;

@@ -4,33 +4,27 @@
 // A: advantage, c = exp(l - o) the ratio, m: mask.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <vector>
 
+#include "core/names.h"
+#include "learner/losses.h"
+
 namespace biqa {
 
-/// Per-token loss L and weight of a token in the total (loss = sum of weight·m·L over the batch of B
-/// sequences, n = sum of m in the sequence, N = sum of m over the batch; n and N at least 1):
-enum class Loss {
-  grpo,     ///< -min(c·A, clip(c, 1 - low, 1 + high)·A); 1/(B·n)
-  dr_grpo,  ///< the same; 1/(B·longest completion allowed)
-  dapo,     ///< the same; 1/N
-  bnpo,     ///< the same; 1/N, with N of a micro-batch where the caller says so
-  gspo,     ///< the same with one ratio per sequence, exp(mean of l - o); 1/(B·n)
-  cispo,    ///< -min(c, clip_high)·A·l with the factor held constant (clip_high is a cap, e.g. 5); 1/N
-  sapo,     ///< -A·sigmoid(T(c - 1))·4/T, T = 1 for A > 0, else 1.05; 1/(B·n)
-  sft       ///< -l: no advantage, no ratio, no KL; 1/N
-};
-
 /// Estimator of the divergence from the reference, with p = r - l:
-enum class Kl {
+enum class Kl : std::uint8_t {
   k1,             ///< -p
   k2,             ///< p²/2
   k3,             ///< exp(p) - p - 1
   k3_times_ratio  ///< k3·c, c differentiable: the unbiased gradient (TRL's default from 1.16 on)
 };
+inline constexpr std::array kKlNames{Named<Kl>{"k1", Kl::k1}, Named<Kl>{"k2", Kl::k2},
+                                     Named<Kl>{"k3", Kl::k3},
+                                     Named<Kl>{"k3_times_ratio", Kl::k3_times_ratio}};
 
 struct ObjectiveConfig {
   Loss loss = Loss::grpo;
@@ -41,13 +35,6 @@ struct ObjectiveConfig {
   std::optional<double> ratio_cap;
   /// For stale rollouts. A sequence with A < 0 and mean(o - l) above this gets no policy term (its KL term stays).
   std::optional<double> off_policy_mask;
-};
-
-/// What the weights of tokens depend on, over all ranks.
-struct BatchTotals {
-  double sequences = 0;        ///< B
-  double tokens = 0;           ///< N
-  double longest_allowed = 0;  ///< for dr_grpo
 };
 
 /// Weight of each unmasked token of a sequence with `sequence_tokens` of them.

@@ -10,7 +10,6 @@
 #include <fstream>
 #include <functional>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <numeric>
 #include <queue>
 #include <type_traits>
@@ -20,11 +19,10 @@
 #include "config/config.h"
 #include "core/error.h"
 #include "core/random.h"
-#include "io/json.h"
 #include "io/yaml.h"
 #include "model/config.h"
 #include "planning/plan.h"
-#include "run/run_folder.h"
+#include "run/records.h"
 
 namespace biqa {
 namespace {
@@ -608,13 +606,8 @@ double median(std::vector<double> values) {
 /// Lengths of a run's answers relative to their mean, by their letters.
 std::vector<double> relative_lengths(const std::filesystem::path& samples) {
   std::vector<double> lengths;
-  std::ifstream file(samples);
-  std::string line;
-  for (std::int64_t number_of_line = 1; std::getline(file, line); ++number_of_line) {
-    const std::string where = fmt::format("{}:{}", samples.string(), number_of_line);
-    const nlohmann::json row = parse_json(line, where);
-    if (const auto text = JsonFields(row, where).text("text")) lengths.push_back(number(text->size()));
-  }
+  if (!std::filesystem::exists(samples)) return lengths;
+  read_samples(samples, [&](const SampleRecord& sample) { lengths.push_back(number(sample.text.size())); });
   const double mean =
       std::accumulate(lengths.begin(), lengths.end(), 0.0) / std::max(1.0, number(lengths.size()));
   if (mean <= 0) return {};

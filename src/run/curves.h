@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "run/run_folder.h"
+#include "run/records.h"
 
 namespace biqa {
 

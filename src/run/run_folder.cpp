@@ -7,16 +7,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <array>
 #include <chrono>
-#include <cmath>
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
-#include <string_view>
 #include <system_error>
-#include <type_traits>
 #include <utility>
 
 #include "core/error.h"
@@ -29,127 +24,6 @@ namespace biqa {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::ordered_json;
-
-// The one list of names and their order (docs: contracts of metrics.jsonl); calls visit(name, member).
-template <typename Metrics, typename Visit>
-requires std::is_same_v<std::remove_const_t<Metrics>, StepMetrics>
-void for_each_field(Metrics& m, Visit&& visit) {
-  visit("step", m.step);
-  visit("version", m.version);
-  visit("epoch", m.epoch);
-  visit("time", m.time);
-  visit("step_seconds", m.step_seconds);
-  visit("rollout_seconds", m.rollout_seconds);
-  visit("stage2_seconds", m.stage2_seconds);
-  visit("reward_seconds", m.reward_seconds);
-  visit("learn_seconds", m.learn_seconds);
-  visit("sync_seconds", m.sync_seconds);
-  visit("images", m.images);
-  visit("trajectories", m.trajectories);
-  visit("generated_tokens", m.generated_tokens);
-  visit("stage2_tokens", m.stage2_tokens);
-  visit("trained_tokens", m.trained_tokens);
-  visit("reward_mean", m.reward_mean);
-  visit("reward_std", m.reward_std);
-  for (std::size_t i = 0; i < rewards().size(); ++i)
-    visit(fmt::format("reward_{}_mean", rewards()[i].name).c_str(), m.reward_means[i]);
-  for (std::size_t i = 0; i < rewards().size(); ++i)
-    visit(fmt::format("reward_{}_std", rewards()[i].name).c_str(), m.reward_stds[i]);
-  visit("parse_rate", m.parse_rate);
-  visit("stage2_parse_rate", m.stage2_parse_rate);
-  visit("zero_variance_fraction", m.zero_variance_fraction);
-  visit("leak_rate", m.leak_rate);
-  visit("truncated_fraction", m.truncated_fraction);
-  visit("length_mean", m.length_mean);
-  visit("caption_words", m.caption_words);
-  visit("reasoning_words", m.reasoning_words);
-  visit("loss", m.loss);
-  visit("kl", m.kl);
-  visit("ratio_max_deviation", m.ratio_max_deviation);
-  visit("actor_learner_logp_gap", m.actor_learner_logp_gap);
-  visit("clip_fraction", m.clip_fraction);
-  visit("entropy", m.entropy);
-  visit("grad_norm", m.grad_norm);
-  visit("lr", m.lr);
-  visit("policy_lag_max", m.policy_lag_max);
-  visit("traffic_bytes", m.traffic_bytes);
-}
-
-template <typename Metrics, typename Visit>
-requires std::is_same_v<std::remove_const_t<Metrics>, EvalMetrics>
-void for_each_field(Metrics& m, Visit&& visit) {
-  visit("step", m.step);
-  visit("eval", m.set);
-  visit("condition", m.condition);
-  visit("decoding", m.decoding);
-  visit("n", m.n);
-  visit("parse_failures", m.parse_failures);
-  visit("out_of_scale", m.out_of_scale);
-  visit("plcc", m.plcc);
-  visit("srcc", m.srcc);
-  visit("krcc", m.krcc);
-  visit("rmse", m.rmse);
-  visit("plcc_in_scale", m.plcc_in_scale);
-  visit("srcc_in_scale", m.srcc_in_scale);
-  visit("rmse_in_scale", m.rmse_in_scale);
-  visit("rouge1_p", m.rouge1_p);
-  visit("rouge1_r", m.rouge1_r);
-  visit("rouge1_f", m.rouge1_f);
-}
-
-// nlohmann::json writes doubles so that they round-trip, whatever the locale, and NaN and infinities as null.
-std::string dump(const Json& line) {
-  return line.dump(-1, ' ', false, Json::error_handler_t::replace);
-}
-
-template <typename Metrics>
-std::string metrics_line(const Metrics& metrics) {
-  Json line = Json::object();
-  for_each_field(metrics, [&](const char* name, const auto& value) { line[name] = value; });
-  return dump(line);
-}
-
-void read_value(const JsonFields& fields, const char* name, std::int64_t& value) {
-  value = fields.integer(name).value_or(value);
-}
-void read_value(const JsonFields& fields, const char* name, double& value) {
-  value = fields.number(name).value_or(value);
-}
-void read_value(const JsonFields& fields, const char* name, std::string& value) {
-  value = fields.text(name).value_or(value);
-}
-
-template <typename Metrics>
-Metrics metrics_from(const JsonFields& fields) {
-  Metrics metrics;
-  for_each_field(metrics, [&](const char* name, auto& value) { read_value(fields, name, value); });
-  return metrics;
-}
-
-// "reward_prediction_mean" → "reward/prediction_mean"; names without a group of their own go under "train".
-std::string tensorboard_tag(std::string_view name) {
-  if (name.starts_with("reward_") && name != "reward_seconds")
-    return fmt::format("reward/{}", name.substr(7));
-  if (name.ends_with("_seconds")) return fmt::format("time/{}", name);
-  static constexpr std::array<std::string_view, 8> kTexts{
-      "parse_rate",  "stage2_parse_rate", "leak_rate",       "truncated_fraction",
-      "length_mean", "caption_words",     "reasoning_words", "zero_variance_fraction"};
-  const bool is_text = std::find(kTexts.begin(), kTexts.end(), name) != kTexts.end();
-  return fmt::format("{}/{}", is_text ? "texts" : "train", name);
-}
-
-template <typename Metrics, typename Tag>
-std::vector<TensorboardScalar> scalars_of(const Metrics& metrics, Tag&& tag) {
-  std::vector<TensorboardScalar> scalars;
-  for_each_field(metrics, [&](std::string_view name, const auto& value) {
-    if constexpr (std::is_arithmetic_v<std::decay_t<decltype(value)>>) {
-      if (name == "step" || name == "time" || !std::isfinite(static_cast<float>(value))) return;
-      scalars.push_back({tag(name), static_cast<double>(value)});
-    }
-  });
-  return scalars;
-}
 
 double seconds_since_1970() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
@@ -206,53 +80,6 @@ std::int64_t keep_until(const fs::path& file, std::int64_t last_step, bool evalu
 }
 
 }  // namespace
-
-std::string to_json_line(const StepMetrics& metrics) {
-  return metrics_line(metrics);
-}
-std::string to_json_line(const EvalMetrics& metrics) {
-  return metrics_line(metrics);
-}
-
-std::string to_json_line(const SampleRecord& sample) {
-  const auto rating = [](const std::optional<double>& value) { return value ? Json(*value) : Json(); };
-  Json line = Json::object();
-  line["step"] = sample.step;
-  line["id"] = sample.id;
-  line["member"] = sample.member;
-  line["prompt"] = sample.prompt;
-  line["text"] = sample.text;
-  line["caption"] = sample.caption;
-  line["reasoning"] = sample.reasoning;
-  line["rating"] = rating(sample.rating);
-  line["stage2_text"] = sample.stage2_text;
-  line["stage2_rating"] = rating(sample.stage2_rating);
-  line["score"] = sample.score;
-  line["rewards"] = sample.rewards;
-  line["advantage"] = sample.advantage;
-  return dump(line);
-}
-
-MetricsFile read_metrics(const fs::path& file) {
-  std::ifstream stream(file, std::ios::binary);
-  if (!stream)
-    fail("cannot read {}: it cannot be opened; give a run folder that holds metrics.jsonl", file.string());
-  MetricsFile metrics;
-  std::int64_t number = 0;
-  for (std::string line; std::getline(stream, line);) {
-    ++number;
-    if (stream.eof()) break;  // a line that is just being written
-    const std::string where = fmt::format("{}:{}", file.string(), number);
-    const nlohmann::json object = parse_json(line, where);
-    const JsonFields fields(object, where);
-    if (fields.has("eval")) {
-      metrics.evaluations.push_back(metrics_from<EvalMetrics>(fields));
-    } else {
-      metrics.steps.push_back(metrics_from<StepMetrics>(fields));
-    }
-  }
-  return metrics;
-}
 
 bool holds_a_run(const fs::path& root) {
   std::error_code problem;
@@ -358,7 +185,7 @@ fs::path RunFolder::dump_file(std::int64_t step) const {
 
 void RunFolder::append(const StepMetrics& metrics) {
   files_->metrics.append(to_json_line(metrics) + '\n');
-  files_->tensorboard.add(metrics.time, metrics.step, scalars_of(metrics, tensorboard_tag));
+  files_->tensorboard.add(metrics.time, metrics.step, scalars_of(metrics));
 }
 
 void RunFolder::append(std::span<const EvalMetrics> figures) {
@@ -367,10 +194,7 @@ void RunFolder::append(std::span<const EvalMetrics> figures) {
   if (lines.empty()) return;
   files_->metrics.append(lines);
   for (const EvalMetrics& metrics : figures) {
-    const auto tag = [&](std::string_view name) {
-      return fmt::format("eval/{}/{}/{}/{}", metrics.set, metrics.condition, metrics.decoding, name);
-    };
-    files_->tensorboard.add(seconds_since_1970(), metrics.step, scalars_of(metrics, tag));
+    files_->tensorboard.add(seconds_since_1970(), metrics.step, scalars_of(metrics));
   }
 }
 

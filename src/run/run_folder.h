@@ -4,8 +4,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <limits>
-#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -13,79 +11,9 @@
 #include <utility>
 #include <vector>
 
-#include "reward/table.h"
+#include "run/records.h"
 
 namespace biqa {
-
-/// A figure that was not measured: written as null, read back as NaN.
-inline constexpr double kNotMeasured = std::numeric_limits<double>::quiet_NaN();
-
-/// One training step: a line of metrics.jsonl under these names and in this order.
-struct StepMetrics {
-  std::int64_t step = 0;     ///< from 1
-  std::int64_t version = 0;  ///< of the adapter the step made
-  double epoch = 0;          ///< passes over the training set, with fraction
-  double time = 0;           ///< seconds since 1970 at the step's end
-  // Seconds of wall time.
-  double step_seconds = 0, rollout_seconds = 0, stage2_seconds = 0, reward_seconds = 0, learn_seconds = 0,
-         sync_seconds = 0;
-  std::int64_t images = 0, trajectories = 0, generated_tokens = 0, stage2_tokens = 0, trained_tokens = 0;
-  // Over the step's trajectories: weighted sum, then each column before its weight; std with n - 1.
-  double reward_mean = kNotMeasured, reward_std = kNotMeasured;
-  // One per row of the reward table: `reward_NAME_mean` and `reward_NAME_std`.
-  std::vector<double> reward_means = std::vector<double>(rewards().size(), kNotMeasured),
-                      reward_stds = std::vector<double>(rewards().size(), kNotMeasured);
-  // Shares on 0..1.
-  double parse_rate = kNotMeasured, stage2_parse_rate = kNotMeasured, zero_variance_fraction = kNotMeasured,
-         leak_rate = kNotMeasured, truncated_fraction = kNotMeasured;
-  // Means: completion tokens; words of the parts.
-  double length_mean = kNotMeasured, caption_words = kNotMeasured, reasoning_words = kNotMeasured;
-  double loss = kNotMeasured, kl = kNotMeasured, ratio_max_deviation = kNotMeasured,
-         actor_learner_logp_gap = kNotMeasured, clip_fraction = kNotMeasured, entropy = kNotMeasured,
-         grad_norm = kNotMeasured, lr = kNotMeasured;
-  std::int64_t policy_lag_max = 0;
-  std::int64_t traffic_bytes = 0;  ///< sent by all ranks together, to themselves too; no evaluation
-};
-
-/// One evaluated set under one condition: a line of metrics.jsonl.
-struct EvalMetrics {
-  std::int64_t step = 0;  ///< 0: before the first step
-  std::string set;        ///< written as "eval"
-  std::string condition;  ///< "image" or "caption"
-  std::string decoding;   ///< "greedy" or "sampled"
-  std::int64_t n = 0, parse_failures = 0, out_of_scale = 0;
-  double plcc = kNotMeasured, srcc = kNotMeasured, krcc = kNotMeasured, rmse = kNotMeasured,
-         plcc_in_scale = kNotMeasured, srcc_in_scale = kNotMeasured, rmse_in_scale = kNotMeasured,
-         rouge1_p = kNotMeasured, rouge1_r = kNotMeasured, rouge1_f = kNotMeasured;
-};
-
-/// One trajectory: a line of samples.jsonl.
-struct SampleRecord {
-  std::int64_t step = 0;
-  std::string id;           ///< of the sample
-  std::int64_t member = 0;  ///< of its group, from 0
-  std::string prompt, text, caption, reasoning;
-  std::optional<double> rating;
-  std::string stage2_text;
-  std::optional<double> stage2_rating;
-  double score = 0;                       ///< human score
-  std::map<std::string, double> rewards;  ///< by the names of the reward table, before weights
-  double advantage = 0;
-};
-
-/// One JSON line without line end: names in the order of the struct, floats round-trip, NaN and infinities as
-/// null, bytes that are no UTF-8 replaced.
-std::string to_json_line(const StepMetrics& metrics);
-std::string to_json_line(const EvalMetrics& metrics);
-std::string to_json_line(const SampleRecord& sample);
-
-/// What metrics.jsonl holds.
-struct MetricsFile {
-  std::vector<StepMetrics> steps;
-  std::vector<EvalMetrics> evaluations;
-};
-/// Reads metrics.jsonl; unknown keys are ignored, missing ones left as they start. Throws Error with file:line.
-MetricsFile read_metrics(const std::filesystem::path& file);
 
 /// There are steps in this folder's metrics.jsonl.
 bool holds_a_run(const std::filesystem::path& root);

@@ -20,7 +20,7 @@ Advantages advantages_of(std::span<const Group> groups, const Config& config) {
 }
 
 std::vector<bool> dropped_groups(std::span<const Group> groups, const Config& config) {
-  if (!config.objective.drop_zero_variance || config.objective.loss.loss == Loss::sft || groups.empty())
+  if (!config.objective.drop_zero_variance || row_of(config.objective.loss.loss).imitates || groups.empty())
     return std::vector<bool>(groups.size(), false);
   return advantages_of(groups, config).zero_variance;
 }

@@ -54,7 +54,7 @@ void check_training_data(const Config& config, std::span<const Sample> train) {
     fail_usage("rollout.images_per_step {} is more than the {} images of {}: lower it",
                config.rollout.images_per_step, train.size(), config.data.train.string());
   }
-  if (config.objective.loss.loss != Loss::sft) return;
+  if (!row_of(config.objective.loss.loss).imitates) return;
   for (const Sample& sample : train) {
     if (!sample.completion.empty()) continue;
     fail(
@@ -88,7 +88,7 @@ void check_lengths(const Config& config, const PromptSource& source, std::span<c
                        prompt_tokens(source, texts.system, std::span(&tokens, 1), texts.user), members,
                        config.rollout.max_new_tokens);
   };
-  const bool sft = config.objective.loss.loss == Loss::sft;
+  const bool sft = row_of(config.objective.loss.loss).imitates;
   if (!sft) check_picture(train, config.rollout.group_size);
   for (const std::vector<Sample>& set : evaluation) check_picture(set, 1);
   if (!evaluation.empty() || (!sft && config.stage2.enabled)) {

@@ -6,57 +6,10 @@
 #include <cstring>
 #include <limits>
 
-#include "learner/frozen_store.h"
+#include "learner/adapter_store.h"
 #include "training/learn_inputs.h"
-#include "training/step_replay.h"
 
 namespace biqa {
-
-const char* name_of(Loss loss) {
-  switch (loss) {
-    case Loss::grpo:
-      return "grpo";
-    case Loss::dr_grpo:
-      return "dr_grpo";
-    case Loss::dapo:
-      return "dapo";
-    case Loss::bnpo:
-      return "bnpo";
-    case Loss::gspo:
-      return "gspo";
-    case Loss::cispo:
-      return "cispo";
-    case Loss::sapo:
-      return "sapo";
-    case Loss::sft:
-      return "sft";
-  }
-  return "?";
-}
-const char* name_of(Kl kl) {
-  switch (kl) {
-    case Kl::k1:
-      return "k1";
-    case Kl::k2:
-      return "k2";
-    case Kl::k3:
-      return "k3";
-    case Kl::k3_times_ratio:
-      return "k3_times_ratio";
-  }
-  return "?";
-}
-const char* name_of(AdvantageScale scale) {
-  switch (scale) {
-    case AdvantageScale::group:
-      return "group";
-    case AdvantageScale::batch:
-      return "batch";
-    case AdvantageScale::none:
-      return "none";
-  }
-  return "?";
-}
 
 namespace {
 
@@ -72,13 +25,6 @@ void write_result(Hdf5Writer& out, const std::string& prefix, const SequenceResu
   write_vector(out, prefix + "token_loss", result.token_loss);
 }
 
-/// An adapter with the scale of each module at its A.
-void write_adapter(Hdf5Writer& out, const std::string& part, const Lora& lora) {
-  write_factors(out, part, *lora.layout, lora.values);
-  for (const LoraModule& m : lora.layout->modules())
-    out.attribute(part + "/" + peft_key(m, 'A'), "scale", m.scale);
-}
-
 void write_settings(Hdf5Writer& out, const StepDump& dump, const Config& config) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const ObjectiveSettings& objective = config.objective;
@@ -90,12 +36,10 @@ void write_settings(Hdf5Writer& out, const StepDump& dump, const Config& config)
   out.attribute("/", "clip_high", objective.loss.clip_high);
   out.attribute("/", "ratio_cap", objective.loss.ratio_cap.value_or(nan));
   out.attribute("/", "off_policy_mask", objective.loss.off_policy_mask.value_or(nan));
-  out.attribute("/", "loss", name_of(objective.loss.loss));
-  out.attribute("/", "kl", name_of(objective.loss.kl));
-  out.attribute("/", "advantage",
-                objective.advantage.kind == AdvantageKind::sum_then_normalise ? "sum_then_normalise"
-                                                                              : "normalise_then_sum");
-  out.attribute("/", "advantage_scale", name_of(objective.advantage.scale));
+  out.attribute("/", "loss", row_of(objective.loss.loss).name);
+  out.attribute("/", "kl", row_of(kKlNames, objective.loss.kl).name);
+  out.attribute("/", "advantage", row_of(kAdvantageNames, objective.advantage.kind).name);
+  out.attribute("/", "advantage_scale", row_of(kAdvantageScaleNames, objective.advantage.scale).name);
   out.attribute("/", "drop_zero_variance", objective.drop_zero_variance);
   out.attribute("/", "mask_truncated", objective.mask_truncated);
   out.attribute("/", "stage2_trained", config.stage2.train);

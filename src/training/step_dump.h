@@ -28,11 +28,6 @@ struct StepDump {
   std::map<std::pair<std::size_t, std::size_t>, SequenceResult> stage2;     ///< of those learned from
 };
 
-/// As configuration and dumps spell them.
-const char* name_of(Loss loss);
-const char* name_of(Kl kl);
-const char* name_of(AdvantageScale scale);
-
 /// `images`: the picture of each group.
 void write_step_dump(const std::filesystem::path& file, const StepDump& dump, std::span<const Group> groups,
                      std::span<const std::filesystem::path> images, const Policy& policy,

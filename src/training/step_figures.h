@@ -8,7 +8,7 @@
 
 #include "config/config.h"
 #include "data/trajectory.h"
-#include "run/run_folder.h"
+#include "run/records.h"
 
 namespace biqa {
 

@@ -12,7 +12,7 @@
 #include <set>
 
 #include "core/error.h"
-#include "learner/frozen_store.h"
+#include "learner/adapter_store.h"
 #include "model/positions.h"
 #include "training/step_dump.h"
 
@@ -39,14 +39,14 @@ class StepReader {
     DumpedStep step;
     step.lr = number("lr", {});
     step.updates = whole("optimizer_steps", 0, kMostSteps);
-    step.adapter = read_adapter("adapter_before");
+    step.adapter = read_part("adapter_before");
     step.m = read_factors(file_, "adam_m_before", *step.adapter.layout);
     step.v = read_factors(file_, "adam_v_before", *step.adapter.layout);
     if (std::any_of(step.v.begin(), step.v.end(), [](float value) { return value < 0; }))
       refuse("adam_v_before", "it holds a negative mean of squares");
-    if (file_.exists("reference_adapter")) step.reference = read_adapter("reference_adapter");
+    if (file_.exists("reference_adapter")) step.reference = read_part("reference_adapter");
     read_options(step.options);
-    sft_ = step.options.objective.loss == Loss::sft;
+    sft_ = row_of(step.options.objective.loss).imitates;
     stage2_ = file_.has_attribute("/", "stage2_trained") && file_.attribute_bool("/", "stage2_trained");
     std::map<std::int64_t, DumpedGroup> groups;
     for (const std::string& name : file_.children("trajectories")) {
@@ -90,62 +90,31 @@ class StepReader {
                                              : 0;
   }
 
-  template <typename E, std::size_t N>
-  E named(const std::string& attribute, const std::array<E, N>& values) const {
+  /// The row of a table of names.
+  template <typename Table>
+  const auto& named(const std::string& attribute, const Table& table) const {
     const std::string name = file_.attribute_text("/", attribute);
-    for (const E value : values) {
-      if (name == name_of(value)) return value;
+    for (const auto& row : table) {
+      if (name == row.name) return row;
     }
     refuse("attribute " + attribute, fmt::format("'{}' is unknown to this version", name));
   }
 
-  /// The modules are those that `part` has tensors for.
-  Lora read_adapter(const std::string& part) const {
+  Lora read_part(const std::string& part) const {
     LoraSpec spec;
     spec.rank = whole("lora_rank", 1, kMaxLoraRank);
     spec.alpha = number("lora_alpha", {-std::numeric_limits<double>::max()});
     spec.rslora = file_.has_attribute("/", "lora_rslora") && file_.attribute_bool("/", "lora_rslora");
-    std::vector<LoraModule> modules;
-    std::set<std::string> known;
-    for (std::int64_t layer = 0; layer < config_.text.layers; ++layer) {
-      for (const Projection projection : kProjections) {
-        LoraModule module;
-        module.layer = layer;
-        module.projection = projection;
-        const std::string a = fmt::format("{}/{}", part, peft_key(module, 'A'));
-        if (!file_.exists(a)) continue;
-        const std::vector<std::int64_t> shape = file_.shape(a);
-        if (shape.size() != 2 || shape[0] < 1 || shape[0] > kMaxLoraRank) {
-          refuse(a, fmt::format("its shape is [{}] instead of [rank, inputs] with a rank in 1 … {}",
-                                fmt::join(shape, ", "), kMaxLoraRank));
-        }
-        module.rank = shape[0];
-        module.scale = static_cast<float>(
-            file_.has_attribute(a, "scale")
-                ? number(a, "scale", {-std::numeric_limits<float>::max(), std::numeric_limits<float>::max()})
-                : spec.alpha / (spec.rslora ? std::sqrt(static_cast<double>(spec.rank))
-                                            : static_cast<double>(spec.rank)));
-        for (const char which : {'A', 'B'}) known.insert(peft_key(module, which));
-        modules.push_back(module);
-      }
-    }
-    if (modules.empty()) refuse(part, "it holds no tensors of this model's adapter");
-    for (const std::string& name : file_.children(part)) {
-      if (!known.contains(name))
-        refuse(fmt::format("{}/{}", part, name), "this model has no such adapter tensor");
-    }
-    Lora lora{std::make_shared<LoraLayout>(config_, spec, std::move(modules)), {}};
-    lora.values = read_factors(file_, part, *lora.layout);
+    Lora lora = read_adapter(file_, part, config_, std::move(spec));
+    if (lora.layout->modules().empty()) refuse(part, "it holds no tensors of this model's adapter");
     return lora;
   }
 
   void read_options(LearnerOptions& options) const {
-    constexpr std::array kLosses{Loss::grpo, Loss::dr_grpo, Loss::dapo, Loss::bnpo,
-                                 Loss::gspo, Loss::cispo,   Loss::sapo, Loss::sft};
-    constexpr std::array kKls{Kl::k1, Kl::k2, Kl::k3, Kl::k3_times_ratio};
     ObjectiveConfig& objective = options.objective;
-    objective.loss = named("loss", kLosses);
-    objective.kl = named("kl", kKls);
+    const LossRow& loss = named("loss", losses());
+    objective.loss = loss.value;
+    objective.kl = named("kl", kKlNames).value;
     objective.beta = number("beta", {});
     objective.clip_low = number("clip_low", {0, 1});
     objective.clip_high = number("clip_high", {});
@@ -159,8 +128,8 @@ class StepReader {
     options.max_grad_norm = number("max_grad_norm", {});
     if (file_.has_attribute("/", "max_new_tokens")) {
       options.longest_allowed = static_cast<double>(whole("max_new_tokens", 1, kMostSteps));
-    } else if (objective.loss == Loss::dr_grpo) {
-      refuse("attribute max_new_tokens", "it is missing, and loss dr_grpo divides by it");
+    } else if (loss.needs_longest) {
+      refuse("attribute max_new_tokens", fmt::format("it is missing, and loss {} divides by it", loss.name));
     }
     if (file_.has_attribute("/", "micro_batch_tokens"))
       options.micro_batch_tokens = whole("micro_batch_tokens", 1, kMostSteps);
@@ -296,34 +265,6 @@ class StepReader {
 };
 
 }  // namespace
-
-std::vector<float> read_factors(const Hdf5File& file, const std::string& part, const LoraLayout& layout) {
-  // Grown as it is read, in the layout's order: a shape alone claims no memory.
-  std::vector<float> values;
-  for (const LoraModule& m : layout.modules()) {
-    for (const char which : {'A', 'B'}) {
-      const std::string path = part + "/" + peft_key(m, which);
-      const std::vector<std::int64_t> wanted =
-          which == 'A' ? std::vector{m.rank, m.in} : std::vector{m.out, m.rank};
-      if (!file.exists(path))
-        fail("{}: tensor {} is missing; the file is of another model or adapter", file.path().string(), path);
-      std::vector<std::int64_t> shape;
-      const std::vector<float> read = file.read_f32(path, &shape);
-      if (shape != wanted) {
-        fail("{}: tensor {} has shape [{}] instead of [{}]; the file is of another model or adapter",
-             file.path().string(), path, fmt::join(shape, ", "), fmt::join(wanted, ", "));
-      }
-      if (!std::all_of(read.begin(), read.end(), [](float value) { return std::isfinite(value); })) {
-        fail("{}: tensor {} holds a value that is not finite; write the file again", file.path().string(),
-             path);
-      }
-      CHECK_EQ(values.size(), which == 'A' ? m.a_offset : m.b_offset);
-      values.insert(values.end(), read.begin(), read.end());
-    }
-  }
-  CHECK_EQ(values.size(), layout.size());
-  return values;
-}
 
 std::shared_ptr<const FrozenParts> read_step_frozen(const std::filesystem::path& dump,
                                                     const std::filesystem::path& model) {

@@ -59,7 +59,4 @@ DumpedStep read_step(const std::filesystem::path& dump, const ModelConfig& confi
 std::shared_ptr<const FrozenParts> read_step_frozen(const std::filesystem::path& dump,
                                                     const std::filesystem::path& model);
 
-/// Reads `part/<PEFT key>` datasets. Throws Error naming a missing tensor, a wrong shape or a value that is not finite.
-std::vector<float> read_factors(const Hdf5File& file, const std::string& part, const LoraLayout& layout);
-
 }  // namespace biqa

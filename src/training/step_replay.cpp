@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "learner/adapter_store.h"
 #include "learner/learner.h"
 #include "training/step_reader.h"
 
@@ -23,17 +24,6 @@ void write_record(Hdf5Writer& out, const std::string& prefix, const SequenceResu
 }
 
 }  // namespace
-
-void write_factors(Hdf5Writer& out, const std::string& part, const LoraLayout& layout,
-                   std::span<const float> values) {
-  CHECK_EQ(values.size(), layout.size());
-  for (const LoraModule& m : layout.modules()) {
-    out.dataset(part + "/" + peft_key(m, 'A'),
-                values.subspan(m.a_offset, static_cast<std::size_t>(m.rank * m.in)), {m.rank, m.in});
-    out.dataset(part + "/" + peft_key(m, 'B'),
-                values.subspan(m.b_offset, static_cast<std::size_t>(m.out * m.rank)), {m.out, m.rank});
-  }
-}
 
 void replay_step(const Policy& policy, const std::filesystem::path& dump,
                  const std::filesystem::path& out_path) {

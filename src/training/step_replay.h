@@ -12,10 +12,6 @@
 
 namespace biqa {
 
-/// Writes flat values as `part/<PEFT key>` datasets, A [rank, in] and B [out, rank].
-void write_factors(Hdf5Writer& out, const std::string& part, const LoraLayout& layout,
-                   std::span<const float> values);
-
 /// Computes a dumped step again with the learner's code (packing and shared prompts included) and writes
 /// learner_logp, reference_logp, token_loss (those of stage 2 too where it was trained), gradient/…, adapter_after/…,
 /// grad_norm and loss_value under the names of the dump. Throws Error as read_step.

@@ -114,7 +114,7 @@ class Trainer {
         reward_(roles_.is_reward(world.rank())),
         learner_(roles_.is_learner(world.rank())),
         leader_(roles_.learners.front() == world.rank()),
-        sft_(config.objective.loss.loss == Loss::sft),
+        sft_(row_of(config.objective.loss.loss).imitates),
         lag_(possible_lag()) {
     if (watch_ != nullptr) world_.set_poll([this] { poll(); });
     run_alike(world_, [&] { data_ = read_training_data(config_, leader_); });

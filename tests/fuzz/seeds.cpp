@@ -14,7 +14,7 @@
 #include "learner/checkpoint_store.h"
 #include "model/checkpoint.h"
 #include "model/peft.h"
-#include "run/run_folder.h"
+#include "run/records.h"
 
 namespace biqa::fuzz {
 namespace {

@@ -22,10 +22,11 @@ namespace {
 using Table = std::vector<std::vector<double>>;
 
 Loss loss_named(const std::string& name) {
-  static const std::map<std::string, Loss> kNames{
-      {"grpo", Loss::grpo}, {"dr_grpo", Loss::dr_grpo}, {"dapo", Loss::dapo}, {"bnpo", Loss::bnpo},
-      {"gspo", Loss::gspo}, {"cispo", Loss::cispo},     {"sapo", Loss::sapo}, {"sft", Loss::sft}};
-  return kNames.at(name);
+  for (const LossRow& row : losses()) {
+    if (name == row.name) return row.value;
+  }
+  ADD_FAILURE() << "no loss " << name;
+  return Loss::grpo;
 }
 Kl kl_named(const std::string& name) {
   return name == "k1" ? Kl::k1 : name == "k2" ? Kl::k2 : name == "k3" ? Kl::k3 : Kl::k3_times_ratio;
@@ -231,6 +232,53 @@ TEST(Objective, OnPolicyIsThePlainPolicyGradient) {
   }
 }
 
+TEST(Losses, RowsStandInTheOrderOfTheirValues) {
+  for (std::size_t i = 0; i < losses().size(); ++i) {
+    EXPECT_EQ(static_cast<std::size_t>(losses()[i].value), i) << losses()[i].name;
+    EXPECT_EQ(&row_of(losses()[i].value), &losses()[i]);
+  }
+}
+
+// Where no bound is touched, the derivative of every row is that of its value.
+TEST(Losses, DerivativesAgreeWithFiniteDifferences) {
+  const std::vector<double> old{-1.0, -2.0}, reference{-1.1, -1.7}, mask{1, 1};
+  for (const LossRow& row : losses()) {
+    if (row.value == Loss::cispo) continue;  // its factor is held constant on purpose
+    for (const double advantage : {0.5, -0.5}) {
+      ObjectiveConfig config;
+      config.loss = row.value;
+      config.clip_high = row.clip_high;
+      config.beta = 0.1;
+      std::vector<double> logp{-1.02, -1.95};
+      const auto loss = [&] {
+        return sequence_loss<double>(config, {logp, old, reference, mask, advantage, 0.25});
+      };
+      const std::vector<double> gradient = loss().gradient;
+      for (std::size_t t = 0; t < logp.size(); ++t) {
+        constexpr double kStep = 1e-5;
+        const double at = logp[t];
+        logp[t] = at + kStep;
+        const double above = loss().loss;
+        logp[t] = at - kStep;
+        const double below = loss().loss;
+        logp[t] = at;
+        EXPECT_NEAR(gradient[t], (above - below) / (2 * kStep), 1e-8) << row.name << " token " << t;
+      }
+    }
+  }
+}
+
+TEST(Losses, CispoIsTheGradientOfItsFactorTimesTheLogProbability) {
+  ObjectiveConfig config;
+  config.loss = Loss::cispo;
+  config.clip_high = 5;
+  const LossTerm term = row_of(Loss::cispo).term(config, -2, 7, 0.5);
+  EXPECT_EQ(term.value, 5);
+  EXPECT_EQ(term.by_logp, -2.5);
+  EXPECT_EQ(term.by_ratio, 0);
+  EXPECT_EQ(row_of(Loss::cispo).clip(config).high, 5);
+}
+
 TEST(Objective, ZeroAdvantageAndNoKlGiveNothing) {
   const std::vector<float> logp{-0.5F, -1.25F};
   const std::vector<float> old{-2.5F, -0.25F};
@@ -250,8 +298,8 @@ TEST(Objective, MaskedTokensMayHoldAnything) {
   const std::vector<float> reference{-0.25F, nan, nan};
   const std::vector<float> mask{1, 0, 0};
   ObjectiveConfig config;
-  for (const Loss loss : {Loss::grpo, Loss::gspo, Loss::cispo, Loss::sapo, Loss::sft}) {
-    config.loss = loss;
+  for (const LossRow& row : losses()) {
+    config.loss = row.value;
     const auto result = sequence_loss<float>(config, {logp, old, reference, mask, 1, 1});
     EXPECT_TRUE(std::isfinite(result.loss));
     EXPECT_TRUE(std::isfinite(result.gradient[0]));

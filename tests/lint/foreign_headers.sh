@@ -11,7 +11,7 @@ find src -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | LC_ALL=
     implementation = ".*\\.cpp$"
     allow("hdf5|H5|yaml-cpp/|jpeglib|png\\.h|tiff|webp/|zlib\\.h|stb|xxhash", "io/" implementation)
     allow("nlohmann/json_fwd", "io/.*")
-    allow("nlohmann/", "(io|data|model|actor|reward|learner|run|planning|app)/" implementation)
+    allow("nlohmann/", "(io|data|model|actor|reward|learner|run|app)/" implementation)
     allow("utf8proc", "data/" implementation)
     allow("mpi\\.h", "comm/mpi/.*")
     allow("oneapi/|dnnl", "ops/cpu/.*")

@@ -84,7 +84,7 @@ accepts machine_paths
 mkdir -p "$tree/docs"
 echo '| `step` |' >"$tree/docs/metrics.md"
 refuses metrics 'no field of metrics.jsonl found'
-printf '%s\n' '  visit("step", m.step);' '  line["advantage"] = 1;' >"$tree/src/core/record.cpp"
+printf '%s\n' '  visit("step", m.step);' '  visit("advantage", m.advantage);' >"$tree/src/core/record.cpp"
 refuses metrics 'src/core/record.cpp:2: field advantage has no row in docs/metrics.md'
 echo '| `rewards`, `advantage` |' >>"$tree/docs/metrics.md"
 accepts metrics

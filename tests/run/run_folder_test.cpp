@@ -125,6 +125,25 @@ TEST(MetricsLines, SamplesKeepAnyText) {
   EXPECT_EQ(object["rewards"]["prediction"], 0.5);
 }
 
+TEST(MetricsLines, SamplesAreReadBack) {
+  SampleRecord sample = sample_record(3);
+  sample.member = 2;
+  sample.prompt = "p";
+  sample.text = "t\n";
+  sample.caption = "c";
+  sample.reasoning = "r";
+  sample.rating = 3.5;
+  sample.stage2_text = "s";
+  sample.score = 4.25;
+  sample.rewards = {{std::string(rewards().front().name), 0.5}};
+  sample.advantage = -0.125;
+  const TemporaryFolder folder;
+  const fs::path file = folder.write("samples.jsonl", to_json_line(sample) + "\n{\"step\": 4");
+  std::vector<std::string> lines;
+  read_samples(file, [&](const SampleRecord& read) { lines.push_back(to_json_line(read)); });
+  EXPECT_EQ(lines, std::vector<std::string>{to_json_line(sample)});
+}
+
 TEST(RunFolder, HoldsWhatTheContractNames) {
   const TemporaryFolder folder;
   const fs::path root = folder.path() / "runs" / "a";

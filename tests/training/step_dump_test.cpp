@@ -13,6 +13,7 @@
 
 #include "config/config.h"
 #include "core/error.h"
+#include "learner/adapter_store.h"
 #include "policy/policy.h"
 #include "support/temporary_folder.h"
 #include "training/step_reader.h"

@@ -3,7 +3,7 @@
 #include <glog/logging.h>
 
 #include "fuzz/harness.h"
-#include "run/run_folder.h"
+#include "run/records.h"
 
 namespace biqa::fuzz {
 namespace {

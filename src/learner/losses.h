@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+// The losses as one table. A row is all that the objective, the configuration, step dumps and their replay know of a loss.
+// A new loss is a value of Loss, its functions in losses.cpp and a row there.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <span>
+
+namespace biqa {
+
+struct ObjectiveConfig;
+
+/// Per-token loss L and weight of a token in the total (loss = sum of weight·m·L over the batch of B
+/// sequences, n = sum of m in the sequence, N = sum of m over the batch; n and N at least 1). l: learner's
+/// log-probability, A: advantage, c: ratio of the probabilities of learner and actor.
+enum class Loss : std::uint8_t {
+  grpo,     ///< -min(c·A, clip(c, 1 - low, 1 + high)·A); 1/(B·n)
+  dr_grpo,  ///< the same; 1/(B·longest completion allowed)
+  dapo,     ///< the same; 1/N
+  bnpo,     ///< the same; 1/N, with N of a micro-batch where the caller says so
+  gspo,     ///< the same with one ratio per sequence, exp(mean of l - o); 1/(B·n)
+  cispo,    ///< -min(c, clip_high)·A·l with the factor held constant (clip_high is a cap, e.g. 5); 1/N
+  sapo,     ///< -A·sigmoid(T(c - 1))·4/T, T = 1 for A > 0, else 1.05; 1/(B·n)
+  sft       ///< -l: no advantage, no ratio, no KL; 1/N
+};
+
+/// What the weights of tokens depend on, over all ranks.
+struct BatchTotals {
+  double sequences = 0;        ///< B
+  double tokens = 0;           ///< N
+  double longest_allowed = 0;  ///< for losses that need it
+};
+
+/// A value and its derivatives by the log-probability and by the ratio.
+struct LossTerm {
+  double value = 0, by_logp = 0, by_ratio = 0;
+};
+
+/// Outside of these the clip takes the gradient: above `high` for A > 0, below `low` for A < 0.
+struct ClipBounds {
+  double low = -std::numeric_limits<double>::infinity(), high = std::numeric_limits<double>::infinity();
+};
+
+struct LossRow {
+  const char* name;  ///< of `objective.loss` and of step dumps
+  Loss value;
+  /// Weight of each unmasked token of a sequence with so many of them.
+  double (*weight)(double sequence_tokens, const BatchTotals& totals);
+  /// Loss of one token, without KL term.
+  LossTerm (*term)(const ObjectiveConfig& config, double logp, double ratio, double advantage);
+  ClipBounds (*clip)(const ObjectiveConfig& config);
+  /// Defaults of `objective.clip_high`, `drop_zero_variance` and `mask_truncated`.
+  double clip_high = 0.2;
+  bool drop_zero_variance = false, mask_truncated = false;
+  bool one_ratio_per_sequence = false;
+  bool imitates = false;       ///< learns from given answers: no rollout, no advantage, no KL term
+  bool needs_longest = false;  ///< its weight divides by the longest completion that is allowed
+};
+
+/// All losses, in the order of Loss.
+std::span<const LossRow> losses();
+const LossRow& row_of(Loss loss);
+
+}  // namespace biqa
