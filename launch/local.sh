@@ -41,6 +41,10 @@ for needed in "$learner" mpirun; do
   exit 1
 done
 
+# Where ranks outnumber slots, Open MPI 5 gives a time slice away at each of our many polls: every rank gets a slot.
+export PRTE_MCA_prte_set_default_slots=${PRTE_MCA_prte_set_default_slots:-$ranks}
+# It complains where it finds no network between ranks of the same machine: that is only a reserve for shared memory.
+if [[ -z ${OMPI_MCA_btl_tcp_if_include:-}${OMPI_MCA_btl_tcp_if_exclude:-} ]]; then export OMPI_MCA_btl_tcp_if_include=lo; fi
 if [[ $EUID == 0 ]]; then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
 command=(mpirun -np "$ranks" --oversubscribe --bind-to none "$learner" --config "$config" "${arguments[@]}"
   --set checkpoint.save_signal=SIGUSR1)

@@ -874,6 +874,23 @@ TEST_F(Programs, JobScriptIsAskedBeforeTheProgramListensAndCountsWhatSavedNothin
   }
 }
 
+// Of Open MPI 5: without a slot each, ranks yield at every poll, and a step takes up to half as long again.
+TEST_F(Programs, LocalScriptGivesEachRankASlot) {
+  if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
+  const fs::path teller = folder_.write("teller", "#!/bin/sh\necho slots $PRTE_MCA_prte_set_default_slots\n");
+  fs::permissions(teller, fs::perms::owner_all);
+  const std::string script = BIQA_SOURCE_DIR "/launch/local.sh";
+  const Arguments call{"bash", script, "-n", "3", "some.yaml"};
+  const auto with = [&](const std::string& setting) {
+    Arguments words{"env", "-u", "PRTE_MCA_prte_set_default_slots", "BIQA_LEARNER=" + teller.string(),
+                    setting};
+    words.insert(words.end(), call.begin(), call.end());
+    return run(words).out;
+  };
+  EXPECT_EQ(with("LANG=C"), "slots 3\nslots 3\nslots 3\n");
+  EXPECT_EQ(with("PRTE_MCA_prte_set_default_slots=2"), "slots 2\nslots 2\nslots 2\n");
+}
+
 TEST_F(Programs, LocalScriptStartsAgainAsOftenAsAllowed) {
   if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
   const fs::path starts = folder_.path() / "starts";
