@@ -26,7 +26,7 @@ const ProgramInfo kInfo{
       "run on one rank to measure its parts from; a second one with fewer images tells what an iteration "
       "costs",
       ""},
-     {"set", "KEY=VALUE…", "replace an input, e.g. max_policy_lag=1", ""},
+     {"set", "KEY=VALUE…", "replace an input, e.g. policy_lag=1", ""},
      {"cores", "N", "cores that all ranks share; 0: as the inputs say", "0"},
      {"ranks", "LIST", "numbers of ranks, with commas", "1,2,4,8,16,32,64,128,256,512,1024,2048,4096"},
      {"roles", "ROLES",

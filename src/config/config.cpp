@@ -394,7 +394,7 @@ std::vector<Field> fields_of(Config& c, const fs::path& base) {
   f.integer("max_new_tokens", c.rollout.max_new_tokens, 1, 131072);
   f.integer("stage2_max_new_tokens", c.rollout.stage2_max_new_tokens, 1, 131072);
   f.size("kv_memory", c.rollout.kv_memory, kMiB);
-  f.integer("max_policy_lag", c.rollout.max_policy_lag, 0, 1000);
+  f.integer("policy_lag", c.rollout.policy_lag, 0, 1000);
 
   f.section("stage2");
   f.boolean("enabled", c.stage2.enabled);
@@ -542,9 +542,37 @@ YamlNode& child_of(YamlNode& map, const std::string& key, const std::string& whe
   return map.children.back();
 }
 
+// Keys that have another name now. The old one still works.
+struct OldName {
+  std::string_view section, old, now;
+};
+constexpr std::array kOldNames{OldName{"rollout", "max_policy_lag", "policy_lag"}};
+
+void rename_old_keys(YamlNode& root) {
+  for (const OldName& name : kOldNames) {
+    YamlNode* section = root.find(name.section);
+    YamlNode* node = section == nullptr ? nullptr : section->find(name.old);
+    if (node == nullptr) continue;
+    if (section->find(name.now) != nullptr) {
+      fail_usage("cannot use {}.{} at {}: it is the old name of {}, which is given too; remove it",
+                 name.section, name.old, node->where, name.now);
+    }
+    node->key = name.now;
+  }
+}
+
+// "section.old" as "section.now"; any other text as it is.
+std::string with_new_name(const std::string& key) {
+  for (const OldName& name : kOldNames) {
+    if (key == fmt::format("{}.{}", name.section, name.old))
+      return fmt::format("{}.{}", name.section, name.now);
+  }
+  return key;
+}
+
 void apply_override(YamlNode& root, const std::string& text) {
   const std::size_t equals = text.find('=');
-  const std::string key = text.substr(0, equals);
+  const std::string key = with_new_name(text.substr(0, equals));
   if (equals == std::string::npos || key.empty() || key.front() == '.' || key.back() == '.') {
     fail_usage("cannot use --set {}: it is not KEY=VALUE; write for example --set optimizer.lr=1e-5", text);
   }
@@ -642,6 +670,7 @@ void check_together(const Config& c, const YamlNode& root) {
 
 Config load_config(const fs::path& file, std::span<const std::string> overrides) {
   YamlNode root = read_yaml(file);
+  rename_old_keys(root);
   for (const std::string& text : overrides) apply_override(root, text);
   // `objective: sft` is short for `objective: {loss: sft}`.
   YamlNode* objective = root.find("objective");
@@ -695,14 +724,18 @@ std::string to_yaml(const Config& config) {
 }
 
 std::vector<std::string> changed_settings(const std::string& then, const Config& now) {
-  const auto settings = [](const std::string& text) {
+  const auto renamed = [](const std::string& setting) {
+    const std::size_t colon = setting.find(':');
+    return with_new_name(setting.substr(0, colon)) + setting.substr(std::min(colon, setting.size()));
+  };
+  const auto settings = [&](const std::string& text) {
     std::vector<std::string> all;
     std::string section;
     std::istringstream in(text);
     for (std::string line; std::getline(in, line);) {
       if (line.empty() || line[0] == '#') continue;
       if (line[0] == ' ')
-        all.push_back(section + "." + line.substr(line.find_first_not_of(' ')));
+        all.push_back(renamed(section + "." + line.substr(line.find_first_not_of(' '))));
       else if (line.back() == ':')
         section = line.substr(0, line.size() - 1);
       else

@@ -49,7 +49,7 @@ struct RolloutSettings {
   double top_p = 1.0;      ///< 1: off
   std::int64_t max_new_tokens = 1024, stage2_max_new_tokens = 64;
   std::uint64_t kv_memory = std::uint64_t{4} << 30;  ///< bytes per actor rank
-  std::int64_t max_policy_lag = 0;                   ///< updates an actor may be behind
+  std::int64_t policy_lag = 0;  ///< age of the adapter that samples a step, in updates: always exactly this
 };
 
 enum class Stage2Input : std::uint8_t { caption, caption_reasoning };

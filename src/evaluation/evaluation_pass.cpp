@@ -111,6 +111,11 @@ std::vector<Group> EvaluationPass::collect(std::size_t images, int tag) const {
   return groups;
 }
 
+bool evaluation_due(const Config& config, std::int64_t step, std::int64_t last_step) {
+  const std::int64_t every = config.train.eval_every;
+  return step > 0 && every > 0 && step % every == 0 && step < last_step;
+}
+
 std::size_t figures_of_evaluation(const Config& config, std::size_t sets) {
   constexpr std::size_t kConditions = 2;  // from the picture, from the caption
   return sets * config.train.eval_decodings.size() * kConditions;

@@ -37,6 +37,9 @@ struct EvaluationPass {
   std::vector<Group> collect(std::size_t images, int tag) const;
 };
 
+/// Whether train.eval_every asks for an evaluation after this step, which is not the last.
+bool evaluation_due(const Config& config, std::int64_t step, std::int64_t last_step);
+
 /// How many figures a whole evaluation of so many sets has: of each set, decoding and condition.
 std::size_t figures_of_evaluation(const Config& config, std::size_t sets);
 

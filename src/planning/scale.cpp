@@ -55,7 +55,7 @@ void visit_inputs(Inputs& in, Visit visit) {
   visit("adapter_bytes", in.adapter_bytes);
   visit("group_bytes", in.group_bytes);
   visit("checkpoint_every", in.checkpoint_every);
-  visit("max_policy_lag", in.max_policy_lag);
+  visit("policy_lag", in.policy_lag);
   visit("group_start_seconds", in.group_start_seconds);
   visit("stage2_start_seconds", in.stage2_start_seconds);
   visit("iteration_seconds", in.iteration_seconds);
@@ -371,7 +371,7 @@ ScaleStep simulate_step(const ScaleInputs& in, const RolePlan& roles, int rank_c
   const auto ranks = number(rank_count), learners = number(roles.learners.size());
   const bool apart = actors_apart(roles);
   const double holders = learners + (apart ? number(roles.actors.size()) : ranks - learners);
-  const std::int64_t lag = apart ? in.max_policy_lag : 0;
+  const std::int64_t lag = apart ? in.policy_lag : 0;
   ScaleStep step;
   step.ranks = rank_count;
   step.actors = static_cast<std::int64_t>(roles.actors.size());
@@ -503,6 +503,7 @@ RolePlan find_best_roles(const ScaleInputs& in, int ranks) {
 
 void set_scale_input(ScaleInputs& inputs, const std::string& name, const std::string& value,
                      const std::string& where) {
+  if (name == "max_policy_lag") return set_scale_input(inputs, "policy_lag", value, where);  // its old name
   bool known = false;
   std::vector<std::string> names;
   YamlNode scalar;
@@ -655,7 +656,7 @@ ScaleInputs read_scale_runs(std::span<const std::filesystem::path> folders, Scal
     inputs.stage2_tokens = run.stage2_tokens;
     inputs.max_new_tokens = number(config.rollout.max_new_tokens);
     inputs.checkpoint_every = config.checkpoint.every;
-    inputs.max_policy_lag = config.rollout.max_policy_lag;
+    inputs.policy_lag = config.rollout.policy_lag;
     inputs.relative_lengths = relative_lengths(folder / "samples.jsonl");
     inputs.prompt_tokens = number(make_plan(config, 1).prompt_tokens);
     const LoraLayout layout(ModelConfig::load(config.model.path), config.lora);

@@ -52,7 +52,7 @@ struct ScaleInputs {
   std::vector<double> relative_lengths;  ///< measured lengths to draw from, mean 1; empty: log-normal
   double adapter_bytes = 0, group_bytes = 0;  ///< f32 values; a group as it is sent
   std::int64_t checkpoint_every = 0;          ///< steps
-  std::int64_t max_policy_lag = 0;            ///< where no actor learns
+  std::int64_t policy_lag = 0;                ///< where no actor learns
   // Seconds on one rank.
   double group_start_seconds = 0, stage2_start_seconds = 0, iteration_seconds = 0, token_seconds = 0;
   double reward_group_seconds = 0;

@@ -179,8 +179,8 @@ RunFolder::RunFolder(RunLock lock, const std::string& config_yaml, std::optional
 RunFolder::~RunFolder() = default;
 RunFolder::RunFolder(RunFolder&&) noexcept = default;
 
-fs::path RunFolder::dump_file(std::int64_t step) const {
-  return dumps() / fmt::format("step-{:06}.h5", step);
+fs::path dump_file(const fs::path& root, std::int64_t step) {
+  return root / "dumps" / fmt::format("step-{:06}.h5", step);
 }
 
 void RunFolder::append(const StepMetrics& metrics) {

@@ -15,6 +15,9 @@
 
 namespace biqa {
 
+/// dumps/step-000010.h5 of a run folder.
+std::filesystem::path dump_file(const std::filesystem::path& root, std::int64_t step);
+
 /// There are steps in this folder's metrics.jsonl.
 bool holds_a_run(const std::filesystem::path& root);
 
@@ -63,8 +66,6 @@ class RunFolder {
   std::filesystem::path logs() const { return root_ / "logs"; }
   std::filesystem::path metrics_file() const { return root_ / "metrics.jsonl"; }
   std::filesystem::path samples_file() const { return root_ / "samples.jsonl"; }
-  /// dumps/step-000010.h5
-  std::filesystem::path dump_file(std::int64_t step) const;
 
   /// Appends one whole line (and TensorBoard scalars for metrics) and hands it to the system at once. Throws
   /// Error when the disk is full; the file then ends with the last whole line.

@@ -52,6 +52,12 @@ void RunCheckpoints::begin(const Learner& learner, const CheckpointInfo& info) {
   under_way_ = true;
 }
 
+bool RunCheckpoints::take_insurance() {
+  if (insured_ || writer_.state() == CheckpointWriter::State::writing) return false;
+  insured_ = true;
+  return true;
+}
+
 void RunCheckpoints::check() {
   if (!under_way_) return;
   const bool failed = writer_.state() == CheckpointWriter::State::failed;

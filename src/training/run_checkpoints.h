@@ -34,6 +34,11 @@ class RunCheckpoints {
   void begin(const Learner& learner, const CheckpointInfo& info);
   /// A save may begin now: none is under way, or this one can't wait, since no other step is the best.
   bool may_begin(std::int64_t step) const { return !under_way_ || best_to_save_ == step; }
+  /// A save that waits for no other learner, between a launcher's SIGTERM and its SIGKILL. True at most once, and not while
+  /// another save is written: insure() now.
+  bool take_insurance();
+  void insure(const Learner& learner, const CheckpointInfo& info) { writer_.begin(learner, info, true); }
+
   /// Between steps: has the save under way ended, on all learners? A failed one is told of and training goes on.
   void check();
   /// Behind the last step: waits, and nothing but a whole checkpoint will do. Throws Error.
@@ -55,7 +60,7 @@ class RunCheckpoints {
   const std::filesystem::path root_;
   Communicator& learners_;
   CheckpointWriter writer_;
-  bool under_way_ = false;
+  bool under_way_ = false, insured_ = false;
   std::int64_t best_to_save_ = -1;
   std::int64_t evaluated_step_ = -1, best_step_ = 0;
   double evaluated_ = kNotMeasured, best_ = -std::numeric_limits<double>::infinity();

@@ -42,6 +42,23 @@ class ConfigTest : public testing::Test {
   TemporaryFolder folder;
 };
 
+TEST_F(ConfigTest, TheOldNameOfPolicyLagStillWorks) {
+  const Config now = load("rollout: {policy_lag: 2}");
+  EXPECT_EQ(now.rollout.policy_lag, 2);
+  EXPECT_EQ(load("rollout: {max_policy_lag: 2}").rollout.policy_lag, 2);
+  EXPECT_EQ(load("", {"rollout.max_policy_lag=2"}).rollout.policy_lag, 2);
+  EXPECT_EQ(load("rollout: {max_policy_lag: 1}", {"rollout.policy_lag=2"}).rollout.policy_lag, 2);
+  EXPECT_EQ(load("rollout: {policy_lag: 1}", {"rollout.max_policy_lag=2"}).rollout.policy_lag, 2);
+  EXPECT_THAT(message("rollout: {policy_lag: 1, max_policy_lag: 1}"),
+              AllOf(HasSubstr("rollout.max_policy_lag"), HasSubstr("old name of policy_lag")));
+  // A checkpoint from before has the same settings.
+  std::string then = to_yaml(now);
+  const std::size_t key = then.find("policy_lag: 2");
+  ASSERT_NE(key, std::string::npos);
+  then.insert(key, "max_");
+  EXPECT_THAT(changed_settings(then, now), ElementsAre());
+}
+
 TEST_F(ConfigTest, DefaultsAreThoseOfTheContract) {
   const Config c = load("");
   EXPECT_EQ(c.model.dtype, DType::bf16);

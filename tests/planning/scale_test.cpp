@@ -109,7 +109,7 @@ TEST(Scale, LagOverlapsBothSides) {
   in.learn_token_seconds = 0.5;  // 25 s of learning
   in.steps = 20;
   EXPECT_NEAR(simulate_step(in, split(1, 0, 1), 2).step_seconds, 40 + 25, kRounding);
-  in.max_policy_lag = 1;
+  in.policy_lag = 1;
   ScaleStep step = simulate_step(in, split(1, 0, 1), 2);
   EXPECT_NEAR(step.step_seconds, 40, kRounding);
   EXPECT_EQ(step.limit, "rollout");

@@ -157,7 +157,7 @@ TEST(RunFolder, HoldsWhatTheContractNames) {
     run.append(std::span(&eval, 1));
     run.append(step_metrics(1));
     run.append(sample_record(1));
-    EXPECT_EQ(run.dump_file(10), root / "dumps" / "step-000010.h5");
+    EXPECT_EQ(dump_file(root, 10), root / "dumps" / "step-000010.h5");
     // Written at once, not when the folder closes.
     EXPECT_EQ(read_metrics(run.metrics_file()).steps.size(), 1U);
   }

@@ -23,6 +23,7 @@
 #include "support/slow_communicator.h"
 #include "support/temporary_folder.h"
 #include "support/tiny_model.h"
+#include "training/messages.h"
 #include "training/step_reader.h"
 #include "training/step_replay.h"
 #include "training/trainer.h"
@@ -31,9 +32,6 @@ namespace biqa {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// As in trainer.cpp: an actor's rolled-out group, and what every rank says at the end of its part of a step.
-constexpr int kGroupTag = 1, kReportTag = 3;
 
 class Training : public ::testing::Test {
  protected:
@@ -60,7 +58,7 @@ class Training : public ::testing::Test {
       threads.emplace_back([&, rank] {
         try {
           Communicator& own = *world[static_cast<std::size_t>(rank)];
-          testing::SlowCommunicator slow(own, {kGroupTag, kReportTag},
+          testing::SlowCommunicator slow(own, {kTagGroup, kTagReport},
                                          Seconds{rank == slow_rank ? 0.25 : 0.0});
           codes[static_cast<std::size_t>(rank)] = run_training(settings, slow, signals_);
         } catch (const std::exception& error) {
@@ -230,7 +228,7 @@ TEST_F(Training, TheBestCheckpointStaysAndIsPointedTo) {
 }
 
 TEST_F(Training, ActorsRunAheadByTheLagExactly) {
-  const std::vector<std::string> ahead{"rollout.max_policy_lag=1", "train.steps=5", "train.eval_every=3",
+  const std::vector<std::string> ahead{"rollout.policy_lag=1", "train.steps=5", "train.eval_every=3",
                                        "roles={actors: 2, rewards: 1, learners: 2}"};
   ASSERT_EQ(run(config("once", ahead), 5), ExitCode::done);
   ASSERT_EQ(run(config("twice", ahead), 5), ExitCode::done);
@@ -251,7 +249,7 @@ TEST_F(Training, ASlowActorOrLearnerChangesNothingOfTheLag) {
   constexpr int kFirstActor = 0, kFirstLearner = 3;  // of these roles
   for (const int lag : {1, 3}) {
     SCOPED_TRACE(lag);
-    const std::vector<std::string> ahead{"rollout.max_policy_lag=" + std::to_string(lag), "train.steps=6",
+    const std::vector<std::string> ahead{"rollout.policy_lag=" + std::to_string(lag), "train.steps=6",
                                          "data.eval=[]", "roles={actors: 2, rewards: 1, learners: 2}"};
     const auto name = [&](const char* kind) { return kind + std::to_string(lag); };
     ASSERT_EQ(run(config(name("even"), ahead), 5), ExitCode::done);

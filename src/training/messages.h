@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// What ranks send each other during training: tags, and the layout of what is no group of trajectories. All ranks run the
+// same build, so a struct travels as its bytes.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "comm/communicator.h"
+
+namespace biqa {
+
+/// Tags of messages between roles.
+enum Tag : int {
+  kTagGroup = 1,   ///< actor → reward rank: a group that ended
+  kTagScored = 2,  ///< reward rank → every learner: the same with rewards
+  kTagReport = 3,  ///< every rank → first learner: its part of a step
+  kTagWork = 4,    ///< actor → first actor: a request for groups
+  kTagWorkReply = kTagWork + 1,
+  kTagEvaluated  ///< and up, one per set and decoding: actor → first learner
+};
+
+/// Bytes that were sent, by kind of traffic.
+using SentBytes = std::array<std::uint64_t, kOperations>;
+
+/// What a rank reports of its part of a step.
+struct StepReport {
+  double rollout = 0, stage2 = 0, reward = 0, learn = 0;  ///< seconds
+  SentBytes sent{};                                       ///< since its last report
+  bool stop = false, save = false;                        ///< signals that it has had
+};
+void send_report(Communicator& world, int to, const StepReport& report);
+/// Waits for the next report of this rank.
+StepReport receive_report(Communicator& world, int from);
+
+/// Whether a run begins with an evaluation.
+enum class FirstEvaluation : std::int64_t {
+  none,
+  due,       ///< before the first step
+  recorded,  ///< all steps are done, and so is the evaluation after the last one
+};
+
+/// How the run continues after a step; before the first step, how it begins.
+struct Boundary {
+  std::int64_t version = 0;    ///< of the adapter that is published next
+  std::int64_t last_step = 0;  ///< the run ends after this step; negative: it is finished already
+  bool save = false;           ///< learners save now
+  FirstEvaluation evaluation = FirstEvaluation::none;
+};
+/// The boundary of the first learner, on every rank. Collective.
+Boundary share_boundary(Communicator& world, int first_learner, const Boundary& own);
+
+}  // namespace biqa

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "training/run_start.h"
+
+#include <glog/logging.h>
+
+#include <algorithm>
+#include <system_error>
+
+#include "core/error.h"
+#include "evaluation/evaluation_pass.h"
+#include "io/hdf5.h"
+#include "learner/checkpoint_store.h"
+#include "run/run_folder.h"
+
+namespace biqa {
+namespace {
+
+/// A run resumed after this step drops every line of an earlier one.
+constexpr std::int64_t kBeforeAll = -1;
+
+std::filesystem::path checkpoints_of(const Config& config) {
+  return config.train.out / "checkpoints";
+}
+
+/// The run in train.out was started with this checkpoint.resume, so that the same command resumes it.
+bool began_with(const Config& config, const std::string& resume) {
+  const std::filesystem::path file = config.train.out / "config.yaml";
+  try {
+    return std::filesystem::exists(file) && load_config(file).checkpoint.resume == resume;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+/// What was asked for when the checkpoint was written and is asked for otherwise now. `then`: empty for an imported adapter.
+void warn_of_changes(const Config& config, const std::string& then) {
+  if (then.empty()) return;
+  for (const std::string& line : changed_settings(then, config)) {
+    // Where, not what.
+    if (line.starts_with("checkpoint.resume:") || line.starts_with("train.out:")) continue;
+    if (line.starts_with("train.seed:") && config.checkpoint.resume == "auto") {
+      fail_usage(
+          "cannot go on with {}: it began with another train.seed, so this is another run; set train.out "
+          "to another folder",
+          config.train.out.string());
+    }
+    LOG(WARNING) << "going on with another setting than before: " << line;
+  }
+}
+
+/// Nothing of the run in this folder can be resumed, and nothing would be lost by starting it again.
+bool ended_before_a_checkpoint(const Config& config) {
+  return config.checkpoint.resume == "auto" && !std::filesystem::exists(config.train.out / "adapter.h5") &&
+         CheckpointStore(checkpoints_of(config)).newest_first().empty();
+}
+
+/// Everything that the end of a run writes is there and of this step.
+bool has_results(const std::filesystem::path& out, std::int64_t step) {
+  try {
+    return std::filesystem::exists(out / "adapter" / "adapter_config.json") &&
+           std::filesystem::exists(out / "curves.svg") && std::filesystem::exists(out / "adapter.h5") &&
+           Hdf5File(out / "adapter.h5").attribute_i64("/", "step") == step;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+/// The evaluations in metrics.jsonl. Warns if it ends before `step`, after a power failure for example.
+std::map<std::int64_t, std::vector<EvalMetrics>> read_evaluations(const std::filesystem::path& file,
+                                                                  std::int64_t step) {
+  std::map<std::int64_t, std::vector<EvalMetrics>> evaluations;
+  if (step == 0 || !std::filesystem::exists(file)) return evaluations;
+  const MetricsFile before = read_metrics(file);
+  for (const EvalMetrics& figure : before.evaluations) evaluations[figure.step].push_back(figure);
+  const std::int64_t last = before.steps.empty() ? step : before.steps.back().step;
+  if (last < step)
+    LOG(WARNING) << file.string() << " ends with step " << last << ": lines up to step " << step
+                 << ", which the checkpoint has behind it, are lost";
+  return evaluations;
+}
+
+}  // namespace
+
+std::int64_t possible_lag(const Config& config, const RolePlan& roles, bool tell) {
+  const std::int64_t asked = config.rollout.policy_lag;
+  const bool apart = std::none_of(roles.actors.begin(), roles.actors.end(),
+                                  [&](int rank) { return roles.is_learner(rank); });
+  if (!apart && asked > 0 && tell)
+    LOG(WARNING) << "rollout.policy_lag " << asked
+                 << ": every actor of this job also learns, so it runs on-policy (lag 0)";
+  return apart && !row_of(config.objective.loss.loss).imitates ? asked : 0;
+}
+
+ResumeCandidates resume_candidates(const Config& config) {
+  const std::filesystem::path own = checkpoints_of(config);
+  const std::string& asked = config.checkpoint.resume;
+  if (asked == "never") return {};
+  const auto own_folders = CheckpointStore(own).newest_first();
+  if (asked == "auto" || (!own_folders.empty() && began_with(config, asked))) return {own_folders, false, ""};
+  std::error_code ignored;
+  const std::filesystem::path start = asked;
+  if (!std::filesystem::is_directory(start, ignored))
+    fail("cannot resume from {}: there is no such folder; name a checkpoint or a run", asked);
+  const bool is_own = std::filesystem::equivalent(start.parent_path(), own, ignored);
+  if (!is_own && (!own_folders.empty() || holds_a_run(config.train.out)) && !began_with(config, asked)) {
+    fail_usage(
+        "cannot resume from {} into {}: that holds a run of its own; set train.out to another folder, or "
+        "checkpoint.resume: auto to go on with that run",
+        asked, config.train.out.string());
+  }
+  if (!std::filesystem::exists(start / "checkpoints", ignored)) return {{start}, true, ""};
+  return {CheckpointStore(start / "checkpoints").newest_first(), false, asked};
+}
+
+void check_resumed(const Config& config, const FoundCheckpoint& found, const LoraLayout& layout,
+                   const TrainedOn& now) {
+  if (!(*found.adapter.layout == layout)) {
+    fail(
+        "cannot resume from {}: its adapter has other modules or ranks than the configuration asks for; "
+        "ask for the same (the run's config.yaml has them), or set train.out to another folder",
+        found.path.string());
+  }
+  const auto differs = [](const std::string& then, const std::string& today) {
+    return !then.empty() && then != today;
+  };
+  if (differs(found.info.base_weights, now.base_weights)) {
+    fail(
+        "cannot resume from {}: its adapter was trained on other weights than {} holds now; name that "
+        "model in model.path, or start a run with another train.out",
+        found.path.string(), config.model.path.string());
+  }
+  if (differs(found.info.training_data, now.training_data))
+    LOG(WARNING) << "going on with other training data than before: " << config.data.train.string()
+                 << " has changed";
+  warn_of_changes(config, found.info.config);
+}
+
+RunStart plan_start(const Config& config, std::int64_t step, std::int64_t steps, std::size_t sets) {
+  const std::filesystem::path& out = config.train.out;
+  RunStart start;
+  start.evaluations = read_evaluations(out / "metrics.jsonl", step);
+  if (step > steps) {
+    fail_usage(
+        "cannot go on with {}: it has {} steps behind it and train.steps (or the epochs) ask for {}; raise "
+        "them, or name another train.out",
+        out.string(), step, steps);
+  }
+  const bool due = sets > 0 && (step == steps || evaluation_due(config, step, steps));
+  const auto figures = start.evaluations.find(step);
+  start.evaluated = !due || (figures != start.evaluations.end() &&
+                             figures->second.size() >= figures_of_evaluation(config, sets));
+  const bool ended = step == steps && start.evaluated;
+  if (ended && has_results(out, step)) {
+    start.finished = true;
+    return start;
+  }
+  const bool begins_again = ended_before_a_checkpoint(config);
+  if (step == 0 && config.checkpoint.resume == "auto" && holds_a_run(out) && !begins_again) {
+    fail(
+        "cannot go on with the run in {}: none of its checkpoints can be used (see above); mend one, or "
+        "set train.out to another folder",
+        out.string());
+  }
+  if (step > 0)
+    start.resumed_step = step;
+  else if (begins_again)
+    start.resumed_step = kBeforeAll;
+  if (!start.evaluated) start.evaluations.erase(step);  // made again
+  if (ended)
+    start.evaluation = FirstEvaluation::recorded;
+  else if (step == 0 || (step < steps && !start.evaluated))
+    start.evaluation = FirstEvaluation::due;
+  return start;
+}
+
+}  // namespace biqa
