@@ -17,6 +17,7 @@
 #include "core/threads.h"
 #include "data/manifest.h"
 #include "learner/learner.h"
+#include "ops/backends.h"
 #include "policy/policy.h"
 
 namespace biqa {
@@ -79,7 +80,7 @@ class Others {
 
 double product_rate(DType type, int threads) {
   constexpr std::int64_t kSize = 2048;
-  const auto ops = make_cpu_ops(type, threads);
+  const auto ops = make_ops({"cpu", type, threads});
   Tensor weight(type, kSize, kSize, "bench"), x(type, 512, kSize, "bench"),
       y(DType::f32, 512, kSize, "bench");
   // Numbers, since zeros take less power: the processor multiplies them faster than it can anything else.
@@ -176,7 +177,7 @@ ExitCode bench(const CommandLine& line) {
   for (std::int64_t repeat = 0; repeat <= repeats; ++repeat) {
     const Others others;
     const auto start = Clock::now();
-    engine.set_adapter(pack_adapter(config, learner != nullptr ? learner->adapter() : adapter, *policy.ops));
+    engine.set_adapter(pack_adapter(*policy.model, learner != nullptr ? learner->adapter() : adapter));
     engine.reset_statistics();
     std::vector<Patches> patches;
     patches.reserve(paths.size());

@@ -10,9 +10,9 @@
 #include "app/program.h"
 #include "core/processors.h"
 #include "core/random.h"
+#include "ops/cpu/cpu_ops.h"
 #include "ops/cpu/kernels.h"
 #include "ops/cpu/products.h"
-#include "ops/ops.h"
 
 namespace biqa {
 namespace {

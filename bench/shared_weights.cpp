@@ -51,22 +51,22 @@ Proportional proportional() {
 /// Reads every weight of the decoder once, as a first token would.
 double decode(const QwenVl& model, std::int64_t steps) {
   const ModelConfig& config = model.config();
-  const DType type = model.ops().compute_type();
-  KvCache cache(config, type, KvCache::pages_for(steps), config.text.layers);
+  Ops& ops = model.ops();
+  KvCache cache =
+      model.make_cache(KvCache::pages_for(steps, ops.kv_layout(head_shape(config.text))), config.text.layers);
   KvSequence sequence;
   const auto start = std::chrono::steady_clock::now();
   for (std::int64_t i = 0; i < steps; ++i) {
     CHECK(cache.extend(sequence, 1));
-    RowBatch batch;
-    batch.writes.push_back({0, sequence.pages[static_cast<std::size_t>(i / kPageTokens)],
-                            static_cast<std::int32_t>(i % kPageTokens)});
-    const auto place = static_cast<std::int32_t>(i);
-    batch.append(i % 100, {place, place, place}, nullptr);
-    batch.sequences.push_back({0, 1, i, 1, sequence.pages.data()});
-    Tensor hidden(type, 1, config.text.hidden, "bench");
-    model.forward(batch, cache, nullptr, hidden.view());
-    Tensor logits(DType::f32, 1, config.text.vocab, "bench");
-    model.ops().linear(hidden.const_view(), model.head(), logits.view());
+    BatchBuilder builder(cache);
+    const std::int64_t id = i % 100;
+    builder.add_tokens(std::span(&id, 1), static_cast<std::int32_t>(i), i, sequence);
+    const auto plan = model.decoder().plan(builder.batch());
+    Tensor hidden = ops.memory().allocate(ops.compute_type(), 1, config.text.hidden, "bench");
+    model.decoder().forward(*plan, cache.store(), nullptr, hidden.view(), {});
+    Tensor logits = ops.memory().allocate(DType::f32, 1, config.text.vocab, "bench");
+    model.decoder().logits(hidden.view(), logits.view());
+    ops.memory().wait();
   }
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() /
          static_cast<double>(steps);

@@ -288,7 +288,7 @@ ExitCode score_pictures(const CommandLine& line) {
   }
   const Policy policy = Policy::open(options);
   Engine engine(*policy.model, {});
-  if (lora) engine.set_adapter(pack_adapter(policy.model->config(), *lora, *policy.ops));
+  if (lora) engine.set_adapter(pack_adapter(*policy.model, *lora));
   RolloutOptions rollout_options;
   rollout_options.group_size = 1;
   rollout_options.prompts = config && !line.has("prompts") ? config->prompts.texts : default_prompts(profile);

@@ -82,31 +82,29 @@ ExitCode convert_lines(const std::filesystem::path& model, const std::filesystem
   return ExitCode::done;
 }
 
-/// Packed rows of one sequence with every hidden state wanted; fresh cache.
+/// Logits [tokens, vocabulary] of a prompt and a completion.
 Tensor all_logits(const QwenVl& model, const PromptInput& prompt, std::span<const std::int64_t> completion,
                   const PackedAdapter* adapter) {
-  RowBatch batch;
-  for (std::size_t i = 0; i < prompt.ids.size(); ++i)
-    batch.append(prompt.ids[i], prompt.positions[i], prompt.features[i]);
-  for (std::size_t i = 0; i < completion.size(); ++i) {
-    const auto position = prompt.next_position + static_cast<std::int32_t>(i);
-    batch.append(completion[i], {position, position, position}, nullptr);
-  }
-  const std::int64_t rows = batch.rows();
-  KvCache cache(model.config(), model.ops().compute_type(), KvCache::pages_for(rows), 1);
+  const std::int64_t rows = prompt.tokens() + static_cast<std::int64_t>(completion.size());
+  Ops& ops = model.ops();
+  KvCache cache =
+      model.make_cache(KvCache::pages_for(rows, ops.kv_layout(head_shape(model.config().text))), 1);
   KvSequence sequence;
   CHECK(cache.extend(sequence, rows));
-  for (std::int64_t i = 0; i < rows; ++i) {
-    batch.writes.push_back({static_cast<std::int32_t>(i),
-                            sequence.pages[static_cast<std::size_t>(i / kPageTokens)],
-                            static_cast<std::int32_t>(i % kPageTokens)});
+  BatchBuilder builder(cache);
+  PromptInput whole = prompt;
+  for (std::size_t i = 0; i < completion.size(); ++i) {
+    const auto position = prompt.next_position + static_cast<std::int32_t>(i);
+    whole.ids.push_back(completion[i]);
+    whole.positions.push_back({position, position, position});
   }
-  batch.sequences.push_back({0, rows, 0, rows, sequence.pages.data()});
-  Tensor hidden(model.ops().compute_type(), rows, model.config().text.hidden, "activations");
-  model.forward(batch, cache, adapter, hidden.view());
-  Tensor logits(DType::f32, rows, model.head().out, "logits");
-  model.ops().linear(hidden.const_view(), model.head(), logits.view());
-  return logits;
+  builder.add_prompt(whole, sequence, rows);
+  const auto plan = model.decoder().plan(builder.batch());
+  Tensor hidden = ops.memory().allocate(ops.compute_type(), rows, model.config().text.hidden, "activations");
+  model.decoder().forward(*plan, cache.store(), adapter, hidden.view(), {});
+  Tensor logits = ops.memory().allocate(DType::f32, rows, model.config().text.vocab, "logits");
+  model.decoder().logits(hidden.view(), logits.view());
+  return copied_to_host(ops.memory(), logits.view(), "logits");
 }
 
 ExitCode trace(const CommandLine& line) {
@@ -162,9 +160,11 @@ ExitCode trace(const CommandLine& line) {
     inputs.reserve(patches.size());
     for (const Patches& p : patches) inputs.push_back({p.grid, p.values});
     const Observer observer = [&](const std::string& name, ConstView value) {
-      out.dataset("extra/" + name, value.span<const float>(), {value.rows(), value.columns()});
+      const Tensor on_host = copied_to_host(model.ops().memory(), value, "trace");
+      out.dataset("extra/" + name, on_host.span<float>(), {value.rows(), value.columns()});
     };
-    const Tensor embeds = model.encode_images(inputs, &observer);
+    const Tensor features = model.encode_images(inputs, &observer);
+    const Tensor embeds = copied_to_host(model.ops().memory(), features.view(), "trace");
     out.dataset("vision_embeds", embeds.span<float>(), {embeds.rows(), embeds.columns()});
     pictures = policy.pictures->encode(std::span<const Patches>(patches));
   }
@@ -194,8 +194,7 @@ ExitCode trace(const CommandLine& line) {
   }
   out.dataset("position_ids", std::span<const std::int64_t>(positions), {3, signed_size(ids.size())});
 
-  const std::shared_ptr<const PackedAdapter> adapter =
-      lora ? pack_adapter(model.config(), *lora, *policy.ops) : nullptr;
+  const std::shared_ptr<const PackedAdapter> adapter = lora ? pack_adapter(model, *lora) : nullptr;
   const Tensor logits = all_logits(model, *prompt, completion, adapter.get());
   out.dataset("logits", logits.span<float>(), {logits.rows(), logits.columns()});
   if (!completion.empty()) {
@@ -207,9 +206,12 @@ ExitCode trace(const CommandLine& line) {
     pass.forward(std::span(&group, 1), logp, entropy);
     out.dataset("completion_logp", std::span<const float>(logp[0][0]), {signed_size(completion.size())});
     if (gradient) {
-      std::vector<float> flat(lora->layout->size(), 0.0F);
-      pass.backward({{std::vector<float>(completion.size(), 1.0F)}}, flat);
-      write_factors(out, "gradient", *lora->layout, flat);
+      DeviceMemory& memory = model.ops().memory();
+      Tensor flat = memory.allocate(DType::f32, 1, signed_size(lora->layout->size()), "gradients");
+      memory.zero(flat.view());
+      pass.backward({{std::vector<float>(completion.size(), 1.0F)}}, flat.view());
+      const Tensor on_host = copied_to_host(memory, flat.view(), "gradients");
+      write_factors(out, "gradient", *lora->layout, on_host.span<float>());
     }
   }
   if (generate > 0) {

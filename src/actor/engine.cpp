@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 #include "core/error.h"
 
 namespace biqa {
 
-Engine::Engine(const QwenVl& model, Options options) : model_(model), options_(options) {
+Engine::Engine(const QwenVl& model, Options options)
+    : model_(model), options_(options), layout_(model.ops().kv_layout(head_shape(model.config().text))) {
   const ModelConfig& config = model.config();
   // A sampled placeholder would be taken for a picture when the text is read again.
   for (const std::int64_t id :
@@ -18,16 +20,17 @@ Engine::Engine(const QwenVl& model, Options options) : model_(model), options_(o
 }
 
 std::int64_t Engine::pages_needed(const GenerateRequest& request) const {
-  return pages_needed(static_cast<std::int64_t>(request.prompt->ids.size()),
-                      static_cast<std::int64_t>(request.streams.size()), request.sampling.max_new_tokens);
+  return pages_needed(layout_, request.prompt->tokens(), static_cast<std::int64_t>(request.streams.size()),
+                      request.sampling.max_new_tokens);
 }
 
-std::int64_t Engine::pages_needed(std::int64_t prompt, std::int64_t members, std::int64_t new_tokens) {
-  return KvCache::pages_for(prompt) +
-         members * (KvCache::pages_for(prompt + new_tokens) - prompt / kPageTokens);
+std::int64_t Engine::pages_needed(const KvLayout& layout, std::int64_t prompt, std::int64_t members,
+                                  std::int64_t new_tokens) {
+  return KvCache::pages_for(prompt, layout) +
+         members * (KvCache::pages_for(prompt + new_tokens, layout) - prompt / layout.page_tokens);
 }
 
-std::string Engine::obstacle(const ModelConfig& config, DType type, std::int64_t kv_bytes,
+std::string Engine::obstacle(const ModelConfig& config, const KvLayout& layout, std::int64_t kv_bytes,
                              std::int64_t prompt, std::int64_t members, std::int64_t new_tokens) {
   if (config.text.max_position > 0 && prompt + new_tokens > config.text.max_position) {
     return fmt::format(
@@ -37,7 +40,7 @@ std::string Engine::obstacle(const ModelConfig& config, DType type, std::int64_t
         prompt, new_tokens, config.text.max_position);
   }
   const std::int64_t needed =
-      pages_needed(prompt, members, new_tokens) * KvCache::page_bytes(config, type, config.text.layers);
+      pages_needed(layout, prompt, members, new_tokens) * layout.page_bytes * config.text.layers;
   if (needed > kv_bytes) {
     return fmt::format(
         "prompt of {} tokens with {} members of {} new tokens needs {} bytes of cache: rollout.kv_memory "
@@ -49,8 +52,7 @@ std::string Engine::obstacle(const ModelConfig& config, DType type, std::int64_t
 }
 
 std::string Engine::obstacle(const GenerateRequest& request) const {
-  return obstacle(model_.config(), model_.ops().compute_type(), options_.kv_bytes,
-                  static_cast<std::int64_t>(request.prompt->ids.size()),
+  return obstacle(model_.config(), layout_, options_.kv_bytes, request.prompt->tokens(),
                   static_cast<std::int64_t>(request.streams.size()), request.sampling.max_new_tokens);
 }
 
@@ -66,13 +68,12 @@ void Engine::submit(GenerateRequest request) {
 void Engine::make_room() {
   std::int64_t wanted = 0;
   for (const GenerateRequest& request : waiting_) wanted += pages_needed(request);
-  const ModelConfig& config = model_.config();
-  const DType type = model_.ops().compute_type();
-  const std::int64_t allowed = options_.kv_bytes / KvCache::page_bytes(config, type, config.text.layers);
+  const std::int64_t layers = model_.config().text.layers;
+  const std::int64_t allowed = options_.kv_bytes / (layout_.page_bytes * layers);
   wanted = std::min(wanted, allowed);
   if (cache_ != nullptr && cache_->pages() >= wanted) return;
   cache_.reset();
-  cache_ = std::make_unique<KvCache>(config, type, wanted, config.text.layers);
+  cache_ = std::make_unique<KvCache>(model_.make_cache(wanted, layers));
 }
 
 std::vector<Engine::Admitted> Engine::admit() {
@@ -82,13 +83,12 @@ std::vector<Engine::Admitted> Engine::admit() {
   std::int64_t rows = 0;
   while (!waiting_.empty()) {
     GenerateRequest& request = waiting_.front();
-    const auto prompt = static_cast<std::int64_t>(request.prompt->ids.size());
+    const std::int64_t prompt = request.prompt->tokens();
     if (!admitted.empty() && rows + prompt > options_.prefill_rows) break;
     // The members' pages are taken after the prefill; until then they are only counted.
     std::int64_t promised = 0;
     for (const Admitted& other : admitted)
-      promised += pages_needed(other.request) -
-                  KvCache::pages_for(static_cast<std::int64_t>(other.request.prompt->ids.size()));
+      promised += pages_needed(other.request) - cache_->pages_for(other.request.prompt->tokens());
     if (pages_needed(request) + promised > cache_->free_pages()) break;
     Admitted next{std::move(request), {}};
     waiting_.pop_front();
@@ -115,67 +115,54 @@ bool Engine::accept(Running& running, const SampledToken& token) const {
          static_cast<std::int64_t>(running.result.ids.size()) == running.sampling.max_new_tokens;
 }
 
+BatchBuilder Engine::pack(const std::vector<Admitted>& admitted) {
+  BatchBuilder builder(*cache_);
+  for (const auto& running : running_) {
+    const std::int64_t id = running->result.ids.back();
+    builder.pick(
+        builder.add_tokens(std::span(&id, 1), running->next_position++, running->length++, running->cache));
+  }
+  for (const Admitted& a : admitted) {
+    const std::int64_t output = builder.add_prompt(*a.request.prompt, a.cache, 1);
+    for (std::size_t m = 0; m < a.request.streams.size(); ++m) builder.pick(output);
+    statistics_.prompt_tokens += a.request.prompt->tokens();
+  }
+  return builder;
+}
+
+void Engine::start_members(Admitted& admitted) {
+  const PromptInput& prompt = *admitted.request.prompt;
+  for (std::size_t m = 0; m < admitted.request.streams.size(); ++m) {
+    auto member = std::make_unique<Running>(Running{{},
+                                                    prompt.tokens(),
+                                                    prompt.next_position,
+                                                    admitted.request.sampling,
+                                                    admitted.request.streams[m],
+                                                    {}});
+    member->result.tag = admitted.request.tag;
+    member->result.member = m;
+    CHECK(cache_->fork(admitted.cache, member->cache));
+    CHECK(cache_->extend(member->cache, member->sampling.max_new_tokens));
+    running_.push_back(std::move(member));
+  }
+  cache_->release(admitted.cache);
+}
+
 void Engine::iterate(const std::function<void(Generated&&)>& done) {
   const auto start = std::chrono::steady_clock::now();
   std::vector<Admitted> admitted = admit();
-  const std::size_t active = running_.size();
-  RowBatch batch;
-  for (const auto& running : running_) {
-    const std::int64_t row = batch.rows();
-    const std::int32_t position = running->next_position++;
-    batch.append(running->result.ids.back(), {position, position, position}, nullptr);
-    batch.writes.push_back({static_cast<std::int32_t>(row),
-                            running->cache.pages[static_cast<std::size_t>(running->length / kPageTokens)],
-                            static_cast<std::int32_t>(running->length % kPageTokens)});
-    batch.sequences.push_back({row, 1, running->length, 1, running->cache.pages.data()});
-    ++running->length;
-  }
-  for (const Admitted& a : admitted) {
-    const PromptInput& prompt = *a.request.prompt;
-    const std::int64_t first = batch.rows();
-    for (std::size_t i = 0; i < prompt.ids.size(); ++i) {
-      batch.append(prompt.ids[i], prompt.positions[i], prompt.features[i]);
-      batch.writes.push_back({static_cast<std::int32_t>(first) + static_cast<std::int32_t>(i),
-                              a.cache.pages[i / kPageTokens], static_cast<std::int32_t>(i % kPageTokens)});
-    }
-    batch.sequences.push_back(
-        {first, static_cast<std::int64_t>(prompt.ids.size()), 0, 1, a.cache.pages.data()});
-    statistics_.prompt_tokens += static_cast<std::int64_t>(prompt.ids.size());
-  }
-
   Ops& ops = model_.ops();
-  const std::int64_t width = model_.config().text.hidden;
-  Tensor hidden(ops.compute_type(), batch.outputs(), width, "activations");
-  model_.forward(batch, *cache_, adapter_.get(), hidden.view());
-
-  // Every running sequence has one output row; a prompt's row serves all its members.
-  std::vector<std::int64_t> rows;
-  for (std::size_t i = 0; i < active; ++i) rows.push_back(static_cast<std::int64_t>(i));
-  for (std::size_t a = 0; a < admitted.size(); ++a) {
-    const PromptInput& prompt = *admitted[a].request.prompt;
-    for (std::size_t m = 0; m < admitted[a].request.streams.size(); ++m) {
-      auto member = std::make_unique<Running>(Running{{},
-                                                      static_cast<std::int64_t>(prompt.ids.size()),
-                                                      prompt.next_position,
-                                                      admitted[a].request.sampling,
-                                                      admitted[a].request.streams[m],
-                                                      {}});
-      member->result.tag = admitted[a].request.tag;
-      member->result.member = m;
-      CHECK(cache_->fork(admitted[a].cache, member->cache, &ops));
-      CHECK(cache_->extend(member->cache, member->sampling.max_new_tokens));
-      running_.push_back(std::move(member));
-      rows.push_back(static_cast<std::int64_t>(active + a));
-    }
-    cache_->release(admitted[a].cache);
-  }
-  Tensor gathered(ops.compute_type(), static_cast<std::int64_t>(rows.size()), width, "activations");
-  ops.gather_rows(hidden.const_view(), rows, gathered.view());
+  Decoder& decoder = model_.decoder();
+  const std::unique_ptr<BatchPlan> plan = decoder.plan(pack(admitted).batch());
+  Tensor hidden =
+      ops.memory().allocate(ops.compute_type(), plan->outputs, model_.config().text.hidden, "activations");
+  decoder.forward(*plan, cache_->store(), adapter_.get(), hidden.view(), {});
+  for (Admitted& a : admitted) start_members(a);
   std::vector<SampleRequest> draws;
   draws.reserve(running_.size());
   for (const auto& running : running_) draws.push_back(next_draw(*running));
-  std::vector<SampledToken> tokens(draws.size());
-  ops.sample(gathered.const_view(), model_.head(), draws, suppressed_, tokens);
+  const std::unique_ptr<SampledTokens> sampled = decoder.sample(*plan, hidden.view(), draws, suppressed_);
+  const std::span<const SampledToken> tokens = sampled->wait();
 
   std::vector<std::unique_ptr<Running>> rest;
   std::vector<Generated> finished;

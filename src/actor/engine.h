@@ -59,10 +59,11 @@ class Engine {
 
   void set_adapter(std::shared_ptr<const PackedAdapter> adapter) { adapter_ = std::move(adapter); }
   /// Why a prompt with so many members of so many new tokens can never fit; empty where it can.
-  static std::string obstacle(const ModelConfig& config, DType type, std::int64_t kv_bytes,
+  static std::string obstacle(const ModelConfig& config, const KvLayout& layout, std::int64_t kv_bytes,
                               std::int64_t prompt, std::int64_t members, std::int64_t new_tokens);
   /// Pages that it takes.
-  static std::int64_t pages_needed(std::int64_t prompt, std::int64_t members, std::int64_t new_tokens);
+  static std::int64_t pages_needed(const KvLayout& layout, std::int64_t prompt, std::int64_t members,
+                                   std::int64_t new_tokens);
   std::string obstacle(const GenerateRequest& request) const;
   /// Throws Error for a prompt that can never fit.
   void submit(GenerateRequest request);
@@ -90,6 +91,11 @@ class Engine {
   std::int64_t pages_needed(const GenerateRequest& request) const;
   void make_room();
   std::vector<Admitted> admit();
+  /// The members of an admitted prompt become running sequences.
+  void start_members(Admitted& admitted);
+  /// The iteration's rows and picks: a token of each running sequence, then the admitted prompts, whose last hidden state
+  /// serves all their members.
+  BatchBuilder pack(const std::vector<Admitted>& admitted);
   void iterate(const std::function<void(Generated&&)>& done);
   bool accept(Running& running, const SampledToken& token) const;
   SampleRequest next_draw(const Running& running) const;
@@ -98,6 +104,7 @@ class Engine {
   Options options_;
   std::shared_ptr<const PackedAdapter> adapter_;
   std::vector<std::int64_t> suppressed_;
+  KvLayout layout_;
   std::unique_ptr<KvCache> cache_;
   std::deque<GenerateRequest> waiting_;
   std::vector<std::unique_ptr<Running>> running_;

@@ -27,8 +27,8 @@ std::vector<EncodedPicture> PictureEncoder::encode(std::span<const Patches> pict
     std::int64_t row = 0;
     for (const ImagePatches& image : batch) {
       const std::int64_t tokens = image.grid[0] * image.grid[1] * image.grid[2] / cell;
-      auto own = std::make_shared<Tensor>(DType::f32, tokens, features.columns(), "image_features");
-      std::copy_n(features.row<float>(row), own->size(), own->row<float>(0));
+      auto own = std::make_shared<Tensor>(
+          copied_to(model_.ops().memory(), features.view().row_range(row, tokens), "image_features"));
       row += tokens;
       encoded.push_back({image.grid, std::move(own)});
     }

@@ -17,7 +17,7 @@ namespace biqa {
 
 struct EncodedPicture {
   Grid grid{};
-  std::shared_ptr<const Tensor> features;  ///< [tokens, hidden] f32
+  std::shared_ptr<const Tensor> features;  ///< [tokens, hidden] f32 in the backend's memory
   std::int64_t tokens() const { return features->rows(); }
 };
 

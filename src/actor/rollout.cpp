@@ -29,16 +29,11 @@ std::shared_ptr<const PromptInput> prompt_of_ids(const ModelConfig& config, std:
   PromptInput& input = owned->input;
   input.ids = std::move(ids);
   input.positions = mrope_positions(config, input.ids, grids, input.next_position);
-  input.features.resize(input.ids.size(), nullptr);
-  std::size_t picture = 0;
-  std::int64_t row = 0;
-  for (std::size_t i = 0; i < input.ids.size(); ++i) {
-    if (input.ids[i] != config.image_token) continue;
-    if (row == owned->pictures[picture].tokens()) {
-      ++picture;
-      row = 0;
-    }
-    input.features[i] = owned->pictures[picture].features->row<float>(row++);
+  std::int64_t token = 0;
+  for (const EncodedPicture& picture : owned->pictures) {
+    while (input.ids[static_cast<std::size_t>(token)] != config.image_token) ++token;
+    input.features.push_back({token, picture.features->view()});
+    token += picture.tokens();
   }
   return {owned, &owned->input};
 }

@@ -98,13 +98,32 @@ Learner::Learner(const QwenVl& model, Lora start, std::shared_ptr<const PackedAd
       adapter_(std::move(start)),
       reference_(std::move(reference)),
       learners_(learners),
-      options_(options) {
+      options_(options),
+      memory_(model.ops().memory()),
+      link_(make_host_link(learners, memory_)) {
   const auto ranks = static_cast<std::size_t>(learners.size());
   shard_size_ = (adapter_.layout->size() + ranks - 1) / ranks;
-  gradient_.resize(ranks * shard_size_);
-  shard_gradient_.resize(shard_size_);
-  m_.assign(shard_size_, 0.0F);
-  v_.assign(shard_size_, 0.0F);
+  gradient_ = flat(ranks * shard_size_);
+  for (Tensor* tensor : {&shard_gradient_, &values_, &m_, &v_}) {
+    *tensor = flat(shard_size_);
+    memory_.zero(tensor->view());
+  }
+  put(shard().values, values_);
+}
+
+Tensor Learner::flat(std::size_t size) const {
+  return memory_.allocate(DType::f32, 1, static_cast<std::int64_t>(size), "learner");
+}
+
+std::int64_t Learner::own_count() const {
+  const std::size_t size = adapter_.layout->size();
+  const std::size_t begin = std::min(size, shard_size_ * static_cast<std::size_t>(learners_.rank()));
+  return static_cast<std::int64_t>(std::min(size, begin + shard_size_) - begin);
+}
+
+void Learner::put(std::span<const float> values, Tensor& shard) {
+  const auto count = static_cast<std::int64_t>(values.size());
+  memory_.copy(ConstView(values.data(), 1, count), shard.view().column_range(0, count));
 }
 
 DropoutKey Learner::dropout_of_update() const {
@@ -169,7 +188,7 @@ void Learner::run_micro_batch(std::span<const LearnerGroup> groups, const BatchT
       group_gradient.push_back(std::move(result.gradient));
     }
   }
-  pass.backward(d_logp, std::span(gradient_).first(adapter_.layout->size()));
+  pass.backward(d_logp, gradient_.view().column_range(0, static_cast<std::int64_t>(adapter_.layout->size())));
 }
 
 void Learner::look_at(std::span<const LearnerGroup> groups, std::vector<SequenceResult>& records) const {
@@ -199,8 +218,8 @@ UpdateResult Learner::update(std::span<const LearnerGroup> groups, double lr,
   learners_.all_reduce_sum(std::span<double>(counts));
   const BatchTotals totals{counts[0], counts[1], options_.longest_allowed};
 
-  packed_ = pack_adapter(model_.config(), adapter_, model_.ops());
-  std::fill(gradient_.begin(), gradient_.end(), 0.0F);
+  packed_ = pack_adapter(model_, adapter_);
+  memory_.zero(gradient_.view());
   Sums sums;
   std::vector<std::size_t> places;
   std::vector<SequenceResult> seen;
@@ -220,9 +239,10 @@ UpdateResult Learner::update(std::span<const LearnerGroup> groups, double lr,
   }
 
   const auto start = std::chrono::steady_clock::now();
-  learners_.reduce_scatter_sum(gradient_, shard_gradient_);
-  std::array<double, 6> added{sums.loss,    sums.kl,     sums.entropy,
-                              sums.clipped, sums.tokens, squared_norm(shard_gradient_)};
+  link_->reduce_scatter_sum(gradient_.view(), shard_gradient_.view());
+  std::array<double, 6> added{sums.loss,    sums.kl,
+                              sums.entropy, sums.clipped,
+                              sums.tokens,  model_.ops().squared_norm(shard_gradient_.const_view())};
   learners_.all_reduce_sum(std::span<double>(added));
   UpdateResult result;
   result.loss = added[0];
@@ -237,52 +257,54 @@ UpdateResult Learner::update(std::span<const LearnerGroup> groups, double lr,
   result.skipped = !std::isfinite(result.grad_norm) || !std::isfinite(result.loss);
   if (result.skipped) return result;
 
-  const Shard own = shard();
-  const std::size_t count = own.end - own.begin;
+  const std::int64_t count = own_count();
+  const auto own = [count](Tensor& tensor) { return tensor.view().column_range(0, count); };
   whole_ = false;
   ++updates_;
-  adamw_update<float>(std::span(adapter_.values).subspan(own.begin, count),
-                      std::span<const float>(shard_gradient_).first(count), std::span(m_).first(count),
-                      std::span(v_).first(count), options_.adamw, lr,
-                      clip_scale(result.grad_norm, options_.max_grad_norm), updates_);
+  model_.ops().adamw(own(values_), own(shard_gradient_), own(m_), own(v_),
+                     {options_.adamw, lr, clip_scale(result.grad_norm, options_.max_grad_norm), updates_});
   gather_values();
   whole_ = true;
   result.optimizer_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
 }
 
-/// Everyone's shard of the values to all.
+std::vector<float> Learner::gathered(const Tensor& shard) {
+  Tensor whole = flat(static_cast<std::size_t>(gradient_.size()));
+  link_->all_gather(shard.view(), whole.view());
+  std::vector<float> values(adapter_.layout->size());
+  const auto count = static_cast<std::int64_t>(values.size());
+  memory_.copy(whole.const_view().column_range(0, count), View(values.data(), 1, count));
+  memory_.wait();
+  return values;
+}
+
 void Learner::gather_values() {
-  const Shard own = shard();
-  std::vector<float> padded(shard_size_, 0.0F);
-  std::copy(own.values.begin(), own.values.end(), padded.begin());
-  std::vector<float> whole(gradient_.size());
-  learners_.all_gather(padded, whole);
-  std::copy_n(whole.begin(), adapter_.values.size(), adapter_.values.begin());
+  adapter_.values = gathered(values_);
 }
 
 Learner::Shard Learner::shard() const {
   const std::size_t size = adapter_.layout->size();
   const std::size_t begin = std::min(size, shard_size_ * static_cast<std::size_t>(learners_.rank()));
-  const std::size_t end = std::min(size, begin + shard_size_);
-  return {begin, end, std::span(adapter_.values).subspan(begin, end - begin),
-          std::span(m_).first(end - begin), std::span(v_).first(end - begin)};
+  const auto count = static_cast<std::size_t>(own_count());
+  const bool on_host = memory_.kind() != Memory::device;
+  if (!on_host) {
+    host_m_ = copied_to_host(memory_, m_.view(), "learner");
+    host_v_ = copied_to_host(memory_, v_.view(), "learner");
+  }
+  const Tensor& m = on_host ? m_ : host_m_;
+  const Tensor& v = on_host ? v_ : host_v_;
+  return {begin, begin + count, std::span(adapter_.values).subspan(begin, count),
+          m.span<float>().first(count), v.span<float>().first(count)};
 }
 
 std::vector<float> Learner::collect_gradient() {
-  std::vector<float> whole(gradient_.size());
-  learners_.all_gather(shard_gradient_, whole);
-  whole.resize(adapter_.layout->size());
-  return whole;
+  return gathered(shard_gradient_);
 }
 
 void Learner::collect_moments(std::vector<float>& m, std::vector<float>& v) {
-  m.resize(gradient_.size());
-  v.resize(gradient_.size());
-  learners_.all_gather(m_, m);
-  learners_.all_gather(v_, v);
-  m.resize(adapter_.layout->size());
-  v.resize(adapter_.layout->size());
+  m = gathered(m_);
+  v = gathered(v_);
 }
 
 void Learner::restore(std::span<const float> values, std::span<const float> m, std::span<const float> v,
@@ -290,10 +312,9 @@ void Learner::restore(std::span<const float> values, std::span<const float> m, s
   CHECK(values.size() == adapter_.values.size() && m.size() == values.size() && v.size() == values.size());
   std::copy(values.begin(), values.end(), adapter_.values.begin());
   const Shard own = shard();
-  std::copy(m.begin() + static_cast<std::ptrdiff_t>(own.begin),
-            m.begin() + static_cast<std::ptrdiff_t>(own.end), m_.begin());
-  std::copy(v.begin() + static_cast<std::ptrdiff_t>(own.begin),
-            v.begin() + static_cast<std::ptrdiff_t>(own.end), v_.begin());
+  put(own.values, values_);
+  put(m.subspan(own.begin, own.end - own.begin), m_);
+  put(v.subspan(own.begin, own.end - own.begin), v_);
   updates_ = updates;
 }
 
@@ -301,9 +322,9 @@ void Learner::restore_shard(std::span<const float> values, std::span<const float
                             std::int64_t updates) {
   const Shard own = shard();
   CHECK(values.size() == own.values.size() && m.size() == values.size() && v.size() == values.size());
-  std::copy(values.begin(), values.end(), adapter_.values.begin() + static_cast<std::ptrdiff_t>(own.begin));
-  std::copy(m.begin(), m.end(), m_.begin());
-  std::copy(v.begin(), v.end(), v_.begin());
+  put(values, values_);
+  put(m, m_);
+  put(v, v_);
   updates_ = updates;
   gather_values();
 }

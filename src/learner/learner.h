@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "comm/tensor_link.h"
 #include "learner/adamw.h"
 #include "learner/objective.h"
 #include "model/lora.h"
@@ -88,8 +89,8 @@ class Learner {
 
   /// State of this rank's shard, for checkpoints.
   struct Shard {
-    std::size_t begin = 0, end = 0;  ///< of the unpadded flat vector
-    std::span<const float> values, m, v;
+    std::size_t begin = 0, end = 0;       ///< of the unpadded flat vector
+    std::span<const float> values, m, v;  ///< of use until the learner changes
   };
   Shard shard() const;
   /// Puts the whole state back: flat vectors of the layout's size.
@@ -100,7 +101,16 @@ class Learner {
                      std::int64_t updates);
 
  private:
+  /// A range of the flat vector in the backend's memory.
+  Tensor flat(std::size_t size) const;
+  /// The range of this rank's shard that is not padding.
+  std::int64_t own_count() const;
+  /// Everyone's shard of the values to all.
   void gather_values();
+  /// The shards of all ranks, without the padding.
+  std::vector<float> gathered(const Tensor& shard);
+  /// Puts host values at the beginning of a shard.
+  void put(std::span<const float> values, Tensor& shard);
   struct Sums;
   DropoutKey dropout_of_update() const;
   TokenValues reference_values(std::span<const PromptGroup> inputs) const;
@@ -113,9 +123,12 @@ class Learner {
   std::shared_ptr<const PackedAdapter> packed_, reference_;
   Communicator& learners_;
   LearnerOptions options_;
+  DeviceMemory& memory_;
+  std::unique_ptr<TensorLink> link_;
   std::size_t shard_size_ = 0;
-  std::vector<float> gradient_;  // padded to learners · shard_size_
-  std::vector<float> shard_gradient_, m_, v_;
+  // In the backend's memory, [1, n] f32: the gradient padded to learners · shard_size_, the rest this rank's shard.
+  Tensor gradient_, shard_gradient_, values_, m_, v_;
+  mutable Tensor host_m_, host_v_;  // what shard() shows where the backend's memory is not the host's
   std::int64_t updates_ = 0;
   bool whole_ = true;
 };

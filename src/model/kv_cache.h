@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Keys and values in pages of 16 tokens with reference counts: fork() shares the full pages of a prompt
-// between the members of a group and copies only the last, partly filled one.
+// Who holds which page of keys and values, by reference counts: fork() shares the full pages of a prompt between the members
+// of a group and copies only the last, partly filled one. What a page looks like is the backend's affair.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
-#include "model/config.h"
 #include "ops/ops.h"
 
 namespace biqa {
@@ -20,33 +20,42 @@ struct KvSequence {
 class KvCache {
  public:
   /// Room for `pages` pages of each of `stored_layers` layers. Training stores one layer and overwrites it
-  /// layer by layer; a rollout stores them all.
-  KvCache(const ModelConfig& config, DType type, std::int64_t pages, std::int64_t stored_layers);
+  /// layer by layer; a rollout stores them all. The decoder must outlive the cache.
+  KvCache(Decoder& decoder, const KvLayout& layout, std::int64_t pages, std::int64_t stored_layers);
 
   /// Makes room for `tokens` more; false, changing nothing, when the pages do not suffice.
   [[nodiscard]] bool extend(KvSequence& sequence, std::int64_t tokens);
   /// A second sequence with the same content. False, changing nothing, when there is no page for the copy.
-  /// Without `copy` the partly filled page gets a fresh one whose content the caller writes.
-  [[nodiscard]] bool fork(const KvSequence& parent, KvSequence& child, Ops* copy);
+  [[nodiscard]] bool fork(const KvSequence& parent, KvSequence& child);
+  /// The same, but the partly filled page is a fresh one whose content the caller writes.
+  [[nodiscard]] bool fork_to_write(const KvSequence& parent, KvSequence& child);
   void release(KvSequence& sequence);
 
-  KvPages layer(std::int64_t index);
-  DType type() const { return type_; }
+  /// Where the token at `index` of a sequence is stored, for packed row `row`.
+  KvWrite place(const KvSequence& sequence, std::int64_t index, std::int64_t row) const {
+    return {static_cast<std::int32_t>(row), sequence.pages[static_cast<std::size_t>(index / page_tokens_)],
+            static_cast<std::int32_t>(index % page_tokens_)};
+  }
+  /// The first token of the page that token `index` lies in.
+  std::int64_t page_start(std::int64_t index) const { return index / page_tokens_ * page_tokens_; }
+  KvStore& store() { return *store_; }
   std::int64_t free_pages() const { return static_cast<std::int64_t>(free_.size()); }
   std::int64_t pages() const { return pages_; }
-  const HeadShape& shape() const { return shape_; }
-  static std::int64_t pages_for(std::int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
-  /// Bytes of one page over all stored layers.
-  static std::int64_t page_bytes(const ModelConfig& config, DType type, std::int64_t stored_layers);
+
+  /// Pages that so many tokens fill.
+  static std::int64_t pages_for(std::int64_t tokens, const KvLayout& layout) {
+    return (tokens + layout.page_tokens - 1) / layout.page_tokens;
+  }
+  std::int64_t pages_for(std::int64_t tokens) const { return (tokens + page_tokens_ - 1) / page_tokens_; }
 
  private:
+  bool fork(const KvSequence& parent, KvSequence& child, bool copy);
   std::int32_t take();
   void give(std::int32_t page);
 
-  HeadShape shape_;
-  DType type_;
-  std::int64_t pages_, stored_layers_, page_elements_;
-  Tensor storage_;  // [stored_layers, pages · page_elements]
+  Decoder& decoder_;
+  std::int64_t page_tokens_, pages_;
+  std::unique_ptr<KvStore> store_;
   std::vector<std::int32_t> free_;
   std::vector<std::int32_t> references_;
 };

@@ -4,20 +4,16 @@
 // checkpoints are loops over ranges of it.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "model/config.h"
+#include "ops/adapter.h"
 
 namespace biqa {
 
-enum class Projection : std::uint8_t { q, k, v, o, gate, up, down };
-inline constexpr std::array<Projection, 7> kProjections{Projection::q,   Projection::k,    Projection::v,
-                                                        Projection::o,   Projection::gate, Projection::up,
-                                                        Projection::down};
 /// "q_proj" … "down_proj".
 const char* name_of(Projection projection);
 /// Input and output width of a projection.
@@ -25,15 +21,6 @@ std::int64_t input_width(const TextConfig& text, Projection projection);
 std::int64_t output_width(const TextConfig& text, Projection projection);
 
 inline constexpr std::int64_t kMaxLoraRank = 65536;
-
-/// One adapted projection. A is [rank, in] at a_offset, B is [out, rank] at b_offset of the flat vector.
-struct LoraModule {
-  std::int64_t layer = 0;
-  Projection projection = Projection::q;
-  std::int64_t rank = 0, in = 0, out = 0;
-  float scale = 0;  ///< alpha / rank, or alpha / sqrt(rank) with rslora
-  std::size_t a_offset = 0, b_offset = 0;
-};
 
 /// What a configuration asks for.
 struct LoraSpec {

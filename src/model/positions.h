@@ -8,11 +8,11 @@
 #include <vector>
 
 #include "model/config.h"
+#include "ops/batch.h"
 
 namespace biqa {
 
-using Position = std::array<std::int32_t, 3>;  ///< temporal, height, width
-using Grid = std::array<std::int64_t, 3>;      ///< patches of an image: frames, rows, columns
+using Grid = std::array<std::int64_t, 3>;  ///< patches of an image: frames, rows, columns
 
 /// Positions of a prompt's tokens. Text counts up in all three; a still image's cells keep the temporal
 /// coordinate of its start s and count height and width from s; text goes on at s + max(rows, columns) of

@@ -4,134 +4,116 @@
 #include "core/random.h"
 
 namespace biqa {
+namespace {
+
+/// One flat list of tokens as groups, members and tokens.
+TokenValues grouped(std::span<const PromptGroup> groups, std::span<const float> flat) {
+  TokenValues values;
+  auto next = flat.begin();
+  for (const PromptGroup& group : groups) {
+    auto& members = values.emplace_back();
+    for (const auto& completion : group.completions) {
+      const auto end = next + static_cast<std::ptrdiff_t>(completion.size());
+      members.emplace_back(next, end);
+      next = end;
+    }
+  }
+  return values;
+}
+
+}  // namespace
 
 std::int64_t TrainingPass::rows_of(const PromptGroup& group) {
-  auto rows = static_cast<std::int64_t>(group.prompt->ids.size());
+  std::int64_t rows = group.prompt->tokens();
   for (const auto& completion : group.completions) rows += static_cast<std::int64_t>(completion.size()) - 1;
   return rows;
 }
 
-void TrainingPass::forward(std::span<const PromptGroup> groups, TokenValues& logp, TokenValues& entropy) {
-  const QwenVl& model = model_;
-  Ops& ops = model.ops();
-  release();
-  batch_ = {};
-  scored_rows_.clear();
-  std::size_t sequence_count = 0;
+/// One layer's keys and values at a time.
+void TrainingPass::make_room(std::span<const PromptGroup> groups) {
+  const KvLayout layout = model_.ops().kv_layout(head_shape(model_.config().text));
+  std::size_t sequences = 0;
   std::int64_t pages = 0;
   for (const PromptGroup& group : groups) {
-    const auto length = static_cast<std::int64_t>(group.prompt->ids.size());
-    sequence_count += 1 + group.completions.size();
-    pages += KvCache::pages_for(length);
+    const std::int64_t length = group.prompt->tokens();
+    sequences += 1 + group.completions.size();
+    pages += KvCache::pages_for(length, layout);
     for (const auto& completion : group.completions) {
       CHECK(!completion.empty());
-      pages +=
-          KvCache::pages_for(length + static_cast<std::int64_t>(completion.size())) - length / kPageTokens;
+      pages += KvCache::pages_for(length + static_cast<std::int64_t>(completion.size()), layout) -
+               length / layout.page_tokens;
     }
   }
-  // One layer's keys and values at a time.
-  if (!cache_ || cache_->pages() < pages) cache_.emplace(model.config(), ops.compute_type(), pages, 1);
-  sequences_.resize(sequence_count);
+  if (!cache_ || cache_->pages() < pages) cache_.emplace(model_.make_cache(pages, 1));
+  sequences_.resize(sequences);
+}
 
-  std::vector<std::int64_t> targets;
-  std::int64_t output = 0;
-  std::size_t next = 0;
-  for (const PromptGroup& group : groups) {
-    const PromptInput& prompt = *group.prompt;
-    const auto length = static_cast<std::int64_t>(prompt.ids.size());
-    const std::size_t prompt_index = next++;
-    KvSequence& parent = sequences_[prompt_index];
-    CHECK(cache_->extend(parent, length));
-    const std::int64_t first_row = batch_.rows();
-    for (std::size_t i = 0; i < prompt.ids.size(); ++i) {
-      batch_.append(prompt.ids[i], prompt.positions[i], prompt.features[i]);
-      batch_.token_keys.push_back(mix64(group.dropout_key ^ mix64(i)));
-      const auto at = static_cast<std::int64_t>(i);
-      batch_.writes.push_back({static_cast<std::int32_t>(first_row + at), parent.pages[i / kPageTokens],
-                               static_cast<std::int32_t>(at % kPageTokens)});
-    }
-    batch_.sequences.push_back({first_row, length, 0, 1, parent.pages.data()});
-    const std::int64_t prompt_output = output++;
-    GroupRows rows{prompt_index, {}};
-    for (std::size_t m = 0; m < group.completions.size(); ++m) {
-      const auto& completion = group.completions[m];
-      const auto fed = static_cast<std::int64_t>(completion.size()) - 1;
-      rows.members.push_back(next);
-      KvSequence& member = sequences_[next++];
-      CHECK(cache_->fork(parent, member, nullptr) && cache_->extend(member, fed));
-      // The prompt's last, partly filled page is this member's own.
-      for (std::int64_t at = length / kPageTokens * kPageTokens; at < length; ++at) {
-        batch_.writes.push_back({static_cast<std::int32_t>(first_row + at),
-                                 member.pages[static_cast<std::size_t>(at / kPageTokens)],
-                                 static_cast<std::int32_t>(at % kPageTokens)});
-      }
-      const std::int64_t member_row = batch_.rows();
-      for (std::int64_t i = 0; i < fed; ++i) {
-        const std::int32_t position = prompt.next_position + static_cast<std::int32_t>(i);
-        batch_.append(completion[static_cast<std::size_t>(i)], {position, position, position}, nullptr);
-        const std::uint64_t member_key = group.member_keys.empty() ? m : group.member_keys[m];
-        batch_.token_keys.push_back(
-            mix64(group.dropout_key ^ mix64((member_key + 1) << 32 | static_cast<std::uint64_t>(i))));
-        const std::int64_t at = length + i;
-        batch_.writes.push_back({static_cast<std::int32_t>(member_row + i),
-                                 member.pages[static_cast<std::size_t>(at / kPageTokens)],
-                                 static_cast<std::int32_t>(at % kPageTokens)});
-      }
-      batch_.sequences.push_back({member_row, fed, length, fed, member.pages.data()});
-      for (std::size_t i = 0; i < completion.size(); ++i) {
-        scored_rows_.push_back(i == 0 ? prompt_output : output + static_cast<std::int64_t>(i) - 1);
-        targets.push_back(completion[i]);
-      }
-      output += fed;
-    }
-    batch_.groups.push_back(std::move(rows));
-  }
-  outputs_ = output;
-
-  const std::int64_t width = model.config().text.hidden;
-  Tensor hidden(ops.compute_type(), outputs_, width, "activations");
-  model.forward(batch_, *cache_, adapter_, hidden.view(), options_.gradient ? &tape_ : nullptr,
-                options_.recompute_layers, options_.dropout);
-  const auto scored = static_cast<std::int64_t>(scored_rows_.size());
-  Tensor rows(ops.compute_type(), scored, width, "activations");
-  ops.gather_rows(hidden.const_view(), scored_rows_, rows.view());
-  std::vector<float> flat_logp(targets.size());
-  std::vector<float> flat_entropy(targets.size());
-  d_hidden_ = options_.gradient ? Tensor(DType::f32, scored, width, "gradients") : Tensor();
-  ops.log_prob(rows.const_view(), model.head(), targets, options_.temperature, flat_logp, flat_entropy,
-               d_hidden_.view());
-  if (!options_.gradient) release();
-
-  logp.clear();
-  entropy.clear();
-  std::size_t at = 0;
-  for (const PromptGroup& group : groups) {
-    auto& group_logp = logp.emplace_back();
-    auto& group_entropy = entropy.emplace_back();
-    for (const auto& completion : group.completions) {
-      const auto first = static_cast<std::ptrdiff_t>(at);
-      at += completion.size();
-      const auto end = static_cast<std::ptrdiff_t>(at);
-      group_logp.emplace_back(flat_logp.begin() + first, flat_logp.begin() + end);
-      group_entropy.emplace_back(flat_entropy.begin() + first, flat_entropy.begin() + end);
+void TrainingPass::add_group(const PromptGroup& group, BatchBuilder& builder, std::size_t& next_sequence,
+                             std::vector<std::int64_t>& targets) {
+  KvSequence& parent = sequences_[next_sequence++];
+  CHECK(cache_->extend(parent, group.prompt->tokens()));
+  const std::int64_t prompt_output = builder.begin_group(*group.prompt, parent);
+  for (std::size_t i = 0; i < group.prompt->ids.size(); ++i)
+    builder.name_token(mix64(group.dropout_key ^ mix64(i)));
+  for (std::size_t m = 0; m < group.completions.size(); ++m) {
+    const auto& completion = group.completions[m];
+    const auto fed = completion.first(completion.size() - 1);  // the last token is only a target
+    KvSequence& member = sequences_[next_sequence++];
+    CHECK(cache_->fork_to_write(parent, member) &&
+          cache_->extend(member, static_cast<std::int64_t>(fed.size())));
+    const std::int64_t output = builder.add_member(fed, member);
+    const std::uint64_t member_key = group.member_keys.empty() ? m : group.member_keys[m];
+    for (std::size_t i = 0; i < fed.size(); ++i)
+      builder.name_token(mix64(group.dropout_key ^ mix64((member_key + 1) << 32 | i)));
+    for (std::size_t i = 0; i < completion.size(); ++i) {
+      builder.pick(i == 0 ? prompt_output : output + static_cast<std::int64_t>(i) - 1);
+      targets.push_back(completion[i]);
     }
   }
 }
 
-void TrainingPass::backward(const TokenValues& d_logp, std::span<float> gradient) {
+std::vector<std::int64_t> TrainingPass::pack(std::span<const PromptGroup> groups) {
+  release();
+  make_room(groups);
+  BatchBuilder builder(*cache_);
+  std::vector<std::int64_t> targets;
+  std::size_t next_sequence = 0;
+  for (const PromptGroup& group : groups) add_group(group, builder, next_sequence, targets);
+  plan_ = model_.decoder().plan(builder.batch());
+  return targets;
+}
+
+void TrainingPass::forward(std::span<const PromptGroup> groups, TokenValues& logp, TokenValues& entropy) {
+  const std::vector<std::int64_t> targets = pack(groups);
+  Ops& ops = model_.ops();
+  Decoder& decoder = model_.decoder();
+  const std::int64_t width = model_.config().text.hidden;
+  Tensor hidden = ops.memory().allocate(ops.compute_type(), plan_->outputs, width, "activations");
+  decoder.forward(*plan_, cache_->store(), adapter_, hidden.view(),
+                  {options_.gradient ? &tape_ : nullptr, options_.recompute_layers, options_.dropout});
+  std::vector<float> flat_logp(targets.size());
+  std::vector<float> flat_entropy(targets.size());
+  d_picked_ =
+      options_.gradient ? ops.memory().allocate(DType::f32, plan_->picks, width, "gradients") : Tensor();
+  decoder.log_prob(*plan_, hidden.view(), targets, options_.temperature, flat_logp, flat_entropy,
+                   d_picked_.view());
+  if (!options_.gradient) release();
+  logp = grouped(groups, flat_logp);
+  entropy = grouped(groups, flat_entropy);
+}
+
+void TrainingPass::backward(const TokenValues& d_logp, View gradient) {
   CHECK(tape_ != nullptr && adapter_ != nullptr) << "backward without a forward that kept its tape";
   std::vector<float> factors;
   for (const auto& group : d_logp) {
     for (const auto& member : group) factors.insert(factors.end(), member.begin(), member.end());
   }
-  CHECK_EQ(factors.size(), scored_rows_.size());
-  Ops& ops = model_.ops();
-  ops.scale_rows(d_hidden_.const_view(), factors, d_hidden_.view());
-  Tensor d_outputs(DType::f32, outputs_, d_hidden_.columns(), "gradients");
-  d_outputs.zero();
-  ops.scatter_add_rows(d_hidden_.const_view(), scored_rows_, d_outputs.view());
-  d_hidden_ = Tensor();
-  model_.backward(batch_, *cache_, *adapter_, *tape_, d_outputs.const_view(), gradient);
+  CHECK_EQ(static_cast<std::int64_t>(factors.size()), plan_->picks);
+  Tensor d_hidden =
+      model_.ops().memory().allocate(DType::f32, plan_->outputs, d_picked_.columns(), "gradients");
+  model_.decoder().spread_picks(*plan_, d_picked_.view(), factors, d_hidden.view());
+  d_picked_ = Tensor();
+  model_.decoder().backward(*plan_, cache_->store(), *adapter_, *tape_, d_hidden.const_view(), gradient);
   tape_.reset();
   release();
 }

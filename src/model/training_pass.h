@@ -3,6 +3,8 @@
 // the loss's derivative with respect to each. A group's prompt is computed once, in forward and in backward.
 #pragma once
 
+#include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -37,22 +39,26 @@ class TrainingPass {
   static std::int64_t rows_of(const PromptGroup& group);
   /// Log-probabilities at the sampling temperature and the entropies of those softmaxes.
   void forward(std::span<const PromptGroup> groups, TokenValues& logp, TokenValues& entropy);
-  /// Accumulates the adapter's gradient: Σ d_logp · ∂logp/∂adapter. Once after each forward with `gradient`.
-  void backward(const TokenValues& d_logp, std::span<float> gradient);
+  /// Accumulates the adapter's gradient [1, n] f32, in the backend's memory: Σ d_logp · ∂logp/∂adapter. Once after each
+  /// forward with `gradient`.
+  void backward(const TokenValues& d_logp, View gradient);
 
  private:
+  /// Packs the groups; targets of the picks.
+  std::vector<std::int64_t> pack(std::span<const PromptGroup> groups);
+  void add_group(const PromptGroup& group, BatchBuilder& builder, std::size_t& next_sequence,
+                 std::vector<std::int64_t>& targets);
+  void make_room(std::span<const PromptGroup> groups);
   void release();
 
   const QwenVl& model_;
   const PackedAdapter* adapter_;
   PassOptions options_;
-  RowBatch batch_;
   std::optional<KvCache> cache_;
   std::vector<KvSequence> sequences_;
-  TapePointer tape_;
-  std::vector<std::int64_t> scored_rows_;  // output row that scores each completion token
-  Tensor d_hidden_;                        // [scored tokens, hidden]: ∂logp/∂hidden
-  std::int64_t outputs_ = 0;
+  std::unique_ptr<BatchPlan> plan_;
+  std::unique_ptr<Tape> tape_;
+  Tensor d_picked_;  // [scored tokens, hidden]: ∂logp/∂hidden
 };
 
 }  // namespace biqa

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -51,7 +52,7 @@ bool copy_finite(const StoredTensor& stored, std::span<T> target) {
 WeightLoader::WeightLoader(const Checkpoint& checkpoint, Ops& ops, WeightArena* arena,
                            const FrozenParts* frozen)
     : checkpoint_(checkpoint), ops_(ops), arena_(arena), frozen_(frozen) {
-  CHECK(arena == nullptr || ops.shares_weights());
+  CHECK(arena == nullptr || ops.shared_packing() != nullptr);
   if (frozen != nullptr && reads()) check_copies(*frozen, checkpoint);
 }
 
@@ -108,7 +109,12 @@ Tensor WeightLoader::read(const std::string& name, DType type, std::int64_t rows
 }
 
 Tensor WeightLoader::vector(const std::string& name) const {
-  return read(name, DType::f32, 1, checkpoint_.tensor(name).elements());
+  return in_memory_of_backend(read(name, DType::f32, 1, checkpoint_.tensor(name).elements()));
+}
+
+Tensor WeightLoader::in_memory_of_backend(Tensor values) const {
+  if (ops_.memory().kind() != Memory::device) return values;
+  return copied_to(ops_.memory(), values.view(), "weights");
 }
 
 Tensor WeightLoader::matrix(const std::string& name) const {
@@ -120,7 +126,7 @@ Tensor WeightLoader::matrix(const std::string& name) const {
 std::unique_ptr<FrozenLinear> WeightLoader::pack(const std::string& name, ConstView weight,
                                                  std::span<const float> bias, bool backward) const {
   auto packed = arena_ == nullptr ? ops_.pack(weight, bias, backward)
-                                  : ops_.pack_into(*arena_, name, weight, bias, backward);
+                                  : ops_.shared_packing()->pack_into(*arena_, name, weight, bias, backward);
   shapes_.emplace(std::pair(packed->in, packed->out), packed.get());
   return packed;
 }
@@ -192,124 +198,96 @@ WindowPlan plan_windows(const VisionConfig& config, std::span<const Grid> grids)
 }
 
 VisionTower::VisionTower(const WeightLoader& load, const ModelConfig& config) : config_(config.vision) {
-  embed_ = load.linear({"visual.patch_embed.proj"}, false, false);
+  VisionWeights weights;
+  weights.embed = load.linear({"visual.patch_embed.proj"}, false, false);
   for (std::int64_t i = 0; i < config_.depth; ++i) {
     const std::string name = fmt::format("visual.blocks.{}.", i);
-    blocks_.push_back({load.vector(name + "norm1.weight"), load.vector(name + "norm2.weight"),
-                       load.linear({name + "attn.qkv"}, true, false),
-                       load.linear({name + "attn.proj"}, true, false),
-                       load.linear({name + "mlp.gate_proj", name + "mlp.up_proj"}, true, false),
-                       load.linear({name + "mlp.down_proj"}, true, false)});
+    weights.blocks.push_back({load.vector(name + "norm1.weight"), load.vector(name + "norm2.weight"),
+                              load.linear({name + "attn.qkv"}, true, false),
+                              load.linear({name + "attn.proj"}, true, false),
+                              load.linear({name + "mlp.gate_proj", name + "mlp.up_proj"}, true, false),
+                              load.linear({name + "mlp.down_proj"}, true, false)});
   }
-  merger_norm_ = load.vector("visual.merger.ln_q.weight");
-  merger_in_ = load.linear({"visual.merger.mlp.0"}, true, false);
-  merger_out_ = load.linear({"visual.merger.mlp.2"}, true, false);
+  weights.merger_norm = load.vector("visual.merger.ln_q.weight");
+  weights.merger_in = load.linear({"visual.merger.mlp.0"}, true, false);
+  weights.merger_out = load.linear({"visual.merger.mlp.2"}, true, false);
+  patch_width_ = weights.embed->in;
+  feature_width_ = weights.merger_out->out;
+  const VisionShape shape{config_.hidden,  config_.intermediate,
+                          config_.heads,   config_.merge * config_.merge,
+                          config_.rms_eps, config_.full_attention_blocks};
+  encoder_ = load.ops().make_vision(shape, std::move(weights));
 }
 
-Tensor VisionTower::encode(std::span<const ImagePatches> images, Ops& ops, const Observer* observer) const {
-  const auto observe = [&](const std::string& name, const Tensor& value) {
-    if (observer != nullptr) (*observer)(name, value.const_view());
-  };
-  std::vector<Grid> grids;
-  std::int64_t rows = 0;
-  for (const ImagePatches& image : images) {
-    grids.push_back(image.grid);
-    rows += image.grid[0] * image.grid[1] * image.grid[2];
-  }
-  const std::int64_t width = embed_->in;
-  const std::int64_t hidden = config_.hidden;
-  const std::int64_t cell = config_.merge * config_.merge;
-  const DType compute = ops.compute_type();
-  const WindowPlan plan = plan_windows(config_, grids);
+namespace {
 
-  // Patches in window order, with the angles of their row and column in the picture.
-  Tensor patches(DType::f32, rows, width, "activations");
-  const std::int64_t dim = hidden / config_.heads;
-  const std::int64_t half = dim / 2;
-  const std::int64_t quarter = dim / 4;
-  Tensor cosines(DType::f32, rows, dim / 2, "activations");
-  Tensor sines(DType::f32, rows, dim / 2, "activations");
-  std::vector<const float*> sources;
-  std::vector<std::array<std::int64_t, 2>> coordinates;
+/// A patch: its values, and its row and column in the picture.
+struct PatchSource {
+  const float* values;
+  std::array<std::int64_t, 2> place;
+};
+
+/// Patches of all images in merge-cell order.
+std::vector<PatchSource> sources_of(std::span<const ImagePatches> images, std::int64_t merge,
+                                    std::int64_t width) {
+  std::vector<PatchSource> sources;
   for (const ImagePatches& image : images) {
     CHECK_EQ(static_cast<std::int64_t>(image.values.size()),
              image.grid[0] * image.grid[1] * image.grid[2] * width);
     std::int64_t row = 0;
     for (std::int64_t frame = 0; frame < image.grid[0]; ++frame) {
-      for (std::int64_t y = 0; y < image.grid[1]; y += config_.merge) {
-        for (std::int64_t x = 0; x < image.grid[2]; x += config_.merge) {
-          for (std::int64_t i = 0; i < cell; ++i, ++row) {
-            sources.push_back(image.values.data() + row * width);
-            coordinates.push_back({y + i / config_.merge, x + i % config_.merge});
-          }
+      for (std::int64_t y = 0; y < image.grid[1]; y += merge) {
+        for (std::int64_t x = 0; x < image.grid[2]; x += merge) {
+          for (std::int64_t i = 0; i < merge * merge; ++i, ++row)
+            sources.push_back({image.values.data() + row * width, {y + i / merge, x + i % merge}});
         }
       }
     }
   }
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const auto from =
-        static_cast<std::size_t>(plan.cells[static_cast<std::size_t>(r / cell)] * cell + r % cell);
-    std::copy_n(sources[from], width, patches.row<float>(r));
-    for (std::int64_t j = 0; j < quarter; ++j) {
-      const auto inverse = static_cast<float>(
-          1.0 / std::pow(config_.rope_theta, 2.0 * static_cast<double>(j) / static_cast<double>(half)));
-      for (std::size_t axis = 0; axis < 2; ++axis) {
-        const float angle = static_cast<float>(coordinates[from][axis]) * inverse;
-        const std::int64_t at = static_cast<std::int64_t>(axis) * quarter + j;
-        // In f64, because mathematical libraries differ in the last bit of an f32 sine.
-        cosines.row<float>(r)[at] = static_cast<float>(std::cos(static_cast<double>(angle)));
-        sines.row<float>(r)[at] = static_cast<float>(std::sin(static_cast<double>(angle)));
-      }
+  return sources;
+}
+
+/// Angles of a place: frequencies of the row, then of the column.
+void fill_angles(const std::array<std::int64_t, 2>& place, double theta, std::int64_t half, float* cosines,
+                 float* sines) {
+  const std::int64_t quarter = half / 2;
+  for (std::int64_t j = 0; j < quarter; ++j) {
+    const auto inverse =
+        static_cast<float>(1.0 / std::pow(theta, 2.0 * static_cast<double>(j) / static_cast<double>(half)));
+    for (std::size_t axis = 0; axis < 2; ++axis) {
+      const float angle = static_cast<float>(place[axis]) * inverse;
+      const std::int64_t at = static_cast<std::int64_t>(axis) * quarter + j;
+      // In f64, because mathematical libraries differ in the last bit of an f32 sine.
+      cosines[at] = static_cast<float>(std::cos(static_cast<double>(angle)));
+      sines[at] = static_cast<float>(std::sin(static_cast<double>(angle)));
     }
   }
+}
 
-  Tensor input(compute, rows, width, "activations");
-  ops.convert(patches.const_view(), input.view());
-  Tensor x(DType::f32, rows, hidden, "activations");
-  ops.linear(input.const_view(), *embed_, x.view());
-  observe("patch_embed", x);
+}  // namespace
 
-  Tensor normed(compute, rows, hidden, "activations");
-  Tensor qkv(DType::f32, rows, 3 * hidden, "activations");
-  Tensor attended(compute, rows, hidden, "activations");
-  Tensor gate_up(DType::f32, rows, 2 * config_.intermediate, "activations");
-  Tensor product(compute, rows, config_.intermediate, "activations");
-  const HeadShape shape{config_.heads, config_.heads, dim};
-  for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    const Block& block = blocks_[i];
-    const bool full = std::find(config_.full_attention_blocks.begin(), config_.full_attention_blocks.end(),
-                                static_cast<std::int64_t>(i)) != config_.full_attention_blocks.end();
-    ops.rms_norm(x.const_view(), block.norm1.const_view(), config_.rms_eps, normed.view());
-    ops.linear(normed.const_view(), *block.qkv, qkv.view());
-    ops.rotate(qkv.view().column_range(0, 2 * hidden), dim, cosines.const_view(), sines.const_view(), false);
-    const View v = qkv.view();
-    ops.segment_attention(v.column_range(0, hidden), v.column_range(hidden, hidden),
-                          v.column_range(2 * hidden, hidden), shape, full ? plan.frames : plan.windows,
-                          attended.view());
-    ops.linear(attended.const_view(), *block.projection, x.view(), true);
-    ops.rms_norm(x.const_view(), block.norm2.const_view(), config_.rms_eps, normed.view());
-    ops.linear(normed.const_view(), *block.gate_up, gate_up.view());
-    ops.swiglu(gate_up.const_view(), product.view());
-    ops.linear(product.const_view(), *block.down, x.view(), true);
-    observe(fmt::format("vision_block_{:02}", i), x);
+Tensor VisionTower::encode(std::span<const ImagePatches> images, Ops& ops, const Observer* observer) const {
+  std::vector<Grid> grids;
+  for (const ImagePatches& image : images) grids.push_back(image.grid);
+  const WindowPlan plan = plan_windows(config_, grids);
+  const std::vector<PatchSource> sources = sources_of(images, config_.merge, patch_width_);
+  const auto rows = static_cast<std::int64_t>(sources.size());
+  const std::int64_t cell = config_.merge * config_.merge;
+  const std::int64_t half = config_.hidden / config_.heads / 2;
+
+  // In window order.
+  Tensor patches(DType::f32, rows, patch_width_, "activations");
+  Tensor cosines(DType::f32, rows, half, "activations");
+  Tensor sines(DType::f32, rows, half, "activations");
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const PatchSource& source =
+        sources[static_cast<std::size_t>(plan.cells[static_cast<std::size_t>(r / cell)] * cell + r % cell)];
+    std::copy_n(source.values, patch_width_, patches.row<float>(r));
+    fill_angles(source.place, config_.rope_theta, half, cosines.row<float>(r), sines.row<float>(r));
   }
-
-  // The merger reads the four patches of a cell as one row.
-  ops.rms_norm(x.const_view(), merger_norm_.const_view(), config_.rms_eps, normed.view());
-  const std::int64_t cells = rows / cell;
-  const ConstView joined(normed.const_view().data(), compute, cells, cell * hidden, cell * hidden);
-  Tensor wide(DType::f32, cells, merger_in_->out, "activations");
-  ops.linear(joined, *merger_in_, wide.view());
-  Tensor activated(compute, cells, merger_in_->out, "activations");
-  ops.gelu(wide.const_view(), activated.view());
-  Tensor merged(DType::f32, cells, merger_out_->out, "activations");
-  ops.linear(activated.const_view(), *merger_out_, merged.view());
-  observe("merger", merged);
-  Tensor features(DType::f32, cells, merger_out_->out, "image_features");
-  for (std::int64_t k = 0; k < cells; ++k) {
-    std::copy_n(merged.row<float>(k), merged.columns(),
-                features.row<float>(plan.cells[static_cast<std::size_t>(k)]));
-  }
+  Tensor features = ops.memory().allocate(DType::f32, rows / cell, feature_width_, "image_features");
+  encoder_->encode({patches.view(), cosines.view(), sines.view(), plan.windows, plan.frames, plan.cells},
+                   features.view(), observer);
   return features;
 }
 

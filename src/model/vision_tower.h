@@ -34,11 +34,14 @@ class WeightLoader {
   /// "lm_head" of a tied model is its embedding.
   std::unique_ptr<FrozenLinear> linear(std::initializer_list<std::string> parts, bool bias,
                                        bool backward) const;
-  /// [1, n] f32.
+  /// [1, n] f32, in the backend's memory.
   Tensor vector(const std::string& name) const;
-  /// [rows, columns] of the compute type.
+  /// [rows, columns] of the compute type, in host memory.
   Tensor matrix(const std::string& name) const;
-  /// Ops::pack, or pack_into the arena.
+  /// `values`, copied to the backend's memory where that is not the host's.
+  Tensor in_memory_of_backend(Tensor values) const;
+  Ops& ops() const { return ops_; }
+  /// Ops::pack, or SharedPacking::pack_into the arena.
   std::unique_ptr<FrozenLinear> pack(const std::string& name, ConstView weight, std::span<const float> bias,
                                      bool backward) const;
   /// Checks by Ops::check_rows that rows don't depend on their batch: the widest product, and of the other shapes as many
@@ -70,15 +73,9 @@ class VisionTower {
   Tensor encode(std::span<const ImagePatches> images, Ops& ops, const Observer* observer) const;
 
  private:
-  struct Block {
-    Tensor norm1, norm2;
-    std::unique_ptr<FrozenLinear> qkv, projection, gate_up, down;
-  };
   VisionConfig config_;
-  std::unique_ptr<FrozenLinear> embed_;
-  std::vector<Block> blocks_;
-  Tensor merger_norm_;
-  std::unique_ptr<FrozenLinear> merger_in_, merger_out_;
+  std::int64_t patch_width_, feature_width_;
+  std::unique_ptr<VisionEncoder> encoder_;
 };
 
 }  // namespace biqa

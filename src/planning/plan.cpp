@@ -20,7 +20,7 @@
 #include "data/tokenizer.h"
 #include "model/checkpoint.h"
 #include "model/kv_cache.h"
-#include "ops/ops.h"
+#include "ops/backends.h"
 #include "policy/policy.h"
 #include "run/progress.h"
 #include "training/run_checks.h"
@@ -132,15 +132,18 @@ std::int64_t vision_bytes(const MemoryInputs& in, std::int64_t images) {
 }
 
 std::int64_t kv_bytes(const MemoryInputs& in) {
-  const std::int64_t first = in.images * Engine::pages_needed(in.prompt, in.group, in.new_tokens);
+  const KvLayout layout = cpu_kv_layout(head_shape(in.model.text), in.dtype);
+  const std::int64_t first = in.images * Engine::pages_needed(layout, in.prompt, in.group, in.new_tokens);
   // Answers of one length end together, and then all second stages wait at once.
   const std::int64_t second =
-      in.stage2_prompt > 0 ? in.images * in.group * Engine::pages_needed(in.stage2_prompt, 1, in.stage2_new)
-                           : 0;
+      in.stage2_prompt > 0
+          ? in.images * in.group * Engine::pages_needed(layout, in.stage2_prompt, 1, in.stage2_new)
+          : 0;
   const std::int64_t evaluated =
-      in.evaluation_images * std::max(Engine::pages_needed(in.prompt, 1, in.new_tokens),
-                                      Engine::pages_needed(in.evaluation_stage2_prompt, 1, in.stage2_new));
-  const std::int64_t page = KvCache::page_bytes(in.model, in.dtype, in.model.text.layers);
+      in.evaluation_images *
+      std::max(Engine::pages_needed(layout, in.prompt, 1, in.new_tokens),
+               Engine::pages_needed(layout, in.evaluation_stage2_prompt, 1, in.stage2_new));
+  const std::int64_t page = layout.page_bytes * in.model.text.layers;
   return std::min(std::max({first, second, evaluated}), in.kv_limit / page) * page;
 }
 
@@ -205,6 +208,7 @@ MemoryPlan plan_memory(const MemoryInputs& in) {
                                              running * 2 * c * w.hidden + logit_bytes(text, running));
   }
   if (in.learner) {
+    const KvLayout pages = cpu_kv_layout(head_shape(text), in.dtype);
     const LearnerRows batch = micro_batch_rows(in);
     const std::int64_t layer = tape_row_bytes(w, c, text.heads, ranks);
     std::int64_t tape = 0;
@@ -215,10 +219,9 @@ MemoryPlan plan_memory(const MemoryInputs& in) {
       tape = text.layers * kFloat * w.hidden * batch.rows + (text.layers - 1) * layer * batch.rows +
              kFloat * (w.q + 2 * w.kv) * batch.rows + (layer - kFloat * (w.q + 2 * w.kv)) * batch.outputs;
     }
-    const std::int64_t pass =
-        batch.outputs * (kFloat * 3 * w.hidden + 2 * c * w.hidden) +
-        batch.rows * (kFloat * text.head_dim + (in.dropout ? kFloat * w.mlp : 0)) +
-        KvCache::page_bytes(in.model, in.dtype, 1) * round_up(batch.rows, kPageTokens) / kPageTokens;
+    const std::int64_t pass = batch.outputs * (kFloat * 3 * w.hidden + 2 * c * w.hidden) +
+                              batch.rows * (kFloat * text.head_dim + (in.dropout ? kFloat * w.mlp : 0)) +
+                              pages.page_bytes * KvCache::pages_for(batch.rows, pages);
     const std::int64_t one =
         std::max(backward_row_bytes(w, c) * batch.rows,
                  forward_row_bytes(w, c) * batch.rows + 2 * logit_bytes(text, batch.outputs));
@@ -261,7 +264,7 @@ double product_rate(const ModelConfig& model, DType dtype, int threads, std::int
   constexpr double kSeconds = 0.15;
   const std::int64_t in = std::min(model.text.hidden, kWidest);
   const std::int64_t out = std::min(2 * model.text.intermediate, kWidest);
-  const auto ops = make_cpu_ops(dtype, threads);
+  const auto ops = make_ops({"cpu", dtype, threads});
   Tensor weight(DType::f32, out, in, "plan");
   Tensor x(dtype, rows, in, "plan");
   Tensor y(DType::f32, rows, out, "plan");

@@ -7,16 +7,10 @@
 #include "core/error.h"
 #include "learner/checkpoint_store.h"
 #include "model/frozen_parts.h"
-#include "ops/cuda/device.h"
+#include "ops/backends.h"
 
 namespace biqa {
 namespace {
-
-std::shared_ptr<Ops> open_backend(const PolicyOptions& options) {
-  if (options.device == "cuda") refuse_cuda_network();
-  if (options.device != "cpu") fail_usage("unknown device {}: must be cpu or cuda", options.device);
-  return make_cpu_ops(options.dtype, options.threads);
-}
 
 void check_folder(const std::filesystem::path& model) {
   if (!std::filesystem::is_directory(model)) {
@@ -34,7 +28,7 @@ Lora read_adapter_for(const std::filesystem::path& model, const std::filesystem:
 
 void Policy::open_parts(const PolicyOptions& options) {
   check_folder(options.path);
-  ops = open_backend(options);
+  ops = make_ops({options.device, options.dtype, options.threads});
   tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(options.path));
 }
 

@@ -142,7 +142,7 @@ std::unique_ptr<QwenVl> load_shared(Communicator& ranks, const std::string& node
         "all nodes see the same files",
         ranks.rank());
   });
-  if (ranks.size() == 1 || !ops->shares_weights()) {
+  if (ranks.size() == 1 || ops->shared_packing() == nullptr) {
     run_alike(ranks, [&] { model = load(backward, nullptr); });
     return model;
   }

@@ -25,6 +25,8 @@ struct Ledger {
   std::mutex mutex;
   std::map<std::string, MemoryUse> by_label;
   MemoryUse total;
+  std::map<const void*, std::pair<std::size_t, std::string>>
+      device;  // bytes and label by address, for messages
 };
 
 Ledger& ledger() {
@@ -155,6 +157,10 @@ Buffer::Buffer(std::size_t bytes, std::string label) : bytes_(bytes), label_(std
 Buffer::~Buffer() {
   if (data_ == nullptr) return;
   if (counted_) account(label_, bytes_, false);
+  if (memory_ == Memory::device) {
+    const std::lock_guard lock(ledger().mutex);
+    ledger().device.erase(data_);
+  }
   if (owner_ != nullptr) return;
   if (has_own_block(bytes_))
     blocks().give(data_);
@@ -163,7 +169,7 @@ Buffer::~Buffer() {
 }
 
 Buffer Buffer::borrow(void* data, std::size_t bytes, std::string label, std::shared_ptr<const void> owner,
-                      bool counted) {
+                      bool counted, Memory memory) {
   CHECK(data == nullptr || owner != nullptr);
   Buffer buffer;
   buffer.data_ = data;
@@ -171,8 +177,29 @@ Buffer Buffer::borrow(void* data, std::size_t bytes, std::string label, std::sha
   buffer.label_ = std::move(label);
   buffer.owner_ = std::move(owner);
   buffer.counted_ = counted;
+  buffer.memory_ = memory;
   if (data != nullptr && counted) account(buffer.label_, bytes, true);
+  if (data != nullptr && memory == Memory::device) {
+    const std::lock_guard lock(ledger().mutex);
+    ledger().device[data] = {bytes, buffer.label_};
+  }
   return buffer;
+}
+
+void detail::refuse_host_access(const void* data) {
+  std::string label = "an unknown buffer";
+  {
+    const std::lock_guard lock(ledger().mutex);
+    const auto& device = ledger().device;
+    auto after = device.upper_bound(data);
+    if (after != device.begin()) {
+      const auto& [start, block] = *std::prev(after);
+      if (static_cast<const std::byte*>(data) < static_cast<const std::byte*>(start) + block.first)
+        label = block.second;
+    }
+  }
+  LOG(FATAL) << "the host touched device memory: " << label << "; copy it through DeviceMemory";
+  std::abort();
 }
 
 std::map<std::string, MemoryUse> memory_report() {
@@ -188,12 +215,14 @@ MemoryUse memory_total() {
 }
 
 Tensor Tensor::clone() const {
+  CHECK(memory() != Memory::device) << label();
   Tensor copy(type_, rows_, columns_, buffer_.label());
   if (bytes() != 0) std::memcpy(copy.buffer_.data(), buffer_.data(), bytes());
   return copy;
 }
 
 void Tensor::zero() {
+  CHECK(memory() != Memory::device) << label();
   if (bytes() != 0) std::memset(buffer_.data(), 0, bytes());
 }
 

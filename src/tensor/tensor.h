@@ -3,6 +3,7 @@
 //   Buffer   owns aligned bytes under a label (printed on out-of-memory and in the memory report)
 //   View     borrows mutable elements, ConstView const ones: a matrix [rows, columns] whose rows may be spaced
 //   Tensor   owns a dense matrix
+// All three carry the kind of memory they lie in; elements of device memory are out of the host's reach (CHECK).
 // Two dimensions are all the network needs; a vector is one row, higher shapes are named in comments.
 #pragma once
 
@@ -39,10 +40,14 @@ constexpr DType dtype_of() {
   }
 }
 
-/// Host memory, 64-byte aligned, move-only. Throws Error when the machine has none left.
+/// Where bytes live. The host may read and write host and pinned memory; device memory only a backend's operations may.
+enum class Memory : std::uint8_t { host, pinned, device };
+
+/// Bytes of one kind of memory, 64-byte aligned, move-only.
 class Buffer {
  public:
   Buffer() = default;
+  /// Host memory. Throws Error when the machine has none left.
   Buffer(std::size_t bytes, std::string label);
   ~Buffer();
   Buffer(Buffer&& other) noexcept { swap(other); }
@@ -54,12 +59,13 @@ class Buffer {
   Buffer& operator=(const Buffer&) = delete;
   /// Memory that `owner` keeps alive. `counted`: it stands in the memory report of this process.
   static Buffer borrow(void* data, std::size_t bytes, std::string label, std::shared_ptr<const void> owner,
-                       bool counted);
+                       bool counted, Memory memory = Memory::host);
 
   void* data() { return data_; }
   const void* data() const { return data_; }
   std::size_t bytes() const { return bytes_; }
   const std::string& label() const { return label_; }
+  Memory memory() const { return memory_; }
 
  private:
   void swap(Buffer& other) noexcept {
@@ -68,12 +74,14 @@ class Buffer {
     std::swap(label_, other.label_);
     std::swap(owner_, other.owner_);
     std::swap(counted_, other.counted_);
+    std::swap(memory_, other.memory_);
   }
   void* data_ = nullptr;
   std::size_t bytes_ = 0;
   std::string label_;
   std::shared_ptr<const void> owner_;  // none: the memory is this buffer's own
   bool counted_ = true;
+  Memory memory_ = Memory::host;
 };
 
 /// Bytes held now and at most so far, per label (all threads together).
@@ -85,6 +93,9 @@ std::map<std::string, MemoryUse> memory_report();
 MemoryUse memory_total();
 
 namespace detail {
+/// Ends the program: the host touched device memory. Names the label of the buffer that holds `data`.
+[[noreturn]] void refuse_host_access(const void* data);
+
 template <typename Void>
 class BasicView {
  public:
@@ -92,8 +103,9 @@ class BasicView {
   using Element = std::conditional_t<std::is_const_v<Void>, const T, T>;
 
   BasicView() = default;
-  BasicView(Void* data, DType type, std::int64_t rows, std::int64_t columns, std::int64_t stride)
-      : data_(data), type_(type), rows_(rows), columns_(columns), stride_(stride) {
+  BasicView(Void* data, DType type, std::int64_t rows, std::int64_t columns, std::int64_t stride,
+            Memory memory = Memory::host)
+      : data_(data), type_(type), memory_(memory), rows_(rows), columns_(columns), stride_(stride) {
     DCHECK_GE(stride, columns);
   }
   template <typename T>
@@ -104,10 +116,12 @@ class BasicView {
   template <typename Other>
   requires(std::is_const_v<Void> && !std::is_const_v<Other>)
       BasicView(const BasicView<Other>& other)  // NOLINT(google-explicit-constructor)
-      : BasicView(other.data(), other.type(), other.rows(), other.columns(), other.stride()) {}
+      : BasicView(other.data(), other.type(), other.rows(), other.columns(), other.stride(), other.memory()) {
+  }
 
   Void* data() const { return data_; }
   DType type() const { return type_; }
+  Memory memory() const { return memory_; }
   std::int64_t rows() const { return rows_; }
   std::int64_t columns() const { return columns_; }
   /// Elements from the start of a row to the start of the next.
@@ -116,26 +130,28 @@ class BasicView {
   bool empty() const { return size() == 0; }
   bool dense() const { return stride_ == columns_ || rows_ <= 1; }
 
-  /// The first element of a row, checked to be of type T.
+  /// The first element of a row, checked to be of type T and not to lie in device memory.
   template <typename T>
   Element<T>* row(std::int64_t index) const {
+    if (memory_ == Memory::device) refuse_host_access(data_);
     DCHECK(dtype_of<std::remove_const_t<T>>() == type_) << "is " << name_of(type_);
     return static_cast<Element<T>*>(data_) + index * stride_;
   }
   template <typename T>
   std::span<Element<T>> span() const {
+    if (memory_ == Memory::device) refuse_host_access(data_);
     CHECK(dense());
     CHECK(dtype_of<std::remove_const_t<T>>() == type_) << "is " << name_of(type_);
     return {static_cast<Element<T>*>(data_), static_cast<std::size_t>(size())};
   }
   BasicView row_range(std::int64_t first, std::int64_t count) const {
     CHECK(first >= 0 && count >= 0 && first + count <= rows_) << first << "+" << count << " of " << rows_;
-    return {advance(first * stride_), type_, count, columns_, stride_};
+    return {advance(first * stride_), type_, count, columns_, stride_, memory_};
   }
   BasicView column_range(std::int64_t first, std::int64_t count) const {
     CHECK(first >= 0 && count >= 0 && first + count <= columns_)
         << first << "+" << count << " of " << columns_;
-    return {advance(first), type_, rows_, count, stride_};
+    return {advance(first), type_, rows_, count, stride_, memory_};
   }
 
  private:
@@ -145,6 +161,7 @@ class BasicView {
   }
   Void* data_ = nullptr;
   DType type_ = DType::f32;
+  Memory memory_ = Memory::host;
   std::int64_t rows_ = 0, columns_ = 0, stride_ = 0;
 };
 }  // namespace detail
@@ -167,8 +184,8 @@ class Tensor {
     CHECK_EQ(buffer_.bytes(), static_cast<std::size_t>(rows * columns) * size_of(type));
   }
 
-  View view() { return {buffer_.data(), type_, rows_, columns_, columns_}; }
-  ConstView view() const { return {buffer_.data(), type_, rows_, columns_, columns_}; }
+  View view() { return {buffer_.data(), type_, rows_, columns_, columns_, memory()}; }
+  ConstView view() const { return {buffer_.data(), type_, rows_, columns_, columns_, memory()}; }
   ConstView const_view() const { return view(); }
   template <typename T>
   T* row(std::int64_t index) {
@@ -191,6 +208,9 @@ class Tensor {
   std::int64_t columns() const { return columns_; }
   std::int64_t size() const { return rows_ * columns_; }
   std::size_t bytes() const { return buffer_.bytes(); }
+  Memory memory() const { return buffer_.memory(); }
+  const std::string& label() const { return buffer_.label(); }
+  /// Both are for host memory (CHECK); DeviceMemory does the same for any.
   Tensor clone() const;
   void zero();
 

@@ -58,7 +58,7 @@ ActorRole::ActorRole(const Config& config, const Policy& policy, Communicator& w
       share_(world, roles.actors, kTagWork, [&data](std::int64_t step) { return data.rows_of_step(step); }) {}
 
 void ActorRole::set_adapter(const Lora& adapter) {
-  engine_.set_adapter(pack_adapter(policy_.model->config(), adapter, *policy_.ops));
+  engine_.set_adapter(pack_adapter(*policy_.model, adapter));
 }
 
 ActorRole::RolloutSeconds ActorRole::roll_out(const RolloutOptions& options) {

@@ -10,6 +10,7 @@
 
 #include "actor/engine.h"
 #include "core/error.h"
+#include "ops/backends.h"
 
 namespace biqa {
 namespace {
@@ -76,7 +77,7 @@ void check_lengths(const Config& config, const PromptSource& source, std::span<c
   const auto refuse_unless_fits = [&](const std::string& what, std::int64_t prompt, std::int64_t members,
                                       std::int64_t new_tokens) {
     const std::string why =
-        Engine::obstacle(source.model, config.model.dtype,
+        Engine::obstacle(source.model, cpu_kv_layout(head_shape(source.model.text), config.model.dtype),
                          static_cast<std::int64_t>(config.rollout.kv_memory), prompt, members, new_tokens);
     if (!why.empty()) fail("cannot run {}: {}", what, why);
   };

@@ -74,7 +74,7 @@ StartAdapter make_start_adapter(Config& config, StartParts parts, const Policy& 
         config.model.adapter.string());
   }
   follow_adapter(config, start.adapter.layout->spec(), first);
-  start.reference = pack_adapter(model, start.adapter, *policy.ops);
+  start.reference = pack_adapter(*policy.model, start.adapter);
   if (first && !config.train.dump_steps.empty()) start.dumped_reference = start.adapter;
   return start;
 }

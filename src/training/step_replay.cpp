@@ -52,7 +52,7 @@ void replay_step(const Policy& policy, const std::filesystem::path& dump,
     }
   }
   const std::shared_ptr<const PackedAdapter> reference =
-      step.reference ? pack_adapter(config, *step.reference, *policy.ops) : nullptr;
+      step.reference ? pack_adapter(*policy.model, *step.reference) : nullptr;
   const auto local = make_local();
   const std::vector<float> before = step.adapter.values;
   Learner learner(*policy.model, std::move(step.adapter), reference, *local, step.options);

@@ -36,14 +36,13 @@ void expect_same(const Results& a, const Results& b, const char* what) {
 class EngineTest : public ::testing::TestWithParam<DType> {
  protected:
   EngineTest() : model_(testing::load(files_, GetParam())) {
-    prompts_.push_back(
-        std::make_shared<PromptInput>(testing::image_prompt(model_->config(), 2, 2, 14, 1, features_)));
+    prompts_.push_back(std::make_shared<PromptInput>(testing::image_prompt(*model_, 2, 2, 14, 1, features_)));
     for (const std::int64_t length : {1, 16, 33}) {
       prompts_.push_back(std::make_shared<PromptInput>(
           testing::text_prompt(model_->config(), length, static_cast<std::uint64_t>(length))));
     }
     lora_ = testing::random_adapter(model_->config(), 3);
-    adapter_ = pack_adapter(model_->config(), lora_, model_->ops());
+    adapter_ = pack_adapter(*model_, lora_);
   }
 
   GenerateRequest request(std::uint64_t tag) const {
@@ -70,12 +69,13 @@ class EngineTest : public ::testing::TestWithParam<DType> {
     return results;
   }
   std::int64_t page_bytes() const {
-    return KvCache::page_bytes(model_->config(), GetParam(), model_->config().text.layers);
+    const TextConfig& text = model_->config().text;
+    return model_->ops().kv_layout(head_shape(text)).page_bytes * text.layers;
   }
 
   TinyModel files_{true};
   std::unique_ptr<QwenVl> model_;
-  std::vector<float> features_;
+  Tensor features_;
   std::vector<std::shared_ptr<const PromptInput>> prompts_;
   Lora lora_;
   std::shared_ptr<const PackedAdapter> adapter_;

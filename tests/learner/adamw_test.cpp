@@ -60,8 +60,8 @@ void replay(const nlohmann::json& run, const AdamWConfig& config, double clip, c
     const auto gradient = row.at("gradient").get<std::vector<T>>();
     const double norm = norm_of(gradient);
     EXPECT_NEAR(norm, row.at(names.norm).get<double>(), relative * norm);
-    adamw_update<T>(values, gradient, m, v, config, row.at("lr").get<double>(), clip_scale(norm, clip),
-                    ++step);
+    adamw_update<T>(values, gradient, m, v,
+                    {config, row.at("lr").get<double>(), clip_scale(norm, clip), ++step});
     expect_near(values, row.at(names.values), relative);
     expect_near(m, row.at(names.m), relative);
     expect_near(v, row.at(names.v), relative);
@@ -107,13 +107,13 @@ TEST(AdamW, ElementsAreIndependent) {
   std::vector<float> parts_m = whole_m;
   std::vector<float> parts_v = whole_v;
   const AdamWConfig config{0.9, 0.999, 1e-8, 0.01};
-  adamw_update<float>(whole, gradient, whole_m, whole_v, config, 1e-3, 0.7, 3);
+  adamw_update<float>(whole, gradient, whole_m, whole_v, {config, 1e-3, 0.7, 3});
   for (std::size_t begin = 0; begin < 37; begin += 5) {
     const std::size_t count = std::min<std::size_t>(5, 37 - begin);
     adamw_update<float>(std::span(parts).subspan(begin, count),
                         std::span<const float>(gradient).subspan(begin, count),
                         std::span(parts_m).subspan(begin, count), std::span(parts_v).subspan(begin, count),
-                        config, 1e-3, 0.7, 3);
+                        {config, 1e-3, 0.7, 3});
   }
   EXPECT_EQ(parts, whole);
   EXPECT_EQ(parts_m, whole_m);
@@ -125,9 +125,9 @@ TEST(AdamW, NoGradientMovesNothing) {
   std::vector<float> m(2);
   std::vector<float> v(2);
   const std::vector<float> gradient(2);
-  adamw_update<float>(values, gradient, m, v, {}, 1e-3, 1, 1);
+  adamw_update<float>(values, gradient, m, v, {{}, 1e-3, 1, 1});
   EXPECT_EQ(values, (std::vector<float>{1.5F, -2}));
-  adamw_update<float>({}, {}, {}, {}, {}, 1e-3, 1, 1);
+  adamw_update<float>({}, {}, {}, {}, {{}, 1e-3, 1, 1});
 }
 
 TEST(AdamW, SchedulesAgreeWithTransformers) {
@@ -175,8 +175,8 @@ TEST(AdamWDeathTest, WhatMustNotHappen) {
   EXPECT_DEATH(clip_scale(std::numeric_limits<double>::infinity(), 0), "gradient norm");
   std::vector<float> two(2);
   std::vector<float> one(1);
-  EXPECT_DEATH(adamw_update<float>(two, one, two, two, {}, 1e-3, 1, 1), "Check failed");
-  EXPECT_DEATH(adamw_update<float>(two, two, two, two, {}, 1e-3, 1, 0), "Check failed");
+  EXPECT_DEATH(adamw_update<float>(two, one, two, two, {{}, 1e-3, 1, 1}), "Check failed");
+  EXPECT_DEATH(adamw_update<float>(two, two, two, two, {{}, 1e-3, 1, 0}), "Check failed");
 }
 
 }  // namespace

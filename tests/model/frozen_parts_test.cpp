@@ -26,7 +26,7 @@ using testing::TinyModel;
 
 std::unique_ptr<QwenVl> load(const fs::path& folder, DType type, const FrozenParts* frozen,
                              WeightArena* arena = nullptr) {
-  return QwenVl::load(folder, make_cpu_ops(type, 1), {false, true, arena, frozen});
+  return QwenVl::load(folder, make_ops({"cpu", type, 1}), {false, true, arena, frozen});
 }
 
 /// The vision tower's features of a picture, and the head's logits of these.
@@ -38,10 +38,7 @@ Outputs outputs_of(const QwenVl& model) {
   const ImagePatches image{{1, 4, 6}, pixels};
   Outputs outputs;
   outputs.features = model.encode_images(std::span(&image, 1));
-  Tensor input(model.ops().compute_type(), outputs.features.rows(), outputs.features.columns(), "test");
-  model.ops().convert(outputs.features.const_view(), input.view());
-  outputs.logits = Tensor(DType::f32, input.rows(), model.config().text.vocab, "test");
-  model.ops().linear(input.const_view(), model.head(), outputs.logits.view());
+  outputs.logits = testing::logits_of(model, outputs.features.const_view());
   return outputs;
 }
 void expect_same(const Outputs& a, const Outputs& b) {
@@ -170,21 +167,7 @@ TEST_P(FrozenPartsOf, OnTheHeadLeaveTheEmbeddingAlone) {
   EXPECT_GT(distance(before.logits, after.logits), 1e-3);
   // Hidden states begin with the embedding.
   const PromptInput prompt = testing::text_prompt(config, 12, 3);
-  const auto hidden = [&](const QwenVl& network) {
-    KvCache cache(config, type, 16, config.text.layers);
-    KvSequence sequence;
-    CHECK(cache.extend(sequence, 12));
-    RowBatch batch;
-    for (std::int64_t i = 0; i < 12; ++i) {
-      const auto at = static_cast<std::size_t>(i);
-      batch.writes.push_back({static_cast<std::int32_t>(i), sequence.pages[0], static_cast<std::int32_t>(i)});
-      batch.append(prompt.ids[at], prompt.positions[at], nullptr);
-    }
-    batch.sequences.push_back({0, 12, 0, 12, sequence.pages.data()});
-    Tensor result(type, 12, config.text.hidden, "test");
-    network.forward(batch, cache, nullptr, result.view());
-    return result;
-  };
+  const auto hidden = [&](const QwenVl& network) { return testing::hidden_of(network, prompt, nullptr); };
   EXPECT_TRUE(same_bits(hidden(*plain).const_view(), hidden(*model).const_view()));
 }
 

@@ -4,34 +4,62 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstring>
 #include <set>
+#include <utility>
 
 #include "core/random.h"
 
 namespace biqa {
 namespace {
 
-ModelConfig config() {
-  ModelConfig c;
-  c.text.heads = 4;
-  c.text.kv_heads = 2;
-  c.text.head_dim = 16;
-  c.text.layers = 2;
-  return c;
+constexpr KvLayout kLayout{16, 0};
+
+/// Counts stores and copied pages; nothing else is asked of it.
+class Pages final : public Decoder {
+ public:
+  struct Store final : KvStore {};
+  std::unique_ptr<KvStore> make_kv(std::int64_t, std::int64_t) override { return std::make_unique<Store>(); }
+  void copy_page(KvStore&, std::int32_t from, std::int32_t to) override { copies.emplace_back(from, to); }
+  std::unique_ptr<BatchPlan> plan(const RowBatch&) override { return nullptr; }
+  std::shared_ptr<const PackedAdapter> pack_adapter(std::span<const LoraModule>, ConstView) override {
+    return nullptr;
+  }
+  void forward(const BatchPlan&, KvStore&, const PackedAdapter*, View, const ForwardOptions&) override {}
+  void backward(const BatchPlan&, KvStore&, const PackedAdapter&, const Tape&, ConstView, View) override {}
+  void log_prob(const BatchPlan&, ConstView, std::span<const std::int64_t>, float, std::span<float>,
+                std::span<float>, View) override {}
+  void spread_picks(const BatchPlan&, View, std::span<const float>, View) override {}
+  std::unique_ptr<SampledTokens> sample(const BatchPlan&, ConstView, std::span<const SampleRequest>,
+                                        std::span<const std::int64_t>) override {
+    return nullptr;
+  }
+  void logits(ConstView, View) override {}
+  std::vector<std::pair<std::int32_t, std::int32_t>> copies;
+};
+
+TEST(KvCache, CountsPages) {
+  EXPECT_EQ(KvCache::pages_for(0, kLayout), 0);
+  EXPECT_EQ(KvCache::pages_for(1, kLayout), 1);
+  EXPECT_EQ(KvCache::pages_for(16, kLayout), 1);
+  EXPECT_EQ(KvCache::pages_for(17, kLayout), 2);
+  EXPECT_EQ(KvCache::pages_for(17, {8, 0}), 3);
 }
 
-TEST(KvCache, CountsPagesAndBytes) {
-  EXPECT_EQ(KvCache::pages_for(0), 0);
-  EXPECT_EQ(KvCache::pages_for(1), 1);
-  EXPECT_EQ(KvCache::pages_for(16), 1);
-  EXPECT_EQ(KvCache::pages_for(17), 2);
-  EXPECT_EQ(KvCache::page_bytes(config(), DType::bf16, 2),
-            2 * 2 * (16 * 16 * 2) * 2);  // layers, heads, keys and values, bytes
+TEST(KvCache, PlacesTokens) {
+  Pages pages;
+  KvCache cache(pages, kLayout, 4, 2);
+  KvSequence sequence;
+  ASSERT_TRUE(cache.extend(sequence, 33));
+  const KvWrite write = cache.place(sequence, 18, 7);
+  EXPECT_EQ(write.row, 7);
+  EXPECT_EQ(write.page, sequence.pages[1]);
+  EXPECT_EQ(write.slot, 2);
+  EXPECT_EQ(cache.page_start(18), 16);
 }
 
 TEST(KvCache, ExtendTakesPagesOnlyWhenNeeded) {
-  KvCache cache(config(), DType::f32, 4, 2);
+  Pages pages;
+  KvCache cache(pages, kLayout, 4, 2);
   KvSequence sequence;
   ASSERT_TRUE(cache.extend(sequence, 16));
   EXPECT_EQ(cache.free_pages(), 3);
@@ -53,30 +81,24 @@ TEST(KvCache, ExtendTakesPagesOnlyWhenNeeded) {
 }
 
 TEST(KvCache, AForkSharesFullPagesAndCopiesTheLast) {
-  const auto ops = make_cpu_ops(DType::f32, 1);
-  KvCache cache(config(), DType::f32, 6, 2);
+  Pages pages;
+  KvCache cache(pages, kLayout, 6, 2);
   KvSequence parent;
   ASSERT_TRUE(cache.extend(parent, 37));
-  for (std::int64_t layer = 0; layer < 2; ++layer) {
-    const KvPages pages = cache.layer(layer);
-    for (std::size_t p = 0; p < 3; ++p) {
-      float* page = static_cast<float*>(pages.data) + parent.pages[p] * pages.page_elements;
-      std::fill_n(page, pages.page_elements, static_cast<float>(10 * layer) + static_cast<float>(p));
-    }
-  }
   KvSequence child;
-  ASSERT_TRUE(cache.fork(parent, child, ops.get()));
+  ASSERT_TRUE(cache.fork(parent, child));
   EXPECT_EQ(cache.free_pages(), 2);
   EXPECT_EQ(child.length, 37);
   EXPECT_EQ(child.pages[0], parent.pages[0]);
   EXPECT_EQ(child.pages[1], parent.pages[1]);
   EXPECT_NE(child.pages[2], parent.pages[2]);
-  for (std::int64_t layer = 0; layer < 2; ++layer) {
-    const KvPages pages = cache.layer(layer);
-    const float* copy = static_cast<const float*>(pages.data) + child.pages[2] * pages.page_elements;
-    EXPECT_TRUE(std::all_of(copy, copy + pages.page_elements,
-                            [&](float v) { return v == static_cast<float>(10 * layer) + 2; }));
-  }
+  ASSERT_EQ(pages.copies.size(), 1U);
+  EXPECT_EQ(pages.copies[0], std::pair(parent.pages[2], child.pages[2]));
+  KvSequence writer;
+  ASSERT_TRUE(cache.fork_to_write(parent, writer));
+  EXPECT_NE(writer.pages[2], parent.pages[2]);
+  EXPECT_EQ(pages.copies.size(), 1U) << "its content is written";
+  cache.release(writer);
   cache.release(parent);
   EXPECT_EQ(cache.free_pages(), 3) << "the shared pages are still the child's";
   cache.release(child);
@@ -84,22 +106,24 @@ TEST(KvCache, AForkSharesFullPagesAndCopiesTheLast) {
 }
 
 TEST(KvCache, AForkWithoutRoomChangesNothing) {
-  KvCache cache(config(), DType::f32, 2, 1);
+  Pages pages;
+  KvCache cache(pages, kLayout, 2, 1);
   KvSequence parent;
   KvSequence child;
   ASSERT_TRUE(cache.extend(parent, 20));
-  EXPECT_FALSE(cache.fork(parent, child, nullptr));
+  EXPECT_FALSE(cache.fork(parent, child));
   EXPECT_TRUE(child.pages.empty());
   cache.release(parent);
   EXPECT_EQ(cache.free_pages(), 2) << "the refused fork left no reference";
   ASSERT_TRUE(cache.extend(parent, 32));
-  EXPECT_TRUE(cache.fork(parent, child, nullptr)) << "full pages need no room";
+  EXPECT_TRUE(cache.fork(parent, child)) << "full pages need no room";
   EXPECT_EQ(child.pages, parent.pages);
 }
 
 // Any order of extending, forking and releasing: no page has two writers, and in the end all are free.
 TEST(KvCache, RandomUseNeverLosesOrSharesAPage) {
-  KvCache cache(config(), DType::f32, 40, 1);
+  Pages pages;
+  KvCache cache(pages, kLayout, 40, 1);
   std::vector<KvSequence> live;
   const RandomStream stream{5};
   for (std::uint64_t step = 0; step < 4000; ++step) {
@@ -111,7 +135,7 @@ TEST(KvCache, RandomUseNeverLosesOrSharesAPage) {
     } else if (word % 4 == 1) {
       KvSequence child;
       const std::size_t from = pick();
-      if (cache.fork(live[from], child, nullptr)) live.push_back(child);
+      if (cache.fork(live[from], child)) live.push_back(child);
     } else if (word % 4 == 2) {
       KvSequence& some = live[pick()];
       // A sequence writes behind its length; a shared page must be full.
@@ -124,9 +148,9 @@ TEST(KvCache, RandomUseNeverLosesOrSharesAPage) {
     std::set<std::int32_t> all;
     std::multiset<std::int32_t> lasts;
     for (const KvSequence& s : live) {
-      ASSERT_EQ(static_cast<std::int64_t>(s.pages.size()), KvCache::pages_for(s.length));
+      ASSERT_EQ(static_cast<std::int64_t>(s.pages.size()), KvCache::pages_for(s.length, kLayout));
       all.insert(s.pages.begin(), s.pages.end());
-      if (s.length % kPageTokens != 0) lasts.insert(s.pages.back());
+      if (s.length % kLayout.page_tokens != 0) lasts.insert(s.pages.back());
     }
     ASSERT_EQ(static_cast<std::int64_t>(all.size()) + cache.free_pages(), 40);
     for (const std::int32_t page : lasts) {
@@ -140,7 +164,8 @@ TEST(KvCache, RandomUseNeverLosesOrSharesAPage) {
 }
 
 TEST(KvCacheDeathTest, ReleasingTwiceIsAMistake) {
-  KvCache cache(config(), DType::f32, 2, 1);
+  Pages pages;
+  KvCache cache(pages, kLayout, 2, 1);
   KvSequence sequence;
   ASSERT_TRUE(cache.extend(sequence, 4));
   KvSequence copy = sequence;

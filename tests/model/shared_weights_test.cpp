@@ -20,37 +20,18 @@ std::ostream& operator<<(std::ostream& out, const Setting& s) {
 }
 
 std::unique_ptr<QwenVl> load(const TinyModel& files, DType type, QwenVl::Options options) {
-  return QwenVl::load(files.path(), make_cpu_ops(type, 1), options);
+  return QwenVl::load(files.path(), make_ops({"cpu", type, 1}), options);
 }
 
 /// Logits of every token of a prompt with a picture that goes through the vision tower.
 Tensor logits(const QwenVl& model) {
-  const ModelConfig& config = model.config();
   const std::vector<float> pixels = testing::random_values(4 * 6 * TinyModel::kPatchValues, 2, 3);
   const ImagePatches image{{1, 4, 6}, pixels};
   const Tensor features = model.encode_images(std::span(&image, 1));
-  std::vector<float> unused;
-  PromptInput prompt = testing::image_prompt(config, 2, 3, 30, 1, unused);
-  for (std::int64_t cell = 0; cell < 6; ++cell)
-    prompt.features[static_cast<std::size_t>(2 + cell)] = features.row<float>(cell);
-  const DType type = model.ops().compute_type();
-  KvCache cache(config, type, 32, config.text.layers);
-  KvSequence sequence;
-  const auto count = static_cast<std::int64_t>(prompt.ids.size());
-  CHECK(cache.extend(sequence, count));
-  RowBatch batch;
-  for (std::int64_t i = 0; i < count; ++i) {
-    const auto at = static_cast<std::size_t>(i);
-    batch.writes.push_back({static_cast<std::int32_t>(i), sequence.pages[at / kPageTokens],
-                            static_cast<std::int32_t>(i % kPageTokens)});
-    batch.append(prompt.ids[at], prompt.positions[at], prompt.features[at]);
-  }
-  batch.sequences.push_back({0, count, 0, count, sequence.pages.data()});
-  Tensor hidden(type, count, config.text.hidden, "test");
-  model.forward(batch, cache, nullptr, hidden.view());
-  Tensor result(DType::f32, count, config.text.vocab, "test");
-  model.ops().linear(hidden.const_view(), model.head(), result.view());
-  return result;
+  Tensor unused;
+  PromptInput prompt = testing::image_prompt(model, 2, 3, 30, 1, unused);
+  prompt.features.front().features = features.view();
+  return testing::logits_of(model, testing::hidden_of(model, prompt, nullptr).view());
 }
 
 class SharedWeights : public ::testing::TestWithParam<Setting> {};

@@ -33,8 +33,9 @@ double distance(std::span<const float> a, std::span<const float> b) {
 /// Two groups: a prompt with a picture that ends inside a page, with completions of 7, 1 and 18 tokens, and a
 /// text prompt of exactly one page with completions of 3 and 2.
 struct Data {
-  explicit Data(const ModelConfig& config)
-      : prompts{testing::image_prompt(config, 2, 3, 13, 1, features), testing::text_prompt(config, 16, 2)} {
+  explicit Data(const QwenVl& model)
+      : prompts{testing::image_prompt(model, 2, 3, 13, 1, features),
+                testing::text_prompt(model.config(), 16, 2)} {
     for (const std::int64_t length : {7, 1, 18})
       completions[0].push_back(random_ids(length, 10 + static_cast<std::uint64_t>(length)));
     for (const std::int64_t length : {3, 2})
@@ -49,12 +50,16 @@ struct Data {
       groups.push_back(std::move(group));
     }
   }
-  std::vector<float> features;
+  Tensor features;
   std::array<PromptInput, 2> prompts;
   std::array<std::vector<std::vector<std::int64_t>>, 2> completions;
   std::vector<PromptGroup> groups;
   TokenValues factors;  ///< weights of the tokens' log-probabilities in a scalar
 };
+
+View flat(std::vector<float>& values) {
+  return {values.data(), 1, static_cast<std::int64_t>(values.size())};
+}
 
 struct Result {
   TokenValues logp, entropy;
@@ -67,11 +72,11 @@ class Pass : public ::testing::Test {
   explicit Pass(bool tied = true) : files_(tied) {}
   void load(DType type, int threads = 1) {
     model_ = testing::load(files_, type, threads);
-    data_ = std::make_unique<Data>(model_->config());
+    data_ = std::make_unique<Data>(*model_);
   }
   Result run(std::span<const PromptGroup> groups, const TokenValues& factors, const Lora* lora,
              PassOptions options) const {
-    const auto adapter = lora != nullptr ? pack_adapter(model_->config(), *lora, model_->ops()) : nullptr;
+    const auto adapter = lora != nullptr ? pack_adapter(*model_, *lora) : nullptr;
     TrainingPass pass(*model_, adapter.get(), options);
     Result result;
     pass.forward(groups, result.logp, result.entropy);
@@ -84,7 +89,7 @@ class Pass : public ::testing::Test {
     }
     if (options.gradient) {
       result.gradient.assign(lora->layout->size(), 0.0F);
-      pass.backward(factors, result.gradient);
+      pass.backward(factors, flat(result.gradient));
     }
     return result;
   }
@@ -182,7 +187,7 @@ TEST_P(PassTypes, TheReferenceIsTheNetworkWithoutAdapter) {
 
 TEST_P(PassTypes, APassCanBeUsedAgain) {
   const Lora lora = adapter();
-  const auto packed = pack_adapter(model_->config(), lora, model_->ops());
+  const auto packed = pack_adapter(*model_, lora);
   const Result expected = run(&lora, with_gradient());
   TrainingPass pass(*model_, packed.get(), with_gradient());
   for (int repeat = 0; repeat < 2; ++repeat) {
@@ -190,7 +195,7 @@ TEST_P(PassTypes, APassCanBeUsedAgain) {
     TokenValues entropy;
     std::vector<float> gradient(lora.values.size(), 0.0F);
     pass.forward(data_->groups, logp, entropy);
-    pass.backward(data_->factors, gradient);
+    pass.backward(data_->factors, flat(gradient));
     EXPECT_EQ(logp, expected.logp);
     EXPECT_EQ(gradient, expected.gradient);
     pass.forward(std::span(data_->groups).first(1), logp, entropy);  // abandoned without a backward
@@ -286,7 +291,7 @@ TEST_F(Pass, Bf16IsNearF32) {
 TEST_F(Pass, GradientsAddUpInTheTarget) {
   load(DType::f32);
   const Lora lora = adapter();
-  const auto packed = pack_adapter(model_->config(), lora, model_->ops());
+  const auto packed = pack_adapter(*model_, lora);
   const Result once = run(&lora, with_gradient());
   std::vector<float> gradient(lora.values.size(), 0.0F);
   for (int repeat = 0; repeat < 2; ++repeat) {
@@ -294,7 +299,7 @@ TEST_F(Pass, GradientsAddUpInTheTarget) {
     TokenValues logp;
     TokenValues entropy;
     pass.forward(data_->groups, logp, entropy);
-    pass.backward(data_->factors, gradient);
+    pass.backward(data_->factors, flat(gradient));
   }
   std::vector<float> twice = once.gradient;
   for (float& value : twice) value *= 2;
@@ -304,13 +309,13 @@ TEST_F(Pass, GradientsAddUpInTheTarget) {
 TEST_F(Pass, ABackwardWithoutATapeIsAMistake) {
   load(DType::f32);
   const Lora lora = adapter();
-  const auto packed = pack_adapter(model_->config(), lora, model_->ops());
+  const auto packed = pack_adapter(*model_, lora);
   TrainingPass pass(*model_, packed.get(), {});
   TokenValues logp;
   TokenValues entropy;
   pass.forward(data_->groups, logp, entropy);
   std::vector<float> gradient(lora.values.size(), 0.0F);
-  EXPECT_DEATH(pass.backward(data_->factors, gradient), "without a forward that kept its tape");
+  EXPECT_DEATH(pass.backward(data_->factors, flat(gradient)), "without a forward that kept its tape");
 }
 
 }  // namespace

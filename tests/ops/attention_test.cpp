@@ -9,8 +9,8 @@
 
 #include "core/error.h"
 #include "core/random.h"
-#include "ops/ops.h"
 #include "support/compare.h"
+#include "support/operations.h"
 #include "support/oracle.h"
 
 namespace biqa {
@@ -119,7 +119,7 @@ INSTANTIATE_TEST_SUITE_P(Cases, Attention, ::testing::ValuesIn(cases()));
 
 TEST_P(Attention, AgreesWithTheFormula) {
   const auto& [shape, type] = GetParam();
-  const auto ops = make_cpu_ops(type, 2);
+  const auto ops = testing::make_operations(type, 2);
   // Lengths around the page size; the third sequence goes on from 19 tokens that were stored before.
   const std::vector<std::int64_t> rows{1, 16, 5, 35};
   const std::vector<std::int64_t> before{0, 0, 19, 0};
@@ -189,7 +189,7 @@ TEST_P(Attention, ARowDoesNotDependOnItsBatchOrTheThreads) {
   const Tensor v = random_tensor(DType::f32, kLength, shape.kv_heads * shape.head_dim, 2, 3);
   Paged paged(shape, type, 8);
   const auto pages = paged.take(kLength);
-  const auto single = make_cpu_ops(type, 1);
+  const auto single = testing::make_operations(type, 1);
   Tensor alone(type, kLength, q.columns(), "test");
   for (std::int64_t t = 0; t < kLength; ++t) {  // token by token, each written just before it is read
     std::vector<KvWrite> writes;
@@ -200,7 +200,7 @@ TEST_P(Attention, ARowDoesNotDependOnItsBatchOrTheThreads) {
                       alone.view().row_range(t, 1), View{});
   }
   for (const int threads : {1, 2}) {
-    const auto ops = make_cpu_ops(type, threads);
+    const auto ops = testing::make_operations(type, threads);
     for (const std::int64_t rows : {2, 3, 7, 8, 9, 33, 75}) {
       const std::int64_t first = kLength - rows;
       Tensor out(type, rows, q.columns(), "test");
@@ -238,7 +238,7 @@ TEST_P(Attention, SegmentsAgreeWithTheFormula) {
       expected_attention(matrix_of(q), matrix_of(k), matrix_of(v), shape, visible, type);
   Tensor first(type, 53, width, "test");
   for (const int threads : {1, 2}) {
-    const auto ops = make_cpu_ops(type, threads);
+    const auto ops = testing::make_operations(type, threads);
     Tensor out(type, 53, width, "test");
     ops->segment_attention(q, k, v, shape, boundaries, out.view());
     EXPECT_TRUE(expected.agrees_with(out.view())) << threads;
@@ -316,7 +316,7 @@ TEST_P(AttentionBackward, IsTheDerivative) {
   Tensor exact(DType::f32, rows.queries, shape.heads * dim, "test");
   for (std::size_t i = 0; i < result.values.size(); ++i)
     exact.span<float>()[i] = static_cast<float>(result.values[i]);
-  const auto single = make_cpu_ops(c.type, 1);
+  const auto single = testing::make_operations(c.type, 1);
   single->convert(exact.view(), out.view());
 
   // Magnitudes of the sums, for the bounds.
@@ -383,7 +383,7 @@ TEST_P(AttentionBackward, IsTheDerivative) {
 
   Tensor first_q, first_k, first_v;
   for (const int threads : {1, 2}) {
-    const auto ops = make_cpu_ops(c.type, threads);
+    const auto ops = testing::make_operations(c.type, threads);
     Tensor d_q(DType::f32, q.rows(), q.columns(), "test");
     Tensor d_k(DType::f32, k.rows(), k.columns(), "test");
     Tensor d_v(DType::f32, v.rows(), v.columns(), "test");
@@ -415,7 +415,7 @@ class NotFinite : public ::testing::TestWithParam<Case> {
   NotFinite()
       : shape_(GetParam().shape),
         type_(GetParam().type),
-        ops_(make_cpu_ops(type_, 2)),
+        ops_(testing::make_operations(type_, 2)),
         q_(random_tensor(DType::f32, kTokens, shape_.heads * shape_.head_dim, 2, 1)),
         k_(random_tensor(DType::f32, kCapacity, shape_.kv_heads * shape_.head_dim, 2, 2)),
         v_(random_tensor(DType::f32, kCapacity, shape_.kv_heads * shape_.head_dim, 2, 3)) {}
@@ -447,7 +447,7 @@ class NotFinite : public ::testing::TestWithParam<Case> {
 
   HeadShape shape_;
   DType type_;
-  std::unique_ptr<Ops> ops_;
+  std::unique_ptr<testing::Operations> ops_;
   Tensor q_, k_, v_;
 };
 INSTANTIATE_TEST_SUITE_P(Cases, NotFinite, ::testing::ValuesIn(cases()));
@@ -497,7 +497,7 @@ TEST(AttentionMemory, AnAllocationThatFailsIsAnErrorWithAnyNumberOfThreads) {
   const HeadShape shape{2, 2, 16};
   const Tensor q = random_tensor(DType::f32, 2, 32, 1, 1);
   for (const int threads : {1, 2}) {
-    const auto ops = make_cpu_ops(DType::f32, threads);
+    const auto ops = testing::make_operations(DType::f32, threads);
     Paged paged(shape, DType::f32, 1);
     const auto pages = paged.take(1);
     Tensor out(DType::f32, 2, 32, "test");
@@ -514,7 +514,7 @@ TEST(AttentionMemory, AnAllocationThatFailsIsAnErrorWithAnyNumberOfThreads) {
 
 TEST(AttentionPages, ACopiedPageHoldsTheSame) {
   const HeadShape shape{2, 1, 20};
-  const auto ops = make_cpu_ops(DType::f32, 1);
+  const auto ops = testing::make_operations(DType::f32, 1);
   Paged paged(shape, DType::f32, 3);
   const Tensor k = random_tensor(DType::f32, 5, 20, 1, 1);
   const Tensor v = random_tensor(DType::f32, 5, 20, 1, 2);

@@ -9,8 +9,8 @@
 
 #include "core/error.h"
 #include "core/random.h"
-#include "ops/ops.h"
 #include "support/compare.h"
+#include "support/operations.h"
 #include "support/oracle.h"
 
 namespace biqa {
@@ -61,7 +61,7 @@ TEST_P(Head, AgreesWithTheFormula) {
   const Tensor h = random_tensor(c.type, c.rows, c.hidden, 2, 1);
   const Tensor weight = random_tensor(c.type, c.vocabulary, c.hidden, 1, 2);
   const auto targets = targets_of(c.rows, c.vocabulary);
-  const auto ops = make_cpu_ops(c.type, 2);
+  const auto ops = testing::make_operations(c.type, 2);
   const auto head = ops->pack(weight.view(), {}, true);
   std::vector<float> logp(targets.size());
   std::vector<float> entropy(targets.size());
@@ -122,7 +122,7 @@ TEST(HeadBatch, ARowDoesNotDependOnItsBatchOrTheThreads) {
     for (std::uint64_t i = 0; i < 300; ++i)
       requests.push_back({0.9F, i % 3 == 0 ? 7 : 0, i % 2 == 0 ? 0.8F : 1.0F, i % 5 == 0, draws.uniform(i)});
     for (const int threads : {1, 2}) {
-      const auto ops = make_cpu_ops(type, threads);
+      const auto ops = testing::make_operations(type, threads);
       const auto head = ops->pack(weight.view(), {}, true);
       for (std::size_t r = 0; threads == 1 && r < 300; ++r) {
         const auto row = static_cast<std::int64_t>(r);
@@ -160,7 +160,7 @@ constexpr std::size_t kDraws = 4000;
 /// A head whose logits are the given ones: hidden size 1, h = 1.
 struct Logits {
   explicit Logits(const std::vector<float>& logits)
-      : ops(make_cpu_ops(DType::f32, 1)), ones(DType::f32, kDraws, 1, "test") {
+      : ops(testing::make_operations(DType::f32, 1)), ones(DType::f32, kDraws, 1, "test") {
     const ConstView weight(logits.data(), static_cast<std::int64_t>(logits.size()), 1);
     head = ops->pack(weight, {}, false);
     std::fill(ones.span<float>().begin(), ones.span<float>().end(), 1.0F);
@@ -181,7 +181,7 @@ struct Logits {
     for (const SampledToken& token : tokens) counts[static_cast<std::size_t>(token.id)] += 1.0 / kDraws;
     return counts;
   }
-  std::unique_ptr<Ops> ops;
+  std::unique_ptr<testing::Operations> ops;
   std::unique_ptr<FrozenLinear> head;
   Tensor ones;
 };
@@ -284,7 +284,7 @@ TEST(Sampling, LogitsThatAreNoNumbersAreAnError) {
   constexpr std::int64_t kRows = 9, kHidden = 16, kVocabulary = 70;
   for (const DType type : {DType::f32, DType::bf16}) {
     for (const int threads : {1, 2}) {
-      const auto ops = make_cpu_ops(type, threads);
+      const auto ops = testing::make_operations(type, threads);
       const auto head = ops->pack(random_tensor(type, kVocabulary, kHidden, 1, 2).view(), {}, true);
       for (const float value :
            {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {

@@ -6,8 +6,8 @@
 #include <numeric>
 
 #include "core/random.h"
-#include "ops/ops.h"
 #include "support/compare.h"
+#include "support/operations.h"
 #include "support/oracle.h"
 
 namespace biqa {
@@ -63,7 +63,7 @@ struct Setting {
     }
     for (std::int64_t r = 0; r < c.rows; ++r) keys.push_back(mix64(static_cast<std::uint64_t>(r)));
     dropout = {c.rate, 99, keys};
-    packed = make_cpu_ops(c.type, 1)->pack_lora(c.in, factors);
+    packed = testing::make_operations(c.type, 1)->pack_lora(c.in, factors);
     for (std::size_t p = 0; p < c.parts.size(); ++p) masks.push_back(mask_of(c, p));
   }
   const Dropout* dropout_of(const Case& c) const { return c.rate > 0 ? &dropout : nullptr; }
@@ -105,7 +105,7 @@ TEST_P(LoraOp, ForwardAgreesWithTheFormula) {
   const Tensor before = random_tensor(DType::f32, c.rows, c.total_out, 2, 2);
   Tensor u(DType::f32, c.rows, s.packed->rank, "test");
   Tensor y = before.clone();
-  make_cpu_ops(c.type, 2)->lora(s.x.view(), *s.packed, s.dropout_of(c), u.view(), y.view());
+  testing::make_operations(c.type, 2)->lora(s.x.view(), *s.packed, s.dropout_of(c), u.view(), y.view());
   const Real x = matrix_of(s.x.view());
   const Real start = matrix_of(before.view());
   ExpectedMatrix expected(c.rows, c.total_out);
@@ -138,7 +138,7 @@ TEST_P(LoraOp, BackwardIsTheDerivative) {
   Tensor u(DType::f32, c.rows, s.packed->rank, "test");
   Tensor y(DType::f32, c.rows, c.total_out, "test");
   y.zero();
-  make_cpu_ops(c.type, 1)->lora(s.x.view(), *s.packed, s.dropout_of(c), u.view(), y.view());
+  testing::make_operations(c.type, 1)->lora(s.x.view(), *s.packed, s.dropout_of(c), u.view(), y.view());
 
   const Real x = matrix_of(s.x.view());
   std::vector<Real> a, b, d_part;
@@ -218,7 +218,7 @@ TEST_P(LoraOp, BackwardIsTheDerivative) {
       results.b.push_back(random_tensor(DType::f32, part.out, part.rank, 0.5, 6));
       gradients.push_back({results.a.back().row<float>(0), results.b.back().row<float>(0)});
     }
-    make_cpu_ops(c.type, threads)
+    testing::make_operations(c.type, threads)
         ->lora_backward(s.x.view(), u.view(), dy.view(), *s.packed, s.dropout_of(c),
                         with_input ? results.x.view() : View{}, gradients);
     return results;
@@ -247,7 +247,7 @@ TEST(LoraOpBatch, ARowDoesNotDependOnItsBatchOrTheThreads) {
       Tensor alone_u(DType::f32, c.rows, s.packed->rank, "test");
       Tensor alone(DType::f32, c.rows, c.total_out, "test");
       alone.zero();
-      const auto single = make_cpu_ops(type, 1);
+      const auto single = testing::make_operations(type, 1);
       for (std::int64_t r = 0; r < c.rows; ++r) {
         Dropout one = s.dropout;
         one.token_keys = one.token_keys.subspan(static_cast<std::size_t>(r), 1);
@@ -255,7 +255,7 @@ TEST(LoraOpBatch, ARowDoesNotDependOnItsBatchOrTheThreads) {
                      alone_u.view().row_range(r, 1), alone.view().row_range(r, 1));
       }
       for (const int threads : {1, 2}) {
-        const auto ops = make_cpu_ops(type, threads);
+        const auto ops = testing::make_operations(type, threads);
         for (const std::int64_t rows : {2, 7, 8, 9, 31, 33, 64, 300}) {
           Tensor u(DType::f32, rows, s.packed->rank, "test");
           Tensor y(DType::f32, rows, c.total_out, "test");

@@ -6,8 +6,8 @@
 #include <cmath>
 #include <limits>
 
-#include "ops/ops.h"
 #include "support/compare.h"
+#include "support/operations.h"
 #include "support/oracle.h"
 
 namespace biqa {
@@ -66,7 +66,7 @@ TEST(Oracle, ComplexStepGivesTheDerivative) {
 
 class Products : public ::testing::TestWithParam<DType> {
  protected:
-  Tensor linear(Ops& ops, const FrozenLinear& packed, ConstView x) {
+  Tensor linear(testing::Operations& ops, const FrozenLinear& packed, ConstView x) {
     Tensor y(DType::f32, x.rows(), packed.out, "test");
     ops.linear(x, packed, y.view());
     return y;
@@ -80,7 +80,7 @@ struct Shape {
 };
 
 TEST_P(Products, BackwardAgreesWithTheFormulaAndAccumulates) {
-  const auto ops = make_cpu_ops(GetParam(), 2);
+  const auto ops = testing::make_operations(GetParam(), 2);
   for (const Shape& s :
        {Shape{1, 1, 1}, Shape{5, 33, 17}, Shape{37, 20, 70}, Shape{66, 7, 301}, Shape{9, 300, 600}}) {
     const Tensor dy = random_tensor(GetParam(), s.rows, s.out, 2, 1);
@@ -111,7 +111,7 @@ TEST_P(Products, BackwardAgreesWithTheFormulaAndAccumulates) {
 }
 
 TEST_P(Products, AccumulateAddsToWhatIsThere) {
-  const auto ops = make_cpu_ops(GetParam(), 1);
+  const auto ops = testing::make_operations(GetParam(), 1);
   const Tensor x = random_tensor(GetParam(), 9, 40, 1, 1);
   const Tensor weight = random_tensor(GetParam(), 23, 40, 1, 2);
   const Tensor bias = random_tensor(DType::f32, 1, 23, 1, 3);
@@ -144,7 +144,7 @@ TEST_P(Products, ARowDoesNotDependOnItsBatch) {
     Tensor alone_back(DType::f32, s.rows, s.in, "test");
     const Tensor before = alone_added.clone();
     for (const int threads : {1, 2}) {
-      const auto ops = make_cpu_ops(GetParam(), threads);
+      const auto ops = testing::make_operations(GetParam(), threads);
       const auto packed = ops->pack(weight.view(), bias.span<float>(), true);
       for (std::int64_t r = 0; threads == 1 && r < s.rows; ++r) {
         ops->linear(x.view().row_range(r, 1), *packed, alone.view().row_range(r, 1));
@@ -173,7 +173,7 @@ TEST_P(Products, ARowDoesNotDependOnItsBatch) {
 }
 
 TEST_P(Products, EveryRowCountUpTo300) {
-  const auto ops = make_cpu_ops(GetParam(), 1);
+  const auto ops = testing::make_operations(GetParam(), 1);
   const Tensor x = random_tensor(GetParam(), 300, 40, 1, 10);
   const Tensor weight = random_tensor(GetParam(), 48, 40, 1, 11);
   const auto packed = ops->pack(weight.view(), {}, false);
@@ -186,7 +186,7 @@ TEST_P(Products, EveryRowCountUpTo300) {
 }
 
 TEST(ProductsDeathTest, ABackwardThatWasNotPackedIsAMistake) {
-  const auto ops = make_cpu_ops(DType::f32, 1);
+  const auto ops = testing::make_operations(DType::f32, 1);
   const Tensor weight = random_tensor(DType::f32, 3, 4, 1, 1);
   const auto packed = ops->pack(weight.view(), {}, false);
   const Tensor dy = random_tensor(DType::f32, 2, 3, 1, 2);

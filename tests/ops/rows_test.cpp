@@ -8,8 +8,8 @@
 #include <numbers>
 
 #include "ops/cpu/kernels.h"
-#include "ops/ops.h"
 #include "support/compare.h"
+#include "support/operations.h"
 #include "support/oracle.h"
 
 namespace biqa {
@@ -30,7 +30,7 @@ constexpr std::array<DType, 2> kTypes{DType::f32, DType::bf16};
 constexpr double kUnit = 0x1.0p-24;
 
 TEST(Rows, RmsNormBackwardIsTheDerivative) {
-  const auto ops = make_cpu_ops(DType::f32, 2);
+  const auto ops = testing::make_operations(DType::f32, 2);
   constexpr float kEpsilon = 1e-3F;
   for (const std::int64_t n : kWidths) {
     const std::int64_t rows = 3;
@@ -71,7 +71,7 @@ TEST(Rows, RmsNormBackwardIsTheDerivative) {
 constexpr double kSiluBound = 12 * kUnit;
 
 TEST(Rows, SwigluAgreesWithTheFormula) {
-  const auto ops = make_cpu_ops(DType::f32, 2);
+  const auto ops = testing::make_operations(DType::f32, 2);
   for (const DType type : kTypes) {
     for (const std::int64_t n : kWidths) {
       const Tensor gate_up = random_tensor(DType::f32, 5, 2 * n, 12, 1);
@@ -89,7 +89,7 @@ TEST(Rows, SwigluAgreesWithTheFormula) {
 }
 
 TEST(Rows, SwigluOfLargeNumbersIsFinite) {
-  const auto ops = make_cpu_ops(DType::f32, 1);
+  const auto ops = testing::make_operations(DType::f32, 1);
   Tensor gate_up(DType::f32, 1, 8, "test");
   const std::array<float, 8> values{-1000, 1000, -88.5F, 88.5F, 1, 1, 1, 1};
   std::copy(values.begin(), values.end(), gate_up.row<float>(0));
@@ -102,7 +102,7 @@ TEST(Rows, SwigluOfLargeNumbersIsFinite) {
 }
 
 TEST(Rows, SwigluBackwardIsTheDerivative) {
-  const auto ops = make_cpu_ops(DType::f32, 2);
+  const auto ops = testing::make_operations(DType::f32, 2);
   for (const DType type : kTypes) {
     for (const std::int64_t n : {1, 15, 16, 33, 80}) {
       const Tensor gate_up = random_tensor(DType::f32, 2, 2 * n, 6, 1);
@@ -129,7 +129,7 @@ TEST(Rows, SwigluBackwardIsTheDerivative) {
 }
 
 TEST(Rows, GeluAgreesWithTheFormula) {
-  const auto ops = make_cpu_ops(DType::f32, 2);
+  const auto ops = testing::make_operations(DType::f32, 2);
   for (const DType type : kTypes) {
     const Tensor x = random_tensor(DType::f32, 9, 33, 6, 1);
     Tensor y(type, 9, 33, "test");
@@ -148,7 +148,7 @@ TEST(Rows, GeluAgreesWithTheFormula) {
 }
 
 TEST(Rows, RotateTurnsPairsAndInverseTurnsBack) {
-  const auto ops = make_cpu_ops(DType::f32, 2);
+  const auto ops = testing::make_operations(DType::f32, 2);
   for (const std::int64_t dim : {2, 8, 16, 20, 32, 80, 128}) {
     const std::int64_t rows = 37;
     const std::int64_t heads = 3;
@@ -185,7 +185,7 @@ TEST(Rows, RotateTurnsPairsAndInverseTurnsBack) {
 }
 
 TEST(Rows, ConvertGatherScatterScaleEmbed) {
-  const auto ops = make_cpu_ops(DType::f32, 2);
+  const auto ops = testing::make_operations(DType::f32, 2);
   const Tensor x = random_tensor(DType::f32, 70, 19, 3, 1);
   Tensor narrow(DType::bf16, 70, 19, "test");
   ops->convert(x.view(), narrow.view());
@@ -234,13 +234,13 @@ TEST(Rows, ARowDoesNotDependOnItsBatchOrTheThreads) {
     const Tensor gate_up = random_tensor(DType::f32, 300, 66, 2, 3);
     Tensor normed(type, 300, 77, "test");
     Tensor product(type, 300, 33, "test");
-    const auto single = make_cpu_ops(type, 1);
+    const auto single = testing::make_operations(type, 1);
     for (std::int64_t r = 0; r < 300; ++r) {
       single->rms_norm(x.view().row_range(r, 1), weight.view(), 1e-6F, normed.view().row_range(r, 1));
       single->swiglu(gate_up.view().row_range(r, 1), product.view().row_range(r, 1));
     }
     for (const int threads : {1, 2}) {
-      const auto ops = make_cpu_ops(type, threads);
+      const auto ops = testing::make_operations(type, threads);
       for (const std::int64_t rows : {2, 17, 32, 33, 64, 200, 300}) {
         Tensor y(type, rows, 77, "test");
         ops->rms_norm(x.view().row_range(300 - rows, rows), weight.view(), 1e-6F, y.view());

@@ -4,7 +4,7 @@
 
 #include <array>
 
-#include "ops/ops.h"
+#include "ops/cpu/cpu_ops.h"
 #include "support/compare.h"
 
 namespace biqa {
@@ -27,7 +27,7 @@ INSTANTIATE_TEST_SUITE_P(Types, SharedProducts, ::testing::Values(DType::f32, DT
 
 TEST_P(SharedProducts, AreThoseOfAPrivateCopyToTheBit) {
   const auto ops = make_cpu_ops(GetParam(), 1);
-  ASSERT_TRUE(ops->shares_weights());
+  ASSERT_NE(ops->shared_packing(), nullptr);
   std::vector<Tensor> weights;
   std::vector<std::vector<float>> biases;
   for (std::size_t i = 0; i < kShapes.size(); ++i) {

@@ -40,7 +40,7 @@ std::vector<std::string> as_ranks(const std::function<void(Communicator& world)>
                                   Seconds deadline = Seconds(60)) {
   // oneDNN is not instrumented: the thread sanitizer does not see how its first use guards what it sets up.
   const float one = 1;
-  make_cpu_ops(DType::f32, 1)->pack(ConstView(&one, 1, 1), {}, false);
+  make_ops({"cpu", DType::f32, 1})->pack(ConstView(&one, 1, 1), {}, false);
   auto world = make_thread_world(kRanks, deadline);
   std::vector<std::string> errors(kRanks);
   std::vector<std::thread> threads;
@@ -61,20 +61,23 @@ Tensor result_of(const QwenVl& model) {
   const std::vector<float> pixels = random_values(4 * 6 * TinyModel::kPatchValues, 2, 3);
   const ImagePatches image{{1, 4, 6}, pixels};
   const Tensor features = model.encode_images(std::span(&image, 1));
-  Tensor input(model.ops().compute_type(), features.rows(), features.columns(), "test");
-  model.ops().convert(features.const_view(), input.view());
-  Tensor logits(DType::f32, input.rows(), model.config().text.vocab, "test");
-  model.ops().linear(input.const_view(), model.head(), logits.view());
-  return logits;
+  return testing::logits_of(model, features.view());
 }
 /// The backward of the head.
 Tensor backward_of(const QwenVl& model) {
-  Tensor dy(model.ops().compute_type(), 2, model.config().text.vocab, "test");
-  const std::vector<float> values = random_values(static_cast<std::size_t>(dy.size()), 1, 5);
-  model.ops().convert(ConstView(values.data(), 2, dy.columns()), dy.view());
-  Tensor dx(DType::f32, 2, model.config().text.hidden, "test");
-  model.ops().linear_backward(dy.const_view(), model.head(), dx.view());
-  return dx;
+  RowBatch two;
+  two.ids = {1, 2};
+  two.positions = {{0, 0, 0}, {1, 1, 1}};
+  two.sequences = {{0, 2, 0, 2, {0}}};
+  two.picks = {0, 1};
+  const auto plan = model.decoder().plan(two);
+  Tensor hidden(model.ops().compute_type(), 2, model.config().text.hidden, "test");
+  hidden.zero();
+  Tensor d_picked(DType::f32, 2, model.config().text.hidden, "test");
+  std::vector<float> logp(2), entropy(2);
+  const std::vector<std::int64_t> targets{3, 4};
+  model.decoder().log_prob(*plan, hidden.view(), targets, 1, logp, entropy, d_picked.view());
+  return d_picked;
 }
 
 class Nodes : public ::testing::TestWithParam<DType> {
@@ -85,13 +88,13 @@ INSTANTIATE_TEST_SUITE_P(Types, Nodes, ::testing::Values(DType::f32, DType::bf16
                          [](const auto& type) { return name_of(type.param); });
 
 TEST_P(Nodes, EveryLayoutGivesEveryRankTheSameModel) {
-  const auto own = QwenVl::load(files_.path(), make_cpu_ops(GetParam(), 1), {true, true});
+  const auto own = QwenVl::load(files_.path(), make_ops({"cpu", GetParam(), 1}), {true, true});
   const Tensor expected = result_of(*own);
   const Tensor expected_backward = backward_of(*own);
   const std::size_t before = memory_report()["weights"].now;
   WeightArena planned, planned_forward;
-  QwenVl::load(files_.path(), make_cpu_ops(GetParam(), 1), {true, true, &planned});
-  QwenVl::load(files_.path(), make_cpu_ops(GetParam(), 1), {false, true, &planned_forward});
+  QwenVl::load(files_.path(), make_ops({"cpu", GetParam(), 1}), {true, true, &planned});
+  QwenVl::load(files_.path(), make_ops({"cpu", GetParam(), 1}), {false, true, &planned_forward});
   struct Case {
     const char* name;
     std::array<const char*, kRanks> nodes;
@@ -112,7 +115,7 @@ TEST_P(Nodes, EveryLayoutGivesEveryRankTheSameModel) {
     const auto errors = as_ranks([&](Communicator& world) {
       const auto rank = static_cast<std::size_t>(world.rank());
       const auto model =
-          load_shared(world, c.nodes[rank], files_.path(), make_cpu_ops(GetParam(), 1), c.learns[rank]);
+          load_shared(world, c.nodes[rank], files_.path(), make_ops({"cpu", GetParam(), 1}), c.learns[rank]);
       world.barrier("models of all ranks");
       if (rank == 0) held = memory_report()["weights"].now - before;
       EXPECT_TRUE(same_bits(result_of(*model).const_view(), expected.const_view())) << "rank " << rank;
@@ -131,12 +134,12 @@ TEST_P(Nodes, EveryLayoutGivesEveryRankTheSameModel) {
 TEST_P(Nodes, TheFirstNodesBytesReachTheOthers) {
   // The same shapes with other values: whose values a rank has tells where they came from.
   const TinyModel other(true, 2);
-  const auto own = QwenVl::load(files_.path(), make_cpu_ops(GetParam(), 1), {true, true});
+  const auto own = QwenVl::load(files_.path(), make_ops({"cpu", GetParam(), 1}), {true, true});
   const Tensor expected = result_of(*own);
   const auto errors = as_ranks([&](Communicator& world) {
     const int rank = world.rank();
     const auto model = load_shared(world, rank < 2 ? "a" : "b", rank < 2 ? files_.path() : other.path(),
-                                   make_cpu_ops(GetParam(), 1), rank % 2 == 0);
+                                   make_ops({"cpu", GetParam(), 1}), rank % 2 == 0);
     EXPECT_TRUE(same_bits(result_of(*model).const_view(), expected.const_view())) << "rank " << rank;
   });
   EXPECT_THAT(errors, ::testing::Each(std::string()));
@@ -147,18 +150,18 @@ TEST_P(Nodes, PartsOfAnAdapterAreMergedOnceAndTheSameEverywhere) {
   const auto parts = testing::random_frozen_parts(config, 4),
              others = testing::random_frozen_parts(config, 5);
   const auto own =
-      QwenVl::load(files_.path(), make_cpu_ops(GetParam(), 1), {true, true, nullptr, parts.get()});
+      QwenVl::load(files_.path(), make_ops({"cpu", GetParam(), 1}), {true, true, nullptr, parts.get()});
   const Tensor expected = result_of(*own);
   const auto errors = as_ranks([&](Communicator& world) {
     const auto model = load_shared(world, world.rank() < 2 ? "a" : "b", files_.path(),
-                                   make_cpu_ops(GetParam(), 1), world.rank() % 2 == 0, parts.get());
+                                   make_ops({"cpu", GetParam(), 1}), world.rank() % 2 == 0, parts.get());
     EXPECT_TRUE(same_bits(result_of(*model).const_view(), expected.const_view())) << "rank " << world.rank();
   });
   EXPECT_THAT(errors, ::testing::Each(std::string()));
   const auto refused = as_ranks(
       [&](Communicator& world) {
-        load_shared(world, world.rank() < 2 ? "a" : "b", files_.path(), make_cpu_ops(GetParam(), 1), false,
-                    world.rank() == 3 ? others.get() : parts.get());
+        load_shared(world, world.rank() < 2 ? "a" : "b", files_.path(), make_ops({"cpu", GetParam(), 1}),
+                    false, world.rank() == 3 ? others.get() : parts.get());
       },
       kShort);
   EXPECT_THAT(refused[3],
@@ -167,15 +170,15 @@ TEST_P(Nodes, PartsOfAnAdapterAreMergedOnceAndTheSameEverywhere) {
 }
 
 TEST_P(Nodes, ANodeWithAnotherLayoutReadsForItself) {
-  const auto own = QwenVl::load(files_.path(), make_cpu_ops(GetParam(), 1), {true, true});
+  const auto own = QwenVl::load(files_.path(), make_ops({"cpu", GetParam(), 1}), {true, true});
   const DType other_type = GetParam() == DType::f32 ? DType::bf16 : DType::f32;
-  const auto other = QwenVl::load(files_.path(), make_cpu_ops(other_type, 1), {true, true});
+  const auto other = QwenVl::load(files_.path(), make_ops({"cpu", other_type, 1}), {true, true});
   const Tensor expected = result_of(*own);
   const Tensor expected_other = result_of(*other);
   const auto errors = as_ranks([&](Communicator& world) {
     const bool first = world.rank() < 2;
     const auto model = load_shared(world, first ? "a" : "b", files_.path(),
-                                   make_cpu_ops(first ? GetParam() : other_type, 1), true);
+                                   make_ops({"cpu", first ? GetParam() : other_type, 1}), true);
     EXPECT_TRUE(same_bits(result_of(*model).const_view(), (first ? expected : expected_other).const_view()))
         << "rank " << world.rank();
   });
@@ -186,8 +189,8 @@ TEST_P(Nodes, ARankWithAnotherLayoutOnANodeIsRefused) {
   const DType other_type = GetParam() == DType::f32 ? DType::bf16 : DType::f32;
   const auto errors = as_ranks(
       [&](Communicator& world) {
-        load_shared(world, "a", files_.path(), make_cpu_ops(world.rank() == 2 ? other_type : GetParam(), 1),
-                    true);
+        load_shared(world, "a", files_.path(),
+                    make_ops({"cpu", world.rank() == 2 ? other_type : GetParam(), 1}), true);
       },
       kShort);
   EXPECT_THAT(errors[2], AllOf(HasSubstr("cannot use the weights of process "),
@@ -204,7 +207,7 @@ TEST(NodeFailures, TheReasonIsToldAndTheOthersDoNotWait) {
     const auto errors = as_ranks(
         [&](Communicator& world) {
           load_shared(world, world.rank() < 2 ? "a" : "b",
-                      world.rank() == broken ? empty.path() : files.path(), make_cpu_ops(DType::f32, 1),
+                      world.rank() == broken ? empty.path() : files.path(), make_ops({"cpu", DType::f32, 1}),
                       true);
         },
         kShort);
@@ -222,7 +225,9 @@ TEST(NodeFailures, NoMemoryOnTheFirstRankEndsAll) {
   const rlimit small{4096, old.rlim_max};
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
   const auto errors = as_ranks(
-      [&](Communicator& world) { load_shared(world, "a", files.path(), make_cpu_ops(DType::f32, 1), true); },
+      [&](Communicator& world) {
+        load_shared(world, "a", files.path(), make_ops({"cpu", DType::f32, 1}), true);
+      },
       kShort);
   setrlimit(RLIMIT_FSIZE, &old);
   EXPECT_THAT(errors[0], AllOf(HasSubstr("cannot hold "), HasSubstr("give the job more memory")));
@@ -249,8 +254,8 @@ TEST(NodeFailures, WithoutSharedMemoryANodeTakesCopiesAndSaysSo) {
   ::testing::internal::CaptureStderr();
   const auto errors = as_ranks([&](Communicator& world) {
     if (world.rank() == 2) deny_shared_memory();
-    const auto model =
-        load_shared(world, world.rank() < 2 ? "a" : "b", files.path(), make_cpu_ops(DType::f32, 1), false);
+    const auto model = load_shared(world, world.rank() < 2 ? "a" : "b", files.path(),
+                                   make_ops({"cpu", DType::f32, 1}), false);
     world.barrier("models of all ranks");
     if (world.rank() == 0) held = memory_report()["weights"].now - before;
     EXPECT_TRUE(same_bits(result_of(*model).const_view(), expected.const_view())) << "rank " << world.rank();
@@ -259,7 +264,7 @@ TEST(NodeFailures, WithoutSharedMemoryANodeTakesCopiesAndSaysSo) {
   const std::string said = ::testing::internal::GetCapturedStderr();
   EXPECT_THAT(errors, ::testing::Each(std::string()));
   WeightArena planned;
-  QwenVl::load(files.path(), make_cpu_ops(DType::f32, 1), {false, true, &planned});
+  QwenVl::load(files.path(), make_ops({"cpu", DType::f32, 1}), {false, true, &planned});
   EXPECT_EQ(held, 3 * planned.bytes()) << "one for the first node, two for the second";
   EXPECT_THAT(said,
               HasSubstr("cannot make memory that processes share: memfd_create says Operation not permitted; "

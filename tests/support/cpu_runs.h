@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs the CPU operations on the views of a case. Include only in a test that links the layer ops.
+// Runs the operations of the backend under test (support/operations.h) on the views of a case. Include only in a test that
+// links the layer ops.
 #pragma once
 
 #include <cstring>
 
-#include "ops/ops.h"
+#include "support/operations.h"
 
 namespace biqa::testing {
 
@@ -17,13 +18,13 @@ inline void copy_rows(ConstView from, View to) {
 
 inline void run_cpu_rms_norm(ConstView x, ConstView weight, float epsilon, View y) {
   Tensor dense(y.type(), y.rows(), y.columns(), "test output");
-  make_cpu_ops(DType::f32, 0)->rms_norm(x, weight, epsilon, dense.view());
+  make_operations(DType::f32, 0)->rms_norm(x, weight, epsilon, dense.view());
   copy_rows(dense.view(), y);
 }
 
 /// The CPU's product writes f32; a bf16 output is that, rounded.
 inline void run_cpu_linear(ConstView x, ConstView weight, ConstView bias, View y) {
-  const auto ops = make_cpu_ops(x.type(), 0);
+  const auto ops = make_operations(x.type(), 0);
   Tensor bias_f32(DType::f32, bias.rows(), bias.columns(), "test bias");
   if (!bias.empty()) ops->convert(bias, bias_f32.view());
   const auto packed = ops->pack(weight, bias_f32.span<float>(), false);

@@ -12,6 +12,7 @@
 #include "core/random.h"
 #include "model/frozen_parts.h"
 #include "model/qwen_vl.h"
+#include "ops/backends.h"
 #include "support/temporary_folder.h"
 
 namespace biqa::testing {
@@ -35,7 +36,52 @@ class TinyModel {
 
 /// A loaded tiny model; include only in a test that links the layer model.
 inline std::unique_ptr<QwenVl> load(const TinyModel& files, DType compute, int threads = 1) {
-  return QwenVl::load(files.path(), make_cpu_ops(compute, threads), {true, true});
+  return QwenVl::load(files.path(), make_ops({"cpu", compute, threads}), {true, true});
+}
+
+/// A cache for all layers.
+inline KvCache rollout_cache(const QwenVl& model, std::int64_t pages) {
+  return model.make_cache(pages, model.config().text.layers);
+}
+
+/// Hidden states of a batch, in host memory.
+inline Tensor hidden_of(const QwenVl& model, const RowBatch& batch, KvCache& cache,
+                        const PackedAdapter* adapter) {
+  DeviceMemory& memory = model.ops().memory();
+  const auto plan = model.decoder().plan(batch);
+  Tensor hidden =
+      memory.allocate(model.ops().compute_type(), plan->outputs, model.config().text.hidden, "test");
+  model.decoder().forward(*plan, cache.store(), adapter, hidden.view(), {});
+  return copied_to_host(memory, hidden.view(), "test");
+}
+/// Of every token of a prompt, in one pass.
+inline Tensor hidden_of(const QwenVl& model, const PromptInput& prompt, const PackedAdapter* adapter) {
+  KvCache cache = rollout_cache(model, 32);
+  KvSequence sequence;
+  CHECK(cache.extend(sequence, prompt.tokens()));
+  BatchBuilder builder(cache);
+  builder.add_prompt(prompt, sequence, prompt.tokens());
+  return hidden_of(model, builder.batch(), cache, adapter);
+}
+
+/// The head's logits of rows [n, hidden] of any type, all in host memory.
+inline Tensor logits_of(const QwenVl& model, ConstView rows) {
+  DeviceMemory& memory = model.ops().memory();
+  Tensor input(model.ops().compute_type(), rows.rows(), rows.columns(), "test");
+  for (std::int64_t r = 0; r < rows.rows(); ++r) {
+    for (std::int64_t c = 0; c < rows.columns(); ++c) {
+      const float value =
+          rows.type() == DType::bf16 ? to_float(rows.row<const Bf16>(r)[c]) : rows.row<const float>(r)[c];
+      if (input.type() == DType::bf16)
+        input.row<Bf16>(r)[c] = to_bf16(value);
+      else
+        input.row<float>(r)[c] = value;
+    }
+  }
+  const Tensor hidden = copied_to(memory, input.view(), "test");
+  Tensor logits = memory.allocate(DType::f32, rows.rows(), model.config().text.vocab, "test");
+  model.decoder().logits(hidden.view(), logits.view());
+  return copied_to_host(memory, logits.view(), "test");
 }
 
 /// Uniform values in ±size.
@@ -62,23 +108,24 @@ inline PromptInput text_prompt(const ModelConfig& config, std::int64_t length, s
   PromptInput prompt;
   prompt.ids = random_ids(length, seed);
   prompt.positions = mrope_positions(config, prompt.ids, {}, prompt.next_position);
-  prompt.features.assign(prompt.ids.size(), nullptr);
   return prompt;
 }
 
-/// Two text tokens, an image of rows × columns merged cells with random features, and more text. `features` owns them.
-inline PromptInput image_prompt(const ModelConfig& config, std::int64_t rows, std::int64_t columns,
-                                std::int64_t text, std::uint64_t seed, std::vector<float>& features) {
+/// Two text tokens, an image of rows × columns merged cells with random features, and more text. `features` owns them,
+/// [rows · columns, hidden] f32 in the backend's memory.
+inline PromptInput image_prompt(const QwenVl& model, std::int64_t rows, std::int64_t columns,
+                                std::int64_t text, std::uint64_t seed, Tensor& features) {
+  const ModelConfig& config = model.config();
   PromptInput prompt;
   const auto ids = random_ids(2 + text, seed);
-  features = random_values(static_cast<std::size_t>(rows * columns * config.text.hidden), 1, seed);
+  const std::vector<float> values =
+      random_values(static_cast<std::size_t>(rows * columns * config.text.hidden), 1, seed);
+  features =
+      copied_to(model.ops().memory(), ConstView(values.data(), rows * columns, config.text.hidden), "test");
   prompt.ids.assign(ids.begin(), ids.begin() + 2);
   prompt.ids.insert(prompt.ids.end(), static_cast<std::size_t>(rows * columns), TinyModel::kImageToken);
   prompt.ids.insert(prompt.ids.end(), ids.begin() + 2, ids.end());
-  prompt.features.assign(prompt.ids.size(), nullptr);
-  for (std::int64_t cell = 0; cell < rows * columns; ++cell) {
-    prompt.features[static_cast<std::size_t>(2 + cell)] = features.data() + cell * config.text.hidden;
-  }
+  prompt.features.push_back({2, features.const_view()});
   const Grid grid{1, rows * config.vision.merge, columns * config.vision.merge};
   prompt.positions = mrope_positions(config, prompt.ids, std::span(&grid, 1), prompt.next_position);
   return prompt;

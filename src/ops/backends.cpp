@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/backends.h"
+
+#include <utility>
+
+#include "core/error.h"
+#include "ops/cpu/cpu_ops.h"
+#include "ops/cuda/device.h"
+
+namespace biqa {
+namespace {
+
+using Maker = std::function<std::unique_ptr<Ops>(const DeviceChoice&)>;
+Maker& further() {
+  static Maker maker;
+  return maker;
+}
+
+}  // namespace
+
+void set_further_backend(Maker make) {
+  further() = std::move(make);
+}
+
+std::unique_ptr<Ops> make_ops(const DeviceChoice& choice) {
+  if (further()) {
+    if (auto ops = further()(choice)) return ops;
+  }
+  if (choice.device == "cuda") refuse_cuda_network();
+  if (choice.device != "cpu") fail_usage("unknown device {}: must be cpu or cuda", choice.device);
+  return make_cpu_ops(choice.compute, choice.threads);
+}
+
+}  // namespace biqa

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// The backends by name.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "ops/ops.h"
+
+namespace biqa {
+
+struct DeviceChoice {
+  std::string device = "cpu";  ///< cpu | cuda
+  DType compute = DType::f32;  ///< f32 | bf16
+  int threads = 0;  ///< of the CPU backend; 0: all processors that this process may use, or OMP_NUM_THREADS
+};
+
+/// Throws Error where the backend is not part of this build or finds no device.
+std::unique_ptr<Ops> make_ops(const DeviceChoice& choice);
+
+/// For tests and checks: make_ops() asks `make` first and takes what it gives, unless that is nullptr. Before any threads.
+void set_further_backend(std::function<std::unique_ptr<Ops>(const DeviceChoice&)> make);
+
+/// Of the CPU backend; plans are made with it before there is a backend.
+KvLayout cpu_kv_layout(const HeadShape& shape, DType compute);
+
+}  // namespace biqa

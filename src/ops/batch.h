@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a pass of the decoder is about, in the host's words: rows, where their keys go, which results are wanted.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "tensor/tensor.h"
+
+namespace biqa {
+
+/// Shape of grouped-query attention.
+struct HeadShape {
+  std::int64_t heads = 0, kv_heads = 0, head_dim = 0;
+};
+
+using Position = std::array<std::int32_t, 3>;  ///< temporal, height, width
+
+/// Row `row` of the packed keys and values is stored at `slot` of `page`.
+struct KvWrite {
+  std::int32_t row = 0, page = 0, slot = 0;
+};
+
+/// Rows whose embeddings are image features: `features.rows()` consecutive ones.
+struct FeatureRows {
+  std::int64_t first_row = 0;
+  ConstView
+      features;  ///< [rows, hidden] f32 in the backend's memory; must live until the pass has been waited for
+};
+
+/// Some consecutive tokens of one sequence in a packed batch.
+struct SequenceRows {
+  std::int64_t first_row = 0, rows = 0;
+  std::int64_t first_position = 0;  ///< tokens of the sequence that are in the cache already
+  std::int64_t outputs = 0;         ///< hidden states wanted: those of the last `outputs` rows
+  std::vector<std::int32_t> pages{};
+};
+
+/// Members of `sequences` that form a prompt and the completions that follow it (training).
+struct GroupRows {
+  std::size_t prompt = 0;
+  std::vector<std::size_t> members;
+};
+
+/// Packed rows, sequence after sequence, never padded. Outputs are numbered in the order of the sequences.
+struct RowBatch {
+  std::vector<std::int64_t> ids;    // [T]; of no meaning where features take the row
+  std::vector<Position> positions;  // [T]
+  std::vector<FeatureRows> features;
+  std::vector<SequenceRows> sequences;
+  std::vector<KvWrite> writes;
+  std::vector<GroupRows> groups;          // only for backward
+  std::vector<std::uint64_t> token_keys;  // [T]; only with dropout: names the token
+  /// The output that each scored or sampled token is read from; an output may serve several.
+  std::vector<std::int64_t> picks;
+  std::int64_t rows() const { return static_cast<std::int64_t>(ids.size()); }
+  std::int64_t outputs() const {
+    std::int64_t count = 0;
+    for (const SequenceRows& s : sequences) count += s.outputs;
+    return count;
+  }
+};
+
+}  // namespace biqa

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+// The head: log-probabilities with their derivatives, and sampling.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <functional>
+#include <numeric>
+
+#include "core/error.h"
+#include "ops/cpu/cpu_ops.h"
+
+namespace biqa {
+namespace {
+
+float row_logp(const cpu::RowStatistics& s, float logit, float inverse) {
+  return (logit * inverse - s.maximum) - std::log(s.sum);
+}
+
+float row_entropy(const cpu::RowStatistics& s) {
+  return std::log(s.sum) - s.weighted / s.sum;
+}
+
+/// Inverse of the cumulative weights, in order of ids.
+std::int64_t draw(const std::vector<float>& weights, double uniform) {
+  constexpr std::size_t kBlock = 256;
+  std::vector<double> sums;
+  double total = 0;
+  for (std::size_t first = 0; first < weights.size(); first += kBlock) {
+    const std::size_t end = std::min(weights.size(), first + kBlock);
+    std::array<double, 8> lanes{};  // chains of their own: one alone would wait for itself
+    std::size_t i = first;
+    for (; i + lanes.size() <= end; i += lanes.size()) {
+      for (std::size_t lane = 0; lane < lanes.size(); ++lane)
+        lanes[lane] += static_cast<double>(weights[i + lane]);
+    }
+    for (; i < end; ++i) lanes[0] += static_cast<double>(weights[i]);
+    const double sum = std::accumulate(lanes.begin(), lanes.end(), 0.0);
+    sums.push_back(sum);
+    total += sum;
+  }
+  double rest = uniform * total;
+  std::int64_t last = -1;
+  for (std::size_t b = 0; b < sums.size(); ++b) {
+    if (rest >= sums[b] && b + 1 < sums.size()) {
+      rest -= sums[b];
+      continue;
+    }
+    const std::size_t end = std::min(weights.size(), (b + 1) * kBlock);
+    for (std::size_t i = b * kBlock; i < end; ++i) {
+      if (weights[i] <= 0) continue;
+      last = static_cast<std::int64_t>(i);
+      rest -= static_cast<double>(weights[i]);
+      if (rest < 0) return last;
+    }
+  }
+  if (last >= 0) return last;
+  // Rounding carried the draw past the end and the last block is empty: the last token that may be drawn.
+  for (std::size_t i = weights.size(); i-- > 0;) {
+    if (weights[i] > 0) return static_cast<std::int64_t>(i);
+  }
+  return -1;
+}
+
+/// top-k (ties with the k-th stay), then top-p on what is left: the fewest largest whose mass exceeds p, as the
+/// reference's warpers do (ascending order, drop while the cumulative mass ≤ 1 − p, always keep the largest).
+void truncate(const SampleRequest& request, std::vector<float>& weights) {
+  const auto n = static_cast<std::int64_t>(weights.size());
+  if (request.top_k > 0 && request.top_k < n) {
+    std::vector<float> sorted = weights;
+    std::nth_element(sorted.begin(), sorted.begin() + request.top_k - 1, sorted.end(), std::greater<>());
+    const float threshold = sorted[static_cast<std::size_t>(request.top_k - 1)];
+    for (float& w : weights) {
+      if (w < threshold) w = 0.0F;
+    }
+  }
+  if (request.top_p < 1.0F) {
+    std::vector<std::size_t> order(weights.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::size_t a, std::size_t b) { return weights[a] < weights[b]; });
+    double total = 0;
+    for (const float w : weights) total += static_cast<double>(w);
+    double cumulative = 0;
+    for (std::size_t i = 0; i + 1 < order.size(); ++i) {
+      cumulative += static_cast<double>(weights[order[i]]);
+      if (cumulative > (1.0 - static_cast<double>(request.top_p)) * total) break;
+      weights[order[i]] = 0.0F;
+    }
+  }
+}
+
+}  // namespace
+
+template <typename Body>
+void CpuOps::for_logit_chunks(ConstView h, const FrozenLinear& head, const Body& body) {
+  constexpr std::int64_t kChunkBytes = std::int64_t{16} << 20;
+  const std::int64_t chunk = std::clamp<std::int64_t>(kChunkBytes / (head.out * 4) / 32 * 32, 32, 512);
+  for (std::int64_t first = 0; first < h.rows(); first += chunk) {
+    const std::int64_t count = std::min(chunk, h.rows() - first);
+    Tensor logits(DType::f32, count, head.out, "logits");
+    linear(h.row_range(first, count), head, logits.view(), false);
+    body(first, count, logits);
+  }
+}
+
+void CpuOps::log_prob(ConstView h, const FrozenLinear& head, std::span<const std::int64_t> targets,
+                      float temperature, std::span<float> logp, std::span<float> entropy, View d_hidden) {
+  CHECK_EQ(static_cast<std::int64_t>(targets.size()), h.rows());
+  const float inverse = 1.0F / temperature;
+  for_logit_chunks(h, head, [&](std::int64_t first, std::int64_t count, Tensor& logits) {
+    Tensor d_logits;
+    if (!d_hidden.empty()) d_logits = Tensor(compute_, count, head.out, "logits");
+    parallel(count, 4, [&](std::int64_t begin, std::int64_t rows) {
+      for (std::int64_t r = begin; r < begin + rows; ++r) {
+        const auto index = static_cast<std::size_t>(first + r);
+        const float* row = logits.row<float>(r);
+        const cpu::RowStatistics s = k_.row_statistics(row, head.out, inverse);
+        CHECK(targets[index] >= 0 && targets[index] < head.out) << targets[index];
+        logp[index] = row_logp(s, row[targets[index]], inverse);
+        entropy[index] = row_entropy(s);
+        if (d_hidden.empty()) continue;
+        // ∂logp/∂logits = (1[i = target] − p_i) / temperature
+        View d_row = d_logits.view().row_range(r, 1);
+        k_.row_exp(row, head.out, inverse, s.maximum, -inverse / s.sum, d_row.data(),
+                   compute_ == DType::bf16);
+        const float p = std::exp(logp[index]);
+        if (compute_ == DType::bf16)
+          d_row.row<Bf16>(0)[targets[index]] = to_bf16((1.0F - p) * inverse);
+        else
+          d_row.row<float>(0)[targets[index]] = (1.0F - p) * inverse;
+      }
+    });
+    if (!d_hidden.empty())
+      linear_backward(d_logits.const_view(), head, d_hidden.row_range(first, count), false);
+  });
+}
+
+void CpuOps::sample(ConstView h, const FrozenLinear& head, std::span<const SampleRequest> requests,
+                    std::span<const std::int64_t> suppressed, std::span<SampledToken> tokens) {
+  CHECK(static_cast<std::int64_t>(requests.size()) == h.rows() && tokens.size() == requests.size());
+  for_logit_chunks(h, head, [&](std::int64_t first, std::int64_t count, Tensor& logits) {
+    parallel(count, 1, [&](std::int64_t begin, std::int64_t rows) {
+      std::vector<float> weights(static_cast<std::size_t>(head.out));
+      for (std::int64_t r = begin; r < begin + rows; ++r) {
+        const auto index = static_cast<std::size_t>(first + r);
+        tokens[index] = sample_row(logits.view().row_range(r, 1).span<const float>(), requests[index],
+                                   suppressed, weights);
+      }
+    });
+  });
+}
+
+SampledToken CpuOps::sample_row(std::span<const float> logits, const SampleRequest& request,
+                                std::span<const std::int64_t> suppressed, std::vector<float>& weights) const {
+  const auto n = static_cast<std::int64_t>(logits.size());
+  const float inverse = request.greedy ? 1.0F : 1.0F / request.temperature;
+  const cpu::RowStatistics s = k_.row_statistics(logits.data(), n, inverse);
+  if (!std::isfinite(s.maximum) || !std::isfinite(s.sum)) {
+    fail(
+        "cannot sample a token: the network's output is not finite; use other weights or another adapter, "
+        "or train with a lower optimizer.lr");
+  }
+  SampledToken token;
+  token.entropy = row_entropy(s);
+  k_.row_exp(logits.data(), n, inverse, s.maximum, 1.0F, weights.data(), false);
+  for (const std::int64_t id : suppressed) weights[static_cast<std::size_t>(id)] = -1.0F;
+  if (request.greedy) {
+    token.id = -1;
+    for (std::int64_t i = 0; i < n; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      if (weights[at] < 0) continue;
+      if (token.id < 0 || logits[at] > logits[static_cast<std::size_t>(token.id)]) token.id = i;
+    }
+  } else {
+    for (const std::int64_t id : suppressed) weights[static_cast<std::size_t>(id)] = 0.0F;
+    if (request.top_k > 0 || request.top_p < 1.0F) truncate(request, weights);
+    token.id = draw(weights, request.uniform);
+  }
+  CHECK_GE(token.id, 0) << "no token may be sampled";
+  token.logp = row_logp(s, logits[static_cast<std::size_t>(token.id)], inverse);
+  return token;
+}
+
+}  // namespace biqa

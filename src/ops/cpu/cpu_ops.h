@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CPU backend: oneDNN or own kernels for every product, own vectorised loops for the rest. Work is split into independent
+// outputs; each piece goes to one thread and one kernel, and every call has finished when it returns. The operations below
+// are what the CPU's decoder and vision tower are made of. For each of them:
+// - Outputs are arguments and never alias inputs unless the operation says so.
+// - Activation gradients are written with `=` unless a parameter says accumulate; weight gradients accumulate with `+=`.
+// The rules of ops/ops.h hold for each of them too.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ops/cpu/kernels.h"
+#include "ops/cpu/products.h"
+#include "ops/ops.h"
+
+namespace biqa {
+
+/// One adapted projection of a (possibly fused) linear: A [rank, in], B [out, rank], f32, borrowed while packing.
+struct LoraFactors {
+  const float* a = nullptr;
+  const float* b = nullptr;
+  std::int64_t rank = 0, out = 0;
+  std::int64_t out_offset = 0;  ///< first column of the fused output that belongs to this projection
+  float scale = 0;
+};
+
+/// Where the gradients of one adapted projection are accumulated.
+struct LoraGradients {
+  float* a = nullptr;  ///< [rank, in]
+  float* b = nullptr;  ///< [out, rank]
+};
+
+/// Adapter factors of all projections that share an input; made by CpuOps::pack_lora.
+class PackedLora {
+ public:
+  PackedLora(std::int64_t in_width, std::int64_t total_rank) : in(in_width), rank(total_rank) {}
+  virtual ~PackedLora() = default;
+  PackedLora(const PackedLora&) = delete;
+  PackedLora& operator=(const PackedLora&) = delete;
+  const std::int64_t in, rank;  ///< rank: summed over the projections
+};
+
+/// Inverted dropout on the adapter's input, drawn from counters: element (row, column) is kept iff
+/// uniform(key, token_keys[row], column) >= rate; kept elements are scaled by 1/(1-rate).
+struct Dropout {
+  double rate = 0;
+  std::uint64_t key = 0;  ///< (seed, step, layer, input) mixed; a projection adds its index
+  std::span<const std::uint64_t> token_keys{};  ///< one per row; names the token, not the row
+};
+
+inline constexpr std::int64_t kPageTokens = 16;
+
+/// Keys and values of one layer in pages of 16 tokens.
+/// A page holds, per kv head, keys transposed [head_dim, 16] and values [16, padded_dim].
+struct KvPages {
+  void* data = nullptr;
+  DType type = DType::f32;
+  std::int64_t page_elements = 0;  ///< elements from one page to the next
+};
+
+/// Elements one page of one layer needs.
+std::int64_t kv_page_elements(const HeadShape& shape);
+
+/// The queries of one sequence: `rows` consecutive packed rows; row r sees keys 0 … first_position + r.
+struct AttentionRows {
+  std::int64_t first_row = 0, rows = 0, first_position = 0;
+  const std::int32_t* pages = nullptr;
+};
+
+/// A prompt and the completions that follow it, for the backward of attention. Key rows are packed rows of k and
+/// v, query rows are packed rows of q (the two differ where only some rows have queries).
+struct SharedPromptRows {
+  struct Member {
+    std::int64_t first_key_row = 0, rows = 0, first_query_row = 0;
+  };
+  std::int64_t first_key_row = 0, rows = 0;
+  std::int64_t first_query_row = 0,
+               query_rows = 0;  ///< queries belong to the prompt's last `query_rows` rows
+  std::vector<Member> members;
+};
+
+namespace cpu {
+/// Working memory of one thread.
+struct Scratch {
+  float* floats(std::int64_t count) {
+    if (static_cast<std::int64_t>(buffer.bytes()) < count * 4) {
+      buffer = Buffer(static_cast<std::size_t>(count) * 4, "scratch");
+    }
+    return static_cast<float*>(buffer.data());
+  }
+  Buffer buffer;
+};
+
+inline std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+inline Rows rows_of(ConstView v) {
+  return {v.data(), v.type() == DType::bf16, v.stride()};
+}
+inline MutableRows rows_of(View v) {
+  return {v.data(), v.type() == DType::bf16, v.stride()};
+}
+inline void* row_pointer(View v, std::int64_t row) {
+  return v.row_range(row, 1).data();
+}
+inline const void* row_pointer(ConstView v, std::int64_t row) {
+  return v.row_range(row, 1).data();
+}
+}  // namespace cpu
+
+class CpuOps final : public Ops, public SharedPacking {
+ public:
+  /// `threads`: 0 takes all processors that this process may use, or OMP_NUM_THREADS.
+  CpuOps(DType compute, int threads);
+
+  DType compute_type() const override { return compute_; }
+  DeviceMemory& memory() override { return host_memory(); }
+  KvLayout kv_layout(const HeadShape& shape) const override;
+  SharedPacking* shared_packing() override { return this; }
+  std::unique_ptr<Decoder> make_decoder(const DecoderShape& shape, DecoderWeights weights) override;
+  std::unique_ptr<VisionEncoder> make_vision(const VisionShape& shape, VisionWeights weights) override;
+  double squared_norm(ConstView gradient) override;
+  void adamw(View values, ConstView gradient, View m, View v, const AdamWStep& step) override;
+
+  /// --- products ---
+  std::unique_ptr<FrozenLinear> pack(ConstView weight, std::span<const float> bias, bool backward) override;
+  std::unique_ptr<FrozenLinear> pack_into(WeightArena& arena, const std::string& name, ConstView weight,
+                                          std::span<const float> bias, bool backward) override;
+  void check_rows(const FrozenLinear& w, std::span<const std::int64_t> counts) override;
+  void linear(ConstView x, const FrozenLinear& w, View y, bool accumulate = false) override;
+  /// dx [T, in] f32 (+)= dy [T, out] · W; dy has the compute type; both dense.
+  void linear_backward(ConstView dy, const FrozenLinear& w, View dx, bool accumulate = false);
+
+  std::unique_ptr<PackedLora> pack_lora(std::int64_t in, std::span<const LoraFactors> factors);
+  /// u [T, rank] f32 = x̂ · Aᵀ;  y[:, projection's columns] += scale · u · Bᵀ. x [T, in] compute type.
+  void lora(ConstView x, const PackedLora& lora, const Dropout* dropout, View u, View y);
+  /// g = scale · dy · B;  dA += gᵀ x̂;  dB += scale · dyᵀ u;  d_x += g · A (through the dropout mask) unless
+  /// d_x is empty. x, dy [T, ·] compute type; u f32 as written by lora(); one LoraGradients per projection.
+  void lora_backward(ConstView x, ConstView u, ConstView dy, const PackedLora& lora, const Dropout* dropout,
+                     View d_x, std::span<const LoraGradients> gradients);
+
+  /// --- rows ---
+  /// y = x · rsqrt(mean(x²) + eps) · weight, per row; x f32, weight [1, n] f32, y f32 or bf16.
+  void rms_norm(ConstView x, ConstView weight, float eps, View y);
+  /// d_x += r · (dy⊙w − x̂ · mean(dy⊙w⊙x̂)), x̂ = x·r.
+  void rms_norm_backward(ConstView x, ConstView weight, float eps, ConstView dy, View d_x);
+  /// h [T, n] = silu(gate) ⊙ up with gate_up [T, 2n] f32 = [gate | up]; h f32 or bf16.
+  void swiglu(ConstView gate_up, View h);
+  /// d_gate_up [T, 2n] (f32 or bf16) from dh [T, n] f32.
+  void swiglu_backward(ConstView gate_up, ConstView dh, View d_gate_up);
+  /// y = x · Φ(x), exact erf form; x f32, y f32 or bf16.
+  void gelu(ConstView x, View y);
+  /// Rotates in place the pairs (j, j + D/2) of every head of x [T, heads·D] f32 by the angles whose cosines
+  /// and sines are rows of [T, D/2] f32; `inverse` rotates back (which is the backward).
+  void rotate(View x, std::int64_t head_dim, ConstView cosines, ConstView sines, bool inverse);
+  /// y = x with another float type; same shape.
+  void convert(ConstView x, View y);
+  /// y[i] = x[rows[i]]; same type.
+  void gather_rows(ConstView x, std::span<const std::int64_t> rows, View y);
+  /// y[rows[i]] += x[i], in order of i; f32.
+  void scatter_add_rows(ConstView x, std::span<const std::int64_t> rows, View y);
+  /// y[i] = factors[i] · x[i]; f32; y may be x.
+  void scale_rows(ConstView x, std::span<const float> factors, View y);
+  /// x [T, hidden] f32 = rows of table [vocabulary, hidden] (any float type).
+  void embed(ConstView table, std::span<const std::int64_t> ids, View x);
+
+  /// --- attention ---
+  /// Stores k and v rows [T, kv_heads·D] f32 in pages, rounded to the pages' type.
+  void write_kv(ConstView k, ConstView v, const HeadShape& shape, std::span<const KvWrite> writes,
+                const KvPages& pages);
+  void copy_page(const KvPages& pages, std::int32_t from, std::int32_t to);
+  /// out [·, heads·D] (compute type) = softmax(scale · q·Kᵀ) · V, causal; lse [·, heads] f32 unless empty.
+  /// scale = 1/sqrt(D). q [T, heads·D] f32.
+  void attention(ConstView q, const KvPages& pages, const HeadShape& shape,
+                 std::span<const AttentionRows> sequences, View out, View lse);
+  /// d_q, d_k, d_v (f32, written; rows without queries or keys in `groups` are left alone) from d_out f32.
+  /// k and v are packed rows f32 and are rounded to `kv_type` as write_kv does.
+  void attention_backward(ConstView q, ConstView k, ConstView v, ConstView out, ConstView lse,
+                          ConstView d_out, const HeadShape& shape, DType kv_type,
+                          std::span<const SharedPromptRows> groups, View d_q, View d_k, View d_v);
+  /// Bidirectional attention inside segments [begin, end) of the packed rows (vision tower); heads = kv_heads.
+  void segment_attention(ConstView q, ConstView k, ConstView v, const HeadShape& shape,
+                         std::span<const std::int64_t> boundaries, View out);
+
+  /// --- head ---
+  /// Decoder::log_prob, a target for each row of h [T, hidden] (compute type).
+  void log_prob(ConstView h, const FrozenLinear& head, std::span<const std::int64_t> targets,
+                float temperature, std::span<float> logp, std::span<float> entropy, View d_hidden);
+  /// Decoder::sample, one token per row of h.
+  void sample(ConstView h, const FrozenLinear& head, std::span<const SampleRequest> requests,
+              std::span<const std::int64_t> suppressed, std::span<SampledToken> tokens);
+
+ private:
+  void check_matrix(cpu::PackedMatrix& matrix, std::int64_t inner, std::int64_t columns,
+                    std::span<const std::int64_t> counts) const;
+  /// The input as the projection sees it: dropped out, f32.
+  void apply_dropout(ConstView x, std::int64_t first, std::int64_t count, const Dropout& dropout,
+                     std::size_t projection, float* kept) const;
+  void store_head(const float* values, std::int64_t head_dim, std::int64_t head, std::int64_t row,
+                  View out) const;
+  template <typename T>
+  void write_pages(ConstView k, ConstView v, const HeadShape& shape, std::span<const KvWrite> writes,
+                   const KvPages& pages) const;
+  /// Logits of a few rows at a time, so that [rows, vocabulary] never exists.
+  template <typename Body>
+  void for_logit_chunks(ConstView h, const FrozenLinear& head, const Body& body);
+  SampledToken sample_row(std::span<const float> logits, const SampleRequest& request,
+                          std::span<const std::int64_t> suppressed, std::vector<float>& weights) const;
+
+  /// Rows of so many multiplications each that outweigh waking a thread, in eights as the kernels work.
+  static std::int64_t rows_worth_a_thread(std::int64_t multiplications) {
+    constexpr std::int64_t kEight = 8, kMost = 32, kWorth = std::int64_t{1} << 16;  // some 2 µs
+    return cpu::round_up(std::clamp(kWorth / std::max<std::int64_t>(multiplications, 1), kEight, kMost),
+                         kEight);
+  }
+  /// body(first, count) over pieces of `grain`; which thread takes a piece changes nothing.
+  template <typename Body>
+  void parallel(std::int64_t count, std::int64_t grain, const Body& body) const {
+    const std::int64_t pieces = (count + grain - 1) / grain;
+    if (threads_ == 1 || pieces <= 1) {
+      if (count > 0) body(0, count);
+      return;
+    }
+    const auto piece = [&](std::int64_t p, int) { body(p * grain, std::min(grain, count - p * grain)); };
+    on_threads_of_library(threads_, pieces, false, call<decltype(piece)>, &piece);
+  }
+  /// body(task, the thread's working memory).
+  template <typename Body>
+  void parallel_tasks(std::int64_t count, const Body& body) {
+    if (scratch_.size() < static_cast<std::size_t>(threads_))
+      scratch_.resize(static_cast<std::size_t>(threads_));
+    if (threads_ == 1 || count <= 1) {
+      for (std::int64_t t = 0; t < count; ++t) body(t, scratch_[0]);
+      return;
+    }
+    const auto task = [&](std::int64_t t, int thread) {
+      body(t, scratch_[static_cast<std::size_t>(thread)]);
+    };
+    on_threads_of_library(threads_, count, true, call<decltype(task)>, &task);
+  }
+
+  template <typename Body>
+  static void call(const void* body, std::int64_t index, int thread) {
+    (*static_cast<const Body*>(body))(index, thread);
+  }
+  /// body(0 … count − 1, thread) on OpenMP's threads, one after another (`dynamic`: as they come free); throws the first
+  /// exception. Not a template, so that only this backend's files need OpenMP.
+  static void on_threads_of_library(int threads, std::int64_t count, bool dynamic,
+                                    void (*body)(const void*, std::int64_t, int), const void* context);
+
+  DType compute_;
+  int threads_;
+  std::vector<cpu::Scratch> scratch_;  // one per thread
+  const cpu::Kernels& k_ = cpu::kernels();
+};
+
+std::unique_ptr<CpuOps> make_cpu_ops(DType compute, int threads);
+
+}  // namespace biqa

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "ops/cpu/cpu_ops.h"
+#include "ops/rotary.h"
+
+namespace biqa::cpu {
+
+/// All layers but the last need every row; the last one needs keys and values of every row, and the rest for the outputs only.
+struct CpuPlan final : BatchPlan {
+  CpuPlan(const RowBatch& description, RotaryTable& rotary, std::int64_t head_dim);
+  bool compact() const { return outputs != rows; }
+
+  RowBatch batch;
+  std::vector<std::int64_t> output_rows;
+  std::vector<std::uint64_t> output_keys;  // token keys of these
+  std::vector<AttentionRows> all_sequences, output_sequences;
+  std::vector<SharedPromptRows> all_groups, output_groups;
+  Tensor cosines, sines;  // [T, head_dim/2] f32
+};
+
+}  // namespace biqa::cpu

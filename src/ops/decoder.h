@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+// The language model as a backend runs it: one call is a whole forward or backward over packed rows, so that a backend
+// plans a batch once, lays out its own activations and fuses what it likes. How one is written on the CPU stands in
+// ops/cpu/cpu_decoder.cpp. Rules of order and waiting: ops/ops.h.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "ops/adapter.h"
+#include "ops/batch.h"
+#include "ops/frozen_linear.h"
+#include "tensor/tensor.h"
+
+namespace biqa {
+
+struct DecoderShape {
+  std::int64_t layers = 0, hidden = 0, intermediate = 0, vocabulary = 0;
+  HeadShape heads;
+  float rms_eps = 0;
+  double rope_theta = 0;
+  std::array<std::int64_t, 3> mrope_section{};  ///< frequencies of the temporal, height and width coordinate
+};
+
+/// Norms [1, hidden] f32 and the embedding [vocabulary, hidden] of the compute type lie in the backend's memory.
+struct DecoderWeights {
+  struct Layer {
+    Tensor input_norm, middle_norm;
+    std::unique_ptr<FrozenLinear> qkv, o, gate_up, down;  ///< q, k, v and gate, up stacked row by row
+  };
+  Tensor embedding, final_norm;
+  std::vector<Layer> layers;
+  std::unique_ptr<FrozenLinear> head;
+};
+
+/// A batch as the backend wants it: made once, used by every layer, forward and backward.
+class BatchPlan {
+ public:
+  BatchPlan(std::int64_t row_count, std::int64_t output_count, std::int64_t pick_count)
+      : rows(row_count), outputs(output_count), picks(pick_count) {}
+  virtual ~BatchPlan() = default;
+  BatchPlan(const BatchPlan&) = delete;
+  BatchPlan& operator=(const BatchPlan&) = delete;
+  const std::int64_t rows, outputs, picks;
+};
+
+/// Keys and values of some layers in pages, in the backend's own layout.
+class KvStore {
+ public:
+  KvStore() = default;
+  virtual ~KvStore() = default;
+  KvStore(const KvStore&) = delete;
+  KvStore& operator=(const KvStore&) = delete;
+};
+
+/// One version of an adapter in the backend's own layout.
+class PackedAdapter {
+ public:
+  explicit PackedAdapter(std::size_t value_count) : values(value_count) {}
+  virtual ~PackedAdapter() = default;
+  PackedAdapter(const PackedAdapter&) = delete;
+  PackedAdapter& operator=(const PackedAdapter&) = delete;
+  const std::size_t values;  ///< of the flat vector that it was made from, and of its gradient
+};
+
+/// What a forward leaves for its backward.
+class Tape {
+ public:
+  Tape() = default;
+  virtual ~Tape() = default;
+  Tape(const Tape&) = delete;
+  Tape& operator=(const Tape&) = delete;
+};
+
+/// Inverted dropout on the adapter's inputs in a training pass; rate 0 is none. `key` is mixed from seed and step; what is
+/// drawn for a token follows from its token key, not from its row.
+struct DropoutKey {
+  double rate = 0;
+  std::uint64_t key = 0;
+};
+
+struct ForwardOptions {
+  std::unique_ptr<Tape>* tape = nullptr;  ///< receives what backward() needs
+  bool recompute = false;                 ///< the tape keeps each layer's input only
+  DropoutKey dropout{};
+};
+
+/// How a next token is chosen. Greedy takes the first of the largest logits.
+struct SampleRequest {
+  float temperature = 1.0F;
+  std::int32_t top_k = 0;  ///< 0: off
+  float top_p = 1.0F;      ///< 1: off
+  bool greedy = false;
+  double uniform = 0.5;  ///< the draw, in (0, 1)
+};
+struct SampledToken {
+  std::int64_t id = 0;
+  float logp = 0;     ///< log-probability under the full softmax at the sampling temperature
+  float entropy = 0;  ///< of that softmax, in nats
+};
+
+/// Tokens that may not be there yet.
+class SampledTokens {
+ public:
+  SampledTokens() = default;
+  virtual ~SampledTokens() = default;
+  SampledTokens(const SampledTokens&) = delete;
+  SampledTokens& operator=(const SampledTokens&) = delete;
+  /// One token per pick, in order; waits for them. Throws Error where the network's output is not finite.
+  virtual std::span<const SampledToken> wait() = 0;
+};
+
+class Decoder {
+ public:
+  Decoder() = default;
+  virtual ~Decoder() = default;
+  Decoder(const Decoder&) = delete;
+  Decoder& operator=(const Decoder&) = delete;
+
+  /// The batch is read before this returns, except for the elements of its features.
+  virtual std::unique_ptr<BatchPlan> plan(const RowBatch& batch) = 0;
+  /// `pages` pages of each of `layers` layers. With fewer layers than the decoder has, layer l uses the place l mod
+  /// `layers`: training stores one layer and overwrites it layer by layer, a rollout stores them all. Throws Error when
+  /// there is no memory.
+  virtual std::unique_ptr<KvStore> make_kv(std::int64_t pages, std::int64_t layers) = 0;
+  /// Copies a page in every stored layer.
+  virtual void copy_page(KvStore& kv, std::int32_t from, std::int32_t to) = 0;
+  /// `flat` [1, n] f32 in the backend's memory holds A and B of every module.
+  virtual std::shared_ptr<const PackedAdapter> pack_adapter(std::span<const LoraModule> modules,
+                                                            ConstView flat) = 0;
+
+  /// hidden [outputs, hidden] (compute type, backend's memory) = hidden states after the final norm.
+  virtual void forward(const BatchPlan& plan, KvStore& kv, const PackedAdapter* adapter, View hidden,
+                       const ForwardOptions& options) = 0;
+  /// gradient [1, n] f32 += the adapter's gradient, given d_hidden [outputs, hidden] f32; both in the backend's memory.
+  /// Plan, store and adapter are those of the forward that wrote the tape.
+  virtual void backward(const BatchPlan& plan, KvStore& kv, const PackedAdapter& adapter, const Tape& tape,
+                        ConstView d_hidden, View gradient) = 0;
+
+  /// For every pick: the log-probability of its target under softmax(logits / temperature), the entropy of that softmax in
+  /// nats, and unless empty d_picked [picks, hidden] f32 = ∂logp/∂hidden. The loss's gradient with respect to the hidden
+  /// states is linear in the derivative with respect to logp, so the vocabulary is swept once for forward and backward.
+  /// Never holds more than a chunk of rows' logits. Waits.
+  virtual void log_prob(const BatchPlan& plan, ConstView hidden, std::span<const std::int64_t> targets,
+                        float temperature, std::span<float> logp, std::span<float> entropy,
+                        View d_picked) = 0;
+  /// d_hidden [outputs, hidden] f32 = Σ factors[i] · d_picked[i] over the picks of each output, in order; d_picked is used up.
+  virtual void spread_picks(const BatchPlan& plan, View d_picked, std::span<const float> factors,
+                            View d_hidden) = 0;
+  /// One token per pick; `suppressed` ids are never chosen but count in the softmax.
+  virtual std::unique_ptr<SampledTokens> sample(const BatchPlan& plan, ConstView hidden,
+                                                std::span<const SampleRequest> requests,
+                                                std::span<const std::int64_t> suppressed) = 0;
+  /// logits [rows, vocabulary] f32 of hidden [rows, hidden]; both in the backend's memory. For traces.
+  virtual void logits(ConstView hidden, View logits) = 0;
+};
+
+}  // namespace biqa

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// Host memory of one pass, taken in order and given back in scopes: layer after layer uses the same bytes, and nothing is
+// allocated after the first.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <string>
+
+#include "tensor/tensor.h"
+
+namespace biqa {
+
+/// Views that take() gave are of use until the Scope that was open then ends, or the arena does.
+class Arena {
+ public:
+  explicit Arena(std::string label) : label_(std::move(label)) {}
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+
+  /// A dense matrix, 64-byte aligned and uninitialised. Throws Error when there is no memory.
+  View take(DType type, std::int64_t rows, std::int64_t columns);
+
+  /// Gives back what was taken since it began.
+  class Scope {
+   public:
+    explicit Scope(Arena& arena) : arena_(arena), block_(arena.block_), offset_(arena.offset_) {}
+    ~Scope() {
+      arena_.block_ = block_;
+      arena_.offset_ = offset_;
+    }
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+   private:
+    Arena& arena_;
+    std::size_t block_, offset_;
+  };
+
+ private:
+  std::string label_;
+  std::deque<Buffer> blocks_;
+  std::size_t block_ = 0, offset_ = 0;  // where the next matrix may begin
+};
+
+}  // namespace biqa

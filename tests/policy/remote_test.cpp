@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+// The whole network, generation and a learner's updates on a device whose memory the host may not touch and whose work is
+// done later than asked for (support/remote/remote_ops.h): the bits are the CPU backend's.
+#include <gtest/gtest.h>
+
+#include <map>
+#include <thread>
+#include <utility>
+
+#include "actor/engine.h"
+#include "comm/communicator.h"
+#include "learner/learner.h"
+#include "support/compare.h"
+#include "support/remote/remote_ops.h"
+#include "support/tiny_model.h"
+
+namespace biqa {
+namespace {
+
+using testing::random_adapter;
+using testing::random_ids;
+using testing::same_bits;
+using testing::TinyModel;
+
+struct Setting {
+  DType type;
+  bool tied;
+};
+std::ostream& operator<<(std::ostream& out, const Setting& s) {
+  return out << name_of(s.type) << (s.tied ? " tied" : " untied");
+}
+
+class Remote : public ::testing::TestWithParam<Setting> {
+ protected:
+  std::unique_ptr<QwenVl> load(bool remote) const {
+    std::shared_ptr<Ops> ops =
+        remote ? testing::make_remote_ops(GetParam().type, 2) : make_ops({"cpu", GetParam().type, 2});
+    return QwenVl::load(files_.path(), std::move(ops), {true, true});
+  }
+  TinyModel files_{GetParam().tied};
+};
+INSTANTIATE_TEST_SUITE_P(Settings, Remote,
+                         ::testing::Values(Setting{DType::f32, true}, Setting{DType::f32, false},
+                                           Setting{DType::bf16, true}, Setting{DType::bf16, false}));
+
+/// A prompt over a picture that went through the model's own vision tower.
+struct Prompt {
+  explicit Prompt(const QwenVl& model) {
+    const std::vector<float> pixels = testing::random_values(4 * 6 * TinyModel::kPatchValues, 2, 3);
+    const ImagePatches image{{1, 4, 6}, pixels};
+    features = model.encode_images(std::span(&image, 1));
+    Tensor unused;
+    input = std::make_shared<PromptInput>(testing::image_prompt(model, 2, 3, 19, 1, unused));
+    input->features.front().features = features.const_view();
+  }
+  Tensor features;
+  std::shared_ptr<PromptInput> input;
+};
+
+TEST_P(Remote, VisionAndDecoder) {
+  const auto cpu = load(false), remote = load(true);
+  const Prompt here(*cpu), there(*remote);
+  EXPECT_TRUE(same_bits(copied_to_host(remote->ops().memory(), there.features.view(), "test").view(),
+                        here.features.view()));
+  for (const bool adapted : {false, true}) {
+    const Lora lora = random_adapter(cpu->config(), 2);
+    const auto on_cpu = adapted ? pack_adapter(*cpu, lora) : nullptr;
+    const auto on_remote = adapted ? pack_adapter(*remote, lora) : nullptr;
+    const Tensor expected = testing::hidden_of(*cpu, *here.input, on_cpu.get());
+    const Tensor hidden = testing::hidden_of(*remote, *there.input, on_remote.get());
+    EXPECT_TRUE(same_bits(hidden.view(), expected.view()));
+    EXPECT_TRUE(same_bits(testing::logits_of(*remote, hidden.view()).view(),
+                          testing::logits_of(*cpu, expected.view()).view()));
+  }
+}
+
+using Results = std::map<std::pair<std::uint64_t, std::size_t>, Generated>;
+Results generate(const QwenVl& model) {
+  const Prompt picture(model);
+  Engine engine(model, {});
+  engine.set_adapter(pack_adapter(model, random_adapter(model.config(), 3)));
+  for (std::uint64_t tag = 0; tag < 5; ++tag) {
+    GenerateRequest request;
+    request.prompt = tag % 2 == 0 ? picture.input
+                                  : std::make_shared<PromptInput>(testing::text_prompt(
+                                        model.config(), 7 + static_cast<std::int64_t>(5 * tag), tag));
+    request.tag = tag;
+    for (std::uint64_t m = 0; m < 1 + tag % 3; ++m) request.streams.push_back(RandomStream{7, tag, m});
+    request.sampling.top_k = tag == 1 ? 20 : 0;
+    request.sampling.top_p = tag == 2 ? 0.9F : 1.0F;
+    request.sampling.greedy = tag == 3;
+    request.sampling.max_new_tokens = 20;
+    engine.submit(request);
+  }
+  Results results;
+  engine.run([&](Generated&& g) { results.emplace(std::pair(g.tag, g.member), std::move(g)); });
+  return results;
+}
+
+TEST_P(Remote, Generation) {
+  const Results expected = generate(*load(false));
+  const Results results = generate(*load(true));
+  ASSERT_EQ(results.size(), 9U);
+  for (const auto& [key, result] : expected) {
+    const Generated& other = results.at(key);
+    EXPECT_EQ(other.ids, result.ids) << "tag " << key.first;
+    EXPECT_EQ(other.logp, result.logp) << "tag " << key.first;
+    EXPECT_EQ(other.entropy, result.entropy) << "tag " << key.first;
+  }
+}
+
+struct Outcome {
+  std::vector<float> values, gradient, m, v;
+  std::vector<SequenceResult> records;
+  double grad_norm = 0;
+};
+
+/// Two updates of two learners, groups dealt out in turn; what each of them holds.
+std::vector<Outcome> train(const std::function<std::unique_ptr<QwenVl>()>& load,
+                           const LearnerOptions& options) {
+  const auto world = make_thread_world(2, Seconds(60));
+  std::vector<Outcome> outcomes(2);
+  std::vector<std::thread> threads;
+  for (std::size_t rank = 0; rank < 2; ++rank) {
+    threads.emplace_back([&, rank] {
+      const auto model = load();
+      const Prompt picture(*model);
+      std::vector<std::vector<std::int64_t>> ids;
+      for (std::uint64_t i = 0; i < 3; ++i)
+        ids.push_back(random_ids(3 + 4 * static_cast<std::int64_t>(i), 10 * rank + i));
+      const std::vector<float> behaviour(16, -4.0F);
+      LearnerGroup group{picture.input, {}, 500 + rank, false, "sample"};
+      for (std::size_t i = 0; i < ids.size(); ++i) {
+        group.sequences.push_back(
+            {ids[i], std::span(behaviour).first(ids[i].size()), {}, i == 1 ? -0.7 : 1.0, i});
+      }
+      const Lora start = random_adapter(model->config(), 4);
+      Learner learner(*model, start, pack_adapter(*model, random_adapter(model->config(), 5)), *world[rank],
+                      options);
+      Outcome& outcome = outcomes[rank];
+      for (int update = 0; update < 2; ++update) {
+        outcome.records.clear();
+        outcome.grad_norm = learner.update(std::span(&group, 1), 1e-2, &outcome.records).grad_norm;
+      }
+      outcome.values = learner.adapter().values;
+      outcome.gradient = learner.collect_gradient();
+      learner.collect_moments(outcome.m, outcome.v);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return outcomes;
+}
+
+TEST_P(Remote, Updates) {
+  for (const bool recompute : {false, true}) {
+    LearnerOptions options;
+    options.objective.beta = 0.05;
+    options.max_grad_norm = 0.5;
+    options.longest_allowed = 16;
+    options.recompute_layers = recompute;
+    options.dropout = recompute ? 0.1 : 0.0;
+    const auto expected = train([&] { return load(false); }, options);
+    const auto results = train([&] { return load(true); }, options);
+    for (std::size_t rank = 0; rank < 2; ++rank) {
+      EXPECT_GT(expected[rank].grad_norm, 0);
+      EXPECT_EQ(results[rank].grad_norm, expected[rank].grad_norm);
+      EXPECT_EQ(results[rank].values, expected[rank].values);
+      EXPECT_EQ(results[rank].gradient, expected[rank].gradient);
+      EXPECT_EQ(results[rank].m, expected[rank].m);
+      EXPECT_EQ(results[rank].v, expected[rank].v);
+      ASSERT_EQ(results[rank].records.size(), 3U);
+      for (std::size_t i = 0; i < 3; ++i) {
+        EXPECT_EQ(results[rank].records[i].learner_logp, expected[rank].records[i].learner_logp);
+        EXPECT_EQ(results[rank].records[i].reference_logp, expected[rank].records[i].reference_logp);
+      }
+    }
+  }
+}
+
+// The remote device is of use only if it catches what it is there for.
+using RemoteDeathTest = ::testing::Test;
+TEST(RemoteDeathTest, TheHostTouchesNoTensor) {
+  ::testing::GTEST_FLAG(death_test_style) = "threadsafe";
+  EXPECT_DEATH(
+      {
+        const auto ops = testing::make_remote_ops(DType::f32, 1);
+        Tensor tensor = ops->memory().allocate(DType::f32, 2, 3, "some label");
+        tensor.view().row_range(1, 1).row<float>(0)[0] = 1;
+      },
+      "the host touched device memory: some label");
+  EXPECT_DEATH(
+      {
+        const auto ops = testing::make_remote_ops(DType::f32, 1);
+        const Tensor tensor = ops->memory().allocate(DType::f32, 2, 3, "some label");
+        std::fputc(*static_cast<const char*>(tensor.view().data()), stderr);
+      },
+      "");
+  EXPECT_DEATH(
+      {
+        const auto ops = testing::make_remote_ops(DType::f32, 1);
+        Tensor host(DType::f32, 1, 3, "host");
+        ops->adamw(host.view(), host.view(), host.view(), host.view(), {});
+        ops->memory().wait();
+      },
+      "given host memory");
+}
+
+TEST(RemoteMemory, ValuesComeWithTheWait) {
+  const auto ops = testing::make_remote_ops(DType::f32, 1);
+  const std::vector<float> values{1, 2, 3};
+  const Tensor there = copied_to(ops->memory(), ConstView(values.data(), 1, 3), "test");
+  Tensor back(DType::f32, 1, 3, "test");
+  ops->memory().copy(there.view(), back.view());
+  EXPECT_TRUE(std::isnan(back.row<float>(0)[1])) << "read too early, it must be seen";
+  ops->memory().wait();
+  EXPECT_EQ(std::vector<float>(back.row<float>(0), back.row<float>(0) + 3), values);
+}
+
+}  // namespace
+}  // namespace biqa
