@@ -50,15 +50,19 @@ std::string in_case(std::string text, char first, char last) {
   return text;
 }
 
+/// What a copy of a text costs.
+std::int64_t weight_of_text(std::string_view text) {
+  return static_cast<std::int64_t>(text.size() / 64);
+}
+
 /// What a copy of a value costs: its parts, and 64 bytes of text like one.
 std::int64_t weight_of(const Json& value) {
-  const auto of_text = [](const std::string& text) { return static_cast<std::int64_t>(text.size() / 64); };
-  if (value.is_string()) return 1 + of_text(value.get_ref<const std::string&>());
+  if (value.is_string()) return 1 + weight_of_text(value.get_ref<const std::string&>());
   std::int64_t weight = 1;
   if (value.is_array()) {
     for (const Json& part : value) weight += weight_of(part);
   } else if (value.is_object()) {
-    for (const auto& [key, part] : value.items()) weight += of_text(key) + weight_of(part);
+    for (const auto& [key, part] : value.items()) weight += weight_of_text(key) + weight_of(part);
   }
   return weight;
 }
@@ -77,7 +81,9 @@ class Renderer {
     for (const Statement& statement : statements) {
       line_ = statement.line;
       work();
+      const std::size_t before = out.size();
       execute(statement, out);
+      work(weight_of_text(std::string_view(out).substr(before)));
       if (out.size() > kMostText) refuse("its text has no end");
     }
     return out;
@@ -85,11 +91,16 @@ class Renderer {
 
  private:
   [[noreturn]] void refuse(const std::string& what) const {
-    fail("cannot follow {}:{}: {}; simplify the template", name_, line_, what);
+    fail("cannot follow {}:{}: {}; simplify the template", name_, line_, in_short(what));
   }
+  /// What counts is what it costs, before it is done: no template takes longer than others, whatever it asks for.
   void work(std::int64_t amount = 1) {
     worked_ += amount;
     if (worked_ > kMostWork) refuse("it does not come to an end");
+  }
+  /// A search for `part` compares each of its bytes with each of the text, at worst.
+  void search_work(std::string_view text, std::string_view part) {
+    work(static_cast<std::int64_t>(text.size()) * static_cast<std::int64_t>(part.size()) / 1024);
   }
 
   void execute(const Statement& s, std::string& out) {
@@ -160,13 +171,15 @@ class Renderer {
     for (std::size_t i = 0; i < s.names.size(); ++i) scopes_.back()[s.names[i]] = item[i];
   }
   /// What a loop goes over: elements, keys or characters.
-  Json listed(const Json& value) const {
+  Json listed(const Json& value) {
     Json list = Json::array();
     if (value.is_array()) return value;
     if (value.is_object()) {
       for (const auto& [key, unused] : value.items()) list.push_back(key);
     } else if (value.is_string()) {
-      for (const char c : value.get_ref<const std::string&>()) {
+      const auto& text = value.get_ref<const std::string&>();
+      work(static_cast<std::int64_t>(text.size()));
+      for (const char c : text) {
         if ((static_cast<unsigned char>(c) & 0xC0U) == 0x80U && !list.empty())
           list.back().get_ref<std::string&>() += c;
         else
@@ -257,7 +270,7 @@ class Renderer {
     return all;
   }
 
-  Json member(const Json& of, const Json& key) const {
+  Json member(const Json& of, const Json& key) {
     if (of.is_object() && key.is_string()) {
       const auto found = of.find(key.get_ref<const std::string&>());
       return found == of.end() ? undefined() : *found;
@@ -328,17 +341,21 @@ class Renderer {
     const std::int64_t rest = (a % b + b) % b;  // Python's: of the divisor's sign
     return sign == "%" ? rest : (a - rest) / b;
   }
-  std::string joined(const std::string& left, const std::string& right) const {
+  std::string joined(std::string left, std::string_view right) const {
     if (left.size() + right.size() > kMostText) refuse("a text has no end");
-    return left + right;
+    left.append(right);
+    return left;
   }
   static bool equal(const Json& left, const Json& right) {
     return left.is_discarded() || right.is_discarded() ? left.is_discarded() && right.is_discarded()
                                                        : left == right;
   }
-  bool contains(const Json& all, const Json& one) const {
-    if (all.is_string())
-      return all.get_ref<const std::string&>().find(text_of(one, "in")) != std::string::npos;
+  bool contains(const Json& all, const Json& one) {
+    if (all.is_string()) {
+      const auto& text = all.get_ref<const std::string&>();
+      search_work(text, text_of(one, "in"));
+      return text.find(text_of(one, "in")) != std::string::npos;
+    }
     if (all.is_object()) return one.is_string() && all.contains(one.get_ref<const std::string&>());
     if (all.is_discarded()) return false;
     const Json list = listed(all);
@@ -371,7 +388,7 @@ class Renderer {
     refuse("the function '" + what.text + "' is not understood");
   }
 
-  Json method(const Json& of, const std::string& name, const std::vector<Json>& arguments) const {
+  Json method(const Json& of, const std::string& name, const std::vector<Json>& arguments) {
     const std::size_t count = arguments.size();
     if (of.is_object()) {
       if (name == "get" && (count == 1 || count == 2)) {
@@ -392,16 +409,20 @@ class Renderer {
     };
     if (name == "startswith" && count == 1) return text.starts_with(argument(0));
     if (name == "endswith" && count == 1) return text.ends_with(argument(0));
-    if ((name == "strip" || name == "lstrip" || name == "rstrip") && count <= 1)
-      return stripped(text, count == 1 ? std::string_view(argument(0)) : kBlank, name != "rstrip",
-                      name != "lstrip");
+    if ((name == "strip" || name == "lstrip" || name == "rstrip") && count <= 1) {
+      const std::string_view characters = count == 1 ? std::string_view(argument(0)) : kBlank;
+      search_work(text, characters);
+      return stripped(text, characters, name != "rstrip", name != "lstrip");
+    }
     if (name == "upper" && count == 0) return in_case(text, 'a', 'z');
     if (name == "lower" && count == 0) return in_case(text, 'A', 'Z');
     if (name == "split" && count == 1 && !argument(0).empty()) {
+      search_work(text, argument(0));
       Json parts = Json::array();
       std::size_t from = 0;
       for (std::size_t at = text.find(argument(0)); at != std::string::npos;
            at = text.find(argument(0), from)) {
+        work();
         parts.push_back(text.substr(from, at - from));
         from = at + argument(0).size();
       }
@@ -434,7 +455,8 @@ class Renderer {
       std::string text;
       bool begun = false;
       for (const Json& part : listed(value)) {
-        text = joined(text, (begun ? between : "") + printed(part));
+        if (begun) text = joined(std::move(text), between);
+        text = joined(std::move(text), printed(part));
         begun = true;
       }
       return text;

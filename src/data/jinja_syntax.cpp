@@ -19,6 +19,9 @@ using Statement = JinjaStatement;
 
 constexpr std::size_t kMaxBytes = std::size_t{1} << 20;
 constexpr int kMaxDepth = 64, kMaxNodes = 2000;
+/// Of the tree that an expression becomes: a chain nests without brackets, and what evaluates it calls itself.
+constexpr int kMaxTree = 200;
+constexpr std::size_t kMaxName = 200;
 constexpr std::string_view kBlank = " \t\n\v\f\r";
 
 /// A stretch between tags, or what stands inside a tag.
@@ -145,7 +148,7 @@ class TagReader {
   TagReader(const Piece& piece, const std::string& name) : line_(piece.line), name_(name) { cut(piece.text); }
 
   [[noreturn]] void refuse(const std::string& what) const {
-    fail("cannot read {}:{}: {}; mend the template", name_, line_, what);
+    fail("cannot read {}:{}: {}; mend the template", name_, line_, in_short(what));
   }
   const Token& look() const { return tokens_[at_]; }
   bool at_end() const { return look().kind == Token::Kind::end; }
@@ -175,7 +178,7 @@ class TagReader {
       Expression condition = either();
       Expression otherwise = takes("else") ? expression() : undefined();
       value =
-          node(Expression::Kind::choice, "", {std::move(value), std::move(condition), std::move(otherwise)});
+          node(Expression::Kind::choice, "", std::move(value), std::move(condition), std::move(otherwise));
     }
     --depth_;
     return value;
@@ -186,14 +189,26 @@ class TagReader {
   }
 
  private:
-  Expression undefined() { return node(Expression::Kind::name, "", {}); }
-  /// Long chains are deep trees: their number bounds the depth.
-  Expression node(Expression::Kind kind, std::string text, std::vector<Expression> parts) {
+  Expression undefined() { return node(Expression::Kind::name, ""); }
+  /// The parts are moved: a chain that copied what stands before each link would take quadratic time.
+  template <typename... Parts>
+  Expression node(Expression::Kind kind, std::string text, Parts... parts) {
     if (++nodes_ > kMaxNodes) refuse("its expression is too long");
-    return {kind, std::move(text), {}, std::move(parts), {}, {}};
+    Expression all;
+    all.kind = kind;
+    all.text = std::move(text);
+    all.parts.reserve(sizeof...(parts));
+    (adopt(all, all.parts, std::move(parts)), ...);
+    return all;
+  }
+  /// `part` becomes the last of `parts` or `named_values` of `whole`.
+  void adopt(Expression& whole, std::vector<Expression>& parts, Expression part) {
+    whole.depth = std::max(whole.depth, part.depth + 1);
+    if (whole.depth > kMaxTree) refuse("its expression is a chain that is too long");
+    parts.push_back(std::move(part));
   }
   Expression literal(decltype(Expression::value) value) {
-    Expression expression = node(Expression::Kind::literal, "", {});
+    Expression expression = node(Expression::Kind::literal, "");
     expression.value = std::move(value);
     return expression;
   }
@@ -210,6 +225,7 @@ class TagReader {
       if (is_letter(c) || is_digit(c)) {
         const bool number = is_digit(c);
         while (end < text.size() && (is_letter(text[end]) || is_digit(text[end]))) ++end;
+        if (end - i > kMaxName) refuse("a name is too long");
         tokens_.push_back({number ? Token::Kind::number : Token::Kind::name, text.substr(i, end - i)});
       } else if (c == '"' || c == '\'') {
         tokens_.push_back({Token::Kind::string, string_from(text, i, end)});
@@ -256,12 +272,12 @@ class TagReader {
       if (found == operators.end()) return left;
       ++at_;
       Expression right = next();
-      left = node(Expression::Kind::binary, std::string(*found), {std::move(left), std::move(right)});
+      left = node(Expression::Kind::binary, std::string(*found), std::move(left), std::move(right));
     }
   }
   Expression inversion() {
     if (++depth_ > kMaxDepth) refuse("'not' is nested too deeply");
-    Expression value = takes("not") ? node(Expression::Kind::negation, "", {inversion()}) : comparison();
+    Expression value = takes("not") ? node(Expression::Kind::negation, "", inversion()) : comparison();
     --depth_;
     return value;
   }
@@ -281,7 +297,7 @@ class TagReader {
       if (compared) refuse("a chain of comparisons is not understood");
       compared = true;
       Expression right = sum();
-      left = node(Expression::Kind::binary, sign, {std::move(left), std::move(right)});
+      left = node(Expression::Kind::binary, sign, std::move(left), std::move(right));
     }
   }
   Expression sum() {
@@ -291,7 +307,7 @@ class TagReader {
   }
   Expression sign() {
     if (++depth_ > kMaxDepth) refuse("signs are nested too deeply");
-    Expression value = takes("-")   ? node(Expression::Kind::minus, "", {sign()})
+    Expression value = takes("-")   ? node(Expression::Kind::minus, "", sign())
                        : takes("+") ? sign()
                                     : postfix(primary());
     --depth_;
@@ -320,7 +336,7 @@ class TagReader {
         if (token.text == "true" || token.text == "True") return literal(true);
         if (token.text == "false" || token.text == "False") return literal(false);
         if (token.text == "none" || token.text == "None") return literal(nullptr);
-        return node(Expression::Kind::name, token.text, {});
+        return node(Expression::Kind::name, token.text);
       default:
         return bracket(token.text);
     }
@@ -332,14 +348,14 @@ class TagReader {
       expect(")");
       return inside;
     }
-    Expression value = node(symbol == "[" ? Expression::Kind::list : Expression::Kind::map, "", {});
+    Expression value = node(symbol == "[" ? Expression::Kind::list : Expression::Kind::map, "");
     if (symbol != "[" && symbol != "{") refuse("'" + symbol + "' is not understood");
     const std::string_view close = symbol == "[" ? "]" : "}";
     while (!takes(close)) {
-      value.parts.push_back(expression());
+      adopt(value, value.parts, expression());
       if (symbol == "{") {
         expect(":");
-        value.parts.push_back(expression());
+        adopt(value, value.parts, expression());
       }
       if (!sees(close)) expect(",");
     }
@@ -349,39 +365,40 @@ class TagReader {
   Expression postfix(Expression value) {
     while (true) {
       if (takes(".")) {
-        value = node(Expression::Kind::attribute, name(), {std::move(value)});
+        value = node(Expression::Kind::attribute, name(), std::move(value));
       } else if (takes("[")) {
         value = subscript(std::move(value));
       } else if (takes("(")) {
-        value = node(Expression::Kind::call, "", {std::move(value)});
+        value = node(Expression::Kind::call, "", std::move(value));
         arguments(value);
       } else if (takes("|")) {
-        value = node(Expression::Kind::filter, name(), {std::move(value)});
+        value = node(Expression::Kind::filter, name(), std::move(value));
         if (takes("(")) arguments(value);
       } else if (takes("is")) {
         const bool inverted = takes("not");
-        value = node(Expression::Kind::test, name(), {std::move(value)});
+        value = node(Expression::Kind::test, name(), std::move(value));
         if (takes("(")) arguments(value);
-        if (inverted) value = node(Expression::Kind::negation, "", {std::move(value)});
+        if (inverted) value = node(Expression::Kind::negation, "", std::move(value));
       } else {
         return value;
       }
     }
   }
   Expression subscript(Expression value) {
-    std::vector<Expression> bounds{std::move(value)};
-    bool sliced = false;
-    const auto bound = [&] { bounds.push_back(sees(":") || sees("]") ? literal(nullptr) : expression()); };
+    Expression subscript = node(Expression::Kind::item, "", std::move(value));
+    const auto bound = [&] {
+      adopt(subscript, subscript.parts, sees(":") || sees("]") ? literal(nullptr) : expression());
+    };
     bound();
     while (takes(":")) {
-      sliced = true;
+      subscript.kind = Expression::Kind::slice;
       bound();
     }
     expect("]");
-    if (bounds.size() > 4) refuse("a slice has too many parts");
-    if (!sliced) return node(Expression::Kind::item, "", std::move(bounds));
-    bounds.resize(4, literal(nullptr));
-    return node(Expression::Kind::slice, "", std::move(bounds));
+    if (subscript.parts.size() > 4) refuse("a slice has too many parts");
+    while (subscript.kind == Expression::Kind::slice && subscript.parts.size() < 4)
+      subscript.parts.push_back(literal(nullptr));
+    return subscript;
   }
   void arguments(Expression& call) {
     while (!takes(")")) {
@@ -389,9 +406,9 @@ class TagReader {
           tokens_[at_ + 1].kind == Token::Kind::symbol) {
         call.names.push_back(name());
         expect("=");
-        call.named_values.push_back(expression());
+        adopt(call, call.named_values, expression());
       } else {
-        call.parts.push_back(expression());
+        adopt(call, call.parts, expression());
       }
       if (!sees(")")) expect(",");
     }
@@ -524,6 +541,14 @@ std::string with_plain_line_ends(const std::string& text) {
 }
 
 }  // namespace
+
+std::string in_short(std::string text) {
+  constexpr std::size_t kMost = 500;
+  if (text.size() <= kMost) return text;
+  std::size_t end = kMost;
+  while (end > kMost - 4 && (static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80U) --end;
+  return text.erase(end) + "[...]";
+}
 
 std::vector<JinjaStatement> parse_jinja(const std::string& text, const std::string& name) {
   if (text.size() > kMaxBytes)

@@ -36,6 +36,7 @@ struct JinjaExpression {
   std::vector<JinjaExpression> parts;
   std::vector<std::string> names;             ///< of named arguments
   std::vector<JinjaExpression> named_values;  ///< theirs
+  int depth = 1;                              ///< of the tree, this one included
 };
 
 struct JinjaStatement {
@@ -59,6 +60,9 @@ struct JinjaTemplate::Program {
   std::string name;
   std::vector<JinjaStatement> statements;
 };
+
+/// What an error says of a template; a quoted text that is long is cut off.
+std::string in_short(std::string text);
 
 /// Throws Error with name and line.
 std::vector<JinjaStatement> parse_jinja(const std::string& text, const std::string& name);

@@ -122,6 +122,18 @@ TEST(ChatTemplates, WhatIsNotUnderstoodIsNamed) {
               HasSubstr("a prompt with 1 pictures has 0 times <|image_pad|>"));
 }
 
+// What an error quotes may be a megabyte; its end, which says what to do, is still seen.
+TEST(ChatTemplates, ErrorsAreShort) {
+  std::string text;
+  while (text.size() < 100000) text += "\xE2\x82\xAC";
+  for (const std::string bad : {"{{ 1 ", "{{ 1 '", "{{ raise_exception('"}) {
+    const std::string problem = problem_of(bad + "x" + text + (bad.back() == '\'' ? "') }}" : " }}"));
+    EXPECT_LT(problem.size(), 600U) << bad;
+    EXPECT_THAT(problem, HasSubstr(" the template")) << bad;
+  }
+  EXPECT_THAT(problem_of("{{ raise_exception('" + text + "') }}"), HasSubstr("\xE2\x82\xAC[...]; simplify"));
+}
+
 // A tag a line, 170,000 of them: in linear time.
 TEST(ChatTemplates, LongOnesAreReadInAMoment) {
   std::string text;
@@ -129,6 +141,48 @@ TEST(ChatTemplates, LongOnesAreReadInAMoment) {
   const auto begin = std::chrono::steady_clock::now();
   problem_of(text);
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(10));
+}
+
+/// What the work of a template is counted by must grow with what it costs: each of these took minutes, or the stack.
+TEST(ChatTemplates, NoneTakesLong) {
+  const auto chain = [](const std::string& first, const std::string& link, int links) {
+    std::string text = "{{ " + first;
+    for (int i = 0; i < links; ++i) text += link;
+    return text + " }}";
+  };
+  const auto again = [](const std::string& text, int times) {
+    std::string all;
+    for (int i = 0; i < times; ++i) all += text;
+    return all;
+  };
+  // n.x is a text of 128 KiB.
+  const std::string big =
+      "{% set n = namespace(x='aaaaaaaa') %}{% for a in range(14) %}{% set n.x = n.x ~ n.x %}{% endfor %}";
+  const std::string half = "{% set y = n.x[:65000] ~ 'b' %}";
+  const std::string endless = "does not come to an end";
+  const std::vector<std::pair<std::string, std::string>> cases{
+      {chain("messages[0]", ".a", 1900), "a chain that is too long"},
+      {chain("'a'", "|trim", 1900), "a chain that is too long"},
+      {chain("'a'", " is string", 1900), "a chain that is too long"},
+      {chain("'a'", ".strip()", 900), "a chain that is too long"},
+      {chain("1", " + 1", 900), "a chain that is too long"},
+      {chain("1", "[0:1]", 300), "a chain that is too long"},
+      {chain("[", "1,", 1900) + "]", ""},
+      {big + half + again("{% set z = y in n.x %}", 8), endless},
+      {big + half + again("{% set z = n.x.split(y) %}", 8), endless},
+      {big + half + again("{% set z = n.x.strip('" + std::string(60000, 'b') + "a') %}", 8), endless},
+      {big + again("{% set z = n.x|length %}", 8), endless},
+      {big + again("{% set z = n.x[0] %}", 8), endless},
+      {"{% for a in range(9999) %}{% set z %}" + std::string(100000, 'x') + "{% endset %}{% endfor %}",
+       endless},
+      {"{{ range(9999)|join('" + std::string(25, 'x') + "') }}", "a text has no end"},
+      {"{{ " + std::string(1000, 'a') + " }}", "a name is too long"},
+  };
+  for (const auto& [text, part] : cases) {
+    const auto begin = std::chrono::steady_clock::now();
+    EXPECT_THAT(problem_of(text), HasSubstr(part)) << text.substr(0, 200);
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(5)) << text.substr(0, 200);
+  }
 }
 
 class ChatFolder : public ::testing::Test {

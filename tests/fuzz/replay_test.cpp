@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <ctime>
 #include <utility>
 
 #include "fuzz/harness.h"
@@ -65,6 +66,8 @@ namespace fs = std::filesystem;
 
 /// As libFuzzer is told (tests/fuzz/run.sh); seeds and kept inputs are all far smaller.
 constexpr std::size_t kMostBytes = std::size_t{128} << 20;
+/// Of processor time for one input, many times what the slowest one takes. A parser that needs more works without bounds.
+constexpr double kMostSeconds = BIQA_OWN_MALLOC ? 5 : 50;
 
 class Replay : public ::testing::Test {
  public:
@@ -96,12 +99,14 @@ class Replay : public ::testing::Test {
     fmt::print("{}\n", input);  // a broken promise ends the program: this names the input
     std::fflush(stdout);
     largest_allocation = 0;
+    const std::clock_t begin = std::clock();
     try {
       harness_(content);
     } catch (const std::exception& escaped) {
       ADD_FAILURE() << input << " lets through: " << escaped.what();
     }
     EXPECT_LE(largest_allocation, kMostBytes) << input << " makes it claim memory in one piece";
+    EXPECT_LE(static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC, kMostSeconds) << input;
   }
 
   std::string name_;
