@@ -7,7 +7,6 @@
 namespace biqa {
 namespace {
 /// Patches that go through the tower at once: bounds its activations.
-constexpr std::int64_t kBatchPatches = 8192;
 }  // namespace
 
 std::vector<EncodedPicture> PictureEncoder::encode(std::span<const Patches> pictures) const {
@@ -19,7 +18,7 @@ std::vector<EncodedPicture> PictureEncoder::encode(std::span<const Patches> pict
     std::int64_t rows = 0;
     while (first + batch.size() < pictures.size()) {
       const Patches& next = pictures[first + batch.size()];
-      if (!batch.empty() && rows + next.rows() > kBatchPatches) break;
+      if (!batch.empty() && rows + next.rows() > PictureEncoder::kBatchPatches) break;
       rows += next.rows();
       batch.push_back({next.grid, next.values});
     }

@@ -23,6 +23,9 @@ struct EncodedPicture {
 
 class PictureEncoder {
  public:
+  /// Patches that go through the tower together; the last picture may exceed them.
+  static constexpr std::int64_t kBatchPatches = 8192;
+
   PictureEncoder(const QwenVl& model, PreprocessConfig config, std::int64_t cache_bytes)
       : model_(model), config_(config), cache_bytes_(cache_bytes) {}
 

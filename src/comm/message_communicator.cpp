@@ -20,6 +20,7 @@
 
 #include "comm/broadcast_shape.h"
 #include "comm/transport.h"
+#include "comm/wait_times.h"
 #include "core/error.h"
 
 namespace biqa {
@@ -33,8 +34,6 @@ constexpr std::size_t kPieceBytes = std::size_t{256} << 10;
 constexpr std::size_t kBlocksUnderWay = 8;
 /// A sum of more elements is shared out between the ranks.
 constexpr std::size_t kRootedElements = 4096;
-/// Elements held for one block of a reduce-scatter, all peers together.
-constexpr std::size_t kReduceElements = std::size_t{16} << 20;
 /// Who waits for the rank that collects from all is more patient: that one knows who is missing and shall say it first.
 constexpr double kPatience = 1.25;
 
@@ -443,7 +442,7 @@ class MessageCommunicator final : public Communicator {
   /// Polls until `ready`; when nothing came for the deadline, an Error names the ranks that `missing` lists.
   template <typename Ready, typename Missing>
   void wait(Operation operation, const char* purpose, double patience, Ready ready, Missing missing) {
-    constexpr Seconds kShortest{10e-6}, kLongest{5e-3};
+    constexpr Seconds kShortest{10e-6};
     constexpr int kEager = 16;
     const Seconds limit = deadline_ * patience;
     Seconds waited{0};
@@ -465,7 +464,8 @@ class MessageCommunicator final : public Communicator {
       // Sleeps grow with the wait: a reply comes at most some 6 % late and an idle rank takes next to no processor.
       if (polls >= kEager) {
         const bool moving = endpoint_->movement.is_recent(last);
-        endpoint_->transport().idle(moving ? kShortest : std::clamp(waited / 16, kShortest, kLongest));
+        endpoint_->transport().idle(
+            moving ? kShortest : std::clamp<Seconds>(waited * kSleepShare, kShortest, kLongestSleep));
       }
       const auto now = Clock::now();
       // Time in which this process itself was stopped is not the peers' silence.
@@ -593,7 +593,7 @@ void MessageCommunicator::reduce_scatter(Operation operation, std::span<const T>
   const auto ranks = members_.size(), shard = own_shard.size(), own = static_cast<std::size_t>(rank_);
   CHECK_EQ(all.size(), ranks * shard);
   Collective call(*this, operation, kElement<T>, all.size(), 0);
-  const std::size_t block = std::clamp<std::size_t>(kReduceElements / ranks, 4096, std::size_t{1} << 20);
+  const std::size_t block = std::clamp(kReduceElements / ranks, kLeastReduceBlock, kLargestReduceBlock);
   std::vector<std::vector<T>> parts(ranks);
   for (auto& part : parts) part.resize(std::min(block, shard));
   std::size_t begin = 0;

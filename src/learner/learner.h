@@ -67,6 +67,9 @@ struct UpdateResult {
 
 class Learner {
  public:
+  /// Small sums and maxima over the learners in update(), and how many values they have together.
+  static constexpr int kSums = 4, kSummedValues = 2 + 6 + 1 + 1;
+
   /// `start` is what training starts from; `reference` the adapter the KL term holds on to (nullptr: the base
   /// model). `learners`: this rank's peers; every one calls the collectives in step.
   Learner(const QwenVl& model, Lora start, std::shared_ptr<const PackedAdapter> reference,

@@ -16,67 +16,31 @@
 #include <utility>
 
 #include "comm/broadcast_shape.h"
-#include "config/config.h"
-#include "core/error.h"
+#include "comm/wait_times.h"
 #include "core/random.h"
-#include "io/yaml.h"
-#include "model/config.h"
-#include "planning/plan.h"
-#include "run/records.h"
+#include "learner/learner.h"
+#include "training/adapter_exchange.h"
+#include "training/messages.h"
+#include "training/work_share.h"
 
 namespace biqa {
 namespace {
 
-/// As in message_communicator.cpp and trainer.cpp.
-constexpr double kLongestSleepSeconds = 5e-3, kSleepShare = 1.0 / 16;
-constexpr double kReduceElements = 16 << 20;
-constexpr double kReportBytes = 104, kBoundaryBytes = 32, kWorkBytes = 32 + 24;
+/// Of a wait, as message_communicator.cpp sleeps.
+const double kLongestSleepSeconds = kLongestSleep.count();
+constexpr double kReportBytes = sizeof(StepReport), kBoundaryBytes = kBoundaryWireBytes;
+constexpr double kWorkBytes = WorkShare::kRequestBytes + WorkShare::kReplyBytes;
 /// Rooted sums of an update and of a publication: calls, and bytes one way between the root and one rank.
-constexpr double kUpdateSums = 4, kUpdateSumBytes = 8 * (2 + 6 + 1 + 1);
-constexpr double kPublishSums = 4, kPublishSumBytes = 8 * 4;
-constexpr double kFloatBytes = 4;
+constexpr double kUpdateSums = Learner::kSums, kUpdateSumBytes = sizeof(double) * Learner::kSummedValues;
+constexpr double kPublishSums = AdapterExchange::kSums,
+                 kPublishSumBytes = sizeof(double) * AdapterExchange::kSums;
+constexpr double kFloatBytes = sizeof(float);
 /// Values of one adapter in a checkpoint: the adapter itself, and values and both moments in the shards.
 constexpr double kSavedAdapters = 4, kShardAdapters = 3;
 
 template <typename Count>
 double number(Count count) {
   return static_cast<double>(count);
-}
-
-template <typename Inputs, typename Visit>
-void visit_inputs(Inputs& in, Visit visit) {
-  visit("images", in.images);
-  visit("group_size", in.group_size);
-  visit("prompt_tokens", in.prompt_tokens);
-  visit("length_mean_tokens", in.length_mean_tokens);
-  visit("length_deviation", in.length_deviation);
-  visit("max_new_tokens", in.max_new_tokens);
-  visit("stage2_tokens", in.stage2_tokens);
-  visit("adapter_bytes", in.adapter_bytes);
-  visit("group_bytes", in.group_bytes);
-  visit("checkpoint_every", in.checkpoint_every);
-  visit("policy_lag", in.policy_lag);
-  visit("group_start_seconds", in.group_start_seconds);
-  visit("stage2_start_seconds", in.stage2_start_seconds);
-  visit("iteration_seconds", in.iteration_seconds);
-  visit("token_seconds", in.token_seconds);
-  visit("reward_group_seconds", in.reward_group_seconds);
-  visit("learn_start_seconds", in.learn_start_seconds);
-  visit("learn_group_seconds", in.learn_group_seconds);
-  visit("learn_token_seconds", in.learn_token_seconds);
-  visit("apply_seconds", in.apply_seconds);
-  visit("link_bytes_per_second", in.link_bytes_per_second);
-  visit("latency_seconds", in.latency_seconds);
-  visit("message_seconds", in.message_seconds);
-  visit("sum_bytes_per_second", in.sum_bytes_per_second);
-  visit("sleeps", in.sleeps);
-  visit("disk_bytes_per_second", in.disk_bytes_per_second);
-  visit("disk_rank_bytes_per_second", in.disk_rank_bytes_per_second);
-  visit("file_seconds", in.file_seconds);
-  visit("cores", in.cores);
-  visit("idle_core_share", in.idle_core_share);
-  visit("steps", in.steps);
-  visit("seed", in.seed);
 }
 
 /// Seconds for bytes at a rate; a rate of 0 stands for one that takes no time.
@@ -289,7 +253,8 @@ double reduce_seconds(const ScaleInputs& in, double learners, double ranks, doub
   const double sums = transfer_seconds(in.adapter_bytes, in.sum_bytes_per_second) / speed;
   if (learners <= 1) return sums;
   const double shard = std::ceil(in.adapter_bytes / kFloatBytes / learners);
-  const double block = std::clamp(std::floor(kReduceElements / learners), 4096.0, number(1 << 20));
+  const double block = std::clamp(std::floor(number(kReduceElements) / learners), number(kLeastReduceBlock),
+                                  number(kLargestReduceBlock));
   const double rounds = std::max(1.0, std::ceil(shard / block));
   const double messages = 2 * (learners - 1) * in.message_seconds / speed;
   const double wire =
@@ -363,113 +328,156 @@ double ScaleStep::traffic_bytes() const {
   return std::accumulate(sent_bytes.begin(), sent_bytes.end(), 0.0);
 }
 
+namespace {
+
+/// One job's step, put together from the parts of a few simulated steps.
+class StepSimulation {
+ public:
+  StepSimulation(const ScaleInputs& inputs, const RolePlan& roles, int ranks)
+      : in_(inputs),
+        roles_(roles),
+        ranks_(number(ranks)),
+        learners_(number(roles.learners.size())),
+        apart_(actors_apart(roles)),
+        holders_(learners_ + (apart_ ? number(roles.actors.size()) : ranks_ - learners_)),
+        lag_(apart_ ? inputs.policy_lag : 0),
+        steps_(static_cast<std::size_t>(inputs.steps)) {
+    step_.ranks = ranks;
+    step_.actors = static_cast<std::int64_t>(roles.actors.size());
+    step_.rewards = static_cast<std::int64_t>(roles.rewards.size());
+    step_.learners = static_cast<std::int64_t>(roles.learners.size());
+    step_.colocated = roles.colocated;
+    step_.images = inputs.images;
+  }
+
+  ScaleStep run() {
+    fill_traffic(step_, in_, holders_);
+    order(simulate_parts());
+    plan_checkpoints();
+    step_.limit = limit();
+    return step_;
+  }
+
+ private:
+  /// The parts of each step, without their order.
+  std::vector<Parts> simulate_parts() const {
+    std::vector<Parts> parts(steps_);
+    for (std::size_t s = 0; s < steps_; ++s) {
+      const std::vector<double> lengths = draw_lengths(in_, s);
+      std::vector<GroupWork> groups;
+      const auto members = static_cast<std::size_t>(in_.group_size);
+      for (std::size_t begin = 0; begin < lengths.size(); begin += members)
+        groups.push_back({std::span(lengths).subspan(begin, members)});
+      const RolloutTimes rollout = simulate_rollout(in_, groups, roles_.actors.size(), ranks_);
+      const LearnTimes learning = simulate_learning(in_, groups, roles_.learners.size(), ranks_);
+      parts[s] = {rollout.seconds,
+                  rollout.even_seconds,
+                  std::max(rollout.seconds, scored_seconds(in_, rollout, s, roles_, ranks_)),
+                  learning.seconds,
+                  learning.even_seconds,
+                  rollout.core_seconds + learning.core_seconds};
+    }
+    return parts;
+  }
+
+  double publish_seconds(const Parts& part) const {
+    const double boundary =
+        tree_seconds(in_, ranks_, in_.latency_seconds + in_.message_seconds, apart_ ? part.learn : 0);
+    const double apply = in_.apply_seconds / speed_of(in_, holders_, ranks_);
+    return ranks_ * in_.message_seconds / speed_of(in_, 1, ranks_) * (ranks_ > 1 ? 1 : 0) + boundary +
+           step_.broadcast_seconds + apply + kPublishSums * rooted_seconds(in_, holders_, ranks_);
+  }
+
+  /// When each step is rolled out, scored, learned and published; means over the steps.
+  void order(const std::vector<Parts>& parts) {
+    step_.broadcast_seconds = broadcast_seconds(in_, holders_, ranks_);
+    if (in_.checkpoint_every > 0)
+      step_.copy_seconds =
+          transfer_seconds(kShardAdapters * in_.adapter_bytes / learners_, in_.sum_bytes_per_second) /
+          number(in_.checkpoint_every);
+    std::vector<double> rolled(steps_), published(steps_);
+    double core_seconds = 0;
+    const double count = number(steps_);
+    for (std::size_t s = 0; s < steps_; ++s) {
+      const Parts& part = parts[s];
+      const double reduce = reduce_seconds(in_, learners_, ranks_, part.learn - part.even_learn);
+      const double publish = publish_seconds(part);
+      const auto back = s - 1 - static_cast<std::size_t>(lag_);  // wraps where there is none
+      const double version = s >= 1 + static_cast<std::size_t>(lag_) ? published[back] : 0;
+      const double begin = std::max(s > 0 ? rolled[s - 1] : 0, version);
+      rolled[s] = begin + part.rollout;
+      const double learn_begin = std::max(begin + part.scored, s > 0 ? published[s - 1] : 0);
+      published[s] = learn_begin + part.learn + reduce + publish + step_.copy_seconds;
+      step_.rollout_seconds += part.rollout / count;
+      step_.straggler_seconds += std::max(0.0, part.rollout - part.even_rollout) / count;
+      step_.reward_seconds += (part.scored - part.rollout) / count;
+      step_.learn_seconds += part.learn / count;
+      step_.imbalance_seconds += std::max(0.0, part.learn - part.even_learn) / count;
+      step_.reduce_seconds += reduce / count;
+      step_.publish_seconds += publish / count;
+      core_seconds += part.core_seconds / count;
+    }
+    // The pipeline of a lag takes as many steps to fill.
+    const std::size_t filled = std::min(steps_ - 1, static_cast<std::size_t>(lag_));
+    step_.step_seconds = filled == 0 ? published.back() / count
+                                     : (published.back() - published[filled - 1]) / number(steps_ - filled);
+    if (in_.cores > 0) step_.step_seconds = std::max(step_.step_seconds, core_seconds / in_.cores);
+    step_.trajectories_per_second =
+        step_.step_seconds > 0 ? number(in_.images * in_.group_size) / step_.step_seconds : 0;
+  }
+
+  void plan_checkpoints() {
+    if (in_.checkpoint_every <= 0) return;
+    const double all = kSavedAdapters * in_.adapter_bytes;
+    const double first = in_.adapter_bytes * (1 + kShardAdapters / learners_);
+    step_.checkpoint_seconds = std::max(transfer_seconds(all, in_.disk_bytes_per_second),
+                                        transfer_seconds(first, in_.disk_rank_bytes_per_second)) +
+                               (learners_ + 2) * in_.file_seconds;
+    step_.checkpoint_steps = in_.checkpoint_every;
+    if (step_.step_seconds > 0)
+      step_.checkpoint_steps =
+          std::max(step_.checkpoint_steps,
+                   static_cast<std::int64_t>(std::ceil(step_.checkpoint_seconds / step_.step_seconds)));
+  }
+
+  /// What takes most of the step. With a lag only the longer side is waited for.
+  std::string limit() const {
+    std::vector<std::pair<double, std::string>> limits;
+    const double learning_side = step_.learn_seconds + step_.reduce_seconds + step_.publish_seconds;
+    if (lag_ == 0 || step_.rollout_seconds >= learning_side) {
+      limits.emplace_back(step_.rollout_seconds - step_.straggler_seconds, "rollout");
+      limits.emplace_back(step_.straggler_seconds, "stragglers");
+    }
+    if (lag_ == 0) limits.emplace_back(step_.reward_seconds, "rewards");
+    if (lag_ == 0 || step_.rollout_seconds < learning_side) {
+      limits.emplace_back(step_.learn_seconds - step_.imbalance_seconds, "learning");
+      limits.emplace_back(step_.imbalance_seconds, "imbalance");
+      limits.emplace_back(step_.reduce_seconds, "reduce");
+      limits.emplace_back(step_.publish_seconds, "publish");
+    }
+    return std::max_element(limits.begin(), limits.end(),
+                            [](const auto& a, const auto& b) { return a.first < b.first; })
+        ->second;
+  }
+
+  const ScaleInputs& in_;
+  const RolePlan& roles_;
+  const double ranks_, learners_;
+  const bool apart_;
+  const double holders_;
+  const std::int64_t lag_;
+  const std::size_t steps_;
+  ScaleStep step_;
+};
+
+}  // namespace
+
 ScaleStep simulate_step(const ScaleInputs& in, const RolePlan& roles, int rank_count) {
   CHECK_GE(rank_count, 1);
   CHECK_GE(in.images, 1);
   CHECK_GE(in.group_size, 1);
   CHECK_GE(in.steps, 1);
-  const auto ranks = number(rank_count), learners = number(roles.learners.size());
-  const bool apart = actors_apart(roles);
-  const double holders = learners + (apart ? number(roles.actors.size()) : ranks - learners);
-  const std::int64_t lag = apart ? in.policy_lag : 0;
-  ScaleStep step;
-  step.ranks = rank_count;
-  step.actors = static_cast<std::int64_t>(roles.actors.size());
-  step.rewards = static_cast<std::int64_t>(roles.rewards.size());
-  step.learners = static_cast<std::int64_t>(roles.learners.size());
-  step.colocated = roles.colocated;
-  step.images = in.images;
-  fill_traffic(step, in, holders);
-
-  const auto steps = static_cast<std::size_t>(in.steps);
-  std::vector<Parts> parts(steps);
-  for (std::size_t s = 0; s < steps; ++s) {
-    const std::vector<double> lengths = draw_lengths(in, s);
-    std::vector<GroupWork> groups;
-    const auto members = static_cast<std::size_t>(in.group_size);
-    for (std::size_t begin = 0; begin < lengths.size(); begin += members)
-      groups.push_back({std::span(lengths).subspan(begin, members)});
-    const RolloutTimes rollout = simulate_rollout(in, groups, roles.actors.size(), ranks);
-    const LearnTimes learning = simulate_learning(in, groups, roles.learners.size(), ranks);
-    parts[s] = {rollout.seconds,
-                rollout.even_seconds,
-                std::max(rollout.seconds, scored_seconds(in, rollout, s, roles, ranks)),
-                learning.seconds,
-                learning.even_seconds,
-                rollout.core_seconds + learning.core_seconds};
-  }
-
-  // What every step has alike.
-  step.broadcast_seconds = broadcast_seconds(in, holders, ranks);
-  if (in.checkpoint_every > 0)
-    step.copy_seconds =
-        transfer_seconds(kShardAdapters * in.adapter_bytes / learners, in.sum_bytes_per_second) /
-        number(in.checkpoint_every);
-  const double apply = in.apply_seconds / speed_of(in, holders, ranks);
-  std::vector<double> rolled(steps), published(steps);
-  double core_seconds = 0;
-  for (std::size_t s = 0; s < steps; ++s) {
-    const Parts& part = parts[s];
-    const double reduce = reduce_seconds(in, learners, ranks, part.learn - part.even_learn);
-    const double boundary =
-        tree_seconds(in, ranks, in.latency_seconds + in.message_seconds, apart ? part.learn : 0);
-    const double publish = ranks * in.message_seconds / speed_of(in, 1, ranks) * (ranks > 1 ? 1 : 0) +
-                           boundary + step.broadcast_seconds + apply +
-                           kPublishSums * rooted_seconds(in, holders, ranks);
-    const auto back = s - 1 - static_cast<std::size_t>(lag);  // wraps where there is none
-    const double version = s >= 1 + static_cast<std::size_t>(lag) ? published[back] : 0;
-    const double begin = std::max(s > 0 ? rolled[s - 1] : 0, version);
-    rolled[s] = begin + part.rollout;
-    const double learn_begin = std::max(begin + part.scored, s > 0 ? published[s - 1] : 0);
-    published[s] = learn_begin + part.learn + reduce + publish + step.copy_seconds;
-    step.rollout_seconds += part.rollout / number(steps);
-    step.straggler_seconds += std::max(0.0, part.rollout - part.even_rollout) / number(steps);
-    step.reward_seconds += (part.scored - part.rollout) / number(steps);
-    step.learn_seconds += part.learn / number(steps);
-    step.imbalance_seconds += std::max(0.0, part.learn - part.even_learn) / number(steps);
-    step.reduce_seconds += reduce / number(steps);
-    step.publish_seconds += publish / number(steps);
-    core_seconds += part.core_seconds / number(steps);
-  }
-  // The pipeline of a lag takes as many steps to fill.
-  const std::size_t filled = std::min(steps - 1, static_cast<std::size_t>(lag));
-  step.step_seconds = filled == 0 ? published.back() / number(steps)
-                                  : (published.back() - published[filled - 1]) / number(steps - filled);
-  if (in.cores > 0) step.step_seconds = std::max(step.step_seconds, core_seconds / in.cores);
-  step.trajectories_per_second =
-      step.step_seconds > 0 ? number(in.images * in.group_size) / step.step_seconds : 0;
-
-  if (in.checkpoint_every > 0) {
-    const double all = kSavedAdapters * in.adapter_bytes;
-    const double first = in.adapter_bytes * (1 + kShardAdapters / learners);
-    step.checkpoint_seconds = std::max(transfer_seconds(all, in.disk_bytes_per_second),
-                                       transfer_seconds(first, in.disk_rank_bytes_per_second)) +
-                              (learners + 2) * in.file_seconds;
-    step.checkpoint_steps = in.checkpoint_every;
-    if (step.step_seconds > 0)
-      step.checkpoint_steps =
-          std::max(step.checkpoint_steps,
-                   static_cast<std::int64_t>(std::ceil(step.checkpoint_seconds / step.step_seconds)));
-  }
-
-  // With a lag only the longer side is waited for.
-  std::vector<std::pair<double, std::string>> limits;
-  const double learning_side = step.learn_seconds + step.reduce_seconds + step.publish_seconds;
-  if (lag == 0 || step.rollout_seconds >= learning_side) {
-    limits.emplace_back(step.rollout_seconds - step.straggler_seconds, "rollout");
-    limits.emplace_back(step.straggler_seconds, "stragglers");
-  }
-  if (lag == 0) limits.emplace_back(step.reward_seconds, "rewards");
-  if (lag == 0 || step.rollout_seconds < learning_side) {
-    limits.emplace_back(step.learn_seconds - step.imbalance_seconds, "learning");
-    limits.emplace_back(step.imbalance_seconds, "imbalance");
-    limits.emplace_back(step.reduce_seconds, "reduce");
-    limits.emplace_back(step.publish_seconds, "publish");
-  }
-  step.limit = std::max_element(limits.begin(), limits.end(), [](const auto& a, const auto& b) {
-                 return a.first < b.first;
-               })->second;
-  return step;
+  return StepSimulation(in, roles, rank_count).run();
 }
 
 RolePlan find_best_roles(const ScaleInputs& in, int ranks) {
@@ -497,176 +505,6 @@ RolePlan find_best_roles(const ScaleInputs& in, int ranks) {
     }
   }
   return best;
-}
-
-// ------------------------------------------------------------------------------------------------- inputs
-
-void set_scale_input(ScaleInputs& inputs, const std::string& name, const std::string& value,
-                     const std::string& where) {
-  if (name == "max_policy_lag") return set_scale_input(inputs, "policy_lag", value, where);  // its old name
-  bool known = false;
-  std::vector<std::string> names;
-  YamlNode scalar;
-  scalar.kind = YamlKind::scalar;
-  scalar.text = value;
-  const auto refuse = [&](const char* expected) {
-    fail_usage("{}: {} is '{}'; it must be {}", where, name, value, expected);
-  };
-  visit_inputs(inputs, [&](const char* field, auto& target) {
-    names.emplace_back(field);
-    if (name != field) return;
-    known = true;
-    using Value = std::remove_reference_t<decltype(target)>;
-    if constexpr (std::is_same_v<Value, bool>) {
-      const std::optional<bool> parsed = yaml_boolean(scalar);
-      if (!parsed) refuse("true or false");
-      target = *parsed;
-    } else {
-      const double parsed = yaml_number(scalar).value_or(-1);
-      if (!(parsed >= 0 && parsed <= 1e18)) refuse("a number of at least 0");
-      if constexpr (std::is_integral_v<Value>) {
-        const bool count = name == "images" || name == "group_size" || name == "steps";
-        if (parsed != std::floor(parsed) || (count && parsed < 1)) refuse("a whole number in range");
-        target = static_cast<Value>(parsed);
-      } else {
-        target = parsed;
-      }
-    }
-  });
-  if (!known) fail_usage("{}: there is no input '{}'; there are {}", where, name, fmt::join(names, ", "));
-}
-
-void read_scale_inputs(ScaleInputs& inputs, const std::filesystem::path& file) {
-  const YamlNode root = read_yaml(file);
-  if (root.kind != YamlKind::map)
-    fail_usage("{}: it must be a map of inputs, one `name: number` a line", file.string());
-  for (const YamlNode& node : root.children) {
-    if (node.kind != YamlKind::scalar) fail_usage("{}: {} must be a single value", node.where, node.key);
-    set_scale_input(inputs, node.key, node.text, node.where);
-  }
-}
-
-std::string to_yaml(const ScaleInputs& inputs) {
-  std::string text;
-  visit_inputs(inputs,
-               [&](const char* name, const auto& value) { text += fmt::format("{}: {}\n", name, value); });
-  return text;
-}
-
-void calibrate(ScaleInputs& inputs, std::span<const MeasuredRun> runs) {
-  CHECK(!runs.empty());
-  struct Equation {
-    double iterations = 0, tokens = 0, rollout = 0;  // iterations·i + tokens·t = rollout
-    double rows = 0, learn = 0;                      // start + rows·r = learn
-  };
-  RoleConfig alone;
-  const RolePlan roles = plan_roles(alone, 1);
-  std::vector<Equation> equations;
-  for (const MeasuredRun& run : runs) {
-    ScaleInputs unit = inputs;
-    unit.images = run.images;
-    unit.length_mean_tokens = run.length_mean_tokens;
-    unit.stage2_tokens = run.stage2_tokens;
-    unit.group_start_seconds = unit.stage2_start_seconds = unit.token_seconds = unit.cores = 0;
-    unit.iteration_seconds = 1;
-    Equation equation;
-    equation.iterations = simulate_step(unit, roles, 1).rollout_seconds;
-    equation.tokens = number(run.images * inputs.group_size) * (run.length_mean_tokens + run.stage2_tokens);
-    equation.rollout = run.rollout_seconds;
-    equation.rows =
-        number(run.images) * (inputs.prompt_tokens + number(inputs.group_size) * run.length_mean_tokens);
-    equation.learn = run.learn_seconds;
-    equations.push_back(equation);
-  }
-  const Equation& a = equations.front();
-  inputs.group_start_seconds = inputs.stage2_start_seconds = inputs.learn_group_seconds = 0;
-  inputs.iteration_seconds = inputs.learn_start_seconds = 0;
-  if (equations.size() > 1) {
-    const Equation& b = equations[1];
-    const double determinant = a.iterations * b.tokens - b.iterations * a.tokens;
-    if (determinant != 0)
-      inputs.iteration_seconds = std::max(0.0, (a.rollout * b.tokens - b.rollout * a.tokens) / determinant);
-    if (a.rows != b.rows)
-      inputs.learn_start_seconds = std::max(0.0, (a.rows * b.learn - b.rows * a.learn) / (a.rows - b.rows));
-  }
-  inputs.token_seconds = std::max(0.0, a.rollout - a.iterations * inputs.iteration_seconds) / a.tokens;
-  inputs.learn_token_seconds = std::max(0.0, a.learn - inputs.learn_start_seconds) / a.rows;
-  inputs.reward_group_seconds = runs.front().reward_seconds / number(runs.front().images);
-  inputs.apply_seconds = runs.front().sync_seconds;
-}
-
-namespace {
-
-double median(std::vector<double> values) {
-  CHECK(!values.empty());
-  std::sort(values.begin(), values.end());
-  const std::size_t middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
-}
-
-/// Lengths of a run's answers relative to their mean, by their letters.
-std::vector<double> relative_lengths(const std::filesystem::path& samples) {
-  std::vector<double> lengths;
-  if (!std::filesystem::exists(samples)) return lengths;
-  read_samples(samples, [&](const SampleRecord& sample) { lengths.push_back(number(sample.text.size())); });
-  const double mean =
-      std::accumulate(lengths.begin(), lengths.end(), 0.0) / std::max(1.0, number(lengths.size()));
-  if (mean <= 0) return {};
-  for (double& length : lengths) length /= mean;
-  return lengths;
-}
-
-}  // namespace
-
-ScaleInputs read_scale_runs(std::span<const std::filesystem::path> folders, ScaleInputs machine,
-                            RoleConfig& roles) {
-  CHECK(!folders.empty());
-  ScaleInputs inputs = std::move(machine);
-  std::vector<MeasuredRun> runs;
-  for (const std::filesystem::path& folder : folders) {
-    std::vector<StepMetrics> steps = read_metrics(folder / "metrics.jsonl").steps;
-    if (steps.empty())
-      fail("no step in {}: let the run do some, without evaluation", (folder / "metrics.jsonl").string());
-    if (std::filesystem::exists(folder / "logs" / "rank-00001.log"))
-      fail("cannot measure from {}: several ranks ran it; run it on one rank", folder.string());
-    // The first step also warms up.
-    if (steps.size() > 1) steps.erase(steps.begin());
-    const auto middle = [&](auto value) {
-      std::vector<double> values;
-      values.reserve(steps.size());
-      for (const StepMetrics& step : steps) values.push_back(value(step));
-      return median(values);
-    };
-    MeasuredRun run;
-    run.images = steps.front().images;
-    const double members = number(std::max<std::int64_t>(1, steps.front().trajectories));
-    run.rollout_seconds = middle([](const StepMetrics& m) { return m.rollout_seconds; });
-    run.reward_seconds = middle([](const StepMetrics& m) { return m.reward_seconds; });
-    run.learn_seconds = middle([](const StepMetrics& m) { return m.learn_seconds; });
-    run.sync_seconds = middle([](const StepMetrics& m) { return m.sync_seconds; });
-    run.length_mean_tokens = middle([](const StepMetrics& m) { return m.length_mean; });
-    run.stage2_tokens = middle([](const StepMetrics& m) { return number(m.stage2_tokens); }) / members;
-    runs.push_back(run);
-    if (runs.size() > 1) continue;
-    const Config config = load_config(folder / "config.yaml");
-    roles = config.roles;
-    inputs.images = run.images;
-    inputs.group_size = config.rollout.group_size;
-    inputs.length_mean_tokens = run.length_mean_tokens;
-    inputs.stage2_tokens = run.stage2_tokens;
-    inputs.max_new_tokens = number(config.rollout.max_new_tokens);
-    inputs.checkpoint_every = config.checkpoint.every;
-    inputs.policy_lag = config.rollout.policy_lag;
-    inputs.relative_lengths = relative_lengths(folder / "samples.jsonl");
-    inputs.prompt_tokens = number(make_plan(config, 1).prompt_tokens);
-    const LoraLayout layout(ModelConfig::load(config.model.path), config.lora);
-    inputs.adapter_bytes = kFloatBytes * number(layout.size());
-    // Alone a group is sent twice, to itself.
-    const double sent = middle([](const StepMetrics& m) { return number(m.traffic_bytes); });
-    inputs.group_bytes = std::max(0.0, (sent - kReportBytes) / 2 / number(run.images));
-  }
-  calibrate(inputs, runs);
-  return inputs;
 }
 
 }  // namespace biqa

@@ -15,6 +15,9 @@ namespace biqa {
 /// sampled with version s - 1 - L (docs/decisions/0007-exact-lag.md).
 class AdapterExchange {
  public:
+  /// Small maxima and minima over the holders in publish().
+  static constexpr int kSums = 4;
+
   /// `holders`: the first learner is its rank 0. `adapter`: of the same layout on all of them.
   AdapterExchange(Communicator& holders, Lora adapter, std::int64_t lag);
 

@@ -22,6 +22,7 @@ StepReport receive_report(Communicator& world, int from) {
 Boundary share_boundary(Communicator& world, int first_learner, const Boundary& own) {
   std::array<std::int64_t, 4> numbers{own.version, own.last_step, own.save ? 1 : 0,
                                       static_cast<std::int64_t>(own.evaluation)};
+  static_assert(sizeof numbers == kBoundaryWireBytes);
   world.broadcast(View(numbers.data(), 1, numbers.size()), first_learner);
   return {numbers[0], numbers[1], numbers[2] != 0, static_cast<FirstEvaluation>(numbers[3])};
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 
 #include "comm/communicator.h"
@@ -39,6 +40,9 @@ enum class FirstEvaluation : std::int64_t {
   due,       ///< before the first step
   recorded,  ///< all steps are done, and so is the evaluation after the last one
 };
+
+/// Bytes of a boundary on its way to one rank.
+inline constexpr std::size_t kBoundaryWireBytes = 4 * sizeof(std::int64_t);
 
 /// How the run continues after a step; before the first step, how it begins.
 struct Boundary {

@@ -14,6 +14,7 @@ namespace {
 struct Request {
   std::int64_t step = 0, groups = 0, row = 0, tokens = 0;
 };
+static_assert(sizeof(Request) == WorkShare::kRequestBytes);
 
 }  // namespace
 

@@ -3,6 +3,7 @@
 // earlier epochs tell, and answers between its own tokens. Who rolls out what changes nothing of what is sampled.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -16,6 +17,10 @@ namespace biqa {
 
 class WorkShare {
  public:
+  /// Bytes of a request for a group, and of the reply with one.
+  static constexpr std::size_t kRequestBytes = 4 * sizeof(std::int64_t),
+                               kReplyBytes = 3 * sizeof(std::int64_t);
+
   /// Rows of the training manifest that a step looks at, the same on every rank.
   using RowsOfStep = std::function<std::vector<std::size_t>(std::int64_t step)>;
   /// `actors`: ranks of `world`, ascending; the first keeps the lists. Messages use `tag` and `tag` + 1.

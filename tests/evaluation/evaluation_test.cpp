@@ -88,5 +88,51 @@ TEST(Evaluation, TheBestAdapterIsChosenByTheFigureThatIsWritten) {
   EXPECT_EQ(best_figure(both, "caption_plcc"), 0.375);
 }
 
+EvalMetrics figure(const std::string& set, const std::string& condition, const std::string& decoding,
+                   double plcc) {
+  EvalMetrics metrics;
+  metrics.set = set;
+  metrics.condition = condition;
+  metrics.decoding = decoding;
+  metrics.plcc = plcc;
+  metrics.srcc = plcc / 2;
+  metrics.rouge1_r = plcc / 4;
+  return metrics;
+}
+
+TEST(BestFigure, IsTheMeanOverSetsOfTheGreedyOnes) {
+  const std::vector<EvalMetrics> figures{
+      figure("a", "image", "greedy", 0.5), figure("b", "image", "greedy", 0.25),
+      figure("a", "image", "sampled", 1), figure("a", "caption", "greedy", 0.125)};
+  EXPECT_EQ(best_figure(figures, "image_plcc"), 0.375);
+  EXPECT_EQ(best_figure(figures, "image_srcc"), 0.1875);
+  EXPECT_EQ(best_figure(figures, "caption_plcc"), 0.125);
+  EXPECT_EQ(best_figure(figures, "rouge1_r"), 0.09375);  // of the answers to the picture alone
+}
+
+TEST(BestFigure, TakesSampledOnesWhereNoGreedyOneWasMeasured) {
+  const double nan = std::nan("");
+  const std::vector<EvalMetrics> figures{figure("a", "image", "greedy", nan),
+                                         figure("a", "image", "sampled", 0.5),
+                                         figure("b", "image", "sampled", nan)};
+  EXPECT_EQ(best_figure(figures, "image_plcc"), 0.5);
+  EXPECT_TRUE(std::isnan(best_figure(figures, "caption_plcc")));
+  EXPECT_TRUE(std::isnan(best_figure(figures, "none")));
+  EXPECT_TRUE(std::isnan(best_figure({}, "image_plcc")));
+}
+
+TEST(Evaluation, TextsAreComparedWherePeopleWroteSome) {
+  std::vector<Group> groups{answer(1, 1, 2), answer(2, 2, 3)};
+  groups[0].human_text = "a sharp picture";
+  groups[0].members[0].text = "a sharp photo";
+  const auto figures = evaluate_groups(groups, kPaper, 0, "set", "greedy", false);
+  ASSERT_EQ(figures.size(), 1U);  // no second stage was run
+  EXPECT_EQ(figures[0].condition, "image");
+  EXPECT_DOUBLE_EQ(figures[0].rouge1_r, 2.0 / 3);
+  EXPECT_DOUBLE_EQ(figures[0].plcc, 1);
+  groups[0].human_text.clear();
+  EXPECT_TRUE(std::isnan(evaluate_groups(groups, kPaper, 0, "set", "greedy", false)[0].rouge1_r));
+}
+
 }  // namespace
 }  // namespace biqa

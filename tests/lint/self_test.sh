@@ -89,4 +89,21 @@ refuses metrics 'src/core/record.cpp:2: field advantage has no row in docs/metri
 echo '| `rewards`, `advantage` |' >>"$tree/docs/metrics.md"
 accepts metrics
 
+function_of() {  # function_of LINES: a function so long, below two short ones
+  printf 'void quick() {}\nvoid short_one() {\n  f();\n}\nstd::vector<int> long_one(\n    int x) {\n'
+  for ((line = 3; line < $1; ++line)); do printf '  f(x);\n'; done
+  printf '}\n'
+}
+plant src/core/size.cpp "$(function_of 80)"
+accepts sizes
+plant src/core/size.cpp "$(function_of 81)"
+refuses sizes 'src/core/size.cpp:6: long_one has 81 lines, more than 80'
+plant src/core/size.cpp "$(printf 'int x;\n%.0s' {1..600})"
+refuses sizes 'src/core/size.cpp:601: 601 lines, more than 600'
+mkdir -p "$tree/tests/lint"
+echo 'src/core/size.cpp one subject' >"$tree/tests/lint/sizes.txt"
+accepts sizes
+echo 'src/core/clean.h is short' >>"$tree/tests/lint/sizes.txt"
+refuses sizes 'src/core/clean.h: tests/lint/sizes.txt lists it, but it is short enough or gone'
+
 echo "$cases planted cases judged rightly"

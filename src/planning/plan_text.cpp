@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include "planning/plan.h"
+#include "run/progress.h"
+
+namespace biqa {
+namespace {
+
+std::string bytes_text(std::int64_t bytes) {
+  const double mib = static_cast<double>(bytes) / (1 << 20);
+  return mib < 1024 ? fmt::format("{:.1f} MiB", mib) : fmt::format("{:.2f} GiB", mib / 1024);
+}
+std::string flop_text(double flop) {
+  return fmt::format("{:.3g} TFLOP", flop / 1e12);
+}
+
+}  // namespace
+
+std::string describe_plan(const RunPlan& plan) {
+  std::string text;
+  for (const std::string& assumption : plan.assumptions) text += "assumed: " + assumption + "\n";
+  text += plan.roles.describe() + "\n";
+  const auto line = [&](const std::string& name, const std::string& value) {
+    text += fmt::format("{:<22} {}\n", name, value);
+  };
+  line("threads per rank", fmt::format("{}", plan.threads));
+  line("images", fmt::format("{} to train on, {} to evaluate", plan.training_images, plan.evaluation_images));
+  line("steps",
+       fmt::format("{} of {} images and {} trajectories", plan.steps, plan.images, plan.trajectories));
+  line("prompt", fmt::format("{} tokens, {} of them image; from the caption alone at most {}",
+                             plan.prompt_tokens, plan.image_tokens, plan.stage2_prompt_tokens));
+  line("tokens of a step",
+       fmt::format(
+           "at most {} generated, {} through the learner (every answer as long as max_new_tokens allows)",
+           plan.rollout_tokens, plan.trained_rows));
+  line("operations of a step",
+       fmt::format("at most {}: vision {}, rollout {}, learning {}",
+                   flop_text(plan.vision_flop + plan.rollout_flop + plan.learn_flop),
+                   flop_text(plan.vision_flop), flop_text(plan.rollout_flop), flop_text(plan.learn_flop)));
+  line("rate of a rank", fmt::format("{:.1f} GFLOP/s, {:.1f} while generating (products alone, measured now)",
+                                     plan.batch_flop_per_second / 1e9, plan.decode_flop_per_second / 1e9));
+  line("time of a step",
+       fmt::format("about {} at that rate: rollout {:.2f} s, learning {:.2f} s",
+                   duration_text(plan.step_seconds()), plan.rollout_seconds, plan.learn_seconds));
+  line("time of the run", fmt::format("about {} without evaluations",
+                                      duration_text(plan.step_seconds() * static_cast<double>(plan.steps))));
+  line("peak memory", fmt::format("{} of the fullest rank ({}), if every answer is as long as allowed",
+                                  bytes_text(plan.memory.peak()), plan.fullest));
+  for (const auto& [name, bytes] : plan.memory.shared)
+    text += fmt::format("  {:<32} {:>12}{}\n", name, bytes_text(bytes),
+                        plan.ranks > 1 ? "  once per node, for all its ranks" : "");
+  for (const auto& [name, bytes] : plan.memory.held)
+    text += fmt::format("  {:<32} {:>12}\n", name, bytes_text(bytes));
+  text += "  and the largest of\n";
+  for (const auto& [name, bytes] : plan.memory.passing)
+    text += fmt::format("    {:<30} {:>12}\n", name, bytes_text(bytes));
+  if (plan.ranks > 1) {
+    line("peak memory of a node",
+         fmt::format("at most {} with {} ranks on it, {} of that their one copy of the weights",
+                     bytes_text(plan.node_bytes), plan.node_ranks, bytes_text(plan.node_shared_bytes)));
+  }
+  return text;
+}
+
+}  // namespace biqa

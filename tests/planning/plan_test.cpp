@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+// The plan of a run: what can be counted by hand is counted by hand.
+#include "planning/plan.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "support/temporary_folder.h"
+
+namespace biqa {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::int64_t bytes_of(const MemoryParts& parts, const std::string& name) {
+  const auto part = std::find_if(parts.begin(), parts.end(), [&](const auto& p) { return p.first == name; });
+  return part == parts.end() ? -1 : part->second;
+}
+
+/// A network whose sizes are easy to multiply.
+MemoryInputs small_inputs() {
+  MemoryInputs in;
+  TextConfig& text = in.model.text;
+  text.hidden = 16;
+  text.layers = 2;
+  text.heads = 4;
+  text.kv_heads = 2;
+  text.head_dim = 4;
+  text.intermediate = 32;
+  text.vocab = 100;
+  in.model.vision.hidden = 8;
+  in.model.vision.depth = 1;
+  in.model.vision.heads = 2;
+  in.model.vision.intermediate = 8;
+  in.model.vision.out_hidden = 16;
+  in.lora.rank = 2;
+  in.kv_limit = std::int64_t{1} << 30;
+  in.prompt = 20;
+  in.image_tokens = 4;
+  in.patch_rows = 16;
+  in.images = 2;
+  in.group = 2;
+  in.new_tokens = 8;
+  in.distinct_images = 5;
+  in.learner_images = 2;
+  in.micro_batch_tokens = 64;
+  return in;
+}
+
+TEST(PlanMemory, WeightsAdapterAndFeaturesAreThoseOfTheShapes) {
+  const MemoryInputs in = small_inputs();
+  const MemoryPlan plan = plan_memory(in);
+  // One layer: q and o 16·16, k and v 16·8, gate, up and down 16·32.
+  const std::int64_t layer = 2 * 16 * 16 + 2 * 16 * 8 + 3 * 16 * 32, table = 100 * 16;
+  const std::int64_t vision = 3 * 2 * 14 * 14 * 8 + (4 * 8 * 8 + 3 * 8 * 8) + 32 * 32 + 32 * 16;
+  EXPECT_EQ(bytes_of(plan.shared, "weights for the forward"), 4 * (2 * layer + vision + table));
+  // The gradient of the first layer's inputs is not needed behind q, k and v.
+  EXPECT_EQ(bytes_of(plan.shared, "weights for the backward"),
+            4 * (2 * layer - (16 * 16 + 2 * 16 * 8) + table));
+  EXPECT_EQ(bytes_of(plan.shared, "embedding"), 4 * table);
+  EXPECT_EQ(bytes_of(plan.held, "image features"), 5 * 4 * 16 * 4);
+  const auto adapter = 4 * static_cast<std::int64_t>(LoraLayout(in.model, in.lora).size());
+  EXPECT_EQ(bytes_of(plan.held, "adapter, gradient, moments"), 8 * adapter + 4 * adapter * 2);
+  EXPECT_EQ(plan.shared_bytes(), bytes_of(plan.shared, "weights for the forward") +
+                                     bytes_of(plan.shared, "weights for the backward") + 4 * table);
+}
+
+TEST(PlanMemory, ARankPaysForItsRolesAlone) {
+  MemoryInputs in = small_inputs();
+  const MemoryPlan both = plan_memory(in);
+  in.learner = false;
+  const MemoryPlan actor = plan_memory(in);
+  EXPECT_EQ(bytes_of(actor.shared, "weights for the backward"), 0);
+  EXPECT_EQ(bytes_of(actor.passing, "learning (tape of a micro batch)"), -1);
+  EXPECT_LT(actor.peak(), both.peak());
+  in = small_inputs();
+  in.actor = false;
+  const MemoryPlan learner = plan_memory(in);
+  EXPECT_EQ(bytes_of(learner.held, "KV cache"), 0);
+  EXPECT_EQ(bytes_of(learner.passing, "rollout"), -1);
+  EXPECT_LT(learner.peak(), both.peak());
+}
+
+TEST(PlanMemory, ThePeakIsWhatIsHeldAndTheLargestOfWhatPasses) {
+  const MemoryPlan plan{{{"a", 5}}, {{"b", 7}, {"c", 1}}, {{"d", 3}, {"e", 11}}};
+  EXPECT_EQ(plan.shared_bytes(), 5);
+  EXPECT_EQ(plan.peak(), 5 + 8 + 11);
+  EXPECT_EQ(MemoryPlan{}.peak(), 0);
+}
+
+TEST(PlanMemory, RecomputingLayersAndALimitOfTheCacheSaveMemory) {
+  MemoryInputs in = small_inputs();
+  const MemoryPlan plain = plan_memory(in);
+  in.recompute = true;
+  EXPECT_LT(bytes_of(plan_memory(in).passing, "learning (tape of a micro batch)"),
+            bytes_of(plain.passing, "learning (tape of a micro batch)"));
+  in = small_inputs();
+  in.kv_limit = bytes_of(plain.held, "KV cache") / 2;
+  const std::int64_t limited = bytes_of(plan_memory(in).held, "KV cache");
+  EXPECT_GT(limited, 0);
+  EXPECT_LE(limited, in.kv_limit);
+}
+
+class PlanTest : public ::testing::Test {
+ protected:
+  static Config config(std::vector<std::string> more = {}) {
+    std::vector<std::string> overrides{"rollout.images_per_step=4",
+                                       "rollout.group_size=3",
+                                       "rollout.max_new_tokens=10",
+                                       "rollout.stage2_max_new_tokens=5",
+                                       "train.steps=0",
+                                       "train.epochs=2",
+                                       "train.eval_images=7",
+                                       "model.threads=1"};
+    overrides.insert(overrides.end(), more.begin(), more.end());
+    return load_config(BIQA_SOURCE_DIR "/configs/quickstart.yaml", overrides);
+  }
+  TemporaryFolder folder_;
+};
+
+TEST_F(PlanTest, CountsAStepOfTheQuickstart) {
+  const RunPlan plan = make_plan(config(), 1);
+  EXPECT_EQ(plan.images, 4);
+  EXPECT_EQ(plan.trajectories, 12);
+  EXPECT_EQ(plan.steps, 2 * (plan.training_images / 4));
+  EXPECT_EQ(plan.evaluation_images, 7);
+  EXPECT_EQ(plan.image_tokens, 16);  // 112 x 112
+  EXPECT_GT(plan.prompt_tokens, plan.image_tokens);
+  EXPECT_EQ(plan.rollout_tokens, 12 * (10 + 5));
+  EXPECT_EQ(plan.trained_rows, 4 * plan.prompt_tokens + 12 * 9);
+  EXPECT_TRUE(plan.assumptions.empty());
+  EXPECT_EQ(plan.fullest, "actor+reward+learner");
+  EXPECT_EQ(plan.node_ranks, 1);
+  EXPECT_EQ(plan.node_bytes, plan.memory.peak());
+  EXPECT_GT(plan.step_seconds(), 0);
+  const std::string text = describe_plan(plan);
+  EXPECT_THAT(text, HasSubstr("4 images and 12 trajectories"));
+  EXPECT_THAT(text, HasSubstr("KV cache"));
+}
+
+TEST_F(PlanTest, MoreRanksShareTheWorkAndANodeHoldsTheWeightsOnce) {
+  const RunPlan one = make_plan(config(), 1);
+  const RunPlan four = make_plan(config({"roles={actors: 2, rewards: 1, learners: 1}"}), 4);
+  EXPECT_EQ(four.rollout_tokens, one.rollout_tokens);
+  EXPECT_LT(four.memory.peak(), one.memory.peak());
+  EXPECT_LT(four.node_bytes, 4 * four.memory.peak());
+  EXPECT_THAT(describe_plan(four), HasSubstr("once per node"));
+}
+
+TEST_F(PlanTest, SaysWhatItAssumesOfMissingManifests) {
+  const std::string absent = (folder_.path() / "absent.jsonl").string();
+  const RunPlan plan = make_plan(config({"data.train=" + absent, "data.eval=[" + absent + "]"}), 1);
+  ASSERT_EQ(plan.assumptions.size(), 2U);
+  EXPECT_THAT(plan.assumptions[0], HasSubstr("one step of pictures of max_pixels is planned"));
+  EXPECT_THAT(plan.assumptions[1], HasSubstr("it is not counted"));
+  EXPECT_EQ(plan.training_images, 4);
+  EXPECT_EQ(plan.evaluation_images, 0);
+  EXPECT_THAT(describe_plan(plan), HasSubstr("assumed: "));
+  EXPECT_THROW(make_plan(config({"model.path=" + absent}), 1), Error);
+}
+
+}  // namespace
+}  // namespace biqa

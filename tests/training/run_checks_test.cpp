@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "training/run_checks.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "core/error.h"
+#include "support/temporary_folder.h"
+
+namespace biqa {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+template <typename Work>
+std::string error_of(Work&& work) {
+  try {
+    work();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+class RunChecksTest : public ::testing::Test {
+ protected:
+  RunChecksTest()
+      : config_(load_config(BIQA_SOURCE_DIR "/configs/quickstart.yaml")),
+        model_(ModelConfig::load(config_.model.path)),
+        tokenizer_(Tokenizer::load(config_.model.path)),
+        chat_(find_chat_ids(tokenizer_,
+                            {model_.text.vocab, model_.vision_start, model_.vision_end, model_.image_token})),
+        preprocess_(PreprocessConfig::load(config_.model.path)) {
+    chat_.form = find_chat_template(config_.model.path);
+    preprocess_.limit(config_.model.pixels());
+    config_.rollout.images_per_step = 2;
+    for (const char* id : {"small", "large"}) {
+      Sample& sample = train_.emplace_back();
+      sample.id = id;
+      sample.image = std::string(id) + ".png";
+      sample.size = {56, 56};
+    }
+    train_[1].size = {112, 112};
+  }
+  std::string lengths(const std::vector<std::vector<Sample>>& evaluation = {}) const {
+    return error_of([&] {
+      check_lengths(config_, {model_, tokenizer_, chat_, preprocess_}, train_, evaluation);
+    });
+  }
+
+  TemporaryFolder folder_;
+  Config config_;
+  ModelConfig model_;
+  Tokenizer tokenizer_;
+  ChatIds chat_;
+  PreprocessConfig preprocess_;
+  std::vector<Sample> train_;
+};
+
+TEST_F(RunChecksTest, TheQuickstartFits) {
+  EXPECT_EQ(lengths(), "");
+  EXPECT_EQ(lengths({train_}), "");
+  EXPECT_EQ(image_tokens({112, 112}, preprocess_), 16);
+  EXPECT_EQ(image_tokens({56, 56}, preprocess_), 4);
+}
+
+TEST_F(RunChecksTest, TheLargestPictureIsRefusedByName) {
+  config_.rollout.max_new_tokens = 1000000;
+  EXPECT_THAT(lengths(), AllOf(HasSubstr("cannot run image large.png"), HasSubstr("positions")));
+  config_.rollout.max_new_tokens = 8;
+  config_.rollout.kv_memory = 1;
+  EXPECT_THAT(lengths(), AllOf(HasSubstr("large.png"), HasSubstr("kv_memory")));
+}
+
+TEST_F(RunChecksTest, TheSecondStageMustFitToo) {
+  config_.rollout.stage2_max_new_tokens = 1000000;
+  EXPECT_THAT(lengths(), HasSubstr("stage 2 even of an empty caption"));
+  config_.stage2.enabled = false;
+  EXPECT_EQ(lengths(), "");
+  EXPECT_THAT(lengths({train_}), HasSubstr("stage 2"));  // an evaluation always has one
+}
+
+TEST_F(RunChecksTest, AnswersToLearnFromMustFit) {
+  config_.objective.loss.loss = Loss::sft;
+  config_.rollout.max_new_tokens = 1000000;  // nothing is rolled out
+  for (Sample& sample : train_) sample.completion = "good";
+  EXPECT_EQ(lengths(), "");
+  for (std::int64_t i = 0; i < model_.text.max_position; ++i) train_[0].completion += " good";
+  EXPECT_THAT(lengths(), AllOf(HasSubstr("the answer of sample small"), HasSubstr("shorten it")));
+}
+
+TEST_F(RunChecksTest, AStepNeedsItsImagesAndSftItsAnswers) {
+  EXPECT_EQ(error_of([&] { check_training_data(config_, train_); }), "");
+  config_.rollout.images_per_step = 3;
+  EXPECT_THAT(error_of([&] { check_training_data(config_, train_); }),
+              HasSubstr("rollout.images_per_step 3 is more than the 2 images"));
+  config_.rollout.images_per_step = 2;
+  config_.objective.loss.loss = Loss::sft;
+  train_[0].completion = "good";
+  EXPECT_THAT(error_of([&] { check_training_data(config_, train_); }),
+              AllOf(HasSubstr("sample large"), HasSubstr("has no \"completion\"")));
+}
+
+TEST_F(RunChecksTest, EveryMissingFileIsNamed) {
+  EXPECT_EQ(error_of([&] { require_inputs(config_); }), "");
+  config_.data.train = folder_.path() / "absent.jsonl";
+  config_.data.eval = {folder_.path() / "gone.jsonl"};
+  EXPECT_THAT(error_of([&] { require_inputs(config_); }),
+              AllOf(HasSubstr("data.train"), HasSubstr("absent.jsonl"), HasSubstr("gone.jsonl")));
+  config_.data.train.clear();
+  EXPECT_THAT(error_of([&] { require_inputs(config_); }), HasSubstr("data.train is not set"));
+}
+
+}  // namespace
+}  // namespace biqa

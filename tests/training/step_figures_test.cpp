@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "training/step_figures.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+namespace biqa {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+Trajectory answer(double reward, std::size_t tokens, std::optional<double> rating, std::int64_t version) {
+  Trajectory t;
+  t.reward = reward;
+  t.rewards.assign(rewards().size(), 0.0);
+  t.rewards[0] = reward;
+  t.completion_ids.assign(tokens, 1);
+  t.stage2_completion_ids.assign(2, 1);
+  t.rating = rating;
+  t.policy_version = version;
+  t.finished = tokens < 8;
+  return t;
+}
+
+std::vector<Group> two_groups() {
+  std::vector<Group> groups(2);
+  groups[0].members = {answer(1, 4, 3.5, 6), answer(2, 8, std::nullopt, 6)};
+  groups[1].members = {answer(3, 4, 2.0, 5), answer(6, 8, 4.0, 6)};
+  groups[0].members[0].caption = "one two three";
+  groups[0].members[0].reasoning = "one two three four";
+  groups[1].members[0].caption = "rated 2.00, so.";
+  groups[1].members[1].stage2_rating = 3.0;
+  return groups;
+}
+
+TEST(StepFigures, FollowFromTheTrajectories) {
+  const StepMetrics m = figures_of(two_groups(), 7, Config());
+  EXPECT_EQ(m.images, 2);
+  EXPECT_EQ(m.trajectories, 4);
+  EXPECT_EQ(m.generated_tokens, 24);
+  EXPECT_EQ(m.stage2_tokens, 8);
+  EXPECT_EQ(m.policy_lag_max, 2);
+  EXPECT_EQ(m.reward_mean, 3);
+  EXPECT_DOUBLE_EQ(m.reward_std, std::sqrt(14.0 / 3));
+  EXPECT_EQ(m.reward_means[0], 3);
+  EXPECT_EQ(m.reward_means[1], 0);
+  EXPECT_EQ(m.reward_stds[1], 0);
+  EXPECT_EQ(m.parse_rate, 0.75);
+  EXPECT_EQ(m.stage2_parse_rate, 0.25);
+  EXPECT_EQ(m.truncated_fraction, 0.5);
+  EXPECT_EQ(m.length_mean, 6);
+  EXPECT_EQ(m.caption_words, 3);
+  EXPECT_EQ(m.reasoning_words, 4);
+  EXPECT_EQ(m.leak_rate, 0.5);
+}
+
+TEST(StepFigures, WhatWasNotDoneIsNotMeasured) {
+  const StepMetrics nothing = figures_of({}, 7, Config());
+  EXPECT_EQ(nothing.trajectories, 0);
+  EXPECT_TRUE(std::isnan(nothing.reward_mean));
+  EXPECT_TRUE(std::isnan(nothing.parse_rate));
+  Config config;
+  config.stage2.enabled = false;
+  EXPECT_TRUE(std::isnan(figures_of(two_groups(), 7, config).stage2_parse_rate));
+}
+
+TEST(StepFigures, ARecordHasTheTrajectorysTextsAndRewardsByName) {
+  const Group group = two_groups()[0];
+  const SampleRecord record = record_of(3, group, group.members[0], Config());
+  EXPECT_EQ(record.step, 3);
+  EXPECT_EQ(record.caption, "one two three");
+  EXPECT_EQ(record.rating, 3.5);
+  EXPECT_EQ(record.stage2_rating, std::nullopt);
+  EXPECT_EQ(record.rewards.size(), rewards().size());
+  EXPECT_EQ(record.rewards.at(std::string(rewards()[0].name)), 1);
+}
+
+/// A step in which nothing is wrong.
+StepMetrics healthy() {
+  StepMetrics m;
+  m.parse_rate = 1;
+  m.actor_learner_logp_gap = 0;
+  std::fill(m.reward_means.begin(), m.reward_means.end(), 0.5);
+  std::fill(m.reward_stds.begin(), m.reward_stds.end(), 0.1);
+  return m;
+}
+
+TEST(Doubts, NoneAboutAHealthyStep) {
+  EXPECT_THAT(doubts_about(healthy(), Config(), true), IsEmpty());
+}
+
+TEST(Doubts, FewRatings) {
+  StepMetrics m = healthy();
+  m.parse_rate = 0.25;
+  EXPECT_THAT(doubts_about(m, Config(), true),
+              ElementsAre(HasSubstr("only 25 % of the answers hold a rating")));
+}
+
+TEST(Doubts, ARewardThatIsTheSameForAll) {
+  const auto about = [](std::string_view name, double mean, Config config = {}) {
+    StepMetrics m = healthy();
+    m.reward_means[reward_column(name)] = mean;
+    m.reward_stds[reward_column(name)] = 0;
+    return doubts_about(m, config, true);
+  };
+  EXPECT_THAT(about("prediction", 0), ElementsAre(HasSubstr("reward prediction is 0 for every answer")));
+  EXPECT_THAT(about("format", 0.5), IsEmpty());  // all of them have the form: the aim
+  EXPECT_THAT(about("format", 0), ElementsAre(HasSubstr("reward format is 0")));
+  Config config;
+  config.rewards.weights[reward_column("prediction")] = 0;
+  EXPECT_THAT(about("prediction", 0, config), IsEmpty());
+  config = {};
+  config.stage2.enabled = false;
+  EXPECT_THAT(about("consistency", 0, config), IsEmpty());
+  EXPECT_THAT(about("consistency", 0), ElementsAre(HasSubstr("reward consistency")));
+}
+
+TEST(Doubts, ActorAndLearnerMustAgreeOnPolicy) {
+  StepMetrics m = healthy();
+  m.actor_learner_logp_gap = 1e-6;
+  EXPECT_THAT(doubts_about(m, Config(), true), ElementsAre(HasSubstr("actor and learner disagree")));
+  EXPECT_THAT(doubts_about(m, Config(), false), IsEmpty());
+  Config config;
+  config.lora.dropout = 0.1;
+  EXPECT_THAT(doubts_about(m, config, true), IsEmpty());
+  config = {};
+  config.objective.updates_per_rollout = 2;
+  EXPECT_THAT(doubts_about(m, config, true), IsEmpty());
+}
+
+}  // namespace
+}  // namespace biqa
