@@ -133,13 +133,114 @@ double read_rate(int threads) {
   return best;
 }
 
+/// What is sampled and learned in one repeat.
+struct Work {
+  std::int64_t images = 0, group = 0, tokens = 0;  ///< tokens: new ones of each completion
+  std::vector<std::filesystem::path> paths;        ///< [images]
+  std::string prompt;
+
+  double completion_tokens() const { return static_cast<double>(images * group * tokens); }
+};
+
+/// B is not zero after the first update of a real run.
+Lora bench_adapter(const ModelConfig& config, std::int64_t rank) {
+  LoraSpec spec;
+  spec.rank = rank;
+  spec.alpha = 2.0 * static_cast<double>(spec.rank);
+  Lora adapter = initial_lora(std::make_shared<LoraLayout>(config, spec), 0);
+  for (const LoraModule& m : adapter.layout->modules()) {
+    const RandomStream stream({m.b_offset});
+    for (std::int64_t i = 0; i < m.out * m.rank; ++i) {
+      adapter.values[m.b_offset + static_cast<std::size_t>(i)] =
+          static_cast<float>((stream.uniform(static_cast<std::uint64_t>(i)) - 0.5) * 1e-3);
+    }
+  }
+  return adapter;
+}
+
+/// Prompts and what was generated from each.
+struct Sampled {
+  std::vector<std::shared_ptr<const PromptInput>> prompts;
+  std::vector<std::vector<Generated>> results;
+};
+
+Sampled generate(const Policy& policy, Engine& engine, const Work& work, std::int64_t repeat,
+                 Clock::time_point start, nlohmann::json& row) {
+  Sampled sampled;
+  sampled.results.resize(static_cast<std::size_t>(work.images));
+  engine.reset_statistics();
+  std::vector<Patches> patches;
+  patches.reserve(work.paths.size());
+  for (const auto& path : work.paths) patches.push_back(policy.pictures->patches(path));
+  const std::vector<EncodedPicture> pictures = policy.pictures->encode(std::span<const Patches>(patches));
+  row["vision_s"] = seconds_since(start);
+  for (std::size_t i = 0; i < pictures.size(); ++i) {
+    sampled.prompts.push_back(policy.prompt(std::nullopt, std::span(&pictures[i], 1), work.prompt));
+    GenerateRequest request;
+    request.prompt = sampled.prompts.back();
+    request.sampling.max_new_tokens = work.tokens;
+    request.sampling.ignore_end = true;
+    request.tag = i;
+    for (std::int64_t m = 0; m < work.group; ++m) {
+      request.streams.emplace_back(std::initializer_list<std::uint64_t>{static_cast<std::uint64_t>(repeat), i,
+                                                                        static_cast<std::uint64_t>(m)});
+    }
+    engine.submit(std::move(request));
+  }
+  engine.run([&](Generated&& result) { sampled.results[result.tag].push_back(std::move(result)); });
+  const double generated = seconds_since(start);
+  row["prefill_s"] = engine.statistics().prefill_seconds;
+  row["decode_s"] = engine.statistics().decode_seconds;
+  row["generate_tokens_per_s"] = work.completion_tokens() / generated;
+  row["prompt_tokens"] = sampled.prompts.front()->ids.size();
+  return sampled;
+}
+
+void learn(Learner& learner, const Sampled& sampled, const Work& work, Clock::time_point start,
+           nlohmann::json& row) {
+  std::vector<LearnerGroup> groups;
+  for (std::size_t i = 0; i < sampled.results.size(); ++i) {
+    LearnerGroup one{sampled.prompts[i], {}, 0};
+    for (const Generated& r : sampled.results[i]) {
+      const double advantage = RandomStream({i, r.member}).uniform(0) * 2 - 1;
+      one.sequences.push_back({r.ids, r.logp, {}, advantage});
+    }
+    groups.push_back(std::move(one));
+  }
+  const auto learn_start = Clock::now();
+  const UpdateResult update = learner.update(groups, 1e-5);
+  const double learned = seconds_since(learn_start);
+  const double all = seconds_since(start);
+  row["learn_s"] = learned - update.optimizer_seconds;
+  row["optimizer_s"] = update.optimizer_seconds;
+  row["step_s"] = all;
+  row["trained_tokens_per_s"] = work.completion_tokens() / learned;
+  row["trajectories_per_s"] = static_cast<double>(work.images * work.group) / all;
+  row["actor_learner_logp_gap"] = update.logp_max_gap;
+}
+
+nlohmann::json median_of(const std::vector<nlohmann::json>& rows) {
+  nlohmann::json median = nlohmann::json::object();
+  for (const auto& [name, value] : rows.front().items()) {
+    std::vector<double> values;
+    values.reserve(rows.size());
+    for (const auto& row : rows) values.push_back(row[name].get<double>());
+    std::sort(values.begin(), values.end());
+    const std::size_t half = values.size() / 2;
+    median[name] = values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
+  }
+  return median;
+}
+
 ExitCode bench(const CommandLine& line) {
   if (!line.has("model") || !line.has("images"))
     fail_usage("flags --model and --images are needed; see biqa_bench --help");
   const std::string what = line.choice("what", {"generate", "step", "all"});
-  const std::int64_t images = line.integer("batch", 1, 4096);
-  const std::int64_t group = line.integer("group", 1, 4096);
-  const std::int64_t tokens = line.integer("new", 1, 1 << 20);
+  Work work;
+  work.images = line.integer("batch", 1, 4096);
+  work.group = line.integer("group", 1, 4096);
+  work.tokens = line.integer("new", 1, 1 << 20);
+  work.prompt = line.text("prompt");
   const DType dtype = line.choice("dtype", {"f32", "bf16"}) == "bf16" ? DType::bf16 : DType::f32;
   const int threads = threads_for(usable_processors(), static_cast<int>(line.integer("threads", 0, 1024)));
   const std::string format = line.choice("format", {"json", "table"});
@@ -150,19 +251,7 @@ ExitCode bench(const CommandLine& line) {
   const bool step = what != "generate";
   const Policy policy = Policy::open({line.text("model"), dtype, "cpu", threads, step});
   const double load_seconds = seconds_since(load_start);
-  const ModelConfig& config = policy.model->config();
-  LoraSpec spec;
-  spec.rank = line.integer("rank", 1, 1024);
-  spec.alpha = 2.0 * static_cast<double>(spec.rank);
-  Lora adapter = initial_lora(std::make_shared<LoraLayout>(config, spec), 0);
-  for (const LoraModule& m :
-       adapter.layout->modules()) {  // B is not zero after the first update of a real run
-    const RandomStream stream({m.b_offset});
-    for (std::int64_t i = 0; i < m.out * m.rank; ++i) {
-      adapter.values[m.b_offset + static_cast<std::size_t>(i)] =
-          static_cast<float>((stream.uniform(static_cast<std::uint64_t>(i)) - 0.5) * 1e-3);
-    }
-  }
+  const Lora adapter = bench_adapter(policy.model->config(), line.integer("rank", 1, 1024));
   const auto local = make_local();
   LearnerOptions options;
   options.micro_batch_tokens = line.integer("micro-batch-tokens", 1, std::int64_t{1} << 40);
@@ -170,75 +259,20 @@ ExitCode bench(const CommandLine& line) {
   if (step) learner = std::make_unique<Learner>(*policy.model, adapter, nullptr, *local, options);
   Engine engine(*policy.model, {});
 
-  std::vector<std::filesystem::path> paths;
-  for (std::int64_t i = 0; i < images; ++i)
-    paths.push_back(samples[static_cast<std::size_t>(i) % samples.size()].image);
+  for (std::int64_t i = 0; i < work.images; ++i)
+    work.paths.push_back(samples[static_cast<std::size_t>(i) % samples.size()].image);
   std::vector<nlohmann::json> rows;
   for (std::int64_t repeat = 0; repeat <= repeats; ++repeat) {
     const Others others;
     const auto start = Clock::now();
+    nlohmann::json row = nlohmann::json::object();
     engine.set_adapter(pack_adapter(*policy.model, learner != nullptr ? learner->adapter() : adapter));
-    engine.reset_statistics();
-    std::vector<Patches> patches;
-    patches.reserve(paths.size());
-    for (const auto& path : paths) patches.push_back(policy.pictures->patches(path));
-    const std::vector<EncodedPicture> pictures = policy.pictures->encode(std::span<const Patches>(patches));
-    const double vision = seconds_since(start);
-    std::vector<std::shared_ptr<const PromptInput>> prompts;
-    std::vector<std::vector<Generated>> results(static_cast<std::size_t>(images));
-    for (std::size_t i = 0; i < pictures.size(); ++i) {
-      prompts.push_back(policy.prompt(std::nullopt, std::span(&pictures[i], 1), line.text("prompt")));
-      GenerateRequest request;
-      request.prompt = prompts.back();
-      request.sampling.max_new_tokens = tokens;
-      request.sampling.ignore_end = true;
-      request.tag = i;
-      for (std::int64_t m = 0; m < group; ++m) {
-        request.streams.emplace_back(std::initializer_list<std::uint64_t>{static_cast<std::uint64_t>(repeat),
-                                                                          i, static_cast<std::uint64_t>(m)});
-      }
-      engine.submit(std::move(request));
-    }
-    engine.run([&](Generated&& result) { results[result.tag].push_back(std::move(result)); });
-    const double generated = seconds_since(start);
-    nlohmann::json row{{"vision_s", vision},
-                       {"prefill_s", engine.statistics().prefill_seconds},
-                       {"decode_s", engine.statistics().decode_seconds},
-                       {"generate_tokens_per_s", static_cast<double>(images * group * tokens) / generated},
-                       {"prompt_tokens", prompts.front()->ids.size()}};
-    if (step) {
-      std::vector<LearnerGroup> groups;
-      for (std::size_t i = 0; i < results.size(); ++i) {
-        LearnerGroup one{prompts[i], {}, 0};
-        for (const Generated& r : results[i]) {
-          const double advantage = RandomStream({i, r.member}).uniform(0) * 2 - 1;
-          one.sequences.push_back({r.ids, r.logp, {}, advantage});
-        }
-        groups.push_back(std::move(one));
-      }
-      const auto learn_start = Clock::now();
-      const UpdateResult update = learner->update(groups, 1e-5);
-      const double learned = seconds_since(learn_start);
-      const double all = seconds_since(start);
-      row["learn_s"] = learned - update.optimizer_seconds;
-      row["optimizer_s"] = update.optimizer_seconds;
-      row["step_s"] = all;
-      row["trained_tokens_per_s"] = static_cast<double>(images * group * tokens) / learned;
-      row["trajectories_per_s"] = static_cast<double>(images * group) / all;
-      row["actor_learner_logp_gap"] = update.logp_max_gap;
-    }
+    const Sampled sampled = generate(policy, engine, work, repeat, start, row);
+    if (learner != nullptr) learn(*learner, sampled, work, start, row);
     row["others_cores"] = others.cores();
     if (repeat > 0) rows.push_back(row);
   }
-  nlohmann::json median = nlohmann::json::object();
-  for (const auto& [name, value] : rows.front().items()) {
-    std::vector<double> values;
-    values.reserve(rows.size());
-    for (const auto& row : rows) values.push_back(row[name].get<double>());
-    std::sort(values.begin(), values.end());
-    const std::size_t half = values.size() / 2;
-    median[name] = values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
-  }
+  nlohmann::json median = median_of(rows);
   median["load_s"] = load_seconds;
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);

@@ -6,6 +6,9 @@
 #include <chrono>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
+#include <utility>
 
 #include "actor/rollout.h"
 #include "app/program.h"
@@ -245,15 +248,8 @@ class Printer {
   std::string format_;
 };
 
-ExitCode score_pictures(const CommandLine& line) {
-  if (line.positional().empty())
-    fail_usage("no picture is given: name pictures, folders or manifests; see biqa_score --help");
-  const std::string format = line.choice("format", {"table", "csv", "json"});
-  const std::int64_t batch = line.integer("batch", 1, 4096);
-  const Profile profile = named_profile(line.choice("prompts", {"paper", "released"}));
-  if (line.on("greedy") && line.has("seed"))
-    fail_usage("flags --greedy and --seed exclude each other: give one of them");
-  const std::optional<Config> config = find_config(line);
+/// What flags and configuration say of the model; flags come first.
+PolicyOptions policy_options(const CommandLine& line, const std::optional<Config>& config) {
   PolicyOptions options;
   if (line.has("model"))
     options.path = line.text("model");
@@ -274,6 +270,115 @@ ExitCode score_pictures(const CommandLine& line) {
     options.pixels.max = asked;
     options.pixels.max_given = true;
   }
+  return options;
+}
+
+/// The same of the answers. `positions`: of the model; 0: unlimited.
+RolloutOptions rollout_options(const CommandLine& line, const std::optional<Config>& config,
+                               const Profile& profile, std::int64_t positions) {
+  RolloutOptions options;
+  options.group_size = 1;
+  options.prompts = config && !line.has("prompts") ? config->prompts.texts : default_prompts(profile);
+  options.sampling.greedy = !line.has("seed");
+  if (line.has("seed"))
+    options.seed = static_cast<std::uint64_t>(line.integer("seed", 0, std::int64_t{1} << 62));
+  if (config) {
+    options.sampling.max_new_tokens = config->rollout.max_new_tokens;
+    options.stage2_max_new_tokens = config->rollout.stage2_max_new_tokens;
+    options.stage2_with_reasoning = config->stage2.input == Stage2Input::caption_reasoning;
+    options.strip_ratings = config->stage2.leak_guard == LeakGuard::strip;
+  }
+  const std::int64_t limit = line.integer("max-new-tokens", 0, 1 << 20);
+  if (limit > 0)
+    options.sampling.max_new_tokens = limit;
+  else if (!config && positions > 0)
+    options.sampling.max_new_tokens = std::min(options.sampling.max_new_tokens, positions / 2);
+  return options;
+}
+
+/// Rates pictures batch by batch and prints each answer.
+class Scorer {
+ public:
+  Scorer(const Policy& policy, Engine& engine, RolloutOptions options, bool caption_only, Printer printer)
+      : policy_(policy),
+        rollout_(*policy.model, *policy.tokenizer, policy.chat, engine),
+        options_(std::move(options)),
+        caption_only_(caption_only),
+        printer_(std::move(printer)) {}
+
+  /// Pictures that cannot be read or rated are counted as `failures`.
+  void score(std::span<const Picture> pictures, std::int64_t& failures) {
+    const auto start = std::chrono::steady_clock::now();
+    std::vector<std::string> names;
+    const std::vector<RolloutSample> samples = load(pictures, names, failures);
+    std::vector<Group> groups(samples.size());
+    rollout_.run(samples, options_, [&](Group&& group) {
+      const auto index = static_cast<std::size_t>(group.sample_index);
+      groups[index] = std::move(group);
+    });
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() /
+                           static_cast<double>(std::max<std::size_t>(1, groups.size()));
+    for (std::size_t i = 0; i < groups.size(); ++i)
+      report(names[i], groups[i].members.front(), seconds, failures);
+  }
+  const OffScale& off_scale() const { return off_scale_; }
+
+ private:
+  std::vector<RolloutSample> load(std::span<const Picture> pictures, std::vector<std::string>& names,
+                                  std::int64_t& failures) const {
+    std::vector<RolloutSample> samples;
+    std::vector<Patches> patches;
+    for (const Picture& picture : pictures) {
+      try {
+        patches.push_back(policy_.pictures->patches(picture.file));
+        // The draws follow the file's name, so a seed gives the same rating in any company, by path or manifest.
+        samples.push_back(
+            {picture.file.filename().string(), static_cast<std::int64_t>(samples.size()), 0, "", {}});
+        names.push_back(picture.name);
+      } catch (const Error& error) {
+        complain(error.what(), failures);
+      }
+    }
+    const std::vector<EncodedPicture> encoded = policy_.pictures->encode(std::span<const Patches>(patches));
+    for (std::size_t i = 0; i < encoded.size(); ++i) samples[i].picture = encoded[i];
+    return samples;
+  }
+
+  void report(const std::string& name, const Trajectory& answer, double seconds, std::int64_t& failures) {
+    const Profile& profile = options_.prompts.profile;
+    const Verdict verdict = verdict_on(answer, profile, caption_only_);
+    printer_.print(name, answer, verdict, seconds);
+    ++off_scale_.pictures;
+    off_scale_.ratings += verdict.out_of_scale ? 1 : 0;
+    const bool caption_off = answer_out_of_scale(profile, answer.stage2_rating, answer.stage2_text);
+    off_scale_.caption_ratings += !caption_only_ && caption_off ? 1 : 0;
+    if (verdict.rating) return;
+    complain(
+        fmt::format("cannot rate {}: its answer{} holds {}; use the prompts that it was trained with "
+                    "(--config or --adapter RUN), a trained adapter, or more --max-new-tokens",
+                    name, caption_only_ && answer.caption ? " from the caption" : "",
+                    verdict.out_of_scale ? "a number out of scale that counts as no rating" : "no rating"),
+        failures);
+  }
+
+  const Policy& policy_;
+  Rollout rollout_;
+  const RolloutOptions options_;
+  const bool caption_only_;
+  const Printer printer_;
+  OffScale off_scale_;
+};
+
+ExitCode score_pictures(const CommandLine& line) {
+  if (line.positional().empty())
+    fail_usage("no picture is given: name pictures, folders or manifests; see biqa_score --help");
+  const std::string format = line.choice("format", {"table", "csv", "json"});
+  const auto batch = static_cast<std::size_t>(line.integer("batch", 1, 4096));
+  const Profile profile = named_profile(line.choice("prompts", {"paper", "released"}));
+  if (line.on("greedy") && line.has("seed"))
+    fail_usage("flags --greedy and --seed exclude each other: give one of them");
+  const std::optional<Config> config = find_config(line);
+  PolicyOptions options = policy_options(line, config);
   std::int64_t failures = 0;
   const std::vector<Picture> pictures = find_pictures(line.positional(), failures);
   if (pictures.empty()) return ExitCode::world;  // the reasons are told
@@ -289,75 +394,13 @@ ExitCode score_pictures(const CommandLine& line) {
   const Policy policy = Policy::open(options);
   Engine engine(*policy.model, {});
   if (lora) engine.set_adapter(pack_adapter(*policy.model, *lora));
-  RolloutOptions rollout_options;
-  rollout_options.group_size = 1;
-  rollout_options.prompts = config && !line.has("prompts") ? config->prompts.texts : default_prompts(profile);
-  rollout_options.sampling.greedy = !line.has("seed");
-  if (line.has("seed"))
-    rollout_options.seed = static_cast<std::uint64_t>(line.integer("seed", 0, std::int64_t{1} << 62));
-  if (config) {
-    rollout_options.sampling.max_new_tokens = config->rollout.max_new_tokens;
-    rollout_options.stage2_max_new_tokens = config->rollout.stage2_max_new_tokens;
-    rollout_options.stage2_with_reasoning = config->stage2.input == Stage2Input::caption_reasoning;
-    rollout_options.strip_ratings = config->stage2.leak_guard == LeakGuard::strip;
-  }
-  const std::int64_t limit = line.integer("max-new-tokens", 0, 1 << 20);
-  if (limit > 0)
-    rollout_options.sampling.max_new_tokens = limit;
-  else if (const std::int64_t most = policy.model->config().text.max_position; !config && most > 0) {
-    rollout_options.sampling.max_new_tokens = std::min(rollout_options.sampling.max_new_tokens, most / 2);
-  }
-
-  Rollout rollout(*policy.model, *policy.tokenizer, policy.chat, engine);
-  const bool caption_only = line.on("caption-only");
-  const Printer printer(format);
-  OffScale off_scale;
-  for (std::size_t first = 0; first < pictures.size(); first += static_cast<std::size_t>(batch)) {
-    const std::size_t end = std::min(pictures.size(), first + static_cast<std::size_t>(batch));
-    const auto start = std::chrono::steady_clock::now();
-    std::vector<RolloutSample> samples;
-    std::vector<std::string> names;
-    std::vector<Patches> patches;
-    for (std::size_t i = first; i < end; ++i) {
-      try {
-        patches.push_back(policy.pictures->patches(pictures[i].file));
-        // The draws follow the file's name, so a seed gives the same rating in any company, by path or manifest.
-        samples.push_back(
-            {pictures[i].file.filename().string(), static_cast<std::int64_t>(samples.size()), 0, "", {}});
-        names.push_back(pictures[i].name);
-      } catch (const Error& error) {
-        complain(error.what(), failures);
-      }
-    }
-    const std::vector<EncodedPicture> encoded = policy.pictures->encode(std::span<const Patches>(patches));
-    for (std::size_t i = 0; i < encoded.size(); ++i) samples[i].picture = encoded[i];
-    std::vector<Group> groups(samples.size());
-    rollout.run(samples, rollout_options, [&](Group&& group) {
-      const auto index = static_cast<std::size_t>(group.sample_index);
-      groups[index] = std::move(group);
-    });
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() /
-                           static_cast<double>(std::max<std::size_t>(1, groups.size()));
-    for (std::size_t i = 0; i < groups.size(); ++i) {
-      const Trajectory& answer = groups[i].members.front();
-      const Verdict verdict = verdict_on(answer, rollout_options.prompts.profile, caption_only);
-      printer.print(names[i], answer, verdict, seconds);
-      ++off_scale.pictures;
-      off_scale.ratings += verdict.out_of_scale ? 1 : 0;
-      const bool caption_off =
-          answer_out_of_scale(rollout_options.prompts.profile, answer.stage2_rating, answer.stage2_text);
-      off_scale.caption_ratings += !caption_only && caption_off ? 1 : 0;
-      if (!verdict.rating) {
-        complain(fmt::format(
-                     "cannot rate {}: its answer{} holds {}; use the prompts that it was trained with "
-                     "(--config or --adapter RUN), a trained adapter, or more --max-new-tokens",
-                     names[i], caption_only && answer.caption ? " from the caption" : "",
-                     verdict.out_of_scale ? "a number out of scale that counts as no rating" : "no rating"),
-                 failures);
-      }
-    }
-  }
-  off_scale.tell();
+  Scorer scorer(policy, engine,
+                rollout_options(line, config, profile, policy.model->config().text.max_position),
+                line.on("caption-only"), Printer(format));
+  const std::span<const Picture> all(pictures);
+  for (std::size_t first = 0; first < all.size(); first += batch)
+    scorer.score(all.subspan(first, std::min(batch, all.size() - first)), failures);
+  scorer.off_scale().tell();
   if (failures == 0) return ExitCode::done;
   say("{} of {} pictures could not be rated\n", failures, wanted);
   return ExitCode::partial;

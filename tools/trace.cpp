@@ -107,6 +107,96 @@ Tensor all_logits(const QwenVl& model, const PromptInput& prompt, std::span<cons
   return copied_to_host(ops.memory(), logits.view(), "logits");
 }
 
+/// Writes the pictures' patches and features; returns them encoded.
+std::vector<EncodedPicture> trace_pictures(const Policy& policy, const std::vector<std::string>& images,
+                                           Hdf5Writer& out) {
+  const QwenVl& model = *policy.model;
+  std::vector<Patches> patches;
+  std::vector<float> values;
+  std::vector<std::int64_t> grids;
+  for (const std::string& image : images) {
+    patches.push_back(policy.pictures->patches(image));
+    values.insert(values.end(), patches.back().values.begin(), patches.back().values.end());
+    grids.insert(grids.end(), patches.back().grid.begin(), patches.back().grid.end());
+  }
+  const std::int64_t columns = policy.pictures->config().columns();
+  out.dataset("pixel_values", std::span<const float>(values),
+              {signed_size(values.size()) / columns, columns});
+  out.dataset("image_grid_thw", std::span<const std::int64_t>(grids), {signed_size(images.size()), 3});
+  std::vector<ImagePatches> inputs;
+  inputs.reserve(patches.size());
+  for (const Patches& p : patches) inputs.push_back({p.grid, p.values});
+  const Observer observer = [&](const std::string& name, ConstView value) {
+    const Tensor on_host = copied_to_host(model.ops().memory(), value, "trace");
+    out.dataset("extra/" + name, on_host.span<float>(), {value.rows(), value.columns()});
+  };
+  const Tensor features = model.encode_images(inputs, &observer);
+  const Tensor embeds = copied_to_host(model.ops().memory(), features.view(), "trace");
+  out.dataset("vision_embeds", embeds.span<float>(), {embeds.rows(), embeds.columns()});
+  return policy.pictures->encode(std::span<const Patches>(patches));
+}
+
+/// Writes ids and positions of prompt and completion. Throws Error where they, with `generate` new tokens, are too long.
+void trace_inputs(const QwenVl& model, const PromptInput& prompt, const std::vector<std::int64_t>& completion,
+                  std::int64_t generate, Hdf5Writer& out) {
+  std::vector<std::int64_t> ids = prompt.ids;
+  ids.insert(ids.end(), completion.begin(), completion.end());
+  const std::int64_t limit = model.config().text.max_position;
+  if (const auto length = signed_size(ids.size()); limit > 0 && length + generate > limit) {
+    fail(
+        "prompt and completion of {} tokens with {} new ones are longer than the model's {} positions: "
+        "shorten the text, "
+        "or use a smaller picture",
+        length, generate, limit);
+  }
+  out.dataset("input_ids", std::span<const std::int64_t>(ids), {signed_size(ids.size())});
+  std::vector<std::int64_t> positions;
+  for (std::size_t axis = 0; axis < 3; ++axis) {
+    for (const Position& p : prompt.positions) positions.push_back(p[axis]);
+    for (std::size_t i = 0; i < completion.size(); ++i)
+      positions.push_back(prompt.next_position + signed_size(i));
+  }
+  out.dataset("position_ids", std::span<const std::int64_t>(positions), {3, signed_size(ids.size())});
+}
+
+/// Writes the completion's log-probabilities, and with `gradient` those of their sum by the adapter's factors.
+void trace_completion(const QwenVl& model, const PromptInput& prompt,
+                      const std::vector<std::int64_t>& completion, const Lora* lora,
+                      const PackedAdapter* adapter, bool gradient, Hdf5Writer& out) {
+  PassOptions options;
+  options.gradient = gradient;
+  TrainingPass pass(model, adapter, options);
+  const PromptGroup group{&prompt, {completion}, 0};
+  TokenValues logp, entropy;
+  pass.forward(std::span(&group, 1), logp, entropy);
+  out.dataset("completion_logp", std::span<const float>(logp[0][0]), {signed_size(completion.size())});
+  if (gradient) {
+    DeviceMemory& memory = model.ops().memory();
+    Tensor flat = memory.allocate(DType::f32, 1, signed_size(lora->layout->size()), "gradients");
+    memory.zero(flat.view());
+    pass.backward({{std::vector<float>(completion.size(), 1.0F)}}, flat.view());
+    const Tensor on_host = copied_to_host(memory, flat.view(), "gradients");
+    write_factors(out, "gradient", *lora->layout, on_host.span<float>());
+  }
+}
+
+/// Writes the ids that greedy decoding gives.
+void trace_generation(const QwenVl& model, const std::shared_ptr<const PromptInput>& prompt,
+                      const std::shared_ptr<const PackedAdapter>& adapter, std::int64_t generate,
+                      Hdf5Writer& out) {
+  Engine engine(model, {});
+  engine.set_adapter(adapter);
+  GenerateRequest request;
+  request.prompt = prompt;
+  request.sampling.greedy = true;
+  request.sampling.max_new_tokens = generate;
+  request.streams.emplace_back(std::initializer_list<std::uint64_t>{0});
+  engine.submit(std::move(request));
+  engine.run([&](Generated&& result) {
+    out.dataset("generated_ids", std::span<const std::int64_t>(result.ids), {signed_size(result.ids.size())});
+  });
+}
+
 ExitCode trace(const CommandLine& line) {
   if (!line.has("model"))
     fail_usage("flag --model is missing: name a checkpoint folder; see biqa_trace --help");
@@ -142,32 +232,8 @@ ExitCode trace(const CommandLine& line) {
   Hdf5Writer out(line.text("out"));
 
   std::vector<EncodedPicture> pictures;
-  const auto images = line.texts("image");
-  if (!images.empty()) {
-    std::vector<Patches> patches;
-    std::vector<float> values;
-    std::vector<std::int64_t> grids;
-    for (const std::string& image : images) {
-      patches.push_back(policy.pictures->patches(image));
-      values.insert(values.end(), patches.back().values.begin(), patches.back().values.end());
-      grids.insert(grids.end(), patches.back().grid.begin(), patches.back().grid.end());
-    }
-    const std::int64_t columns = policy.pictures->config().columns();
-    out.dataset("pixel_values", std::span<const float>(values),
-                {signed_size(values.size()) / columns, columns});
-    out.dataset("image_grid_thw", std::span<const std::int64_t>(grids), {signed_size(images.size()), 3});
-    std::vector<ImagePatches> inputs;
-    inputs.reserve(patches.size());
-    for (const Patches& p : patches) inputs.push_back({p.grid, p.values});
-    const Observer observer = [&](const std::string& name, ConstView value) {
-      const Tensor on_host = copied_to_host(model.ops().memory(), value, "trace");
-      out.dataset("extra/" + name, on_host.span<float>(), {value.rows(), value.columns()});
-    };
-    const Tensor features = model.encode_images(inputs, &observer);
-    const Tensor embeds = copied_to_host(model.ops().memory(), features.view(), "trace");
-    out.dataset("vision_embeds", embeds.span<float>(), {embeds.rows(), embeds.columns()});
-    pictures = policy.pictures->encode(std::span<const Patches>(patches));
-  }
+  if (const auto images = line.texts("image"); !images.empty())
+    pictures = trace_pictures(policy, images, out);
   std::optional<std::string> system;
   if (line.has("system")) system = line.text("system");
   const auto prompt = policy.prompt(system, pictures, line.text("prompt"));
@@ -175,59 +241,13 @@ ExitCode trace(const CommandLine& line) {
   if (line.has("completion"))
     completion = completion_ids(*policy.tokenizer, policy.chat, line.text("completion"));
 
-  std::vector<std::int64_t> ids = prompt->ids;
-  ids.insert(ids.end(), completion.begin(), completion.end());
-  const std::int64_t limit = model.config().text.max_position;
-  if (const auto length = signed_size(ids.size()); limit > 0 && length + generate > limit) {
-    fail(
-        "prompt and completion of {} tokens with {} new ones are longer than the model's {} positions: "
-        "shorten the text, "
-        "or use a smaller picture",
-        length, generate, limit);
-  }
-  out.dataset("input_ids", std::span<const std::int64_t>(ids), {signed_size(ids.size())});
-  std::vector<std::int64_t> positions;
-  for (std::size_t axis = 0; axis < 3; ++axis) {
-    for (const Position& p : prompt->positions) positions.push_back(p[axis]);
-    for (std::size_t i = 0; i < completion.size(); ++i)
-      positions.push_back(prompt->next_position + signed_size(i));
-  }
-  out.dataset("position_ids", std::span<const std::int64_t>(positions), {3, signed_size(ids.size())});
-
+  trace_inputs(model, *prompt, completion, generate, out);
   const std::shared_ptr<const PackedAdapter> adapter = lora ? pack_adapter(model, *lora) : nullptr;
   const Tensor logits = all_logits(model, *prompt, completion, adapter.get());
   out.dataset("logits", logits.span<float>(), {logits.rows(), logits.columns()});
-  if (!completion.empty()) {
-    PassOptions options;
-    options.gradient = gradient;
-    TrainingPass pass(model, adapter.get(), options);
-    const PromptGroup group{prompt.get(), {completion}, 0};
-    TokenValues logp, entropy;
-    pass.forward(std::span(&group, 1), logp, entropy);
-    out.dataset("completion_logp", std::span<const float>(logp[0][0]), {signed_size(completion.size())});
-    if (gradient) {
-      DeviceMemory& memory = model.ops().memory();
-      Tensor flat = memory.allocate(DType::f32, 1, signed_size(lora->layout->size()), "gradients");
-      memory.zero(flat.view());
-      pass.backward({{std::vector<float>(completion.size(), 1.0F)}}, flat.view());
-      const Tensor on_host = copied_to_host(memory, flat.view(), "gradients");
-      write_factors(out, "gradient", *lora->layout, on_host.span<float>());
-    }
-  }
-  if (generate > 0) {
-    Engine engine(model, {});
-    engine.set_adapter(adapter);
-    GenerateRequest request;
-    request.prompt = prompt;
-    request.sampling.greedy = true;
-    request.sampling.max_new_tokens = generate;
-    request.streams.emplace_back(std::initializer_list<std::uint64_t>{0});
-    engine.submit(std::move(request));
-    engine.run([&](Generated&& result) {
-      out.dataset("generated_ids", std::span<const std::int64_t>(result.ids),
-                  {signed_size(result.ids.size())});
-    });
-  }
+  if (!completion.empty())
+    trace_completion(model, *prompt, completion, lora ? &*lora : nullptr, adapter.get(), gradient, out);
+  if (generate > 0) trace_generation(model, prompt, adapter, generate, out);
   out.close();
   return ExitCode::done;
 }

@@ -14,8 +14,9 @@ namespace biqa {
 /// A flag as --help shows it. Flags with an empty `value` are switches (`--name` or `--noname`).
 struct FlagInfo {
   std::string name;
-  std::string value;  ///< what to write behind it, e.g. "DIR"; with "…" behind it may be repeated
-  std::string help;   ///< with the unit
+  /// placeholder for the flag's value in --help, e.g. "DIR"; a trailing "…" means that the flag may be repeated
+  std::string value;
+  std::string help;  ///< with the unit
   std::string fallback;
 };
 
@@ -58,16 +59,16 @@ class CommandLine {
 /// Signal handlers are gone afterwards, so it comes before them; run_program calls it too.
 void limit_spinning(char** argv);
 
-/// Runs `body`, with --help and --version answered. Every exception is turned into `error: …` and ends the
-/// process with its exit code, without exit handlers. Of a parallel program only the first rank answers and complains
-/// about the command line, by the launcher's word: MPI is not up then.
+/// Runs `body`, with --help and --version answered. Every exception is turned into `error: …` and ends the process
+/// with its exit code, without exit handlers. In a parallel program only rank 0 prints help and command-line errors.
+/// The rank is read from the launcher's environment variables, because MPI has not started yet.
 int run_program(int argc, char** argv, const ProgramInfo& info,
                 const std::function<ExitCode(const CommandLine&)>& body);
 
 /// Writes out what standard output still holds. Throws Error where it, or an earlier write, failed.
 void flush_output();
 
-/// A field of a CSV line: in quotes, those inside doubled, line ends as blanks.
+/// Quotes a CSV field: inner quotes are doubled, line ends become spaces.
 std::string csv_quoted(const std::string& text);
 
 }  // namespace biqa

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a run is told: the YAML configuration, section by section (docs/configuration.md describes each key).
+// The YAML configuration of a run, one struct per section. docs/configuration.md describes each key.
 #pragma once
 
 #include <cstdint>
@@ -95,15 +95,17 @@ struct TrainSettings {
   std::vector<std::int64_t> dump_steps;  ///< steps (from 1) that write dumps/step-*.h5
   std::int64_t eval_every = 0;  ///< steps between evaluations; 0: before the first and after the last only
   std::vector<std::string> eval_decodings{"greedy", "sampled"};
-  std::int64_t eval_images = 0;       ///< of each set, the first so many; 0: all
+  std::int64_t eval_images = 0;       ///< images to evaluate per set, from its start; 0: all
   std::int64_t samples_per_step = 0;  ///< trajectories per step in samples.jsonl; 0: all
   bool progress = true;               ///< progress on standard error
 };
 
 struct CheckpointSettings {
-  std::int64_t every = 10;              ///< steps; 0: at the end only
-  std::int64_t keep = 3;                ///< newest so many, besides the best; 0: all
-  std::string best = "caption_plcc";    ///< greedy figure that chooses the best one, mean over sets; or none
+  std::int64_t every = 10;  ///< steps; 0: at the end only
+  /// number of newest checkpoints to keep, in addition to the best; 0: all
+  std::int64_t keep = 3;
+  /// evaluation metric that decides which checkpoint is best (greedy, averaged over sets), or none
+  std::string best = "caption_plcc";
   std::string resume = "auto";          ///< auto, never or a checkpoint folder
   std::string save_signal = "SIGUSR1";  ///< saves at the end of the step; SIGUSR1, SIGUSR2, SIGHUP or none
 };
@@ -124,12 +126,11 @@ struct Config {
   RoleConfig roles;
 };
 
-/// Reads a configuration. `overrides` ("a.b=value", value in YAML) replace values of the file, the last one
-/// wins. Missing keys keep their defaults; those of clip_high, drop_zero_variance and mask_truncated depend on
-/// objective.loss. Relative paths, those of overrides included, are made absolute
-/// from the file's folder, `train.out` from the working directory. Whether files exist is not asked here.
-/// Throws Error (usage) with file:line and key: unknown key (with the nearest valid one), wrong type, wrong
-/// range, settings that contradict each other.
+/// Reads a configuration. `overrides` ("a.b=value", value in YAML) replace values of the file, the last one wins.
+/// Missing keys keep their defaults; those of clip_high, drop_zero_variance and mask_truncated depend on
+/// objective.loss. Relative paths, those of overrides included, are made absolute from the file's folder, `train.out`
+/// from the working directory. Does not check whether files exist. Throws Error (usage) with file:line and key:
+/// unknown key (with the nearest valid one), wrong type, wrong range, settings that contradict each other.
 Config load_config(const std::filesystem::path& file, std::span<const std::string> overrides = {});
 
 /// Throws Error (usage) naming the first key that training needs and the configuration leaves empty.
@@ -144,7 +145,7 @@ std::vector<std::string> changed_settings(const std::string& then, const Config&
 /// "a.b" of every key, in the order of to_yaml.
 std::vector<std::string> config_keys();
 
-/// "4GiB", "512 MiB", "1.5 GB", "4096" → bytes; nothing when it is not a size.
+/// "4GiB", "512 MiB", "1.5 GB", "4096" → bytes; nullopt if the text is not a size.
 std::optional<std::uint64_t> parse_size(const std::string& text);
 /// The shortest exact text: 4294967296 → "4GiB", 1000 → "1000".
 std::string size_text(std::uint64_t bytes);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// An evaluation on the actors of a job, its figures on the first learner.
+// Runs an evaluation on the actors and collects its metrics on the first learner.
 #pragma once
 
 #include <optional>
@@ -25,10 +25,11 @@ struct EvaluationPass {
   const StopSignals& signals;
   PictureEncoder& pictures;
   Rollout* rollout = nullptr;  ///< of actors
-  int first_tag = 0;           ///< this and the following tags, one per set and decoding
+  int first_tag = 0;           ///< first of the message tags to use; one tag per set and decoding
 
-  /// All sets and decodings of the configuration; on every rank, with the sampling options of the run. The figures are
-  /// there on the first learner alone. Nothing on any rank: a stop broke it off.
+  /// Evaluates all sets with all decodings of the configuration. Every rank must call it with the same sampling
+  /// options. Only the first learner receives the metrics. Returns nullopt on every rank if a stop request ended the
+  /// evaluation early.
   std::optional<std::vector<EvalMetrics>> run(std::span<const std::vector<Sample>> sets, std::int64_t step,
                                               const RolloutOptions& options) const;
 
@@ -40,7 +41,7 @@ struct EvaluationPass {
 /// Whether train.eval_every asks for an evaluation after this step, which is not the last.
 bool evaluation_due(const Config& config, std::int64_t step, std::int64_t last_step);
 
-/// How many figures a whole evaluation of so many sets has: of each set, decoding and condition.
+/// Number of EvalMetrics that a complete evaluation of `sets` sets produces: one per set, decoding and condition.
 std::size_t figures_of_evaluation(const Config& config, std::size_t sets);
 
 /// A line for each set, condition and decoding on stderr.

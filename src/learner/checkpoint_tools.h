@@ -103,11 +103,11 @@ struct Verdict {
 /// adapter.h5; a PEFT folder. Throws Error where there is nothing to verify.
 std::vector<Verdict> verify_path(const std::filesystem::path& path);
 
-/// Writes a PEFT folder. Modules are named one by one unless `model` tells that every layer is adapted.
+/// Writes a PEFT folder; throws Error if it exists. Modules are named one by one unless `model` tells that every layer is adapted.
 void export_peft(const AdapterPlace& place, const std::optional<std::filesystem::path>& model,
                  const std::filesystem::path& peft);
-/// A PEFT adapter as adapter.h5 (`target` ends in .h5; it is replaced), else as a checkpoint folder of step 0 with zero
-/// moments, from which training can start or resume. `build` goes into the manifest.
+/// Writes a PEFT adapter as an adapter.h5 if `target` ends in .h5. Otherwise writes a checkpoint folder of step 0 with zero
+/// moments, from which training can start or resume. Throws Error if `target` exists. `build` goes into the manifest.
 void import_peft(const std::filesystem::path& peft, const std::optional<std::filesystem::path>& model,
                  const std::filesystem::path& target, const std::string& build);
 

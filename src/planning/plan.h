@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a run will take before it starts: ranks, memory by part, tokens, operations and time.
+// Estimates, before a run starts, what it will need: ranks, memory by part, tokens, operations and time.
 #pragma once
 
 #include <cstdint>
@@ -22,15 +22,17 @@ struct RunPlan {
   std::int64_t rollout_tokens = 0;                                             ///< generated, both stages
   std::int64_t trained_rows = 0;  ///< tokens through the learner: prompts once per group, and completions
   double vision_flop = 0, rollout_flop = 0, learn_flop = 0;
-  double batch_flop_per_second = 0;   ///< of one rank's products of many rows, measured for a moment
-  double decode_flop_per_second = 0;  ///< of products with one row per running completion
+  /// speed of one rank in matrix products with many rows, from a short measurement
+  double batch_flop_per_second = 0;
+  double decode_flop_per_second = 0;              ///< of products with one row per running completion
   double rollout_seconds = 0, learn_seconds = 0;  ///< at that rate, split over the ranks of the role
   std::string fullest;                            ///< role of the rank that needs most memory
   MemoryPlan memory;                              ///< of that rank
   std::int64_t node_ranks = 1;                    ///< ranks on a node: what the launcher says, else all
-  std::int64_t node_bytes = 0;                    ///< peak of the node that needs most, the weights once
-  std::int64_t node_shared_bytes = 0;             ///< those weights
-  std::vector<std::string> assumptions;           ///< about what is not there yet
+  /// peak memory of the node that needs most; shared weights are counted once
+  std::int64_t node_bytes = 0;
+  std::int64_t node_shared_bytes = 0;    ///< those weights
+  std::vector<std::string> assumptions;  ///< assumptions made because a file does not exist yet
   double step_seconds() const { return rollout_seconds + learn_seconds; }
 };
 

@@ -6,10 +6,10 @@
 // adapter, b bytes of a group; B bytes/s of a rank's link, λ its latency, μ the work of a message at either end:
 //
 //   rollout   an actor with n running members takes iteration + n·token per token. A new group costs group_start, the
-//             second stage of a member stage2_start. Half of an even share of groups is under way on an actor, each that
-//             ends brings the next (WorkShare). Lengths are drawn: measured ones, or log-normal.
+//             second stage of a member stage2_start. An actor first takes half of an even share of the groups. Each group
+//             that ends is replaced by the next (WorkShare). Lengths are drawn: measured ones, or log-normal.
 //   rewards   a queue per reward rank: reward_group + L·(b/B + μ) for a group, which goes to every learner. A learner
-//             takes G·(b/B + μ) in.
+//             needs G·(b/B + μ) to receive all groups.
 //   learning  groups, longest first, to the least loaded learner; learn_start + groups·learn_group + rows·learn_token,
 //             rows = prompt + completions. The largest share counts.
 //   reduce    reduce-scatter and all-gather directly between all pairs: 2·(L-1)·μ per round, rounds·λ, P·(L-1)/L/B, and
@@ -19,12 +19,12 @@
 //             ⌈log2 H⌉·(P/B + λ); above, 4 MiB blocks along a chain, (H-1 + blocks-1)·(block/B + λ), or a binary tree,
 //             2·(⌊log2 H⌋ + blocks-1)·(block/B + λ), whichever has fewer hops (broadcast_shape.h). Then `apply`, and four
 //             small maxima over H.
-//   waits     who has waited w sleeps up to min(w/16, 5 ms) (message_communicator.cpp): half of it for each hop of a
-//             tree or chain, n/(n+1) of it where the last of n counts.
-//   cores     ranks that share C cores: n busy ones run at min(1, C'/n) of their speed, C' = C less what the waiting
-//             ones take to look for messages.
-//   lag K     actors begin step s when they ended s-1 and version s-1-K is published; learners when s is scored and s-1
-//             published. K = 0 is the sum of the parts.
+//   waits     a rank that has waited w sleeps up to min(w/16, 5 ms) between two looks (comm/wait_times.h). Each hop of a
+//             tree or chain costs half of that. Where the last of n ranks counts, it is n/(n+1) of it.
+//   cores     ranks that share C cores: n busy ones run at min(1, C'/n) of their speed, C' = C minus what waiting
+//             ranks use to look for messages.
+//   lag K     an actor begins step s when it has ended step s-1 and version s-1-K is published. A learner begins it when
+//             its groups are scored and version s-1 is published. K = 0 is the sum of the parts.
 //   saving    in the background: all bytes through the file system, or the first learner's through its own link. It
 //             delays nothing but the next checkpoint; only the copy (3·P/L/sum) is waited for.
 #pragma once
@@ -41,7 +41,8 @@
 
 namespace biqa {
 
-/// Work of a step, and what a machine takes for its parts. What is 0 takes no time.
+/// The work in one step and the time a machine needs for each part of it. A value of 0 means that the part takes no
+/// time.
 struct ScaleInputs {
   // Work.
   std::int64_t images = 1, group_size = 1;
@@ -61,8 +62,8 @@ struct ScaleInputs {
   // Between ranks.
   double link_bytes_per_second = 0, latency_seconds = 0, message_seconds = 0;
   double sum_bytes_per_second = 0;
-  bool sleeps = true;  ///< waits as the MPI transport has them
-  // Storage: of all ranks together, of one, and what a file costs.
+  bool sleeps = true;  ///< model the sleep-and-poll waits of the MPI transport
+  // Storage: bandwidth of all ranks together, bandwidth of one rank, and the fixed cost per file.
   double disk_bytes_per_second = 0, disk_rank_bytes_per_second = 0, file_seconds = 0;
   // Shared cores; 0: every rank has its own.
   double cores = 0, idle_core_share = 0;
@@ -86,15 +87,18 @@ struct ScaleStep {
   std::int64_t images = 0;
   double step_seconds = 0;
   double rollout_seconds = 0;    ///< until the last group has ended
-  double straggler_seconds = 0;  ///< of these: longer than evenly spread work
-  double reward_seconds = 0;     ///< from there until the last group is scored and with the learners
+  double straggler_seconds = 0;  ///< part of rollout_seconds: the excess over perfectly even work
+  /// from the end of the rollout until the last scored group has reached the learners
+  double reward_seconds = 0;
   double learn_seconds = 0;
-  double imbalance_seconds = 0;  ///< of these: longer than evenly spread work
+  double imbalance_seconds = 0;  ///< part of learn_seconds: the excess over perfectly even work
   double reduce_seconds = 0, publish_seconds = 0;
-  double broadcast_seconds = 0;                  ///< of publish: the adapter's way to the last holder
-  double checkpoint_seconds = 0;                 ///< to write one
-  std::int64_t checkpoint_steps = 0;             ///< between two: checkpoint_every, or what the disk takes
-  double copy_seconds = 0;                       ///< a step's part of copying for checkpoints
+  /// part of publish_seconds: until the adapter has reached the last rank that needs it
+  double broadcast_seconds = 0;
+  double checkpoint_seconds = 0;  ///< to write one
+  /// steps between two checkpoints: checkpoint_every, or more if the disk is slower
+  std::int64_t checkpoint_steps = 0;
+  double copy_seconds = 0;                       ///< time for copying checkpoint data, averaged per step
   std::array<double, kOperations> sent_bytes{};  ///< by kind, all ranks together
   double traffic_bytes() const;
   double trajectories_per_second = 0;
@@ -103,7 +107,7 @@ struct ScaleStep {
 
 ScaleStep simulate_step(const ScaleInputs& inputs, const RolePlan& roles, int ranks);
 
-/// The quickest roles for so many ranks, of a grid of splits and colocation.
+/// The fastest roles for `ranks` ranks, found by trying a grid of splits, and colocation.
 RolePlan find_best_roles(const ScaleInputs& inputs, int ranks);
 
 /// What one run on one rank with its roles colocated took: medians over its steps, the first left out.
@@ -112,8 +116,9 @@ struct MeasuredRun {
   double rollout_seconds = 0, reward_seconds = 0, learn_seconds = 0, sync_seconds = 0;
   double length_mean_tokens = 0, stage2_tokens = 0;  ///< of a member
 };
-/// Fills in the seconds of one rank: per-token costs from one run; from two with different numbers of images also what
-/// an iteration and a learner's start cost (0 where the two say less than nothing). The work in `inputs` is known.
+/// Fills in the seconds of one rank: One run gives the per-token costs. Two runs with different numbers of images
+/// also give the cost of an iteration and of a learner's start; a negative estimate becomes 0. The work fields of
+/// `inputs` must already be set.
 void calibrate(ScaleInputs& inputs, std::span<const MeasuredRun> runs);
 
 /// Inputs from folders of runs on one rank: work, sizes and roles from the first; `roles` as its configuration says.

@@ -40,8 +40,8 @@ struct Policy {
 
   /// Throws Error naming what the folder lacks or which device is absent.
   static Policy open(const PolicyOptions& options);
-  /// The same on every rank of `ranks`, which call it together: the weights are held once per node
-  /// (load_shared). Throws Error on the first rank that fails; the others then wait to be taken down.
+  /// The same on every rank of `ranks`, which call it together: the weights are held once per node (load_shared).
+  /// Throws Error on the lowest rank that fails; the other ranks wait until that rank ends the job.
   static Policy open(const PolicyOptions& options, Communicator& ranks,
                      const std::string& node = this_node());
   /// A prompt over pictures in order, then the text. The result keeps the features alive.

@@ -42,7 +42,7 @@ class Progress {
   std::int64_t total_, start_, done_;
   ProgressMode mode_;
   Clock::time_point begin_, printed_;
-  std::int64_t shown_ = -1;  // units told last
+  std::int64_t shown_ = -1;  // number of units printed last
   bool open_ = false;        // a redrawn line stands on the terminal
   bool finished_ = false;
 };

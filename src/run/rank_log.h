@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What this rank logs, with its rank and role on each line, in a file of its own beside standard error.
+// Writes this rank's log lines, each with rank and role, to a separate file in addition to standard error.
 #pragma once
 
 #include <glog/logging.h>

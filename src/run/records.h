@@ -22,7 +22,7 @@ inline constexpr double kNotMeasured = std::numeric_limits<double>::quiet_NaN();
 /// One training step: a line of metrics.jsonl under these names and in this order.
 struct StepMetrics {
   std::int64_t step = 0;     ///< from 1
-  std::int64_t version = 0;  ///< of the adapter the step made
+  std::int64_t version = 0;  ///< version of the adapter that this step produced
   double epoch = 0;          ///< passes over the training set, with fraction
   double time = 0;           ///< seconds since 1970 at the step's end
   // Seconds of wall time.
@@ -34,7 +34,7 @@ struct StepMetrics {
   // One per row of the reward table: `reward_NAME_mean` and `reward_NAME_std`.
   std::vector<double> reward_means = std::vector<double>(rewards().size(), kNotMeasured),
                       reward_stds = std::vector<double>(rewards().size(), kNotMeasured);
-  // Shares on 0..1.
+  // Fractions between 0 and 1.
   double parse_rate = kNotMeasured, stage2_parse_rate = kNotMeasured, zero_variance_fraction = kNotMeasured,
          leak_rate = kNotMeasured, truncated_fraction = kNotMeasured;
   // Means: completion tokens; words of the parts.
@@ -43,7 +43,8 @@ struct StepMetrics {
          actor_learner_logp_gap = kNotMeasured, clip_fraction = kNotMeasured, entropy = kNotMeasured,
          grad_norm = kNotMeasured, lr = kNotMeasured;
   std::int64_t policy_lag_max = 0;
-  std::int64_t traffic_bytes = 0;  ///< sent by all ranks together, to themselves too; no evaluation
+  /// bytes sent by all ranks together, including messages to themselves, without evaluations
+  std::int64_t traffic_bytes = 0;
 };
 
 /// One evaluated set under one condition: a line of metrics.jsonl.

@@ -18,7 +18,7 @@ namespace biqa {
 /// dumps/step-000010.h5 of a run folder.
 std::filesystem::path dump_file(const std::filesystem::path& root, std::int64_t step);
 
-/// There are steps in this folder's metrics.jsonl.
+/// True if this folder's metrics.jsonl contains at least one step.
 bool holds_a_run(const std::filesystem::path& root);
 
 /// A run folder is this process's alone as long as this lives; the system lets go of it when the process ends, however it
@@ -46,9 +46,10 @@ class RunLock {
 class RunFolder {
  public:
   /// Creates the folder, its subfolders and `config.yaml` (text as given) and opens the files for appending.
-  /// `resumed_step`: nothing = a fresh run, refused where the folder already holds steps; S = go on after
-  /// step S: lines of later steps (they will be run again) and a torn last line are dropped, and without `evaluated`
-  /// the figures of S, which are made again. Throws Error when the folder cannot be made, is not writable, holds another run or is in use by another process.
+  /// `resumed_step`: nullopt starts a new run and throws if the folder already holds steps. With S the run continues
+  /// after step S: lines of later steps and an incomplete last line are deleted. If `evaluated` is false, the
+  /// evaluation of step S is deleted too, because it will be repeated. Throws Error when the folder cannot be made,
+  /// is not writable, holds another run or is in use by another process.
   RunFolder(std::filesystem::path root, const std::string& config_yaml,
             std::optional<std::int64_t> resumed_step, bool evaluated = true)
       : RunFolder(RunLock(std::move(root)), config_yaml, resumed_step, evaluated) {}

@@ -17,7 +17,8 @@ namespace biqa {
 /// Advantages of all trajectories of a step, group by group; every group has rollout.group_size members.
 Advantages advantages_of(std::span<const Group> groups, const Config& config);
 
-/// Per group of a step: it leaves the loss because its answers are all rewarded alike (objective.drop_zero_variance).
+/// For each group of a step: true if it is left out of the loss because all its answers got the same reward
+/// (objective.drop_zero_variance).
 std::vector<bool> dropped_groups(std::span<const Group> groups, const Config& config);
 
 /// Whether an answer's tokens are in the loss (objective.mask_truncated).
@@ -26,7 +27,7 @@ bool counts(bool finished, const Config& config);
 /// Whether the answer from the caption alone is learned from as well.
 bool learns_stage2(const Trajectory& trajectory, const Config& config);
 
-/// Names of a group's dropout and of that of a member's second stage.
+/// Keys for the dropout masks of a group and of a member's stage-2 answer.
 std::uint64_t dropout_key(const Group& group);
 std::uint64_t stage2_dropout_key(const Group& group, std::int64_t member);
 
@@ -35,7 +36,7 @@ class LearnInputs {
  public:
   LearnInputs(std::span<const Group> groups, const Config& config, const ModelConfig& model);
 
-  /// Adds groups[index] over its picture, and behind it each second stage that is learned from.
+  /// Adds groups[index] with its image, followed by every stage-2 answer of the group that is trained on.
   void add(std::size_t index, const EncodedPicture& picture);
   std::span<const LearnerGroup> groups() const { return inputs_; }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The checkpoints of a run: begun beside the training, watched between steps, the best one remembered.
+// Manages a run's checkpoints: starts saves in the background, checks them between steps, and keeps track of the best
+// one.
 #pragma once
 
 #include <cstdint>
@@ -21,31 +22,33 @@ namespace biqa {
 /// One learner's part. All learners call begin, check, finish and note_evaluation alike and in the same order.
 class RunCheckpoints {
  public:
-  /// Collective: the learners agree on a token for what this run of the program writes.
+  /// Collective: the learners agree on a random token, which marks the temporary folders of this process run.
   RunCheckpoints(const Config& config, Communicator& learners);
 
   CheckpointWriter& writer() { return writer_; }
   const CheckpointWriter& writer() const { return writer_; }
 
-  /// The run in this folder goes on from `step` (0: its beginning), and no other process writes there; the first learner
-  /// alone calls it. `figures`: of the evaluation that the best checkpoint so far was chosen by.
+  /// Continues the run in this folder from `step` (0: from its start). Only the first learner calls this, and no
+  /// other process may write there. `figures`: metrics of earlier evaluations by step; used to restore which
+  /// checkpoint is the best so far.
   void take_over(std::int64_t step, const std::map<std::int64_t, std::vector<EvalMetrics>>& figures);
 
   void begin(const Learner& learner, const CheckpointInfo& info);
-  /// A save may begin now: none is under way, or this one can't wait, since no other step is the best.
+  /// True if a save may start now: no save is running, or `step` is the best step, whose save must not be delayed.
   bool may_begin(std::int64_t step) const { return !under_way_ || best_to_save_ == step; }
   /// A save that waits for no other learner, between a launcher's SIGTERM and its SIGKILL. True at most once, and not while
   /// another save is written: insure() now.
   bool take_insurance();
   void insure(const Learner& learner, const CheckpointInfo& info) { writer_.begin(learner, info, true); }
 
-  /// Between steps: has the save under way ended, on all learners? A failed one is told of and training goes on.
+  /// Called between steps: checks whether the running save has ended on all learners. If it failed, prints a warning;
+  /// training continues.
   void check();
-  /// Behind the last step: waits, and nothing but a whole checkpoint will do. Throws Error.
+  /// Called after the last step: waits for the last save. Throws Error if it fails.
   void finish();
 
-  /// The best adapter so far is worth a checkpoint of its own, and the link `best` points to it. True: save now. Figures
-  /// on the first learner.
+  /// If this step is the best so far, it gets its own checkpoint and the link `best` points to it. Returns true if
+  /// the caller must save now. `figures` is used on the first learner only.
   bool note_evaluation(std::int64_t step, std::span<const EvalMetrics> figures);
   /// The figure that the adapter of `step` was chosen by; NaN where it was not evaluated.
   double figure_of(std::int64_t step) const { return evaluated_step_ == step ? evaluated_ : kNotMeasured; }
@@ -53,7 +56,7 @@ class RunCheckpoints {
  private:
   bool first() const { return learners_.rank() == 0; }
   void point_to_best() const;
-  /// The first learner for which `mine` holds; their number if there is none. Collective.
+  /// Index of the first learner whose `mine` is true; the number of learners if there is none. Collective.
   int first_of_learners(bool mine) const;
 
   const std::string figure_;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a run would otherwise only find out in its middle, asked before its first step and by its plan.
+// Checks for problems that would otherwise appear in the middle of a run. They run before the first step and in
+// --dry-run.
 #pragma once
 
 #include <span>
@@ -24,7 +25,7 @@ void check_training_data(const Config& config, std::span<const Sample> train);
 /// Image tokens of a picture of this size.
 std::int64_t image_tokens(const ImageSize& size, const PreprocessConfig& preprocess);
 
-/// What lengths depend on.
+/// The inputs that prompt lengths depend on.
 struct PromptSource {
   const ModelConfig& model;
   const Tokenizer& tokenizer;
@@ -32,8 +33,8 @@ struct PromptSource {
   const PreprocessConfig& preprocess;  ///< with the configuration's limits
 };
 
-/// Throws Error for a picture's prompt, a second stage or an answer to learn from that with all its new tokens is longer
-/// than the model allows or than rollout.kv_memory holds. Samples have their sizes.
+/// Throws Error if any prompt (stage 1 or 2) plus its longest answer, or any sft answer, exceeds the model's
+/// positions or does not fit in rollout.kv_memory. Each sample's image size must already be known.
 void check_lengths(const Config& config, const PromptSource& source, std::span<const Sample> train,
                    std::span<const std::vector<Sample>> evaluation);
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Writes dumps/step-*.h5: all that one update saw and made (layout: docs/step-dump.md).
+// Writes dumps/step-*.h5: all inputs and results of one update (layout: docs/step-dump.md).
 #pragma once
 
 #include <cstddef>
@@ -21,11 +21,13 @@ struct StepDump {
   std::int64_t step = 0, updates_before = 0;
   double lr = 0;
   Lora adapter_before, adapter_after;
-  std::optional<Lora> reference;  ///< the adapter that the KL term holds on to; else the base model
+  /// reference adapter of the KL term; if absent, the base model is the reference
+  std::optional<Lora> reference;
   std::vector<float> m_before, v_before, gradient;  ///< flat; the gradient of the whole loss, before clipping
   UpdateResult result;
   std::map<std::pair<std::size_t, std::size_t>, SequenceResult> sequences;  ///< by (group, member)
-  std::map<std::pair<std::size_t, std::size_t>, SequenceResult> stage2;     ///< of those learned from
+  /// the stage-2 answers that were trained on
+  std::map<std::pair<std::size_t, std::size_t>, SequenceResult> stage2;
 };
 
 /// `images`: the picture of each group.

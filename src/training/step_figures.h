@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A step's trajectories as the figures, lines and doubts that a person follows a run by.
+// Turns the trajectories of a step into metrics, lines of samples.jsonl, and warnings.
 #pragma once
 
 #include <span>
@@ -12,16 +12,15 @@
 
 namespace biqa {
 
-/// Everything of StepMetrics that follows from the trajectories alone. `version`: of the adapter that is about to
-/// learn from them, against which their lag is measured. Without trajectories nothing is measured.
+/// Everything of StepMetrics that follows from the trajectories alone. `version`: the adapter version that is about
+/// to be updated; the lag is measured against it. Without trajectories nothing is measured.
 StepMetrics figures_of(std::span<const Group> groups, std::int64_t version, const Config& config);
 
 /// The line of samples.jsonl.
 SampleRecord record_of(std::int64_t step, const Group& group, const Trajectory& trajectory,
                        const Config& config);
 
-/// What in a step's figures says that something is wrong, a sentence each. `on_policy`: actors and learners had the
-/// same adapter.
+/// Warnings about a step's metrics, one sentence each. `on_policy`: actors and learners had the same adapter.
 std::vector<std::string> doubts_about(const StepMetrics& metrics, const Config& config, bool on_policy);
 
 }  // namespace biqa

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reads a step dump (docs/step-dump.md) whoever made it: nothing of it is believed before it is checked.
+// Reads a step dump (docs/step-dump.md). The file is not trusted: every value is checked before it is used.
 #pragma once
 
 #include <cstdint>
@@ -43,10 +43,11 @@ struct DumpedStep {
   double lr = 0;
   std::int64_t updates = 0;
   Lora adapter;
-  std::optional<Lora> reference;  ///< the adapter that the KL term holds on to; else the base model
+  /// reference adapter of the KL term; if absent, the base model is the reference
+  std::optional<Lora> reference;
   std::vector<float> m, v;
   LearnerOptions options;
-  std::vector<DumpedGroup> groups;  ///< by their numbers
+  std::vector<DumpedGroup> groups;  ///< in the order of their numbers in the dump
 };
 
 /// `preprocess` and `config` of the model the step is computed with. Throws Error naming file and object of the first

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Step dumps: everything that one update saw and made, so that anyone can compute it again.
+// Step dumps: all inputs and results of one update, enough to recompute it.
 #pragma once
 
 #include <filesystem>

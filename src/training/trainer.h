@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// A training run on this rank: which role it plays is the plan's decision, the code is the same for one rank and many.
+// Runs training on this rank. RolePlan decides which roles the rank plays; the code is the same for one rank and many.
 //
 // One step:
-//   actors   roll out images, each as soon as it is free, and send each group to the reward rank of its sample
+//   actors   sample answers and send each group to the reward rank of its sample; a free actor takes the next image
 //   rewards  score groups and send them to every learner
 //   learners compute advantages over the whole step, learn from their share, and hold the whole new adapter
-//   boundary the first learner sends the adapter to the actors, which acknowledge it by digest, and says how long the
-//            run goes on
-// Actors roll step s out with the adapter of step s - 1 - lag (docs/decisions/0007-exact-lag.md): with lag 0 everything
-// is on-policy, with lag 1 the rollout of a step runs beside the learning of the one before.
+//   boundary the first learner sends the adapter to the actors, which confirm it by its digest; it also says which step
+//            is the last
+// Actors sample step s with the adapter of step s - 1 - lag (docs/decisions/0007-exact-lag.md). With lag 0 everything is
+// on-policy. With lag 1 a step is sampled while the one before is learned.
 #pragma once
 
 #include "comm/communicator.h"
@@ -19,8 +19,9 @@
 
 namespace biqa {
 
-/// Runs until the configured steps are done or a stop is asked for. Throws Error. When `watch` (nullptr: none) sees
-/// another rank lost, the learners save the last whole step where they can, then it throws PeerLost.
+/// Runs until the configured steps are done or a stop is asked for. Throws Error. If `watch` (may be nullptr) reports
+/// that another rank is lost, the learners save the last completed step if they can. Then run_training throws
+/// PeerLost.
 ExitCode run_training(const Config& config, Communicator& world, StopSignals& signals,
                       Watch* watch = nullptr);
 

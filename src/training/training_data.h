@@ -13,8 +13,9 @@
 namespace biqa {
 
 struct TrainingData {
-  std::vector<Sample> train;              ///< human texts only where data.annotation_fraction leaves them
-  std::vector<std::vector<Sample>> eval;  ///< of each set its first train.eval_images
+  /// human texts are removed from rows that data.annotation_fraction leaves out
+  std::vector<Sample> train;
+  std::vector<std::vector<Sample>> eval;  ///< for each set, its first train.eval_images rows
   std::int64_t images_per_step = 1;
   std::int64_t epochs = 0;  ///< of the whole run; 0: `steps` was asked for
   std::int64_t steps = 0;   ///< of the whole run
@@ -24,20 +25,20 @@ struct TrainingData {
   /// Every set, in the order of left_out.
   std::vector<const std::vector<Sample>*> sets() const;
 
-  /// Rows of `train` that a step from 1 looks at, [images_per_step]: a function of seed and step alone unless images_per_step
-  /// changes as a run goes on. Every epoch has an order of its own; what is left behind its last whole step is not seen
-  /// in it.
+  /// The rows of `train` used in `step` (from 1), [images_per_step]. They depend only on the seed and the step,
+  /// unless images_per_step was changed when resuming. Each epoch has its own order. Rows that do not fill a whole
+  /// step at the end of an epoch are skipped in that epoch.
   std::vector<std::size_t> rows_of_step(std::int64_t step) const;
-  /// Place in the orders of all epochs, one behind the other, where `step` ends.
+  /// Position where `step` ends, counted in rows from the start of the first epoch.
   std::int64_t cursor_after(std::int64_t step) const;
   /// Passes over the training set when `step` ends, with fraction.
   double epochs_after(std::int64_t step) const;
-  /// The next step is `step` + 1 and begins at `cursor`, which other images per step may have led to; `steps` as the epochs
-  /// then give.
+  /// Continues with step `step` + 1 at position `cursor`, which may have been reached with another images_per_step.
+  /// Recomputes `steps` if the run is limited by epochs.
   void go_on_after(std::int64_t step, std::int64_t cursor);
-  /// Everything that is read from the manifests, to compare.
+  /// All data read from the manifests as text, so that ranks can compare it.
   std::string text() const;
-  /// Tells `train` from another, 16 hex digits: scores, names and texts in their order, not where the pictures lie.
+  /// Fingerprint of `train`, 16 hex digits: covers scores, names and texts in order, but not the image paths.
   std::string fingerprint() const;
 
  private:

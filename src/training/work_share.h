@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Hands the groups of a step to whichever actor is free. The first actor keeps the list, longest first as far as
-// earlier epochs tell, and answers between its own tokens. Who rolls out what changes nothing of what is sampled.
+// Hands the groups of a step to whichever actor is free. The first actor keeps the list and answers requests between
+// the tokens that it generates itself. Groups that were long in earlier epochs come first. The sampled texts do not
+// depend on which actor samples which group.
 #pragma once
 
 #include <cstddef>
@@ -26,12 +27,12 @@ class WorkShare {
   /// `actors`: ranks of `world`, ascending; the first keeps the lists. Messages use `tag` and `tag` + 1.
   WorkShare(Communicator& world, std::span<const int> actors, int tag, RowsOfStep rows_of_step);
 
-  /// This actor turns to a step; it must have ended the one before.
+  /// Starts `step` on this actor. The previous step must have ended.
   void begin(std::int64_t step);
-  /// Rows that this actor is to roll out from now on, often none. With `wait` it waits for some; none then means that
-  /// the step has no more for this actor.
+  /// Rows newly assigned to this actor; often empty. With `wait` it blocks until there are rows; an empty result then
+  /// means that this step has no more work for this actor.
   std::vector<std::size_t> next(bool wait);
-  /// A group has ended, with so many sampled tokens: another may come in its place.
+  /// Reports that a group has ended after `tokens` sampled tokens, and asks for another one.
   void finished(std::size_t row, std::int64_t tokens);
 
  private:
@@ -58,7 +59,8 @@ class WorkShare {
   std::set<std::int64_t> ended_ahead_;  ///< later steps that the others have already rolled out
   // The keeper's:
   std::map<std::int64_t, List> lists_;
-  std::int64_t given_out_ = 0;                   ///< of all steps up to this one every actor knows that it is
+  /// the last step up to which all groups are handed out and every actor has been told so
+  std::int64_t given_out_ = 0;
   std::map<std::size_t, std::int64_t> lengths_;  ///< tokens of a row's group when it was last rolled out
 };
 
