@@ -117,7 +117,7 @@ std::optional<PeftKey> parse_peft_key(const std::string& spelled) {
   if (const std::size_t layers = key.find(kLayers); layers != std::string::npos) {
     const auto number =
         std::from_chars(key.data() + layers + kLayers.size(), key.data() + key.size(), parsed.layer);
-    if (number.ec != std::errc()) return std::nullopt;
+    if (number.ec != std::errc() || parsed.layer < 0) return std::nullopt;
     LoraModule module;
     module.layer = parsed.layer;
     for (const Projection projection : kProjections) {

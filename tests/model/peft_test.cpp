@@ -533,6 +533,15 @@ INSTANTIATE_TEST_SUITE_P(
                       "base_model.model.model.language_model.layers.00.self_attn.q_proj.lora_A.weight");
                 },
                 "is unexpected"},
+        Refusal{"LayerNegative",
+                [](Folder& folder) {
+                  for (const char part : {'A', 'B'}) {
+                    const std::string spelled = fmt::format("self_attn.q_proj.lora_{}.weight", part);
+                    folder.rename("base_model.model.model.language_model.layers.0." + spelled,
+                                  "base_model.model.model.language_model.layers.-1." + spelled);
+                  }
+                },
+                "layers.-1.self_attn.q_proj.lora_A.weight\" is unexpected"},
         Refusal{"LayerBeyond",
                 [](Folder& folder) {
                   folder.rename(
