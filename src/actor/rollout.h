@@ -84,6 +84,7 @@ class Rollout {
   const RolloutTimes& times() const { return times_; }
 
  private:
+  class UnderWay;
   const QwenVl& model_;
   const Tokenizer& tokenizer_;
   const ChatIds& chat_;

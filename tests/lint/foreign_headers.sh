@@ -9,7 +9,8 @@ find src -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | LC_ALL=
   function allow(headers, files) { header[++rules] = "^(" headers ")"; file[rules] = "^src/(" files ")" }
   BEGIN {
     implementation = ".*\\.cpp$"
-    allow("hdf5|H5|yaml-cpp/|jpeglib|png\\.h|tiff|webp/|zlib\\.h|stb|xxhash", "io/" implementation)
+    allow("hdf5|H5", "io/hdf5/.*")
+    allow("yaml-cpp/|jpeglib|png\\.h|tiff|webp/|zlib\\.h|stb|xxhash", "io/" implementation)
     allow("nlohmann/json_fwd", "io/.*")
     allow("nlohmann/", "(io|data|model|actor|reward|learner|run|app)/" implementation)
     allow("utf8proc", "data/" implementation)

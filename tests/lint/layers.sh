@@ -40,7 +40,7 @@ find src -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | LC_ALL=
     if (index(" " allowed[layer] " ", " " folder " ") == 0) refuse(layer " may not include " path)
     # The CUDA folders of ops and comm share the runtime owners of tensor/cuda.
     cuda_side = FILENAME ~ /^src\/(ops\/cuda|comm\/nccl)\//
-    if (path ~ /^(tensor\/cuda|ops\/cpu|ops\/cuda|comm\/local|comm\/thread|comm\/mpi|comm\/nccl)\// &&
+    if (path ~ /^(tensor\/cuda|io\/hdf5|ops\/cpu|ops\/cuda|comm\/local|comm\/thread|comm\/mpi|comm\/nccl)\// &&
         path != "ops/cuda/device.h" && !(cuda_side && path ~ /^tensor\/cuda\//)) refuse(path " is private to src/" folder)
   }
   END { exit bad }'

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+// Goes through all of a foreign HDF5 file in a child process before the reader does.
+#include <fcntl.h>
+#include <malloc.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <new>
+#include <set>
+#include <system_error>
+
+#include "io/hdf5/state.h"
+
+namespace biqa {
+
+using namespace hdf5;
+
+namespace {
+constexpr char kHarmless = '+';
+}
+
+void Hdf5File::State::visit_values(hid_t type, hid_t space, std::size_t count,
+                                   const std::function<herr_t(hid_t, void*)>& read) const {
+  const H5T_class_t kind = H5Tget_class(type);
+  if (kind == H5T_STRING) {
+    (void)texts(type, space, count, "a text", read);
+    return;
+  }
+  if (count == 0 || (kind != H5T_INTEGER && kind != H5T_FLOAT && kind != H5T_ENUM)) return;
+  const std::size_t width = H5Tget_size(type);
+  std::vector<char> values(count * width);
+  if (read(type, values.data()) < 0) return;
+  // Conversions depend on the types, not on the values.
+  const std::size_t some = std::min<std::size_t>(count, 16);
+  for (const hid_t wanted : {H5T_NATIVE_FLOAT, H5T_NATIVE_DOUBLE, H5T_NATIVE_INT64, H5T_NATIVE_UINT8}) {
+    std::vector<char> converted(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(some * width));
+    converted.resize(some * std::max(width, sizeof(std::int64_t)));
+    H5Tconvert(type, wanted, some, converted.data(), nullptr, H5P_DEFAULT);
+  }
+}
+
+void Hdf5File::State::visit_dataset(hid_t dataset) const {
+  const Handle space = take(H5Dget_space(dataset), H5Sclose, "a dataset");
+  const Handle type = take(H5Dget_type(dataset), H5Tclose, "a dataset");
+  const std::size_t count = elements(dataset, type.get(), dimensions(space.get(), "a dataset"), "a dataset");
+  visit_values(type.get(), space.get(), count, [&](hid_t memory, void* target) {
+    return H5Dread(dataset, memory, H5S_ALL, H5S_ALL, H5P_DEFAULT, target);
+  });
+}
+
+void Hdf5File::State::visit_attributes(hid_t object, const std::string& place) const {
+  for (const std::string& name : attribute_names(object, place)) {
+    try {
+      const Handle value = take(H5Aopen(object, name.c_str(), H5P_DEFAULT), H5Aclose, name);
+      const Handle type = take(H5Aget_type(value.get()), H5Tclose, name);
+      const Handle space = take(H5Aget_space(value.get()), H5Sclose, name);
+      const std::size_t count = attribute_elements(type.get(), space.get(), name);
+      visit_values(type.get(), space.get(), count,
+                   [&](hid_t memory, void* target) { return H5Aread(value.get(), memory, target); });
+    } catch (const Error&) {
+      continue;
+    }
+  }
+}
+
+void Hdf5File::State::visit_everything() const {
+  std::set<haddr_t> seen;
+  std::vector<std::string> waiting{"/"};
+  while (!waiting.empty()) {
+    const std::string place = std::move(waiting.back());
+    waiting.pop_back();
+    std::vector<Link> found;
+    try {
+      const Handle object = take(H5Oopen(file, place.c_str(), H5P_DEFAULT), H5Oclose, place);
+      H5O_info_t info{};
+      if (H5Oget_info2(object.get(), &info, H5O_INFO_BASIC) < 0) fail_at(place);
+      if (!seen.insert(info.addr).second) continue;
+      visit_attributes(object.get(), place);
+      if (info.type == H5O_TYPE_DATASET) visit_dataset(object.get());
+      if (info.type == H5O_TYPE_GROUP) found = links(object.get(), place);
+    } catch (const Error&) {
+      continue;
+    }
+    for (const Link& link : found) {
+      const std::string name = place == "/" ? "/" + link.name : place + "/" + link.name;
+      // Another file would be read unseen.
+      if (link.kind != H5L_TYPE_HARD && link.kind != H5L_TYPE_SOFT) refuse(name, "it is in another file");
+      // Where a soft link leads has a name of its own.
+      if (link.kind == H5L_TYPE_HARD) waiting.push_back(name);
+    }
+  }
+}
+
+void Hdf5File::State::inspect(int report) {
+  // Whatever was installed for crashes would print or hang; here a crash is an answer.
+  for (const int signal : {SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGXCPU}) std::signal(signal, SIG_DFL);
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  const rlimit no_core{0, 0};
+  ::setrlimit(RLIMIT_CORE, &no_core);
+  // Seconds of processor time in which all of it can be read, however slow the machine.
+  const rlim_t patience = 10 + file_bytes / (std::uint64_t{4} << 20);
+  const rlimit time{patience, patience};
+  ::setrlimit(RLIMIT_CPU, &time);
+  if (const int nowhere = ::open("/dev/null", O_WRONLY | O_CLOEXEC); nowhere >= 0)
+    ::dup2(nowhere, STDERR_FILENO);
+  std::string answer(1, kHarmless);
+  try {
+    const Handle access = reading_list();
+    file = H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.get());
+    if (file >= 0) {
+      visit_everything();
+      H5Fclose(file);
+    }
+    ::malloc_trim(0);  // looks through the heap, and aborts where that is damaged
+  } catch (const Error& error) {
+    answer = error.what();
+  } catch (const std::bad_alloc&) {
+    answer =
+        fmt::format("cannot read {}: it claims more than fits into memory; check that it is the right file",
+                    path.string());
+  }
+  const ssize_t written = ::write(report, answer.data(), answer.size());
+  ::_exit(written == static_cast<ssize_t>(answer.size()) ? 0 : 1);
+}
+
+// The library crashes or loops on some damaged files (docs/decisions/0008-hdf5-checked-by-a-child.md). A child process
+// reads all of the file first, with the same calls: what kills it is refused.
+void Hdf5File::State::check_in_a_child() {
+  std::array<int, 2> ends{};
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
+    fail("cannot check {}: {}; close other programs", path.string(), std::generic_category().message(errno));
+  }
+  const pid_t child = ::fork();
+  if (child == 0) inspect(ends[1]);
+  const int error = errno;
+  ::close(ends[1]);
+  if (child < 0) {
+    ::close(ends[0]);
+    fail("cannot check {}: no process can be made: {}; free some memory", path.string(),
+         std::generic_category().message(error));
+  }
+  std::string answer;
+  std::array<char, 4096> buffer{};
+  for (ssize_t count = 0; (count = ::read(ends[0], buffer.data(), buffer.size())) != 0;) {
+    if (count > 0)
+      answer.append(buffer.data(), static_cast<std::size_t>(count));
+    else if (errno != EINTR)
+      break;
+  }
+  ::close(ends[0]);
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
+  if (answer.empty()) {
+    fail("cannot read {}: it is damaged, the HDF5 library fails over it; fetch or write it again",
+         path.string());
+  }
+  if (answer[0] != kHarmless) throw Error(answer);
+}
+}  // namespace biqa
