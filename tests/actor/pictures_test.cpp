@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pictures to features with a vision tower that only counts (support/remote/scripted_ops.h).
+#include "actor/pictures.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "core/error.h"
+#include "support/remote/scripted_ops.h"
+#include "support/temporary_folder.h"
+
+namespace biqa {
+namespace {
+
+using testing::Script;
+using testing::ScriptedOps;
+
+const std::filesystem::path kAssets = BIQA_SOURCE_DIR "/assets/tiny";
+
+class Pictures : public ::testing::Test {
+ protected:
+  Pictures()
+      : script_(std::make_shared<Script>()),
+        model_(QwenVl::load(kAssets / "model", std::make_shared<ScriptedOps>(script_), {})),
+        config_(PreprocessConfig::load(kAssets / "model")) {}
+  /// The number of the call that made a picture's features.
+  static float call_of(const EncodedPicture& picture) { return picture.features->row<float>(0)[0]; }
+
+  std::shared_ptr<Script> script_;
+  std::unique_ptr<QwenVl> model_;
+  PreprocessConfig config_;
+  const std::filesystem::path one_ = kAssets / "sample_cat.png", two_ = kAssets / "sample_cat_dark.png";
+};
+
+TEST_F(Pictures, APictureIsEncodedOnce) {
+  PictureEncoder encoder(*model_, config_, std::int64_t{1} << 30);
+  const std::vector<std::filesystem::path> both{one_, two_};
+  const auto first = encoder.encode(both);
+  ASSERT_EQ(first.size(), 2U);
+  EXPECT_EQ(script_->encoded.size(), 1U) << "small pictures go through the tower together";
+  const auto again = encoder.encode(std::vector<std::filesystem::path>{two_, one_});
+  EXPECT_EQ(script_->encoded.size(), 1U);
+  EXPECT_EQ(again[0].features, first[1].features);
+  EXPECT_EQ(again[1].features, first[0].features);
+  const std::int64_t cells = first[0].grid[1] * first[0].grid[2] / (config_.merge * config_.merge);
+  EXPECT_EQ(first[0].tokens(), cells);
+  EXPECT_EQ(first[0].features->columns(), model_->config().text.hidden);
+}
+
+TEST_F(Pictures, TheOldestLeaveACacheThatIsFull) {
+  PictureEncoder probe(*model_, config_, std::int64_t{1} << 30);
+  const auto bytes = static_cast<std::int64_t>(probe.encode(one_).features->bytes());
+  PictureEncoder encoder(*model_, config_, bytes);  // room for one of the two, which are of one size
+  (void)encoder.encode(one_);
+  (void)encoder.encode(two_);
+  const std::size_t calls = script_->encoded.size();
+  (void)encoder.encode(two_);
+  EXPECT_EQ(script_->encoded.size(), calls) << "the newest is kept";
+  const EncodedPicture held = encoder.encode(one_);
+  EXPECT_EQ(script_->encoded.size(), calls + 1) << "the oldest is not";
+  (void)encoder.encode(two_);
+  EXPECT_EQ(call_of(held), static_cast<float>(calls + 1))
+      << "features in use outlive their place in the cache";
+}
+
+TEST_F(Pictures, TheSamePictureTwiceInARequest) {
+  PictureEncoder encoder(*model_, config_, std::int64_t{1} << 30);
+  const auto encoded = encoder.encode(std::vector<std::filesystem::path>{one_, one_});
+  ASSERT_EQ(encoded.size(), 2U);
+  EXPECT_EQ(encoded[0].tokens(), encoded[1].tokens());
+  (void)encoder.encode(one_);
+  EXPECT_EQ(script_->encoded.size(), 1U);
+}
+
+TEST_F(Pictures, ManyPatchesGoInSeveralCallsAndKeepTheirOrder) {
+  const PictureEncoder encoder(*model_, config_, 0);
+  const std::int64_t columns = config_.columns();
+  std::vector<Patches> pictures;
+  for (const std::int64_t side : {60, 60, 60}) {  // 3,600 patches each, and 8,192 at once
+    Patches& picture = pictures.emplace_back();
+    picture.grid = {1, side, side};
+    picture.values.resize(static_cast<std::size_t>(side * side * columns));
+  }
+  const auto encoded = encoder.encode(std::span<const Patches>(pictures));
+  ASSERT_EQ(encoded.size(), 3U);
+  EXPECT_EQ(script_->encoded, (std::vector<std::int64_t>{7200, 3600}));
+  EXPECT_EQ(call_of(encoded[1]), 1);
+  EXPECT_EQ(call_of(encoded[2]), 2);
+  for (const EncodedPicture& picture : encoded) EXPECT_EQ(picture.tokens(), 900);
+}
+
+TEST_F(Pictures, AFileThatIsNoPictureIsNamed) {
+  PictureEncoder encoder(*model_, config_, std::int64_t{1} << 30);
+  const TemporaryFolder folder;
+  const auto missing = folder.path() / "missing.png";
+  try {
+    (void)encoder.encode(std::vector<std::filesystem::path>{one_, missing});
+    FAIL() << "must be refused";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("missing.png"));
+  }
+}
+
+}  // namespace
+}  // namespace biqa
