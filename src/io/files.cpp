@@ -270,16 +270,18 @@ fs::path temporary_beside(const fs::path& target) {
   static const unsigned drawn = std::random_device{}();
   static std::atomic<unsigned> counter{0};
   const fs::path clean = without_trailing_slash(target);
-  return parent_of(clean) /
-         fmt::format(".{}.tmp-{}-{:08x}-{}", clean.filename().string(), ::getpid(), drawn, counter++);
+  return parent_of(clean) / fmt::format(".{}{}{}-{:08x}-{}", clean.filename().string(), kTemporaryMark,
+                                        ::getpid(), drawn, counter++);
 }
 
-void remove_leftovers(const fs::path& folder, std::string_view mark) {
+void remove_leftovers(const fs::path& folder) {
   std::error_code ignored;
   std::vector<fs::path> leftovers;
   for (const auto& entry : fs::directory_iterator(folder, ignored)) {
     const std::string name = entry.path().filename().string();
-    if (name.starts_with(".") && name.find(mark) != std::string::npos) leftovers.push_back(entry.path());
+    const bool marked =
+        name.find(kTemporaryMark) != std::string::npos || name.find(kPartialMark) != std::string::npos;
+    if (name.starts_with(".") && marked) leftovers.push_back(entry.path());
   }
   for (const fs::path& leftover : leftovers) fs::remove_all(leftover, ignored);
 }

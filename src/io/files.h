@@ -45,12 +45,15 @@ class MappedFile {
   std::span<const std::byte> bytes_;
 };
 
+/// What marks the hidden names of unfinished files and folders: of one process's, and of checkpoints that several write.
+inline constexpr std::string_view kTemporaryMark = ".tmp-", kPartialMark = ".partial";
+
 /// A name beside `target` that nothing else uses: `.NAME.tmp-PID-COUNT`.
 std::filesystem::path temporary_beside(const std::filesystem::path& target);
 
-/// Removes what killed processes have left in a folder: hidden entries with `mark` in their name, as temporary_beside()
-/// gives them.
-void remove_leftovers(const std::filesystem::path& folder, std::string_view mark = ".tmp-");
+/// Removes what killed processes have left in a folder: hidden entries with one of these marks in their names. Nobody else
+/// may write there.
+void remove_leftovers(const std::filesystem::path& folder);
 
 /// The file that writing to `target` makes or replaces: symbolic links are followed (the link stays, what it points to is
 /// replaced or made). Throws Error where `target` is a folder, a device, a pipe or a socket, which a rename would destroy.

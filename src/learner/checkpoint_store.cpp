@@ -132,7 +132,22 @@ void set_aside(const fs::path& folder) {
   LOG(WARNING) << folder.string() << " is now " << target.string();
 }
 
-/// A relative link appears with its new target at once.
+/// Where a link leads, or what the file holds that stands for it; empty where there is neither.
+fs::path target_of(const fs::path& link) {
+  constexpr std::size_t kLongestName = 255;
+  std::error_code no_link, ignored;
+  const fs::path target = fs::read_symlink(link, no_link);
+  if (!no_link) return target;
+  if (!fs::is_regular_file(link, ignored)) return {};
+  try {
+    const std::string name = read_beginning(link, kLongestName);
+    return name.substr(0, name.find('\n'));
+  } catch (const Error&) {
+    return {};
+  }
+}
+
+/// A relative link appears with its new target at once; where the file system has no links, a file with its name.
 void replace_link(const fs::path& link, const fs::path& target) {
   const fs::path temporary = temporary_beside(link);
   std::error_code error, ignored;
@@ -140,9 +155,14 @@ void replace_link(const fs::path& link, const fs::path& target) {
   if (!error) fs::rename(temporary, link, error);
   if (!error) return;
   fs::remove(temporary, ignored);
-  // Some file systems have no links. Nothing of ours needs them.
-  LOG(WARNING) << "cannot link " << link.string() << " to " << target.string() << ": " << error.message()
-               << "; the checkpoint is whole without it";
+  try {
+    write_file_atomically(link, target.string() + "\n");
+    LOG_FIRST_N(WARNING, 1) << "cannot link " << link.string() << " to " << target.string() << ": "
+                            << error.message() << "; a file of that name holds the checkpoint's name instead";
+  } catch (const Error& problem) {
+    LOG(WARNING) << "cannot link " << link.string() << " to " << target.string() << ": " << error.message()
+                 << "; " << problem.what() << "; the checkpoint is whole without it";
+  }
 }
 
 }  // namespace
@@ -410,20 +430,19 @@ void point_best_checkpoint(const fs::path& root, std::int64_t step) {
 }
 
 std::optional<std::int64_t> best_checkpoint(const fs::path& root) {
-  std::error_code absent;
-  return step_of_name(fs::read_symlink(root / "best", absent).filename().string());
+  return step_of_name(target_of(root / "best").filename().string());
 }
 
 void take_over_checkpoints(const fs::path& root, std::int64_t step) {
   std::error_code ignored;
-  for (const char* mark : {".partial", ".tmp-"}) remove_leftovers(root, mark);
+  remove_leftovers(root);
   for (const fs::path& folder : CheckpointStore(root).newest_first()) {
     if (step_of_name(folder.filename().string()).value_or(0) > step) set_aside(folder);
   }
   if (best_checkpoint(root).value_or(0) > step) fs::remove(root / "best", ignored);
   const fs::path own = checkpoint_name(step);
   if (fs::is_directory(root / own, ignored)) {
-    if (fs::read_symlink(root / "latest", ignored).filename() != own) replace_link(root / "latest", own);
+    if (target_of(root / "latest").filename() != own) replace_link(root / "latest", own);
   } else {
     fs::remove(root / "latest", ignored);
   }

@@ -105,7 +105,7 @@ void publish_checkpoint(const std::filesystem::path& root, const std::filesystem
                         const CheckpointManifest& manifest);
 /// Points `best` below `root` to the checkpoint of this step, if it is there.
 void point_best_checkpoint(const std::filesystem::path& root, std::int64_t step);
-/// The step that `best` points to.
+/// The step that `best` points to. (`latest` and `best` are files with the checkpoint's name where there are no links.)
 std::optional<std::int64_t> best_checkpoint(const std::filesystem::path& root);
 /// Warns where it cannot.
 void remove_checkpoint(const std::filesystem::path& folder);

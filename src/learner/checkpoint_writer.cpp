@@ -83,7 +83,7 @@ void CheckpointWriter::give_up(const std::string& reason) {
 }
 
 fs::path CheckpointWriter::temporary_folder(std::int64_t step) const {
-  return root_ / fmt::format(".{}.{}.partial", checkpoint_name(step), token_);
+  return root_ / fmt::format(".{}.{}{}", checkpoint_name(step), token_, kPartialMark);
 }
 
 fs::path CheckpointWriter::make_temporary_folder(std::int64_t step) const {
@@ -111,7 +111,7 @@ void CheckpointWriter::try_part() const {
 }
 
 void CheckpointWriter::try_publishing(std::uint64_t bytes) const {
-  const fs::path folder = temporary_folder(0), target = root_ / fmt::format(".{}.partial", token_);
+  const fs::path folder = temporary_folder(0), target = root_ / fmt::format(".{}{}", token_, kPartialMark);
   std::error_code ignored;
   const auto start = Clock::now();
   for (int learner = 0; learner < learners_; ++learner) {

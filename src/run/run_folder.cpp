@@ -158,7 +158,7 @@ RunFolder::RunFolder(RunLock lock, const std::string& config_yaml, std::optional
         root_.string());
   }
   for (const fs::path& folder : {checkpoints(), dumps(), logs()}) make_folder(folder);
-  remove_leftovers(root_);
+  for (const fs::path& folder : {root_, dumps()}) remove_leftovers(folder);
   if (resumed_step) {
     keep_until(metrics_file(), *resumed_step, evaluated);
     const bool missing = !fs::exists(samples_file());

@@ -164,10 +164,12 @@ TEST(Files, RemovesWhatKilledProcessesLeft) {
   const fs::path kept = folder.path() / "my.tmp-notes";
   write_file_atomically(left, "half");
   fs::create_directories(other / "below");
+  fs::create_directories(folder.path() / ".step-000007.token.partial");
   write_file_atomically(kept, "mine");
   write_file_atomically(folder.path() / ".hidden", "mine");
   remove_leftovers(folder.path());
-  EXPECT_FALSE(fs::exists(left) || fs::exists(other));
+  EXPECT_FALSE(fs::exists(left) || fs::exists(other) ||
+               fs::exists(folder.path() / ".step-000007.token.partial"));
   EXPECT_TRUE(fs::exists(kept) && fs::exists(folder.path() / ".hidden"));
   remove_leftovers(folder.path() / "missing");
 }

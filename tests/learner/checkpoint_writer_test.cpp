@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "core/error.h"
+#include "support/failing_calls.h"
 #include "support/temporary_folder.h"
 #include "support/tiny_model.h"
 
@@ -221,6 +222,31 @@ TEST_F(Writer, TheBestOneStays) {
   EXPECT_TRUE(fs::exists(root() / "step-000002"));
   EXPECT_FALSE(fs::exists(root() / "step-000003"));
   EXPECT_TRUE(fs::exists(root() / "step-000004"));
+}
+
+TEST_F(Writer, TheBestOneStaysWhereTheFileSystemHasNoLinks) {
+  const testing::FailingCallsReset reset;
+  testing::failing_calls().link = EPERM;
+  as_learners(1, [&](Learner& learner, Communicator& own, const QwenVl& /*model*/) {
+    for (const std::int64_t step : {1, 2, 3, 4}) {
+      save_checkpoint(root(), 1, learner, own, info(step));
+      if (step == 1 || step == 2) point_best_checkpoint(root(), step);
+    }
+    EXPECT_EQ(best_checkpoint(root()), 2);
+    EXPECT_FALSE(fs::exists(root() / "step-000001"));
+    EXPECT_TRUE(fs::exists(root() / "step-000002"));
+    EXPECT_FALSE(fs::exists(root() / "step-000003"));
+    EXPECT_EQ(file_content(root() / "latest"), "step-000004\n");
+    take_over_checkpoints(root(), 2);
+    EXPECT_EQ(file_content(root() / "latest"), "step-000002\n");
+    take_over_checkpoints(root(), 1);
+    EXPECT_EQ(best_checkpoint(root()), std::nullopt);
+    EXPECT_FALSE(fs::exists(root() / "latest"));
+    // Links again, as after a move to another file system.
+    testing::failing_calls().link = 0;
+    save_checkpoint(root(), 1, learner, own, info(3));
+    EXPECT_EQ(fs::read_symlink(root() / "latest"), "step-000003");
+  });
 }
 
 }  // namespace

@@ -188,7 +188,11 @@ TEST(RunFolder, ResumesBehindACheckpoint) {
   EXPECT_THAT(error_of([&] { RunFolder run(root, "x", std::nullopt); }), HasSubstr("holds one already"));
   EXPECT_EQ(file_content(root / "config.yaml"), "first\n");
   {
+    for (const char* left : {".config.yaml.tmp-1-2", "dumps/.step-000002.h5.tmp-1-2"})
+      std::ofstream(root / left) << "half";
     RunFolder run(root, "second\n", 3);
+    for (const char* left : {".config.yaml.tmp-1-2", "dumps/.step-000002.h5.tmp-1-2"})
+      EXPECT_FALSE(fs::exists(root / left)) << left;
     run.append(step_metrics(4));
   }
   const MetricsFile metrics = read_metrics(root / "metrics.jsonl");

@@ -45,6 +45,12 @@ int flock(int descriptor, int operation) noexcept {
                     : static_cast<int>(::syscall(SYS_flock, descriptor, operation));
 }
 
+int symlink(const char* target, const char* link) noexcept {
+  const int error = biqa::testing::failing_calls().link;
+  return error != 0 ? biqa::testing::fail_with(error)
+                    : static_cast<int>(::syscall(SYS_symlink, target, link));
+}
+
 int fsync(int descriptor) {
   const int error = biqa::testing::error_of_sync(descriptor);
   return error != 0 ? biqa::testing::fail_with(error) : static_cast<int>(::syscall(SYS_fsync, descriptor));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stands for file systems on which some calls fail. A test program that includes this has flock and fsync of its own,
+// Stands for file systems on which some calls fail. A test program that includes this has flock, fsync and symlink of its own,
 // which its libraries use too.
 #pragma once
 
@@ -13,6 +13,7 @@ struct FailingCalls {
   std::atomic<int> lock = 0;         ///< flock
   std::atomic<int> sync_folder = 0;  ///< fsync of a folder
   std::atomic<int> sync_file = 0;    ///< fsync of anything else
+  std::atomic<int> link = 0;         ///< symlink
   /// Only files whose path holds this can fail in sync_file. Set before threads are there.
   std::string part_of_path;
 };
@@ -23,7 +24,7 @@ struct FailingCallsReset {
   FailingCallsReset() = default;
   ~FailingCallsReset() {
     FailingCalls& calls = failing_calls();
-    calls.lock = calls.sync_folder = calls.sync_file = 0;
+    calls.lock = calls.sync_folder = calls.sync_file = calls.link = 0;
     calls.part_of_path.clear();
   }
   FailingCallsReset(const FailingCallsReset&) = delete;

@@ -70,6 +70,13 @@ TEST_F(FileSystem, WithoutFoldersThatCanBeSyncedARunTrainsAndSaves) {
   expect_whole("folders");
 }
 
+TEST_F(FileSystem, WithoutLinksARunTrainsAndSaves) {
+  testing::failing_calls().link = EPERM;
+  EXPECT_EQ(train("links"), ExitCode::done);
+  expect_whole("links");
+  EXPECT_EQ(file_content(folder_.path() / "links/checkpoints/latest"), "step-000002\n");
+}
+
 TEST_F(FileSystem, ASaveThatCannotSucceedIsFoundBeforeTheFirstStep) {
   testing::failing_calls().part_of_path = ".partial";
   testing::failing_calls().sync_file = EIO;
