@@ -4,6 +4,7 @@
 #include <glog/logging.h>
 
 #include "core/error.h"
+#include "data/unicode.h"
 
 namespace biqa {
 namespace {
@@ -55,13 +56,6 @@ Control first_control(const Tokenizer& tokenizer, std::string_view text) {
   return {text.size(), text.size(), -1};
 }
 
-std::string_view trimmed(std::string_view text) {
-  constexpr std::string_view kBlank = " \t\n\v\f\r\x1c\x1d\x1e\x1f";
-  const std::size_t begin = text.find_first_not_of(kBlank);
-  if (begin == std::string_view::npos) return {};
-  return text.substr(begin, text.find_last_not_of(kBlank) - begin + 1);
-}
-
 /// Qwen2.5-VL's own template.
 std::vector<ChatTemplate::Part> usual_parts(bool system, std::size_t images) {
   using Kind = ChatTemplate::Part::Kind;
@@ -79,14 +73,15 @@ std::vector<ChatTemplate::Part> usual_parts(bool system, std::size_t images) {
 }
 
 std::vector<ChatTemplate::Part> parts_of(const ChatIds& ids, const std::optional<std::string>& system,
-                                         std::size_t images) {
+                                         std::size_t images, std::string_view user_text) {
   if (ids.form != nullptr) {
     try {
-      return ids.form->parts(system.has_value(), images);
+      return ids.form->parts(system.has_value(), images, {system ? *system : std::string_view(), user_text});
     } catch (const Error&) {
-      // find_chat_template has warned of it.
+      if (ids.form->follows(system.has_value(), images)) throw;  // it is these words that it refuses
     }
   }
+  // find_chat_template has warned of it.
   return usual_parts(system.has_value(), images);
 }
 
@@ -129,10 +124,10 @@ Prompt render_prompt(const Tokenizer& tokenizer, const ChatIds& ids, const std::
   Prompt prompt;
   Writer writer(tokenizer, prompt.ids);
   std::size_t image = 0;
-  for (const ChatTemplate::Part& part : parts_of(ids, system, tokens_per_image.size())) {
+  for (const ChatTemplate::Part& part : parts_of(ids, system, tokens_per_image.size(), user_text)) {
     if (part.kind != ChatTemplate::Part::Kind::written) {
       const std::string_view text = part.kind == ChatTemplate::Part::Kind::user ? user_text : *system;
-      writer.add(part.trimmed ? trimmed(text) : text);
+      writer.add(part.trimmed ? without_blanks(text) : text);
       continue;
     }
     for (std::string_view rest = part.text; !rest.empty();) {

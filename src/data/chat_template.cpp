@@ -21,8 +21,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::size_t kMaxBytes = std::size_t{32} << 20;
-// No text of a template holds these bytes.
-constexpr std::string_view kSystem = "\x01system\x02", kUser = "\x01user\x02";
+constexpr std::string_view kSystem = "system", kUser = "user";  // marks
 constexpr std::string_view kPicture = "<|image_pad|>";
 
 std::size_t occurrences(std::string_view text, std::string_view what) {
@@ -86,29 +85,28 @@ ChatTemplate::ChatTemplate(const std::string& text, const std::string& name,
                            std::map<std::string, std::string> tokens)
     : template_(text, name), name_(name), tokens_(std::move(tokens)) {}
 
-std::string ChatTemplate::rendered(bool system, std::size_t images, const std::string& edge,
-                                   bool as_list) const {
-  using Json = nlohmann::json;
-  const auto content = [&](std::string_view words, std::size_t pictures) {
-    const std::string text = edge + std::string(words) + edge;
-    if (!as_list) return Json(text);
+std::string ChatTemplate::rendered(bool system, std::size_t images, const Words& words, bool as_list) const {
+  using Json = nlohmann::ordered_json;
+  const std::array<JinjaMark, 2> marks{JinjaMark{kSystem, words.system}, JinjaMark{kUser, words.user}};
+  const auto content = [&](const JinjaMark& mark, std::size_t pictures) {
+    if (!as_list) return Json(mark.text());
     Json list = Json::array();
     for (std::size_t i = 0; i < pictures; ++i) list.push_back({{"type", "image"}});
-    list.push_back({{"type", "text"}, {"text", text}});
+    list.push_back({{"type", "text"}, {"text", mark.text()}});
     return list;
   };
   Json messages = Json::array();
-  if (system) messages.push_back({{"role", "system"}, {"content", content(kSystem, 0)}});
-  messages.push_back({{"role", "user"}, {"content", content(kUser, images)}});
+  if (system) messages.push_back({{"role", "system"}, {"content", content(marks[0], 0)}});
+  messages.push_back({{"role", "user"}, {"content", content(marks[1], images)}});
   Json variables{
       {"messages", messages}, {"add_generation_prompt", true}, {"tools", nullptr}, {"documents", nullptr}};
   for (const auto& [name, token] : tokens_) variables[name] = token;
-  return template_.render(variables);
+  return template_.render(variables, marks);
 }
 
-std::vector<ChatTemplate::Part> ChatTemplate::parts_of(bool system, std::size_t images, bool as_list) const {
-  const std::string text = rendered(system, images, "", as_list);
-  const std::string edged = rendered(system, images, " ", as_list);
+std::vector<ChatTemplate::Part> ChatTemplate::parts_of(bool system, std::size_t images, const Words& words,
+                                                       bool as_list) const {
+  const std::string text = rendered(system, images, words, as_list);
   const auto refuse = [&](const std::string& what) {
     fail("cannot follow {}: {}; simplify the template", name_, what);
   };
@@ -117,47 +115,54 @@ std::vector<ChatTemplate::Part> ChatTemplate::parts_of(bool system, std::size_t 
                        kPicture));
   std::vector<Part> parts;
   std::size_t from = 0;
-  const auto take = [&](Part::Kind kind, std::string_view mark, const char* what) {
-    const std::size_t at = text.find(mark, from);
-    if (occurrences(text, mark) != 1 || at == std::string::npos || occurrences(edged, mark) != 1)
+  const auto write = [&](std::size_t to) {
+    parts.push_back({Part::Kind::written, text.substr(from, to - from), false});
+    constexpr std::array kMarks{JinjaMark::kBegin, JinjaMark::kEnd, JinjaMark::kEdge};
+    if (parts.back().text.find_first_of(std::string_view(kMarks.data(), kMarks.size())) != std::string::npos)
+      refuse("it shows a text in another place or form");
+  };
+  const auto take = [&](Part::Kind kind, std::string_view name, const char* what) {
+    const std::string core = JinjaMark{name, {}}.core();
+    const std::size_t at = text.find(core, from), end = at + core.size();
+    if (at == std::string::npos || occurrences(text, core) != 1)
       refuse(fmt::format("it does not show the {} once", what));
-    parts.push_back({Part::Kind::written, text.substr(from, at - from), false});
-    from = at + mark.size();
-    const std::string around = " " + std::string(mark) + " ";
-    const std::size_t in_edged = edged.find(mark);
-    const bool kept = in_edged > 0 && edged.compare(in_edged - 1, around.size(), around) == 0;
-    parts.push_back({kind, "", !kept});
+    const bool left = at > from && text[at - 1] == JinjaMark::kEdge;
+    const bool right = end < text.size() && text[end] == JinjaMark::kEdge;
+    if (left != right) refuse("it trims one side of a text");
+    write(at - (left ? 1 : 0));
+    from = end + (right ? 1 : 0);
+    parts.push_back({kind, "", !left});
   };
   if (system) take(Part::Kind::system, kSystem, "system message");
   take(Part::Kind::user, kUser, "user's text");
-  parts.push_back({Part::Kind::written, text.substr(from), false});
-  // With blanks around both, the rest must be the same.
-  std::string expected;
-  for (const Part& part : parts) {
-    const bool written = part.kind == Part::Kind::written;
-    const char* const edge = written || part.trimmed ? "" : " ";
-    expected.append(edge);
-    expected.append(written ? std::string_view(part.text) : part.kind == Part::Kind::user ? kUser : kSystem);
-    expected.append(edge);
-  }
-  if (expected != edged) refuse("what it writes depends on the blanks of a text");
+  write(text.size());
   return parts;
 }
 
-std::vector<ChatTemplate::Part> ChatTemplate::parts(bool system, std::size_t images) const {
-  if (images > 0) return parts_of(system, images, true);
+std::vector<ChatTemplate::Part> ChatTemplate::parts(bool system, std::size_t images,
+                                                    const Words& words) const {
+  if (images > 0) return parts_of(system, images, words, true);
   // Most templates take a text as it is, some only lists.
   std::optional<Error> first;
   try {
-    return parts_of(system, 0, false);
+    return parts_of(system, 0, words, false);
   } catch (const Error& error) {
     first = error;
   }
   try {
-    return parts_of(system, 0, true);
+    return parts_of(system, 0, words, true);
   } catch (const Error&) {
     throw *first;
   }
+}
+
+bool ChatTemplate::follows(bool system, std::size_t images) const {
+  try {
+    parts(system, images);
+  } catch (const Error&) {
+    return false;
+  }
+  return true;
 }
 
 std::shared_ptr<const ChatTemplate> find_chat_template(const fs::path& folder, bool tell) {

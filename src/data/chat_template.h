@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The chat template of a model folder, taken apart: what stands before, between and behind system message, pictures and
-// user's text. The template sees placeholders, so no text of a user can become a control token.
+// user's text. The template writes placeholders, so no text of a user can become a control token; what it asks of a text is answered for the
+// text.
 #pragma once
 
 #include <cstddef>
@@ -8,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "data/jinja.h"
@@ -20,7 +22,7 @@ class ChatTemplate {
   struct Part {
     enum class Kind { written, system, user } kind = Kind::written;
     std::string text;      ///< of `written`: by the template, control tokens in their spelling
-    bool trimmed = false;  ///< of the others: without white space at their ends
+    bool trimmed = false;  ///< of the others: without_blanks()
   };
 
   /// The template that transformers takes: `chat_template` of processor_config.json, chat_template.json,
@@ -32,13 +34,20 @@ class ChatTemplate {
   ChatTemplate(const std::string& text, const std::string& name,
                std::map<std::string, std::string> tokens = {});
 
+  /// The texts of a conversation, for templates that ask what they say.
+  struct Words {
+    std::string_view system = "words", user = "words";
+  };
   /// A conversation of a system message, if any, and one user turn (`images`, then the text), up to where the answer
-  /// begins. Throws Error where the template does not show each of them once.
-  std::vector<Part> parts(bool system, std::size_t images) const;
+  /// begins. Throws Error where the template does not show each of them once and whole.
+  std::vector<Part> parts(bool system, std::size_t images, const Words& words) const;
+  std::vector<Part> parts(bool system, std::size_t images) const { return parts(system, images, Words{}); }
+  /// Whether it has such prompts at all.
+  bool follows(bool system, std::size_t images) const;
 
  private:
-  std::string rendered(bool system, std::size_t images, const std::string& edge, bool as_list) const;
-  std::vector<Part> parts_of(bool system, std::size_t images, bool as_list) const;
+  std::string rendered(bool system, std::size_t images, const Words& words, bool as_list) const;
+  std::vector<Part> parts_of(bool system, std::size_t images, const Words& words, bool as_list) const;
 
   JinjaTemplate template_;
   std::string name_;

@@ -12,17 +12,17 @@
 
 #include "core/error.h"
 #include "data/jinja_syntax.h"
+#include "data/unicode.h"
 
 namespace biqa {
 namespace {
 
-using Json = nlohmann::json;
+using Json = nlohmann::ordered_json;  // maps keep the order of their keys
 using Expression = JinjaExpression;
 using Statement = JinjaStatement;
 
 constexpr std::int64_t kMostWork = 100000;
 constexpr std::size_t kMostText = std::size_t{1} << 18, kMostItems = 10000;
-constexpr std::string_view kBlank = " \t\n\v\f\r";
 
 /// What Jinja calls undefined: false, printed as nothing, without attributes.
 Json undefined() {
@@ -69,7 +69,8 @@ std::int64_t weight_of(const Json& value) {
 
 class Renderer {
  public:
-  Renderer(const JinjaTemplate::Program& program, const Json& variables) : name_(program.name) {
+  Renderer(const JinjaTemplate::Program& program, const Json& variables, std::span<const JinjaMark> marks)
+      : name_(program.name), marks_(marks) {
     std::map<std::string, Json> scope;
     for (const auto& [key, value] : variables.items()) scope[key] = value;
     scopes_.push_back(std::move(scope));
@@ -116,7 +117,7 @@ class Renderer {
         break;
       case Statement::Kind::condition:
         for (std::size_t i = 0; i < s.branches.size(); ++i) {
-          if (i < s.expressions.size() && !is_true(value_of(s.expressions[i]))) continue;
+          if (i < s.expressions.size() && !holds(value_of(s.expressions[i]))) continue;
           out += run(s.branches[i]);
           break;
         }
@@ -133,6 +134,7 @@ class Renderer {
         Json* space = find(s.text);
         if (space == nullptr || !space->is_object()) refuse("'" + s.text + "' is no namespace");
         (*space)[s.names[0]] = std::move(value);
+        if (space->size() > kMostItems) refuse("a namespace has no end");
         break;
       }
     }
@@ -144,7 +146,7 @@ class Renderer {
     for (const Json& item : all) {
       scopes_.emplace_back();
       bind(s, item);
-      if (s.expressions.size() < 2 || is_true(value_of(s.expressions[1]))) items.push_back(item);
+      if (s.expressions.size() < 2 || holds(value_of(s.expressions[1]))) items.push_back(item);
       scopes_.pop_back();
     }
     if (items.empty() && s.branches.size() > 1) out += run(s.branches[1]);
@@ -177,7 +179,7 @@ class Renderer {
     if (value.is_object()) {
       for (const auto& [key, unused] : value.items()) list.push_back(key);
     } else if (value.is_string()) {
-      const auto& text = value.get_ref<const std::string&>();
+      const std::string& text = plain(value, "goes through");
       work(static_cast<std::int64_t>(text.size()));
       for (const char c : text) {
         if ((static_cast<unsigned char>(c) & 0xC0U) == 0x80U && !list.empty())
@@ -203,6 +205,40 @@ class Renderer {
     if (!value.is_string()) refuse(fmt::format("{} is asked of something that is no text", what));
     return value.get_ref<const std::string&>();
   }
+  static bool is_marked(const std::string& text) { return text.find(JinjaMark::kBegin) != std::string::npos; }
+  /// A text to take apart or change: none whose words are behind a mark.
+  const std::string& plain(const Json& value, const char* what) const {
+    const std::string& text = text_of(value, what);
+    if (is_marked(text)) refuse(fmt::format("it {} the words of a message", what));
+    return text;
+  }
+  /// What a template sees of a value: the words in the place of their marks.
+  Json seen(const Json& value) {
+    if (value.is_structured()) {
+      Json all = value;
+      for (Json& part : all) part = seen(part);
+      return all;
+    }
+    if (!value.is_string() || !is_marked(value.get_ref<const std::string&>())) return value;
+    std::string text = value.get<std::string>();
+    for (const JinjaMark& mark : marks_) {
+      const std::string core = mark.core();
+      for (std::size_t at = text.find(core); at != std::string::npos; at = text.find(core, at)) {
+        const bool left = at > 0 && text[at - 1] == JinjaMark::kEdge;
+        const std::size_t end = at + core.size();
+        const bool right = end < text.size() && text[end] == JinjaMark::kEdge;
+        const std::string_view words = without_blanks(mark.words, !left, !right);
+        at -= left ? 1 : 0;
+        text.replace(at, core.size() + (left ? 1 : 0) + (right ? 1 : 0), words);
+        at += words.size();
+        work(1 + static_cast<std::int64_t>(words.size() / 64));
+        if (text.size() > kMostText) refuse("a text has no end");
+      }
+    }
+    return text;
+  }
+  bool holds(const Json& value) { return is_true(value.is_string() ? seen(value) : value); }
+
   std::int64_t whole_of(const Json& value) const {
     if (value.is_boolean()) return value.get<bool>() ? 1 : 0;
     if (!value.is_number_integer()) refuse("it computes with something that is no whole number");
@@ -249,13 +285,13 @@ class Renderer {
       case Expression::Kind::test:
         return tested(e);
       case Expression::Kind::negation:
-        return !is_true(value_of(e.parts[0]));
+        return !holds(value_of(e.parts[0]));
       case Expression::Kind::minus:
         return -whole_of(value_of(e.parts[0]));
       case Expression::Kind::binary:
         return combined(e);
       case Expression::Kind::choice:
-        return value_of(is_true(value_of(e.parts[1])) ? e.parts[0] : e.parts[2]);
+        return value_of(holds(value_of(e.parts[1])) ? e.parts[0] : e.parts[2]);
     }
     return undefined();
   }
@@ -265,12 +301,15 @@ class Renderer {
     if (e.kind == Expression::Kind::list) {
       for (const Expression& part : e.parts) all.push_back(value_of(part));
     }
-    for (std::size_t i = 0; e.kind == Expression::Kind::map && i < e.parts.size(); i += 2)
-      all[text_of(value_of(e.parts[i]), "a key")] = value_of(e.parts[i + 1]);
+    for (std::size_t i = 0; e.kind == Expression::Kind::map && i < e.parts.size(); i += 2) {
+      if (all.size() == kMostItems) refuse("a map has no end");
+      all[plain(value_of(e.parts[i]), "makes a key of")] = value_of(e.parts[i + 1]);
+    }
     return all;
   }
 
-  Json member(const Json& of, const Json& key) {
+  Json member(const Json& of, const Json& wanted) {
+    const Json key = seen(wanted);
     if (of.is_object() && key.is_string()) {
       const auto found = of.find(key.get_ref<const std::string&>());
       return found == of.end() ? undefined() : *found;
@@ -314,13 +353,13 @@ class Renderer {
   Json combined(const Expression& e) {
     const std::string& sign = e.text;
     const Json left = value_of(e.parts[0]);
-    if (sign == "and") return is_true(left) ? value_of(e.parts[1]) : left;
-    if (sign == "or") return is_true(left) ? left : value_of(e.parts[1]);
+    if (sign == "and") return holds(left) ? value_of(e.parts[1]) : left;
+    if (sign == "or") return holds(left) ? left : value_of(e.parts[1]);
     const Json right = value_of(e.parts[1]);
-    if (sign == "==") return equal(left, right);
-    if (sign == "!=") return !equal(left, right);
-    if (sign == "in") return contains(right, left);
-    if (sign == "not in") return !contains(right, left);
+    if (sign == "==") return equal(seen(left), seen(right));
+    if (sign == "!=") return !equal(seen(left), seen(right));
+    if (sign == "in") return contains(seen(right), seen(left));
+    if (sign == "not in") return !contains(seen(right), seen(left));
     if (sign == "~") return joined(printed(left), printed(right));
     if (sign == "+" && left.is_string()) return joined(text_of(left, "+"), text_of(right, "+"));
     if (sign == "+" && left.is_array() && right.is_array()) {
@@ -347,8 +386,16 @@ class Renderer {
     return left;
   }
   static bool equal(const Json& left, const Json& right) {
-    return left.is_discarded() || right.is_discarded() ? left.is_discarded() && right.is_discarded()
-                                                       : left == right;
+    if (left.is_discarded() || right.is_discarded()) return left.is_discarded() && right.is_discarded();
+    if (left.is_array() && right.is_array())
+      return std::equal(left.begin(), left.end(), right.begin(), right.end(), equal);
+    if (!left.is_object() || !right.is_object()) return left == right;
+    if (left.size() != right.size()) return false;
+    for (const auto& [key, value] : left.items()) {  // in any order
+      const auto other = right.find(key);
+      if (other == right.end() || !equal(value, *other)) return false;
+    }
+    return true;
   }
   bool contains(const Json& all, const Json& one) {
     if (all.is_string()) {
@@ -403,16 +450,20 @@ class Renderer {
         return all;
       }
     }
-    const std::string& text = text_of(of, ("." + name).c_str());
+    text_of(of, ("." + name).c_str());
+    if (name == "startswith" && count == 1 && arguments[0].is_string())
+      return seen(of).get<std::string>().starts_with(seen(arguments[0]).get<std::string>());
+    if (name == "endswith" && count == 1 && arguments[0].is_string())
+      return seen(of).get<std::string>().ends_with(seen(arguments[0]).get<std::string>());
+    if ((name == "strip" || name == "lstrip" || name == "rstrip") && count == 0)
+      return trimmed(of.get_ref<const std::string&>(), name != "rstrip", name != "lstrip");
+    const std::string& text = plain(of, "takes apart or changes");
     const auto argument = [&](std::size_t i) -> const std::string& {
-      return text_of(arguments[i], name.c_str());
+      return plain(arguments[i], "works with");
     };
-    if (name == "startswith" && count == 1) return text.starts_with(argument(0));
-    if (name == "endswith" && count == 1) return text.ends_with(argument(0));
-    if ((name == "strip" || name == "lstrip" || name == "rstrip") && count <= 1) {
-      const std::string_view characters = count == 1 ? std::string_view(argument(0)) : kBlank;
-      search_work(text, characters);
-      return stripped(text, characters, name != "rstrip", name != "lstrip");
+    if ((name == "strip" || name == "lstrip" || name == "rstrip") && count == 1) {
+      search_work(text, argument(0));
+      return stripped(text, argument(0), name != "rstrip", name != "lstrip");
     }
     if (name == "upper" && count == 0) return in_case(text, 'a', 'z');
     if (name == "lower" && count == 0) return in_case(text, 'A', 'Z');
@@ -436,19 +487,20 @@ class Renderer {
     const Json value = value_of(e.parts[0]);
     const std::size_t count = e.parts.size() - 1;
     if (!e.names.empty()) refuse("the filter '" + e.text + "' with named arguments is not understood");
-    if (e.text == "trim" && count == 0) return stripped(printed(value), kBlank, true, true);
+    if (e.text == "trim" && count == 0) return trimmed(printed(value), true, true);
     if (e.text == "string" && count == 0) return printed(value);
-    if (e.text == "upper" && count == 0) return in_case(printed(value), 'a', 'z');
-    if (e.text == "lower" && count == 0) return in_case(printed(value), 'A', 'Z');
-    if ((e.text == "length" || e.text == "count") && count == 0) return listed(value).size();
+    if (e.text == "upper" && count == 0) return in_case(plain(printed(value), "changes"), 'a', 'z');
+    if (e.text == "lower" && count == 0) return in_case(plain(printed(value), "changes"), 'A', 'Z');
+    if ((e.text == "length" || e.text == "count") && count == 0)
+      return listed(value.is_string() ? seen(value) : value).size();
     if (e.text == "list" && count == 0) return listed(value);
     if ((e.text == "first" || e.text == "last") && count == 0) {
       const Json list = listed(value);
       return list.empty() ? undefined() : e.text == "first" ? list.front() : list.back();
     }
     if ((e.text == "default" || e.text == "d") && (count == 1 || count == 2)) {
-      const bool empty_too = count == 2 && is_true(value_of(e.parts[2]));
-      return value.is_discarded() || (empty_too && !is_true(value)) ? value_of(e.parts[1]) : value;
+      const bool empty_too = count == 2 && holds(value_of(e.parts[2]));
+      return value.is_discarded() || (empty_too && !holds(value)) ? value_of(e.parts[1]) : value;
     }
     if (e.text == "join" && count <= 1) {
       const std::string between = count == 1 ? printed(value_of(e.parts[1])) : "";
@@ -467,7 +519,7 @@ class Renderer {
   Json tested(const Expression& e) {
     const Json value = value_of(e.parts[0]);
     if (e.parts.size() == 2 && (e.text == "equalto" || e.text == "eq"))
-      return equal(value, value_of(e.parts[1]));
+      return equal(seen(value), seen(value_of(e.parts[1])));
     if (e.parts.size() == 1) {
       const std::pair<const char*, bool> known[]{{"defined", !value.is_discarded()},
                                                  {"undefined", value.is_discarded()},
@@ -488,7 +540,12 @@ class Renderer {
     refuse("the test '" + e.text + "' is not understood");
   }
 
+  static std::string trimmed(std::string_view text, bool left, bool right) {
+    return std::string(without_blanks(text, left, right));
+  }
+
   const std::string& name_;
+  const std::span<const JinjaMark> marks_;
   int line_ = 1;
   std::int64_t worked_ = 0;
   std::vector<std::map<std::string, Json>> scopes_;
@@ -506,8 +563,9 @@ JinjaTemplate::~JinjaTemplate() = default;
 JinjaTemplate::JinjaTemplate(JinjaTemplate&&) noexcept = default;
 JinjaTemplate& JinjaTemplate::operator=(JinjaTemplate&&) noexcept = default;
 
-std::string JinjaTemplate::render(const nlohmann::json& variables) const {
-  return Renderer(*program_, variables).run(program_->statements);
+std::string JinjaTemplate::render(const nlohmann::ordered_json& variables,
+                                  std::span<const JinjaMark> marks) const {
+  return Renderer(*program_, variables, marks).run(program_->statements);
 }
 
 }  // namespace biqa

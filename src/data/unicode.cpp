@@ -154,6 +154,30 @@ std::string repaired_utf8(std::string_view bytes) {
   return out;
 }
 
+std::string_view without_blanks(std::string_view text, bool left, bool right) {
+  const bool valid = is_valid_utf8(text);
+  /// Bytes of the blank there; 0: none.
+  const auto blank_at = [&](std::size_t at) -> std::size_t {
+    const auto byte = static_cast<unsigned char>(text[at]);
+    if (byte >= 0x80 && !valid) return 0;
+    const CodePoint point = byte < 0x80 ? CodePoint{byte, 1} : code_point_at(text, at);
+    const bool separator = point.value >= 0x1C && point.value <= 0x1F;
+    return separator || char_class(point.value) == CharClass::space ? point.length : 0;
+  };
+  while (left && !text.empty()) {
+    const std::size_t length = blank_at(0);
+    if (length == 0) break;
+    text.remove_prefix(length);
+  }
+  while (right && !text.empty()) {
+    std::size_t at = text.size() - 1;
+    while (valid && at > 0 && (static_cast<unsigned char>(text[at]) & 0xC0U) == 0x80U) --at;
+    if (blank_at(at) == 0) break;
+    text.remove_suffix(text.size() - at);
+  }
+  return text;
+}
+
 std::string to_nfc(std::string_view valid) {
   std::string out;
   out.reserve(valid.size());

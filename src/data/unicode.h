@@ -31,6 +31,10 @@ bool is_valid_utf8(std::string_view bytes);
 /// Subparts", as Rust's from_utf8_lossy does).
 std::string repaired_utf8(std::string_view bytes);
 
+/// `text` without what Python's str.strip() removes: white space, and the separators U+001C to U+001F. Text that is not valid
+/// UTF-8 loses only what is ASCII.
+std::string_view without_blanks(std::string_view text, bool left = true, bool right = true);
+
 /// Normalisation form C of valid UTF-8, in time n log n whatever the text.
 std::string to_nfc(std::string_view valid);
 

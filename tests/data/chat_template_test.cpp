@@ -48,12 +48,13 @@ TEST(ChatTemplates, UsualVariationsAsInTransformers) {
     for (const json& expected : row["cases"]) {
       SCOPED_TRACE(
           fmt::format("{}: {} images", row["name"].get<std::string>(), expected["images"].get<int>()));
-      const std::vector<Part> parts = form.parts(expected["system"], expected["images"]);
+      const std::string system = fixture["system"], user = fixture["user"];
+      const std::vector<Part> parts = form.parts(expected["system"], expected["images"], {system, user});
       EXPECT_EQ(put_together(parts, fixture["system"], fixture["user"]), expected["text"].get<std::string>());
       ++cases;
     }
   }
-  EXPECT_EQ(cases, 94U);
+  EXPECT_EQ(cases, 112U);
 }
 
 std::string problem_of(const std::string& text, std::size_t images = 0) {
@@ -79,9 +80,17 @@ TEST(ChatTemplates, WhatIsNotUnderstoodIsNamed) {
       {"{% if messages[0].role != 'system' %}{{ messages[0].content }}{% endif %}", "it does not show the"},
       {good + good, "it does not show the"},
       {"a prompt for nobody", "it does not show the user's text once"},
-      {"{% for m in messages %}{{ m.content | upper }}{% endfor %}", "it does not show the"},
-      {"{% for m in messages %}{% if m.content.startswith(' ') %}!{% endif %}{{ m.content }}{% endfor %}",
-       "depends on the blanks"},
+      {"{% for m in messages %}{{ m.content | upper }}{% endfor %}", "it changes the words of a message"},
+      {"{% for m in messages %}{{ m.content.split(' ')[0] }}{% endfor %}",
+       "takes apart or changes the words"},
+      {"{% for m in messages %}{{ m.content.strip('\n') }}{% endfor %}", "takes apart or changes the words"},
+      {"{% for m in messages %}{{ m.content[:4] }}{% endfor %}", "it goes through the words of a message"},
+      {"{% for m in messages %}{{ m.content[0] }}{% endfor %}", "it goes through the words of a message"},
+      {"{% for m in messages %}{% for c in m.content %}{{ c }}{% endfor %}{% endfor %}",
+       "it goes through the words"},
+      {"{% for m in messages %}{{ {m.content: 1} | first }}{% endfor %}", "it makes a key of the words"},
+      {"{% for m in messages %}{{ m.content.lstrip() }}{% endfor %}", "it trims one side of a text"},
+      {good + "{{ '\x1c' }}", "it shows a text in another place or form"},
       {good + "{% if x %}", "'endif' is missing"},
       {good + "{% endif %}", "the tag 'endif' is not understood"},
       {good + "{{ 1 +", "a tag does not end"},

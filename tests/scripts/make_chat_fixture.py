@@ -7,6 +7,8 @@
 import json
 import os
 
+import jinja2
+
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -94,6 +96,13 @@ TEMPLATES = {
     "set": SET,
     "choice": "{% for m in messages %}{{ '<|im_start|>' ~ m.role ~ '\n' }}{{ m.content if m.content is string else m.content[-1]['text'] }}"
     "{{ '<|im_end|>\\n' }}{% endfor %}{{ '<|im_start|>assistant\n' if add_generation_prompt else '' }}",
+    "asks for a word": SIMPLE.replace("{{ m['content'] }}", "{% if 'Rate' in m.content %}Then: {% elif 'rate' not in m.content %}First: {% endif %}{{ m.content }}"),
+    "asks how it begins and ends": SIMPLE.replace("{{ m['content'] }}", "{{ m.content.startswith(' ') }} {{ m.content.strip().startswith('Rate') }} {{ (m.content | trim).endswith('.') }} {{ m.content }}"),
+    "asks what it is": SIMPLE.replace("{{ m['content'] }}", "{{ m.content == '\\nRate  it: {{ x }} ' }}{{ m.content.strip() in ['Be strict.', 'no'] }}{{ m.content | length }}{{ 'some' if m.content.strip() else 'none' }} {{ m.content }}"),
+    "asks of what it puts together": SIMPLE.replace("{{ m['content'] }}", "{% set all = m.role ~ ': ' ~ m.content %}{{ all == 'system:  Be strict.\\n' }}{{ ': x' in all }} {{ all }}"),
+    "asks for equal messages": SIMPLE.replace("{{ m['content'] }}", "{{ m == messages[0] }}{{ m == {'content': '\\nRate  it: {{ x }} ', 'role': 'user'} }} {{ m.content }}"),
+    "in the order of the keys": SIMPLE.replace("{{ m['content'] }}", "{% for key, value in m.items() %}{{ key }} = {{ value }};{% endfor %}{{ m.keys() | join(',') }}{% for key in {'b': 1, 'a': 2, 'b': 3} %}{{ key }}{% endfor %}"),
+    "asks for a word in a list": QWEN.replace("{{ part['text'] }}", "{% if 'Rate' in part.text %}Now: {% endif %}{{ part.text | trim }}"),
 }
 SYSTEM, USER = " Be strict.\n", "\nRate  it: {{ x }} "
 
@@ -114,7 +123,7 @@ for name, template in TEMPLATES.items():
             messages = conversation(system, images, as_list)
             try:
                 text = _compile_jinja_template(template).render(messages=messages, add_generation_prompt=True, tools=None, documents=None, eos_token="<|im_end|>")
-            except TypeError:  # it adds a text to the list of parts
+            except (TypeError, jinja2.UndefinedError):  # it takes the list of parts for a text
                 continue
             # A template for texts alone prints a list or loses the pictures: no prompt of ours.
             if text.count("<|image_pad|>") == images and "{'type'" not in text:
