@@ -22,6 +22,7 @@ using Clock = std::chrono::steady_clock;
 /// A picture may take much memory while it is decoded.
 constexpr int kMostThreads = 8;
 constexpr std::chrono::seconds kTellEvery{15};
+constexpr Seconds kLongestRound{30};
 
 struct Place {
   std::size_t set = 0, row = 0;
@@ -35,25 +36,35 @@ std::vector<Place> places_in(std::span<const std::vector<Sample>* const> sets) {
   return places;
 }
 
-/// This rank's share: its first line is the number of pictures, the others are set, row and reason of damaged ones.
-std::string check_share(Communicator& world, std::span<const std::vector<Sample>* const> sets, int threads,
-                        Seconds patience, const std::function<bool()>& stopped) {
-  const std::vector<Place> places = places_in(sets);
-  const auto stride = static_cast<std::size_t>(world.size());
-  const auto start = Clock::now();
-  std::atomic<std::size_t> next = static_cast<std::size_t>(world.rank());
-  std::atomic<std::size_t> checked = 0;
+/// What one rank has decoded of its share.
+struct Share {
+  std::size_t checked = 0;  ///< the first so many
+  bool ended = false;       ///< no more shall be begun
+  std::string findings;     ///< a line each of damaged ones: set, row and reason
+};
+
+/// Every `stride`-th place from `first` on, until `patience` is over or `stopped` says so. `before`: what all ranks had
+/// decoded at the start, for the log of whoever `tells`; `told`: when it did last.
+Share check_share(std::span<const std::vector<Sample>* const> sets, std::span<const Place> places,
+                  std::size_t first, std::size_t stride, int threads, Clock::time_point end,
+                  std::size_t before, bool tells, Clock::time_point& told,
+                  const std::function<bool()>& stopped) {
+  std::atomic<std::size_t> next = first, checked = 0;
+  std::atomic<bool> ended = false;
   std::mutex mutex;
   std::string findings;
-  const auto work = [&](bool tells) {
-    auto told = start;
-    for (std::size_t i = next.fetch_add(stride); i < places.size(); i = next.fetch_add(stride)) {
-      const auto now = Clock::now();
-      if (now - start > patience || stopped()) return;
-      if (tells && now - told > kTellEvery) {
+  const auto work = [&](bool tells_too) {
+    while (Clock::now() < end) {
+      if (stopped()) {
+        ended = true;
+        return;
+      }
+      const std::size_t i = next.fetch_add(stride);
+      if (i >= places.size()) return;
+      if (const auto now = Clock::now(); tells_too && now - told > kTellEvery) {
         told = now;
-        LOG(INFO) << "decoding the pictures before the first step: " << checked * stride << " of "
-                  << places.size();
+        LOG(INFO) << "decoding the pictures before the first step: " << before + checked * stride << " of "
+                  << before + places.size();
       }
       const auto [set, row] = places[i];
       try {
@@ -69,30 +80,69 @@ std::string check_share(Communicator& world, std::span<const std::vector<Sample>
   };
   std::vector<std::thread> others;
   for (int i = 1; i < std::min(threads, kMostThreads); ++i) others.emplace_back(work, false);
-  work(world.rank() == 0);
+  work(tells);
   for (std::thread& thread : others) thread.join();
-  return std::to_string(checked) + '\n' + findings;
+  return {checked, ended, findings};
+}
+
+/// Every rank's share, on all of them.
+std::vector<Share> gathered(Communicator& world, const Share& own) {
+  const std::string text =
+      std::to_string(own.checked) + ' ' + std::to_string(own.ended ? 1 : 0) + '\n' + own.findings;
+  std::vector<std::byte> all;
+  for (const std::vector<std::byte>& one : world.gather_bytes(std::as_bytes(std::span(text)), 0)) {
+    all.insert(all.end(), one.begin(), one.end());
+    all.push_back(std::byte{});
+  }
+  world.broadcast_bytes(all, 0);
+  std::istringstream texts(std::string(reinterpret_cast<const char*>(all.data()), all.size()));
+  std::vector<Share> shares;
+  for (std::string one; std::getline(texts, one, '\0');) {
+    std::istringstream fields(one);
+    Share& share = shares.emplace_back();
+    fields >> share.checked >> share.ended;
+    fields.get();
+    share.findings = one.substr(std::min(one.find('\n') + 1, one.size()));
+  }
+  return shares;
 }
 
 }  // namespace
 
 PictureCheck check_pictures(Communicator& world, std::span<const std::vector<Sample>* const> sets,
                             int threads, Seconds patience, const std::function<bool()>& stopped) {
-  const std::string own = check_share(world, sets, threads, patience, stopped);
-  std::vector<std::byte> all;
-  for (const std::vector<std::byte>& one : world.gather_bytes(std::as_bytes(std::span(own)), 0))
-    all.insert(all.end(), one.begin(), one.end());
-  world.broadcast_bytes(all, 0);
+  // Ranks meet long before a collective's deadline, and deal out what is left: some may have slow pictures, or a slow disk.
+  const Seconds round = std::min(kLongestRound, world.deadline() / 4);
+  const auto start = Clock::now();
+  auto told = start;
+  const auto stride = static_cast<std::size_t>(world.size());
+  std::vector<Place> places = places_in(sets);
   PictureCheck check;
-  for (const std::vector<Sample>* set : sets) check.pictures += set->size();
-  std::istringstream lines(std::string(reinterpret_cast<const char*>(all.data()), all.size()));
-  for (std::string line; std::getline(lines, line);) {
-    std::istringstream fields(line);
-    DamagedPicture found;
-    if (fields >> found.set >> found.row && fields.get() == ' ' && std::getline(fields, found.reason))
-      check.damaged.push_back(std::move(found));
-    else
-      check.checked += found.set;
+  check.pictures = places.size();
+  bool ended = false;
+  while (!ended && !places.empty()) {
+    const Seconds left = patience - (Clock::now() - start);
+    const auto end = Clock::now() + std::chrono::duration_cast<Clock::duration>(std::min(round, left));
+    Share own = check_share(sets, places, static_cast<std::size_t>(world.rank()), stride, threads, end,
+                            check.checked, world.rank() == 0, told, stopped);
+    own.ended = own.ended || left < round;
+    const std::vector<Share> shares = gathered(world, own);
+    std::vector<Place> rest;
+    for (std::size_t i = 0; i < places.size(); ++i) {
+      if (i / stride >= shares.at(i % stride).checked) rest.push_back(places[i]);
+    }
+    places = std::move(rest);
+    for (const Share& share : shares) {
+      ended = ended || share.ended;
+      check.checked += share.checked;
+      std::istringstream lines(share.findings);
+      for (std::string line; std::getline(lines, line);) {
+        std::istringstream fields(line);
+        DamagedPicture found;
+        if (fields >> found.set >> found.row && fields.get() == ' ' && std::getline(fields, found.reason))
+          check.damaged.push_back(std::move(found));
+      }
+    }
   }
   std::sort(check.damaged.begin(), check.damaged.end(), [](const DamagedPicture& a, const DamagedPicture& b) {
     return std::tie(a.set, a.row) < std::tie(b.set, b.row);

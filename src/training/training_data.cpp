@@ -32,6 +32,14 @@ void keep_annotations(const Config& config, std::vector<Sample>& samples) {
   }
 }
 
+/// train.eval_images of each set are evaluated.
+void cut_evaluation(const Config& config, TrainingData& data) {
+  const auto most = static_cast<std::size_t>(config.train.eval_images);
+  for (std::vector<Sample>& set : data.eval) {
+    if (most > 0 && set.size() > most) set.resize(most);
+  }
+}
+
 /// All of a row but its picture's place.
 std::string text_of(const Sample& sample) {
   std::string text = fmt::format("{}", sample.score);
@@ -120,22 +128,24 @@ TrainingData read_training_data(const Config& config, bool tell) {
     return rows;
   };
   data.train = read(config.data.train);
-  for (const auto& file : config.data.eval) {
-    std::vector<Sample>& set = data.eval.emplace_back(read(file));
-    if (config.train.eval_images > 0 && static_cast<std::int64_t>(set.size()) > config.train.eval_images)
-      set.resize(static_cast<std::size_t>(config.train.eval_images));
-    const Overlap overlap = find_overlap(data.train, set);
-    if (tell && overlap.any()) {
-      LOG(WARNING) << file.string() << " shares " << overlap.ids.size() << " ids and "
-                   << overlap.images.size() << " image files with " << config.data.train.string()
-                   << ": its figures are not those of unseen images";
-    }
-  }
+  for (const auto& file : config.data.eval) data.eval.push_back(read(file));
+  // Where damaged rows are left out, those behind follow; else they are an error, and no others are looked at.
+  if (!config.data.skip_bad) cut_evaluation(config, data);
   check_training_data(config, data.train);
   return data;
 }
 
 namespace {
+
+void warn_of_overlap(const Config& config, const TrainingData& data) {
+  for (std::size_t i = 0; i < data.eval.size(); ++i) {
+    const Overlap overlap = find_overlap(data.train, data.eval[i]);
+    if (!overlap.any()) continue;
+    LOG(WARNING) << config.data.eval[i].string() << " shares " << overlap.ids.size() << " ids and "
+                 << overlap.images.size() << " image files with " << config.data.train.string()
+                 << ": its figures are not those of unseen images";
+  }
+}
 
 /// Takes the damaged pictures' rows out of their sets.
 void leave_out(const Config& config, const PictureCheck& pictures, bool tell, TrainingData& data) {
@@ -172,6 +182,8 @@ void leave_out(const Config& config, const PictureCheck& pictures, bool tell, Tr
 
 void settle_training_data(const Config& config, const PictureCheck& pictures, bool tell, TrainingData& data) {
   leave_out(config, pictures, tell, data);
+  cut_evaluation(config, data);
+  if (tell) warn_of_overlap(config, data);
   if (tell && pictures.checked < pictures.pictures)
     LOG(INFO) << "of " << pictures.pictures << " pictures " << pictures.checked
               << " were decoded so far; damage in others shows when they are used";

@@ -15,7 +15,7 @@ namespace biqa {
 struct TrainingData {
   /// human texts are removed from rows that data.annotation_fraction leaves out
   std::vector<Sample> train;
-  std::vector<std::vector<Sample>> eval;  ///< for each set, its first train.eval_images rows
+  std::vector<std::vector<Sample>> eval;  ///< for each set, its first train.eval_images rows without bad ones
   std::int64_t images_per_step = 1;
   std::int64_t epochs = 0;  ///< of the whole run; 0: `steps` was asked for
   std::int64_t steps = 0;   ///< of the whole run
@@ -52,12 +52,11 @@ struct TrainingData {
 };
 
 /// The rows, with pictures of which only the headers are known: settle_training_data() makes them ready for use. Throws
-/// Error for what is missing or bad (manifest.h, run_checks.h). `tell`: this rank warns of rows left out and of images that
-/// are in training and evaluation.
+/// Error for what is missing or bad (manifest.h, run_checks.h). `tell`: this rank warns of rows left out.
 TrainingData read_training_data(const Config& config, bool tell);
 
-/// Damaged pictures are an Error, or with data.skip_bad left out, told of and counted. Then annotations are chosen and
-/// steps counted.
+/// Damaged pictures are an Error, or with data.skip_bad left out, told of and counted. Then evaluation sets are cut,
+/// annotations chosen and steps counted. `tell`: this rank also warns of images that are in training and evaluation.
 void settle_training_data(const Config& config, const PictureCheck& pictures, bool tell, TrainingData& data);
 
 }  // namespace biqa

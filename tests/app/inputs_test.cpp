@@ -170,7 +170,7 @@ TEST_F(Inputs, DamagedPicturesAreLeftOutWhereAskedFor) {
   const std::vector<fs::path> pictures{kTiny / "sample_cat.png",      cut("chroma_420.jpg"), cut("rgb.png"),
                                        kTiny / "sample_cat_dark.png", cut("lossy.webp"),     cut("rgb.tif")};
   const Arguments evaluation{"data.eval=[" + manifest("test.jsonl", pictures) + "]",
-                             "train.eval_decodings=[greedy]", "data.skip_bad=true"};
+                             "train.eval_decodings=[greedy]", "train.eval_images=2", "data.skip_bad=true"};
   for (const int ranks : {1, 3}) {
     SCOPED_TRACE(ranks);
     fs::remove_all(path("run"));
