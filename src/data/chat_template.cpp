@@ -64,11 +64,14 @@ std::map<std::string, std::string> tokens_in(const fs::path& folder) {
   return tokens;
 }
 
+/// Files that may hold the template, in the order in which they are looked at.
+constexpr std::array kFiles{"processor_config.json", "chat_template.json", "chat_template.jinja",
+                            "tokenizer_config.json"};
+
 }  // namespace
 
 std::shared_ptr<const ChatTemplate> ChatTemplate::find(const fs::path& folder) {
-  for (const char* name :
-       {"processor_config.json", "chat_template.json", "chat_template.jinja", "tokenizer_config.json"}) {
+  for (const char* name : kFiles) {
     const fs::path file = folder / name;
     const bool plain = file.extension() == ".jinja";
     std::string text;
@@ -166,6 +169,11 @@ bool ChatTemplate::follows(bool system, std::size_t images) const {
 }
 
 std::shared_ptr<const ChatTemplate> find_chat_template(const fs::path& folder, bool tell) {
+  // What can be mended by fetching a file is no reason for another form: a pointer of Git LFS, a link that leads nowhere.
+  for (const char* name : kFiles) {
+    const fs::path file = folder / name;
+    if (fs::exists(fs::symlink_status(file))) read_beginning(file, 1);
+  }
   std::shared_ptr<const ChatTemplate> found;
   const auto warn = [&](const std::string& which, const std::string& reason) {
     if (!tell) return;

@@ -54,7 +54,7 @@ class ChatTemplate {
   std::map<std::string, std::string> tokens_;
 };
 
-/// As find(), but a template that is not understood, or not for prompts of some kind, is a warning that names the reason
+/// As find(): throws Error where a file that is there cannot be read. But a template that is not understood, or not for prompts of some kind, is a warning that names the reason
 /// and says which prompts have the form of Qwen2.5-VL instead.
 /// `tell`: not on every rank of a job.
 std::shared_ptr<const ChatTemplate> find_chat_template(const std::filesystem::path& folder, bool tell = true);

@@ -238,6 +238,21 @@ TEST_F(ChatFolder, PlacesInTheOrderOfTransformers) {
   EXPECT_EQ(prompt(), "processor U");
 }
 
+TEST_F(ChatFolder, AFileThatCannotBeReadIsAnError) {
+  const std::string pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+  for (const char* name :
+       {"processor_config.json", "chat_template.json", "chat_template.jinja", "tokenizer_config.json"}) {
+    folder_.write(name, pointer);
+    EXPECT_THAT(error_of([&] { find_chat_template(folder_.path()); }),
+                ::testing::AllOf(HasSubstr(name), HasSubstr("git lfs pull")));
+    std::filesystem::remove(folder_.path() / name);
+    // As in a cache of which a part was removed.
+    std::filesystem::create_symlink("../blobs/4d7a", folder_.path() / name);
+    EXPECT_THAT(error_of([&] { find_chat_template(folder_.path()); }), HasSubstr(name));
+    std::filesystem::remove(folder_.path() / name);
+  }
+}
+
 TEST_F(ChatFolder, WarnsOfWhatItCannotFollowAndTakesTheUsualForm) {
   folder_.write("chat_template.jinja", "{% macro f() %}{% endmacro %}");
   const std::string unknown = warning();

@@ -38,7 +38,7 @@ TEST(PictureCheck, RanksThatAreSlowAreHelped) {
   };
   PictureCheck second;
   std::thread other([&] { second = check(1); });
-  const PictureCheck first = check(0);
+  PictureCheck first = check(0);
   other.join();
   for (const PictureCheck* found : {&first, &second}) {
     EXPECT_EQ(found->pictures, 24U);
