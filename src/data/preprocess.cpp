@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <numbers>
 #include <optional>
 #include <string>
 
@@ -20,12 +21,12 @@ constexpr std::int64_t kMaxArea = std::int64_t{1} << 28;
 
 /// Three numbers, or one for all three.
 std::array<float, 3> read_colour(const JsonFields& fields, const std::string& key,
-                                 const std::array<float, 3>& otherwise, bool positive) {
+                                 const std::array<float, 3>& otherwise, bool divides) {
   const nlohmann::json* value = fields.find(key);
   if (value == nullptr) {
     return otherwise;
   }
-  const std::string expected = positive ? "three positive numbers" : "three numbers";
+  const std::string expected = divides ? "three numbers other than 0" : "three numbers";
   if (!value->is_number() && (!value->is_array() || value->size() != 3)) {
     fields.refuse(key, expected);
   }
@@ -36,7 +37,7 @@ std::array<float, 3> read_colour(const JsonFields& fields, const std::string& ke
       fields.refuse(key, expected);
     }
     colour[c] = number.get<float>();
-    if (!std::isfinite(colour[c]) || (positive && colour[c] <= 0)) {
+    if (!std::isfinite(colour[c]) || (divides && colour[c] == 0)) {
       fields.refuse(key, expected);
     }
   }
@@ -63,9 +64,10 @@ void read_processing(const JsonFields& fields, PreprocessConfig& config) {
   if (!read_switch(fields, "do_resize")) {
     fields.refuse("do_resize", "true, the only processing implemented");
   }
-  constexpr std::int64_t kBicubic = 3;
-  if (fields.integer("resample").value_or(kBicubic) != kBicubic) {
-    fields.refuse("resample", "3 (bicubic), the only filter implemented");
+  if (const auto filter = fields.integer("resample")) {
+    if (*filter < 1 || *filter > 5)
+      fields.refuse("resample", "a filter that is implemented: 1 (lanczos), 2 (bilinear), 3 (bicubic), 4 (box), 5 (hamming)");
+    config.filter = static_cast<ResizeFilter>(*filter);
   }
   config.scale = fields.number("rescale_factor").value_or(config.scale);
   if (config.scale <= 0) fields.refuse("rescale_factor", "a positive number");
@@ -126,11 +128,48 @@ double keys_cubic(double x) {
   return 0.0;
 }
 
+/// sin(pi x) / (pi x)
+double sinc(double x) {
+  return x == 0.0 ? 1.0 : std::sin(x * std::numbers::pi) / (x * std::numbers::pi);
+}
+
+/// Half the width of a filter.
+double support_of(ResizeFilter filter) {
+  switch (filter) {
+    case ResizeFilter::box:
+      return 0.5;
+    case ResizeFilter::bilinear:
+    case ResizeFilter::hamming:
+      return 1.0;
+    case ResizeFilter::bicubic:
+      return 2.0;
+    case ResizeFilter::lanczos:
+      return 3.0;
+  }
+  return 0;
+}
+
+double weight_of(ResizeFilter filter, double x) {
+  switch (filter) {
+    case ResizeFilter::box:
+      return x > -0.5 && x <= 0.5 ? 1.0 : 0.0;
+    case ResizeFilter::bilinear:
+      return std::max(1.0 - std::abs(x), 0.0);
+    case ResizeFilter::hamming:
+      return std::abs(x) < 1.0 ? sinc(x) * (0.54 + 0.46 * std::cos(x * std::numbers::pi)) : 0.0;
+    case ResizeFilter::bicubic:
+      return keys_cubic(x);
+    case ResizeFilter::lanczos:
+      return x >= -3.0 && x < 3.0 ? sinc(x) * sinc(x / 3.0) : 0.0;
+  }
+  return 0;
+}
+
 /// The taps of every output when `from` samples become `to`.
-std::vector<Taps> make_taps(std::int64_t from, std::int64_t to) {
+std::vector<Taps> make_taps(std::int64_t from, std::int64_t to, ResizeFilter filter) {
   const double scale = static_cast<double>(from) / static_cast<double>(to);
   const double filter_scale = std::max(scale, 1.0);
-  const double support = 2.0 * filter_scale;
+  const double support = support_of(filter) * filter_scale;
   const double inverse = 1.0 / filter_scale;
   std::vector<Taps> axis(static_cast<std::size_t>(to));
   std::vector<double> exact;
@@ -142,7 +181,7 @@ std::vector<Taps> make_taps(std::int64_t from, std::int64_t to) {
     exact.clear();
     double sum = 0.0;
     for (std::int64_t j = 0; j < high - low; ++j) {
-      exact.push_back(keys_cubic((static_cast<double>(j + low) - center + 0.5) * inverse));
+      exact.push_back(weight_of(filter, (static_cast<double>(j + low) - center + 0.5) * inverse));
       sum += exact.back();
     }
     axis[i].first = low;
@@ -160,11 +199,11 @@ std::uint8_t to_sample(std::int32_t sum) {
   return static_cast<std::uint8_t>(std::clamp(sum >> kWeightBits, 0, 255));
 }
 
-Image resize_width(const Image& image, std::int64_t width) {
+Image resize_width(const Image& image, std::int64_t width, ResizeFilter filter) {
   if (width == image.width) {
     return image;
   }
-  const std::vector<Taps> axis = make_taps(image.width, width);
+  const std::vector<Taps> axis = make_taps(image.width, width, filter);
   Image resized{width, image.height,
                 std::vector<std::uint8_t>(static_cast<std::size_t>(width * image.height * 3))};
   std::uint8_t* to = resized.rgb.data();
@@ -190,7 +229,7 @@ Image resize_width(const Image& image, std::int64_t width) {
   return resized;
 }
 
-Image resize_height(const Image& image, std::int64_t height) {
+Image resize_height(const Image& image, std::int64_t height, ResizeFilter filter) {
   if (height == image.height) {
     return image;
   }
@@ -198,7 +237,7 @@ Image resize_height(const Image& image, std::int64_t height) {
   Image resized{image.width, height, std::vector<std::uint8_t>(stride * static_cast<std::size_t>(height))};
   std::uint8_t* to = resized.rgb.data();
   std::vector<std::int32_t> sums(stride);
-  for (const Taps& taps : make_taps(image.height, height)) {
+  for (const Taps& taps : make_taps(image.height, height, filter)) {
     std::fill(sums.begin(), sums.end(), kHalf);
     const std::uint8_t* from = image.rgb.data() + static_cast<std::size_t>(taps.first) * stride;
     for (const std::int32_t weight : taps.weights) {
@@ -264,14 +303,14 @@ Size smart_resize(std::int64_t height, std::int64_t width, std::int64_t factor, 
   return {static_cast<std::int64_t>(rounded_h), static_cast<std::int64_t>(rounded_w)};
 }
 
-Image resize_bicubic(const Image& image, Size size, ResizeOrder order) {
+Image resize(const Image& image, Size size, ResizeFilter filter, ResizeOrder order) {
   CHECK(image.width >= 1 && image.height >= 1 && size.width >= 1 && size.height >= 1);
   const std::int64_t removed_rows = image.height - size.height;
   const std::int64_t removed_columns = image.width - size.width;
   const bool columns_first =
       order == ResizeOrder::pillow13 && removed_rows > 0 && removed_rows > 2 * removed_columns;
-  return columns_first ? resize_width(resize_height(image, size.height), size.width)
-                       : resize_height(resize_width(image, size.width), size.height);
+  return columns_first ? resize_width(resize_height(image, size.height, filter), size.width, filter)
+                       : resize_height(resize_width(image, size.width, filter), size.height, filter);
 }
 
 Patches to_patches(const Image& resized, const PreprocessConfig& config) {
@@ -319,7 +358,7 @@ Patches to_patches(const Image& resized, const PreprocessConfig& config) {
 Patches preprocess(const Image& image, const PreprocessConfig& config) {
   const Size size =
       smart_resize(image.height, image.width, config.factor(), config.min_pixels, config.max_pixels);
-  return to_patches(resize_bicubic(image, size), config);
+  return to_patches(resize(image, size, config.filter), config);
 }
 
 }  // namespace biqa

@@ -18,6 +18,9 @@ struct PixelLimits {
   bool min_given = true, max_given = true;
 };
 
+/// The antialiasing filters of Pillow, by their numbers there (`resample`).
+enum class ResizeFilter : std::uint8_t { lanczos = 1, bilinear = 2, bicubic = 3, box = 4, hamming = 5 };
+
 /// How a checkpoint wants its pictures. The defaults are those of the published Qwen2.5-VL checkpoints.
 struct PreprocessConfig {
   std::int64_t patch = 14;               ///< side of a patch, pixels
@@ -25,6 +28,7 @@ struct PreprocessConfig {
   std::int64_t temporal = 2;             ///< frames per patch; a still picture is repeated
   std::int64_t min_pixels = 3'136;       ///< smallest area after resizing
   std::int64_t max_pixels = 12'845'056;  ///< largest area after resizing
+  ResizeFilter filter = ResizeFilter::bicubic;
   double scale = 1.0 / 255.0;            ///< of a sample, before mean and std
   std::array<float, 3> mean = {0.48145466F, 0.4578275F, 0.40821073F};
   std::array<float, 3> std = {0.26862954F, 0.26130258F, 0.27577711F};
@@ -61,8 +65,9 @@ enum class ResizeOrder {
   rows_first,  ///< always along rows first, as Pillow 9.4 and torchvision
 };
 
-/// Bicubic (Keys, a = -1/2) resize with antialiasing, bit-equal to Pillow's Image.resize(BICUBIC).
-Image resize_bicubic(const Image& image, Size size, ResizeOrder order = ResizeOrder::pillow13);
+/// Resize with antialiasing, bit-equal to Pillow's Image.resize.
+Image resize(const Image& image, Size size, ResizeFilter filter = ResizeFilter::bicubic,
+             ResizeOrder order = ResizeOrder::pillow13);
 
 /// The vision tower's input for one picture.
 struct Patches {
@@ -79,7 +84,7 @@ struct Patches {
 /// processor: (float32(u8 · scale) - mean) / std.
 Patches to_patches(const Image& resized, const PreprocessConfig& config);
 
-/// smart_resize, resize_bicubic and to_patches. Throws Error as smart_resize.
+/// smart_resize, resize and to_patches. Throws Error as smart_resize.
 Patches preprocess(const Image& image, const PreprocessConfig& config);
 
 }  // namespace biqa

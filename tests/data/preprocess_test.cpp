@@ -71,11 +71,12 @@ TEST(ResizeBicubicTest, IsBitEqualToPillowInBothOrders) {
   int orders_differ = 0;
   for (const auto& row : expected("resizes_of_rgb_png")) {
     const Size size{row["height_width"][0], row["height_width"][1]};
-    const Image resized = resize_bicubic(image, size);
+    const auto filter = static_cast<ResizeFilter>(row.value("filter", 3));
+    const Image resized = resize(image, size, filter);
     EXPECT_EQ(resized.height, size.height);
     EXPECT_EQ(resized.width, size.width);
     EXPECT_EQ(digest(resized), row["sha256"].get<std::string>()) << row;
-    EXPECT_EQ(digest(resize_bicubic(image, size, ResizeOrder::rows_first)),
+    EXPECT_EQ(digest(resize(image, size, filter, ResizeOrder::rows_first)),
               row["sha256_rows_first"].get<std::string>())
         << row;
     orders_differ += row["sha256"] != row["sha256_rows_first"] ? 1 : 0;
@@ -85,11 +86,13 @@ TEST(ResizeBicubicTest, IsBitEqualToPillowInBothOrders) {
 
 TEST(PreprocessTest, PixelValuesAreBitEqualToTheReference) {
   const nlohmann::json rows = expected("pixel_values");
-  ASSERT_EQ(rows.size(), 3U);
+  ASSERT_EQ(rows.size(), 4U);
   for (const auto& row : rows) {
     PreprocessConfig config;
     config.min_pixels = row["min_pixels"];
     config.max_pixels = row["max_pixels"];
+    config.filter = static_cast<ResizeFilter>(row.value("resample", 3));
+    if (row.contains("image_std")) config.std = row["image_std"];
     const Patches patches = preprocess(read_image(kFixtures / row["file"].get<std::string>()), config);
     EXPECT_EQ(nlohmann::json(patches.grid), row["grid"]) << row;
     EXPECT_EQ(patches.values.size(), static_cast<std::size_t>(patches.rows() * 1176)) << row;
@@ -123,9 +126,9 @@ TEST(PreprocessTest, GoldenPicturesAreBitEqual) {
     const Size size =
         smart_resize(image.height, image.width, config.factor(), config.min_pixels, config.max_pixels);
     EXPECT_EQ(size, (Size{row["resized_height_width"][0], row["resized_height_width"][1]})) << file;
-    const Image resized = resize_bicubic(image, size);
+    const Image resized = resize(image, size);
     EXPECT_EQ(digest(resized), row["sha256_resized"].get<std::string>()) << file;
-    const std::string rows_first = digest(resize_bicubic(image, size, ResizeOrder::rows_first));
+    const std::string rows_first = digest(resize(image, size, ResizeFilter::bicubic, ResizeOrder::rows_first));
     if (row.contains("sha256_resized_horizontal_first")) {
       EXPECT_EQ(rows_first, row["sha256_resized_horizontal_first"].get<std::string>()) << file;
       ++other_orders;
@@ -313,7 +316,9 @@ TEST_F(PreprocessConfigTest, WhatCannotBeFollowedIsRefusedByKey) {
       {R"({"size": {"shortest_edge": 3136}})", "longest_edge"},
       {R"({"size": 224, "max_pixels": 5000})", "size"},
       {R"({"do_resize": false})", "do_resize"},
-      {R"({"resample": 2})", "resample"},
+      {R"({"resample": 0})", "4 (box)"},
+      {R"({"resample": 6})", "2 (bilinear), 3 (bicubic)"},
+      {R"({"resample": "bilinear"})", "resample"},
       {R"({"rescale_factor": 0})", "rescale_factor"},
   };
   for (const auto& [text, named] : cases) {

@@ -379,8 +379,8 @@ def read(name):
     return convert_to_rgb(ImageOps.exif_transpose(Image.open(path(name))), return_numpy=True)
 
 
-def resized(image, height, width):
-    return np.array(image.resize((width, height), Image.Resampling.BICUBIC))
+def resized(image, height, width, resample=Image.Resampling.BICUBIC):
+    return np.array(image.resize((width, height), resample))
 
 
 def make_expected():
@@ -395,6 +395,10 @@ def make_expected():
     for height, width in [(28, 28), (56, 84), (15, 18), (12, 21), (6, 21), (3, 20), (8, 40), (1, 1), (14, 20), (90, 5)]:
         resizes.append({"height_width": [height, width], "sha256": digest(resized(image, height, width)),
                         "sha256_rows_first": digest(resized(Image.fromarray(resized(image, HEIGHT, width)), height, width))})
+    for number in (1, 2, 4, 5):
+        for height, width in [(28, 28), (56, 84), (12, 21), (3, 20), (1, 1), (14, 20), (90, 5)]:
+            rows_first = resized(Image.fromarray(resized(image, HEIGHT, width, number)), height, width, number)
+            resizes.append({"height_width": [height, width], "filter": number, "sha256": digest(resized(image, height, width, number)), "sha256_rows_first": digest(rows_first)})
     values = []
     for name, low, high in [("rgb.png", 3136, 12845056), ("rgb.png", 784, 784), ("turned.png", 6000, 9000)]:
         processor = Qwen2VLImageProcessorPil(size={"shortest_edge": low, "longest_edge": high})
@@ -402,6 +406,8 @@ def make_expected():
         values.append({"file": name, "min_pixels": low, "max_pixels": high,
                        "grid": made["image_grid_thw"][0].tolist(),
                        "sha256": digest(made["pixel_values"].astype(np.float32))})
+    made = Qwen2VLImageProcessorPil(size={"shortest_edge": 6000, "longest_edge": 9000}, resample=2, image_std=[0.5, -0.25, 1])(images=[image], return_tensors="np")
+    values.append({"file": "rgb.png", "min_pixels": 6000, "max_pixels": 9000, "resample": 2, "image_std": [0.5, -0.25, 1], "grid": made["image_grid_thw"][0].tolist(), "sha256": digest(made["pixel_values"].astype(np.float32))})
     rng = np.random.default_rng(3)
     sizes = []
     for number in range(40):
