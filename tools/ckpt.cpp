@@ -374,7 +374,7 @@ std::optional<fs::path> model_of(const CommandLine& line) {
 }
 
 ExitCode export_adapter(const CommandLine& line, const std::string& path) {
-  const AdapterPlace place = find_adapter(path);
+  const AdapterPlace place = find_adapter_alone(path);
   export_peft(place, model_of(line), line.text("peft"));
   fmt::print("{} of {} as a PEFT adapter: {}\n", name_of(place.kind), place.path.string(), line.text("peft"));
   return ExitCode::done;
@@ -388,7 +388,7 @@ ExitCode import_adapter(const CommandLine& line) {
 
 ExitCode merge(const CommandLine& line, const std::string& path) {
   const fs::path model = line.text("model");
-  const AdapterPlace place = find_adapter(path);
+  const AdapterPlace place = find_adapter_alone(path);
   const MergeReport report = write_merged_model(model, read_placed_adapter(place, model), line.text("out"));
   fmt::print("{} of {} merged into {}: {} tensors merged, {} copied, {} files, {:.1f} MB: {}\n",
              name_of(place.kind), place.path.string(), model.string(), report.merged, report.copied,

@@ -199,6 +199,17 @@ std::string damage_of_file(const fs::path& folder, const CheckpointManifest::Fil
   return "";
 }
 
+std::string damage_of_adapter(const fs::path& folder) {
+  try {
+    for (const CheckpointManifest::File& file : read_checkpoint_manifest(folder).files) {
+      if (file.name == "adapter.h5") return damage_of_file(folder, file);
+    }
+    return fmt::format("checkpoint {}: its manifest lists no adapter.h5; use another", folder.string());
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
 ShardFacts read_shard_facts(const fs::path& folder, const std::string& name) {
   const Hdf5File file(folder / name);
   ShardFacts facts{name, file.attribute_i64("/", "begin"), file.attribute_i64("/", "end"),
@@ -373,16 +384,18 @@ Lora read_any_adapter(const fs::path& path, const ModelConfig& config) {
   if (fs::exists(path / "adapter_config.json")) return read_peft(path, config);
   if (fs::exists(path / kManifest)) {
     // Of a checkpoint only the adapter need be whole.
-    for (const CheckpointManifest::File& file : read_checkpoint_manifest(path).files) {
-      if (file.name != "adapter.h5") continue;
-      if (const std::string damage = damage_of_file(path, file); !damage.empty()) throw Error(damage);
-    }
+    if (const std::string damage = damage_of_adapter(path); !damage.empty()) throw Error(damage);
   }
   if (fs::exists(path / "adapter.h5")) return read_adapter_h5(path / "adapter.h5", config);
-  if (fs::exists(path / "checkpoints")) {
-    auto newest = CheckpointStore(path / "checkpoints").load_newest(config);
-    if (newest) return std::move(newest->adapter);
+  const CheckpointStore store(fs::exists(path / "checkpoints") ? path / "checkpoints" : path);
+  for (const fs::path& folder : store.newest_first()) {
+    const std::string damage = damage_of_adapter(folder);
+    if (damage.empty()) return read_adapter_h5(folder / "adapter.h5", config);
+    LOG(WARNING) << damage << "; taking the one before";
   }
+  if (!store.newest_first().empty())
+    fail("cannot read adapter {}: none of its checkpoints has a whole adapter.h5; name another",
+         path.string());
   fail("cannot read adapter {}: neither a PEFT folder, an adapter.h5, a checkpoint nor a run lies there",
        path.string());
 }

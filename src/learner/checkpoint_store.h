@@ -62,7 +62,8 @@ void write_adapter_h5(const std::filesystem::path& file, const Lora& lora, const
 Lora read_adapter_h5(const std::filesystem::path& file, const ModelConfig& config);
 
 /// An adapter from whatever people have: a PEFT folder or its safetensors, an adapter.h5, a checkpoint folder, or a run
-/// folder (its final adapter, else its newest checkpoint). Throws Error naming what is wrong, also for another model.
+/// folder or its checkpoints (the final adapter, else that of the newest checkpoint where it is whole, with a warning for
+/// each newer one). Throws Error naming what is wrong, also for another model.
 Lora read_any_adapter(const std::filesystem::path& path, const ModelConfig& config);
 
 /// A whole checkpoint folder from state held in one place, with one shard; it appears whole or not at all, and a folder
@@ -95,6 +96,8 @@ void check_parts(const std::filesystem::path& folder, const CheckpointManifest& 
                  std::span<const ShardFacts> shards);
 /// What is wrong with one file that the manifest lists (missing, size, digest); empty: nothing.
 std::string damage_of_file(const std::filesystem::path& folder, const CheckpointManifest::File& file);
+/// What keeps the adapter of a checkpoint from being read, whatever became of its other files; empty: nothing.
+std::string damage_of_adapter(const std::filesystem::path& folder);
 
 /// A file as the manifest lists it.
 CheckpointManifest::File describe_checkpoint_file(const std::filesystem::path& file);

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <functional>
 #include <map>
 #include <set>
 #include <sstream>
@@ -168,7 +169,10 @@ const char* name_of(AdapterKind kind) {
   return "";
 }
 
-AdapterPlace find_adapter(const fs::path& path) {
+namespace {
+
+AdapterPlace find_adapter(const fs::path& path,
+                          const std::function<std::string(const fs::path&)>& damage_of) {
   if (!is_there(path))
     fail("cannot read {}: no such file or folder; name a checkpoint or a run", path.string());
   if (!is_folder(path)) {
@@ -182,9 +186,9 @@ AdapterPlace find_adapter(const fs::path& path) {
   if (is_there(path / "adapter_config.json")) return {AdapterKind::peft, path};
   if (const auto root = checkpoints_of(path)) {
     for (const fs::path& folder : CheckpointStore(*root).newest_first()) {
-      const std::vector<std::string> damage = CheckpointStore::find_damage(folder);
+      const std::string damage = damage_of(folder);
       if (damage.empty()) return {AdapterKind::checkpoint, folder};
-      LOG(WARNING) << damage.front() << "; taking the one before";
+      LOG(WARNING) << damage << "; taking the one before";
     }
     if (!is_there(path / kAdapterFile))
       fail("cannot read {}: no whole checkpoint lies there; name another", path.string());
@@ -192,6 +196,19 @@ AdapterPlace find_adapter(const fs::path& path) {
   if (is_there(path / kAdapterFile)) return {AdapterKind::file, path / kAdapterFile};
   fail("cannot read {}: neither a checkpoint, a run, a PEFT folder nor an adapter.h5 lies there; name one",
        path.string());
+}
+
+}  // namespace
+
+AdapterPlace find_adapter(const fs::path& path) {
+  return find_adapter(path, [](const fs::path& folder) {
+    const std::vector<std::string> damage = CheckpointStore::find_damage(folder);
+    return damage.empty() ? std::string() : damage.front();
+  });
+}
+
+AdapterPlace find_adapter_alone(const fs::path& path) {
+  return find_adapter(path, damage_of_adapter);
 }
 
 Lora read_placed_adapter(const AdapterPlace& place, const std::optional<fs::path>& model) {

@@ -25,6 +25,9 @@ struct AdapterPlace {
 /// a warning for each newer one that is damaged), a PEFT folder, an adapter.h5 or a folder that holds one. Throws Error
 /// where nothing of the kind lies there.
 AdapterPlace find_adapter(const std::filesystem::path& path);
+/// The same where the adapter alone is wanted: of a run the newest checkpoint whose manifest and adapter.h5 are whole, whatever
+/// became of its optimizer's shards.
+AdapterPlace find_adapter_alone(const std::filesystem::path& path);
 
 /// Everything about an adapter and what was saved with it.
 struct AdapterState {

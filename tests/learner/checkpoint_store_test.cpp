@@ -16,6 +16,7 @@
 #include "core/random.h"
 #include "io/files.h"
 #include "io/hdf5.h"
+#include "learner/checkpoint_tools.h"
 #include "support/tiny_model.h"
 
 namespace biqa {
@@ -143,6 +144,37 @@ TEST_F(CheckpointStoreTest, BringsBackWhatWasSaved) {
   EXPECT_EQ(*found.adapter.layout, *start_.layout);
   EXPECT_EQ(fs::read_symlink(root() / "latest"), "step-000120");
   EXPECT_EQ(read_any_adapter(folder, model_->config()).values, state_.adapter.values);
+}
+
+TEST_F(CheckpointStoreTest, OfARunTheNewestWholeAdapterIsRead) {
+  const fs::path run = folder_.path() / "run";
+  LoadedCheckpoint state;
+  state.adapter = start_;
+  state.m.assign(start_.values.size(), 0);
+  state.v.assign(start_.values.size(), 0);
+  for (const std::int64_t step : {1, 2, 3}) {
+    state.info = info_of(step);
+    state.info.step = step;
+    state.adapter.values.front() = static_cast<float>(step);
+    write_checkpoint(run / "checkpoints" / checkpoint_name(step), state);
+  }
+  const auto read = [&](const fs::path& path) {
+    return read_any_adapter(path, model_->config()).values.front();
+  };
+  // Only the adapter is wanted.
+  fs::remove(run / "checkpoints/step-000003/optimizer-00000-of-00001.h5");
+  EXPECT_EQ(read(run), 3);
+  EXPECT_EQ(read(run / "checkpoints"), 3);
+  EXPECT_EQ(find_adapter_alone(run).path.filename(), "step-000003");
+  EXPECT_EQ(find_adapter(run).path.filename(), "step-000002");
+  fs::remove(run / "checkpoints/step-000003/adapter.h5");
+  ::testing::internal::CaptureStderr();
+  EXPECT_EQ(read(run), 2);
+  EXPECT_THAT(::testing::internal::GetCapturedStderr(), HasSubstr("step-000003: file adapter.h5 is missing"));
+  EXPECT_THAT(error_of([&] { read(run / "checkpoints/step-000003"); }), HasSubstr("adapter.h5 is missing"));
+  for (const char* name : {"step-000002", "step-000001"})
+    fs::remove(run / "checkpoints" / name / "adapter.h5");
+  EXPECT_THAT(error_of([&] { read(run); }), HasSubstr("none of its checkpoints has a whole adapter.h5"));
 }
 
 TEST_F(CheckpointStoreTest, PartsOnFrozenModulesAreKept) {
