@@ -38,13 +38,16 @@ extern "C" void on_save(int /*signal*/) {
   signals.save = true;
 }
 
-/// A plan may be made where the job can't run.
-void warn_of_device(const Config& config) {
+/// A plan may be made where the job can't run; whoever reads it is told.
+void warn_of_device(const Config& config, RunPlan& plan) {
   if (config.model.device != "cuda") return;
   try {
     refuse_cuda_network();
   } catch (const Error& error) {
-    say("warning: this is a plan only: {}\n", error.what());
+    plan.assumptions.emplace_back(
+        "device cpu, for times and memory; with model.device: cuda this is a plan only, and a run here would "
+        "be refused");
+    say("warning: this is a plan only, and a run here would be refused: {}\n", error.what());
   }
 }
 
@@ -101,8 +104,9 @@ ExitCode train(const CommandLine& line) {
     if (line.on("dry-run")) {
       const int processors = share_processors(world);
       if (world.rank() == 0) {
-        fmt::print("{}", describe_plan(make_plan(config, world.size(), processors)));
-        warn_of_device(config);
+        RunPlan plan = make_plan(config, world.size(), processors);
+        warn_of_device(config, plan);
+        fmt::print("{}", describe_plan(plan));
       }
     } else {
       listen_for_save(config);

@@ -201,7 +201,10 @@ TEST_F(Programs, DeviceCudaSaysWhatIsMissing) {
   const Outcome plan =
       run({program("biqa_learner"), "--config", settings, "--set", "model.device=cuda", "--dry-run"});
   EXPECT_EQ(plan.code, 0);
-  EXPECT_THAT(plan.err, HasSubstr("warning: this is a plan only"));
+  EXPECT_THAT(plan.err,
+              HasSubstr("warning: this is a plan only, and a run here would be refused: device cuda"));
+  EXPECT_THAT(plan.out,
+              HasSubstr("with model.device: cuda this is a plan only, and a run here would be refused"));
   check(plan.err);
 }
 
