@@ -61,5 +61,15 @@ TEST(RowCheck, OneWrongElementIsEnough) {
   EXPECT_EQ(rows, 7);
 }
 
+TEST(RowCheck, NoticesBitsThatDependOnTheThreads) {
+  const auto in_pieces = [](std::int64_t pieces) {
+    return [pieces](ConstView x, View y) { multiply_in_pieces(x, y, pieces); };
+  };
+  for (const DType type : {DType::f32, DType::bf16}) {
+    EXPECT_FALSE(cpu::threads_change_bits(300, 20, type, 3, in_pieces(2), in_pieces(2)));
+    EXPECT_TRUE(cpu::threads_change_bits(300, 20, type, 3, in_pieces(2), in_pieces(1)));
+  }
+}
+
 }  // namespace
 }  // namespace biqa

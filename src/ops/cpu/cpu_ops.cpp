@@ -62,16 +62,26 @@ void CpuOps::check_rows(const FrozenLinear& w, std::span<const std::int64_t> cou
 
 void CpuOps::check_matrix(cpu::PackedMatrix& matrix, std::int64_t inner, std::int64_t columns,
                           std::span<const std::int64_t> counts) const {
-  const auto rows = cpu::rows_with_other_bits(
-      inner, columns, compute_, counts, [&](ConstView x, View y) { matrix.multiply(x, y, false, threads_); });
-  if (!rows) return;
+  const auto multiply = [&](ConstView x, View y) { matrix.multiply(x, y, false, threads_); };
+  const auto alone = [&](ConstView x, View y) { matrix.multiply(x, y, false, 1); };
+  const char* const way_out = compute_ == DType::bf16 ? "AVX512_CORE" : "AVX2";
+  const auto rows = cpu::rows_with_other_bits(inner, columns, compute_, counts, multiply);
+  if (!rows) {
+    if (counts.empty() || threads_ == 1 ||
+        !cpu::threads_change_bits(inner, columns, compute_, counts.front(), multiply, alone))
+      return;
+    fail(
+        "cannot use {} on this processor: the {}x{} product has other bits with {} threads than with one "
+        "({}), so ranks "
+        "could disagree; set the variable ONEDNN_MAX_CPU_ISA={}, which takes biqa's own products",
+        name_of(compute_), inner, columns, threads_, cpu::library_version(), way_out);
+  }
   fail(
       "cannot use {} on this processor: a row of the {}x{} product has other bits in a batch of {} than in a "
       "larger one ({}), so a rating would depend on its batch and actors would disagree with learners; set "
       "the "
       "variable ONEDNN_MAX_CPU_ISA={}, which takes biqa's own products",
-      name_of(compute_), inner, columns, *rows, cpu::library_version(),
-      compute_ == DType::bf16 ? "AVX512_CORE" : "AVX2");
+      name_of(compute_), inner, columns, *rows, cpu::library_version(), way_out);
 }
 
 void CpuOps::linear(ConstView x, const FrozenLinear& w, View y, bool accumulate) {

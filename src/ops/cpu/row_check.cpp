@@ -47,4 +47,15 @@ std::optional<std::int64_t> rows_with_other_bits(std::int64_t inner, std::int64_
   return std::nullopt;
 }
 
+bool threads_change_bits(std::int64_t inner, std::int64_t columns, DType compute, std::int64_t rows,
+                         const std::function<void(ConstView x, View y)>& multiply,
+                         const std::function<void(ConstView x, View y)>& multiply_alone) {
+  const Tensor x = made_up_rows(compute, rows, inner);
+  Tensor together(DType::f32, rows, columns, "scratch"), alone(DType::f32, rows, columns, "scratch");
+  multiply(x.const_view(), together.view());
+  multiply_alone(x.const_view(), alone.view());
+  return std::memcmp(together.row<float>(0), alone.row<float>(0),
+                     static_cast<std::size_t>(rows * columns) * sizeof(float)) != 0;
+}
+
 }  // namespace biqa::cpu
