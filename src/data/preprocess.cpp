@@ -66,7 +66,9 @@ void read_processing(const JsonFields& fields, PreprocessConfig& config) {
   }
   if (const auto filter = fields.integer("resample")) {
     if (*filter < 1 || *filter > 5)
-      fields.refuse("resample", "a filter that is implemented: 1 (lanczos), 2 (bilinear), 3 (bicubic), 4 (box), 5 (hamming)");
+      fields.refuse(
+          "resample",
+          "a filter that is implemented: 1 (lanczos), 2 (bilinear), 3 (bicubic), 4 (box), 5 (hamming)");
     config.filter = static_cast<ResizeFilter>(*filter);
   }
   config.scale = fields.number("rescale_factor").value_or(config.scale);

@@ -29,7 +29,7 @@ struct PreprocessConfig {
   std::int64_t min_pixels = 3'136;       ///< smallest area after resizing
   std::int64_t max_pixels = 12'845'056;  ///< largest area after resizing
   ResizeFilter filter = ResizeFilter::bicubic;
-  double scale = 1.0 / 255.0;            ///< of a sample, before mean and std
+  double scale = 1.0 / 255.0;  ///< of a sample, before mean and std
   std::array<float, 3> mean = {0.48145466F, 0.4578275F, 0.40821073F};
   std::array<float, 3> std = {0.26862954F, 0.26130258F, 0.27577711F};
 

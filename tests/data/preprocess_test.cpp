@@ -128,7 +128,8 @@ TEST(PreprocessTest, GoldenPicturesAreBitEqual) {
     EXPECT_EQ(size, (Size{row["resized_height_width"][0], row["resized_height_width"][1]})) << file;
     const Image resized = resize(image, size);
     EXPECT_EQ(digest(resized), row["sha256_resized"].get<std::string>()) << file;
-    const std::string rows_first = digest(resize(image, size, ResizeFilter::bicubic, ResizeOrder::rows_first));
+    const std::string rows_first =
+        digest(resize(image, size, ResizeFilter::bicubic, ResizeOrder::rows_first));
     if (row.contains("sha256_resized_horizontal_first")) {
       EXPECT_EQ(rows_first, row["sha256_resized_horizontal_first"].get<std::string>()) << file;
       ++other_orders;
