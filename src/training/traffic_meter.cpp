@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "training/traffic_meter.h"
 
+#include <utility>
+
 namespace biqa {
 
-TrafficMeter::TrafficMeter(std::initializer_list<const Communicator*> communicators)
-    : communicators_(communicators), taken_(total()) {}
+TrafficMeter::TrafficMeter(std::vector<const Communicator*> communicators)
+    : communicators_(std::move(communicators)), taken_(total()) {}
 
 SentBytes TrafficMeter::total() const {
   SentBytes sent{};

@@ -2,7 +2,6 @@
 // How many bytes this rank has sent since its last report.
 #pragma once
 
-#include <initializer_list>
 #include <vector>
 
 #include "training/messages.h"
@@ -13,7 +12,7 @@ namespace biqa {
 class TrafficMeter {
  public:
   /// Starts to count now. Communicators may be nullptr.
-  explicit TrafficMeter(std::initializer_list<const Communicator*> communicators);
+  explicit TrafficMeter(std::vector<const Communicator*> communicators);
 
   /// All bytes so far.
   SentBytes total() const;

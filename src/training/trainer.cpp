@@ -283,7 +283,7 @@ ExitCode Trainer::run() {
   try_saving();
   if (first_learner() && world_.size() > 1) LOG(INFO) << roles_.describe();
   // Loading is no part of a step, the first adapter is.
-  traffic_.emplace(std::initializer_list<const Communicator*>{&world_, learners_.get(), holders_.get()});
+  traffic_.emplace(std::vector<const Communicator*>{&world_, learners_.get(), holders_.get()});
   adopt(start);
   const std::int64_t first = step_;
   const bool evaluated = start.evaluation != FirstEvaluation::due || evaluate(step_);

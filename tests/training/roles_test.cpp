@@ -113,7 +113,7 @@ TEST(TrafficMeter, CountsWhatWasSentSinceTheLastTime) {
   };
   constexpr auto kMessage = static_cast<std::size_t>(Operation::message);
   send();
-  TrafficMeter meter({world.get(), nullptr});
+  TrafficMeter meter(std::vector<const Communicator*>{world.get(), nullptr});
   EXPECT_EQ(meter.take()[kMessage], 0U);
   send();
   send();

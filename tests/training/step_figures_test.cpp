@@ -101,7 +101,7 @@ TEST(Doubts, FewRatings) {
 }
 
 TEST(Doubts, ARewardThatIsTheSameForAll) {
-  const auto about = [](std::string_view name, double mean, Config config = {}) {
+  const auto about = [](std::string_view name, double mean, const Config& config = {}) {
     StepMetrics m = healthy();
     m.reward_means[reward_column(name)] = mean;
     m.reward_stds[reward_column(name)] = 0;
