@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Advantages from rewards: how much better than the other answers to the same image.
+// Computes advantages from rewards: how much better a completion is than the others of the same image.
 #pragma once
 
 #include <array>
@@ -14,15 +14,15 @@ namespace biqa {
 
 enum class AdvantageKind : std::uint8_t {
   sum_then_normalise,  ///< GRPO: A = (r - mean of the group)/(std + 1e-4) of the weighted sum r
-  /// GDPO: each reward normalised so within its group, then summed with its weight, then normalised so over
-  /// the batch. A reward constant in a group contributes exactly nothing there.
+  /// GDPO: each reward is normalised in this way within its group. The weighted sum is then normalised over the batch.
+  /// A reward that is constant in a group contributes exactly 0 there.
   normalise_then_sum
 };
 inline constexpr std::array kAdvantageNames{
     Named<AdvantageKind>{"sum_then_normalise", AdvantageKind::sum_then_normalise},
     Named<AdvantageKind>{"normalise_then_sum", AdvantageKind::normalise_then_sum}};
 
-/// What sum_then_normalise divides by. Dr. GRPO's authors divide by nothing.
+/// Standard deviation by which sum_then_normalise divides: that of the group, that of the batch, or none (Dr. GRPO).
 enum class AdvantageScale : std::uint8_t { group, batch, none };
 inline constexpr std::array kAdvantageScaleNames{Named<AdvantageScale>{"group", AdvantageScale::group},
                                                  Named<AdvantageScale>{"batch", AdvantageScale::batch},
@@ -34,16 +34,15 @@ struct AdvantageConfig {
 };
 
 struct Advantages {
-  std::vector<double> totals;         ///< [trajectories] weighted sum of the rewards; NaN if none was given
+  std::vector<double> totals;         ///< [trajectories] weighted sum of the rewards; NaN without any reward
   std::vector<double> values;         ///< [trajectories]
-  std::vector<bool> zero_variance;    ///< [groups] all totals alike (standard deviation <= 1e-8)
+  std::vector<bool> zero_variance;    ///< [groups] all totals equal (standard deviation <= 1e-8)
   double zero_variance_fraction = 0;  ///< of the groups; 0 without groups
 };
 
-/// `rewards`: [trajectories, weights.size()] row by row, the members of a group side by side; NaN means that
-/// a reward has no opinion on a trajectory: it is left out of sums and statistics, and a trajectory without
-/// any reward gets advantage 0. Standard deviations are those of a sample (n - 1). `group_size` must divide
-/// the trajectories (CHECK).
+/// `rewards`: [trajectories, weights.size()] in row-major order; the members of a group are adjacent. NaN: the
+/// trajectory does not have this reward, and sums and statistics ignore it. A trajectory without any reward gets
+/// advantage 0. Standard deviations divide by n - 1. `group_size` must divide the number of trajectories (CHECK).
 Advantages compute_advantages(std::span<const double> rewards, std::span<const double> weights,
                               std::size_t group_size, const AdvantageConfig& config);
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Going on from a checkpoint with many learners: each of its files is verified and read once in the whole job, by one
-// learner, who hands the others their ranges. Ranks that don't learn read nothing.
+// Loads a checkpoint on many learners. One learner verifies and reads each file, once in the whole job, and sends the
+// others their ranges. Ranks that are not learners read nothing.
 #pragma once
 
 #include <cstddef>
@@ -17,40 +17,42 @@
 
 namespace biqa {
 
-/// A checkpoint that all learners have found whole.
+/// A checkpoint that all learners have found undamaged.
 struct FoundCheckpoint {
   std::filesystem::path path;
   std::int64_t step = 0, version = 0, data_cursor = 0, updates = 0;
-  bool frozen = false;             ///< its adapter has parts on frozen modules, which the weights need
-  std::vector<ShardFacts> shards;  ///< end to end
-  // The first learner's alone.
+  bool frozen = false;  ///< its adapter has parts on frozen modules, which must be merged into the weights
+  std::vector<ShardFacts> shards;  ///< in order of their ranges, without gaps
+  // Set on the first learner only.
   CheckpointInfo info;
-  Lora adapter;  ///< its values as adapter.h5 has them
+  Lora adapter;  ///< with the values of adapter.h5
 
-  /// For ranks that were not asked; without what the first learner keeps. Nothing there: empty text.
+  /// For sending the result to other ranks, without `info` and `adapter`. Empty text: no checkpoint found.
   static std::string to_text(const std::optional<FoundCheckpoint>& found);
   static std::optional<FoundCheckpoint> from_text(const std::string& text);
 };
 
-/// One learner's part; all learners call its methods alike.
+/// One learner's part of the loading.
 class CheckpointReader {
  public:
   explicit CheckpointReader(Communicator& learners) : learners_(learners) {}
 
-  /// Collective: the first of `candidates` (the first learner's count) that every learner finds whole in its part, with
-  /// a warning on the first learner for each that is not; with `only`, that is an Error on the first learner and nothing
-  /// is found on the others. `model` is asked on the first learner when there is something to read.
+  /// Returns the first of `candidates` that every learner finds undamaged; the list of the first learner applies. The
+  /// first learner warns of every damaged candidate. With `only`, a damaged candidate is an Error on the first learner,
+  /// and the others return nothing. Only the first learner calls `model`, and only if there is an adapter to read.
+  /// Collective.
   std::optional<FoundCheckpoint> find(std::vector<std::filesystem::path> candidates, bool only,
                                       const std::function<ModelConfig()>& model);
 
   /// Reads the files that this learner has verified. Not collective. Throws Error naming the file.
   void read_files(const FoundCheckpoint& found);
 
-  /// One range of the state.
+  /// Adapter values and moments of one range.
   struct State {
     std::vector<float> values, m, v;
   };
-  /// Collective, when all have read: the state on [begin, end) of the flat vector, and what was read is forgotten.
+  /// Returns the state on [begin, end) of the flat vector and frees what was read. Collective; call it after all
+  /// learners have returned from read_files().
   State exchange(const FoundCheckpoint& found, std::size_t begin, std::size_t end);
 
  private:
@@ -62,7 +64,7 @@ class CheckpointReader {
                     const std::function<ModelConfig()>& model, FoundCheckpoint& found) const;
 
   Communicator& learners_;
-  std::vector<State> files_;  // by shard, those of this learner filled
+  std::vector<State> files_;  // by shard; filled for the files of this learner
 };
 
 }  // namespace biqa

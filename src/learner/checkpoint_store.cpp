@@ -27,7 +27,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kFormat = "biqa-checkpoint-2";
-// Before the manifest had a digest of itself.
+// Format of manifests without a digest of their own bytes.
 constexpr const char* kOldFormat = "biqa-checkpoint-1";
 constexpr const char* kManifest = "manifest.json";
 constexpr const char* kManifestDigest = "manifest_digest";

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Checkpoints: a folder per saved step with the adapter, one optimizer shard per learner and a manifest that
-// is written last. A folder appears whole (temporary name, fsync, rename) and is never touched again.
+// Checkpoints: one folder per saved step, with the adapter, one optimizer shard per learner and a manifest. The
+// manifest is written last. A folder appears whole (temporary name, fsync, rename) and is never changed again.
 #pragma once
 
 #include <cstdint>
@@ -17,19 +17,19 @@
 
 namespace biqa {
 
-/// What a checkpoint knows besides tensors.
+/// What a checkpoint holds besides tensors.
 struct CheckpointInfo {
   std::int64_t step = 0, version = 0;
-  std::int64_t data_cursor = 0;  ///< place in the training data: rows of all epochs, one behind the other
+  std::int64_t data_cursor = 0;  ///< place in the training data: rows used so far, over all epochs
   std::string config;            ///< resolved YAML
   std::string build;             ///< version text
-  std::string base_model;        ///< path of the checkpoint folder trained on
-  double best_value = 0;         ///< of the figure that chooses the best; NaN: not evaluated
-  std::string base_weights;      ///< Checkpoint::fingerprint() of the model trained on; empty: unknown
+  std::string base_model;        ///< path of the base model's folder
+  double best_value = 0;         ///< of the metric that `checkpoint.best` names; NaN: not evaluated
+  std::string base_weights;      ///< Checkpoint::fingerprint() of the base model; empty: unknown
   std::string training_data;     ///< TrainingData::fingerprint(); empty: unknown
 };
 
-/// A checkpoint read back: flat vectors of the layout's size.
+/// A checkpoint in memory. Vectors have the layout's size.
 struct LoadedCheckpoint {
   CheckpointInfo info;
   std::filesystem::path path;
@@ -38,7 +38,7 @@ struct LoadedCheckpoint {
   std::int64_t updates = 0;
 };
 
-/// manifest.json, the file that makes a folder a checkpoint.
+/// manifest.json. A folder without it is no checkpoint.
 struct CheckpointManifest {
   struct File {
     std::string name;
@@ -50,15 +50,17 @@ struct CheckpointManifest {
   std::vector<File> files;  ///< by name
 };
 
-/// Reads manifest.json of a checkpoint folder. Throws Error naming it when it is missing, of another format, without or
-/// with an impossible step, version or cursor, or damaged: since format 2 it carries a digest of its own bytes.
+/// Reads manifest.json of a checkpoint folder. Throws Error naming the file if it is missing, damaged or of another
+/// format, or if its step, version or cursor is missing or impossible. Since format 2 it contains a digest of its own
+/// bytes.
 CheckpointManifest read_checkpoint_manifest(const std::filesystem::path& folder);
 
-/// adapter.h5: f32 datasets by PEFT key, those on frozen modules too, attributes rank, alpha, rslora, targets, base_model, step and version. Sealed
-/// (see Hdf5Writer::close), since outside a checkpoint it has no manifest.
+/// Writes adapter.h5: f32 datasets named by PEFT key, including those on frozen modules, and the attributes rank,
+/// alpha, rslora, targets, base_model, step and version. The file is sealed (see Hdf5Writer::close), because outside a
+/// checkpoint it has no manifest.
 void write_adapter_h5(const std::filesystem::path& file, const Lora& lora, const CheckpointInfo& info);
 
-/// Throws Error naming what is wrong, also for another model and for values that are not finite.
+/// Throws Error naming what is wrong, also if the adapter belongs to another model or a value is not finite.
 Lora read_adapter_h5(const std::filesystem::path& file, const ModelConfig& config);
 
 /// An adapter from whatever people have: a PEFT folder or its safetensors, an adapter.h5, a checkpoint folder, or a run
@@ -66,8 +68,8 @@ Lora read_adapter_h5(const std::filesystem::path& file, const ModelConfig& confi
 /// each newer one). Throws Error naming what is wrong, also for another model.
 Lora read_any_adapter(const std::filesystem::path& path, const ModelConfig& config);
 
-/// A whole checkpoint folder from state held in one place, with one shard; it appears whole or not at all, and a folder
-/// with something in it is refused. `state.path` does not matter.
+/// Writes a checkpoint folder with a single shard. It appears whole or not at all. Throws Error if `folder` exists and
+/// is not empty. `state.path` is ignored.
 void write_checkpoint(const std::filesystem::path& folder, const LoadedCheckpoint& state);
 
 /// "step-000120"; "optimizer-00003-of-00016.h5".
@@ -83,40 +85,41 @@ struct CheckpointShard {
 void write_shard_h5(const std::filesystem::path& file, const CheckpointShard& shard,
                     const LoraLayout& layout);
 
-/// What a shard's file says of itself.
+/// The range and counter that a shard's file records.
 struct ShardFacts {
   std::string name;
   std::int64_t begin = 0, end = 0, updates = 0;
 };
-/// Throws Error where its tensors don't have that range.
+/// Throws Error if its tensors do not have the recorded range.
 ShardFacts read_shard_facts(const std::filesystem::path& folder, const std::string& name);
-/// The listed files are an adapter of this step and all shards of one number of learners, whose ranges lie end to end.
-/// `shards`: those of the listed files. Reads adapter.h5; throws Error.
+/// Throws Error unless the listed files are an adapter of this step and all shards of one number of learners, with
+/// ranges that join without gaps. `shards`: the facts of the listed shards. Reads adapter.h5.
 void check_parts(const std::filesystem::path& folder, const CheckpointManifest& manifest,
                  std::span<const ShardFacts> shards);
-/// What is wrong with one file that the manifest lists (missing, size, digest); empty: nothing.
+/// What is wrong with a file that the manifest lists (missing, size, digest). Empty: nothing is wrong.
 std::string damage_of_file(const std::filesystem::path& folder, const CheckpointManifest::File& file);
 /// What keeps the adapter of a checkpoint from being read, whatever became of its other files; empty: nothing.
 std::string damage_of_adapter(const std::filesystem::path& folder);
 
-/// A file as the manifest lists it.
+/// Name, size and digest of a file, as the manifest lists them.
 CheckpointManifest::File describe_checkpoint_file(const std::filesystem::path& file);
 
-/// Writes the manifest into `folder`, renames it to its place below `root` and points `latest` to it. A whole checkpoint
-/// of this step with the same files that is already there is left as it is and `folder` removed; any other is set aside.
+/// Writes the manifest into `folder`, renames the folder to its place below `root` and points `latest` to it. If the
+/// same checkpoint is already there undamaged, it stays and `folder` is removed. A different checkpoint of this step is
+/// renamed to replaced-step-….
 void publish_checkpoint(const std::filesystem::path& root, const std::filesystem::path& folder,
                         const CheckpointManifest& manifest);
-/// Points `best` below `root` to the checkpoint of this step, if it is there.
+/// Points `best` below `root` to the checkpoint of this step, if it exists.
 void point_best_checkpoint(const std::filesystem::path& root, std::int64_t step);
 /// The step that `best` points to. (`latest` and `best` are files with the checkpoint's name where there are no links.)
 std::optional<std::int64_t> best_checkpoint(const std::filesystem::path& root);
-/// Warns where it cannot.
+/// Warns if it cannot.
 void remove_checkpoint(const std::filesystem::path& folder);
-/// Keeps the newest `keep` (0: all) and the one that `best` points to.
+/// Keeps the newest `keep` checkpoints (0: all) and the one that `best` points to.
 void remove_old_checkpoints(const std::filesystem::path& root, std::int64_t keep);
-/// A run goes on below `root` from this step: checkpoints of later ones, damaged or of a past that is run again, are
-/// renamed to replaced-step-…, so that none is taken for its future; `latest` and `best` follow; half-written folders and
-/// links of killed runs are removed. Nobody else may write there.
+/// Prepares `root` for a run that resumes from this step. Checkpoints of later steps are renamed to replaced-step-…, so
+/// that none is mistaken for a result of this run. `latest` and `best` are adjusted. Half-written folders and links of
+/// killed runs are removed. No other process may write there.
 void take_over_checkpoints(const std::filesystem::path& root, std::int64_t step);
 
 class CheckpointStore {
@@ -124,18 +127,18 @@ class CheckpointStore {
   /// `root`: RUN/checkpoints.
   explicit CheckpointStore(std::filesystem::path root);
 
-  /// The newest checkpoint that passes every check, with a warning for each newer one that does not; nothing
-  /// if there is none. Reads any number of shards.
+  /// Loads the newest checkpoint that passes every check, and warns of each newer one that does not. Returns nothing if
+  /// there is none. The number of shards may differ from the number of learners.
   std::optional<LoadedCheckpoint> load_newest(const ModelConfig& config) const;
-  /// Exactly this one. Throws Error naming what is damaged.
+  /// Loads this checkpoint. Throws Error naming what is damaged.
   static LoadedCheckpoint load(const std::filesystem::path& folder, const ModelConfig& config);
   /// Throws Error naming the first damage.
   static void verify(const std::filesystem::path& folder);
-  /// Every damage, a line each, without needing the model: manifest, missing files, sizes, digests, gaps between
-  /// shards. Empty: the checkpoint is whole.
+  /// Lists every damage, one line each: manifest, missing files, sizes, digests, gaps between shards. Empty: the
+  /// checkpoint is undamaged. Does not need the model.
   static std::vector<std::string> find_damage(const std::filesystem::path& folder);
 
-  /// The folders step-000120 that there are, whole or not; other names are somebody's own.
+  /// All folders with a name like step-000120, damaged or not. Other names are ignored.
   std::vector<std::filesystem::path> newest_first() const;
 
  private:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What biqa_ckpt does to adapters and checkpoints, on files alone: no network is loaded.
+// The work of biqa_ckpt on adapters and checkpoints. It needs only files and loads no network.
 #pragma once
 
 #include <cstdint>
@@ -21,15 +21,15 @@ struct AdapterPlace {
   AdapterKind kind = AdapterKind::checkpoint;
   std::filesystem::path path;  ///< the checkpoint's or PEFT folder, the .h5 file
 };
-/// What a path means: a checkpoint folder or a link to one, a run folder or its checkpoints/ (the newest whole one, with
-/// a warning for each newer one that is damaged), a PEFT folder, an adapter.h5 or a folder that holds one. Throws Error
-/// where nothing of the kind lies there.
+/// Finds the adapter that a path means. The path is a checkpoint folder or a link to one, a run folder or its
+/// checkpoints/, a PEFT folder, an adapter.h5 or a folder that holds one. In a run folder it takes the newest undamaged
+/// checkpoint and warns of newer, damaged ones. Throws Error if there is none of these.
 AdapterPlace find_adapter(const std::filesystem::path& path);
 /// The same where the adapter alone is wanted: of a run the newest checkpoint whose manifest and adapter.h5 are whole, whatever
 /// became of its optimizer's shards.
 AdapterPlace find_adapter_alone(const std::filesystem::path& path);
 
-/// Everything about an adapter and what was saved with it.
+/// An adapter and everything that was saved with it.
 struct AdapterState {
   struct Tensor {
     std::string name;  ///< PEFT key
@@ -38,7 +38,8 @@ struct AdapterState {
     float scale = 0;         ///< of the module
     std::size_t offset = 0;  ///< in the flat vectors
     std::size_t count = 0;
-    const std::vector<float>* frozen = nullptr;  ///< on a frozen module: its values, which no flat vector has
+    const std::vector<float>* frozen =
+        nullptr;  ///< values of a part on a frozen module; they are in no flat vector
   };
   struct Shard {
     std::string file;
@@ -46,7 +47,7 @@ struct AdapterState {
     std::uint64_t bytes = 0;
   };
   AdapterPlace place;
-  LoadedCheckpoint content;  ///< without m and v, updates 0, unless it is a checkpoint
+  LoadedCheckpoint content;  ///< only checkpoints have m, v and updates
   std::vector<Tensor> tensors;
   std::vector<Shard> shards;
 
@@ -55,8 +56,8 @@ struct AdapterState {
     return std::span(content.adapter.values).subspan(tensor.offset, tensor.count);
   }
 };
-/// Reads and verifies it. With `model` (a folder with a config.json) the adapter must fit that model; without, the shapes
-/// come from the tensors.
+/// Reads and verifies an adapter. With `model` (a folder with a config.json), the adapter must fit that model. Without
+/// it, the shapes come from the tensors.
 AdapterState read_adapter_state(const AdapterPlace& place,
                                 const std::optional<std::filesystem::path>& model = std::nullopt);
 /// The adapter alone.
@@ -74,7 +75,7 @@ ValueStatistics statistics_of(std::span<const float> values);
 std::vector<std::size_t> histogram_of(std::span<const float> values, double least, double most,
                                       std::size_t bins);
 
-/// One tensor of two adapters.
+/// Difference of one tensor in two adapters.
 struct TensorDifference {
   std::string name;
   std::vector<std::int64_t> shape_a, shape_b;  ///< empty where it is absent
@@ -88,22 +89,21 @@ struct FieldDifference {
   std::string name, a, b;
 };
 struct AdapterDifference {
-  std::vector<TensorDifference>
-      tensors;                          ///< all, by layer; `m` and `v` at the end where both are checkpoints
-  std::vector<FieldDifference> fields;  ///< only those that differ
+  std::vector<TensorDifference> tensors;        ///< all, by layer; then `m` and `v` if both are checkpoints
+  std::vector<FieldDifference> fields;          ///< only those that differ
   std::vector<std::string> config_a, config_b;  ///< lines of the configuration that only one of them has
   std::size_t different_tensors() const;
   bool equal() const { return different_tensors() == 0 && fields.empty(); }
 };
 AdapterDifference compare_adapters(const AdapterState& a, const AdapterState& b);
 
-/// One thing that `verify` looked at.
+/// Result of `verify` for one path.
 struct Verdict {
   std::filesystem::path path;
   std::vector<std::string> damage;  ///< empty: whole
 };
-/// A checkpoint; all checkpoints of a run or of its checkpoints/ with the link `latest` and the run's adapter.h5; an
-/// adapter.h5; a PEFT folder. Throws Error where there is nothing to verify.
+/// Verifies a checkpoint, an adapter.h5, a PEFT folder or a run. Of a run folder or its checkpoints/ it verifies all
+/// checkpoints, the link `latest` and the run's adapter.h5. Throws Error if there is nothing to verify.
 std::vector<Verdict> verify_path(const std::filesystem::path& path);
 
 /// Writes a PEFT folder; throws Error if it exists. Modules are named one by one unless `model` tells that every layer is adapted.

@@ -23,10 +23,10 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-/// How long the first learner waits for another's shard after the last one came.
+/// How long the first learner waits for the next shard.
 constexpr Seconds kShardPatience{300};
 constexpr Seconds kLook{0.02};
-/// How long a file that another node has written may take to be seen.
+/// How long a file written on another node may take to become visible.
 constexpr Seconds kTrialPatience{60};
 constexpr std::size_t kAnnouncementLimit = 1 << 16;
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Saves checkpoints beside the training: begin() copies this learner's part and returns, a thread writes it. Learners
-// don't talk to each other for it. Each writes its shard into one temporary folder and announces it there; the first
-// learner collects the announcements, writes the manifest and renames the folder. So a save works on while a peer
-// computes, and also when one is lost that is no learner.
+// Saves checkpoints while training continues: begin() copies this learner's part and returns, and a thread writes it.
+// The learners exchange no messages for it. Each writes its shard and an announcement into one temporary folder. The
+// first learner collects the announcements, writes the manifest and renames the folder. So a save continues while
+// another rank computes or after a rank that is no learner is lost.
 #pragma once
 
 #include <condition_variable>
@@ -21,34 +21,35 @@ namespace biqa {
 
 class CheckpointWriter {
  public:
-  /// `root`: RUN/checkpoints, `keep` as in CheckpointStore. `token`: the same for all learners and another in each run
-  /// of the program; it names the temporary folder, so that leftovers of a killed run are never taken for new.
+  /// `root`: RUN/checkpoints. `keep`: as in remove_old_checkpoints(). `token`: the same on all learners, different in
+  /// each run of the program. It is part of the temporary folder's name, so leftovers of a killed run are never
+  /// mistaken for the current save.
   CheckpointWriter(std::filesystem::path root, std::int64_t keep, std::string token, int learner,
                    int learners);
-  ~CheckpointWriter();  ///< waits for the save under way
+  ~CheckpointWriter();  ///< waits for a running save
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
 
-  /// Before the first step: writes small files the way a checkpoint is written, so that a folder which cannot hold one is
-  /// found now and not behind the last step. Every learner calls try_part(); when all have, the first one calls
-  /// try_publishing(), which also asks whether `bytes` fit. Nothing stays. Throw Error.
+  /// For use before the first step: write small files in the way of a checkpoint, so that an unsuitable folder is found
+  /// early. Every learner calls try_part(). After that the first learner calls try_publishing(), which also checks that
+  /// `bytes` fit on the disk. Both remove their files and throw Error.
   void try_part() const;
   void try_publishing(std::uint64_t bytes) const;
 
-  /// Starts to save the state after step info.step. A save still under way is waited for, or dropped if it was an
-  /// `insurance`: one that other learners may not have begun, and that the next one replaces. One of the same step is left at
-  /// that unless it failed.
+  /// Starts to save the state after step info.step. It first waits for a running save. An `insurance` is a save that
+  /// other learners may not have begun; the next save cancels and replaces it. Does nothing if this step is already
+  /// saved or being saved.
   void begin(const Learner& learner, const CheckpointInfo& info, bool insurance = false);
 
   enum class State : std::uint8_t { idle, writing, done, failed };
-  /// Of the newest save; the first learner's is `done` when the checkpoint is published, the others' when their shard
-  /// is written.
+  /// State of the newest save. On the first learner `done` means that the checkpoint is published, on the others that
+  /// their shard is written.
   State state() const;
-  /// Why the newest save failed; empty unless it did.
+  /// Why the newest save failed; empty if it did not fail.
   std::string failure() const;
-  /// Waits at most so long; true when no save is under way any more.
+  /// Returns whether all saves have ended; waits at most this long.
   bool wait(Seconds at_most) const;
-  /// The first learner stops waiting for shards of the others: one of them could not write its own.
+  /// Makes the first learner stop waiting for the other shards, because one learner could not write its own.
   void give_up(const std::string& reason);
 
  private:
@@ -70,11 +71,11 @@ class CheckpointWriter {
   std::string failure_, give_up_;
   std::int64_t newest_step_ = -1;
   bool insurance_ = false;
-  std::int64_t insured_step_ = -1;  ///< saved as insurance alone: the next checkpoint takes its place
+  std::int64_t insured_step_ = -1;  ///< saved only as insurance; the next checkpoint replaces it
 };
 
-/// Saves and waits until the checkpoint is published; collective over `learners`. Throws Error on every learner when
-/// one of them could not write; then nothing was published and older checkpoints are untouched.
+/// Saves and waits until the checkpoint is published. Collective over `learners`. If one of them cannot write, every
+/// learner throws Error; then nothing is published and older checkpoints are unchanged.
 void save_checkpoint(const std::filesystem::path& root, std::int64_t keep, const Learner& learner,
                      Communicator& learners, const CheckpointInfo& info);
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scored groups to the next version of the adapter. Each learner works on its groups, owns one shard of the
-// adapter's values and moments, and after an update every learner holds the whole adapter again.
+// Updates the adapter from scored groups. Each learner works on its own groups and owns one shard of the adapter's
+// values and moments. After an update every learner has the whole adapter again.
 #pragma once
 
 #include <cstdint>
@@ -24,9 +24,9 @@ namespace biqa {
 struct LearnerSequence {
   std::span<const std::int64_t> completion;
   std::span<const float> behaviour_logp;  ///< empty for sft
-  std::span<const float> mask;            ///< empty: every token counts; all 0: only counts as a sequence
+  std::span<const float> mask;  ///< empty: every token counts; all 0: no token counts, the sequence does
   double advantage = 0;
-  std::uint64_t member = 0;  ///< of its group; names the completion's dropout
+  std::uint64_t member = 0;  ///< index in its group; part of the key of the completion's dropout
 };
 
 /// Completions that share a prompt.
@@ -34,8 +34,8 @@ struct LearnerGroup {
   std::shared_ptr<const PromptInput> prompt;
   std::vector<LearnerSequence> sequences;
   std::uint64_t dropout_key = 0;
-  bool dropped = false;  ///< counts for nothing, not even as sequences
-  std::string name{};    ///< for messages: the sample's
+  bool dropped = false;  ///< ignored; its sequences are not counted either
+  std::string name{};    ///< the sample's id, for messages
 };
 
 struct LearnerOptions {
@@ -50,18 +50,18 @@ struct LearnerOptions {
   std::uint64_t seed = 0;
 };
 
-/// Per sequence of an update, in order of groups: for dumps.
+/// Results of one sequence of an update, for dumps. Sequences are in the order of the groups.
 struct SequenceResult {
   std::vector<float> learner_logp, reference_logp, token_loss;
 };
 
-/// Figures of one update, over all learners.
+/// Metrics of one update, over all learners.
 struct UpdateResult {
   double loss = 0, kl = 0, entropy = 0;  ///< kl and entropy: mean over tokens
   double ratio_max_deviation = 0, logp_max_gap = 0, clip_fraction = 0;
   double grad_norm = 0;  ///< before clipping
   double tokens = 0;
-  double optimizer_seconds = 0;  ///< reduction, update and gathering of the adapter
+  double optimizer_seconds = 0;  ///< reduce-scatter, update and all-gather
   bool skipped = false;          ///< the loss or the gradient was not finite: nothing changed
 };
 
@@ -70,49 +70,49 @@ class Learner {
   /// Small sums and maxima over the learners in update(), and how many values they have together.
   static constexpr int kSums = 4, kSummedValues = 2 + 6 + 1 + 1;
 
-  /// `start` is what training starts from; `reference` the adapter the KL term holds on to (nullptr: the base
-  /// model). `learners`: this rank's peers; every one calls the collectives in step.
+  /// `start`: the adapter from which training starts. `reference`: the adapter of the KL term (nullptr: the base
+  /// model). `learners`: all learners; they call the collectives in the same order.
   Learner(const QwenVl& model, Lora start, std::shared_ptr<const PackedAdapter> reference,
           Communicator& learners, LearnerOptions options);
 
   const Lora& adapter() const { return adapter_; }
   std::int64_t updates() const { return updates_; }
-  /// False while an update has changed the own shard and the others' are not here yet: nothing to save.
+  /// False while an update has changed this rank's shard but not yet received the others. Do not save then.
   bool whole() const { return whole_; }
 
-  /// One update from this rank's groups. Where a loss is not finite, a warning names its group, and where their sum or the
-  /// gradient is not, the update is skipped on every learner alike: one bad answer does not end a run.
-  /// `records`, where given, receives what each own sequence gave; those without any weight are run for it alone.
+  /// One update from this rank's groups. A warning names each group whose loss is not finite. If the total loss or the
+  /// gradient is not finite, every learner skips the update, so that one bad completion does not end a run. `records`
+  /// receives the results of this rank's sequences. Sequences without weight are computed only for `records`.
   UpdateResult update(std::span<const LearnerGroup> groups, double lr,
                       std::vector<SequenceResult>* records = nullptr);
-  /// The last update's gradient summed over learners, before clipping; whole on every learner after collect_gradient().
+  /// The last update's gradient, summed over the learners, before clipping. Collective.
   std::vector<float> collect_gradient();
-  /// Whole moments, gathered from the shards.
+  /// The whole moments, gathered from the shards. Collective.
   void collect_moments(std::vector<float>& m, std::vector<float>& v);
 
   /// State of this rank's shard, for checkpoints.
   struct Shard {
     std::size_t begin = 0, end = 0;       ///< of the unpadded flat vector
-    std::span<const float> values, m, v;  ///< of use until the learner changes
+    std::span<const float> values, m, v;  ///< valid until the learner changes
   };
   Shard shard() const;
-  /// Puts the whole state back: flat vectors of the layout's size.
+  /// Sets the whole state. Vectors have the layout's size.
   void restore(std::span<const float> values, std::span<const float> m, std::span<const float> v,
                std::int64_t updates);
-  /// As restore, from this rank's range alone: values, m and v of shard().begin … end. Collective.
+  /// As restore, but from values, m and v of this rank's range only: shard().begin … end. Collective.
   void restore_shard(std::span<const float> values, std::span<const float> m, std::span<const float> v,
                      std::int64_t updates);
 
  private:
-  /// A range of the flat vector in the backend's memory.
+  /// A new f32 tensor [1, size] in the backend's memory.
   Tensor flat(std::size_t size) const;
-  /// The range of this rank's shard that is not padding.
+  /// Number of elements of this rank's shard that are not padding.
   std::int64_t own_count() const;
-  /// Everyone's shard of the values to all.
+  /// Gathers the values of all shards on every learner.
   void gather_values();
   /// The shards of all ranks, without the padding.
   std::vector<float> gathered(const Tensor& shard);
-  /// Puts host values at the beginning of a shard.
+  /// Copies host values to the beginning of a shard.
   void put(std::span<const float> values, Tensor& shard);
   struct Sums;
   DropoutKey dropout_of_update() const;
@@ -129,15 +129,16 @@ class Learner {
   DeviceMemory& memory_;
   std::unique_ptr<TensorLink> link_;
   std::size_t shard_size_ = 0;
-  // In the backend's memory, [1, n] f32: the gradient padded to learners · shard_size_, the rest this rank's shard.
+  // In the backend's memory, [1, n] f32. gradient_ is padded to learners · shard_size_; the others are this rank's
+  // shard.
   Tensor gradient_, shard_gradient_, values_, m_, v_;
-  mutable Tensor host_m_, host_v_;  // what shard() shows where the backend's memory is not the host's
+  mutable Tensor host_m_, host_v_;  // host copies for shard(), unless the backend's memory is the host's
   std::int64_t updates_ = 0;
   bool whole_ = true;
 };
 
-/// Splits groups so that no piece takes more than `tokens` packed rows, where possible (a single completion
-/// behind its prompt is never split), then packs pieces in order into micro-batches.
+/// Splits groups into pieces of at most `tokens` packed rows, then packs the pieces in order into micro-batches. A
+/// prompt with a single completion is never split, so such a piece may be larger.
 std::vector<std::vector<LearnerGroup>> plan_micro_batches(std::span<const LearnerGroup> groups,
                                                           std::int64_t tokens);
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The loss of one sequence as a function of its per-token log-probabilities, and its derivative. Arithmetic
-// is double; the network's side of the seam is float. l: learner, o: behaviour, r: reference log-probability,
-// A: advantage, c = exp(l - o) the ratio, m: mask.
+// The loss of one sequence as a function of its per-token log-probabilities, and its derivative. All arithmetic is
+// double; the network's inputs and outputs are float. l, o, r: log-probability of learner, actor (behaviour) and
+// reference; A: advantage; c = exp(l - o): ratio; m: mask.
 #pragma once
 
 #include <array>
@@ -31,16 +31,16 @@ struct ObjectiveConfig {
   double clip_low = 0.2, clip_high = 0.2;
   Kl kl = Kl::k3;
   double beta = 0.001;  ///< weight of the KL term; 0: no reference needed
-  /// For stale rollouts. Cap of the ratio on the unclipped side, min(c, cap)·A ("two-sided clipping", "truncation").
+  /// For stale rollouts. Caps the ratio on the unclipped side: min(c, cap)·A ("two-sided clipping", "truncation").
   std::optional<double> ratio_cap;
-  /// For stale rollouts. A sequence with A < 0 and mean(o - l) above this gets no policy term (its KL term stays).
+  /// For stale rollouts. A sequence with A < 0 and mean(o - l) above this value has no policy term, only its KL term.
   std::optional<double> off_policy_mask;
 };
 
-/// Weight of each unmasked token of a sequence with `sequence_tokens` of them.
+/// Weight of each unmasked token of a sequence with `sequence_tokens` unmasked tokens.
 double token_weight(Loss loss, double sequence_tokens, const BatchTotals& totals);
 
-/// Spans of one length; `behaviour` may be empty for sft, `reference` for sft and with beta 0.
+/// All spans have the same length. `behaviour` may be empty for sft, `reference` for sft or if beta is 0.
 template <typename T>
 struct SequenceInput {
   std::span<const T> logp, behaviour, reference, mask;
@@ -50,15 +50,15 @@ struct SequenceInput {
 
 template <typename T>
 struct SequenceLoss {
-  std::vector<T> token_loss;  ///< m·L with the KL term, not weighted
-  std::vector<T> gradient;    ///< of `loss` with respect to logp
-  double loss = 0;            ///< this sequence's share of the total: weight·sum of token_loss
-  double tokens = 0;          ///< sum of m; the sums below are over these tokens
-  double kl = 0;     ///< sum of the chosen estimator as it stands in the loss, before beta; 0 with beta 0
-  double ratio = 0;  ///< sum of per-token exp(l - o)
+  std::vector<T> token_loss;                 ///< m·L with the KL term, not weighted
+  std::vector<T> gradient;                   ///< of `loss` with respect to logp
+  double loss = 0;                           ///< this sequence's part of the total: weight·sum of token_loss
+  double tokens = 0;                         ///< sum of m; the sums below are over these tokens
+  double kl = 0;                             ///< sum of the KL estimator, without beta; 0 if beta is 0
+  double ratio = 0;                          ///< sum of per-token exp(l - o)
   double ratio_max_deviation = 0;            ///< largest |exp(l - o) - 1|
   double logp_max_gap = 0;                   ///< largest |l - o|
-  double clipped_low = 0, clipped_high = 0;  ///< tokens where the clip took the gradient, A < 0 and A > 0
+  double clipped_low = 0, clipped_high = 0;  ///< tokens whose gradient clipping made 0, for A < 0 and A > 0
   bool masked_off_policy = false;
 };
 
