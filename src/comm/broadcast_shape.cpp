@@ -7,7 +7,7 @@
 namespace biqa {
 
 BroadcastShape broadcast_shape(int ranks, std::size_t bytes) {
-  // An empty buffer travels as one empty block, so that sizes are compared.
+  // An empty buffer is sent as one empty block, so that sizes are still compared.
   const std::size_t blocks =
       std::max<std::size_t>(1, (bytes + kBroadcastBlockBytes - 1) / kBroadcastBlockBytes);
   if (blocks == 1) return {blocks, 0};

@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// The way of a broadcast through its ranks, for those who send it and for those who compute how long it takes.
+// The path of a broadcast through the ranks. The communicator sends along it, and biqa_scale computes its time.
 #pragma once
 
 #include <cstddef>
 
 namespace biqa {
 
-/// A broadcast is cut into blocks of this size, each sent on while the next comes in.
+/// A broadcast is cut into blocks of this size. A rank forwards one block while it receives the next.
 constexpr std::size_t kBroadcastBlockBytes = std::size_t{4} << 20;
 
 struct BroadcastShape {
   std::size_t blocks = 1;
-  /// Rank r (from the root) hands on to r·children + 1 … r·children + children: 1 is a chain, 2 a binary tree. 0 is the
-  /// binomial tree, for a single block.
+  /// Rank r (counted from the root) forwards to r·children + 1 … r·children + children: 1 is a chain, 2 a binary tree.
+  /// 0 is the binomial tree, for a single block.
   int children = 0;
 };
 
-/// Counted in blocks that a rank sends one after the other, the last rank has everything after ⌈log2 ranks⌉ of the
-/// binomial tree, ranks - 1 + blocks - 1 of a chain, 2·(⌈log2 (ranks + 1)⌉ - 1 + blocks - 1) of a binary tree. A chain
-/// sends everything once from each rank, but waits for all ranks before it: it serves many blocks and few ranks.
+/// Chooses the fastest shape. The time until the last rank has everything, in times to send one block: binomial tree
+/// ⌈log2 ranks⌉, chain ranks - 1 + blocks - 1, binary tree 2·(⌈log2 (ranks + 1)⌉ - 1 + blocks - 1). A chain sends each
+/// block only once per rank, so it suits many blocks and few ranks.
 BroadcastShape broadcast_shape(int ranks, std::size_t bytes);
 
 }  // namespace biqa

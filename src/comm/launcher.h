@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What mpirun and srun tell the processes they start, in the environment.
+// Environment variables that mpirun and srun set for the processes they start.
 #pragma once
 
 #include <cstdlib>
@@ -11,7 +11,7 @@ inline constexpr std::initializer_list<const char*> kRankVariables{"OMPI_COMM_WO
                                                                    "PMI_RANK"};
 inline constexpr std::initializer_list<const char*> kSizeVariables{"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"};
 
-/// The first of these environment variables that is a number without sign; `otherwise` if there is none.
+/// Value of the first of these environment variables that is a number without sign; `otherwise` if there is none.
 inline int number_from(std::initializer_list<const char*> names, int otherwise = 0) {
   for (const char* name : names) {
     const char* text = std::getenv(name);

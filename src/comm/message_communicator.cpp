@@ -27,11 +27,12 @@ namespace {
 
 using namespace endpoint;
 
-/// Blocks of a broadcast that a rank has under way at most.
+/// The most blocks of a broadcast that a rank sends at a time.
 constexpr std::size_t kBlocksUnderWay = 8;
-/// A sum of more elements is shared out between the ranks.
+/// A sum of more elements is divided among the ranks.
 constexpr std::size_t kRootedElements = 4096;
-/// Who waits for the rank that collects from all is more patient: that one knows who is missing and shall say it first.
+/// Factor of the deadline for ranks that wait for a collecting rank. The collecting rank knows which rank is missing,
+/// so its deadline must pass first.
 constexpr double kPatience = 1.25;
 
 std::string list_ranks(const std::vector<int>& ranks) {

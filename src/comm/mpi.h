@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The job's processes as ranks, through MPI.
+// The job's processes as ranks, over MPI.
 #pragma once
 
 #include <memory>
@@ -9,14 +9,14 @@
 
 namespace biqa {
 
-/// Starts and ends MPI; one per process.
-/// A process that no launcher started (mpirun, srun --mpi=pmix) is one rank alone, without starting MPI at all.
+/// Starts and ends MPI; one object per process. A process that was not started by a launcher (mpirun, srun --mpi=pmix)
+/// is a single rank and does not start MPI.
 class MpiRuntime {
  public:
-  /// BIQA_DEADLINE_SECONDS in the environment replaces the deadline. Throws Error when a launcher started several ranks
-  /// that can not find each other.
+  /// The environment variable BIQA_DEADLINE_SECONDS replaces `deadline`. Throws Error if a launcher started several
+  /// ranks that cannot find each other.
   explicit MpiRuntime(Seconds deadline = kDefaultDeadline);
-  /// Without finalize() before it: takes the whole job down, for this rank leaves the others in the lurch.
+  /// Ends the whole job if finalize() was not called, because the other ranks would wait for this one.
   ~MpiRuntime();
   MpiRuntime(const MpiRuntime&) = delete;
   MpiRuntime& operator=(const MpiRuntime&) = delete;
@@ -25,14 +25,14 @@ class MpiRuntime {
   Communicator& world() { return *world_; }
   bool launched() const { return launched_; }
 
-  /// Starts to watch all ranks, in a thread of its own; every rank calls it. Whoever first sees that a rank is lost
-  /// prints one error line that names it; a process that is still there `grace` later takes the job down. nullptr
-  /// for a rank alone, and with a warning where this MPI can't be called from two threads.
+  /// Starts a thread that watches all ranks; every rank calls it. The first rank that notices a loss prints one error
+  /// line naming the lost rank. A process that still runs `grace` later ends the job. Returns nullptr for a single
+  /// rank, and with a warning if this MPI does not support calls from two threads.
   Watch* watch(const WatchTimes& times = {});
 
-  /// Waits for all ranks, then ends MPI. Sub-communicators must be gone.
+  /// Waits for all ranks, then ends MPI. Destroy all sub-communicators before.
   void finalize();
-  /// Ends every rank of the job at once with this exit code; runs no destructors. Flush the logs before.
+  /// Ends every rank of the job at once with this exit code, without destructors. Flush the logs before.
   [[noreturn]] void abort(int exit_code);
 
  private:

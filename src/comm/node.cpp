@@ -20,7 +20,7 @@ std::string this_node() {
   std::string boot;
   std::ifstream("/proc/sys/kernel/random/boot_id") >> boot;
   std::error_code unknown;
-  // Processes find each other's memory by process id.
+  // Processes open each other's memory by process id.
   const auto processes = std::filesystem::read_symlink("/proc/self/ns/pid", unknown);
   const char* slurm = std::getenv("SLURMD_NODENAME");
   return fmt::format("{} {} {} {}", host.data(), boot, processes.string(), slurm != nullptr ? slurm : "");

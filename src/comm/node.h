@@ -6,10 +6,10 @@
 
 namespace biqa {
 
-/// A name of the machine as far as memory can be shared: host, boot, process-id space, and Slurm's name of the node.
+/// A name that two ranks share if they can share memory: host name, boot id, PID namespace and Slurm's node name.
 std::string this_node();
 
-/// Number of ranks on this machine: what the launcher says, otherwise all `ranks` of the job.
+/// Number of ranks on this machine, as the launcher reports it; otherwise `ranks`, the number of the job.
 int ranks_on_node(int ranks);
 
 }  // namespace biqa

@@ -17,7 +17,8 @@
 namespace biqa {
 namespace {
 
-/// Granted, number of processors, the processors, the node's name; ranks of one job run the same program.
+/// Layout: granted, number of processors, the processors, the node's name. All ranks run the same program, so byte
+/// order and sizes agree.
 std::vector<std::byte> packed(const RankProcessors& rank) {
   const auto count = static_cast<std::int32_t>(rank.allowed.size());
   std::vector<std::byte> bytes;

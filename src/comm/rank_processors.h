@@ -13,20 +13,20 @@
 
 namespace biqa {
 
-/// What one rank may use.
+/// The processors that one rank may use.
 struct RankProcessors {
   std::string node;
   std::vector<int> allowed;  ///< numbers of processors
-  double granted =
-      std::numeric_limits<double>::infinity();  ///< by control groups, to the node's ranks together
+  double granted = std::numeric_limits<
+      double>::infinity();  ///< number that control groups grant to all ranks of the node together
 };
 
-/// Processors for each rank, at least 1: of one that several ranks may use, each gets its part; so a launcher that
-/// binds ranks to processors of their own is followed, and otherwise they share all.
+/// Number of processors for each rank, at least 1. A processor that several ranks may use is divided among them. So
+/// ranks that the launcher binds to different processors keep these, and unbound ranks share all.
 std::vector<int> shares_of_processors(std::span<const RankProcessors> ranks);
 
-/// This rank's share; all ranks of `world` call it together. The first rank warns where its launcher binds it to fewer
-/// processors than the launcher itself may use.
+/// Returns this rank's number of processors. Collective over `world`. The first rank warns if its launcher binds it to
+/// fewer processors than the launcher itself may use.
 int share_processors(Communicator& world, const std::string& node = this_node());
 
 }  // namespace biqa

@@ -18,7 +18,7 @@ struct Counts {
 };
 
 Counts automatic_counts(int ranks) {
-  // Scoring is string work, a fraction of a percent of a step: a rank of its own pays only in larger jobs.
+  // Computing rewards takes a fraction of a percent of a step, so a separate rank pays off only in larger jobs.
   const int rewards = ranks < 5 ? 0 : (ranks + 31) / 32;
   const int learners = std::max(1, (2 * (ranks - rewards) + 3) / 6);
   return {ranks - rewards - learners, rewards, learners};

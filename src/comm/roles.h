@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which rank acts, scores and learns.
+// Which ranks are actors, reward ranks and learners.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +12,12 @@ namespace biqa {
 struct RoleConfig {
   bool automatic = true;   ///< roles: auto; the three numbers are ignored
   int actors = 0;          ///< at least 1
-  int rewards = 0;         ///< 0: the learners score
+  int rewards = 0;         ///< 0: the learners compute the rewards
   int learners = 0;        ///< at least 1
-  bool colocated = false;  ///< placement: colocated, every rank plays every role; needs automatic
+  bool colocated = false;  ///< placement: colocated, every rank has every role; needs `automatic`
 };
 
-/// The ranks that play each role, ascending. A rank may play several.
+/// The ranks of each role, ascending. A rank may have several roles.
 struct RolePlan {
   std::vector<int> actors, rewards, learners;
   bool colocated = false;
@@ -25,23 +25,23 @@ struct RolePlan {
   bool is_actor(int rank) const;
   bool is_reward(int rank) const;
   bool is_learner(int rank) const;
-  /// Position of the rank among those of the role, or -1.
+  /// Index of the rank among those of the role, or -1.
   int actor_index(int rank) const;
   int learner_index(int rank) const;
-  /// Who scores a sample's group, and who learns from it.
+  /// The reward rank of a sample's group, and the learner of a group.
   int reward_rank_of(std::uint64_t sample) const { return rewards[sample % rewards.size()]; }
   int learner_rank_of(std::uint64_t group) const { return learners[group % learners.size()]; }
-  /// "actor", "reward", "learner", joined by "+"; for log lines.
+  /// "actor", "reward" and "learner", joined by "+". For log lines.
   std::string role_name(int rank) const;
-  /// "8 ranks: actors 0-4, rewards 5, learners 6-7"; for the plan.
+  /// "8 ranks: actors 0-4, rewards 5, learners 6-7". For `--dry-run`.
   std::string describe() const;
 };
 
-/// Ranks in the order actors, rewards, learners. Automatic:
+/// Assigns ranks in the order actors, rewards, learners. Automatic:
 ///   1 rank      all roles (colocated of size 1)
-///   2-4 ranks   one learner, which also scores; the others act
-///   5 and more  one reward rank per 32 ranks begun, a third of the rest learn (rounded), the others act
-/// Throws Error (usage) when the numbers are out of range or don't add up to `ranks`.
+///  2-4 ranks one learner, which also computes rewards; the others are actors
+///  5 and more ⌈ranks / 32⌉ reward ranks; a third of the rest (rounded) are learners; the others are actors Throws
+///   Error (usage) when the numbers are out of range or don't add up to `ranks`.
 RolePlan plan_roles(const RoleConfig& config, int ranks);
 
 }  // namespace biqa

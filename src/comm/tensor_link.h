@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Collectives on flat f32 tensors in a backend's memory: what learners exchange at every update.
+// Collectives on flat f32 tensors in a backend's memory. Learners call them at every update.
 #pragma once
 
 #include <memory>
@@ -9,8 +9,8 @@
 
 namespace biqa {
 
-/// Every rank calls these in step. All tensors are [1, n] f32; `whole` has a shard for each rank, in rank order. Both return
-/// when the result is there.
+/// All tensors are [1, n] f32. `whole` has one shard per rank, in rank order. Both functions are collective and return
+/// when the result is available.
 class TensorLink {
  public:
   virtual ~TensorLink() = default;
@@ -20,7 +20,7 @@ class TensorLink {
   virtual void all_gather(ConstView shard, View whole) = 0;
 };
 
-/// Through the host's memory and `ranks`, both of which must outlive it.
+/// A link that copies through host memory and sends over `ranks`. `ranks` and `memory` must outlive it.
 std::unique_ptr<TensorLink> make_host_link(Communicator& ranks, DeviceMemory& memory);
 
 }  // namespace biqa

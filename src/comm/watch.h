@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who is still there: a rank that dies, is stopped, is cut off or has failed becomes known to the others within
-// seconds, however long the computation that they wait for may take.
+// Watches the ranks of a job. If a rank dies, is stopped, is cut off or fails, the others know it within seconds, even
+// during long computations.
 #pragma once
 
 #include <optional>
@@ -11,34 +11,34 @@
 
 namespace biqa {
 
-/// A rank that the job cannot go on without.
+/// A rank that is lost, so that the job must end.
 struct LostRank {
   int rank = 0;
-  bool failed = false;  ///< it said so itself; otherwise it fell silent
+  bool failed = false;  ///< it reported its own failure; otherwise it became silent
   int exit_code = 1;    ///< the job's
-  Seconds ago{0};       ///< since this rank knows
+  Seconds ago{0};       ///< time since this rank noticed it
 };
 
 class Watch {
  public:
   virtual ~Watch() = default;
-  /// The first loss that this rank knows of, nothing while all is well. Any thread.
+  /// The first loss that this rank knows of, or nothing. May be called from any thread.
   virtual std::optional<LostRank> loss() const = 0;
-  /// Tells the others that this rank has failed, so that they need not wait for its silence.
+  /// Reports to the others that this rank has failed, so that they need not wait until it counts as silent.
   virtual void tell_failure(int exit_code) = 0;
 };
 
-/// The job ends because of another rank, and that has been reported already: whoever catches this prints nothing.
+/// The job ends because of another rank, and this has already been reported. Catch it without printing anything.
 class PeerLost : public Error {
  public:
   using Error::Error;
 };
 
-/// How a watch behaves; ranks agree on it.
+/// Times of a watch; the same on all ranks.
 struct WatchTimes {
-  Seconds beat{1};      ///< between signs of life
-  Seconds silence{10};  ///< without any, a rank counts as lost
-  Seconds grace{12};    ///< from the loss until the job is ended by force
+  Seconds beat{1};      ///< between two heartbeats
+  Seconds silence{10};  ///< a rank without heartbeats for so long counts as lost
+  Seconds grace{12};    ///< from the loss until the process ends the job by force
 };
 
 }  // namespace biqa

@@ -27,7 +27,7 @@ class MpiTransfer final : public Transfer {
  public:
   MpiTransfer() = default;
   ~MpiTransfer() override {
-    // Reached unfinished on failures only; MPI gets no more calls that could move the bytes.
+    // Unfinished only after failures. No later MPI call may then move the bytes.
     if (request_ != MPI_REQUEST_NULL) MPI_Request_free(&request_);
   }
   bool done() override {

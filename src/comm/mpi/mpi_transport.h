@@ -8,13 +8,13 @@
 
 namespace biqa {
 
-/// MPI_COMM_WORLD as a transport; MPI is running.
+/// MPI_COMM_WORLD as a transport. MPI must be running.
 std::unique_ptr<Transport> make_mpi_transport();
 
-/// Watches all ranks of MPI_COMM_WORLD from a thread of its own (MPI_THREAD_MULTIPLE); collective.
+/// Watches all ranks of MPI_COMM_WORLD in a separate thread (needs MPI_THREAD_MULTIPLE). Collective.
 std::unique_ptr<Watch> make_mpi_watch(const WatchTimes& times);
 
-/// Throws Error with MPI's own words when `code`, returned by `call`, is not MPI_SUCCESS.
+/// Throws Error with MPI's message if `code`, the result of `call`, is not MPI_SUCCESS.
 void check_mpi(int code, const char* call);
 
 }  // namespace biqa

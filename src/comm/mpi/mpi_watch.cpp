@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every rank tells rank 0 that it lives, rank 0 tells every rank. So rank 0 sees any loss and passes it on, and a rank
-// that rank 0 does not answer knows that it is rank 0 that is lost, or itself that is cut off. It tells all others.
+// Every rank sends heartbeats to rank 0, and rank 0 to every rank. So rank 0 notices the loss of any other rank and
+// reports it to all. A rank that hears nothing from rank 0 knows that rank 0 is lost or that it is itself cut off. It
+// reports this to all others.
 #include <fmt/format.h>
 #include <glog/logging.h>
 #include <mpi.h>
@@ -24,10 +25,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// How often the thread looks.
+/// How often the thread checks.
 constexpr Seconds kTick{0.2};
-/// All ranks miss rank 0 at the same time. Rank 1 says so; each rank waits so much longer than the one before it, for that
-/// one may be lost too. No longer than the last: of thousands of ranks one is there.
+/// All ranks notice the loss of rank 0 at the same time. Rank 1 reports it. Each further rank waits this much longer
+/// than the one before it, which may also be lost. The total wait is limited, because one of many ranks will be alive.
 constexpr Seconds kTurn{1};
 constexpr int kLastTurn = 4;
 constexpr int kTag = 0;

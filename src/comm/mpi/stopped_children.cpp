@@ -16,7 +16,8 @@
 namespace biqa {
 namespace {
 
-/// The letter of /proc/PID/stat behind the name, which may hold anything; 'X' (dead) when it is gone.
+/// The state letter in /proc/PID/stat; 'X' (dead) if the process is gone. It follows the process name, which may
+/// contain any character.
 char state_of(pid_t process) {
   std::ifstream file(fmt::format("/proc/{}/stat", process));
   std::string line;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which processes of this machine a signal has stopped, as the kernel tells: for the times in which no rank can send
-// signs of life.
+// Finds processes of this machine that a signal has stopped, by asking the kernel. For the times when ranks cannot send
+// heartbeats (during MPI's start and end).
 #pragma once
 
 #include <sys/types.h>
@@ -11,11 +11,11 @@ namespace biqa {
 
 struct StoppedChild {
   pid_t process = 0;
-  int rank = -1;  ///< as its launcher called it in the environment; -1 if it didn't
+  int rank = -1;  ///< from the launcher's environment variables; -1 without them
 };
 
-/// Those children of `parent` that are stopped by a signal (not by a debugger). Empty where /proc does not tell: another
-/// system, another user's processes, a PID namespace for each rank.
+/// Children of `parent` that a signal has stopped (not a debugger). Empty if /proc does not show them: on another
+/// system, for another user's processes, or with a PID namespace per rank.
 std::vector<StoppedChild> stopped_children(pid_t parent);
 
 }  // namespace biqa

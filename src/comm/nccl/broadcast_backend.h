@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The seam to NCCL: one collective, no NCCL types, so that the tests can put a world of threads in its place.
+// The interface to NCCL: one collective, without NCCL types, so that tests can replace it by threads.
 #pragma once
 
 #include "tensor/tensor.h"
@@ -10,9 +10,9 @@ class BroadcastBackend {
  public:
   virtual ~BroadcastBackend() = default;
 
-  /// Makes `data` on every rank equal to what it is on rank `root`. Every rank calls it with a dense view of
-  /// the same type and shape; returns when this rank's data is there. Throws Error, naming operation and
-  /// rank, when a peer is gone or the deadline passes.
+  /// Copies `data` of rank `root` to every rank. Every rank passes a dense view of the same type and shape. Returns
+  /// when this rank's data has arrived. Throws Error naming operation and rank if a peer is lost or the deadline
+  /// passes.
   void broadcast(View data, int root);
 
   int rank() const { return rank_; }

@@ -11,12 +11,12 @@
 
 namespace biqa::nccl {
 
-/// Names a world: made by one rank, given to all others by the control plane.
+/// Identifies a world. One rank creates it and sends it to all others through a Communicator.
 using WorldName = std::array<std::byte, 128>;
 WorldName make_world_name();
 
-/// Broadcast of device memory over NCCL on `stream`, which must outlive the backend. Every rank of the world
-/// calls this at the same time, with its own device current. A broadcast that takes longer than `deadline` is an Error.
+/// Broadcast of device memory over NCCL on `stream`, which must outlive the backend. Every rank of the world calls this
+/// at the same time, with its own device selected. A broadcast throws Error after `deadline`.
 std::unique_ptr<BroadcastBackend> make_nccl_broadcast(const WorldName& world, int rank, int ranks,
                                                       const cuda::Stream& stream,
                                                       std::chrono::seconds deadline);

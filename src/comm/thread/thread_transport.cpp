@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Ranks as threads. A sender leaves a pointer to its bytes in the receiver's mailbox; the receiver copies from there.
+// Ranks as threads. A sender puts a pointer to its bytes into the receiver's mailbox, and the receiver copies them.
 #include <glog/logging.h>
 
 #include <algorithm>
@@ -26,7 +26,7 @@ struct Posted {
 struct Mailbox {
   std::mutex mutex;
   std::condition_variable changed;
-  /// Counts what may interest the owner, so that an event between a look and a wait is not slept over.
+  /// Counts events for the owner, so that an event between its check and its wait does not get lost.
   std::uint64_t events = 0;
   std::map<std::pair<int, int>, std::deque<std::shared_ptr<Posted>>> waiting;  // by (sender, channel)
 };
