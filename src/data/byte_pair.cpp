@@ -12,9 +12,9 @@
 namespace biqa {
 namespace {
 
-/// Words up to this many bytes are merged in an array and remembered, longer ones with a queue and not.
+/// Words up to this many bytes are merged in an array and cached. Longer ones use a queue and are not cached.
 constexpr std::size_t kShortWord = 48;
-/// Words that one shard of the cache remembers: about 10 MB in all.
+/// Words in one shard of the cache; all shards take about 10 MB.
 constexpr std::size_t kShardWords = 1024;
 constexpr std::int32_t kNoRank = std::numeric_limits<std::int32_t>::max();
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Byte-pair encoding of one word: its bytes become tokens, and the adjacent pair with the lowest rank, the
-// leftmost among equals, is merged until no pair has a rank (Sennrich et al., "Neural machine translation of
-// rare words with subword units", ACL 2016).
+// Byte-pair encoding of one word. Its bytes become tokens. Then the adjacent pair with the lowest rank (the leftmost of
+// equals) is merged until no pair has a rank. Source: Sennrich et al., "Neural machine translation of rare words with
+// subword units", ACL 2016.
 #pragma once
 
 #include <array>
@@ -21,11 +21,11 @@ struct StringHash {
   std::size_t operator()(std::string_view text) const { return std::hash<std::string_view>{}(text); }
 };
 
-/// A map that is searched by string_view without making a string.
+/// A map that can be searched by string_view without creating a string.
 template <typename Value>
 using StringMap = std::unordered_map<std::string, Value, StringHash, std::equal_to<>>;
 
-/// The merges of a vocabulary by the pair they join.
+/// The merges of a vocabulary. The key is the pair that is merged.
 class MergeTable {
  public:
   struct Merge {
@@ -33,10 +33,10 @@ class MergeTable {
     std::int32_t merged;  ///< id of the joined token
   };
 
-  /// Room for `count` merges; `add` must not be called more often.
+  /// Has room for `count` merges; `add` must not be called more often.
   explicit MergeTable(std::size_t count);
 
-  /// False if the pair is there already.
+  /// Returns false if the pair is already present.
   bool add(std::int32_t left, std::int32_t right, Merge merge);
 
   /// nullptr if the pair does not merge.
@@ -53,7 +53,7 @@ class MergeTable {
   std::vector<Slot> slots_;  // a power of two, at most half full
 };
 
-/// Encodes words and remembers the short ones. `append` may be called from any number of threads.
+/// Encodes words and caches the short ones. Several threads may call `append` at once.
 class BytePairEncoder {
  public:
   /// `byte_ids`: the token of each single byte.

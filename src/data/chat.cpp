@@ -14,8 +14,8 @@ void append_text(const Tokenizer& tokenizer, std::string_view text, std::vector<
   ids.insert(ids.end(), more.begin(), more.end());
 }
 
-/// Puts texts and control tokens behind each other. Each stretch between two control tokens is encoded as one string, as
-/// merges may cross its parts.
+/// Joins texts and control tokens. All text between two control tokens is encoded as one string, because merges may
+/// cross its parts.
 class Writer {
  public:
   Writer(const Tokenizer& tokenizer, std::vector<std::int64_t>& ids) : tokenizer_(tokenizer), ids_(ids) {}
@@ -39,8 +39,8 @@ struct Control {
   std::size_t begin, end;
   std::int64_t id;
 };
-/// The first added token, such as <|im_start|>, spelled out in a template's own text; id −1 and everything before it
-/// where there is none.
+/// Finds the first added token, such as <|im_start|>, in a template's own text, and the text before it. Id −1 if there
+/// is none.
 Control first_control(const Tokenizer& tokenizer, std::string_view text) {
   for (std::size_t begin = text.find('<'); begin != std::string_view::npos;
        begin = text.find('<', begin + 1)) {

@@ -30,7 +30,7 @@ std::size_t occurrences(std::string_view text, std::string_view what) {
   return count;
 }
 
-/// The template in a JSON file's `chat_template`; empty where it has none.
+/// The template in a JSON file's `chat_template`; empty if it has none.
 std::string template_in(const fs::path& file) {
   if (!fs::exists(file)) return "";
   const nlohmann::json object = parse_json(read_file(file, kMaxBytes), file.string());

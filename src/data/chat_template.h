@@ -18,19 +18,19 @@ namespace biqa {
 
 class ChatTemplate {
  public:
-  /// A stretch of a prompt.
+  /// A part of a prompt.
   struct Part {
     enum class Kind { written, system, user } kind = Kind::written;
-    std::string text;      ///< of `written`: by the template, control tokens in their spelling
+    std::string text;      ///< for `written`: the template's own text, control tokens spelled out
     bool trimmed = false;  ///< of the others: without_blanks()
   };
 
-  /// The template that transformers takes: `chat_template` of processor_config.json, chat_template.json,
-  /// chat_template.jinja, `chat_template` of tokenizer_config.json (a text, or the one named "default" of a list).
-  /// nullptr where there is none. Throws Error where one cannot be read or is not understood.
+  /// Finds the template that transformers uses. It looks in this order: `chat_template` of processor_config.json,
+  /// chat_template.json, chat_template.jinja, `chat_template` of tokenizer_config.json (a text, or the one named
+  /// "default" in a list). nullptr if there is none. Throws Error if one cannot be read or is not supported.
   static std::shared_ptr<const ChatTemplate> find(const std::filesystem::path& folder);
 
-  /// `tokens`: what tokenizer_config.json calls bos_token, eos_token, pad_token and unk_token.
+  /// `tokens`: bos_token, eos_token, pad_token and unk_token of tokenizer_config.json.
   ChatTemplate(const std::string& text, const std::string& name,
                std::map<std::string, std::string> tokens = {});
 
@@ -54,9 +54,9 @@ class ChatTemplate {
   std::map<std::string, std::string> tokens_;
 };
 
-/// As find(): throws Error where a file that is there cannot be read. But a template that is not understood, or not for prompts of some kind, is a warning that names the reason
-/// and says which prompts have the form of Qwen2.5-VL instead.
-/// `tell`: not on every rank of a job.
+/// As find(): throws Error where a file that is there cannot be read. But a template that is not understood, or not for
+/// prompts of some kind, is a warning that names the reason and says which prompts have the form of Qwen2.5-VL instead.
+/// `tell`: whether this rank prints the warning.
 std::shared_ptr<const ChatTemplate> find_chat_template(const std::filesystem::path& folder, bool tell = true);
 
 }  // namespace biqa

@@ -24,7 +24,7 @@ using Statement = JinjaStatement;
 constexpr std::int64_t kMostWork = 100000;
 constexpr std::size_t kMostText = std::size_t{1} << 18, kMostItems = 10000;
 
-/// What Jinja calls undefined: false, printed as nothing, without attributes.
+/// Jinja's `undefined`: false, printed as an empty text, without attributes.
 Json undefined() {
   return Json(Json::value_t::discarded);
 }
@@ -55,7 +55,7 @@ std::int64_t weight_of_text(std::string_view text) {
   return static_cast<std::int64_t>(text.size() / 64);
 }
 
-/// What a copy of a value costs: its parts, and 64 bytes of text like one.
+/// Cost of copying a value: its number of parts; 64 bytes of text count as one part.
 std::int64_t weight_of(const Json& value) {
   if (value.is_string()) return 1 + weight_of_text(value.get_ref<const std::string&>());
   std::int64_t weight = 1;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The part of the Jinja language that chat templates use, rendered as transformers renders it (trim_blocks,
-// lstrip_blocks): texts, if, for, set, namespaces, the usual operators, tests, filters and methods of strings. What it
-// does not know is an Error, in a branch that is not taken only where it cannot even be read. Total: any text gives an
-// answer or an Error, in bounded time.
+// The part of the Jinja language that chat templates use, rendered as in transformers (trim_blocks, lstrip_blocks):
+// texts, if, for, set, namespaces, the usual operators, tests, filters and string methods. Anything else is an Error.
+// In a branch that is not taken it is an Error only if it cannot be parsed. Any input gives a text or an Error in
+// bounded time.
 #pragma once
 
 #include <memory>
@@ -28,7 +28,7 @@ struct JinjaMark {
 
 class JinjaTemplate {
  public:
-  /// Reads at most 1 MiB; `name` is what errors call it. Throws Error with name and line.
+  /// Parses at most 1 MiB. Throws Error with `name` and line.
   JinjaTemplate(const std::string& text, std::string name);
   ~JinjaTemplate();
   JinjaTemplate(JinjaTemplate&&) noexcept;

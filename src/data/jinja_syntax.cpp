@@ -24,14 +24,14 @@ constexpr int kMaxTree = 200;
 constexpr std::size_t kMaxName = 200;
 constexpr std::string_view kBlank = " \t\n\v\f\r";
 
-/// A stretch between tags, or what stands inside a tag.
+/// Text between tags, or the content of a tag.
 struct Piece {
   enum class Kind { text, output, tag } kind = Kind::text;
   std::string text;
   int line = 1;
 };
 
-/// Cuts a template into its pieces and takes white space away as Jinja does with trim_blocks and lstrip_blocks.
+/// Splits a template into pieces and removes white space as Jinja does with trim_blocks and lstrip_blocks.
 class Cutter {
  public:
   Cutter(std::string text, const std::string& name) : text_(std::move(text)), name_(name) {}
@@ -62,7 +62,7 @@ class Cutter {
     if (end < text_.size() && sign == '-') {
       text = text.substr(0, text.find_last_not_of(kBlank) + 1);
     } else if (before_tag && sign != '+') {
-      // White space between the line's beginning and a tag goes.
+      // White space between the beginning of the line and a tag is removed.
       const std::size_t line = text.rfind('\n') + 1;
       const bool begins = line > 0 || at_ == 0 || text_[at_ - 1] == '\n';
       if (begins && text.find_first_not_of(kBlank, line) == std::string_view::npos)

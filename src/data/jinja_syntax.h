@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A Jinja template as a tree; private to data/jinja*.cpp.
+// A Jinja template as a syntax tree. Private to data/jinja*.cpp.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@
 
 namespace biqa {
 
-/// An expression: what its kind and name mean is evaluated by jinja.cpp.
+/// An expression. jinja.cpp evaluates it.
 struct JinjaExpression {
   enum class Kind {
     literal,    ///< value
@@ -21,7 +21,7 @@ struct JinjaExpression {
     map,        ///< parts: key, value, key, value, …
     attribute,  ///< parts[0].text
     item,       ///< parts[0][parts[1]]
-    slice,      ///< parts[0][parts[1]:parts[2]:parts[3]], absent parts are null literals
+    slice,      ///< parts[0][parts[1]:parts[2]:parts[3]]; absent bounds are null literals
     call,       ///< parts[0](parts[1…], named = …)
     filter,     ///< parts[0] | text(parts[1…])
     test,       ///< parts[0] is text(parts[1…])
@@ -35,7 +35,7 @@ struct JinjaExpression {
   std::variant<std::nullptr_t, bool, std::int64_t, std::string> value;
   std::vector<JinjaExpression> parts;
   std::vector<std::string> names;             ///< of named arguments
-  std::vector<JinjaExpression> named_values;  ///< theirs
+  std::vector<JinjaExpression> named_values;  ///< values of the named arguments
   int depth = 1;                              ///< of the tree, this one included
 };
 
@@ -43,7 +43,7 @@ struct JinjaStatement {
   enum class Kind {
     text,       ///< text
     output,     ///< expressions[0]
-    condition,  ///< branches; the branch behind the last expression is "else"
+    condition,  ///< expressions and their branches; one more branch than expressions: the last is "else"
     loop,       ///< for names in expressions[0] (if expressions[1]): branches[0], else branches[1]
     set,        ///< names[0] (of namespace text, unless empty) = expressions[0], or the text of branches[0]
     block,      ///< branches[0] as it is

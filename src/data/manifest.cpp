@@ -29,7 +29,7 @@ std::string required_text(const JsonFields& fields, const std::string& key) {
   return *std::move(text);
 }
 
-// The header's size; throws Error with `where` for what a run could not read.
+// The image size in the header. Throws Error with `where` if a run could not read the image.
 ImageSize check_picture(const fs::path& image, const std::string& where) {
   std::error_code problem;
   const fs::file_status status = fs::status(image, problem);

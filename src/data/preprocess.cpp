@@ -16,7 +16,7 @@
 namespace biqa {
 namespace {
 
-/// Largest area a configuration may ask for: its patches take 6 GiB.
+/// Largest area that a configuration may set: its patches take 6 GiB.
 constexpr std::int64_t kMaxArea = std::int64_t{1} << 28;
 
 /// Three numbers, or one for all three.
@@ -44,19 +44,19 @@ std::array<float, 3> read_colour(const JsonFields& fields, const std::string& ke
   return colour;
 }
 
-/// A switch; some files write it as a number.
+/// A boolean; some files write it as a number.
 bool read_switch(const JsonFields& fields, const std::string& key) {
   const nlohmann::json* value = fields.find(key);
   return value != nullptr && value->is_number() ? value->get<double>() != 0
                                                 : fields.boolean(key).value_or(true);
 }
 
-/// An area, also where it is written with a decimal point.
+/// An area; it may be written with a decimal point.
 std::optional<std::int64_t> read_area(const JsonFields& fields, const std::string& key) {
   const std::optional<double> area = fields.number(key);
   if (!area) return std::nullopt;
   if (*area < 0 || *area != std::floor(*area)) fields.refuse(key, "a number of pixels");
-  // No picture is larger than the one, and an area of none is no limit.
+  // No image is larger than kMaxArea, and a minimum of 0 is no limit.
   return std::max<std::int64_t>(1, static_cast<std::int64_t>(std::min(*area, static_cast<double>(kMaxArea))));
 }
 

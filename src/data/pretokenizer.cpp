@@ -47,7 +47,7 @@ std::size_t contraction_length(std::string_view text) {
   }
 }
 
-/// The alternatives for text that begins with white space and has no letter or symbol joined to it.
+/// The alternatives for text that begins with white space which does not belong to a following letter or symbol.
 std::size_t space_length(std::string_view text) {
   const std::size_t end = run_end(text, 0, CharClass::space);
   const std::size_t newline = text.substr(0, end).find_last_of("\r\n");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the model is asked for: the tags of its answer and the words of both prompts.
+// The texts of both prompts and the tags that completions must use.
 #pragma once
 
 #include <optional>
@@ -8,32 +8,32 @@
 
 namespace biqa {
 
-/// The parts of an answer, in this order; tags without angle brackets.
+/// The parts of a first-stage completion, in this order. Tags without angle brackets.
 struct Profile {
   std::string caption_tag, reasoning_tag, rating_tag;
-  bool json_rating = false;  ///< the rating part holds {"rating": x} instead of x
+  bool json_rating = false;  ///< the rating part contains {"rating": x} instead of x
 };
 
 /// "paper": caption, reasoning, rating. "released": caption, think, answer with a JSON object.
 /// Throws Error (usage) on another name.
 Profile named_profile(std::string_view name);
 
-/// Where the caption goes in `PromptTexts::stage2_user`.
+/// Placeholder of the caption in `PromptTexts::stage2_user`.
 inline constexpr std::string_view kCaptionField = "{caption}";
 
 struct PromptTexts {
   Profile profile;
   std::optional<std::string> system;  ///< nullopt: the chat template's default
-  std::string user;                   ///< stage 1, behind the image
+  std::string user;                   ///< first stage; follows the image
   std::optional<std::string> stage2_system;
-  std::string stage2_user;  ///< holds kCaptionField
+  std::string stage2_user;  ///< contains kCaptionField
 };
 
-/// Texts that ask a general instruction-tuned model for the parts of `profile`.
+/// Prompts that ask a general instruction-tuned model for the parts of `profile`.
 PromptTexts default_prompts(const Profile& profile);
 
-/// `stage2_user` with every kCaptionField replaced by `caption`, once: a field inside the caption stays as it
-/// is. Throws Error (usage) if there is no field.
+/// Replaces every kCaptionField in `stage2_user` by `caption`. A kCaptionField inside the caption is not replaced.
+/// Throws Error (usage) if there is no field.
 std::string fill(std::string_view stage2_user, std::string_view caption);
 
 }  // namespace biqa

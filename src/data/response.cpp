@@ -64,7 +64,7 @@ std::optional<double> parse_decimal(std::string_view text) {
   return value;
 }
 
-/// The rating part without what the profile puts around the number.
+/// The rating part without the JSON that the profile puts around the number.
 std::optional<std::string_view> number_in(const Profile& profile, std::string_view content) {
   if (!profile.json_rating) return content;
   for (const std::string_view expected : {"{", "\"rating\"", ":"}) {

@@ -18,14 +18,14 @@ bool is_vowel(char c) {
   return c == 'a' || c == 'e' || c == 'i' || c == 'o' || c == 'u';
 }
 
-/// Whether each letter is a consonant; a "y" is one at the start and behind a vowel.
+/// Whether each letter is a consonant. A "y" is a consonant at the start and after a vowel.
 std::vector<bool> consonants(std::string_view word) {
   std::vector<bool> flags;
   for (const char c : word) flags.push_back(c == 'y' ? flags.empty() || !flags.back() : !is_vowel(c));
   return flags;
 }
 
-/// Number of times that a consonant follows a vowel, Porter's m.
+/// Number of times that a consonant follows a vowel (Porter's m).
 int measure(std::string_view word) {
   const std::vector<bool> flags = consonants(word);
   int count = 0;
@@ -47,7 +47,7 @@ bool ends_in_double_consonant(std::string_view word) {
   return n >= 2 && word[n - 1] == word[n - 2] && ends_in_consonant(word);
 }
 
-/// Consonant, vowel, consonant other than w, x, y; or a word of just a vowel and a consonant.
+/// Whether the word ends in consonant, vowel, consonant other than w, x, y; or consists of a vowel and a consonant.
 bool ends_short(std::string_view word) {
   const std::vector<bool> flags = consonants(word);
   const std::size_t n = word.size();
@@ -65,7 +65,7 @@ struct Rule {
   std::string_view suffix, replacement;
 };
 
-/// The first rule whose suffix fits decides; the later ones are not asked even if its condition fails.
+/// The first rule whose suffix matches decides. Later rules are not tried, even if its condition fails.
 std::string apply(std::string_view word, std::initializer_list<Rule> rules, int above) {
   for (const Rule& rule : rules) {
     if (!word.ends_with(rule.suffix)) continue;

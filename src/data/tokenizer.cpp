@@ -20,7 +20,7 @@ namespace {
 
 using nlohmann::json;
 
-/// Bounds the tables that a damaged id could claim; Qwen2.5 has 151,665 tokens.
+/// Limits the size of tables if an id is damaged; Qwen2.5 has 151,665 tokens.
 constexpr std::int64_t kMaxTokens = std::int64_t{1} << 20;
 constexpr std::size_t kMaxMerges = kMaxTokens;
 constexpr const char* kRemedy = "copy the tokenizer's files from the original checkpoint again";
@@ -56,8 +56,8 @@ std::string utf8_of_letter(char32_t letter) {
   return {static_cast<char>(0xC0 | letter >> 6), static_cast<char>(0x80 | (letter & 0x3F))};
 }
 
-/// What a token's spelling decodes to. One with a character outside the byte alphabet stands for itself, as
-/// in Hugging Face's ByteLevel decoder.
+/// The bytes that a token's spelling decodes to. A spelling with a character outside the byte alphabet is kept as it
+/// is, as in Hugging Face's ByteLevel decoder.
 std::string bytes_of_spelling(std::string_view spelling) {
   std::string bytes;
   for (std::size_t position = 0; position < spelling.size();) {

@@ -14,33 +14,33 @@
 
 namespace biqa {
 
-/// An immutable tokenizer. Copies share their tables; every member may be called from any number of threads.
+/// An immutable tokenizer. Copies share their tables. Several threads may call any member at once.
 class Tokenizer {
  public:
   /// Whether the text of an added token ("<|im_end|>", "<tool_call>", …) stands for that token or is plain text.
   enum class AddedTokens { recognise, plain_text };
 
-  /// Reads `tokenizer.json`, or without one `vocab.json`, `merges.txt` and `tokenizer_config.json`.
-  /// Throws Error, naming file and field, on anything damaged and on any pipeline other than Qwen2's (the
-  /// normaliser, the split expression, the decoder and the options of the BPE model are all compared).
+  /// Reads `tokenizer.json`, or without it `vocab.json`, `merges.txt` and `tokenizer_config.json`. Throws Error naming
+  /// file and field if something is damaged or the pipeline is not Qwen2's. Normaliser, split expression, decoder and
+  /// options of the BPE model are all compared.
   static Tokenizer load(const std::filesystem::path& directory);
 
-  /// The ids of `utf8`; nothing is put before or after. Each maximal invalid sequence counts as one U+FFFD.
+  /// The ids of `utf8`, without any token added before or after. Each maximal invalid sequence counts as one U+FFFD.
   std::vector<std::int64_t> encode(std::string_view utf8, AddedTokens added = AddedTokens::recognise) const;
 
-  /// The text of `ids`, always valid UTF-8: what does not decode becomes U+FFFD as in Hugging Face's decoder.
-  /// Unknown ids (padding rows of the embedding, negative numbers) are nothing; so are, with `skip_special`,
-  /// the added tokens whose file says `special`.
+  /// The text of `ids`, always valid UTF-8. Bytes that do not decode become U+FFFD, as in Hugging Face's decoder.
+  /// Unknown ids (padding rows of the embedding, negative numbers) are skipped. With `skip_special`, added tokens that
+  /// the file marks as `special` are skipped too.
   std::string decode(std::span<const std::int64_t> ids, bool skip_special = false) const;
 
-  /// The bytes that one token contributes to a text, possibly part of a character; empty for an unknown id.
+  /// The bytes that one token adds to a text, possibly only part of a character. Empty for an unknown id.
   std::string bytes_of(std::int64_t id) const;
 
-  /// The id of a token by its spelling in the file: "<|im_end|>", or an ordinary token in the byte alphabet
-  /// ("Ġthe" is " the").
+  /// The id of a token by its spelling in the file: an added token ("<|im_end|>") or an ordinary token in the byte
+  /// alphabet ("Ġthe" is " the").
   std::optional<std::int64_t> id_of(std::string_view token) const;
 
-  /// One more than the largest id. The model may have more rows (padding), never fewer.
+  /// The largest id plus one. The model may have more rows (padding), never fewer.
   std::int64_t size() const;
 
   /// Whether `id` is an added token that `decode(…, true)` leaves out.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What travels from actors by way of reward ranks to learners: plain data.
+// The plain data that actors send to reward ranks, and reward ranks to learners.
 #pragma once
 
 #include <array>
@@ -10,7 +10,7 @@
 
 namespace biqa {
 
-/// One answer of the policy to the group's prompt, with the answer to its own caption beside it.
+/// One first-stage completion of the group's prompt, with its second-stage completion.
 struct Trajectory {
   std::int64_t member = 0;                   ///< 0 … group size - 1
   std::vector<std::int64_t> completion_ids;  ///< up to and including the first end token
@@ -21,18 +21,18 @@ struct Trajectory {
   std::optional<std::string> caption, reasoning;
   std::optional<double> rating;
 
-  std::vector<std::int64_t> stage2_prompt_ids;  ///< empty: no stage 2 (switched off, or there was no caption)
+  std::vector<std::int64_t> stage2_prompt_ids;  ///< empty: no second stage (disabled, or no caption)
   std::vector<std::int64_t> stage2_completion_ids;
   std::vector<float> stage2_behaviour_logp;
   bool stage2_finished = false;
   std::string stage2_text;
   std::optional<double> stage2_rating;
 
-  std::int64_t policy_version = 0;   ///< of the adapter that wrote it
+  std::int64_t policy_version = 0;   ///< of the adapter that sampled it
   std::uint64_t adapter_digest = 0;  ///< of that adapter's values
 
   std::vector<double> rewards;  ///< before weighting, in the order of the reward table; empty until scored
-  double reward = 0;            ///< weighted sum of the columns
+  double reward = 0;            ///< weighted sum of `rewards`
   double advantage = 0;         ///< set by the learner
 };
 
@@ -41,10 +41,10 @@ struct Group {
   std::string sample_id;
   std::int64_t sample_index = 0;  ///< row of the training manifest
   std::int64_t step = 0;
-  std::vector<std::int64_t> prompt_ids;                     ///< stage 1, shared by the members
+  std::vector<std::int64_t> prompt_ids;                     ///< first stage; all members share it
   std::vector<std::array<std::int64_t, 3>> image_grid_thw;  ///< per image: time, height, width in patches
   double score = 0;                                         ///< human score on 1..5
-  std::string human_text;                                   ///< empty where nobody wrote one
+  std::string human_text;                                   ///< empty if there is none
   std::vector<Trajectory> members;
 };
 

@@ -12,7 +12,8 @@ namespace biqa {
 namespace {
 
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
-/// Lead byte of U+0300. Characters before it are in form C, start a combining sequence and never join what is before.
+/// Lead byte of U+0300. Characters below U+0300 are in form C, start a combining sequence and never combine with
+/// earlier ones.
 constexpr unsigned char kFirstCombiningLead = 0xCC;
 
 unsigned char byte_at(std::string_view text, std::size_t position) {
@@ -60,7 +61,7 @@ int combining_class(utf8proc_int32_t code_point) {
   return utf8proc_get_property(code_point)->combining_class;
 }
 
-/// Form C of a stretch. utf8proc_map would do, were its ordering of marks not quadratic in their number.
+/// Form C of a piece of text. utf8proc_map is not used, because its ordering of marks takes quadratic time.
 void append_nfc(std::string& out, std::string_view stretch) {
   std::vector<utf8proc_int32_t> points;
   points.reserve(stretch.size());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the tokenizer needs of Unicode, on top of libutf8proc, whose Unicode version decides about new
-// characters: with 2.8 (Unicode 15), to_nfc orders 54 marks by classes that the older tables of Hugging
-// Face's tokenizers 0.23 lack; up to U+33000 no other character is treated differently.
+// Unicode functions of the tokenizer, based on libutf8proc. Its Unicode version differs from that of Hugging Face's
+// tokenizers 0.23: with libutf8proc 2.8 (Unicode 15), to_nfc orders 54 marks by classes that the older tables do not
+// have. All other characters up to U+33000 are treated equally.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@
 
 namespace biqa {
 
-/// The classes that Qwen2's split expression tells apart: \p{L}, \p{N}, \s (White_Space) and the rest.
+/// The classes in Qwen2's split expression: \p{L}, \p{N}, \s (White_Space) and the rest.
 enum class CharClass : std::uint8_t { letter, number, space, other };
 
 CharClass char_class(char32_t code_point);
@@ -35,7 +35,7 @@ std::string repaired_utf8(std::string_view bytes);
 /// UTF-8 loses only what is ASCII.
 std::string_view without_blanks(std::string_view text, bool left = true, bool right = true);
 
-/// Normalisation form C of valid UTF-8, in time n log n whatever the text.
+/// Normalisation form C of valid UTF-8. Takes time n log n for any text.
 std::string to_nfc(std::string_view valid);
 
 }  // namespace biqa

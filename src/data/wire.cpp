@@ -10,7 +10,7 @@
 namespace biqa {
 namespace {
 
-/// "biqagrp" and the number of the layout.
+/// "biqagrp" and the version of the layout.
 constexpr std::uint64_t kMagic = 0x6269716167727002ULL;
 
 class Writer {
