@@ -39,9 +39,9 @@ struct RolePlan {
 
 /// Assigns ranks in the order actors, rewards, learners. Automatic:
 ///   1 rank      all roles (colocated of size 1)
-///  2-4 ranks one learner, which also computes rewards; the others are actors
-///  5 and more ⌈ranks / 32⌉ reward ranks; a third of the rest (rounded) are learners; the others are actors Throws
-///   Error (usage) when the numbers are out of range or don't add up to `ranks`.
+///   2-4 ranks   one learner, which also computes rewards; the others are actors
+///   5 and more  ⌈ranks / 32⌉ reward ranks; a third of the rest (rounded) are learners; the others are actors
+/// Throws Error (usage) if the numbers are out of range or their sum is not `ranks`.
 RolePlan plan_roles(const RoleConfig& config, int ranks);
 
 }  // namespace biqa

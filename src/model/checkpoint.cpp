@@ -26,7 +26,7 @@ bool starts_with(const std::string& text, std::string_view prefix) {
   return text.compare(0, prefix.size(), prefix) == 0;
 }
 
-// A shard is a file of the same folder: nothing that leads elsewhere is taken.
+// A shard must be a file of the same folder. Names that lead elsewhere are refused.
 void check_shard_name(const std::string& name, const std::string& index) {
   const bool plain = !name.empty() && name.find('/') == std::string::npos &&
                      name.find('\0') == std::string::npos && fs::path(name).extension() == ".safetensors" &&

@@ -14,13 +14,13 @@
 
 namespace biqa {
 
-/// A tensor that a configuration asks for.
+/// A tensor that a model of this configuration must have.
 struct ExpectedTensor {
   std::string name;
   std::vector<std::int64_t> shape;
 };
-/// All of them under their canonical names, those of the original releases: `visual.…`,
-/// `model.embed_tokens.weight`, `model.layers.{i}.…`, `model.norm.weight`, and `lm_head.weight` with `with_head`.
+/// All tensors under their canonical names, which are those of the original releases: `visual.…`,
+/// `model.embed_tokens.weight`, `model.layers.{i}.…`, `model.norm.weight`, and with `with_head` `lm_head.weight`.
 std::vector<ExpectedTensor> expected_tensors(const ModelConfig& config, bool with_head);
 
 /// The canonical name of a tensor stored as `model.visual.…`, `model.language_model.…`, `language_model.…` or
@@ -29,22 +29,22 @@ std::string canonical_name(const std::string& stored);
 
 class Checkpoint {
  public:
-  /// Maps the folder's files and checks that exactly the tensors of `config` are there, each with its shape
-  /// and a type of F32, BF16 or F16. Throws Error naming file and tensor.
+  /// Maps the folder's files and checks that they contain exactly the tensors of `config`, with the right shapes and
+  /// type F32, BF16 or F16. Throws Error naming file and tensor.
   static Checkpoint open(const std::filesystem::path& directory, const ModelConfig& config);
 
-  /// By canonical name. Asking for a tensor that the configuration does not have is a mistake of ours (CHECK).
+  /// A tensor by its canonical name. The configuration must have it (CHECK).
   const StoredTensor& tensor(const std::string& name) const;
   bool has(const std::string& name) const { return tensors_.count(name) != 0; }
-  /// The output head is the embedding. There is no tensor "lm_head.weight" then. A tied configuration whose
-  /// file holds a head that differs from the embedding is untied, with a warning.
+  /// Whether the output head is the embedding; then there is no tensor "lm_head.weight". If the configuration is tied
+  /// but the file has a head that differs from the embedding, the model is untied, with a warning.
   bool tied() const { return tied_; }
   /// Canonical names, sorted.
   std::vector<std::string> names() const;
   /// The safetensors files, in the order of their names.
   std::vector<std::filesystem::path> files() const;
-  /// Tells these weights from others, 16 hex digits: name, type, shape and first 4 KiB of every tensor. Not the whole
-  /// content, which would have to be read.
+  /// A digest (16 hex digits) of name, type, shape and first 4 KiB of every tensor. It does not cover the whole
+  /// content, because that would have to be read.
   std::string fingerprint() const;
   /// Bytes of all tensors.
   std::size_t bytes() const;

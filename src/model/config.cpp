@@ -13,7 +13,7 @@ namespace biqa {
 namespace fs = std::filesystem;
 namespace {
 
-// Far above every real model, and small enough that no product of sizes overflows 64 bits.
+// Far larger than in any real model, and small enough that no product of sizes overflows 64 bits.
 constexpr std::int64_t kMaxWidth = std::int64_t{1} << 18;
 constexpr std::int64_t kMaxLayers = std::int64_t{1} << 12;
 constexpr std::int64_t kMaxVocabulary = std::int64_t{1} << 24;
@@ -24,7 +24,7 @@ constexpr std::int64_t kMaxMerge = 16;
 constexpr std::int64_t kMaxWindow = std::int64_t{1} << 16;
 constexpr std::int64_t kMaxToken = kMaxVocabulary - 1;
 
-// Class defaults of the reference for fields that a file may leave out.
+// Defaults of transformers for fields that a file may omit.
 constexpr double kDefaultTextEpsilon = 1e-5;
 constexpr std::int64_t kDefaultMaxPosition = 32768;
 constexpr std::int64_t kDefaultImageToken = 151655;
@@ -38,7 +38,7 @@ struct Levels {
   const JsonFields& outer;
   const JsonFields& inner;
 
-  // A text field stands in text_config if it is there and not null, else at the top.
+  // A text field is read from text_config if it is present there and not null, otherwise from the top level.
   const JsonFields& holding(const std::string& key) const {
     return inner.has(key) || !outer.has(key) ? inner : outer;
   }
@@ -47,7 +47,7 @@ struct Levels {
     if (!value) inner.missing(key);
     return *value;
   }
-  // Token ids: the top level first, since a nested copy may be stale.
+  // Token ids: the top level first, because a nested copy may be outdated.
   std::optional<std::int64_t> token(const std::string& key) const {
     return (outer.has(key) ? outer : inner).integer(key, 0, kMaxToken);
   }

@@ -14,9 +14,9 @@ struct TextConfig {
   std::int64_t hidden = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0, intermediate = 0, vocab = 0;
   float rms_eps = 1e-6F;
   double rope_theta = 1e6;
-  std::array<std::int64_t, 3> mrope_section{};  ///< temporal, height, width; they add up to head_dim / 2
+  std::array<std::int64_t, 3> mrope_section{};  ///< temporal, height, width; their sum is head_dim / 2
   std::int64_t max_position = 0;
-  bool tied = false;  ///< as the files say; the checkpoint decides when a head is stored nevertheless
+  bool tied = false;  ///< as in config.json; Checkpoint::tied() decides if a head is stored nevertheless
 };
 
 struct VisionConfig {
@@ -24,7 +24,7 @@ struct VisionConfig {
   std::int64_t patch = 14, merge = 2, temporal = 2, window = 112, channels = 3;
   std::vector<std::int64_t> full_attention_blocks{7, 15, 23, 31};
   double rope_theta = 10000.0;
-  float rms_eps = 1e-6F;  ///< fixed in the reference, whatever the config says
+  float rms_eps = 1e-6F;  ///< constant in transformers; the file's value is ignored
 };
 
 struct ModelConfig {
@@ -34,14 +34,14 @@ struct ModelConfig {
   std::int64_t pad_token = -1;
   std::vector<std::int64_t> end_tokens;  ///< generation stops after any of these
 
-  /// Reads DIR/config.json (flat, nested, both; partial vision_config) and DIR/generation_config.json where
-  /// there is one. Throws Error naming file, key, value and what is allowed: a missing or mistyped field,
-  /// impossible shapes.
+  /// Reads DIR/config.json (flat, nested or both; vision_config may be partial) and, if present,
+  /// DIR/generation_config.json. Throws Error for a missing or mistyped field and for impossible shapes, naming file,
+  /// key, value and what is allowed.
   static ModelConfig load(const std::filesystem::path& directory);
   /// Throws Error naming the first impossible shape.
   void validate(const std::string& where) const;
-  /// Parameters of one layer of the language model, of the vision tower with its merger, and of the whole
-  /// model (a tied head counts once), as the shapes give them.
+  /// Number of parameters of one layer of the language model, of the vision tower with its merger, and of the whole
+  /// model (a tied head counts once). Computed from the shapes.
   std::int64_t layer_parameters() const;
   std::int64_t vision_parameters() const;
   std::int64_t total_parameters() const;

@@ -30,7 +30,7 @@ std::int64_t product(std::span<const std::int64_t> sizes) {
   return std::accumulate(sizes.begin(), sizes.end(), std::int64_t{1}, std::multiplies<>());
 }
 
-// Tables are large: compared piece by piece.
+// Tensors are large, so they are compared piece by piece.
 constexpr std::int64_t kPiece = std::int64_t{1} << 20;
 
 StoredTensor piece_of(const StoredTensor& tensor, std::int64_t first, std::int64_t count) {

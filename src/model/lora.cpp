@@ -27,7 +27,7 @@ std::string path_in_layer(Projection projection) {
   return fmt::format("{}.{}", attention ? "self_attn" : "mlp", name_of(projection));
 }
 
-// The configuration has its own bounds: what fails here stands in a file.
+// The configuration is checked elsewhere, so a value that fails here comes from a file.
 void validate(const LoraSpec& spec) {
   if (spec.rank < 1 || spec.rank > kMaxLoraRank) {
     fail("cannot use an adapter: its rank is {}; it must be in 1 … {}", spec.rank, kMaxLoraRank);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// LoRA adapters on the language model's projections: y = W x + b + scale · B A dropout(x), as PEFT defines
-// it. All A and B live in one flat f32 vector with a name table, so that optimizer, collectives and
-// checkpoints are loops over ranges of it.
+// LoRA adapters on the language model's projections: y = W x + b + scale · B A dropout(x), as in PEFT. All A and B are
+// in one flat f32 vector with a name table, so optimizer, collectives and checkpoints work on ranges of it.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +21,7 @@ std::int64_t output_width(const TextConfig& text, Projection projection);
 
 inline constexpr std::int64_t kMaxLoraRank = 65536;
 
-/// What a configuration asks for.
+/// Settings of an adapter.
 struct LoraSpec {
   std::int64_t rank = 8;
   double alpha = 16;
@@ -31,22 +30,22 @@ struct LoraSpec {
   std::vector<Projection> targets{kProjections.begin(), kProjections.end()};
 };
 
-/// The name table: which projections are adapted and where their values stand. Immutable once made.
+/// The name table: the adapted projections and the offsets of their values. Immutable.
 class LoraLayout {
  public:
-  /// Same rank and scale everywhere, layer by layer in the order of kProjections, A before B.
+  /// All modules have the same rank and scale. Order: by layer, then as in kProjections; A before B.
   LoraLayout(const ModelConfig& config, const LoraSpec& spec);
-  /// Any set of modules (rank_pattern, some layers only); offsets are assigned here, in the order given.
+  /// Any set of modules (for rank_pattern or only some layers). Assigns the offsets in the given order.
   LoraLayout(const ModelConfig& config, LoraSpec spec, std::vector<LoraModule> modules);
 
   const std::vector<LoraModule>& modules() const { return modules_; }
-  /// nullptr where a projection is not adapted.
+  /// nullptr if the projection is not adapted.
   const LoraModule* find(std::int64_t layer, Projection projection) const;
   std::size_t size() const { return size_; }
-  /// Layers of the model, adapted or not.
+  /// Number of the model's layers, adapted or not.
   std::int64_t layers() const { return static_cast<std::int64_t>(index_.size() / kProjections.size()); }
   const LoraSpec& spec() const { return spec_; }
-  /// The same modules with the same ranks and scales, in the same order.
+  /// Whether both have the same modules with the same ranks and scales, in the same order.
   bool operator==(const LoraLayout& other) const;
 
  private:
@@ -58,26 +57,26 @@ class LoraLayout {
 
 struct FrozenParts;
 
-/// An adapter: a layout and its values, and parts on modules that are not trained (model/frozen_parts.h).
+/// An adapter: a layout with its values, and parts on frozen modules (model/frozen_parts.h).
 struct Lora {
   std::shared_ptr<const LoraLayout> layout;
   std::vector<float> values;
-  /// Merged into the weights of the model that the adapter is used with, and part of every file it is written to; nullptr:
-  /// none.
+  /// They are merged into the model's weights and written to every adapter file. nullptr: none.
   std::shared_ptr<const FrozenParts> frozen = nullptr;
 
   const float* a(const LoraModule& module) const { return values.data() + module.a_offset; }
   const float* b(const LoraModule& module) const { return values.data() + module.b_offset; }
 };
 
-/// PEFT's default start: A uniform in ±1/sqrt(in), B zero; a function of (seed, layer, projection, element) alone.
+/// PEFT's default initial values: A uniform in ±1/sqrt(in), B zero. They depend only on (seed, layer, projection,
+/// element).
 Lora initial_lora(std::shared_ptr<const LoraLayout> layout, std::uint64_t seed);
 
 /// `base_model.model.model.language_model.layers.{i}.self_attn.q_proj.lora_A.weight` and so on;
 /// old: `base_model.model.model.layers.{i}.…` (before transformers 4.52).
 std::string peft_key(const LoraModule& module, char part, bool old_names = false);
 
-/// XXH3-64 over values and layout, as 16 hex digits: what actors acknowledge.
+/// XXH3-64 over values and layout, as 16 hex digits.
 std::string digest_of(const Lora& lora);
 
 }  // namespace biqa

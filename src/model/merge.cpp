@@ -43,7 +43,7 @@ std::vector<std::byte> merge_tensor(const StoredTensor& weight, const LowRank& c
   return target;
 }
 
-// What the adapter changes, by the canonical name of the weight.
+// Changes by the adapter. The key is the weight's canonical name.
 std::map<std::string, LowRank> changes_of(const Lora& lora, const Checkpoint& checkpoint) {
   std::map<std::string, LowRank> changes;
   for (const LoraModule& module : lora.layout->modules()) {
@@ -64,8 +64,9 @@ std::map<std::string, LowRank> changes_of(const Lora& lora, const Checkpoint& ch
   return changes;
 }
 
-// Configuration, tokenizer, processor, licence: small files by their endings. Other weights (of this model in another
-// format, or of an adapter that transformers would load on top) would no longer agree with what is written.
+// Configuration, tokenizer, processor and licence, chosen by their extensions. Other weight files (the same model in
+// another format, or an adapter that transformers would also load) are not copied, because they would not match the
+// merged weights.
 bool belongs_beside(const fs::path& file) {
   static const std::set<std::string> kEndings{"", ".json", ".jinja", ".txt", ".md", ".model", ".py"};
   const std::string name = file.filename().string();

@@ -33,10 +33,10 @@ constexpr const char* kWeightsFile = "adapter_model.safetensors";
 constexpr const char* kModelCard = "README.md";
 constexpr std::string_view kKeyPrefix = "base_model.model.";
 
-// A projection by its place; the order is that of LoraLayout.
+// A projection of a layer, in the order of LoraLayout.
 using Place = std::pair<std::int64_t, Projection>;
 
-// "model.language_model.layers.3.self_attn.q_proj" out of "base_model.model.….lora_A.weight".
+// "model.language_model.layers.3.self_attn.q_proj" from "base_model.model.….lora_A.weight".
 std::string path_of_key(const std::string& key) {
   return key.substr(kKeyPrefix.size(), key.rfind(".lora_A") - kKeyPrefix.size());
 }
@@ -61,7 +61,7 @@ struct Pair {
   const StoredTensor* b = nullptr;
 };
 
-// What a file holds, by module.
+// A file's tensors by module.
 struct Contents {
   std::map<Place, Pair> trained;
   std::map<std::string, Pair> frozen;

@@ -27,11 +27,11 @@ constexpr int kMaxGroups = 64;
 
 // ---- patterns ----
 
-// A regular expression of Python that must match a whole text. Matched by the C library's automaton, which
-// cannot run away as a backtracking matcher can, but has none of Python's look-around, counts and back-references.
+// A Python regular expression that must match a whole text. The C library matches it with an automaton, whose time is
+// bounded, unlike that of a backtracking matcher. It has no look-around, counts and back-references.
 class Pattern {
  public:
-  // nullopt where the pattern uses more than literals, classes, groups, alternatives and * + ?.
+  // nullopt if the pattern uses more than literals, classes, groups, alternatives and * + ?.
   static std::optional<Pattern> compile(const std::string& python) {
     const auto translated = translate(python);
     if (!translated) return std::nullopt;

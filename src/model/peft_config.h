@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// adapter_config.json: which modules an adapter of PEFT is for, with which ranks and scales.
+// adapter_config.json: the modules that a PEFT adapter adapts, with their ranks and scales.
 #pragma once
 
 #include <cstdint>
@@ -11,16 +11,16 @@
 
 namespace biqa {
 
-/// A module's path as PEFT sees it since transformers 4.52 and before: "model.visual.blocks.0.attn.qkv" and
-/// "visual.blocks.0.attn.qkv".
+/// A module's path in PEFT since transformers 4.52 ("model.visual.blocks.0.attn.qkv") and before
+/// ("visual.blocks.0.attn.qkv").
 struct ModulePath {
   std::string now, before;
 };
 
 class PeftConfig {
  public:
-  /// Reads the file. Throws Error naming it and what stands in the way: a variant of LoRA that is not plain (DoRA, biases,
-  /// saved modules, …), a missing or mistyped field. Warns of fields that are unknown.
+  /// Reads the file. Throws Error naming it and the reason: a variant of LoRA (DoRA, biases, saved modules, …), or a
+  /// missing or mistyped field. Warns of unknown fields.
   explicit PeftConfig(const std::filesystem::path& file);
   ~PeftConfig();
   PeftConfig(const PeftConfig&) = delete;
@@ -28,18 +28,18 @@ class PeftConfig {
 
   /// r, lora_alpha, lora_dropout, use_rslora; no targets.
   const LoraSpec& spec() const { return spec_; }
-  /// By rank_pattern and alpha_pattern. Throws Error where a rank is none.
+  /// Rank and scale of a module, from rank_pattern and alpha_pattern. Throws Error if a rank is impossible.
   std::int64_t rank_of(const ModulePath& path) const;
   float scale_of(const ModulePath& path) const;
 
-  /// False where an expression is beyond us: the keys of the file decide then which modules are adapted.
+  /// False if a regular expression is not supported. Then the keys of the tensors decide which modules are adapted.
   bool names_are_known() const;
-  /// By target_modules, exclude_modules, layers_to_transform and layers_pattern. Either spelling of the path may be
-  /// included; `before` says by which one it is excluded.
+  /// Whether a module is adapted, from target_modules, exclude_modules, layers_to_transform and layers_pattern. Either
+  /// path may match the included names. `before` selects the path for the excluded names.
   bool names(const ModulePath& path, bool before) const;
-  /// target_modules is "all-linear": every linear layer but the head.
+  /// Whether target_modules is "all-linear": every linear layer except the head.
   bool all_linear() const;
-  /// The head and the embedding share their adapter too (ensure_weight_tying).
+  /// Whether head and embedding also share their adapter (ensure_weight_tying).
   bool ties_weights() const { return ties_weights_; }
 
  private:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Names of an adapter's tensors, and what their shapes say of the model.
+// Names of an adapter's tensors, and the model's configuration that follows from their shapes.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -21,7 +21,7 @@ namespace {
 constexpr std::int64_t kMaxLayers = 1 << 20, kMaxBlocks = 1 << 12;
 constexpr std::string_view kPrefix = "base_model.model.";
 
-// A key without the adapter's name: "….lora_A.default.weight" is "….lora_A.weight".
+// Removes the adapter's name from a key: "….lora_A.default.weight" becomes "….lora_A.weight".
 std::string without_adapter_name(const std::string& key) {
   constexpr std::string_view kWeight = ".weight";
   for (const std::string_view part : {".lora_A.", ".lora_B."}) {
@@ -35,7 +35,7 @@ std::string without_adapter_name(const std::string& key) {
   return key;
 }
 
-// A width of the model as tensors give it away, one after the other.
+// A width of the model, derived from one tensor after the other.
 class Widths {
  public:
   explicit Widths(const std::string& where) : where_(where) {}

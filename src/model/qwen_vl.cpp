@@ -14,7 +14,7 @@ namespace {
 
 DecoderWeights::Layer load_layer(const WeightLoader& load, std::int64_t index, bool backward) {
   const std::string name = fmt::format("model.layers.{}.", index);
-  // Nothing flows into the embeddings, so the first layer's q, k, v need no input gradient.
+  // The embeddings have no gradient, so the first layer's q, k and v need no input gradient.
   return {load.vector(name + "input_layernorm.weight"),
           load.vector(name + "post_attention_layernorm.weight"),
           load.linear({name + "self_attn.q_proj", name + "self_attn.k_proj", name + "self_attn.v_proj"}, true,
@@ -45,7 +45,7 @@ QwenVl::QwenVl(const std::filesystem::path& directory, std::shared_ptr<Ops> ops,
   for (std::int64_t i = 0; i < config_.text.layers; ++i)
     weights.layers.push_back(load_layer(load, i, options.backward));
   weights.final_norm = load.vector("model.norm.weight");
-  // A part on the head of a tied model changes the head alone, as in PEFT.
+  // A part on the head of a tied model changes only the head, as in PEFT.
   const bool shared =
       checkpoint.tied() && (options.frozen == nullptr || options.frozen->find("lm_head") == nullptr);
   weights.head = shared ? load.pack("lm_head", embedding.const_view(), {}, options.backward)

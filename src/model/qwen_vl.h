@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Qwen2.5-VL: a checkpoint's weights in the hands of a backend's decoder and vision tower. Weights are const after load;
-// caches, adapter and tape are passed in. The reference policy is the same object without an adapter (or with the start
-// adapter).
+// Qwen2.5-VL: reads a model folder and gives its weights to a backend's decoder and vision tower. Weights are constant
+// after loading. Caches, adapter and tape are arguments. The reference is the same object without an adapter, or with
+// the adapter of `model.adapter`.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,8 @@
 
 namespace biqa {
 
-/// One picture as the vision tower takes it: patches [frames·rows·columns, 3·temporal·patch²] f32 in merge-cell order.
+/// One image as input of the vision tower: patches [frames·rows·columns, 3·temporal·patch²] f32 in the order of merge
+/// cells.
 struct ImagePatches {
   Grid grid{};
   std::span<const float> values;
@@ -32,16 +33,16 @@ class VisionTower;
 class QwenVl {
  public:
   struct Options {
-    bool backward = false;  ///< also prepare the products that the backward needs
+    bool backward = false;  ///< also prepare the products of the backward pass
     bool vision = true;
-    /// Where the weights are to be, if not in memory of this model's own; borrowed for the call. Weights are
-    /// read from the folder only where it is filling(); a model that only planned it can do nothing. Needs
-    /// ops->shared_packing().
+    /// Memory for the weights; nullptr: the model allocates its own. Weights are read from the folder only if the arena
+    /// is filling(). If the arena is only planning, the model cannot compute. Needs ops->shared_packing(). Borrowed for
+    /// the call.
     WeightArena* arena = nullptr;
-    /// Parts of an adapter on frozen modules: merged into these weights. Borrowed for the call.
+    /// Parts of an adapter on frozen modules, to be merged into these weights. Borrowed for the call.
     const FrozenParts* frozen = nullptr;
   };
-  /// Reads a checkpoint folder and packs its weights for `ops`. Throws Error naming what is wrong with the folder.
+  /// Reads a model folder and packs its weights for `ops`. Throws Error naming what is wrong with the folder.
   static std::unique_ptr<QwenVl> load(const std::filesystem::path& directory, std::shared_ptr<Ops> ops,
                                       Options options);
   ~QwenVl();
@@ -55,7 +56,8 @@ class QwenVl {
   /// A cache for this decoder (model/kv_cache.h).
   KvCache make_cache(std::int64_t pages, std::int64_t stored_layers) const;
 
-  /// Vision tower: features [Σ tokens, hidden] f32 in the backend's memory, images in order, cells of an image in raster order.
+  /// Runs the vision tower. Returns features [Σ tokens, hidden] f32 in the backend's memory, image by image, the cells
+  /// of an image in raster order.
   Tensor encode_images(std::span<const ImagePatches> images, const Observer* observer = nullptr) const;
 
  private:
@@ -67,7 +69,7 @@ class QwenVl {
   std::unique_ptr<Decoder> decoder_;
 };
 
-/// An adapter as the model's decoder takes it.
+/// An adapter in the layout of the model's decoder.
 std::shared_ptr<const PackedAdapter> pack_adapter(const QwenVl& model, const Lora& lora);
 
 }  // namespace biqa

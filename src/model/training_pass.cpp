@@ -6,7 +6,7 @@
 namespace biqa {
 namespace {
 
-/// One flat list of tokens as groups, members and tokens.
+/// Splits one flat list of values into groups, members and tokens.
 TokenValues grouped(std::span<const PromptGroup> groups, std::span<const float> flat) {
   TokenValues values;
   auto next = flat.begin();
@@ -29,7 +29,7 @@ std::int64_t TrainingPass::rows_of(const PromptGroup& group) {
   return rows;
 }
 
-/// One layer's keys and values at a time.
+/// The cache holds the keys and values of one layer at a time.
 void TrainingPass::make_room(std::span<const PromptGroup> groups) {
   const KvLayout layout = model_.ops().kv_layout(head_shape(model_.config().text));
   std::size_t sequences = 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The seam between learning and network: forward gives the log-probability of every completion token, backward takes
-// the loss's derivative with respect to each. A group's prompt is computed once, in forward and in backward.
+// The interface between learning and network. Forward returns the log-probability of every completion token. Backward
+// takes the derivative of the loss with respect to each of them. A group's prompt is computed once per pass.
 #pragma once
 
 #include <memory>
@@ -16,11 +16,11 @@ namespace biqa {
 struct PromptGroup {
   const PromptInput* prompt = nullptr;
   std::vector<std::span<const std::int64_t>> completions;
-  std::uint64_t dropout_key = 0;             ///< names the group; only with dropout
-  std::vector<std::uint64_t> member_keys{};  ///< name the completions in the group; empty: 0, 1, …
+  std::uint64_t dropout_key = 0;             ///< key of the group; used only with dropout
+  std::vector<std::uint64_t> member_keys{};  ///< keys of the completions in the group; empty: 0, 1, …
 };
 
-/// Per group, per member, per completion token.
+/// Values per group, member and completion token.
 using TokenValues = std::vector<std::vector<std::vector<float>>>;
 
 struct PassOptions {
@@ -35,16 +35,16 @@ class TrainingPass {
   TrainingPass(const QwenVl& model, const PackedAdapter* adapter, PassOptions options)
       : model_(model), adapter_(adapter), options_(options) {}
 
-  /// Packed rows the groups take.
+  /// Number of packed rows of a group.
   static std::int64_t rows_of(const PromptGroup& group);
-  /// Log-probabilities at the sampling temperature and the entropies of those softmaxes.
+  /// Computes log-probabilities at `temperature` and the entropy of each softmax.
   void forward(std::span<const PromptGroup> groups, TokenValues& logp, TokenValues& entropy);
-  /// Accumulates the adapter's gradient [1, n] f32, in the backend's memory: Σ d_logp · ∂logp/∂adapter. Once after each
-  /// forward with `gradient`.
+  /// Adds Σ d_logp · ∂logp/∂adapter to `gradient` [1, n] f32, in the backend's memory. Call it once after each forward
+  /// with `PassOptions::gradient`.
   void backward(const TokenValues& d_logp, View gradient);
 
  private:
-  /// Packs the groups; targets of the picks.
+  /// Packs the groups. Returns the target tokens of the picks.
   std::vector<std::int64_t> pack(std::span<const PromptGroup> groups);
   void add_group(const PromptGroup& group, BatchBuilder& builder, std::size_t& next_sequence,
                  std::vector<std::int64_t>& targets);

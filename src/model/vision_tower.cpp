@@ -16,7 +16,7 @@
 namespace biqa {
 namespace {
 
-/// `stored`, converted to `type`, has a NaN or an infinity.
+/// Throws Error: `stored`, converted to `type`, has a NaN or an infinity.
 [[noreturn]] void refuse_values(const StoredTensor& stored, DType type) {
   std::vector<float> exact(static_cast<std::size_t>(stored.elements()));
   stored.copy_to(exact);
@@ -30,7 +30,8 @@ namespace {
       stored.file, shown(stored.name));
 }
 
-/// Converts all elements; false where one is not finite. By pieces, which are looked at while they are in the cache.
+/// Converts all elements. Returns false if one is not finite. Works in pieces, so that each is checked while it is in
+/// the cache.
 template <typename T>
 bool copy_finite(const StoredTensor& stored, std::span<T> target) {
   constexpr std::size_t kPiece = std::size_t{1} << 16;
