@@ -12,7 +12,7 @@ namespace biqa {
 Engine::Engine(const QwenVl& model, Options options)
     : model_(model), options_(options), layout_(model.ops().kv_layout(head_shape(model.config().text))) {
   const ModelConfig& config = model.config();
-  // A sampled placeholder would be taken for a picture when the text is read again.
+  // A sampled image token would be mistaken for an image when the text is used in a prompt.
   for (const std::int64_t id :
        {config.vision_start, config.vision_end, config.vision_pad, config.image_token, config.video_token}) {
     if (id >= 0 && id < config.text.vocab) suppressed_.push_back(id);

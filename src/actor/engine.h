@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Continuous batching: every iteration carries one token of each running sequence and the prompts of newly admitted
-// requests through the decoder together. What a sequence becomes never depends on what else is in the batch.
+// Continuous batching: every iteration runs the decoder once on one token of each running sequence and the prompts of
+// newly admitted requests. The result of a sequence never depends on the other sequences in the batch.
 #pragma once
 
 #include <deque>
@@ -21,26 +21,26 @@ struct SamplingParameters {
   float top_p = 1.0F;
   bool greedy = false;
   std::int64_t max_new_tokens = 1024;
-  bool ignore_end = false;  ///< always max_new_tokens (benchmarks)
+  bool ignore_end = false;  ///< always generate max_new_tokens (benchmarks)
 };
 
-/// A prompt to be continued by several members, each drawing from its own stream. The prompt is prefilled once.
+/// A prompt with several members, each with its own random stream. The prompt is prefilled once.
 struct GenerateRequest {
   std::shared_ptr<const PromptInput> prompt;
   std::vector<RandomStream> streams;  ///< one per member; token i uses draw i
   SamplingParameters sampling;
-  std::uint64_t tag = 0;  ///< the caller's, handed back
-  bool urgent = false;    ///< goes before the waiting ones
+  std::uint64_t tag = 0;  ///< set by the caller and returned in Generated
+  bool urgent = false;    ///< is placed before the waiting requests
 };
 
-/// A finished member.
+/// A finished completion.
 struct Generated {
   std::uint64_t tag = 0;
   std::size_t member = 0;
-  std::vector<std::int64_t> ids;  ///< with the end token, if there was one
+  std::vector<std::int64_t> ids;  ///< including the end token, if any
   std::vector<float> logp;        ///< at the sampling temperature, full softmax
   std::vector<float> entropy;
-  bool ended = false;  ///< by an end token rather than by the limit
+  bool ended = false;  ///< by an end token, not by the length limit
 };
 
 struct EngineStatistics {
@@ -52,24 +52,24 @@ class Engine {
  public:
   struct Options {
     std::int64_t kv_bytes = std::int64_t{4} << 30;
-    std::int64_t prefill_rows =
-        2048;  ///< prompt tokens that one iteration carries at most (one prompt always fits)
+    std::int64_t prefill_rows = 2048;  ///< maximum of prompt tokens per iteration (one prompt always fits)
   };
   Engine(const QwenVl& model, Options options);
 
   void set_adapter(std::shared_ptr<const PackedAdapter> adapter) { adapter_ = std::move(adapter); }
-  /// Why a prompt with so many members of so many new tokens can never fit; empty where it can.
+  /// Why a prompt with `members` members of `new_tokens` new tokens each can never fit into the cache. Empty if it
+  /// fits.
   static std::string obstacle(const ModelConfig& config, const KvLayout& layout, std::int64_t kv_bytes,
                               std::int64_t prompt, std::int64_t members, std::int64_t new_tokens);
-  /// Pages that it takes.
+  /// Number of pages for such a request.
   static std::int64_t pages_needed(const KvLayout& layout, std::int64_t prompt, std::int64_t members,
                                    std::int64_t new_tokens);
   std::string obstacle(const GenerateRequest& request) const;
-  /// Throws Error for a prompt that can never fit.
+  /// Adds a request to the queue. Throws Error if it can never fit.
   void submit(GenerateRequest request);
-  /// Runs until nothing waits and nothing is active; `done` may submit more. `before_each`, where given, is called
-  /// before every iteration, and once more when nothing is left; it may submit more too. Its argument says that
-  /// nothing is waiting or active, so it may take its time.
+  /// Runs until no request is waiting or running. `done` receives each finished completion. `before_each` is called
+  /// before every iteration, and once more when no request is left. Both may submit requests. The argument `idle` means
+  /// that no request is waiting or running, so the function may block.
   void run(const std::function<void(Generated&&)>& done,
            const std::function<void(bool idle)>& before_each = {});
   const EngineStatistics& statistics() const { return statistics_; }
@@ -91,10 +91,10 @@ class Engine {
   std::int64_t pages_needed(const GenerateRequest& request) const;
   void make_room();
   std::vector<Admitted> admit();
-  /// The members of an admitted prompt become running sequences.
+  /// Makes the members of an admitted prompt running sequences.
   void start_members(Admitted& admitted);
-  /// The iteration's rows and picks: a token of each running sequence, then the admitted prompts, whose last hidden state
-  /// serves all their members.
+  /// The iteration's rows and picks: one token of each running sequence, then the admitted prompts. All members of a
+  /// prompt use its last hidden state.
   BatchBuilder pack(const std::vector<Admitted>& admitted);
   void iterate(const std::function<void(Generated&&)>& done);
   bool accept(Running& running, const SampledToken& token) const;

@@ -6,7 +6,7 @@
 
 namespace biqa {
 namespace {
-/// Patches that go through the tower at once: bounds its activations.
+/// Patches per pass of the tower; limits the memory of its activations.
 }  // namespace
 
 std::vector<EncodedPicture> PictureEncoder::encode(std::span<const Patches> pictures) const {
@@ -47,7 +47,7 @@ std::vector<EncodedPicture> PictureEncoder::encode(std::span<const std::filesyst
     else
       missing.push_back(i);
   }
-  // Read a bounded number of pictures before encoding them, so that patches never pile up.
+  // Reads a limited number of images at a time, so that the patches waiting for the tower stay few.
   for (std::size_t first = 0; first < missing.size();) {
     std::vector<Patches> read;
     std::int64_t rows = 0;

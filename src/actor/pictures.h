@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// From picture files to image features. The tower is frozen, so features are kept for later steps and epochs.
+// Computes image features from image files. The tower is frozen, so features are cached for later steps and epochs.
 #pragma once
 
 #include <deque>
@@ -30,18 +30,18 @@ class PictureEncoder {
       : model_(model), config_(config), cache_bytes_(cache_bytes) {}
 
   const PreprocessConfig& config() const { return config_; }
-  /// Throws Error naming the picture that cannot be read.
+  /// Throws Error naming an image that cannot be read.
   std::vector<EncodedPicture> encode(std::span<const std::filesystem::path> pictures);
   EncodedPicture encode(const std::filesystem::path& picture) {
     return encode(std::span(&picture, 1)).front();
   }
-  /// Of patches at hand; not kept.
+  /// Encodes given patches; the result is not cached.
   std::vector<EncodedPicture> encode(std::span<const Patches> pictures) const;
-  /// The vision tower's input for a picture file.
+  /// The vision tower's input for an image file.
   Patches patches(const std::filesystem::path& picture) const {
     return preprocess(read_image(picture), config_);
   }
-  /// Seconds spent in the vision tower so far.
+  /// Total time spent in the vision tower.
   double vision_seconds() const { return vision_seconds_; }
 
  private:

@@ -12,7 +12,7 @@
 namespace biqa {
 namespace {
 
-/// Keeps the features a prompt points into.
+/// Owns the features to which a prompt points.
 struct OwnedPrompt {
   PromptInput input;
   std::vector<EncodedPicture> pictures;

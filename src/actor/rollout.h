@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Samples to groups: stage 1 looks at the picture and writes caption, reasoning and rating; stage 2 rates the
-// caption alone and enters the running batch as soon as its parent has ended.
+// Computes groups from samples. In the first stage the model sees the image and writes caption, reasoning and rating.
+// In the second stage it rates the caption alone. A second stage joins the running batch as soon as its first stage has
+// ended.
 #pragma once
 
 #include <functional>
@@ -19,13 +20,13 @@
 
 namespace biqa {
 
-/// Prompt over pictures in order, then the text; the result keeps the features alive.
+/// A prompt with the images in order, then the text. The result keeps the features alive.
 std::shared_ptr<const PromptInput> build_prompt(const ModelConfig& config, const Tokenizer& tokenizer,
                                                 const ChatIds& chat, const std::optional<std::string>& system,
                                                 std::span<const EncodedPicture> pictures,
                                                 std::string_view user);
 
-/// The same from ids at hand (image tokens expanded).
+/// A prompt from given ids (image tokens already expanded).
 std::shared_ptr<const PromptInput> prompt_of_ids(const ModelConfig& config, std::vector<std::int64_t> ids,
                                                  std::span<const EncodedPicture> pictures);
 
@@ -35,7 +36,7 @@ struct RolloutOptions {
   std::int64_t stage2_max_new_tokens = 64;
   PromptTexts prompts;
   bool stage2 = true;
-  bool stage2_with_reasoning = false;  ///< the reasoning too fills {caption}
+  bool stage2_with_reasoning = false;  ///< {caption} is replaced by caption and reasoning
   bool strip_ratings = true;           ///< leak guard
   std::uint64_t seed = 0;
   std::int64_t step = 0;
@@ -43,7 +44,7 @@ struct RolloutOptions {
   std::uint64_t adapter_digest = 0;
 };
 
-/// One picture to roll out.
+/// One image of a rollout.
 struct RolloutSample {
   std::string id;
   std::int64_t index = 0;  ///< row of the manifest
@@ -53,20 +54,20 @@ struct RolloutSample {
 };
 
 struct RolloutTimes {
-  double seconds = 0;                                 ///< all of it
-  double stage2_seconds = 0;                          ///< its share by tokens through the decoder
+  double seconds = 0;                                 ///< of the whole rollout
+  double stage2_seconds = 0;                          ///< part of the second stage, by decoder tokens
   std::int64_t stage1_tokens = 0, stage2_tokens = 0;  ///< generated
-  std::int64_t captions_too_long = 0;                 ///< with no second stage for that reason
+  std::int64_t captions_too_long = 0;                 ///< these have no second stage
 };
 
-/// Hands out the pictures of a rollout bit by bit.
+/// Provides the images of a rollout little by little.
 class SampleSource {
  public:
   virtual ~SampleSource() = default;
-  /// What to begin with now, often nothing. Called before every token; with `idle` nothing is under way, so it may
-  /// wait, and to return nothing means that there is no more.
+  /// Returns the samples to start now, often none. Called before every token. With `idle` no group is running: the call
+  /// may block, and an empty result means that there are no more samples.
   virtual std::vector<RolloutSample> next(bool idle) = 0;
-  /// A group of the source has ended, both stages, with so many sampled tokens in all.
+  /// Called when both stages of a group have ended. `tokens`: number of its sampled tokens.
   virtual void finished(const Group& group, std::int64_t tokens) = 0;
 };
 
@@ -75,9 +76,10 @@ class Rollout {
   Rollout(const QwenVl& model, const Tokenizer& tokenizer, const ChatIds& chat, Engine& engine)
       : model_(model), tokenizer_(tokenizer), chat_(chat), engine_(engine) {}
 
-  /// A caption whose second stage would exceed the model's positions or the cache gets none; a warning counts them.
-  /// Calls `done` for each group as soon as its last member has ended (in an order that may vary with the batch; what a
-  /// group holds does not). A member's draws depend on (seed, step, sample id, member, stage) alone.
+  /// Calls `done` for each group as soon as its last member has ended. The order of the groups may depend on the batch;
+  /// their content does not. Random numbers of a member depend only on (seed, step, sample id, member, stage). A
+  /// caption gets no second stage if it would exceed the model's positions or the cache; a warning counts these
+  /// captions.
   void run(std::span<const RolloutSample> samples, const RolloutOptions& options,
            const std::function<void(Group&&)>& done);
   void run(SampleSource& source, const RolloutOptions& options, const std::function<void(Group&&)>& done);
@@ -92,7 +94,7 @@ class Rollout {
   RolloutTimes times_;
 };
 
-/// What the sampled ids say, without the end token.
+/// The text of sampled ids, without the end token.
 std::string completion_text(const Tokenizer& tokenizer, const ModelConfig& config,
                             std::span<const std::int64_t> ids);
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows of a manifest made ready for a rollout.
+// Prepares rows of a manifest for a rollout.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@
 
 namespace biqa {
 
-/// The named rows of `samples`, with their pictures encoded. sample_index is the row.
+/// The given `rows` of `samples` with encoded images. RolloutSample::index is the row.
 std::vector<RolloutSample> load_samples(PictureEncoder& pictures, const std::vector<Sample>& samples,
                                         const std::vector<std::size_t>& rows);
 
