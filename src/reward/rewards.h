@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scoring a group: its texts are parsed, then every reward of the table gets its column. The rewards are pure functions of
-// the texts, the human score and the human text.
+// Scores a group: parses its texts, then computes every reward of the table. Rewards are pure functions of these texts,
+// the human score and the human text.
 #pragma once
 
 #include "data/prompts.h"
@@ -10,15 +10,15 @@
 namespace biqa {
 
 enum class RougeKind { precision, recall, f1 };
-/// Which part of the completion is compared with the human text.
+/// The part of the completion that is compared with the human text.
 enum class RougeSpan {
-  whole,         ///< all of it, tags included
+  whole,         ///< the whole completion, including tags
   caption,       ///< inside the caption tags
-  before_rating  ///< all that stands before the rating's opening tag
+  before_rating  ///< everything before the rating's opening tag
 };
 enum class PredictionShape {
   cosine,  ///< cosine_reward
-  binary   ///< 1 closer than the tolerance, else 0 (the warm-up baseline)
+  binary   ///< 1 if closer than the tolerance, otherwise 0
 };
 
 struct RewardConfig {
@@ -27,12 +27,12 @@ struct RewardConfig {
   RougeKind rouge = RougeKind::precision;
   RougeSpan rouge_span = RougeSpan::whole;
   PredictionShape prediction_shape = PredictionShape::cosine;
-  double floor = 0.1;          ///< least reasoning reward
-  bool penalise_leak = false;  ///< no consistency reward where the caption gives the rating away
+  double floor = 0.1;          ///< minimum of the reasoning reward
+  bool penalise_leak = false;  ///< no consistency reward if the caption contains the rating
 };
 
-/// Reads the texts of every member (format_ok, caption, reasoning, rating, stage2_rating) and fills its columns and their
-/// weighted sum `reward`:
+/// Sets format_ok, caption, reasoning, rating and stage2_rating of every member from its texts. Then it computes the
+/// rewards and their weighted sum `reward`:
 /// - prediction: closeness of the stage-1 rating to the human score; 0 without a rating;
 /// - consistency: closeness of the stage-2 rating; 0 without it or without a stage-1 rating;
 /// - reasoning: max(floor, ROUGE-1 against the human text); the floor for the whole group without human text, and for a

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The rewards as one table. A row is all that configuration, messages between ranks, metrics, step dumps and curves know
-// of a reward. A new reward is a function in a file of this folder and a row in table.cpp.
+// The table of rewards. Configuration, messages between ranks, metrics, step dumps and curves know a reward only
+// through its row. To add a reward, write a function in a file of this folder and add a row in table.cpp.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +15,7 @@ namespace biqa {
 
 struct RewardConfig;
 
-/// What a reward may look at. The texts of the trajectory are parsed already.
+/// The inputs of a reward. The texts of the trajectory are already parsed.
 struct RewardInput {
   const Group& group;
   const Trajectory& trajectory;
@@ -28,8 +28,8 @@ struct Reward {
   double weight;           ///< default of `rewards.NAME`
   std::string_view title;  ///< of its curve
   std::string_view range;  ///< axis of its curve
-  bool needs_stage2;       ///< always 0 where the second stage is switched off
-  bool may_be_full;        ///< the same value above 0 for every answer is the aim, no reason for a warning
+  bool needs_stage2;       ///< always 0 if the second stage is disabled
+  bool may_be_full;  ///< no warning if all trajectories have the same value above 0, because that is the aim
   double (*value)(const RewardInput& input);
 };
 
@@ -40,13 +40,13 @@ double format_reward(const RewardInput& input);
 
 /// All rewards, in the order of their columns.
 std::span<const Reward> rewards();
-/// Column of a reward; its name must be one of the table's (CHECK).
+/// Column of a reward; its name must be in the table (CHECK).
 std::size_t reward_column(std::string_view name);
-/// Column of a trajectory; 0 where it was not scored, as in supervised fine-tuning.
+/// A trajectory's value in a column; 0 if it was not scored, as in supervised fine-tuning.
 double reward_of(const Trajectory& trajectory, std::size_t column);
-/// The table's weights.
+/// The default weights of the table.
 std::vector<double> default_reward_weights();
-/// Adds a row behind the others, for tests. Not while anything else of this process uses rewards.
+/// Appends a row, for tests. No other code of this process may use rewards at the same time.
 void add_reward(const Reward& reward);
 
 }  // namespace biqa
