@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A log that other programs read while it grows: every record stands in it whole or not at all.
+// A log that other programs may read while it grows: every record is in it whole or not at all.
 #pragma once
 
 #include <filesystem>
@@ -7,10 +7,10 @@
 
 namespace biqa {
 
-/// A file open for appending; one writer.
+/// A file open for appending by one writer.
 class AppendFile {
  public:
-  /// Opens or creates the file. Throws Error when it cannot.
+  /// Opens or creates the file. Throws Error if that fails.
   explicit AppendFile(std::filesystem::path file);
   ~AppendFile();
   AppendFile(AppendFile&& other) noexcept;
@@ -18,9 +18,9 @@ class AppendFile {
   AppendFile(const AppendFile&) = delete;
   AppendFile& operator=(const AppendFile&) = delete;
 
-  /// Hands the record to the system at once, so that it outlives the process. Throws Error when it cannot be
-  /// written whole (full disk); what was written of it is cut off again. Throws Error, too, when the path no longer
-  /// leads to this file (removed or moved): nobody would find the record.
+  /// Passes the record to the system at once, so that it survives the end of the process. If the record cannot be
+  /// written whole (full disk), removes the written part and throws Error. Also throws Error if the path no longer
+  /// leads to this file (removed or moved), because the record could not be found.
   void append(std::string_view record);
   const std::filesystem::path& path() const { return file_; }
 

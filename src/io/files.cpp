@@ -26,7 +26,7 @@ namespace biqa {
 namespace fs = std::filesystem;
 namespace {
 
-// The kernel's own ENOTSUPP, which some network file systems let through; the C library has no name for it.
+// The kernel's own ENOTSUPP, which some network file systems return. The C library has no name for it.
 constexpr int kKernelNotSupported = 524;
 
 std::string advice_for(int error) {
@@ -56,7 +56,7 @@ std::string advice_for(int error) {
   fail("cannot {} {}: {}; {}", what, path.string(), system_reason(error), advice_for(error));
 }
 
-// Closes on every way out.
+// Closes the descriptor on every path out of the function.
 class Descriptor {
  public:
   explicit Descriptor(int descriptor) : descriptor_(descriptor) {}

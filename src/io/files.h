@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Files on disk: read whole or mapped, published whole or not at all, told apart by digest.
+// Files on disk: reading, mapping, publishing whole or not at all, and digests.
 #pragma once
 
 #include <cstddef>
@@ -11,27 +11,27 @@
 
 namespace biqa {
 
-/// Upper limit for a text file that is read into memory (a tokenizer.json has some 11 MB).
+/// Upper limit for a text file that is read into memory (a tokenizer.json has about 11 MB).
 inline constexpr std::size_t kMaxTextFile = std::size_t{256} << 20;
 
-/// The system says that what was asked for is not supported here, by whichever of its numbers.
+/// Whether this error number means "not supported here".
 bool is_unsupported(int error);
-/// The system's words for an error number.
+/// The system's text for an error number.
 std::string system_reason(int error);
 
-/// The whole content of a regular file. Throws Error when it cannot be read or is longer than `max_bytes`. Here and below
-/// a Git LFS pointer counts as a file that cannot be read.
+/// The whole content of a regular file. Throws Error if it cannot be read or is longer than `max_bytes`. All functions
+/// here treat a Git LFS pointer as a file that cannot be read.
 std::string read_file(const std::filesystem::path& path, std::size_t max_bytes = kMaxTextFile);
 
-/// At most the first `bytes` of a regular file. Throws Error when it cannot be read.
+/// At most the first `bytes` of a regular file. Throws Error if it cannot be read.
 std::string read_beginning(const std::filesystem::path& path, std::size_t bytes);
 
-/// A file mapped read-only; move-only. The bytes stay where they are when the object moves.
-/// The file must not be shortened by others while it is mapped.
+/// A file mapped read-only; move-only. A move does not change the address of the bytes. No program may shorten the file
+/// while it is mapped.
 class MappedFile {
  public:
   MappedFile() = default;
-  /// Throws Error when the file cannot be opened or mapped. An empty file gives an empty span.
+  /// Throws Error if the file cannot be opened or mapped. An empty file gives an empty span.
   explicit MappedFile(const std::filesystem::path& path);
   ~MappedFile();
   MappedFile(MappedFile&& other) noexcept;
@@ -48,29 +48,29 @@ class MappedFile {
 /// What marks the hidden names of unfinished files and folders: of one process's, and of checkpoints that several write.
 inline constexpr std::string_view kTemporaryMark = ".tmp-", kPartialMark = ".partial";
 
-/// A name beside `target` that nothing else uses: `.NAME.tmp-PID-COUNT`.
+/// An unused name in the folder of `target`: `.NAME.tmp-PID-COUNT`.
 std::filesystem::path temporary_beside(const std::filesystem::path& target);
 
 /// Removes what killed processes have left in a folder: hidden entries with one of these marks in their names. Nobody else
 /// may write there.
 void remove_leftovers(const std::filesystem::path& folder);
 
-/// The file that writing to `target` makes or replaces: symbolic links are followed (the link stays, what it points to is
-/// replaced or made). Throws Error where `target` is a folder, a device, a pipe or a socket, which a rename would destroy.
+/// The file that a write to `target` creates or replaces. Symbolic links are followed, so a link stays and its target
+/// is replaced. Throws Error if `target` is a folder, device, pipe or socket, because a rename would destroy it.
 std::filesystem::path writable_target(const std::filesystem::path& target);
 
-/// Makes a finished file or folder durable and visible: fsync of all of it, rename to `target`, fsync of the
-/// parent. A file system that cannot sync is told once and then taken as it is; a failing disk is an Error. An existing file (or empty folder) is replaced; a folder with something in it only with
-/// `replace_folder`, else it is an Error; so is anything of another kind. Symbolic links are followed, as in
-/// writable_target(). `temporary` is removed when anything fails.
+/// Makes a finished file or folder durable and visible: fsync, rename to `target`, fsync of the parent. If the file
+/// system cannot sync, a warning is printed once. A failing disk is an Error. An existing file or empty folder is
+/// replaced. A folder that is not empty is replaced only with `replace_folder`. Everything else is an Error. Symbolic
+/// links are followed as in writable_target(). On failure `temporary` is removed.
 void publish(const std::filesystem::path& temporary, const std::filesystem::path& target,
              bool replace_folder = false);
 
-/// A file that appears under its name only when complete. Every failure to write (full disk, unwritable
-/// folder) throws one Error naming the target and leaves nothing behind.
+/// A file that appears under its name only when complete. Every failure to write (full disk, unwritable folder) throws
+/// an Error naming the target and leaves no file.
 class AtomicFile {
  public:
-  /// Opens a temporary file beside writable_target(); the parent folder must exist.
+  /// Opens a temporary file in the folder of writable_target(), which must exist.
   explicit AtomicFile(const std::filesystem::path& target);
   ~AtomicFile();  ///< without commit() the temporary file is removed
   AtomicFile(const AtomicFile&) = delete;
@@ -89,8 +89,8 @@ class AtomicFile {
 /// A folder that appears under its name only when complete: write into path(), then commit().
 class AtomicFolder {
  public:
-  /// Makes an empty temporary folder beside `target` (or what it links to), and the folders above it where they are
-  /// missing. Throws Error at once where `target` is no folder.
+  /// Creates an empty temporary folder next to `target` (or to the target of that link), and missing parent folders.
+  /// Throws Error if `target` exists and is not a folder.
   explicit AtomicFolder(const std::filesystem::path& target);
   ~AtomicFolder();  ///< without commit() the temporary folder is removed
   AtomicFolder(const AtomicFolder&) = delete;
@@ -105,7 +105,7 @@ class AtomicFolder {
   bool committed_ = false;
 };
 
-/// AtomicFile in one call.
+/// Writes an AtomicFile in one call.
 void write_file_atomically(const std::filesystem::path& path, std::string_view content);
 
 /// XXH3-128 of a file's bytes, 32 hex digits in the order of `xxhsum -H2`.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// HDF5 files, as much of them as traces, dumps and checkpoints need. Calls of all threads are serialised
-// (Debian's library is not thread-safe); every failure is an Error naming file and object.
+// The part of HDF5 that traces, dumps and checkpoints need. Calls from several threads are serialised, because Debian's
+// library is not thread-safe. Every failure is an Error naming file and object.
 #pragma once
 
 #include <concepts>
@@ -14,17 +14,17 @@
 
 namespace biqa {
 
-/// Writes a new file, which appears under its name when close() succeeds and not at all otherwise (as AtomicFile does).
-/// Object paths are absolute or relative to the root ("a/b"); groups on the way are made.
+/// Writes a new file, which appears under its name only if close() succeeds (like AtomicFile). Object paths are
+/// absolute or relative to the root ("a/b"). Missing groups in a path are created.
 class Hdf5Writer {
  public:
   explicit Hdf5Writer(const std::filesystem::path& target);
-  ~Hdf5Writer();  ///< without close() nothing is left behind
+  ~Hdf5Writer();  ///< without close() no file is left
   Hdf5Writer(Hdf5Writer&&) noexcept;
   Hdf5Writer& operator=(Hdf5Writer&&) noexcept;
 
-  /// A dataset of little-endian float32, float64, int64 or uint8 in row-major order. The shape's product is
-  /// the number of values (CHECK); an empty shape makes a scalar. `deflate` compresses as one chunk (level 4).
+  /// A dataset of little-endian float32, float64, int64 or uint8 in row-major order. The product of the shape is the
+  /// number of values (CHECK); an empty shape is a scalar. `deflate` compresses the data as one chunk (level 4).
   void dataset(const std::string& path, std::span<const float> values, const std::vector<std::int64_t>& shape,
                bool deflate = false);
   void dataset(const std::string& path, std::span<const double> values,
@@ -52,12 +52,13 @@ class Hdf5Writer {
       write_texts(object, name, std::span<const std::string>(value));
     }
   }
-  /// Makes a group (and those above it); one that exists is fine.
+  /// Creates a group and its parents; they may exist already.
   void group(const std::string& path);
-  /// `link` becomes another name of `target` (an absolute path in this file).
+  /// Makes `link` another name of `target` (an absolute path in this file).
   void soft_link(const std::string& target, const std::string& link);
-  /// Flushes, closes and publishes the file. `seal`: a line with XXH3-64 of the file's bytes follows what HDF5 wrote, where
-  /// its readers don't look. Hdf5File checks it before the library sees the file, which crashes on some damage.
+  /// Flushes, closes and publishes the file. `seal`: appends a line with XXH3-64 of the file's bytes; HDF5 readers
+  /// ignore it. Hdf5File checks the seal before the library opens the file, because the library crashes on some damaged
+  /// files.
   void close(bool seal = false);
 
  private:
@@ -73,24 +74,24 @@ class Hdf5Writer {
   std::unique_ptr<State> state_;
 };
 
-/// Reads a file, after checking its seal where it has one. Soft links are followed; numbers are converted from whatever the file holds (integers only
-/// from integers). No read allocates much more than the file's own size warrants.
+/// Reads a file, after checking its seal if it has one. Soft links are followed. Numbers are converted from the file's
+/// types (integers only from integers). No read allocates much more memory than the file's size justifies.
 class Hdf5File {
  public:
-  /// A child process goes through all of the file before this one does, for the library crashes or loops on some damage;
-  /// that is an Error, and so are links into other files.
+  /// A child process first reads the whole file, because the library crashes or loops on some damaged files. Such
+  /// damage is an Error. So are links into other files.
   explicit Hdf5File(std::filesystem::path path);
   ~Hdf5File();
   Hdf5File(Hdf5File&&) noexcept;
   Hdf5File& operator=(Hdf5File&&) noexcept;
 
-  /// True for a group or dataset; a link that leads nowhere counts as absent.
+  /// True for a group or dataset. A broken link counts as absent.
   bool exists(const std::string& path) const;
   bool is_dataset(const std::string& path) const;
   /// Names of a group's members, sorted.
   std::vector<std::string> children(const std::string& group = "/") const;
   std::vector<std::int64_t> shape(const std::string& dataset) const;
-  /// "f32", "i64", "u8", "text" …; "other" for what is neither number nor text.
+  /// "f32", "i64", "u8", "text" …; "other" if it is neither number nor text.
   std::string type_name(const std::string& dataset) const;
 
   /// Whole datasets in row-major order; `shape` receives the dimensions.
@@ -104,7 +105,8 @@ class Hdf5File {
 
   std::vector<std::string> attributes(const std::string& object = "/") const;
   bool has_attribute(const std::string& object, const std::string& name) const;
-  /// Scalars (or one-element arrays): numbers of any kind, bool also from integers, text of either string kind.
+  /// Scalars or one-element arrays. Numbers may have any type. A bool may also be an integer. Text may have fixed or
+  /// variable length.
   double attribute_f64(const std::string& object, const std::string& name) const;
   std::int64_t attribute_i64(const std::string& object, const std::string& name) const;
   bool attribute_bool(const std::string& object, const std::string& name) const;

@@ -17,7 +17,7 @@ namespace biqa {
 namespace image {
 
 void PictureFile::refuse(std::string_view why) const {
-  // The libraries' own messages may hold line ends.
+  // The libraries' messages may contain line ends.
   std::string line(why);
   std::replace_if(
       line.begin(), line.end(), [](char c) { return static_cast<unsigned char>(c) < ' '; }, ' ');
@@ -28,7 +28,7 @@ void PictureFile::check_size(std::int64_t width, std::int64_t height) const {
   if (width < 1 || height < 1) {
     refuse(fmt::format("its size is {} x {} pixels", width, height));
   }
-  // By division: hostile headers may make the product overflow.
+  // By division, because the product may overflow with hostile headers.
   if (width > limits.max_pixels / height) {
     refuse(fmt::format("{} x {} pixels are more than the limit of {}", width, height, limits.max_pixels));
   }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Picture files as 8-bit RGB, decoded as the reference (Pillow) decodes them.
+// Reads image files as 8-bit RGB, decoded as in Pillow.
 #pragma once
 
 #include <cstddef>
@@ -11,26 +11,26 @@
 
 namespace biqa {
 
-/// An upright 8-bit sRGB picture; `rgb` is [height, width, 3], row by row, no padding.
+/// An upright 8-bit sRGB image. `rgb` is [height, width, 3], row-major, without padding.
 struct Image {
   std::int64_t width = 0;
   std::int64_t height = 0;
   std::vector<std::uint8_t> rgb;
 };
 
-/// What a picture file may ask of us. Sizes are checked from the header, before pixels are allocated or decoded.
+/// Limits of an image file. They are checked from the header, before pixels are allocated or decoded.
 struct ImageLimits {
-  /// Width times height; the default is where Pillow refuses a "decompression bomb". Decoding holds at most
-  /// about 16 bytes per pixel.
+  /// Width times height. The default is Pillow's limit for a "decompression bomb". Decoding needs at most about 16
+  /// bytes per pixel.
   std::int64_t max_pixels = 178'956'970;
-  /// Size of the file; one uncompressed picture of max_pixels fits.
+  /// Size of the file. One uncompressed image of max_pixels fits.
   std::int64_t max_file_bytes = std::int64_t{1} << 30;
-  /// Longer side over shorter side; the model's preprocessing accepts no more.
+  /// Longer side divided by shorter side; the limit of the model's preprocessing.
   double max_aspect = 200;
 };
 
-/// Reads a JPEG, PNG, BMP, WebP, TIFF or PNM (PBM, PGM, PPM) picture; the content decides, not the name.
-/// Of several frames or pages the first is taken.
+/// Reads a JPEG, PNG, BMP, WebP, TIFF or PNM (PBM, PGM, PPM) image. The content determines the format, not the name.
+/// Only the first frame or page is read.
 ///  - EXIF (and TIFF) orientation is applied.
 ///  - Alpha, palette or colour-key transparency is composited over white with Pillow's rounding.
 ///  - Grey, palette, 1-bit and CMYK become RGB as by Pillow's convert("RGB"); colour profiles are ignored.
@@ -41,17 +41,17 @@ struct ImageLimits {
 /// outside the limits or not a picture; a damaged file never yields a partly filled picture.
 Image read_image(const std::filesystem::path& path, const ImageLimits& limits = {});
 
-/// Sides of a picture as they are stored, before its orientation is applied.
+/// Sides of an image as stored, before its orientation is applied.
 struct ImageSize {
   std::int64_t width = 0;
   std::int64_t height = 0;
 };
 
-/// Reads no more than the header, which is quick: 64 KiB of most files. Throws Error as read_image would where the header
-/// shows it (empty, not a picture, cut off before its pixels, outside the limits); damage behind it goes unseen.
+/// Reads only the header, at most 64 KiB of most files. Throws Error as read_image does if the header shows the fault
+/// (empty, not an image, cut off before its pixels, outside the limits). Damage after the header is not found.
 ImageSize read_image_size(const std::filesystem::path& path, const ImageLimits& limits = {});
 
-/// As read_image for a file's content; `where` names it in errors.
+/// As read_image, for a file's content. Errors contain `where`.
 Image decode_image(std::span<const std::byte> content, const std::string& where,
                    const ImageLimits& limits = {});
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The orientation in a TIFF directory, which is also what an EXIF block holds. Read here, for libexif knows neither of the
-// types IFD and LONG8, and libtiff takes no floating-point numbers for it; Pillow takes all of these.
+// The orientation in a TIFF directory, which is also the format of an EXIF block. No library is used, because Pillow
+// accepts more than they do: libexif does not know the types IFD and LONG8, and libtiff accepts no floating-point
+// numbers here.
 #include <bit>
 #include <cstdint>
 #include <optional>
@@ -19,7 +20,7 @@ class TiffDirectory {
  public:
   explicit TiffDirectory(std::string_view bytes) : bytes_(bytes) {}
 
-  /// Whether it begins as such a file does; `big_tiff` allows for the form with offsets of 8 bytes.
+  /// Whether it begins like a TIFF file. `big_tiff` also allows the format with offsets of 8 bytes.
   bool read_header(bool big_tiff) {
     constexpr std::size_t kHeader = 8;
     if (bytes_.size() < kHeader) return false;
@@ -27,11 +28,11 @@ class TiffDirectory {
     big_endian_ = mark.starts_with("MM"sv);
     wide_ = mark == "MM\0+"sv || mark == "II+\0"sv;
     if (wide_) return big_tiff && bytes_.size() >= 2 * kHeader;
-    // The bytes of the 42 in the wrong order are forgiven.
+    // The bytes of the number 42 may be in the wrong order.
     return mark == "MM\0*"sv || mark == "II*\0"sv || mark == "MM*\0"sv || mark == "II\0*"sv;
   }
 
-  /// The first directory's orientation: 0 where its value is no number; nothing where the directory has none before it ends.
+  /// The first directory's orientation: 0 if its value is not a number; nothing if the directory has none.
   std::optional<double> orientation() const {
     constexpr std::uint64_t kOrientation = 0x0112;
     const std::uint64_t offset_bytes = wide_ ? 8 : 4;

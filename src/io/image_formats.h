@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Private to io/image: what the decoders of the single formats share.
+// Private to io/image: shared by the decoders of all formats.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +15,7 @@ namespace biqa::image {
 
 using Bytes = std::span<const std::byte>;
 
-/// A picture file in memory.
+/// An image file in memory.
 struct PictureFile {
   Bytes content;
   const std::string& where;
@@ -23,11 +23,11 @@ struct PictureFile {
 
   /// Throws Error naming the file.
   [[noreturn]] void refuse(std::string_view why) const;
-  /// Refuses sizes outside the limits; called with the header's size before pixels are allocated.
+  /// Throws Error for sizes outside the limits. Call it with the header's size before pixels are allocated.
   void check_size(std::int64_t width, std::int64_t height) const;
 };
 
-/// Pixels as they are stored: [height, width, channels], 3 channels (RGB) or 4 (RGB and straight alpha).
+/// Pixels as stored: [height, width, channels], with 3 channels (RGB) or 4 (RGB and straight alpha).
 struct Pixels {
   std::int64_t width = 0;
   std::int64_t height = 0;
@@ -40,8 +40,8 @@ struct Pixels {
       : width(w), height(h), channels(c), samples(static_cast<std::size_t>(w * h * c)) {}
 };
 
-/// Sizes from the header alone, checked against the limits. The content may be the beginning of a file; throws Error, as
-/// for a damaged file, where it ends too early.
+/// Sizes in the header, checked against the limits. The content may be only the beginning of a file. If it ends too
+/// early, the Error is that of a damaged file.
 ImageSize size_of_jpeg(const PictureFile& file);
 ImageSize size_of_png(const PictureFile& file);
 ImageSize size_of_webp(const PictureFile& file);
@@ -56,11 +56,11 @@ Pixels decode_tiff(const PictureFile& file);
 Pixels decode_bmp(const PictureFile& file);
 Pixels decode_pnm(const PictureFile& file);
 
-/// Orientation (1..8) as Pillow's exif_transpose finds it: that of the EXIF block (with or without its "Exif\0\0" prefix,
-/// empty where there is none), or that of the XMP packet where the block has none. 1 if that is no usable value, or if
-/// there is a block that is none: then Pillow does not look at the packet either.
+/// Orientation (1..8) as Pillow's exif_transpose finds it: from the EXIF block, or from the XMP packet if the block has
+/// no orientation. `exif`: the block with or without its "Exif\0\0" prefix; empty if there is none. Returns 1 if the
+/// value is unusable or the block is invalid; then Pillow does not read the packet either.
 int stored_orientation(Bytes exif, std::string_view xmp);
-/// The same for a TIFF file, whose first directory has the tag itself.
+/// The same for a TIFF file, whose first directory contains the tag.
 int stored_orientation_of_tiff(Bytes file, std::string_view xmp);
 
 /// round(a b / 255) for a, b in 0..255.
@@ -69,12 +69,12 @@ inline int multiply_255(int a, int b) {
   return ((product >> 8) + product) >> 8;
 }
 
-/// Bytes of a text.
+/// Bytes as text.
 inline std::string_view as_text(Bytes bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-/// The bytes as the libraries want them.
+/// Bytes in the type that the libraries take.
 inline const std::uint8_t* as_octets(Bytes bytes) {
   return reinterpret_cast<const std::uint8_t*>(bytes.data());
 }

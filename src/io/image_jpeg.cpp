@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-// Each of these needs what the one before it declares, <cstdio> included.
+// The order matters: each of these headers needs the ones before it, including <cstdio>.
 #include <jpeglib.h>
 
 #include <jerror.h>
@@ -16,7 +16,7 @@
 namespace biqa::image {
 namespace {
 
-/// A progressive file may hold arbitrarily many scans over the same pixels; real ones have about ten.
+/// Limit, because a progressive file may have any number of scans over the same pixels. Real files have about ten.
 constexpr int kMaxScans = 500;
 
 /// One decompression. libjpeg reports errors by longjmp: the methods that call it hold no objects with

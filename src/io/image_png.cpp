@@ -35,7 +35,7 @@ class PngReader {
     }
     png_set_read_fn(png_, this, on_read);
     png_set_user_limits(png_, PNG_UINT_31_MAX, PNG_UINT_31_MAX);
-    // Those that count were compared.
+    // PngParts has already checked the relevant ones.
     png_set_crc_action(png_, PNG_CRC_QUIET_USE, PNG_CRC_QUIET_USE);
     png_read_info(png_, info_);
     return true;
@@ -46,7 +46,7 @@ class PngReader {
     if (setjmp(png_jmpbuf(png_)) != 0) {
       return false;
     }
-    // Expands palettes, greys below 8 bits and transparent colours.
+    // Expands palettes, grey values below 8 bits and transparent colours.
     png_set_expand(png_);
     if (png_get_bit_depth(png_, info_) == 16) {
       if (png_get_color_type(png_, info_) == PNG_COLOR_TYPE_GRAY) {
@@ -61,7 +61,7 @@ class PngReader {
     return true;
   }
 
-  /// Decodes all rows. As in Pillow, the pixels' check sum may be missing or cut off behind them, but not be wrong.
+  /// Decodes all rows. As in Pillow, the pixels' checksum may be missing or cut off, but not wrong.
   bool read_rows(std::uint8_t** rows) {
     if (setjmp(png_jmpbuf(png_)) != 0) {
       return has_all_rows() && !wrong_sum_;

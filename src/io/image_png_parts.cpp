@@ -14,10 +14,10 @@ namespace {
 
 constexpr std::string_view kXmp = "XML:com.adobe.xmp", kProfile = "Raw profile type exif";
 
-/// Texts longer than Pillow's megabyte say nothing.
+/// Texts longer than Pillow's limit of 1 MB are ignored.
 constexpr std::size_t kMostText = std::size_t{1} << 20;
 
-/// What a zlib stream holds, as far as it goes; empty if it is damaged or too long.
+/// The content of a zlib stream, which may be incomplete; empty if it is damaged or too long.
 std::string inflated(std::string_view packed) {
   z_stream stream{};
   if (inflateInit(&stream) != Z_OK) return {};
@@ -34,7 +34,7 @@ std::string inflated(std::string_view packed) {
   return text;
 }
 
-/// Up to the next zero byte, which is removed as well; everything where there is none.
+/// Takes the text up to the next zero byte, which is removed too; everything if there is none.
 std::string_view take_word(std::string_view& text) {
   const std::size_t end = std::min(text.find('\0'), text.size());
   const std::string_view word = text.substr(0, end);
@@ -42,8 +42,8 @@ std::string_view take_word(std::string_view& text) {
   return word;
 }
 
-/// A profile as ImageMagick writes it into a text: an empty line, its name, its length, hexadecimal digits. What is written
-/// otherwise gives bytes that are no EXIF block.
+/// Decodes a profile that ImageMagick wrote as text: an empty line, its name, its length, hexadecimal digits. Any other
+/// text gives bytes that are not an EXIF block.
 std::string bytes_of_profile(std::string_view text) {
   for (int line = 0; line < 3; ++line) {
     const std::size_t end = text.find('\n');

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Private to io/image: a PNG file taken apart as Pillow takes it apart, which is more forgiving than libpng.
+// Private to io/image: splits a PNG file into chunks as Pillow does, because libpng refuses more files.
 #pragma once
 
 #include <array>
@@ -13,25 +13,24 @@
 
 namespace biqa::image {
 
-/// What libpng shall read: the chunks that make the picture, whole, and an end mark. Chunks of other kinds are left out, so
-/// none of these can be one that libpng refuses.
-/// Checksums of chunks before the pixels were compared; those behind do not count, for the pixels have one of their own.
-/// Bytes of the file are referred to, not copied.
+/// The input for libpng: the complete chunks of the image itself, and an end mark. All other chunks are left out, so
+/// libpng cannot refuse one of them. Checksums of chunks before the pixels are checked. Later ones are ignored, because
+/// the pixels have their own checksum. The bytes of the file are borrowed.
 class PngParts {
  public:
-  /// Everything up to the pixels. Throws Error where the file is damaged or ends before.
+  /// Reads everything before the pixels. Throws Error if the file is damaged or ends before them.
   explicit PngParts(const PictureFile& file);
   PngParts(const PngParts&) = delete;
   PngParts& operator=(const PngParts&) = delete;
 
-  /// The pixels, and what stands behind them.
+  /// Reads the pixels and everything after them.
   void read_rest();
-  /// No pixels, but their beginning: libpng reads a header up to there.
+  /// Adds an empty chunk of pixels instead, because libpng reads a header up to there.
   void leave_out_rest() { add("IDAT", {}); }
 
-  /// What libpng shall read, piece by piece.
+  /// The input for libpng, in pieces.
   const std::vector<Bytes>& pieces() const { return pieces_; }
-  /// Valid after read_rest: what tells it may follow the pixels.
+  /// Valid after read_rest(), because the orientation may follow the pixels.
   int orientation() const;
 
  private:
@@ -39,13 +38,13 @@ class PngParts {
     std::string_view kind;
     Bytes content;
   };
-  /// A text as it stands in the file.
+  /// A text chunk as stored.
   struct Text {
     std::string_view bytes;
     bool packed = false;
   };
 
-  /// The chunk's kind and what the file has of its content; nothing where no chunk begins.
+  /// The chunk's kind and the available part of its content; nothing if no chunk begins here.
   std::optional<Chunk> next_chunk(std::uint32_t& length);
   void add(std::string_view kind, Bytes content);
   void read_transparency(Bytes content);

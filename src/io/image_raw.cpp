@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// BMP and PNM: uncompressed samples behind a header. Read here because no kept Debian library agrees with
-// Pillow: stb_image ignores a PNM's maximum and reads past short BMP palettes, netpbm exits on errors.
+// BMP and PNM: a header and uncompressed samples. No library is used, because none agrees with Pillow: stb_image
+// ignores a PNM's maximum and reads past short BMP palettes, and netpbm exits on errors.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -25,7 +25,7 @@ class Reader {
   }
   std::uint32_t u16(std::size_t at) const { return u8(at) | static_cast<std::uint32_t>(u8(at + 1)) << 8; }
   std::uint32_t u32(std::size_t at) const { return u16(at) | u16(at + 2) << 16; }
-  /// `count` bytes from `at`; refuses the file where they are not there.
+  /// `count` bytes from `at`. Throws Error if the file ends before.
   const std::uint8_t* need(std::size_t at, std::size_t count) const {
     const std::size_t size = file_.content.size();
     if (at > size || count > size - at) {

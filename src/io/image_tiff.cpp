@@ -16,7 +16,7 @@
 namespace biqa::image {
 namespace {
 
-/// What libtiff reads from: it seeks and reads only where it does not use the mapping.
+/// The input of libtiff. It seeks and reads only if it does not use the mapping.
 struct MemoryFile {
   Bytes content;
   std::uint64_t position = 0;
@@ -67,7 +67,7 @@ int map_memory(thandle_t handle, void** base, toff_t* size) {
 
 void unmap_memory(thandle_t /*handle*/, void* /*base*/, toff_t /*size*/) {}
 
-/// What libtiff has complained of.
+/// The first complaint of libtiff.
 struct Complaints {
   std::string first;  ///< later ones are its consequences
 };

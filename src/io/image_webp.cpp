@@ -10,7 +10,7 @@
 namespace biqa::image {
 namespace {
 
-/// The first such chunk; empty where there is none.
+/// The first chunk of this kind; empty if there is none.
 Bytes chunk_of(const WebPDemuxer* parts, const char* name) {
   WebPChunkIterator chunk{};
   Bytes content;
@@ -53,7 +53,7 @@ ImageSize size_of_webp(const PictureFile& file) {
 
 Pixels decode_webp(const PictureFile& file) {
   const WebPData data = {as_octets(file.content), file.content.size()};
-  // Fails unless every part announced is there.
+  // Fails unless all announced parts are present.
   const std::unique_ptr<WebPDemuxer, void (*)(WebPDemuxer*)> parts(WebPDemux(&data), WebPDemuxDelete);
   WebPBitstreamFeatures features{};
   if (parts == nullptr ||

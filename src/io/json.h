@@ -18,10 +18,10 @@
 namespace biqa {
 
 inline constexpr int kMaxJsonDepth = 64;
-/// Values in one document; bounds the memory a hostile text can claim.
+/// Values in one document. Limits the memory that a hostile text can use.
 inline constexpr std::size_t kMaxJsonValues = std::size_t{16} << 20;
 
-/// One document, nothing behind it. `where` (a file name) opens every message.
+/// Parses one document; nothing may follow it. Every message begins with `where` (a file name).
 nlohmann::json parse_json(std::string_view text, const std::string& where);
 /// parse_json of a file.
 nlohmann::json read_json(const std::filesystem::path& path, std::size_t max_bytes = kMaxTextFile);
@@ -33,10 +33,10 @@ std::string shown(const nlohmann::json& value);
 /// type or range throws an Error naming file and key. Borrows the object.
 class JsonFields {
  public:
-  /// Throws Error unless `object` is an object. `path` is what stands before its keys in messages ("text_config.").
+  /// Throws Error unless `object` is an object. `path`: prefix of its keys in messages ("text_config.").
   JsonFields(const nlohmann::json& object, std::string where, std::string path = "");
 
-  /// The value, or nullptr where it is absent or null.
+  /// The value; nullptr if it is absent or null.
   const nlohmann::json* find(const std::string& key) const;
   bool has(const std::string& key) const { return find(key) != nullptr; }
   std::optional<std::int64_t> integer(const std::string& key,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The safetensors container: an 8-byte length, a JSON header, then the tensors' bytes back to back. Files are
-// mapped, not copied, and every property of the format is checked before a tensor is handed out.
+// The safetensors container: an 8-byte length, a JSON header, then the tensors' bytes back to back. Files are mapped,
+// not copied. Every property of the format is checked before a tensor can be used.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@
 
 namespace biqa {
 
-/// Element types of the format, in the order in which the reference writer sorts them (it writes the last ones first).
+/// Element types of the format, in the sort order of the reference writer (it writes the last type first).
 enum class StoredType : std::uint8_t {
   boolean,
   f4,
@@ -45,10 +45,10 @@ enum class StoredType : std::uint8_t {
 };
 /// As in the header: "F32", "BF16", …
 const char* name_of(StoredType type);
-/// Bits per element (4 and 6 exist).
+/// Bits per element (may be 4 or 6).
 std::int64_t bits_of(StoredType type);
 
-/// A tensor in a mapped file. The bytes may start at any address: copy before using them as numbers.
+/// A tensor in a mapped file. The bytes may be unaligned, so copy them before using them as numbers.
 struct StoredTensor {
   std::string name;
   StoredType type = StoredType::f32;
@@ -57,17 +57,17 @@ struct StoredTensor {
   std::string file;  ///< for messages
 
   std::int64_t elements() const;
-  /// True for the types that copy_to takes: F32, BF16, F16.
+  /// True for the types that copy_to accepts: F32, BF16, F16.
   bool is_float() const {
     return type == StoredType::f32 || type == StoredType::bf16 || type == StoredType::f16;
   }
-  /// Converts all elements; the target has exactly elements() of them. Exact to float; to bfloat16 rounded to
-  /// nearest even. Throws Error for another source type.
+  /// Converts all elements into `target`, which has elements() elements. Conversion to float is exact; to bfloat16 it
+  /// rounds to nearest even. Throws Error for another source type.
   void copy_to(std::span<float> target) const;
   void copy_to(std::span<Bf16> target) const;
 };
 
-/// A safetensors file that passed every check. The tensors live as long as this object or a copy of it.
+/// A safetensors file that passed every check. The tensors are valid as long as this object or a copy of it exists.
 class Safetensors {
  public:
   /// Maps and checks the file. Throws Error naming file and tensor.
@@ -76,7 +76,7 @@ class Safetensors {
   /// In the order of their bytes in the file.
   const std::vector<StoredTensor>& tensors() const { return tensors_; }
   bool has(const std::string& name) const { return index_.count(name) != 0; }
-  /// Throws Error when there is no such tensor.
+  /// Throws Error if there is no such tensor.
   const StoredTensor& at(const std::string& name) const;
   /// The `__metadata__` strings.
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
@@ -90,7 +90,7 @@ class Safetensors {
   std::map<std::string, std::string> metadata_;
 };
 
-/// What write_safetensors writes; the bytes are borrowed.
+/// Input of write_safetensors; the bytes are borrowed.
 struct NamedTensor {
   std::string name;
   StoredType type = StoredType::f32;
@@ -98,8 +98,8 @@ struct NamedTensor {
   std::span<const std::byte> bytes;
 };
 
-/// Writes a file as the reference writer does (larger elements first, then by name; header padded to 8
-/// bytes), which appears whole or not at all. Names are unique and bytes fit shapes (CHECK).
+/// Writes a file like the reference writer (larger elements first, then by name; header padded to 8 bytes). The file
+/// appears whole or not at all. Names must be unique and bytes must fit the shapes (CHECK).
 void write_safetensors(const std::filesystem::path& path, std::span<const NamedTensor> tensors,
                        const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
 

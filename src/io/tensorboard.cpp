@@ -24,7 +24,7 @@ constexpr std::array<std::uint32_t, 256> make_crc_table() {
 }
 constexpr auto kCrcTable = make_crc_table();
 
-// TFRecord stores CRCs rotated and shifted, because a CRC over data which holds its own CRC is weak.
+// TFRecord stores CRCs rotated and shifted, because a CRC over data that contains its own CRC is weak.
 std::uint32_t masked_crc(std::string_view bytes) {
   return std::rotr(crc32c(bytes), 15) + 0xA282EAD8U;
 }

@@ -29,13 +29,13 @@ std::string tensorboard_record(std::string_view data);
 std::string tensorboard_event(double wall_time, std::int64_t step,
                               std::span<const TensorboardScalar> scalars);
 
-/// Appends events to a file of its own, `events.out.tfevents.TIME.HOST.PID.biqa`; every record is written whole.
+/// Appends events to a new file `events.out.tfevents.TIME.HOST.PID.biqa`. Every record is written whole.
 class TensorboardWriter {
  public:
-  /// Creates folder and file and writes the version event. Throws Error when it cannot.
+  /// Creates folder and file and writes the version event. Throws Error if that fails.
   explicit TensorboardWriter(const std::filesystem::path& folder);
 
-  /// `wall_time` in seconds since 1970. Throws Error when the disk is full.
+  /// `wall_time` in seconds since 1970. Throws Error if the disk is full.
   void add(double wall_time, std::int64_t step, std::span<const TensorboardScalar> scalars);
   const std::filesystem::path& file() const { return file_.path(); }
 

@@ -43,7 +43,7 @@ std::optional<std::int64_t> prefixed(std::string_view text) {
   return std::nullopt;
 }
 
-/// A sign as YAML writes it, taken off `text`.
+/// Removes a sign from `text`.
 bool take_sign(std::string_view& text) {
   const bool negative = text.starts_with('-');
   if (negative || text.starts_with('+')) text.remove_prefix(1);
@@ -54,8 +54,8 @@ constexpr std::size_t kMaxValues = 100000;
 constexpr int kMaxDepth = 64;
 constexpr std::size_t kMaxBytes = std::size_t{4} << 20;
 
-// Copies yaml-cpp's graph into our tree. Aliases are followed, so values are counted: nine lines of nested
-// aliases can stand for billions of values, and an alias may stand inside what it names.
+// Copies yaml-cpp's graph into a YamlNode tree. Aliases are followed, so values must be counted: nine lines of nested
+// aliases can expand to billions of values, and an alias may be inside its own target.
 class Copier {
  public:
   explicit Copier(const std::string& name) : name_(name) {}
