@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// bfloat16 and half as storage: arithmetic is always done in float.
+// bfloat16 and half as storage types. Arithmetic is always in float.
 #pragma once
 
 #include <bit>
@@ -22,7 +22,7 @@ inline float to_float(Bf16 value) {
   return std::bit_cast<float>(static_cast<std::uint32_t>(value.bits) << 16);
 }
 
-/// IEEE binary16 given by its bits, exactly.
+/// Exact value of an IEEE binary16 given by its bits.
 inline float half_to_float(std::uint16_t half) {
   const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000U) << 16;
   const std::uint32_t exponent = (half >> 10) & 0x1fU;
@@ -38,7 +38,7 @@ inline float half_to_float(std::uint16_t half) {
   return std::bit_cast<float>(sign | ((113U - shift) << 23) | ((mantissa & 0x3ffU) << 13));
 }
 
-/// Nearest IEEE binary16 as its bits, ties to even; beyond its range infinity, a NaN stays a (quiet) NaN.
+/// Bits of the nearest IEEE binary16, ties to even. Infinity if out of range; a NaN stays a (quiet) NaN.
 inline std::uint16_t to_half(float value) {
   const auto bits = std::bit_cast<std::uint32_t>(value);
   const auto sign = static_cast<std::uint16_t>((bits >> 16) & 0x8000U);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one exception type for what the world does wrong: files, configuration, peers, devices, memory.
-// Our own mistakes are CHECKs (glog). A message reads `<what> <where>: <why>; <what to do>`.
+// The exception type for failures outside the program: files, configuration, other processes, devices, memory.
+// Programming errors are CHECKs (glog). A message has the form `<what> <where>: <why>; <what to do>`.
 #pragma once
 
 #include <fmt/format.h>
@@ -16,15 +16,15 @@ namespace biqa {
 /// Exit codes of every program.
 enum class ExitCode : int { done = 0, world = 1, usage = 2, partial = 3, stopped = 75 };
 
-/// `text` on one line that a terminal shows as it is: each control character becomes a space.
+/// `text` as one line: each control character becomes a space.
 inline std::string one_line(std::string text) {
   std::replace_if(
       text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c == 0x7F; }, ' ');
   return text;
 }
 
-/// What the world did wrong; a program prints it as one line `error: …` and exits with `code()`. Messages quote what files
-/// and their names hold, so the constructor makes them one_line().
+/// A failure outside the program. A program prints it as one line `error: …` and exits with `code()`. Messages quote
+/// contents and names of files, so the constructor applies one_line().
 class Error : public std::runtime_error {
  public:
   explicit Error(std::string message, ExitCode code = ExitCode::world)
@@ -47,7 +47,7 @@ template <typename... Args>
   throw Error(fmt::format(format, std::forward<Args>(args)...), ExitCode::usage);
 }
 
-/// Prints on standard error, at once. Who reads it may be gone (a launcher, a pipe): no reason to stop.
+/// Prints on standard error at once. Ignores failures, for example if the reader of a pipe has ended.
 template <typename... Args>
 void say(fmt::format_string<Args...> format, Args&&... args) {
   const std::string text = fmt::format(format, std::forward<Args>(args)...);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Whether numbers are numbers, nearly as fast as they can be read.
+// Fast checks for NaN and infinity, nearly as fast as reading the values.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,8 @@
 namespace biqa {
 namespace finite_detail {
 
-/// `exponent` has the exponent's bits of every element in a word, `lowest` the lowest of them: where all are set, the sum
-/// reaches the sign's bit, which was masked out.
+/// `exponent` has the exponent bits of every element in a 64-bit word, `lowest` the lowest of these bits. If all
+/// exponent bits of an element are set, the sum carries into its sign bit, which was masked out.
 template <std::uint64_t exponent, std::uint64_t lowest, typename T>
 bool all_finite(std::span<const T> values) {
   constexpr std::size_t kElements = sizeof(std::uint64_t) / sizeof(T);
@@ -32,7 +32,7 @@ bool all_finite(std::span<const T> values) {
 
 }  // namespace finite_detail
 
-/// No NaN and no infinity among them.
+/// Whether no value is NaN or infinite.
 inline bool all_finite(std::span<const float> values) {
   return finite_detail::all_finite<0x7f8000007f800000U, 0x0080000000800000U>(values);
 }

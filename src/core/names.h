@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Names of the values of an enumeration: one table each, for the configuration, files and messages.
+// Tables with the names of an enumeration's values, for configuration, files and messages.
 #pragma once
 
 #include <glog/logging.h>
@@ -9,7 +9,7 @@
 
 namespace biqa {
 
-/// A row of such a table. Any row with these two members will do.
+/// A row of such a table. A table may also use another type with these two members.
 template <typename E>
 struct Named {
   const char* name;

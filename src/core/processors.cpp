@@ -54,7 +54,7 @@ std::vector<std::string> split(const std::string& text, char between) {
   return parts;
 }
 
-/// Blanks, tabs and backslashes stand in mountinfo as "\040".
+/// Decodes blanks, tabs and backslashes, which mountinfo writes like "\040".
 std::string without_escapes(const std::string& text) {
   std::string plain;
   for (std::size_t i = 0; i < text.size(); ++i) {

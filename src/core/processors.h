@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How many processors a process may use: those of its affinity mask, no more than its control groups grant, never
-// simply those of the machine.
+// The processors that a process may use. Its affinity mask and its control groups limit them.
 #pragma once
 
 #include <filesystem>
@@ -12,21 +11,23 @@
 
 namespace biqa {
 
-/// Numbers of the processors that a process (0: this one) may run on, ascending; empty where the system does not say.
+/// Numbers of the processors on which a process (0: this one) may run, ascending. Empty if unknown.
 std::vector<int> allowed_processors(pid_t process = 0);
 
-/// Processors' worth of time that the control groups of this process grant (cpu.max, or cpu.cfs_quota_us of version 1;
-/// the least of a group and all above it); infinite without a limit. `root` stands for "/" in tests.
+/// Processor time that the control groups of this process grant, as a number of processors; infinite without a limit.
+/// It is the minimum over a group and its parents of cpu.max, or cpu.cfs_quota_us in version 1. Tests replace "/" by
+/// `root`.
 double granted_processors(const std::filesystem::path& root = "/");
 
-/// Processors that this process may use, at least 1: a grant of 2.5 is 2, as a third thread would make all wait.
+/// Number of processors that this process may use, at least 1. A grant of 2.5 counts as 2, because with a third thread
+/// all threads would wait.
 int usable_processors();
 
-/// The first number of a list as OMP_NUM_THREADS holds it, "8" or "8,4"; nothing where OpenMP would ignore the list.
+/// The first number of a list like OMP_NUM_THREADS ("8" or "8,4"); nothing if OpenMP would ignore the list.
 std::optional<int> first_of_thread_list(std::string_view text);
 
-/// Threads of a process that may use so many processors: OMP_NUM_THREADS where that is set, which is per process, and
-/// no more than OMP_THREAD_LIMIT. `configured` > 0 wins over OMP_NUM_THREADS.
+/// Number of threads for a process that may use `processors` processors: `configured` if > 0, otherwise OMP_NUM_THREADS
+/// if set, otherwise `processors`. At most OMP_THREAD_LIMIT.
 int threads_for(int processors, int configured = 0);
 
 }  // namespace biqa

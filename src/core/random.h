@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Counter-based random numbers: a draw is a pure function of a key and a counter, so it is the same whatever
-// the batch, the rank count or a restart. Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as
-// 1, 2, 3", SC 2011).
+// Counter-based random numbers. A draw is a pure function of a key and a counter, so it does not depend on batch,
+// number of ranks or restarts. Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 #pragma once
 
 #include <array>
@@ -14,7 +13,7 @@
 
 namespace biqa {
 
-/// Ten rounds of Philox 4x32 on `counter` under `key`.
+/// Ten rounds of Philox 4x32 on `counter` with `key`.
 inline std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter,
                                            std::array<std::uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
@@ -38,10 +37,10 @@ inline std::uint64_t mix64(std::uint64_t x) {
   return x ^ (x >> 31);
 }
 
-/// A stream of draws named by what it is for; draws are addressed by index, nothing is stored.
+/// A stream of draws whose key is its name. Draws are addressed by index; the stream has no state.
 class RandomStream {
  public:
-  /// Every part of the name counts: (seed, step, sample, member, stage, …).
+  /// `name`: for example (seed, step, sample, member, stage). Every part changes the stream.
   RandomStream(std::initializer_list<std::uint64_t> name) {
     std::uint64_t state = 0x6269716100000000ULL + name.size();
     for (const std::uint64_t part : name) state = mix64(state ^ mix64(part));
@@ -79,7 +78,7 @@ inline std::vector<std::size_t> random_order(std::size_t count, const RandomStre
   return order;
 }
 
-/// FNV-1a with a final mix: names a stream by text, e.g. by a sample id.
+/// FNV-1a with a final mix. Turns a text, such as a sample id, into a part of a stream's name.
 inline std::uint64_t hash_text(std::string_view text) {
   std::uint64_t hash = 0xCBF29CE484222325ULL;
   for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3ULL;

@@ -54,7 +54,7 @@ std::vector<std::size_t> order_of(std::span<const double> values) {
   return order;
 }
 
-/// Pairs within runs of equal neighbours; `same(i, j)` compares positions.
+/// Number of pairs inside runs of equal neighbours; `same(i, j)` compares positions.
 template <typename Same>
 std::int64_t tied_pairs(std::size_t count, const Same& same) {
   std::int64_t pairs = 0;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a person or a launcher asks of a running job by a signal.
+// Requests that a person or a launcher sends to a running job by signals.
 #pragma once
 
 #include <atomic>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Work on several threads whose exceptions reach the one who asked for it.
+// Runs work on several threads and passes their exceptions to the caller.
 #pragma once
 
 #include <atomic>
@@ -12,10 +12,11 @@
 
 namespace biqa {
 
-/// An exception that leaves a thread or an OpenMP region ends the program. This keeps the first one until all are back.
+/// Keeps the first exception of several threads until all have ended. An exception that leaves a thread or an OpenMP
+/// region would end the program.
 class FirstFailure {
  public:
-  /// Runs `work` unless something has failed before: the result is thrown away then.
+  /// Runs `work`. Does nothing after a failure, because the result will not be used.
   template <typename Work>
   void guard(const Work& work) noexcept {
     if (failed_.load(std::memory_order_relaxed)) return;
@@ -25,7 +26,7 @@ class FirstFailure {
       if (!failed_.exchange(true)) failure_ = std::current_exception();
     }
   }
-  /// Behind the region: throws what was kept.
+  /// Throws the exception that was kept, if any. Call it after the region.
   void rethrow() const {
     if (failure_) std::rethrow_exception(failure_);
   }
@@ -35,8 +36,8 @@ class FirstFailure {
   std::exception_ptr failure_;
 };
 
-/// body(0) … body(count − 1), each on a thread of its own as far as the system gives threads, else on this one. Comes back
-/// when all have ended, and throws the first exception.
+/// Runs body(0) … body(count − 1), each on its own thread, or on this one if the system has no more threads. Returns
+/// when all have ended; throws the first exception.
 template <typename Body>
 void on_threads(std::int64_t count, const Body& body) {
   FirstFailure failure;
@@ -47,7 +48,7 @@ void on_threads(std::int64_t count, const Body& body) {
     for (; started < count; ++started)
       others.emplace_back([&failure, &body, index = started] { failure.guard([&] { body(index); }); });
   } catch (const std::exception&) {
-    // No more threads to be had.
+    // The system has no more threads.
   }
   if (count > 0) failure.guard([&] { body(std::int64_t{0}); });
   for (std::int64_t index = started; index < count; ++index) failure.guard([&] { body(index); });
@@ -55,7 +56,7 @@ void on_threads(std::int64_t count, const Body& body) {
   failure.rethrow();
 }
 
-/// For threads that nobody waits for: an exception ends the program with a message and exit code 1.
+/// For background threads: an exception ends the program with a message and exit code 1.
 template <typename Body>
 void run_or_exit(const char* what, const Body& body) noexcept {
   try {
