@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Host memory of one pass, taken in order and given back in scopes: layer after layer uses the same bytes, and nothing is
-// allocated after the first.
+// Host memory of one pass, taken in order and returned in scopes. Every layer uses the same bytes, so only the first
+// one allocates.
 #pragma once
 
 #include <cstdint>
@@ -11,17 +11,17 @@
 
 namespace biqa {
 
-/// Views that take() gave are of use until the Scope that was open then ends, or the arena does.
+/// A view from take() is valid until the current Scope or the arena ends.
 class Arena {
  public:
   explicit Arena(std::string label) : label_(std::move(label)) {}
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  /// A dense matrix, 64-byte aligned and uninitialised. Throws Error when there is no memory.
+  /// A dense matrix, 64-byte aligned and uninitialised. Throws Error if there is not enough memory.
   View take(DType type, std::int64_t rows, std::int64_t columns);
 
-  /// Gives back what was taken since it began.
+  /// At its end returns everything taken since its beginning.
   class Scope {
    public:
     explicit Scope(Arena& arena) : arena_(arena), block_(arena.block_), offset_(arena.offset_) {}
@@ -40,7 +40,7 @@ class Arena {
  private:
   std::string label_;
   std::deque<Buffer> blocks_;
-  std::size_t block_ = 0, offset_ = 0;  // where the next matrix may begin
+  std::size_t block_ = 0, offset_ = 0;  // start of the free memory
 };
 
 }  // namespace biqa

@@ -32,7 +32,7 @@ class HostMemory final : public DeviceMemory {
   void wait() override {}
 
  private:
-  /// body(first row, rows, bytes) once for dense rows, else row by row.
+  /// Calls body(first row, rows, bytes) once for dense rows, otherwise once per row.
   template <typename Body>
   static void for_rows(const View& view, const Body& body, bool other_dense = true) {
     const std::size_t row_bytes = static_cast<std::size_t>(view.columns()) * size_of(view.type());

@@ -46,18 +46,18 @@ void account(const std::string& label, std::size_t bytes, bool take) {
   }
 }
 
-/// Steps free and claim the same buffers again and again, and the system's clearing of fresh pages takes time; but a heap
-/// that keeps them has gaps of half its size (docs/measurements.md). So large blocks are mapped one by one and kept when
-/// freed, as long as all blocks together are little more than were in use at once.
+/// Reuses large blocks. Every step frees and allocates the same buffers, and the system takes time to clear new pages.
+/// A heap that keeps them wastes half its size in gaps (docs/measurements.md). So large blocks are mapped one by one
+/// and kept when freed, as long as all blocks together are little more than the maximum in use.
 class Blocks {
  public:
   static constexpr std::size_t kLeast = std::size_t{256} << 10;  // smaller buffers are the heap's
 
-  /// nullptr when the system has none left.
+  /// nullptr if the system has no memory left.
   void* take(std::size_t bytes) {
     bytes = rounded(bytes);
     const std::lock_guard lock(mutex_);
-    // A somewhat larger one will do.
+    // A slightly larger block is also used.
     const auto found = kept_.lower_bound(bytes);
     if (found != kept_.end() && found->first <= bytes + bytes / 2) {
       bytes = found->first;

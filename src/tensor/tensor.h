@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who owns memory and what shape it has; no arithmetic.
+// Ownership and shapes of memory; no arithmetic.
 //   Buffer   owns aligned bytes under a label (printed on out-of-memory and in the memory report)
 //   View     borrows mutable elements, ConstView const ones: a matrix [rows, columns] whose rows may be spaced
 //   Tensor   owns a dense matrix
@@ -40,14 +40,15 @@ constexpr DType dtype_of() {
   }
 }
 
-/// Where bytes live. The host may read and write host and pinned memory; device memory only a backend's operations may.
+/// Kinds of memory. The host may read and write host and pinned memory. Only a backend's operations may access device
+/// memory.
 enum class Memory : std::uint8_t { host, pinned, device };
 
 /// Bytes of one kind of memory, 64-byte aligned, move-only.
 class Buffer {
  public:
   Buffer() = default;
-  /// Host memory. Throws Error when the machine has none left.
+  /// Allocates host memory. Throws Error if there is not enough.
   Buffer(std::size_t bytes, std::string label);
   ~Buffer();
   Buffer(Buffer&& other) noexcept { swap(other); }
@@ -57,7 +58,7 @@ class Buffer {
   }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
-  /// Memory that `owner` keeps alive. `counted`: it stands in the memory report of this process.
+  /// Memory that `owner` keeps alive. `counted`: part of this process's memory report.
   static Buffer borrow(void* data, std::size_t bytes, std::string label, std::shared_ptr<const void> owner,
                        bool counted, Memory memory = Memory::host);
 
@@ -79,21 +80,22 @@ class Buffer {
   void* data_ = nullptr;
   std::size_t bytes_ = 0;
   std::string label_;
-  std::shared_ptr<const void> owner_;  // none: the memory is this buffer's own
+  std::shared_ptr<const void> owner_;  // nullptr: the buffer owns the memory
   bool counted_ = true;
   Memory memory_ = Memory::host;
 };
 
-/// Bytes held now and at most so far, per label (all threads together).
+/// Bytes in use now and their maximum so far, per label, over all threads.
 struct MemoryUse {
   std::size_t now = 0, peak = 0;
 };
 std::map<std::string, MemoryUse> memory_report();
-/// Bytes held now by every Buffer, and the most there ever were.
+/// The same for all Buffers together.
 MemoryUse memory_total();
 
 namespace detail {
-/// Ends the program: the host touched device memory. Names the label of the buffer that holds `data`.
+/// Ends the program because the host accessed device memory. The message names the label of the buffer that contains
+/// `data`.
 [[noreturn]] void refuse_host_access(const void* data);
 
 template <typename Void>
@@ -112,7 +114,7 @@ class BasicView {
   requires(!std::is_same_v<std::remove_const_t<T>, void>)
       BasicView(T* data, std::int64_t rows, std::int64_t columns)
       : BasicView(data, dtype_of<std::remove_const_t<T>>(), rows, columns, columns) {}
-  // A mutable view is usable where a const one is wanted.
+  // A mutable view converts to a const one.
   template <typename Other>
   requires(std::is_const_v<Void> && !std::is_const_v<Other>)
       BasicView(const BasicView<Other>& other)  // NOLINT(google-explicit-constructor)
@@ -130,7 +132,7 @@ class BasicView {
   bool empty() const { return size() == 0; }
   bool dense() const { return stride_ == columns_ || rows_ <= 1; }
 
-  /// The first element of a row, checked to be of type T and not to lie in device memory.
+  /// The first element of a row. Checks that its type is T and that it is not in device memory.
   template <typename T>
   Element<T>* row(std::int64_t index) const {
     if (memory_ == Memory::device) refuse_host_access(data_);
@@ -178,7 +180,7 @@ class Tensor {
         type_(type),
         rows_(rows),
         columns_(columns) {}
-  /// In memory that there is already; as many bytes as the shape needs.
+  /// A tensor in existing memory, which has exactly the bytes that the shape needs.
   Tensor(DType type, std::int64_t rows, std::int64_t columns, Buffer buffer)
       : buffer_(std::move(buffer)), type_(type), rows_(rows), columns_(columns) {
     CHECK_EQ(buffer_.bytes(), static_cast<std::size_t>(rows * columns) * size_of(type));
@@ -210,7 +212,7 @@ class Tensor {
   std::size_t bytes() const { return buffer_.bytes(); }
   Memory memory() const { return buffer_.memory(); }
   const std::string& label() const { return buffer_.label(); }
-  /// Both are for host memory (CHECK); DeviceMemory does the same for any.
+  /// Both are only for host memory (CHECK). DeviceMemory does the same for any memory.
   Tensor clone() const;
   void zero();
 

@@ -14,7 +14,7 @@
 
 #include "core/random.h"
 
-// Newer than some headers.
+// Missing in older headers.
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
@@ -28,10 +28,10 @@ namespace {
 constexpr std::size_t kBlockAlignment = 64;
 constexpr std::size_t kPartAlignment = 4096;
 constexpr std::uint64_t kMagic = 0x3167697765616962ULL;
-/// Memory is claimed in pieces of this size, so that a signal in between costs no more than one.
+/// Memory is allocated in pieces of this size, so that a signal interrupts at most one piece.
 constexpr std::size_t kClaimBytes = std::size_t{64} << 20;
 
-/// At the start of the memory; a BlockRecord per block follows.
+/// Header at the start of the memory. One BlockRecord per block follows it.
 struct Header {
   std::uint64_t magic, key, blocks, bytes;
 };
@@ -55,14 +55,14 @@ double gibibytes(std::size_t bytes) {
       gibibytes(bytes), std::strerror(error));
 }
 
-/// Every page is there afterwards, so that too little memory is an error here and no signal later.
+/// Allocates every page now, so that a lack of memory is an Error here and not a signal (SIGBUS) later.
 void claim(std::byte* data, std::size_t bytes, int descriptor) {
   for (std::size_t first = 0; first < bytes; first += kClaimBytes) {
     const std::size_t count = std::min(kClaimBytes, bytes - first);
     while (madvise(data + first, count, MADV_POPULATE_WRITE) != 0) {
       if (errno == EINTR || errno == EAGAIN) continue;
       if (errno != EINVAL) no_memory(bytes, errno);
-      // A kernel before 5.14.
+      // The kernel is older than 5.14.
       int status = 0;
       do {
         status = posix_fallocate(descriptor, static_cast<off_t>(first), static_cast<off_t>(count));

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// One copy of a model's frozen weights for all ranks of a node: named blocks in memory that processes share
+// One copy of a model's frozen weights for all ranks of a node, as named blocks in shared memory
 // (docs/decisions/0006-weights-once-per-node.md).
 //
-// A model's load runs over an arena up to two times, with the same take() calls in any order:
-//   planning   blocks get a name, a size and a fingerprint; there is no memory yet and nothing is to be read
-//   filling    after create(): the blocks are memory of this process, to be written by whoever takes them
-//   filled     after seal() or attach(): the blocks hold their weights and are read-only
-// An arena is used by one thread at a time; the blocks taken from it outlive it.
+// A model is loaded over an arena up to two times, with the same take() calls in any order. The states of an arena:
+//   planning   blocks have a name, a size and a fingerprint, but no memory; weights must not be read
+//   filling    after create(): blocks are memory of this process; the caller of take() must write them
+//   filled     after seal() or attach(): blocks have their weights and are read-only
+// Only one thread at a time may use an arena. The blocks taken from it may outlive it.
 #pragma once
 
 #include <cstddef>
@@ -22,19 +22,19 @@
 
 namespace biqa {
 
-/// This machine or its settings do not let processes share memory; a private copy is what remains.
+/// This machine or its settings do not let processes share memory. The caller must use a private copy.
 class CannotShare : public Error {
  public:
   using Error::Error;
 };
 
-/// What only ranks that learn need stands behind the rest.
+/// Backward blocks, which only learners need, come after all forward blocks.
 enum class WeightPart : std::uint8_t { forward, backward };
 
-/// How another process of the same node finds an arena.
+/// The address of an arena for other processes of the node.
 struct ArenaHandle {
   std::int64_t process = 0, descriptor = -1;
-  std::uint64_t key = 0;  ///< drawn at random: tells this arena from whatever else may have that descriptor
+  std::uint64_t key = 0;  ///< random; shows that the descriptor still belongs to this arena
 };
 
 class WeightArena {
@@ -44,33 +44,33 @@ class WeightArena {
   WeightArena(const WeightArena&) = delete;
   WeightArena& operator=(const WeightArena&) = delete;
 
-  /// A block, 64-byte aligned. While planning its data is nullptr. Afterwards it must be one of the plan, of
-  /// the same part, size and fingerprint (CHECK). `fingerprint` stands for what the bytes mean: kind and
-  /// layout. Once filled, whoever writes to the block is killed by the system.
+  /// Returns a block, 64-byte aligned. While planning, its data is nullptr. Afterwards the block must be in the plan
+  /// with the same part, size and fingerprint (CHECK). `fingerprint`: digest of the kind and layout of the bytes. Once
+  /// filled, a write to the block ends the process (SIGSEGV).
   Buffer take(const std::string& name, WeightPart part, std::size_t bytes, std::uint64_t fingerprint);
-  /// Whether a block that is taken now is to be written.
+  /// Whether a block that is taken now must be written.
   bool filling() const { return state_ == State::filling; }
-  /// Whether a block that is taken now holds its weights.
+  /// Whether a block that is taken now already has its weights.
   bool filled() const { return state_ == State::filled; }
 
-  /// Of the names, sizes and fingerprints of a part, in the order of the plan; 0 without any. Where digests
-  /// agree, so do the bytes of a filled part.
+  /// Digest of the names, sizes and fingerprints of a part, in the order of the plan; 0 without blocks. If digests are
+  /// equal, so are the bytes of a filled part.
   std::uint64_t digest(WeightPart part) const;
   /// Bytes of all blocks.
   std::size_t bytes() const;
 
-  /// Ends planning with memory of its own. Throws CannotShare where the system has no such memory, Error when
-  /// there is not enough.
+  /// Ends planning and allocates memory. Throws CannotShare if the system has no shareable memory, Error if there is
+  /// not enough.
   void create();
-  /// The bytes of a part, to be sent or received while filling.
+  /// The bytes of a part, for sending or receiving while filling.
   std::span<std::byte> contents(WeightPart part);
-  /// Ends filling: no process can write any more.
+  /// Ends filling. After this no process can write.
   void seal();
-  /// For attach() of other processes, as long as this arena lives.
+  /// For attach() in other processes, as long as this arena exists.
   ArenaHandle handle() const;
 
-  /// Ends planning with the memory of another process, which has sealed it. Throws CannotShare when it can't
-  /// be reached, Error naming the first block that is not laid out there as planned here.
+  /// Ends planning and uses the memory of another process, which has sealed it. Throws CannotShare if that memory
+  /// cannot be reached. Throws Error naming the first block whose layout there differs from the plan here.
   void attach(const ArenaHandle& handle);
 
  private:
@@ -82,7 +82,7 @@ class WeightArena {
     std::uint64_t fingerprint;
   };
   class Mapping;
-  /// Places the blocks; the bytes of the whole mapping.
+  /// Sets the offsets of the blocks. Returns the size of the whole mapping in bytes.
   std::size_t place();
   void check_header(const ArenaHandle& handle) const;
 
