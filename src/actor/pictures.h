@@ -23,7 +23,7 @@ struct EncodedPicture {
 
 class PictureEncoder {
  public:
-  /// Patches that go through the tower together; the last picture may exceed them.
+  /// Patches per pass of the tower. The last image of a pass may exceed this number.
   static constexpr std::int64_t kBatchPatches = 8192;
 
   PictureEncoder(const QwenVl& model, PreprocessConfig config, std::int64_t cache_bytes)

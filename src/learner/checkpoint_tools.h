@@ -106,11 +106,12 @@ struct Verdict {
 /// checkpoints, the link `latest` and the run's adapter.h5. Throws Error if there is nothing to verify.
 std::vector<Verdict> verify_path(const std::filesystem::path& path);
 
-/// Writes a PEFT folder; throws Error if it exists. Modules are named one by one unless `model` tells that every layer is adapted.
+/// Writes a PEFT folder. It lists every module by name, unless `model` shows that every layer is adapted. Throws Error
+/// if `peft` exists.
 void export_peft(const AdapterPlace& place, const std::optional<std::filesystem::path>& model,
                  const std::filesystem::path& peft);
-/// Writes a PEFT adapter as an adapter.h5 if `target` ends in .h5. Otherwise writes a checkpoint folder of step 0 with zero
-/// moments, from which training can start or resume. Throws Error if `target` exists. `build` goes into the manifest.
+/// Writes a PEFT adapter as an adapter.h5 if `target` ends in .h5. Otherwise writes a checkpoint folder of step 0 with
+/// zero moments, from which training can start. Throws Error if `target` exists. `build` goes into the manifest.
 void import_peft(const std::filesystem::path& peft, const std::optional<std::filesystem::path>& model,
                  const std::filesystem::path& target, const std::string& build);
 

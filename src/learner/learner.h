@@ -67,7 +67,7 @@ struct UpdateResult {
 
 class Learner {
  public:
-  /// Small sums and maxima over the learners in update(), and how many values they have together.
+  /// Number of small sums and maxima over the learners in update(), and of their values.
   static constexpr int kSums = 4, kSummedValues = 2 + 6 + 1 + 1;
 
   /// `start`: the adapter from which training starts. `reference`: the adapter of the KL term (nullptr: the base
