@@ -70,7 +70,7 @@ std::string escaped(std::string_view text) {
         out += "&gt;";
         break;
       default:
-        // XML knows no other control characters, not even escaped.
+        // XML allows no other control characters, not even escaped.
         if (static_cast<unsigned char>(c) >= 0x20) out += c;
     }
   }

@@ -24,7 +24,7 @@ void RankLog::send(google::LogSeverity severity, const char* /*full_filename*/, 
                              google::GetLogSeverityName(severity), std::string_view(message, length),
                              base_filename, line));
   } catch (const Error&) {
-    // The line is on standard error too; a full disk is told where it stops the work.
+    // The line is also on standard error. A full disk is reported by the writes that it stops.
   }
 }
 

@@ -13,7 +13,7 @@ namespace biqa {
 
 class RankLog final : public google::LogSink {
  public:
-  /// Appends to `file`; `name`: "rank 3 actor". Throws Error when the file can't be opened.
+  /// Appends to `file`. `name`: "rank 3 actor". Throws Error if the file cannot be opened.
   RankLog(const std::filesystem::path& file, std::string name);
   ~RankLog() override;
   RankLog(const RankLog&) = delete;

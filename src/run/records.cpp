@@ -20,7 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-// The one list of names and their order (docs: contracts of metrics.jsonl); calls visit(name, member).
+// The only list of names and their order (docs/metrics.md). Calls visit(name, member) for each.
 template <typename Metrics, typename Visit>
 requires std::is_same_v<std::remove_const_t<Metrics>, StepMetrics>
 void for_each_field(Metrics& m, Visit&& visit) {

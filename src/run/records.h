@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The lines of metrics.jsonl and samples.jsonl. records.cpp names each column once, for the writer and the reader.
+// The lines of metrics.jsonl and samples.jsonl. records.cpp names each column once, for writer and reader.
 #pragma once
 
 #include <cstdint>
@@ -16,10 +16,10 @@
 
 namespace biqa {
 
-/// A figure that was not measured: written as null, read back as NaN.
+/// A metric that was not measured. Written as null and read as NaN.
 inline constexpr double kNotMeasured = std::numeric_limits<double>::quiet_NaN();
 
-/// One training step: a line of metrics.jsonl under these names and in this order.
+/// One training step: a line of metrics.jsonl with these names in this order.
 struct StepMetrics {
   std::int64_t step = 0;     ///< from 1
   std::int64_t version = 0;  ///< version of the adapter that this step produced
@@ -29,15 +29,16 @@ struct StepMetrics {
   double step_seconds = 0, rollout_seconds = 0, stage2_seconds = 0, reward_seconds = 0, learn_seconds = 0,
          sync_seconds = 0;
   std::int64_t images = 0, trajectories = 0, generated_tokens = 0, stage2_tokens = 0, trained_tokens = 0;
-  // Over the step's trajectories: weighted sum, then each column before its weight; std with n - 1.
+  // Over the step's trajectories: the weighted sum, then each reward before its weight. Standard deviations divide by n
+  // - 1.
   double reward_mean = kNotMeasured, reward_std = kNotMeasured;
-  // One per row of the reward table: `reward_NAME_mean` and `reward_NAME_std`.
+  // One value per row of the reward table: `reward_NAME_mean` and `reward_NAME_std`.
   std::vector<double> reward_means = std::vector<double>(rewards().size(), kNotMeasured),
                       reward_stds = std::vector<double>(rewards().size(), kNotMeasured);
   // Fractions between 0 and 1.
   double parse_rate = kNotMeasured, stage2_parse_rate = kNotMeasured, zero_variance_fraction = kNotMeasured,
          leak_rate = kNotMeasured, truncated_fraction = kNotMeasured;
-  // Means: completion tokens; words of the parts.
+  // Means: tokens of a completion; words of caption and reasoning.
   double length_mean = kNotMeasured, caption_words = kNotMeasured, reasoning_words = kNotMeasured;
   double loss = kNotMeasured, kl = kNotMeasured, ratio_max_deviation = kNotMeasured,
          actor_learner_logp_gap = kNotMeasured, clip_fraction = kNotMeasured, entropy = kNotMeasured,
@@ -47,7 +48,7 @@ struct StepMetrics {
   std::int64_t traffic_bytes = 0;
 };
 
-/// One evaluated set under one condition: a line of metrics.jsonl.
+/// One evaluation set with one condition and decoding: a line of metrics.jsonl.
 struct EvalMetrics {
   std::int64_t step = 0;  ///< 0: before the first step
   std::string set;        ///< written as "eval"
@@ -69,28 +70,28 @@ struct SampleRecord {
   std::string stage2_text;
   std::optional<double> stage2_rating;
   double score = 0;                       ///< human score
-  std::map<std::string, double> rewards;  ///< by the names of the reward table, before weights
+  std::map<std::string, double> rewards;  ///< by name in the reward table, before weighting
   double advantage = 0;
 };
 
-/// One JSON line without line end. Names are in the order of the struct. Floats round-trip; NaN and infinities are
-/// null; bytes that are no UTF-8 are replaced.
+/// One JSON line without line end. Names are in the order of the struct. Floats are read back exactly. NaN and
+/// infinities become null. Bytes that are not UTF-8 are replaced.
 std::string to_json_line(const StepMetrics& metrics);
 std::string to_json_line(const EvalMetrics& metrics);
 std::string to_json_line(const SampleRecord& sample);
 
-/// What metrics.jsonl holds.
+/// The content of metrics.jsonl.
 struct MetricsFile {
   std::vector<StepMetrics> steps;
   std::vector<EvalMetrics> evaluations;
 };
-/// Reads metrics.jsonl. Unknown keys are ignored, missing ones keep their defaults, and an unfinished last line is left
-/// out. Throws Error with file:line.
+/// Reads metrics.jsonl. Unknown keys are ignored, missing keys keep their defaults, and an incomplete last line is
+/// skipped. Throws Error with file:line.
 MetricsFile read_metrics(const std::filesystem::path& file);
-/// Calls `visit` for each line of samples.jsonl, in order. Otherwise as read_metrics.
+/// Calls `visit` for each line of samples.jsonl in order. Otherwise like read_metrics.
 void read_samples(const std::filesystem::path& file, const std::function<void(const SampleRecord&)>& visit);
 
-/// The numbers of a record as TensorBoard shows them, without those that were not measured.
+/// The numbers of a record for TensorBoard, without those that were not measured.
 std::vector<TensorboardScalar> scalars_of(const StepMetrics& metrics);
 std::vector<TensorboardScalar> scalars_of(const EvalMetrics& metrics);
 

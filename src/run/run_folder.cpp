@@ -48,9 +48,9 @@ void make_folder(const fs::path& folder) {
   }
 }
 
-// Cuts a file of JSON lines behind its last whole line of a step up to `last_step`. Lines stand in the order
-// of their steps, so everything from the first later one on goes; without `evaluated` from the first figure of an
-// evaluation of that step on. Gives the last step that is left, 0 for none.
+// Truncates a file of JSON lines after its last whole line of a step up to `last_step`. Lines are in the order of their
+// steps, so everything from the first later line on is removed. Without `evaluated`, the evaluation of that step is
+// removed too. Returns the last step that is left, 0 if none.
 std::int64_t keep_until(const fs::path& file, std::int64_t last_step, bool evaluated) {
   std::error_code problem;
   std::int64_t kept = 0;

@@ -21,14 +21,14 @@ std::filesystem::path dump_file(const std::filesystem::path& root, std::int64_t 
 /// True if this folder's metrics.jsonl contains at least one step.
 bool holds_a_run(const std::filesystem::path& root);
 
-/// A run folder is this process's alone as long as this lives; the system lets go of it when the process ends, however it
-/// ends. What a run goes on from is chosen and read under it: another job may still be writing there before.
+/// While this object exists, no other process can use the run folder. The system releases the lock whenever the process
+/// ends. Take it before choosing and reading the checkpoint to resume from, because another job may still be writing
+/// there.
 class RunLock {
  public:
-  /// Creates the folder where it isn't there. Throws Error when it cannot be made, is not writable or is in use by another
-  /// process.
+  /// Creates a missing folder. Throws Error if it cannot be created, is not writable or is in use by another process.
   explicit RunLock(std::filesystem::path root);
-  /// Removes what it made, if nothing else has come into it.
+  /// Removes the folders that it created, if they are still empty.
   ~RunLock();
   RunLock(RunLock&& other) noexcept;
   RunLock& operator=(RunLock&&) = delete;
@@ -42,14 +42,14 @@ class RunLock {
   int descriptor_ = -1;
 };
 
-/// An open run folder; belongs to one process (rank 0).
+/// An open run folder. It belongs to one process (the first learner).
 class RunFolder {
  public:
-  /// Creates the folder, its subfolders and `config.yaml` (text as given) and opens the files for appending.
-  /// `resumed_step`: nullopt starts a new run and throws if the folder already holds steps. With S the run continues
+  /// Creates the folder, its subfolders and `config.yaml` with the given text, and opens the files for appending.
+  /// `resumed_step`: nullopt starts a new run and throws if the folder already contains steps. With S the run continues
   /// after step S: lines of later steps and an incomplete last line are deleted. If `evaluated` is false, the
-  /// evaluation of step S is deleted too, because it will be repeated. Throws Error when the folder cannot be made,
-  /// is not writable, holds another run or is in use by another process.
+  /// evaluation of step S is deleted too, because it will be repeated. Throws Error if the folder cannot be created, is
+  /// not writable, contains another run or is in use by another process.
   RunFolder(std::filesystem::path root, const std::string& config_yaml,
             std::optional<std::int64_t> resumed_step, bool evaluated = true)
       : RunFolder(RunLock(std::move(root)), config_yaml, resumed_step, evaluated) {}
@@ -68,10 +68,10 @@ class RunFolder {
   std::filesystem::path metrics_file() const { return root_ / "metrics.jsonl"; }
   std::filesystem::path samples_file() const { return root_ / "samples.jsonl"; }
 
-  /// Appends one whole line (and TensorBoard scalars for metrics) and hands it to the system at once. Throws
-  /// Error when the disk is full; the file then ends with the last whole line.
+  /// Appends one whole line, and for metrics TensorBoard scalars, and passes them to the system at once. Throws Error
+  /// if the disk is full. The file then ends with the last whole line.
   void append(const StepMetrics& metrics);
-  /// All figures of an evaluation as one record: they are there together or not at all.
+  /// Appends all metrics of an evaluation as one record: either all or none are in the file.
   void append(std::span<const EvalMetrics> figures);
   void append(const SampleRecord& sample);
 
