@@ -45,7 +45,7 @@ std::string_view last_part(std::string_view key) {
     candidates.push_back(field.full());
     if (field.section == section) siblings.push_back(field.key);
   }
-  // A right name in a wrong section is one step away.
+  // A known name in a wrong section counts as distance 1.
   const auto distance = [&](const std::string& candidate) {
     return std::min(edit_distance(full, candidate), edit_distance(last_part(full), last_part(candidate)) + 1);
   };

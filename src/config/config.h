@@ -23,21 +23,21 @@ namespace biqa {
 
 struct ModelSettings {
   std::filesystem::path path;     ///< checkpoint folder in Hugging Face format
-  std::filesystem::path adapter;  ///< adapter the policy starts from and is kept close to; empty: none
+  std::filesystem::path adapter;  ///< initial adapter of the policy and adapter of the KL term; empty: none
   DType dtype = DType::bf16;      ///< of the base weights and activations: bf16 or f32
   std::string device = "cpu";     ///< cpu or cuda
   std::int64_t max_pixels = 401408, min_pixels = 3136;  ///< area of an image after resizing, pixels
-  /// Written down, and not the default values above: then they hold whatever the checkpoint's own limits are.
+  /// Whether the configuration sets them. Set values replace the limits of the model folder; defaults only narrow them.
   bool max_pixels_given = false, min_pixels_given = false;
   PixelLimits pixels() const { return {min_pixels, max_pixels, min_pixels_given, max_pixels_given}; }
-  int threads = 0;  ///< per rank; 0: its share of its node's processors
+  int threads = 0;  ///< per rank; 0: as many as the rank's share of its node's processors
 };
 
 struct DataSettings {
   std::filesystem::path train;              ///< manifest
   std::vector<std::filesystem::path> eval;  ///< manifests
   double annotation_fraction =
-      1.0;                ///< share of the annotated training images whose human text is used, 0..1
+      1.0;                ///< fraction of the training images with human text whose text is used, 0..1
   bool skip_bad = false;  ///< leave bad manifest rows out and list them
 };
 
@@ -49,7 +49,7 @@ struct RolloutSettings {
   double top_p = 1.0;      ///< 1: off
   std::int64_t max_new_tokens = 1024, stage2_max_new_tokens = 64;
   std::uint64_t kv_memory = std::uint64_t{4} << 30;  ///< bytes per actor rank
-  std::int64_t policy_lag = 0;  ///< age of the adapter that samples a step, in updates: always exactly this
+  std::int64_t policy_lag = 0;  ///< exact number of steps by which the sampling adapter is older
 };
 
 enum class Stage2Input : std::uint8_t { caption, caption_reasoning };
@@ -57,12 +57,12 @@ enum class LeakGuard : std::uint8_t { off, strip, penalise };
 
 struct Stage2Settings {
   bool enabled = true;
-  Stage2Input input = Stage2Input::caption;  ///< what fills {caption}: the caption, or caption and reasoning
-  bool train = false;                        ///< stage-2 tokens get a gradient too
+  Stage2Input input = Stage2Input::caption;  ///< replaces {caption}: the caption, or caption and reasoning
+  bool train = false;                        ///< train on second-stage tokens too
   LeakGuard leak_guard = LeakGuard::strip;
 };
 
-/// `prompts`: texts that a configuration leaves out are those of default_prompts(profile).
+/// `prompts`: missing texts are those of default_prompts(profile).
 struct PromptSettings {
   std::string profile = "paper";  ///< paper or released
   PromptTexts texts = default_prompts(named_profile("paper"));
@@ -71,12 +71,12 @@ struct PromptSettings {
 struct ObjectiveSettings {
   ObjectiveConfig loss;
   AdvantageConfig advantage;
-  bool drop_zero_variance = false;  ///< groups whose answers are all rewarded alike leave the loss
-  bool mask_truncated = false;      ///< answers cut off by the length limit leave the loss
+  bool drop_zero_variance =
+      false;  ///< groups whose completions all have the same reward are left out of the loss
+  bool mask_truncated = false;  ///< completions cut off by the length limit are left out of the loss
   std::int64_t updates_per_rollout = 1;
-  std::int64_t micro_batch_tokens = 8192;  ///< most tokens of one forward and backward pass
-  bool recompute_layers =
-      false;  ///< keep only layer inputs and compute the rest again: less memory, more time
+  std::int64_t micro_batch_tokens = 8192;  ///< maximum of tokens in one forward and backward pass
+  bool recompute_layers = false;  ///< keep only layer inputs and recompute the rest: less memory, more time
 };
 
 struct OptimizerSettings {
@@ -89,9 +89,10 @@ struct OptimizerSettings {
 
 struct TrainSettings {
   std::int64_t epochs = 2;
-  std::int64_t steps = 0;  ///< 0: as many as the epochs give
+  std::int64_t steps = 0;  ///< 0: as many as `epochs` gives
   std::uint64_t seed = 42;
-  std::filesystem::path out;             ///< run folder; default runs/NAME, NAME = the config file's stem
+  /// run folder; default runs/NAME, NAME = name of the configuration file without extension
+  std::filesystem::path out;
   std::vector<std::int64_t> dump_steps;  ///< steps (from 1) that write dumps/step-*.h5
   std::int64_t eval_every = 0;  ///< steps between evaluations; 0: before the first and after the last only
   std::vector<std::string> eval_decodings{"greedy", "sampled"};
@@ -111,7 +112,7 @@ struct CheckpointSettings {
 };
 
 struct Config {
-  std::filesystem::path file;  ///< where it was read; empty for the defaults alone
+  std::filesystem::path file;  ///< the file that was read; empty: only defaults
   ModelSettings model;
   LoraSpec lora;
   DataSettings data;
@@ -133,13 +134,13 @@ struct Config {
 /// unknown key (with the nearest valid one), wrong type, wrong range, settings that contradict each other.
 Config load_config(const std::filesystem::path& file, std::span<const std::string> overrides = {});
 
-/// Throws Error (usage) naming the first key that training needs and the configuration leaves empty.
+/// Throws Error (usage) naming the first key that training needs but the configuration does not set.
 void require_training_keys(const Config& config);
 
-/// The resolved configuration, every key, paths absolute. load_config of it gives the same configuration.
+/// The resolved configuration with every key and absolute paths. load_config of this text gives the same configuration.
 std::string to_yaml(const Config& config);
 
-/// The settings, as "section.key: value", that `then`, a text of to_yaml, has otherwise or not at all.
+/// Settings of `now`, as "section.key: value", that are different or missing in `then`, a text of to_yaml.
 std::vector<std::string> changed_settings(const std::string& then, const Config& now);
 
 /// "a.b" of every key, in the order of to_yaml.

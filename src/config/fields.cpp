@@ -55,8 +55,8 @@ constexpr std::array kPlacements{Named<bool>{"split", false}, Named<bool>{"coloc
 constexpr std::int64_t kMany = 1000000000;
 constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 
-/// What a number may be: finite in any case; `above` leaves the lower bound itself out, `or_zero` adds 0. Much of the
-/// arithmetic is f32, where 1e-38 has no reciprocal and 1e-46 is 0: so both ends are within what it can bear.
+/// The range of a number, which must be finite. `above` excludes the lower bound, `or_zero` also allows 0. Much of the
+/// arithmetic is f32, where 1e-38 has no reciprocal and 1e-46 is 0, so the default bounds stay within the range of f32.
 struct Bounds {
   double least = 0, most = 0;
   bool above = false, or_zero = false;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The keys of the configuration as one table, and how a wrong value is refused. For this folder's own use.
+// The table of configuration keys, and Errors for wrong values. Private to this folder.
 #pragma once
 
 #include <filesystem>
@@ -13,7 +13,7 @@
 
 namespace biqa {
 
-/// One key: how it is read into its member and written from it.
+/// One key, with functions that read and write its member.
 struct Field {
   std::string section, key;
   std::function<void(const YamlNode&, const std::string& full)> read;
@@ -22,12 +22,12 @@ struct Field {
   std::string full() const { return section.empty() ? key : section + "." + key; }
 };
 
-/// Every key over the members of `config`, in the order of docs/configuration.md. Relative paths are meant from `base`.
+/// Every key, bound to the members of `config`, in the order of docs/configuration.md. Relative paths start at `base`.
 std::vector<Field> fields_of(Config& config, const std::filesystem::path& base);
 
-/// Throws Error (usage): the value of `key` is not `expected` ("a whole number from 1 to 4096").
+/// Throws Error (usage): the value of `key` must be `expected` ("a whole number from 1 to 4096").
 [[noreturn]] void refuse_value(const YamlNode& node, const std::string& key, const std::string& expected);
-/// A value for messages: "'text'", "a list".
+/// A value as shown in messages: "'text'", "a list".
 std::string shown(const YamlNode& node);
 std::string joined(const std::vector<std::string>& words, std::string_view between = ", ");
 
