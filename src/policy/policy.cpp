@@ -47,7 +47,7 @@ void Policy::complete(const PolicyOptions& options, bool tell) {
         config.vision.merge, config.vision.temporal);
   }
   preprocess.limit(options.pixels);
-  // A folder's own limits are its own business.
+  // The folder's own limits are not checked.
   const bool asked = options.pixels.min > 0 || options.pixels.max > 0;
   if (asked && preprocess.min_pixels > preprocess.max_pixels) {
     fail_usage(

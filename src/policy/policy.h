@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A checkpoint folder opened for use: network, tokenizer, control tokens and preprocessing that belong together.
+// An opened model folder: network, tokenizer, control tokens and preprocessing.
 #pragma once
 
 #include <filesystem>
@@ -20,15 +20,16 @@ struct PolicyOptions {
   std::filesystem::path path;
   DType dtype = DType::f32;
   std::string device = "cpu";
-  int threads = 0;  ///< 0: what this process may use
+  int threads = 0;  ///< 0: all that this process may use
   bool backward = false;
-  PixelLimits pixels = {};  ///< in place of the checkpoint's
+  PixelLimits pixels = {};  ///< replace the limits of the model folder
   std::int64_t feature_cache_bytes = std::int64_t{1} << 30;
-  /// Parts of the adapter on frozen modules (Lora::frozen): merged into the weights.
+  /// Parts of the adapter on frozen modules (Lora::frozen), to be merged into the weights.
   std::shared_ptr<const FrozenParts> frozen = nullptr;
 };
 
-/// An adapter (read_any_adapter) for the model in a folder, before that is opened: Lora::frozen goes into its options.
+/// Reads an adapter (read_any_adapter) for the model in a folder. Call it before Policy::open, because Lora::frozen
+/// goes into the options.
 Lora read_adapter_for(const std::filesystem::path& model, const std::filesystem::path& adapter);
 
 struct Policy {
@@ -38,21 +39,21 @@ struct Policy {
   ChatIds chat{};
   std::unique_ptr<PictureEncoder> pictures;
 
-  /// Throws Error naming what the folder lacks or which device is absent.
+  /// Throws Error naming what the folder lacks or the device that is absent.
   static Policy open(const PolicyOptions& options);
-  /// The same on every rank of `ranks`, which call it together: the weights are held once per node (load_shared).
-  /// Throws Error on the lowest rank that fails; the other ranks wait until that rank ends the job.
+  /// As open(), collective over `ranks`: each node holds the weights once (load_shared). Throws Error on the lowest
+  /// rank that fails; the other ranks wait until that rank ends the job.
   static Policy open(const PolicyOptions& options, Communicator& ranks,
                      const std::string& node = this_node());
-  /// A prompt over pictures in order, then the text. The result keeps the features alive.
+  /// A prompt with the images in order, then the text. The result keeps the features alive.
   std::shared_ptr<const PromptInput> prompt(const std::optional<std::string>& system,
                                             std::span<const EncodedPicture> pictures,
                                             std::string_view user) const;
 
  private:
-  /// All but the network.
+  /// Opens all parts except the network.
   void open_parts(const PolicyOptions& options);
-  /// What needs the network.
+  /// Opens the parts that need the network.
   void complete(const PolicyOptions& options, bool tell = true);
 };
 

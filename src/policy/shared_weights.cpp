@@ -48,7 +48,7 @@ struct Planned {
   std::uint64_t shares = 0;
 };
 
-/// Who holds the weights of each rank's node, and what that node needs.
+/// The rank that holds the weights of each node, and the parts that the node needs.
 class Nodes {
  public:
   explicit Nodes(const std::vector<Place>& places)
@@ -64,7 +64,7 @@ class Nodes {
   }
   int leader_of(int rank) const { return leaders_[static_cast<std::size_t>(rank)]; }
   bool is_leader(int rank) const { return leader_of(rank) == rank; }
-  /// A rank of this rank's node learns.
+  /// Whether a rank of this rank's node is a learner.
   bool backward(int rank) const { return backward_[static_cast<std::size_t>(rank)]; }
   std::int64_t ranks_beside(int rank) const { return sizes_[static_cast<std::size_t>(rank)]; }
 
@@ -74,8 +74,8 @@ class Nodes {
   std::vector<std::int64_t> sizes_;
 };
 
-/// The leaders that get their bytes from the first of them; it has both parts if anyone has. Fewer than two:
-/// nobody gets any.
+/// The leaders that receive their bytes from the first of them. The first has both parts if any of them has. With fewer
+/// than two, nothing is sent.
 struct Receivers {
   Receivers(const Nodes& nodes, const std::vector<Planned>& plans) {
     std::vector<int> leaders;

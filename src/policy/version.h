@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which program this is, as --version prints it and checkpoints record it.
+// The version of the program, as --version prints it and checkpoints record it.
 #pragma once
 
 #include <string>
