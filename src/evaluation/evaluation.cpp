@@ -11,7 +11,7 @@ namespace biqa {
 
 namespace {
 
-/// Ratings beside the human scores of the same pictures.
+/// Ratings and human scores of the same images.
 struct Pairs {
   std::vector<double> ratings, scores;
 

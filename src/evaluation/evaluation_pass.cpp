@@ -13,7 +13,8 @@
 namespace biqa {
 namespace {
 
-/// Pictures of an evaluation, as many under way as a step has trajectories; no more once a stop is asked for.
+/// Images of an evaluation. At most as many run at a time as a step has trajectories. After a stop request no further
+/// image is started.
 class EvaluationSource final : public SampleSource {
  public:
   EvaluationSource(const EvaluationPass& pass, const std::vector<Sample>& samples,
@@ -27,7 +28,7 @@ class EvaluationSource final : public SampleSource {
   std::vector<RolloutSample> next(bool /*idle*/) override {
     pass_.world.progress();
     if (pass_.signals.stop) return {};
-    // In bits that are worth a pass through the vision tower.
+    // Requests several images at a time, because a pass of the vision tower for one would be slow.
     const std::size_t room = window_ - under_way_;
     if (room == 0 || (room < window_ / 4 && under_way_ > 0)) return {};
     const std::size_t count = std::min(room, rows_.size() - next_);

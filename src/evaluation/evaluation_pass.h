@@ -17,14 +17,14 @@
 
 namespace biqa {
 
-/// What an evaluation runs on.
+/// An evaluation and everything that it needs.
 struct EvaluationPass {
   const Config& config;
   Communicator& world;
   const RolePlan& roles;
   const StopSignals& signals;
   PictureEncoder& pictures;
-  Rollout* rollout = nullptr;  ///< of actors
+  Rollout* rollout = nullptr;  ///< set on actors
   int first_tag = 0;           ///< first of the message tags to use; one tag per set and decoding
 
   /// Evaluates all sets with all decodings of the configuration. Every rank must call it with the same sampling
@@ -38,13 +38,13 @@ struct EvaluationPass {
   std::vector<Group> collect(std::size_t images, int tag) const;
 };
 
-/// Whether train.eval_every asks for an evaluation after this step, which is not the last.
+/// Whether train.eval_every requires an evaluation after this step (not the last one).
 bool evaluation_due(const Config& config, std::int64_t step, std::int64_t last_step);
 
 /// Number of EvalMetrics that a complete evaluation of `sets` sets produces: one per set, decoding and condition.
 std::size_t figures_of_evaluation(const Config& config, std::size_t sets);
 
-/// A line for each set, condition and decoding on stderr.
+/// Prints a line per set, condition and decoding on standard error.
 void print_evaluation(std::span<const EvalMetrics> figures);
 
 }  // namespace biqa
