@@ -14,9 +14,9 @@ namespace biqa {
 namespace {
 
 constexpr std::int64_t kFloat = sizeof(float);
-/// As the head of CpuOps cuts its rows into pieces (cpu_ops.cpp).
+/// Bytes of logits that CpuOps computes at a time (kChunkBytes in cpu_head.cpp).
 constexpr std::int64_t kLogitBytes = std::int64_t{16} << 20;
-/// oneDNN's generated code, its scratch, the heap's gaps and blocks kept; measured (bench/plan_memory.sh).
+/// oneDNN's generated code and scratch memory, and gaps and kept blocks of the heap. Measured by bench/plan_memory.sh.
 constexpr std::int64_t kLibraryBytes = std::int64_t{14} << 20;
 
 std::int64_t round_up(std::int64_t value, std::int64_t to) {
@@ -29,7 +29,7 @@ std::int64_t bytes_in(const MemoryParts& parts) {
   return sum;
 }
 
-/// A learner's rows when a group's prompt is taken once per micro batch.
+/// A learner's rows if a group's prompt is packed once per micro-batch.
 struct LearnerRows {
   std::int64_t rows = 0, outputs = 0, prompts = 0;
 };
@@ -62,7 +62,7 @@ std::int64_t logit_bytes(const TextConfig& text, std::int64_t rows) {
   return std::min(chunk, rows) * text.vocab * kFloat;
 }
 
-/// Layer of a forward pass that keeps nothing, all its tensors at once.
+/// One layer of a forward pass without tape, with all its tensors at once.
 std::int64_t forward_row_bytes(const Widths& w, std::int64_t c) {
   return kFloat * (w.hidden + w.q + 2 * w.kv + 2 * w.mlp) + c * (2 * w.hidden + w.q + w.mlp);
 }

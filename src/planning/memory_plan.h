@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The memory of one rank by part, from shapes alone.
+// Computes the memory of one rank by part, from shapes only.
 #pragma once
 
 #include <cstdint>
@@ -27,16 +27,16 @@ struct MemoryInputs {
   bool recompute = false, dropout = false, stage2_trained = false;
   int threads = 1;
   std::int64_t kv_limit = 0;  ///< bytes
-  /// tokens in one prompt, one stage-2 prompt, one image
+  /// tokens in one prompt, one second-stage prompt, one image
   std::int64_t prompt = 0, stage2_prompt = 0, image_tokens = 0;
-  /// tokens of a stage-2 prompt with the longest allowed caption, and of the longest stage-2 answer
+  /// tokens of a second-stage prompt with the longest allowed caption, and of the longest second-stage completion
   std::int64_t evaluation_stage2_prompt = 0, stage2_new = 0;
-  std::int64_t patch_rows = 0;  ///< of one picture
+  std::int64_t patch_rows = 0;  ///< of one image
   /// images per step on this rank; completions per image; tokens per completion
   std::int64_t images = 0, group = 0, new_tokens = 0;
   /// images of the largest evaluation set that this rank processes at the same time
   std::int64_t evaluation_images = 0;
-  std::int64_t distinct_images = 0;  ///< whose features are kept
+  std::int64_t distinct_images = 0;  ///< number of images whose features are cached
   std::int64_t learner_images = 0, micro_batch_tokens = 0;
 };
 struct MemoryPlan {
@@ -44,10 +44,10 @@ struct MemoryPlan {
   MemoryParts held;     ///< from the first step to the last
   MemoryParts passing;  ///< needed one after another, so only the largest counts
   std::int64_t shared_bytes() const;
-  /// Peak memory of this rank, including the whole of the shared parts.
+  /// Peak memory of this rank, including all shared parts.
   std::int64_t peak() const;
 };
-/// From shapes alone.
+/// Computes the plan from shapes only.
 MemoryPlan plan_memory(const MemoryInputs& inputs);
 
 }  // namespace biqa

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How many weights the network has, by part.
+// Number of weights of each part of the network.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace biqa {
 
-/// Widths of the decoder that everything else follows from.
+/// Widths of the decoder; all other sizes follow from them.
 struct Widths {
   explicit Widths(const TextConfig& text)
       : hidden(text.hidden),

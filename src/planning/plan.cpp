@@ -47,7 +47,7 @@ std::int64_t share(std::int64_t count, std::size_t ranks) {
   return (count + static_cast<std::int64_t>(ranks) - 1) / static_cast<std::int64_t>(ranks);
 }
 
-/// Patches of a picture, rounded up to whole tokens: mean over the manifest.
+/// Patches of an image, rounded up to whole tokens: mean over the manifest.
 std::int64_t typical_patches(const std::vector<Sample>& samples, const PreprocessConfig& preprocess) {
   std::int64_t tokens = 0;
   for (const Sample& sample : samples) tokens += image_tokens(sample.size, preprocess);
@@ -62,7 +62,7 @@ bool holds_weights(const fs::path& folder) {
   return false;
 }
 
-/// Operations per second of a layer-like product with so many rows.
+/// Operations per second of a product with `rows` rows and the shape of a layer.
 double product_rate(const ModelConfig& model, DType dtype, int threads, std::int64_t rows) {
   constexpr std::int64_t kWidest = 8192;
   constexpr double kSeconds = 0.15;

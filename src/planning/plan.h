@@ -12,7 +12,8 @@
 
 namespace biqa {
 
-/// Of one step, except where it says otherwise. Tokens are upper bounds: every answer as long as it may be.
+/// Values are of one step unless stated otherwise. Token counts are upper bounds: every completion has the maximum
+/// length.
 struct RunPlan {
   RolePlan roles;
   std::int64_t ranks = 0, threads = 0;  ///< threads of each rank
@@ -20,25 +21,26 @@ struct RunPlan {
   std::int64_t images = 0, trajectories = 0;
   std::int64_t image_tokens = 0, prompt_tokens = 0, stage2_prompt_tokens = 0;  ///< of one prompt
   std::int64_t rollout_tokens = 0;                                             ///< generated, both stages
-  std::int64_t trained_rows = 0;  ///< tokens through the learner: prompts once per group, and completions
+  std::int64_t trained_rows =
+      0;  ///< tokens processed by the learners: each group's prompt once, and all completions
   double vision_flop = 0, rollout_flop = 0, learn_flop = 0;
   /// speed of one rank in matrix products with many rows, from a short measurement
   double batch_flop_per_second = 0;
-  double decode_flop_per_second = 0;              ///< of products with one row per running completion
-  double rollout_seconds = 0, learn_seconds = 0;  ///< at that rate, split over the ranks of the role
-  std::string fullest;                            ///< role of the rank that needs most memory
+  double decode_flop_per_second = 0;              ///< the same with one row per running completion
+  double rollout_seconds = 0, learn_seconds = 0;  ///< at these speeds, divided among the ranks of the role
+  std::string fullest;                            ///< role of the rank that needs the most memory
   MemoryPlan memory;                              ///< of that rank
-  std::int64_t node_ranks = 1;                    ///< ranks on a node: what the launcher says, else all
-  /// peak memory of the node that needs most; shared weights are counted once
+  std::int64_t node_ranks = 1;  ///< ranks on a node, as the launcher reports it; otherwise all
+  /// peak memory of the node that needs the most; shared weights count once
   std::int64_t node_bytes = 0;
-  std::int64_t node_shared_bytes = 0;    ///< those weights
+  std::int64_t node_shared_bytes = 0;    ///< part of it: shared weights
   std::vector<std::string> assumptions;  ///< assumptions made because a file does not exist yet
   double step_seconds() const { return rollout_seconds + learn_seconds; }
 };
 
-/// Reads the model's configuration, its tokenizer, the manifests and the pictures' headers; no weights. Throws Error as a
-/// run would, except that weights and manifests may be missing: the plan then says what it takes instead. `processors`
-/// of each rank; 0: those that this process may use, shared by the ranks.
+/// Reads the model's configuration, its tokenizer, the manifests and the headers of the images, but no weights. Throws
+/// the same Errors as a run. But weights and manifests may be missing; then `assumptions` lists what the plan assumes.
+/// `processors`: per rank; 0: the ranks share those that this process may use.
 RunPlan make_plan(const Config& config, int ranks, int processors = 0);
 /// Readable text, several lines.
 std::string describe_plan(const RunPlan& plan);

@@ -26,16 +26,17 @@
 namespace biqa {
 namespace {
 
-/// Of a wait, as message_communicator.cpp sleeps.
+/// Fraction of a wait, as in message_communicator.cpp.
 const double kLongestSleepSeconds = kLongestSleep.count();
 constexpr double kReportBytes = sizeof(StepReport), kBoundaryBytes = kBoundaryWireBytes;
 constexpr double kWorkBytes = WorkShare::kRequestBytes + WorkShare::kReplyBytes;
-/// Rooted sums of an update and of a publication: calls, and bytes one way between the root and one rank.
+/// Small sums of an update and of a publication: number of calls, and bytes in one direction between the root and one
+/// rank.
 constexpr double kUpdateSums = Learner::kSums, kUpdateSumBytes = sizeof(double) * Learner::kSummedValues;
 constexpr double kPublishSums = AdapterExchange::kSums,
                  kPublishSumBytes = sizeof(double) * AdapterExchange::kSums;
 constexpr double kFloatBytes = sizeof(float);
-/// Values of one adapter in a checkpoint: the adapter itself, and values and both moments in the shards.
+/// Vectors of the adapter's size in a checkpoint: the adapter, and in the shards values and both moments.
 constexpr double kSavedAdapters = 4, kShardAdapters = 3;
 
 template <typename Count>
@@ -43,12 +44,12 @@ double number(Count count) {
   return static_cast<double>(count);
 }
 
-/// Seconds for bytes at a rate; a rate of 0 stands for one that takes no time.
+/// Seconds for `bytes` at a rate. With a rate of 0 they take no time.
 double transfer_seconds(double bytes, double bytes_per_second) {
   return bytes_per_second > 0 ? bytes / bytes_per_second : 0;
 }
 
-/// Speed of `busy` of `ranks` ranks that share cores, 1 for a core of its own.
+/// Speed of `busy` of `ranks` ranks that share cores; 1 is the speed on an own core.
 double speed_of(const ScaleInputs& in, double busy, double ranks) {
   if (in.cores <= 0 || busy <= 0) return 1;
   constexpr double kLeast = 0.05;  // the scheduler leaves that to the busy
@@ -56,7 +57,7 @@ double speed_of(const ScaleInputs& in, double busy, double ranks) {
   return std::min(1.0, left / busy);
 }
 
-/// The last of `ranks` ranks that have waited so long notices so late; with 1: one rank in the mean.
+/// Mean delay until the last of `ranks` ranks, which have waited this long, notices a message.
 double late_seconds(const ScaleInputs& in, double waited, double ranks = 1) {
   if (!in.sleeps) return 0;
   return std::min(waited * kSleepShare, kLongestSleepSeconds) * ranks / (ranks + 1);
