@@ -29,7 +29,7 @@
 namespace biqa {
 namespace {
 
-/// Turns of a waiting thread before it sleeps: 0.5 ms on recent Intel processors, less on others.
+/// Number of spins of a waiting thread before it sleeps: 0.5 ms on recent Intel processors, less on others.
 constexpr const char* kSpinCount = "10000";
 
 std::size_t edit_distance(const std::string& a, const std::string& b) {
@@ -52,7 +52,7 @@ bool is_switch(const FlagInfo& flag) {
   return flag.value.empty();
 }
 
-/// glog's own flags (--v, --log_dir, …) are gflags' and stay settable.
+/// glog's own flags (--v, --log_dir, …) are gflags; users may set them.
 bool set_logging_flag(const std::string& name, const std::string& value) {
   return !gflags::SetCommandLineOption(name.c_str(), value.c_str()).empty();
 }
@@ -70,7 +70,7 @@ void print_help(const ProgramInfo& info) {
       info.example);
 }
 
-/// What mpirun or srun says of this process.
+/// Rank and number of ranks, from the environment variables of mpirun or srun.
 struct Place {
   int rank = 0, ranks = 1;
 };
@@ -80,8 +80,8 @@ Place place_by_launcher(const ProgramInfo& info) {
           std::max(1, number_from(kSizeVariables, number_from({"SLURM_STEP_NUM_TASKS"})))};
 }
 
-/// All ranks of a parallel program found the command line wrong; the first says so. A launcher ends the others as soon as
-/// one has failed, so these give it the time to speak.
+/// Called on all ranks of a parallel program, which find the same error in the command line. Rank 0 prints it. The
+/// others wait first, because the launcher ends all ranks as soon as one has failed.
 void report_usage(const ProgramInfo& info, const std::string& message) {
   const Place place = place_by_launcher(info);
   if (place.rank > 0) {
