@@ -30,7 +30,7 @@ RolloutOptions rollout_options(const Config& config, std::int64_t step, std::int
   return options;
 }
 
-/// The share's rows as samples.
+/// Provides the rows of the WorkShare as samples.
 class ActorRole::Source final : public SampleSource {
  public:
   Source(ActorRole& actor, std::int64_t step) : actor_(actor) { actor_.share_.begin(step); }

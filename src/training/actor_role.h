@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A rank that acts: it rolls out the images of a step, each group to its reward rank.
+// The actor's part of a step: it samples the completions of images and sends each group to its reward rank.
 #pragma once
 
 #include <cstdint>
@@ -14,24 +14,24 @@
 
 namespace biqa {
 
-/// What the configuration says of a rollout, for `step` with this version of the adapter.
+/// The configuration's rollout options, for `step` with this version of the adapter.
 RolloutOptions rollout_options(const Config& config, std::int64_t step, std::int64_t version,
                                std::uint64_t digest);
 
 class ActorRole {
  public:
-  /// Borrows all of them. Makes room for keys and values.
+  /// Borrows its arguments. Allocates the KV cache.
   ActorRole(const Config& config, const Policy& policy, Communicator& world, const RolePlan& roles,
             const TrainingData& data);
 
-  /// Samples with this adapter from now on.
+  /// Sets the adapter for sampling.
   void set_adapter(const Lora& adapter);
 
   struct RolloutSeconds {
     double all = 0, stage2 = 0;
   };
-  /// Rolls out rows of `options.step` as long as the other actors leave some (WorkShare). Each group goes to the reward
-  /// rank of its row as soon as it ends.
+  /// Rolls out rows of `options.step` until WorkShare has no more. Sends each group to the reward rank of its row as
+  /// soon as the group ends.
   RolloutSeconds roll_out(const RolloutOptions& options);
 
   /// For evaluations.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Seconds of wall time for the figures of a step.
+// Wall time for the metrics of a step.
 #pragma once
 
 #include <chrono>

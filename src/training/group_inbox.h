@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Groups as they arrive, step by step.
+// Receives groups, ordered by step.
 #pragma once
 
 #include <cstdint>
@@ -10,15 +10,16 @@
 
 namespace biqa {
 
-/// Receives groups with one tag from any rank. Actors that run ahead send groups of later steps; those are kept until
-/// their step is asked for.
+/// Receives groups with one tag from any rank. Actors may already send groups of later steps. These are kept until
+/// next() asks for their step.
 class GroupInbox {
  public:
-  /// `purpose` names what is waited for in errors ("a scored group").
+  /// Errors contain `purpose` ("a scored group").
   GroupInbox(Communicator& world, int tag, const char* purpose)
       : world_(world), tag_(tag), purpose_(purpose) {}
 
-  /// The next group of this step, in the order of arrival. Waits for it. Steps must be asked for in ascending order.
+  /// Waits for the next group of this step and returns it. Order is that of arrival. `step` must not decrease between
+  /// calls.
   Group next(std::int64_t step);
 
  private:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scored groups as the learner takes them: which answers count, in which order, under which dropout.
+// Prepares scored groups for the learner: which completions count, their order and their dropout keys.
 #pragma once
 
 #include <cstdint>
@@ -17,17 +17,17 @@ namespace biqa {
 /// Advantages of all trajectories of a step, group by group; every group has rollout.group_size members.
 Advantages advantages_of(std::span<const Group> groups, const Config& config);
 
-/// For each group of a step: true if it is left out of the loss because all its answers got the same reward
+/// For each group of a step: true if it is left out of the loss because all its completions have the same reward
 /// (objective.drop_zero_variance).
 std::vector<bool> dropped_groups(std::span<const Group> groups, const Config& config);
 
-/// Whether an answer's tokens are in the loss (objective.mask_truncated).
+/// Whether a completion's tokens are in the loss (objective.mask_truncated).
 bool counts(bool finished, const Config& config);
 
-/// Whether the answer from the caption alone is learned from as well.
+/// Whether the second-stage completion is also trained on.
 bool learns_stage2(const Trajectory& trajectory, const Config& config);
 
-/// Keys for the dropout masks of a group and of a member's stage-2 answer.
+/// Keys for the dropout masks of a group and of a member's second-stage completion.
 std::uint64_t dropout_key(const Group& group);
 std::uint64_t stage2_dropout_key(const Group& group, std::int64_t member);
 
@@ -36,7 +36,7 @@ class LearnInputs {
  public:
   LearnInputs(std::span<const Group> groups, const Config& config, const ModelConfig& model);
 
-  /// Adds groups[index] with its image, followed by every stage-2 answer of the group that is trained on.
+  /// Adds groups[index] with its image, then every second-stage completion of the group that is trained on.
   void add(std::size_t index, const EncodedPicture& picture);
   std::span<const LearnerGroup> groups() const { return inputs_; }
 
@@ -47,7 +47,7 @@ class LearnInputs {
   const Config& config_;
   const ModelConfig& model_;
   std::vector<bool> dropped_;
-  std::vector<float> zeros_;  // as long as the longest answer
+  std::vector<float> zeros_;  // as long as the longest completion
   std::vector<LearnerGroup> inputs_;
 };
 

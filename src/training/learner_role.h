@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A rank that learns: scored groups to the next version of the adapter.
+// The learner's part of a step: it computes the next version of the adapter from scored groups.
 #pragma once
 
 #include <cstddef>
@@ -25,52 +25,51 @@
 
 namespace biqa {
 
-/// Groups of each learner, as indexes: the longest first, each to the least loaded learner. A function of the groups alone,
-/// so that every learner knows all shares.
+/// Distributes groups: the longest first, each to the least loaded learner. Returns the indexes of each learner's
+/// groups. The result depends only on the groups, so every learner knows all shares.
 using Shares = std::vector<std::vector<std::size_t>>;
 Shares deal_groups(std::span<const Group> groups, std::size_t learners);
 
-/// What training starts from. `reference`: what the KL term compares with; nullptr: the base model.
+/// The initial adapter of training. `reference`: the adapter of the KL term; nullptr: the base model.
 struct StartAdapter {
   Lora adapter;
   std::shared_ptr<const PackedAdapter> reference;
-  std::optional<Lora> dumped_reference;  ///< the same for step dumps, on the first learner
+  std::optional<Lora> dumped_reference;  ///< `reference` for step dumps; only on the first learner
 };
 
-/// One learned step. The same on every learner.
+/// Result of one step. The same on every learner, except `seconds`.
 struct LearnedStep {
   std::int64_t step = 0;
   std::size_t images = 0;
-  std::vector<Group>
-      groups;           ///< with advantages, in the order of the step's rows; none where the loss imitates
-  UpdateResult result;  ///< of the first update, but for what is said of clipping
-  double zero_variance = kNotMeasured;  ///< share of the groups whose answers are all rewarded alike
+  std::vector<Group> groups;  ///< with advantages, in the order of the step's rows; empty for sft
+  UpdateResult result;  ///< of the first update; clip_fraction and ratio_max_deviation cover all updates
+  double zero_variance = kNotMeasured;  ///< fraction of the groups whose completions all have the same reward
   double lr = 0;                        ///< of the first update
-  double seconds = 0;                   ///< of this learner, from the last group received
+  double seconds = 0;                   ///< of this learner, after it has received the last group
 };
 
 class LearnerRole {
  public:
-  /// Borrows all but `start`. `exchange` holds the adapter; `learners`: this rank's peers.
+  /// Borrows everything except `start`. `exchange` owns the adapter. `learners`: all learners.
   LearnerRole(const Config& config, const Policy& policy, Communicator& world, Communicator& learners,
               const TrainingData& data, AdapterExchange& exchange, StartAdapter start);
 
-  /// Puts the state of a checkpoint in place; `reader` has read its files. Collective over the learners.
+  /// Restores the state of a checkpoint, whose files `reader` has read. Collective over the learners.
   void resume(const FoundCheckpoint& found, CheckpointReader& reader);
 
-  /// Learns from all groups of the step, or from given answers, and hands the new adapter to the exchange. Writes the
-  /// step's dump if one is asked for. Collective over the learners. Throws Error if too many updates in a row were not
-  /// finite, or if a trajectory is of another adapter.
+  /// Learns from all groups of the step, or from given completions (sft), and passes the new adapter to the exchange.
+  /// Writes the step's dump if train.dump_steps contains the step. Collective over the learners. Throws Error if too
+  /// many successive updates were not finite, or if a trajectory was sampled with a wrong adapter.
   LearnedStep learn_step(std::int64_t step);
 
   const Learner& learner() const { return learner_; }
-  /// The last step that has changed the adapter; that of the checkpoint before the first one.
+  /// The last step that has changed the adapter; before the first one, the step of the checkpoint.
   std::int64_t learned_step() const { return learned_step_; }
-  /// There is a step that no checkpoint of an earlier run of the program has.
+  /// Whether this process has learned a step since it started or resumed.
   bool has_news() const { return learned_step_ != resumed_step_; }
-  /// In the middle of an update.
+  /// Whether an update is running.
   bool is_updating() const { return updating_; }
-  /// Adapter and moments are those that learned_step() made: a checkpoint may be begun.
+  /// Whether adapter and moments are those after learned_step(), so that a save may begin.
   bool is_between_steps() const {
     return learned_step_ > 0 && learner_.whole() && learner_.updates() == learned_updates_;
   }
@@ -102,7 +101,7 @@ class LearnerRole {
   Learner learner_;
   std::int64_t learned_step_ = 0, learned_updates_ = 0, resumed_step_ = 0;
   bool updating_ = false;
-  int skipped_ = 0;  // updates in a row
+  int skipped_ = 0;  // successive skipped updates
 };
 
 }  // namespace biqa

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What ranks send each other during training: tags, and the layout of what is no group of trajectories. All ranks run the
-// same build, so a struct travels as its bytes.
+// Messages between ranks during training: all tags, and the layouts of all messages that are not groups. All ranks run
+// the same build, so a struct is sent as its bytes.
 #pragma once
 
 #include <array>
@@ -13,45 +13,45 @@ namespace biqa {
 
 /// Tags of messages between roles.
 enum Tag : int {
-  kTagGroup = 1,   ///< actor → reward rank: a group that ended
+  kTagGroup = 1,   ///< actor → reward rank: a finished group
   kTagScored = 2,  ///< reward rank → every learner: the same with rewards
   kTagReport = 3,  ///< every rank → first learner: its part of a step
   kTagWork = 4,    ///< actor → first actor: a request for groups
   kTagWorkReply = kTagWork + 1,
-  kTagEvaluated  ///< and up, one per set and decoding: actor → first learner
+  kTagEvaluated  ///< this and the following tags, one per set and decoding: actor → first learner
 };
 
-/// Bytes that were sent, by kind of traffic.
+/// Bytes sent, by kind of traffic.
 using SentBytes = std::array<std::uint64_t, kOperations>;
 
-/// What a rank reports of its part of a step.
+/// A rank's report of its part of a step.
 struct StepReport {
   double rollout = 0, stage2 = 0, reward = 0, learn = 0;  ///< seconds
   SentBytes sent{};                                       ///< since its last report
-  bool stop = false, save = false;                        ///< signals that it has had
+  bool stop = false, save = false;                        ///< signals that it has received
 };
 void send_report(Communicator& world, int to, const StepReport& report);
-/// Waits for the next report of this rank.
+/// Waits for the next report of rank `from`.
 StepReport receive_report(Communicator& world, int from);
 
 /// Whether a run begins with an evaluation.
 enum class FirstEvaluation : std::int64_t {
   none,
   due,       ///< before the first step
-  recorded,  ///< all steps are done, and so is the evaluation after the last one
+  recorded,  ///< all steps and the evaluation after the last one are done
 };
 
-/// Bytes of a boundary on its way to one rank.
+/// Bytes of a Boundary in a message.
 inline constexpr std::size_t kBoundaryWireBytes = 4 * sizeof(std::int64_t);
 
 /// How the run continues after a step; before the first step, how it begins.
 struct Boundary {
   std::int64_t version = 0;    ///< of the adapter that is published next
-  std::int64_t last_step = 0;  ///< the run ends after this step; negative: it is finished already
+  std::int64_t last_step = 0;  ///< the run ends after this step; negative: it is already finished
   bool save = false;           ///< learners save now
   FirstEvaluation evaluation = FirstEvaluation::none;
 };
-/// The boundary of the first learner, on every rank. Collective.
+/// Returns the first learner's boundary on every rank. Collective.
 Boundary share_boundary(Communicator& world, int first_learner, const Boundary& own);
 
 }  // namespace biqa

@@ -19,7 +19,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// A picture may take much memory while it is decoded.
+/// Limits the threads, because decoding an image may take much memory.
 constexpr int kMostThreads = 8;
 constexpr std::chrono::seconds kTellEvery{15};
 constexpr Seconds kLongestRound{30};

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Decodes the pictures of a run before its first step: damage behind a header is better known then.
+// Decodes the images of a run before its first step, because reading only headers does not find all damage.
 #pragma once
 
 #include <cstddef>
@@ -13,9 +13,9 @@
 
 namespace biqa {
 
-/// A picture that cannot be decoded.
+/// An image that cannot be decoded.
 struct DamagedPicture {
-  std::size_t set = 0, row = 0;  ///< its place in the sets that were checked
+  std::size_t set = 0, row = 0;  ///< its position in the checked sets
   std::string reason;            ///< one line
 };
 

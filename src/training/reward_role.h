@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A rank that scores: groups from the actors, rewards to every learner.
+// The reward rank's part of a step: it scores groups of the actors and sends them to every learner.
 #pragma once
 
 #include <cstddef>
@@ -14,11 +14,11 @@ namespace biqa {
 
 class RewardRole {
  public:
-  /// Borrows all of them.
+  /// Borrows its arguments.
   RewardRole(const Config& config, Communicator& world, const RolePlan& roles);
 
-  /// Receives the groups of a step that this rank scores, in any order, and sends each to every learner. `rows`: of
-  /// the training manifest, all rows of the step. Returns the seconds that scoring took.
+  /// Receives this rank's groups of a step in any order, scores them and sends each to every learner. `rows`: all rows
+  /// of the training manifest in this step. Returns the seconds of scoring.
   double score_step(std::int64_t step, std::span<const std::size_t> rows);
 
  private:

@@ -16,7 +16,7 @@
 namespace biqa {
 namespace {
 
-/// Names what this run of the program writes, for the first learner to find it.
+/// A random token for this start of the program, with which the first learner finds the files of all learners.
 std::string common_token(Communicator& learners) {
   std::random_device device;
   const std::uint64_t drawn = static_cast<std::uint64_t>(device()) << 32 | device();

@@ -19,10 +19,10 @@
 
 namespace biqa {
 
-/// One learner's part. All learners call begin, check, finish and note_evaluation alike and in the same order.
+/// One learner's part. All learners call begin, check, finish and note_evaluation in the same order.
 class RunCheckpoints {
  public:
-  /// Collective: the learners agree on a random token, which marks the temporary folders of this process run.
+  /// Collective: the learners agree on a random token, which marks the temporary folders of this start of the program.
   RunCheckpoints(const Config& config, Communicator& learners);
 
   CheckpointWriter& writer() { return writer_; }
@@ -36,8 +36,8 @@ class RunCheckpoints {
   void begin(const Learner& learner, const CheckpointInfo& info);
   /// True if a save may start now: no save is running, or `step` is the best step, whose save must not be delayed.
   bool may_begin(std::int64_t step) const { return !under_way_ || best_to_save_ == step; }
-  /// A save that waits for no other learner, between a launcher's SIGTERM and its SIGKILL. True at most once, and not while
-  /// another save is written: insure() now.
+  /// Whether to call insure() now. An insurance is a save that does not wait for other learners, for the time between a
+  /// launcher's SIGTERM and its SIGKILL. True at most once, and never during another save.
   bool take_insurance();
   void insure(const Learner& learner, const CheckpointInfo& info) { writer_.begin(learner, info, true); }
 
@@ -50,7 +50,7 @@ class RunCheckpoints {
   /// If this step is the best so far, it gets its own checkpoint and the link `best` points to it. Returns true if
   /// the caller must save now. `figures` is used on the first learner only.
   bool note_evaluation(std::int64_t step, std::span<const EvalMetrics> figures);
-  /// The figure that the adapter of `step` was chosen by; NaN where it was not evaluated.
+  /// Value of the metric `checkpoint.best` for the adapter of `step`; NaN if it was not evaluated.
   double figure_of(std::int64_t step) const { return evaluated_step_ == step ? evaluated_ : kNotMeasured; }
 
  private:

@@ -21,7 +21,7 @@ std::int64_t prompt_tokens(const PromptSource& source, const std::optional<std::
       render_prompt(source.tokenizer, source.chat, system, images, user).ids.size());
 }
 
-/// One where the picture makes the longest prompt.
+/// A sample whose image gives the longest prompt.
 const Sample& largest(std::span<const Sample> samples, const PreprocessConfig& preprocess) {
   return *std::max_element(samples.begin(), samples.end(), [&](const Sample& a, const Sample& b) {
     return image_tokens(a.size, preprocess) < image_tokens(b.size, preprocess);

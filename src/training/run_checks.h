@@ -15,14 +15,14 @@
 
 namespace biqa {
 
-/// Throws Error (usage) naming the first key that training needs and the configuration leaves empty, or
-/// (world) naming every file and folder of the configuration that is not there.
+/// Throws Error (usage) naming the first key that training needs but the configuration does not set. Throws Error
+/// naming every file and folder of the configuration that does not exist.
 void require_inputs(const Config& config);
 
-/// Throws Error (usage) where a step wants more images than there are, (world) where sft lacks an answer to learn from.
+/// Throws Error (usage) if a step needs more images than exist. Throws Error if sft lacks a completion to learn from.
 void check_training_data(const Config& config, std::span<const Sample> train);
 
-/// Image tokens of a picture of this size.
+/// Number of image tokens of an image of this size.
 std::int64_t image_tokens(const ImageSize& size, const PreprocessConfig& preprocess);
 
 /// The inputs that prompt lengths depend on.
@@ -33,8 +33,8 @@ struct PromptSource {
   const PreprocessConfig& preprocess;  ///< with the configuration's limits
 };
 
-/// Throws Error if any prompt (stage 1 or 2) plus its longest answer, or any sft answer, exceeds the model's
-/// positions or does not fit in rollout.kv_memory. Each sample's image size must already be known.
+/// Throws Error if a prompt of either stage with its longest completion, or an sft completion, exceeds the model's
+/// positions or does not fit into rollout.kv_memory. Each sample must have its image size.
 void check_lengths(const Config& config, const PromptSource& source, std::span<const Sample> train,
                    std::span<const std::vector<Sample>> evaluation);
 

@@ -11,7 +11,8 @@
 namespace biqa {
 namespace {
 
-/// An adapter to start from brings its own shape; config.yaml says what is trained.
+/// model.adapter determines rank, alpha and targets. They are written into the configuration, because config.yaml
+/// records what is trained.
 void follow_adapter(Config& config, const LoraSpec& given, bool first) {
   LoraSpec& asked = config.lora;
   if (first && (asked.rank != given.rank || asked.alpha != given.alpha || asked.rslora != given.rslora ||

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The model and the adapter that a run starts with.
+// The model and the initial adapter of a run.
 #pragma once
 
 #include <memory>
@@ -12,23 +12,22 @@
 
 namespace biqa {
 
-/// What is known before the weights are loaded.
+/// Parts of adapters that must be read before the weights are loaded.
 struct StartParts {
   std::optional<Lora> given;  ///< model.adapter
   std::shared_ptr<const FrozenParts>
-      frozen;  ///< merged into the weights: of the checkpoint, else of model.adapter
+      frozen;  ///< to be merged into the weights: from the checkpoint, otherwise from model.adapter
 };
-/// Reads model.adapter, and of the checkpoint what the weights need. Throws Error if the two have other parts on frozen
-/// modules.
+/// Reads model.adapter, and the checkpoint's parts on frozen modules. Throws Error if the two differ in these parts.
 StartParts read_start_parts(const Config& config, const std::optional<FoundCheckpoint>& found);
 
-/// Opens the model on every rank of `world`; `backward`: this one learns. The limits that the pictures get are written
-/// into `config`, since config.yaml says what was used. Collective.
+/// Opens the model on every rank of `world`. `backward`: this rank is a learner. Writes the image limits in use into
+/// `config`, because config.yaml records them. Collective.
 Policy open_run_policy(Config& config, Communicator& world, int threads, bool backward,
                        const std::shared_ptr<const FrozenParts>& frozen);
 
-/// The adapter of step 0: model.adapter, or a fresh one. The shape of model.adapter is written into `config`, with a
-/// warning on the `first` learner if something else was asked for. Throws Error if model.adapter has nothing to train.
+/// The adapter of step 0: model.adapter, or a new one. Writes rank, alpha and targets of model.adapter into `config`;
+/// the `first` learner warns if the configuration sets others. Throws Error if model.adapter has nothing to train.
 StartAdapter make_start_adapter(Config& config, StartParts parts, const Policy& policy, bool first);
 
 }  // namespace biqa

@@ -15,14 +15,14 @@
 namespace biqa {
 namespace {
 
-/// A run resumed after this step drops every line of an earlier one.
+/// As `resumed_step`, it makes RunFolder delete every line of an earlier run.
 constexpr std::int64_t kBeforeAll = -1;
 
 std::filesystem::path checkpoints_of(const Config& config) {
   return config.train.out / "checkpoints";
 }
 
-/// The run in train.out was started with this checkpoint.resume, so that the same command resumes it.
+/// Whether the run in train.out was started with the same checkpoint.resume. Then the same command resumes that run.
 bool began_with(const Config& config, const std::string& resume) {
   const std::filesystem::path file = config.train.out / "config.yaml";
   try {
@@ -32,11 +32,12 @@ bool began_with(const Config& config, const std::string& resume) {
   }
 }
 
-/// What was asked for when the checkpoint was written and is asked for otherwise now. `then`: empty for an imported adapter.
+/// Warns of settings that have changed since the checkpoint was written. `then`: the checkpoint's settings; empty for
+/// an imported adapter.
 void warn_of_changes(const Config& config, const std::string& then) {
   if (then.empty()) return;
   for (const std::string& line : changed_settings(then, config)) {
-    // Where, not what.
+    // These settings name folders and do not change the training.
     if (line.starts_with("checkpoint.resume:") || line.starts_with("train.out:")) continue;
     if (line.starts_with("train.seed:") && config.checkpoint.resume == "auto") {
       fail_usage(
@@ -48,13 +49,13 @@ void warn_of_changes(const Config& config, const std::string& then) {
   }
 }
 
-/// Nothing of the run in this folder can be resumed, and nothing would be lost by starting it again.
+/// Whether the run in this folder has nothing to resume from, and starting again loses nothing.
 bool ended_before_a_checkpoint(const Config& config) {
   return config.checkpoint.resume == "auto" && !std::filesystem::exists(config.train.out / "adapter.h5") &&
          CheckpointStore(checkpoints_of(config)).newest_first().empty();
 }
 
-/// Everything that the end of a run writes is there and of this step.
+/// Whether all results of a run exist and belong to this step.
 bool has_results(const std::filesystem::path& out, std::int64_t step) {
   try {
     return std::filesystem::exists(out / "adapter" / "adapter_config.json") &&

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a run starts: from which checkpoint, whether that fits, and what its folder already holds. Plain functions; the first
-// learner calls them while it holds the lock of the folder.
+// Decides how a run starts: from which checkpoint, whether it fits, and what its folder already contains. Plain
+// functions. The first learner calls them while it holds the lock of the folder.
 #pragma once
 
 #include <cstdint>
@@ -19,39 +19,40 @@
 
 namespace biqa {
 
-/// The lag that this job can have: rollout.policy_lag, or 0 if an actor also learns or nothing is rolled out. `tell`: warn
-/// of actors that learn.
+/// The lag of this job: rollout.policy_lag, or 0 if an actor is also a learner or nothing is rolled out. `tell`: print
+/// a warning if actors are also learners.
 std::int64_t possible_lag(const Config& config, const RolePlan& roles, bool tell);
 
-/// Checkpoints from which checkpoint.resume lets a run resume.
+/// Checkpoints from which the run may resume, as checkpoint.resume says.
 struct ResumeCandidates {
-  std::vector<std::filesystem::path> folders;  ///< newest first; the first whole one is used
-  bool only = false;                           ///< there is one, and it is an error if it is damaged
-  std::string needed_by;                       ///< not empty: an error if none is whole; what was asked for
+  std::vector<std::filesystem::path> folders;  ///< newest first; the first undamaged one is used
+  bool only = false;                           ///< only this one may be used: Error if it is damaged
+  /// not empty: the setting that requires a checkpoint; Error if all are damaged
+  std::string needed_by;
 };
-/// Throws Error if the folder that was asked for does not exist, or if train.out holds another run.
+/// Throws Error if the folder in checkpoint.resume does not exist, or if train.out contains another run.
 ResumeCandidates resume_candidates(const Config& config);
 
-/// What a checkpoint was trained on, as fingerprints.
+/// Fingerprints of the weights and data of a checkpoint's training.
 struct TrainedOn {
   std::string base_weights, training_data;
 };
 
-/// Throws Error if this run cannot resume from the checkpoint: its adapter has another layout, it was trained on other
-/// weights, or with checkpoint.resume: auto it had another seed. Warns of other training data and of changed settings.
+/// Throws Error if this run cannot resume from the checkpoint, because its adapter has another layout, its base model
+/// differs, or (with checkpoint.resume: auto) its seed differs. Warns of other training data and changed settings.
 void check_resumed(const Config& config, const FoundCheckpoint& found, const LoraLayout& layout,
                    const TrainedOn& now);
 
-/// How a run begins in its folder.
+/// The start of a run in its folder.
 struct RunStart {
-  bool finished = false;  ///< all steps, the last evaluation and the results are there: nothing is left to do
+  bool finished = false;  ///< all steps, the last evaluation and the results exist, so nothing is left to do
   FirstEvaluation evaluation = FirstEvaluation::none;
   std::optional<std::int64_t> resumed_step;  ///< for RunFolder
-  bool evaluated = true;  ///< the evaluation that belongs to the resumed step is in metrics.jsonl
-  std::map<std::int64_t, std::vector<EvalMetrics>> evaluations;  ///< in metrics.jsonl, by step
+  bool evaluated = true;                     ///< metrics.jsonl contains the evaluation of the resumed step
+  std::map<std::int64_t, std::vector<EvalMetrics>> evaluations;  ///< those in metrics.jsonl, by step
 };
-/// `step`: of the checkpoint, 0 without one. `steps`: of the whole run. `sets`: number of evaluation sets. Throws Error if
-/// the checkpoint is beyond the last step, or if the folder holds a run none of whose checkpoints can be used.
+/// `step`: of the checkpoint; 0 without one. `steps`: of the whole run. `sets`: number of evaluation sets. Throws Error
+/// if the checkpoint is after the last step, or if the folder contains a run without a usable checkpoint.
 RunStart plan_start(const Config& config, std::int64_t step, std::int64_t steps, std::size_t sets);
 
 }  // namespace biqa

@@ -23,19 +23,20 @@ struct StepDump {
   Lora adapter_before, adapter_after;
   /// reference adapter of the KL term; if absent, the base model is the reference
   std::optional<Lora> reference;
-  std::vector<float> m_before, v_before, gradient;  ///< flat; the gradient of the whole loss, before clipping
+  /// flat vectors; the gradient is that of the whole loss, before clipping
+  std::vector<float> m_before, v_before, gradient;
   UpdateResult result;
   std::map<std::pair<std::size_t, std::size_t>, SequenceResult> sequences;  ///< by (group, member)
-  /// the stage-2 answers that were trained on
+  /// second-stage completions that were trained on
   std::map<std::pair<std::size_t, std::size_t>, SequenceResult> stage2;
 };
 
-/// `images`: the picture of each group.
+/// `images`: the image file of each group.
 void write_step_dump(const std::filesystem::path& file, const StepDump& dump, std::span<const Group> groups,
                      std::span<const std::filesystem::path> images, const Policy& policy,
                      const Config& config);
 
-/// What learners send to the first one for a dump.
+/// Results that learners send to the first learner for a dump.
 std::vector<std::byte> serialise_records(std::span<const SequenceResult> records);
 std::vector<SequenceResult> parse_records(std::span<const std::byte> bytes);
 

@@ -21,15 +21,15 @@ namespace {
 
 constexpr std::int64_t kMostSteps = std::int64_t{1} << 53;
 
-/// What a number may be; the ends belong to it unless they are `open`.
+/// The range of a number. Its ends are included unless they are `open`.
 struct Range {
   double least = 0, most = std::numeric_limits<double>::max();
   bool above = false, below = false;
-  /// Written so that a NaN fails.
+  /// Written so that NaN is outside.
   bool holds(double x) const { return (above ? x > least : x >= least) && (below ? x < most : x <= most); }
 };
 
-/// A dump's attributes and datasets, each checked as it is read.
+/// Reads a dump's attributes and datasets and checks each.
 class StepReader {
  public:
   StepReader(const std::filesystem::path& path, const ModelConfig& config, const PreprocessConfig& preprocess)

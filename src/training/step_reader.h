@@ -17,7 +17,7 @@
 
 namespace biqa {
 
-/// One answer, of the first or the second stage; the vectors have one length, `behaviour` may be empty for sft.
+/// One completion of either stage. All vectors have the same length; `behaviour` may be empty for sft.
 struct DumpedAnswer {
   std::vector<std::int64_t> ids;
   std::vector<float> mask, behaviour;
@@ -28,10 +28,10 @@ struct DumpedTrajectory {
   double advantage = 0;
   std::uint64_t member = 0;
   std::vector<std::int64_t> stage2_prompt;
-  std::optional<DumpedAnswer> stage2;  ///< where it was learned from
+  std::optional<DumpedAnswer> stage2;  ///< only if it was trained on
   std::uint64_t stage2_dropout_key = 0;
 };
-/// Trajectories over one prompt.
+/// Trajectories with the same prompt.
 struct DumpedGroup {
   std::vector<std::int64_t> prompt;
   std::vector<Patches> pictures;
@@ -50,13 +50,13 @@ struct DumpedStep {
   std::vector<DumpedGroup> groups;  ///< in the order of their numbers in the dump
 };
 
-/// `preprocess` and `config` of the model the step is computed with. Throws Error naming file and object of the first
-/// thing that is missing or impossible.
+/// `preprocess` and `config` belong to the model of the step. Throws Error naming file and object if a value is missing
+/// or impossible.
 DumpedStep read_step(const std::filesystem::path& dump, const ModelConfig& config,
                      const PreprocessConfig& preprocess);
 
-/// The adapter's parts on frozen modules, which are to be in the model's weights (`model`: its folder) before a step is
-/// computed again; nullptr: none. Throws Error as read_step does.
+/// Reads the adapter's parts on frozen modules; nullptr: none. They must be merged into the model's weights before a
+/// step is recomputed. `model`: the model's folder. Throws Error as read_step does.
 std::shared_ptr<const FrozenParts> read_step_frozen(const std::filesystem::path& dump,
                                                     const std::filesystem::path& model);
 

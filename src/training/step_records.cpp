@@ -45,7 +45,7 @@ void StepRecords::learned(const LearnedStep& learned, std::int64_t version) {
     metrics_.images = metrics_.trajectories = static_cast<std::int64_t>(learned.images);
 }
 
-/// The first train.samples_per_step trajectories, or all.
+/// Writes the first train.samples_per_step trajectories, or all.
 void StepRecords::write_samples(const LearnedStep& learned) {
   std::int64_t written = 0;
   for (const Group& group : learned.groups) {

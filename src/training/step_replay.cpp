@@ -30,7 +30,7 @@ void replay_step(const Policy& policy, const std::filesystem::path& dump,
   const ModelConfig& config = policy.model->config();
   DumpedStep step = read_step(dump, config, policy.pictures->config());
 
-  // In the order of a learner: a group, then its members' second stages.
+  // The same order as on a learner: a group, then the second stages of its members.
   std::vector<LearnerGroup> inputs;
   std::vector<std::string> prefixes;  // of each sequence's results
   for (const DumpedGroup& group : step.groups) {

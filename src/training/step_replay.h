@@ -12,9 +12,9 @@
 
 namespace biqa {
 
-/// Computes a dumped step again with the learner's code (packing and shared prompts included) and writes
-/// learner_logp, reference_logp, token_loss (those of stage 2 too where it was trained), gradient/…, adapter_after/…,
-/// grad_norm and loss_value under the names of the dump. Throws Error as read_step.
+/// Recomputes a dumped step with the learner's code, including packing and shared prompts. Writes learner_logp,
+/// reference_logp, token_loss, gradient/…, adapter_after/…, grad_norm and loss_value under the names of the dump. If
+/// the second stage was trained, also writes its values. Throws Error as read_step does.
 void replay_step(const Policy& policy, const std::filesystem::path& dump, const std::filesystem::path& out);
 
 }  // namespace biqa

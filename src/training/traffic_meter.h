@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How many bytes this rank has sent since its last report.
+// Counts the bytes that this rank has sent since its last report.
 #pragma once
 
 #include <vector>
@@ -8,17 +8,17 @@
 
 namespace biqa {
 
-/// Counts the messages that a rank sends to itself as well.
+/// Includes messages that a rank sends to itself.
 class TrafficMeter {
  public:
-  /// Starts to count now. Communicators may be nullptr.
+  /// Starts counting now. Communicators may be nullptr.
   explicit TrafficMeter(std::vector<const Communicator*> communicators);
 
   /// All bytes so far.
   SentBytes total() const;
-  /// Bytes since the last call, or since the meter was made.
+  /// Bytes since the last call of take(), or since the start.
   SentBytes take();
-  /// What was sent since `before`, a total(), is left out of the next take().
+  /// Excludes from the next take() everything sent since `before`, an earlier total().
   void leave_out_since(const SentBytes& before);
 
  private:

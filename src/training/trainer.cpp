@@ -43,26 +43,26 @@
 namespace biqa {
 namespace {
 
-/// Draws of an evaluation are keyed by this instead of a step, so that before and after use the same numbers.
+/// Replaces the step in the keys of an evaluation's random numbers, so that all evaluations use the same numbers.
 constexpr std::int64_t kEvaluationStep = -1;
 
-/// How long a learner stays in the middle of an update when a rank is lost that doesn't learn.
+/// How long a learner may continue its update after the loss of a rank that is no learner.
 constexpr Seconds kUpdatePatience{3};
-/// How long the first learner waits for the shards of a checkpoint when a rank is lost.
+/// How long the first learner waits for the shards of a checkpoint after the loss of a rank.
 constexpr Seconds kLastSavePatience{6};
 
 std::uint64_t digest_of_text(const std::string& text) {
   return digest_of_bytes(std::as_bytes(std::span(text)));
 }
 
-/// What learners have to save after a step; the same on all of them.
+/// Whether learners must save after a step. The same on all learners.
 enum class SaveState : std::uint8_t {
   none,
-  due,   ///< as soon as the checkpoint before is written
+  due,   ///< save as soon as the previous checkpoint is written
   late,  ///< the same, and a warning says so
 };
 
-/// One rank's part of a run. A member is there if the rank's roles need it.
+/// One rank's part of a run. A member is set if the rank's roles need it.
 class Trainer {
  public:
   Trainer(const Config& config, Communicator& world, StopSignals& signals, Watch* watch);
@@ -73,8 +73,8 @@ class Trainer {
   Trainer& operator=(const Trainer&) = delete;
 
   ExitCode run();
-  /// After a failure, here or elsewhere: the learners save the last whole step, then all wait for the first learner to end
-  /// the job.
+  /// Call after a failure on any rank. The learners save the last completed step. Then all ranks wait until the first
+  /// learner ends the job.
   void end_with_checkpoint();
 
  private:

@@ -2,11 +2,11 @@
 // Runs training on this rank. RolePlan decides which roles the rank plays; the code is the same for one rank and many.
 //
 // One step:
-//   actors   sample answers and send each group to the reward rank of its sample; a free actor takes the next image
-//   rewards  score groups and send them to every learner
-//   learners compute advantages over the whole step, learn from their share, and hold the whole new adapter
-//   boundary the first learner sends the adapter to the actors, which confirm it by its digest; it also says which step
-//            is the last
+//   actors    sample completions and send each group to the reward rank of its sample; a free actor takes the next image
+//   rewards   score groups and send them to every learner
+//   learners  compute advantages over the whole step, learn from their shares, and exchange the new adapter
+//   boundary  the first learner sends the adapter to the actors and says which step is the last; the actors confirm the
+//             adapter by its digest
 // Actors sample step s with the adapter of step s - 1 - lag (docs/decisions/0007-exact-lag.md). With lag 0 everything is
 // on-policy. With lag 1 a step is sampled while the one before is learned.
 #pragma once
@@ -19,9 +19,8 @@
 
 namespace biqa {
 
-/// Runs until the configured steps are done or a stop is asked for. Throws Error. If `watch` (may be nullptr) reports
-/// that another rank is lost, the learners save the last completed step if they can. Then run_training throws
-/// PeerLost.
+/// Runs until the configured steps are done or a stop is requested. Throws Error. If `watch` (may be nullptr) reports
+/// that another rank is lost, the learners save the last completed step if they can. Then run_training throws PeerLost.
 ExitCode run_training(const Config& config, Communicator& world, StopSignals& signals,
                       Watch* watch = nullptr);
 

@@ -15,7 +15,7 @@
 namespace biqa {
 namespace {
 
-/// data.annotation_fraction of the annotated images keep their human text.
+/// Removes human texts so that only data.annotation_fraction of them stay.
 void keep_annotations(const Config& config, std::vector<Sample>& samples) {
   if (config.data.annotation_fraction >= 1.0) return;
   std::vector<std::size_t> annotated;
@@ -40,7 +40,7 @@ void cut_evaluation(const Config& config, TrainingData& data) {
   }
 }
 
-/// All of a row but its picture's place.
+/// Everything of a row except the path of its image.
 std::string text_of(const Sample& sample) {
   std::string text = fmt::format("{}", sample.score);
   for (const std::string* part :
@@ -147,7 +147,7 @@ void warn_of_overlap(const Config& config, const TrainingData& data) {
   }
 }
 
-/// Takes the damaged pictures' rows out of their sets.
+/// Removes the rows of damaged images from their sets.
 void leave_out(const Config& config, const PictureCheck& pictures, bool tell, TrainingData& data) {
   const auto file_of = [&](std::size_t set) {
     return (set == 0 ? config.data.train : config.data.eval[set - 1]).string();

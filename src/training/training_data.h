@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The manifests of a run, and which of their rows a step looks at.
+// The manifests of a run, and the rows that each step uses.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ struct TrainingData {
   std::vector<Sample> train;
   std::vector<std::vector<Sample>> eval;  ///< for each set, its first train.eval_images rows without bad ones
   std::int64_t images_per_step = 1;
-  std::int64_t epochs = 0;  ///< of the whole run; 0: `steps` was asked for
+  std::int64_t epochs = 0;  ///< of the whole run; 0: the run is limited by train.steps
   std::int64_t steps = 0;   ///< of the whole run
   std::uint64_t seed = 0;
   std::vector<std::size_t> left_out;  ///< bad rows of the training manifest, then of each evaluation set
@@ -31,7 +31,7 @@ struct TrainingData {
   std::vector<std::size_t> rows_of_step(std::int64_t step) const;
   /// Position where `step` ends, counted in rows from the start of the first epoch.
   std::int64_t cursor_after(std::int64_t step) const;
-  /// Passes over the training set when `step` ends, with fraction.
+  /// Passes over the training set when `step` ends, as a fraction.
   double epochs_after(std::int64_t step) const;
   /// Continues with step `step` + 1 at position `cursor`, which may have been reached with another images_per_step.
   /// Recomputes `steps` if the run is limited by epochs.

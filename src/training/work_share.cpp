@@ -10,7 +10,7 @@
 namespace biqa {
 namespace {
 
-/// "Give me so many groups of this step"; also says how long the group of `row` was, if tokens > 0.
+/// A request for `groups` groups of a step. If tokens > 0, also reports the length of the finished group of `row`.
 struct Request {
   std::int64_t step = 0, groups = 0, row = 0, tokens = 0;
 };
@@ -33,7 +33,7 @@ void WorkShare::begin(std::int64_t step) {
   if (ended_) return;
   const auto rows = static_cast<std::int64_t>(rows_of_step_(step).size());
   const auto actors = static_cast<std::int64_t>(actors_.size());
-  // Half of an even share under way at a time keeps the batch full and leaves the other half to whoever is quicker.
+  // Half of an even share at a time keeps the batch full. The other half remains for faster actors.
   ask(actors == 1 ? rows : std::max<std::int64_t>(1, (rows + 2 * actors - 1) / (2 * actors)), 0, 0);
 }
 

@@ -18,13 +18,13 @@ namespace biqa {
 
 class WorkShare {
  public:
-  /// Bytes of a request for a group, and of the reply with one.
+  /// Bytes of a request for a group, and of the reply with one group.
   static constexpr std::size_t kRequestBytes = 4 * sizeof(std::int64_t),
                                kReplyBytes = 3 * sizeof(std::int64_t);
 
-  /// Rows of the training manifest that a step looks at, the same on every rank.
+  /// Rows of the training manifest that a step uses; the same on every rank.
   using RowsOfStep = std::function<std::vector<std::size_t>(std::int64_t step)>;
-  /// `actors`: ranks of `world`, ascending; the first keeps the lists. Messages use `tag` and `tag` + 1.
+  /// `actors`: ranks of `world`, ascending; the first one keeps the lists. Messages use `tag` and `tag` + 1.
   WorkShare(Communicator& world, std::span<const int> actors, int tag, RowsOfStep rows_of_step);
 
   /// Starts `step` on this actor. The previous step must have ended.
@@ -37,9 +37,9 @@ class WorkShare {
 
  private:
   struct List {
-    std::vector<std::size_t> rows;  ///< in the order they are handed out
+    std::vector<std::size_t> rows;  ///< in the order in which they are handed out
     std::size_t given = 0;
-    std::set<int> told;  ///< actors that know that there is no more
+    std::set<int> told;  ///< actors that know that the list is empty
   };
   bool keeper() const { return world_.rank() == actors_.front(); }
   void ask(std::int64_t groups, std::size_t row, std::int64_t tokens);
@@ -54,14 +54,14 @@ class WorkShare {
   const int tag_;
   const RowsOfStep rows_of_step_;
   std::int64_t step_ = 0;
-  std::vector<std::size_t> mine_;  ///< received, not yet taken
+  std::vector<std::size_t> mine_;  ///< received, but not yet returned by next()
   bool ended_ = true;
-  std::set<std::int64_t> ended_ahead_;  ///< later steps that the others have already rolled out
-  // The keeper's:
+  std::set<std::int64_t> ended_ahead_;  ///< later steps without groups left for this actor
+  // Used only on the first actor:
   std::map<std::int64_t, List> lists_;
   /// the last step up to which all groups are handed out and every actor has been told so
   std::int64_t given_out_ = 0;
-  std::map<std::size_t, std::int64_t> lengths_;  ///< tokens of a row's group when it was last rolled out
+  std::map<std::size_t, std::int64_t> lengths_;  ///< tokens of a row's group in its last rollout
 };
 
 }  // namespace biqa
