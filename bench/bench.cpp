@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// biqa_bench: sampling and one GRPO step of fixed size, beside the machine's own limits measured in the same run.
+// biqa_bench: times sampling and one GRPO step of fixed size, and measures the machine's limits in the same run.
 #include <fmt/format.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -50,7 +50,7 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// CPU time that other processes take while something is timed, in cores.
+/// CPU time that other processes use during a measurement, in cores.
 class Others {
  public:
   double cores() const {

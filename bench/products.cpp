@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// biqa_products: the products of real models through what the backend takes and through oneDNN, side by side: times by
-// row count, and into how many classes of equal bits the row counts fall (1 is what the program promises).
+// biqa_products: compares the matrix products of real models through the backend and through oneDNN. Prints times by
+// number of rows, and the number of classes of row counts with equal bits (the backend must have 1).
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -37,7 +37,7 @@ constexpr Shape kShapes[] = {
     {3584, 37888, "7B gate, up"}, {18944, 3584, "7B down"}};
 constexpr std::int64_t kRows[] = {1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 32, 33, 48, 64, 128, 256, 512};
 
-/// Not zeros: multiplying zeros takes less power, and the processor then runs faster than it can with numbers.
+/// Random values and not zeros, because a processor multiplies zeros with less power and then runs faster.
 Tensor random_matrix(DType type, std::int64_t rows, std::int64_t columns, std::uint64_t key) {
   Tensor tensor(type, rows, columns, "bench");
   const RandomStream stream({key});

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// biqa_shared_weights: how long the ranks of a job take to open a model, and how much memory they hold together.
-// Run by bench/shared_weights.sh.
+// biqa_shared_weights: measures the time in which the ranks of a job open a model, and the memory that they use
+// together. Run by bench/shared_weights.sh.
 #include <fmt/format.h>
 
 #include <chrono>
@@ -32,8 +32,7 @@ const ProgramInfo kInfo{
      {"learners", "N", "the last N ranks also hold what the backward needs", "1"},
      {"private", "", "every rank reads and packs a copy of its own", "false"}}};
 
-/// Proportional memory of this process in MiB (a page that n processes map counts 1/n), all of it and the part
-/// that is shared memory.
+/// Proportional memory of this process in MiB (a page that n processes map counts 1/n): total and shared memory.
 struct Proportional {
   double all = 0, shared = 0;
 };
@@ -48,7 +47,7 @@ Proportional proportional() {
   return mib;
 }
 
-/// Reads every weight of the decoder once, as a first token would.
+/// Reads every weight of the decoder once, as the first token does.
 double decode(const QwenVl& model, std::int64_t steps) {
   const ModelConfig& config = model.config();
   Ops& ops = model.ops();
@@ -72,7 +71,7 @@ double decode(const QwenVl& model, std::int64_t steps) {
          static_cast<double>(steps);
 }
 
-/// Of all ranks.
+/// Sum over all ranks.
 double sum(Communicator& world, double value) {
   world.all_reduce_sum(std::span(&value, 1));
   return value;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// biqa_ckpt: what is in checkpoints and adapters, whether they are whole, how they differ, and their way to and from PEFT
-// and into a model's own files.
+// biqa_ckpt: inspects, verifies and compares checkpoints and adapters, converts them from and to PEFT, and merges them
+// into a model's files.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// biqa_learner: the trainer, all roles. Alone it is one process; under mpirun or srun its roles follow the ranks.
+// biqa_learner: the trainer with all roles. Alone it is one process; under mpirun or srun the ranks share the roles.
 #include <fmt/format.h>
 
 #include <csignal>
@@ -59,17 +59,17 @@ void listen(int signal, void (*handler)(int)) {
   sigaction(signal, &action, nullptr);
 }
 
-/// Before anything else: who asks a job that only just starts must not kill it.
-/// SIGUSR2 stops too: mpirun and srun pass it on to every rank, whereas SIGTERM makes mpirun kill them.
-/// SIGPIPE: a launcher that has died no longer reads what we say; the watch notices, and the learners save. SIGXFSZ: a file
-/// larger than the limit is an error like a full disk.
+/// Called first, so that a signal to a job that has just started does not kill it. SIGUSR2 also stops: mpirun and srun
+/// forward it to every rank, but SIGTERM makes mpirun kill the ranks. SIGPIPE: a dead launcher no longer reads the
+/// output. The watch notices this and the learners save. SIGXFSZ: a file larger than the limit is an Error like a full
+/// disk.
 void listen_for_signals() {
   for (const int signal : {SIGINT, SIGTERM, SIGUSR2}) listen(signal, on_stop);
   listen(SIGUSR1, on_save);
   for (const int signal : {SIGPIPE, SIGXFSZ}) listen(signal, SIG_IGN);
 }
 
-/// The configuration may name another signal than SIGUSR1 for saving, SIGUSR2 too.
+/// The configuration may choose another signal for saving than SIGUSR1, even SIGUSR2.
 void listen_for_save(const Config& config) {
   const std::string& name = config.checkpoint.save_signal;
   if (name != "SIGUSR1") listen(SIGUSR1, SIG_DFL);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// biqa_scale: how long a step takes on more ranks, and what limits it, from the times and sizes of its parts.
+// biqa_scale: estimates the time of a step on more ranks, and what limits it, from the times and sizes of its parts.
 #include "planning/scale.h"
 
 #include <fmt/format.h>
@@ -38,7 +38,7 @@ const ProgramInfo kInfo{
      {"inputs", "", "print the inputs as YAML and stop", "false"},
      {"format", "FORMAT", "table, csv or json (one object per line)", "table"}}};
 
-/// Whole numbers between commas. Throws Error (usage) naming the flag.
+/// Whole numbers separated by commas. Throws Error (usage) naming the flag.
 std::vector<int> numbers_of(const std::string& text, const std::string& flag, int least) {
   std::vector<int> numbers;
   for (std::size_t begin = 0; begin <= text.size();) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// biqa_score: photographs to ratings, with the words behind them and the rating that these words alone suggest.
+// biqa_score: rates images, with caption, reasoning and the rating from the caption alone.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -49,13 +49,13 @@ const ProgramInfo kInfo{
      {"threads", "N", "threads; 0: all processors that the program may use, or OMP_NUM_THREADS", "0"},
      {"format", "FORMAT", "table, csv or json (one object per line)", "table"}}};
 
-/// A picture to rate.
+/// An image to rate.
 struct Picture {
   std::string name;
   fs::path file;
 };
 
-/// The ending of a file's name in small letters, with its dot.
+/// The extension of a file name in lower case, with its dot.
 std::string ending_of(const fs::path& file) {
   std::string ending = file.extension().string();
   std::transform(ending.begin(), ending.end(), ending.begin(),
@@ -71,7 +71,7 @@ std::string counted(const std::vector<std::string>& names) {
                      shown < names.size() ? fmt::format(" and {} more", names.size() - shown) : "");
 }
 
-/// What is in a folder besides pictures, for people; empty if nothing is. Files by the ending of their names.
+/// Describes what a folder contains besides images, with files by extension; empty if nothing.
 std::string describe_rest(const std::map<std::string, std::vector<std::string>>& files,
                           const std::vector<std::string>& folders) {
   std::vector<std::string> parts;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// biqa_trace: one input through the network, every intermediate tensor to HDF5, for comparison with other
-// implementations; strings to ids and back; a dumped step computed again with the learner's code.
+// biqa_trace: runs one input through the network and writes every intermediate tensor to HDF5, for comparison with
+// other implementations. Also converts strings to ids and back, and recomputes a dumped step with the learner's code.
 #include <fmt/format.h>
 
 #include <filesystem>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Holds results against expectations that carry their own bounds; a bound is computed where the expectation is, from
-// the lengths of the sums, the types and the magnitudes summed (sum_bound of op_cases.h), never guessed.
+// Compares results with expectations that have their own bounds. A bound is computed together with its expectation from
+// the lengths of the sums, the types and the magnitudes summed (sum_bound in op_cases.h). It is never guessed.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -13,8 +13,8 @@
 
 namespace biqa::testing {
 
-/// What a matrix should hold: values in double and how far from each a result may be. Elements that were
-/// never set are not compared.
+/// Expected values of a matrix in double, each with a bound for the difference. Elements that were never set are not
+/// compared.
 class ExpectedMatrix {
  public:
   ExpectedMatrix(std::int64_t rows, std::int64_t columns);
@@ -22,8 +22,8 @@ class ExpectedMatrix {
 
   std::int64_t rows() const { return rows_; }
   std::int64_t columns() const { return columns_; }
-  /// Succeeds when `result` has this shape, something is compared and nothing is out of bounds; else names
-  /// the element furthest out. A NaN or an infinity in a result is out of every bound.
+  /// Succeeds if `result` has this shape, at least one element is compared and all are within bounds. Otherwise names
+  /// the element that exceeds its bound most. A NaN or an infinity in a result exceeds every bound.
   ::testing::AssertionResult agrees_with(ConstView result) const;
 
  private:
@@ -34,13 +34,13 @@ class ExpectedMatrix {
   std::vector<Element> elements_;
 };
 
-/// The same shape, type and bits.
+/// Whether shape, type and bits are equal.
 ::testing::AssertionResult same_bits(ConstView a, ConstView b);
 
 /// The element as a double; f32 or bf16.
 double element_of(ConstView matrix, std::int64_t row, std::int64_t column);
 
-/// Uniform in [-size, size), rounded to `type`; a function of the seed, the place and the shape's columns.
+/// Uniform in [-size, size), rounded to `type`. Depends on the seed, the element's place and the number of columns.
 Tensor random_tensor(DType type, std::int64_t rows, std::int64_t columns, double size, std::uint64_t seed);
 
 /// Relative error of a chain of f32 operations whose longest sum has `terms` terms of one sign.

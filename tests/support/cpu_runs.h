@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs the operations of the backend under test (support/operations.h) on the views of a case. Include only in a test that
-// links the layer ops.
+// Runs the operations of the tested backend (support/operations.h) on the views of a case. Include it only in tests
+// that link the layer ops.
 #pragma once
 
 #include <cstring>
@@ -22,7 +22,7 @@ inline void run_cpu_rms_norm(ConstView x, ConstView weight, float epsilon, View 
   copy_rows(dense.view(), y);
 }
 
-/// The CPU's product writes f32; a bf16 output is that, rounded.
+/// The CPU's product writes f32. A bf16 output is this result, rounded.
 inline void run_cpu_linear(ConstView x, ConstView weight, ConstView bias, View y) {
   const auto ops = make_operations(x.type(), 0);
   Tensor bias_f32(DType::f32, bias.rows(), bias.columns(), "test bias");

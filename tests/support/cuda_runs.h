@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs the CUDA operations on host views: inputs to the device, the operation, the output back. The same code
-// serves the emulator and a real device. Include only in a test that is built with one of the two.
+// Runs the CUDA operations on host views: copies inputs to the device, runs the operation, copies the output back. The
+// same code works with the emulator and a real device. Include it only in tests that are built with one of the two.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -20,7 +20,7 @@ inline cuda::DeviceTensor on_device(ConstView host, const cuda::Stream& stream) 
   return copy;
 }
 
-/// Calls `write(device view)` for an output like y that lies between guards, and brings the result to y.
+/// Calls `write(device view)` with an output like y between guards, and copies the result to y.
 template <typename Write>
 void write_guarded(View y, const cuda::Stream& stream, const Write& write) {
   GuardedOutput guarded(y.type(), y.rows(), y.columns());

@@ -8,18 +8,18 @@
 
 namespace biqa::testing {
 
-/// Error numbers that the calls end with; 0: they do what they should.
+/// Error numbers that the calls return; 0: they work normally.
 struct FailingCalls {
   std::atomic<int> lock = 0;         ///< flock
   std::atomic<int> sync_folder = 0;  ///< fsync of a folder
   std::atomic<int> sync_file = 0;    ///< fsync of anything else
   std::atomic<int> link = 0;         ///< symlink
-  /// Only files whose path holds this can fail in sync_file. Set before threads are there.
+  /// sync_file fails only for files whose path contains this. Set it before threads start.
   std::string part_of_path;
 };
 FailingCalls& failing_calls();
 
-/// Back to calls that do what they should, when a test ends.
+/// Restores normal calls when a test ends.
 struct FailingCallsReset {
   FailingCallsReset() = default;
   ~FailingCallsReset() {

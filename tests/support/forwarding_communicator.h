@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A communicator that hands everything on to another: a test overrides what it wants to disturb.
+// A communicator that forwards every call to another. A test overrides the calls that it wants to disturb.
 #pragma once
 
 #include <memory>

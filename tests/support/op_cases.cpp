@@ -60,7 +60,7 @@ struct Expected {
   double value, bound;
 };
 
-/// Holds what `run` and, if given, `other` write against expect(row, column), and against one another.
+/// Compares the outputs of `run` and, if given, `other` with expect(row, column) and with each other.
 template <typename Expect, typename Call, typename Run>
 void check_both(DType type, std::int64_t rows, std::int64_t columns, const Expect& expect, const Call& call,
                 const Run& run, const Run& other) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one table of cases that every implementation of an operation is held against: shapes of 1, not
-// multiples of 32, larger than a warp and of a few thousand; types; seeds. Each check makes the inputs of a
-// case, runs an implementation on them and compares every output with a sum in double, within a bound
-// computed from the length of the sum and the types (docs/numerics.md).
+// The table of cases for every implementation of an operation: shapes of 1, not multiples of 32, larger than a warp and
+// of a few thousand; types; seeds. Each check creates the inputs of a case and runs an implementation. It compares
+// every output with a sum in double, within a bound computed from the length of the sum and the types
+// (docs/numerics.md).
 #pragma once
 
 #include <cstdint>
@@ -36,12 +36,12 @@ const std::vector<RmsNormCase>& rms_norm_cases();
 const std::vector<LinearCase>& linear_cases();
 const std::vector<BroadcastCase>& broadcast_cases();
 
-// GoogleTest prints a failing case by these.
+// GoogleTest prints a failing case with these.
 std::ostream& operator<<(std::ostream& out, const RmsNormCase& c);
 std::ostream& operator<<(std::ostream& out, const LinearCase& c);
 std::ostream& operator<<(std::ostream& out, const BroadcastCase& c);
 
-/// Unit roundoff: half the distance from 1 to the next number of that type.
+/// Unit roundoff: half the distance from 1 to the next number of this type.
 double roundoff(DType type);
 
 /// Bound on |y − Σ aᵢbᵢ| for a sum of `terms` products taken in f32 in any order and rounded to `output`,
@@ -50,31 +50,31 @@ double roundoff(DType type);
 /// 2·exp(−λ²/2) (Higham and Mary, "A new approach to probabilistic rounding error analysis", 2019), here λ = 8.
 double sum_bound(std::int64_t terms, double magnitude, DType output, double y);
 
-/// Relative bound for RMSNorm: half that of its sum of squares (all of one sign; the root halves it), five
-/// roundings of mean, epsilon, root, quotient and products, and the output's.
+/// Relative bound for RMSNorm: half the bound of its sum of squares (all of one sign; the root halves it), five
+/// roundings of mean, epsilon, root, quotient and products, and the rounding of the output.
 double rms_norm_bound(std::int64_t columns, DType output);
 
-/// Runs an implementation on host views; it writes y, whose rows are spaced, and nothing beside it.
+/// Runs an implementation on host views. It must write y, whose rows are spaced, and nothing else.
 using RunRmsNorm = std::function<void(ConstView x, ConstView weight, float epsilon, View y)>;
 using RunLinear = std::function<void(ConstView x, ConstView weight, ConstView bias, View y)>;
-/// Broadcasts `data`, dense, as rank `rank` of the case's world; called by one thread per rank at the same time.
+/// Broadcasts the dense `data` as rank `rank` of the case's world. One thread per rank calls it at the same time.
 using RunBroadcast = std::function<void(int rank, View data, int root)>;
 
-/// Fails the current test where a result is out of bounds or a byte around the output has changed. With
-/// `other`, an implementation that is itself within bounds, the two may differ by twice the bound.
+/// Fails the current test if a result is out of bounds or a byte around the output has changed. Also compares with
+/// `other`, a second implementation within bounds; the two may differ by twice the bound.
 void check_rms_norm(const RmsNormCase& c, const RunRmsNorm& run, const RunRmsNorm& other = nullptr);
 void check_linear(const LinearCase& c, const RunLinear& run, const RunLinear& other = nullptr);
-/// Every rank must end with the root's bits.
+/// Every rank must have the root's bits at the end.
 void check_broadcast(const BroadcastCase& c, const RunBroadcast& run);
 
-/// An output of [rows, columns] inside a larger allocation full of a known byte, which is also what it starts as.
+/// An output [rows, columns] inside a larger allocation. All of it is first filled with a known byte.
 class GuardedOutput {
  public:
   GuardedOutput(DType type, std::int64_t rows, std::int64_t columns);
   View view() { return part_of(whole_.view()); }
-  /// The allocation itself, for an implementation that carries it to a device and back.
+  /// The whole allocation, for an implementation that copies it to a device and back.
   Tensor& whole() { return whole_; }
-  /// What view() is of whole(), of another matrix of that shape.
+  /// The part of `whole`, a matrix with the shape of whole(), that corresponds to view().
   View part_of(View whole) const { return whole.row_range(1, rows_).column_range(kMargin, columns_); }
   /// Number of elements outside view() that have changed.
   std::int64_t damaged() const;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Single operations over host views, for every backend that has them: the tests of tests/ops run the same cases on each.
-// BIQA_TEST_BACKEND names the backend (default: cpu). Formulas and shapes: ops/cpu/cpu_ops.h.
+// Single operations on host views, for every backend that has them, so that tests/ops runs the same cases on each.
+// BIQA_TEST_BACKEND names the backend (default: cpu). ops/cpu/cpu_ops.h has formulas and shapes.
 #pragma once
 
 #include <cstdint>
@@ -53,7 +53,7 @@ class Operations {
                       std::span<const std::int64_t> suppressed, std::span<SampledToken> tokens) = 0;
 };
 
-/// Any class with these members, as the CPU backend is.
+/// Works with any class that has these members, such as the CPU backend.
 template <typename Backend>
 class OperationsOf final : public Operations {
  public:
@@ -134,7 +134,7 @@ class OperationsOf final : public Operations {
   Backend b_;
 };
 
-/// `threads` is for backends that have them.
+/// `threads`: for backends that use threads.
 inline std::unique_ptr<Operations> make_operations(DType compute, int threads) {
   const char* name = std::getenv("BIQA_TEST_BACKEND");
   if (name == nullptr || std::string(name) == "cpu")

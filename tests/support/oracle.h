@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The operations as their formulas stand, in double, for comparison with the backends. Every function is a
-// template over its arithmetic: with std::complex<double> the same formula gives its own derivative, Im f(x +
-// ih) / h, exact to rounding for h far below the smallest number that matters (Squire and Trapp, "Using
-// complex variables to estimate derivatives of real functions", 1998).
+// The operations as plain formulas in double, for comparison with the backends. Every function is a template over its
+// arithmetic. With std::complex<double> the same formula gives its own derivative, Im f(x + ih) / h, exact to rounding
+// for very small h (Squire and Trapp, "Using complex variables to estimate derivatives of real functions", 1998).
 #pragma once
 
 #include <cmath>
@@ -37,7 +36,7 @@ inline Real matrix_of(ConstView view) {
   }
   return matrix;
 }
-/// The matrix rounded to bf16 when `type` is bf16.
+/// The matrix, rounded to bf16 if `type` is bf16.
 inline Real rounded(Real matrix, DType type) {
   if (type == DType::bf16) {
     for (double& value : matrix.values) value = to_float(to_bf16(static_cast<float>(value)));
@@ -50,7 +49,7 @@ inline Complex complex_of(const Real& x) {
   return z;
 }
 
-/// ∂f/∂x at every `stride`-th element (the others stay 0); f takes a Complex and gives a std::complex<double>.
+/// ∂f/∂x at every `stride`-th element (the others stay 0). f takes a Complex and returns a std::complex<double>.
 template <typename Function>
 Real gradient(const Real& x, const Function& f, std::size_t stride = 1) {
   constexpr double kStep = 1e-40;
@@ -113,7 +112,7 @@ inline double gelu(double x) {
   return x * 0.5 * std::erfc(-x / std::sqrt(2.0));
 }
 
-/// Pairs (j, j + D/2) of every head turned by the angles with these cosines and sines.
+/// Rotates the pairs (j, j + D/2) of every head by the angles with these cosines and sines.
 inline Real rotate(const Real& x, std::int64_t head_dim, const Real& cosines, const Real& sines,
                    bool inverse) {
   Real y(x.rows, x.columns);
@@ -131,10 +130,10 @@ inline Real rotate(const Real& x, std::int64_t head_dim, const Real& cosines, co
   return y;
 }
 
-/// visible[t]: the key rows that query row t sees.
+/// visible[t]: the key rows that query row t attends to.
 using Visible = std::vector<std::vector<std::int64_t>>;
 
-/// Softmax over the keys that query row t sees, of one head; `head_dim` columns each from q_column and k_column.
+/// Softmax over the visible keys of query row t, for one head: `head_dim` columns each from q_column and k_column.
 template <typename T>
 std::vector<T> probabilities(const Matrix<T>& q, const Matrix<T>& k, std::int64_t t, std::int64_t q_column,
                              std::int64_t k_column, std::int64_t head_dim,
@@ -174,7 +173,7 @@ Matrix<T> attention(const Matrix<T>& q, const Matrix<T>& k, const Matrix<T>& v, 
   return out;
 }
 
-/// scale · (mask ⊙ x)·Aᵀ·Bᵀ; B may be complex as well.
+/// scale · (mask ⊙ x)·Aᵀ·Bᵀ; B may also be complex.
 template <typename T>
 Matrix<T> lora(const Matrix<T>& x, const Matrix<T>& a, const Matrix<T>& b, const Real& mask, double scale) {
   Matrix<T> y(x.rows, b.rows);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs a built program to its end and takes what it prints.
+// Runs a built program to its end and captures its output.
 #pragma once
 
 #include <fcntl.h>
@@ -21,11 +21,11 @@
 
 namespace biqa::testing {
 
-/// A program that takes longer hangs (the machine may be busy, so this is generous).
+/// A program that takes longer counts as hanging. The limit is generous, because the machine may be busy.
 inline constexpr std::chrono::seconds kPatience{120};
 
 struct ProgramOutcome {
-  int code = -1;   ///< exit code; -1 when a signal ended it
+  int code = -1;   ///< exit code; -1 if a signal ended it
   int signal = 0;  ///< that ended it
   bool hung = false;
   std::string out, err;
@@ -41,13 +41,13 @@ struct ProgramOutcome {
 };
 
 struct ProgramSurroundings {
-  std::string output;                   ///< file for standard output instead of one of ours
-  rlim_t largest_file = RLIM_INFINITY;  ///< bytes; stands for a disk that is full beyond it
+  std::string output;                   ///< file for standard output; empty: a temporary file
+  rlim_t largest_file = RLIM_INFINITY;  ///< bytes; simulates a disk that is full beyond it
   /// Called every few milliseconds with the process id.
   std::function<void(pid_t)> meanwhile;
 };
 
-/// `folder` holds what the program prints while it runs.
+/// `folder` contains the output while the program runs.
 inline ProgramOutcome run_program(const std::filesystem::path& folder, std::vector<std::string> words,
                                   const ProgramSurroundings& surroundings = {}) {
   const std::string out = surroundings.output.empty() ? (folder / "stdout").string() : surroundings.output;
@@ -63,7 +63,7 @@ inline ProgramOutcome run_program(const std::filesystem::path& folder, std::vect
     ::dup2(::open(err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDERR_FILENO);
     ::setenv("OMP_NUM_THREADS", "1", 1);
     if (surroundings.largest_file != RLIM_INFINITY) {
-      // MPI's shared memory is a file too.
+      // Without MPI's shared memory, which is a file and would exceed the limit.
       ::setenv("OMPI_MCA_btl", "self", 1);
       ::signal(SIGXFSZ, SIG_IGN);
       const rlimit limit{surroundings.largest_file, surroundings.largest_file};

@@ -12,7 +12,7 @@
 namespace biqa {
 namespace {
 
-/// The first 32 fractional bits of a root of each of the first primes: the standard's constants.
+/// The constants of the standard: the first 32 fractional bits of a root of each of the first primes.
 template <std::size_t N>
 std::array<std::uint32_t, N> root_bits(long double (*root)(long double)) {
   std::array<std::uint32_t, N> bits{};

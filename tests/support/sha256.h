@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// SHA-256 for comparing with digests that Python made.
+// SHA-256, for comparison with digests computed by Python.
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reference material outside the repository that tests use in addition, where it is there.
+// Reference material outside the repository. Tests use it in addition if it exists.
 #pragma once
 
 #include <filesystem>
@@ -7,10 +7,10 @@
 
 namespace biqa {
 
-/// The folder named by BIQA_SHARED, or `shared` beside the source tree; nothing where neither exists.
+/// The folder named by BIQA_SHARED, or `shared` next to the source tree; nothing if neither exists.
 std::optional<std::filesystem::path> shared_folder();
 
-/// Skips the running test, saying why, where the folder is absent; else defines `name` as its path.
+/// Skips the test with a reason if the folder is absent; otherwise defines `name` as its path.
 #define BIQA_REQUIRE_SHARED(name)                                                                          \
   const auto name##_folder = biqa::shared_folder();                                                        \
   if (!name##_folder) GTEST_SKIP() << "no reference folder: set BIQA_SHARED to run the checks against it"; \

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A communicator that takes its time before some messages, so that its rank is the slow one.
+// A communicator that waits before some messages, so that its rank is slow.
 #pragma once
 
 #include <set>
@@ -12,7 +12,7 @@ namespace biqa::testing {
 
 class SlowCommunicator final : public ForwardingCommunicator {
  public:
-  /// Sleeps so long before every message with one of these tags.
+  /// Sleeps for this time before every message with one of these tags.
   SlowCommunicator(Communicator& inner, std::set<int> tags, Seconds delay)
       : ForwardingCommunicator(inner), tags_(std::move(tags)), delay_(delay) {}
 

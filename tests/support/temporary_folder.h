@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A folder of a test's own, gone when the test ends.
+// A folder for one test, removed when the test ends.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -29,7 +29,7 @@ class TemporaryFolder {
   TemporaryFolder& operator=(const TemporaryFolder&) = delete;
 
   const std::filesystem::path& path() const { return path_; }
-  /// Writes a file of the folder and gives its path.
+  /// Writes a file in the folder and returns its path.
   std::filesystem::path write(const std::string& name, std::string_view content) const {
     std::filesystem::path file = path_ / name;
     std::filesystem::create_directories(file.parent_path());
@@ -46,7 +46,7 @@ inline std::string file_content(const std::filesystem::path& file) {
   return {std::istreambuf_iterator<char>(stream), {}};
 }
 
-/// The message of the Error that `run` throws; empty when it throws none.
+/// The message of the Error that `run` throws; empty if it throws none.
 template <typename Run>
 std::string error_of(Run&& run) {
   try {

@@ -16,7 +16,7 @@ namespace {
 constexpr std::int64_t kHidden = 64, kIntermediate = 96, kLayers = 3, kHeads = 4, kKvHeads = 2, kHeadDim = 16;
 constexpr std::int64_t kVisionHidden = 32, kVisionIntermediate = 40, kVisionDepth = 3, kVisionHeads = 2;
 
-/// Names and shapes stand here as the format's documents give them, so that loading is held against these too.
+/// Names and shapes are those of the format's documents, so that tests also check the loader against these.
 class Weights {
  public:
   explicit Weights(std::uint64_t seed) : seed_(seed) {}
@@ -30,7 +30,7 @@ class Weights {
     }
     tensors_.push_back({name, StoredType::f32, std::move(shape), {}});
   }
-  /// Outputs have the size of inputs.
+  /// Scaled so that outputs have the magnitude of inputs.
   void add_linear(const std::string& name, std::int64_t out, std::int64_t in, bool bias) {
     add(name + ".weight", {out, in}, 0, std::sqrt(3.0 / static_cast<double>(in)));
     if (bias) add(name + ".bias", {out}, 0, 0.2);

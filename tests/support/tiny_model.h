@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A small Qwen2.5-VL with random weights, written as a checkpoint folder for the length of a test: everything the
-// network has (grouped heads, biases, tied or untied head, windowed and full vision blocks), in milliseconds.
+// A small Qwen2.5-VL with random weights in a model folder that exists during a test. It has every feature of the
+// network (grouped heads, biases, tied or untied head, windowed and full vision blocks) and runs in milliseconds.
 #pragma once
 
 #include <cstdint>
@@ -19,13 +19,13 @@ namespace biqa::testing {
 
 class TinyModel {
  public:
-  /// 4 query and 2 key heads of 16, 3 layers, vocabulary 100; vision: 3 blocks of which the second is full, windows of
-  /// 56 pixels (2×2 merged cells), 2 heads of 16. Weights are stored as f32 and are a function of the seed.
+  /// 4 query and 2 key heads of width 16, 3 layers, vocabulary 100. Vision: 3 blocks, the second with full attention,
+  /// windows of 56 pixels (2×2 merged cells), 2 heads of width 16. Weights are f32 and depend only on the seed.
   explicit TinyModel(bool tied = true, std::uint64_t seed = 1);
   const std::filesystem::path& path() const { return folder_.path(); }
 
   static constexpr std::int64_t kVocabulary = 100, kImageToken = 90, kEndToken = 95;
-  /// Ids that the engine must never sample.
+  /// Token ids that the engine must never sample.
   static const std::vector<std::int64_t>& placeholder_tokens();
   /// Values of one patch.
   static constexpr std::int64_t kPatchValues = 3 * 2 * 14 * 14;
@@ -34,7 +34,7 @@ class TinyModel {
   TemporaryFolder folder_;
 };
 
-/// A loaded tiny model; include only in a test that links the layer model.
+/// A loaded tiny model. Include it only in tests that link the layer model.
 inline std::unique_ptr<QwenVl> load(const TinyModel& files, DType compute, int threads = 1) {
   return QwenVl::load(files.path(), make_ops({"cpu", compute, threads}), {true, true});
 }
@@ -54,7 +54,7 @@ inline Tensor hidden_of(const QwenVl& model, const RowBatch& batch, KvCache& cac
   model.decoder().forward(*plan, cache.store(), adapter, hidden.view(), {});
   return copied_to_host(memory, hidden.view(), "test");
 }
-/// Of every token of a prompt, in one pass.
+/// Hidden states of every token of a prompt, computed in one pass.
 inline Tensor hidden_of(const QwenVl& model, const PromptInput& prompt, const PackedAdapter* adapter) {
   KvCache cache = rollout_cache(model, 32);
   KvSequence sequence;
@@ -92,7 +92,7 @@ inline std::vector<float> random_values(std::size_t count, double size, std::uin
   return values;
 }
 
-/// Random text ids, placeholders and the end token excepted.
+/// Random text ids, without placeholders and end token.
 inline std::vector<std::int64_t> random_ids(std::int64_t count, std::uint64_t seed) {
   std::vector<std::int64_t> ids;
   const RandomStream stream{seed, 78};
@@ -131,7 +131,7 @@ inline PromptInput image_prompt(const QwenVl& model, std::int64_t rows, std::int
   return prompt;
 }
 
-/// An adapter on every projection with neither A nor B zero.
+/// An adapter on every projection. Neither A nor B is zero.
 inline Lora random_adapter(const ModelConfig& config, std::uint64_t seed, double size = 0.15) {
   Lora lora;
   lora.layout = std::make_shared<LoraLayout>(config, LoraSpec{.rank = 4, .alpha = 8});
@@ -139,8 +139,8 @@ inline Lora random_adapter(const ModelConfig& config, std::uint64_t seed, double
   return lora;
 }
 
-/// Parts of an adapter on frozen modules, of those whose names contain `part`, with ranks 1, 3, 5, 7, 1 … and scales of
-/// their own.
+/// Parts of an adapter on the frozen modules whose names contain `part`, with ranks 1, 3, 5, 7, 1 … and different
+/// scales.
 inline std::shared_ptr<const FrozenParts> random_frozen_parts(const ModelConfig& config, std::uint64_t seed,
                                                               const std::string& part = "",
                                                               double size = 0.15) {

@@ -21,7 +21,7 @@
 namespace biqa::testing {
 namespace {
 
-/// Bytes at two addresses: `shown`, which nobody may touch, and `used`.
+/// Bytes at two addresses: `shown`, which must not be accessed, and `used`.
 class Pages {
  public:
   explicit Pages(std::size_t bytes) : bytes_(bytes) {
@@ -48,7 +48,7 @@ class Pages {
   void *shown_, *used_;
 };
 
-/// The thread that does the work, in order; and where the bytes of a shown address really are.
+/// The thread that does the work in order. It also maps a shown address to the used one.
 class Device {
  public:
   Device() : thread_([this] { run(); }) {}
@@ -70,7 +70,7 @@ class Device {
     }
     changed_.notify_all();
   }
-  /// All is done; throws what failed.
+  /// Waits until all work is done. Throws the Error of failed work.
   void wait() {
     std::unique_lock lock(mutex_);
     waiting_ = true;

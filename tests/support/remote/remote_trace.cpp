@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Linked into biqa_trace: device cpu becomes the remote device.
+// Linked into biqa_trace, where it replaces the device cpu by the remote device.
 #include "ops/backends.h"
 #include "support/remote/remote_ops.h"
 
