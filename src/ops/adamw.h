@@ -12,7 +12,7 @@ struct AdamWConfig {
   double beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0;
 };
 
-/// What one update takes beside the tensors.
+/// Arguments of an update besides the tensors.
 struct AdamWStep {
   AdamWConfig config;
   double lr = 0;
@@ -22,9 +22,9 @@ struct AdamWStep {
 
 /// Sum of squares in double, in the order of the elements.
 double squared_norm(std::span<const float> gradient);
-/// One update of every element by itself: g = clip_scale·gradient, m and v the running moments of g and g²,
-/// value ← value·(1 - lr·weight_decay) - lr/(1 - beta1^step)·m/(sqrt(v)/sqrt(1 - beta2^step) + eps).
-/// All spans of one length. Instantiated for float (the trainer) and double (checks).
+/// Updates every element: g = clip_scale·gradient, m and v the running moments of g and g², value ← value·(1 -
+/// lr·weight_decay) - lr/(1 - beta1^step)·m/(sqrt(v)/sqrt(1 - beta2^step) + eps). All spans have the same length.
+/// Instantiated for float (the trainer) and double (checks).
 template <typename T>
 void adamw_update(std::span<T> values, std::span<const T> gradient, std::span<T> m, std::span<T> v,
                   const AdamWStep& step);

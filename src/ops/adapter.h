@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What of a decoder layer an adapter changes, and where its values stand in one flat vector.
+// The projections of a decoder layer that an adapter can change, and the place of their values in one flat vector.
 #pragma once
 
 #include <array>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The backends by name.
+// Creates backends by name.
 #pragma once
 
 #include <functional>
@@ -16,10 +16,11 @@ struct DeviceChoice {
   int threads = 0;  ///< of the CPU backend; 0: all processors that this process may use, or OMP_NUM_THREADS
 };
 
-/// Throws Error where the backend is not part of this build or finds no device.
+/// Throws Error if the backend is not part of this build or finds no device.
 std::unique_ptr<Ops> make_ops(const DeviceChoice& choice);
 
-/// For tests and checks: make_ops() asks `make` first and takes what it gives, unless that is nullptr. Before any threads.
+/// For tests and checks: make_ops() first calls `make` and returns its result, unless that is nullptr. Call this before
+/// starting threads.
 void set_further_backend(std::function<std::unique_ptr<Ops>(const DeviceChoice&)> make);
 
 /// Of the CPU backend; plans are made with it before there is a backend.

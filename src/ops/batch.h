@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a pass of the decoder is about, in the host's words: rows, where their keys go, which results are wanted.
+// The input of a decoder pass in host memory: rows, the places of their keys, and the wanted results.
 #pragma once
 
 #include <array>
@@ -29,11 +29,11 @@ struct FeatureRows {
       features;  ///< [rows, hidden] f32 in the backend's memory; must live until the pass has been waited for
 };
 
-/// Some consecutive tokens of one sequence in a packed batch.
+/// Consecutive tokens of one sequence in a packed batch.
 struct SequenceRows {
   std::int64_t first_row = 0, rows = 0;
-  std::int64_t first_position = 0;  ///< tokens of the sequence that are in the cache already
-  std::int64_t outputs = 0;         ///< hidden states wanted: those of the last `outputs` rows
+  std::int64_t first_position = 0;  ///< tokens of the sequence that are already in the cache
+  std::int64_t outputs = 0;         ///< number of wanted hidden states: those of the last `outputs` rows
   std::vector<std::int32_t> pages{};
 };
 
@@ -45,14 +45,14 @@ struct GroupRows {
 
 /// Packed rows, sequence after sequence, never padded. Outputs are numbered in the order of the sequences.
 struct RowBatch {
-  std::vector<std::int64_t> ids;    // [T]; of no meaning where features take the row
+  std::vector<std::int64_t> ids;    // [T]; ignored for rows of features
   std::vector<Position> positions;  // [T]
   std::vector<FeatureRows> features;
   std::vector<SequenceRows> sequences;
   std::vector<KvWrite> writes;
   std::vector<GroupRows> groups;          // only for backward
-  std::vector<std::uint64_t> token_keys;  // [T]; only with dropout: names the token
-  /// The output that each scored or sampled token is read from; an output may serve several.
+  std::vector<std::uint64_t> token_keys;  // [T]; only with dropout: key of the token
+  /// For each scored or sampled token, the output from which it is computed. Several tokens may share an output.
   std::vector<std::int64_t> picks;
   std::int64_t rows() const { return static_cast<std::int64_t>(ids.size()); }
   std::int64_t outputs() const {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The language model as a backend runs it: one call is a whole forward or backward over packed rows, so that a backend
-// plans a batch once, lays out its own activations and fuses what it likes. How one is written on the CPU stands in
-// ops/cpu/cpu_decoder.cpp. Rules of order and waiting: ops/ops.h.
+// The language model in a backend. One call is a whole forward or backward pass over packed rows. So a backend can plan
+// a batch once, choose the layout of its activations and fuse operations. ops/cpu/cpu_decoder.cpp is the CPU's version.
+// ops/ops.h has the rules of order and waiting.
 #pragma once
 
 #include <array>
@@ -23,10 +23,11 @@ struct DecoderShape {
   HeadShape heads;
   float rms_eps = 0;
   double rope_theta = 0;
-  std::array<std::int64_t, 3> mrope_section{};  ///< frequencies of the temporal, height and width coordinate
+  std::array<std::int64_t, 3>
+      mrope_section{};  ///< number of frequencies of the temporal, height and width coordinates
 };
 
-/// Norms [1, hidden] f32 and the embedding [vocabulary, hidden] of the compute type lie in the backend's memory.
+/// Norms [1, hidden] f32 and the embedding [vocabulary, hidden] of the compute type are in the backend's memory.
 struct DecoderWeights {
   struct Layer {
     Tensor input_norm, middle_norm;
@@ -37,7 +38,7 @@ struct DecoderWeights {
   std::unique_ptr<FrozenLinear> head;
 };
 
-/// A batch as the backend wants it: made once, used by every layer, forward and backward.
+/// A batch in the backend's own form. It is made once and used by every layer, forward and backward.
 class BatchPlan {
  public:
   BatchPlan(std::int64_t row_count, std::int64_t output_count, std::int64_t pick_count)
@@ -64,10 +65,10 @@ class PackedAdapter {
   virtual ~PackedAdapter() = default;
   PackedAdapter(const PackedAdapter&) = delete;
   PackedAdapter& operator=(const PackedAdapter&) = delete;
-  const std::size_t values;  ///< of the flat vector that it was made from, and of its gradient
+  const std::size_t values;  ///< size of its flat vector and of the gradient
 };
 
-/// What a forward leaves for its backward.
+/// Values that a forward pass keeps for its backward pass.
 class Tape {
  public:
   Tape() = default;
@@ -76,8 +77,8 @@ class Tape {
   Tape& operator=(const Tape&) = delete;
 };
 
-/// Inverted dropout on the adapter's inputs in a training pass; rate 0 is none. `key` is mixed from seed and step; what is
-/// drawn for a token follows from its token key, not from its row.
+/// Inverted dropout on the adapter's inputs in a training pass; rate 0: none. `key` is mixed from seed and step. The
+/// draws of a token depend on its token key, not on its row.
 struct DropoutKey {
   double rate = 0;
   std::uint64_t key = 0;
@@ -85,11 +86,11 @@ struct DropoutKey {
 
 struct ForwardOptions {
   std::unique_ptr<Tape>* tape = nullptr;  ///< receives what backward() needs
-  bool recompute = false;                 ///< the tape keeps each layer's input only
+  bool recompute = false;                 ///< the tape keeps only each layer's input
   DropoutKey dropout{};
 };
 
-/// How a next token is chosen. Greedy takes the first of the largest logits.
+/// How to choose the next token. Greedy takes the first of the largest logits.
 struct SampleRequest {
   float temperature = 1.0F;
   std::int32_t top_k = 0;  ///< 0: off
@@ -103,14 +104,14 @@ struct SampledToken {
   float entropy = 0;  ///< of that softmax, in nats
 };
 
-/// Tokens that may not be there yet.
+/// Sampled tokens that may still be computing.
 class SampledTokens {
  public:
   SampledTokens() = default;
   virtual ~SampledTokens() = default;
   SampledTokens(const SampledTokens&) = delete;
   SampledTokens& operator=(const SampledTokens&) = delete;
-  /// One token per pick, in order; waits for them. Throws Error where the network's output is not finite.
+  /// Waits and returns one token per pick, in order. Throws Error if the network's output is not finite.
   virtual std::span<const SampledToken> wait() = 0;
 };
 
@@ -123,13 +124,12 @@ class Decoder {
 
   /// The batch is read before this returns, except for the elements of its features.
   virtual std::unique_ptr<BatchPlan> plan(const RowBatch& batch) = 0;
-  /// `pages` pages of each of `layers` layers. With fewer layers than the decoder has, layer l uses the place l mod
-  /// `layers`: training stores one layer and overwrites it layer by layer, a rollout stores them all. Throws Error when
-  /// there is no memory.
+  /// A store of `pages` pages for each of `layers` layers. If the decoder has more layers, layer l uses the place l mod
+  /// `layers`. Training stores one layer at a time; a rollout stores all. Throws Error if there is not enough memory.
   virtual std::unique_ptr<KvStore> make_kv(std::int64_t pages, std::int64_t layers) = 0;
   /// Copies a page in every stored layer.
   virtual void copy_page(KvStore& kv, std::int32_t from, std::int32_t to) = 0;
-  /// `flat` [1, n] f32 in the backend's memory holds A and B of every module.
+  /// `flat` [1, n] f32 in the backend's memory has A and B of every module.
   virtual std::shared_ptr<const PackedAdapter> pack_adapter(std::span<const LoraModule> modules,
                                                             ConstView flat) = 0;
 
@@ -137,18 +137,19 @@ class Decoder {
   virtual void forward(const BatchPlan& plan, KvStore& kv, const PackedAdapter* adapter, View hidden,
                        const ForwardOptions& options) = 0;
   /// gradient [1, n] f32 += the adapter's gradient, given d_hidden [outputs, hidden] f32; both in the backend's memory.
-  /// Plan, store and adapter are those of the forward that wrote the tape.
+  /// Plan, store and adapter must be those of the forward that wrote the tape.
   virtual void backward(const BatchPlan& plan, KvStore& kv, const PackedAdapter& adapter, const Tape& tape,
                         ConstView d_hidden, View gradient) = 0;
 
-  /// For every pick: the log-probability of its target under softmax(logits / temperature), the entropy of that softmax in
-  /// nats, and unless empty d_picked [picks, hidden] f32 = ∂logp/∂hidden. The loss's gradient with respect to the hidden
-  /// states is linear in the derivative with respect to logp, so the vocabulary is swept once for forward and backward.
-  /// Never holds more than a chunk of rows' logits. Waits.
+  /// For every pick: the log-probability of its target under softmax(logits / temperature), the entropy of that softmax
+  /// in nats, and unless empty d_picked [picks, hidden] f32 = ∂logp/∂hidden. The gradient of the loss with respect to
+  /// the hidden states is linear in its derivative with respect to logp. So one pass over the vocabulary serves forward
+  /// and backward. Only the logits of a chunk of rows are in memory. Waits.
   virtual void log_prob(const BatchPlan& plan, ConstView hidden, std::span<const std::int64_t> targets,
                         float temperature, std::span<float> logp, std::span<float> entropy,
                         View d_picked) = 0;
-  /// d_hidden [outputs, hidden] f32 = Σ factors[i] · d_picked[i] over the picks of each output, in order; d_picked is used up.
+  /// d_hidden [outputs, hidden] f32 = Σ factors[i] · d_picked[i] over the picks of each output, in order. Overwrites
+  /// d_picked.
   virtual void spread_picks(const BatchPlan& plan, View d_picked, std::span<const float> factors,
                             View d_hidden) = 0;
   /// One token per pick; `suppressed` ids are never chosen but count in the softmax.

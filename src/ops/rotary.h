@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Cosines and sines of rotary positions. Every backend takes them from here, so that all rotate by the same bits.
+// Cosines and sines of rotary positions. Every backend uses these, so that all rotate with the same bits.
 #pragma once
 
 #include <array>
@@ -12,10 +12,10 @@
 
 namespace biqa {
 
-/// Frequencies of the language model; grows with the highest position met. One thread at a time.
+/// Frequencies of the language model. Grows with the highest position so far. Only one thread at a time may use it.
 class RotaryTable {
  public:
-  /// `section`: how many frequencies follow the temporal, the height and the width coordinate; they add up to head_dim/2.
+  /// `section`: number of frequencies of the temporal, height and width coordinates; their sum is head_dim/2.
   RotaryTable(std::int64_t head_dim, double theta, const std::array<std::int64_t, 3>& section);
   /// cosines, sines [positions, head_dim/2] f32, host: of position · frequency.
   void fill(std::span<const Position> positions, View cosines, View sines);

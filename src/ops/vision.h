@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The frozen vision tower as a backend runs it. How one is written on the CPU stands in ops/cpu/cpu_vision.cpp.
+// The frozen vision tower in a backend. ops/cpu/cpu_vision.cpp is the CPU's version.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ namespace biqa {
 
 struct VisionShape {
   std::int64_t hidden = 0, intermediate = 0, heads = 0;
-  std::int64_t cell = 0;  ///< patches that the merger joins to one token
+  std::int64_t cell = 0;  ///< patches that the merger joins into one token
   float rms_eps = 0;
   std::vector<std::int64_t> full_attention_blocks;
 };
@@ -32,17 +32,17 @@ struct VisionWeights {
   Tensor merger_norm;
 };
 
-/// Pictures as the tower takes them, in host memory: patches in window order.
+/// The tower's input in host memory: the patches of images in window order.
 struct VisionBatch {
   ConstView patches;         ///< [patches, 3·temporal·patch²] f32
   ConstView cosines, sines;  ///< [patches, head_dim/2] f32
   std::span<const std::int64_t>
-      windows;  ///< boundaries in patches inside which most blocks attend; starts with 0
-  std::span<const std::int64_t> frames;  ///< the same for the blocks of full attention
+      windows;  ///< boundaries, in patches, of the segments inside which most blocks attend; starts with 0
+  std::span<const std::int64_t> frames;  ///< the same for blocks with full attention
   std::span<const std::int64_t> cells;   ///< cells[k]: the raster index of the k-th cell
 };
 
-/// Called with (name, tensor in the backend's memory) as intermediate results appear; for traces.
+/// Receives intermediate results as (name, tensor in the backend's memory), for traces.
 using Observer = std::function<void(const std::string& name, ConstView value)>;
 
 class VisionEncoder {
@@ -51,8 +51,8 @@ class VisionEncoder {
   virtual ~VisionEncoder() = default;
   VisionEncoder(const VisionEncoder&) = delete;
   VisionEncoder& operator=(const VisionEncoder&) = delete;
-  /// features [cells, width of the language model] f32 in the backend's memory, in raster order. The batch is read before
-  /// this returns. A picture's features don't depend on the others.
+  /// features [cells, width of the language model] f32 in the backend's memory, in raster order. The batch is read
+  /// before this returns. An image's features do not depend on the other images.
   virtual void encode(const VisionBatch& batch, View features, const Observer* observer) = 0;
 };
 

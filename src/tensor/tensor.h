@@ -3,8 +3,8 @@
 //   Buffer   owns aligned bytes under a label (printed on out-of-memory and in the memory report)
 //   View     borrows mutable elements, ConstView const ones: a matrix [rows, columns] whose rows may be spaced
 //   Tensor   owns a dense matrix
-// All three carry the kind of memory they lie in; elements of device memory are out of the host's reach (CHECK).
-// Two dimensions are all the network needs; a vector is one row, higher shapes are named in comments.
+// All three know their kind of memory. The host cannot access elements of device memory (CHECK). The network needs only
+// two dimensions. A vector is one row; comments name higher shapes.
 #pragma once
 
 #include <glog/logging.h>

@@ -8,7 +8,7 @@
 
 namespace biqa::cuda {
 
-/// cuBLASLt's products of device memory, enqueued on `stream`, which must outlive the backend.
+/// Products of device memory with cuBLASLt, enqueued on `stream`, which must outlive the backend.
 std::unique_ptr<MatmulBackend> make_cublaslt_matmul(const Stream& stream);
 
 }  // namespace biqa::cuda

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Whether `device: cuda` can be used here. The only header of this folder that other layers may include; it
-// is there in every build, with CUDA (device.cpp) or without (absent.cpp).
+// Checks whether `device: cuda` can be used. Only this header of the folder may be included by other layers. It exists
+// in every build, with CUDA (device.cpp) or without (absent.cpp).
 #pragma once
 
 namespace biqa {
@@ -8,12 +8,12 @@ namespace biqa {
 /// True in a build by `launch/build.sh cuda`.
 bool built_with_cuda();
 
-/// Returns when this build has the CUDA backend and this machine a device that works, which it makes the
-/// current one; else throws Error (exit code 1) saying which of the two is missing and what to do.
+/// Selects a working CUDA device. Throws Error (exit code 1) if this build has no CUDA backend or this machine no
+/// working device; the message says which, and what to do.
 void require_cuda_device();
 
-/// What a program calls for `device: cuda`. Throws Error (exit code 1): as require_cuda_device, and where
-/// that passes because only some operations run on CUDA yet.
+/// Called by programs for `device: cuda`. Always throws Error (exit code 1): that of require_cuda_device, or that only
+/// some operations run on CUDA so far.
 [[noreturn]] void refuse_cuda_network();
 
 }  // namespace biqa

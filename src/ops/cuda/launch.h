@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one way to start a kernel and the one way for a kernel to reach dynamic shared memory, so that the same
-// sources also compile for the host under the emulator of the tests.
+// Starts kernels and gives them dynamic shared memory. All sources use this, so that they also compile for the host
+// with the tests' emulator.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -23,7 +23,7 @@ __device__ T* dynamic_shared() {
   return reinterpret_cast<T*>(dynamic_shared_bytes);
 }
 
-/// True when BIQA_CUDA_SYNC=1: every launch waits for its kernel, so that an error shows where it arose.
+/// True if BIQA_CUDA_SYNC=1: every launch waits for its kernel, so that an error appears at its cause.
 inline bool synchronous_launches() {
   static const bool enabled = [] {
     const char* value = std::getenv("BIQA_CUDA_SYNC");
@@ -32,7 +32,7 @@ inline bool synchronous_launches() {
   return enabled;
 }
 
-/// Enqueues kernel<<<grid, block, shared_bytes, stream>>>(arguments...); throws Error when the device refuses.
+/// Enqueues kernel<<<grid, block, shared_bytes, stream>>>(arguments...). Throws Error if the device refuses.
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes,
             const Stream& stream, Arguments... arguments) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The seam to cuBLASLt: one product, no CUDA types, so that the tests can put a host product in its place.
+// The interface to cuBLASLt: one product, without CUDA types, so that tests can replace it by a host product.
 #pragma once
 
 #include "tensor/tensor.h"

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owners of what the CUDA runtime hands out, and the one check of its status codes. Private to the cuda/ and
-// nccl/ folders. A View of device memory looks like any other View; only this folder's copies and kernels may
-// touch its elements.
+// Owners of CUDA resources, and the check of CUDA's status codes. Private to the cuda/ and nccl/ folders. Only this
+// folder's copies and kernels may touch the elements of a View of device memory.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -15,13 +14,13 @@
 
 namespace biqa::cuda {
 
-/// Throws Error unless `status` is success; the message holds the call, CUDA's words and the place.
+/// Throws Error unless `status` is success. The message has the call, CUDA's text and the place.
 void check(cudaError_t status, const char* call, const char* file, int line);
 
-/// Makes the first CUDA device the current one. Throws Error, saying what to do, where there is none that works.
+/// Selects the first CUDA device. Throws Error with advice if no device works.
 void select_device();
 
-/// A non-blocking stream; move-only. Work is ordered within it, never with an ambient one.
+/// A non-blocking stream; move-only. Work is ordered only within it, not with the default stream.
 class Stream {
  public:
   Stream();
@@ -35,14 +34,14 @@ class Stream {
   Stream& operator=(const Stream&) = delete;
 
   cudaStream_t get() const { return handle_; }
-  /// Waits for everything in the stream; throws the Error of whatever failed in it.
+  /// Waits for all work in the stream. Throws the Error of failed work.
   void synchronise() const;
 
  private:
   cudaStream_t handle_ = nullptr;
 };
 
-/// Device memory under a label; move-only. Throws Error when the device has none left.
+/// Device memory with a label; move-only. Throws Error if the device has not enough memory.
 class DeviceBuffer {
  public:
   DeviceBuffer() = default;
@@ -89,8 +88,8 @@ class DeviceTensor {
   std::int64_t rows_ = 0, columns_ = 0;
 };
 
-/// Enqueues a copy between host and device memory of the same type and shape; both sides dense. The host side
-/// must stay untouched until the stream was synchronised.
+/// Enqueues a copy between host and device memory of the same type and shape. Both sides must be dense. Do not touch
+/// the host side until the stream has been synchronised.
 void copy_to_device(ConstView host, View device, const Stream& stream);
 void copy_to_host(ConstView device, View host, const Stream& stream);
 
