@@ -81,8 +81,8 @@ std::string describe_rest(const std::map<std::string, std::vector<std::string>>&
   return fmt::format("{}", fmt::join(parts, "; "));
 }
 
-/// The pictures of a folder, by name; says what else is in it, but for hidden files, AppleDouble ones (._NAME) among
-/// them. Throws Error.
+/// The images of a folder, by name. Reports its other content, except hidden files, including AppleDouble files
+/// (._NAME). Throws Error.
 std::vector<Picture> pictures_in(const fs::path& folder) {
   static const std::vector<std::string> kEndings{".jpg",  ".jpeg", ".jpe",  ".jfif", ".png", ".bmp", ".dib",
                                                  ".webp", ".tif",  ".tiff", ".ppm",  ".pgm", ".pbm", ".pnm"};
@@ -125,12 +125,12 @@ void complain(const std::string& message, std::int64_t& failures) {
   ++failures;
 }
 
-/// The pictures that the arguments name; an argument or manifest row that names none is reported and counted.
+/// The images that the arguments name. An argument or manifest row that names none is reported and counted.
 std::vector<Picture> find_pictures(const std::vector<std::string>& arguments, std::int64_t& failures) {
   std::vector<Picture> pictures;
   for (const std::string& argument : arguments) {
     try {
-      std::error_code ignored;  // what cannot be looked at is a picture that cannot be read
+      std::error_code ignored;  // a path that cannot be examined counts as an image that cannot be read
       if (fs::is_directory(argument, ignored)) {
         const std::vector<Picture> found = pictures_in(argument);
         pictures.insert(pictures.end(), found.begin(), found.end());
@@ -182,7 +182,7 @@ std::string number_text(const std::optional<double>& value) {
 /// What is said of one answer beside its texts.
 struct Verdict {
   std::optional<double>
-      rating;                 ///< the one reported: from the picture, or with --caption-only from the caption
+      rating;                 ///< the reported one: from the image, or with --caption-only from the caption
   bool out_of_scale = false;  ///< of that rating, also where it is a number that counts as none
 };
 
@@ -296,7 +296,7 @@ RolloutOptions rollout_options(const CommandLine& line, const std::optional<Conf
   return options;
 }
 
-/// Rates pictures batch by batch and prints each answer.
+/// Rates images in batches and prints each result.
 class Scorer {
  public:
   Scorer(const Policy& policy, Engine& engine, RolloutOptions options, bool caption_only, Printer printer)
@@ -306,7 +306,7 @@ class Scorer {
         caption_only_(caption_only),
         printer_(std::move(printer)) {}
 
-  /// Pictures that cannot be read or rated are counted as `failures`.
+  /// Images that cannot be read or rated are counted as `failures`.
   void score(std::span<const Picture> pictures, std::int64_t& failures) {
     const auto start = std::chrono::steady_clock::now();
     std::vector<std::string> names;

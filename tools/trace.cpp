@@ -107,7 +107,7 @@ Tensor all_logits(const QwenVl& model, const PromptInput& prompt, std::span<cons
   return copied_to_host(ops.memory(), logits.view(), "logits");
 }
 
-/// Writes the pictures' patches and features; returns them encoded.
+/// Writes the images' patches and features. Returns the encoded images.
 std::vector<EncodedPicture> trace_pictures(const Policy& policy, const std::vector<std::string>& images,
                                            Hdf5Writer& out) {
   const QwenVl& model = *policy.model;

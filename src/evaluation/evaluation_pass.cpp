@@ -118,7 +118,7 @@ bool evaluation_due(const Config& config, std::int64_t step, std::int64_t last_s
 }
 
 std::size_t figures_of_evaluation(const Config& config, std::size_t sets) {
-  constexpr std::size_t kConditions = 2;  // from the picture, from the caption
+  constexpr std::size_t kConditions = 2;  // from the image, from the caption
   return sets * config.train.eval_decodings.size() * kConditions;
 }
 

@@ -77,7 +77,7 @@ int keep_message(TIFF* /*tiff*/, void* to, const char* /*module*/, const char* f
   std::array<char, 512> text{};
   std::vsnprintf(text.data(), text.size(), format, arguments);
   const std::string_view message(text.data());
-  // The orientation is not taken from libtiff, and an odd one no reason to refuse a picture.
+  // The orientation is not read by libtiff, so its complaint about one does not matter.
   if (complaints.first.empty() && message.find("\"Orientation\"") == std::string_view::npos)
     complaints.first = message;
   return 1;
@@ -123,7 +123,7 @@ namespace {
 
 using TiffPointer = std::unique_ptr<TIFF, void (*)(TIFF*)>;
 
-/// `source` and `complaints` stay in use as long as the result.
+/// `source` and `complaints` must outlive the result.
 TiffPointer open_tiff(const PictureFile& file, MemoryFile& source, Complaints& complaints) {
   // Tags and decoded strips; a tile may be larger than a small picture.
   constexpr std::int64_t kLeast = std::int64_t{64} << 20;

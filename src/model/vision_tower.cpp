@@ -222,7 +222,7 @@ VisionTower::VisionTower(const WeightLoader& load, const ModelConfig& config) : 
 
 namespace {
 
-/// A patch: its values, and its row and column in the picture.
+/// A patch: its values, and its row and column in the image.
 struct PatchSource {
   const float* values;
   std::array<std::int64_t, 2> place;

@@ -82,7 +82,7 @@ std::int64_t vision_bytes(const MemoryInputs& in, std::int64_t images) {
   const VisionConfig& v = in.model.vision;
   const auto c = static_cast<std::int64_t>(size_of(in.dtype));
   const std::int64_t pixels = v.channels * v.temporal * v.patch * v.patch;
-  // Pictures are read until there are enough rows, so one batch may exceed them by a picture.
+  // Images are read until there are enough rows, so one batch may exceed this number by one image.
   const std::int64_t rows =
       std::min(images * in.patch_rows,
                round_up(PictureEncoder::kBatchPatches, std::max<std::int64_t>(1, in.patch_rows)));
@@ -158,7 +158,7 @@ MemoryPlan plan_memory(const MemoryInputs& in) {
 
   if (in.actor) {
     const std::int64_t first = std::max(std::min(in.evaluation_images, in.distinct_images), std::int64_t{0});
-    // The first evaluation sees its pictures before there is a cache.
+    // The first evaluation encodes its images before the cache exists.
     plan.passing.emplace_back("pictures of an evaluation",
                               std::max<std::int64_t>(0, vision_bytes(in, first) - kv));
     plan.passing.emplace_back("pictures of a step", vision_bytes(in, in.images));

@@ -109,7 +109,7 @@ struct Sources {
   }
 };
 
-/// Without a manifest: pictures of max_pixels, enough for one step.
+/// Without a manifest: images of max_pixels, enough for one step.
 std::vector<Sample> training_samples(const Config& config, const PreprocessConfig& preprocess,
                                      std::vector<std::string>& assumptions) {
   std::error_code unknown;
@@ -272,7 +272,7 @@ void plan_ranks(const MemoryInputs& common, std::int64_t largest_set, RunPlan& p
     own.actor = plan.roles.is_actor(rank);
     own.learner = plan.roles.is_learner(rank);
     own.images = own.actor ? share(plan.images, actors) : 0;
-    // An evaluation has as many pictures under way as a step has trajectories.
+    // An evaluation runs as many images at a time as a step has trajectories.
     own.evaluation_images = own.actor ? std::min(share(largest_set, actors), plan.trajectories) : 0;
     own.learner_images = own.learner ? share(plan.images, learners) : 0;
     const std::int64_t seen =

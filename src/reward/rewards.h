@@ -33,11 +33,11 @@ struct RewardConfig {
 
 /// Sets format_ok, caption, reasoning, rating and stage2_rating of every member from its texts. Then it computes the
 /// rewards and their weighted sum `reward`:
-/// - prediction: closeness of the stage-1 rating to the human score; 0 without a rating;
-/// - consistency: closeness of the stage-2 rating; 0 without it or without a stage-1 rating;
+/// - prediction: closeness of the first-stage rating to the human score; 0 without a rating;
+/// - consistency: closeness of the second-stage rating; 0 without one or without a first-stage rating;
 /// - reasoning: max(floor, ROUGE-1 against the human text); the floor for the whole group without human text, and for a
-///   completion without a rating (unparsable) or without the span asked for;
-/// - format: 0.5 if the completion is exactly the asked parts in order, else 0.
+///  completion without a rating or without the configured span;
+/// - format: 0.5 if the completion consists of exactly the required parts in order, otherwise 0.
 void score(Group& group, const RewardConfig& config, const Profile& profile);
 
 }  // namespace biqa

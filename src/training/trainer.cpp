@@ -171,7 +171,8 @@ Trainer::Trainer(const Config& config, Communicator& world, StopSignals& signals
   if (found) resume(*found);
 }
 
-/// Who wants bad rows left out wants all of them found; else pictures are looked at only as long as nobody minds.
+/// With data.skip_bad all images are checked. Without it the check stops after a time, so that the start is not
+/// delayed.
 void Trainer::settle_data(int threads) {
   const Seconds patience{config_.data.skip_bad ? std::numeric_limits<double>::infinity() : 20.0};
   const PictureCheck found =

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Hands the groups of a step to whichever actor is free. The first actor keeps the list and answers requests between
-// the tokens that it generates itself. Groups that were long in earlier epochs come first. The sampled texts do not
-// depend on which actor samples which group.
+// Distributes the groups of a step among the actors as they become free. The first actor keeps the list and answers
+// requests between the tokens that it generates itself. Groups that were long in earlier epochs come first. The sampled
+// texts do not depend on which actor samples which group.
 #pragma once
 
 #include <cstddef>
@@ -32,7 +32,7 @@ class WorkShare {
   /// Rows newly assigned to this actor; often empty. With `wait` it blocks until there are rows; an empty result then
   /// means that this step has no more work for this actor.
   std::vector<std::size_t> next(bool wait);
-  /// Reports that a group has ended after `tokens` sampled tokens, and asks for another one.
+  /// Reports that a group has ended after `tokens` sampled tokens, and requests another one.
   void finished(std::size_t row, std::int64_t tokens);
 
  private:
@@ -59,7 +59,7 @@ class WorkShare {
   std::set<std::int64_t> ended_ahead_;  ///< later steps without groups left for this actor
   // Used only on the first actor:
   std::map<std::int64_t, List> lists_;
-  /// the last step up to which all groups are handed out and every actor has been told so
+  /// last step for which every actor knows that all groups are distributed
   std::int64_t given_out_ = 0;
   std::map<std::size_t, std::int64_t> lengths_;  ///< tokens of a row's group in its last rollout
 };
