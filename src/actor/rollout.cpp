@@ -73,7 +73,7 @@ void Rollout::run(std::span<const RolloutSample> samples, const RolloutOptions& 
   run(source, options, done);
 }
 
-/// The groups under way in one call of run().
+/// The running groups of one call of run().
 class Rollout::UnderWay {
  public:
   UnderWay(Rollout& rollout, SampleSource& source, const RolloutOptions& options,
@@ -86,7 +86,7 @@ class Rollout::UnderWay {
 
   /// Submits the first stage of a sample.
   void begin(const RolloutSample& sample);
-  /// Takes an answer of either stage.
+  /// Stores a completion of either stage.
   void take(Generated&& result) {
     if (result.tag % 2 == 0)
       take_first(std::move(result));
@@ -103,9 +103,9 @@ class Rollout::UnderWay {
   };
   void take_first(Generated&& result);
   void take_second(Generated&& result);
-  /// What the model reads in the second stage; nothing where there is none.
+  /// The text that the model reads in the second stage; nothing if there is no second stage.
   std::optional<std::string> text_of_second(const Stage1Response& response) const;
-  /// False where its prompt is too long.
+  /// Returns false if its prompt is too long.
   bool submit_second(std::size_t sample, std::size_t member, const std::string& text);
   void close_member(std::size_t sample);
 

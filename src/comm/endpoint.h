@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Messages on a transport: a header, followed by a small payload or by a large one in pieces on a second channel, sent from
-// where it lies. Posting never waits. Private to comm/message_communicator.cpp.
+// Messages on a transport. A message is a header and a payload. A small payload is part of the same transport message.
+// A large one is sent in pieces on a second channel, without a copy. Posting never waits. Private to
+// comm/message_communicator.cpp.
 #pragma once
 
 #include <fmt/format.h>
@@ -19,12 +20,14 @@
 
 namespace biqa::endpoint {
 
-/// Up to here the payload travels behind its header, as a copy.
+/// Up to this size the payload is copied into the message of its header.
 inline constexpr std::size_t kInlineBytes = std::size_t{32} << 10;
-/// A larger one is cut into pieces: far below MPI's 2^31 limit, and small enough to see that a transfer moves.
+/// Size of the pieces of a larger payload: far below MPI's limit of 2^31, and small enough to show that a transfer
+/// advances.
 inline constexpr std::size_t kPieceBytes = std::size_t{256} << 10;
 
-/// A stream is a pair of channels: first messages, pieces. One per tag, one for the collectives.
+/// A stream is a pair of channels, one for headers and one for pieces. There is one stream per tag and one for the
+/// collectives.
 inline constexpr int kCollectiveStream = kMaxTag + 1;
 inline constexpr int kChannelsPerContext = 2 * (kCollectiveStream + 1);
 
@@ -60,9 +63,9 @@ struct Header {
   Operation operation = Operation::message;
   Element element = Element::bytes;
   std::uint16_t reserved = 0;
-  std::uint32_t sequence = 0;  ///< which collective of this communicator
+  std::uint32_t sequence = 0;  ///< number of the collective in this communicator
   std::int32_t root = 0;
-  std::uint64_t elements = 0;  ///< of the whole operation; 0 where ranks may differ
+  std::uint64_t elements = 0;  ///< of the whole operation; 0 if ranks may differ
   std::uint64_t bytes = 0;     ///< of this message
 };
 static_assert(sizeof(Header) == 32 && std::is_trivially_copyable_v<Header>);
@@ -74,7 +77,7 @@ inline std::string describe(const Header& header) {
 
 using Clock = std::chrono::steady_clock;
 
-/// Pieces sent and received: a long transfer that moves is no silent peer, and wants both ends awake.
+/// Counts pieces sent and received. A peer whose transfer advances is not silent, and neither end should sleep.
 class Movement {
  public:
   void note_piece() {
@@ -89,13 +92,13 @@ class Movement {
   Clock::time_point last_;
 };
 
-/// A message being sent: its header, its own copy of the payload unless that is borrowed from the caller.
+/// A message being sent: its header, and a copy of the payload unless the payload is borrowed from the caller.
 struct Outgoing {
   int to = 0;             ///< rank of the job
   bool large = false;     ///< in pieces
-  bool borrowed = false;  ///< pieces lie in the caller's memory
+  bool borrowed = false;  ///< the payload is in the caller's memory
   std::vector<std::byte> head, body;
-  std::deque<std::unique_ptr<Transfer>> transfers;  ///< what is not done of header and pieces, in order
+  std::deque<std::unique_ptr<Transfer>> transfers;  ///< unfinished transfers of header and pieces, in order
 
   bool done(Movement& movement) {
     for (; !transfers.empty() && transfers.front()->done(); transfers.pop_front())
@@ -143,7 +146,7 @@ class Endpoint {
   }
   const std::list<std::shared_ptr<Outgoing>>& outgoing() const { return outgoing_; }
 
-  /// After a failure: lets go of bytes that belong to the caller.
+  /// Call after a failure: drops references to bytes of the caller.
   void drop_borrowed() {
     const auto dropped = std::erase_if(
         outgoing_, [](auto& message) { return message->borrowed && !message->transfers.empty(); });
@@ -173,7 +176,7 @@ class Endpoint {
 /// A message being received: first its header, then the pieces of a large payload.
 class Incoming {
  public:
-  /// `check` looks at the header and says where the payload goes: a span of header.bytes bytes.
+  /// `check` checks the header and returns the target of the payload: a span of header.bytes bytes.
   using Accept = std::function<std::span<std::byte>(const Header&)>;
 
   Incoming(Endpoint& endpoint, int from, int channel, Accept accept)
@@ -186,7 +189,7 @@ class Incoming {
 
   int from() const { return from_; }
 
-  /// Takes what has arrived; true when the message is complete.
+  /// Takes what has arrived. Returns true if the message is complete.
   bool advance() {
     while (!complete_) {
       if (transfer_ != nullptr) {

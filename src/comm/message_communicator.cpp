@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// All collectives, on any transport. Posting a message never waits (comm/endpoint.h), so no order of sends and receives can
-// deadlock.
+// All collectives, on any transport. Posting a message never waits (comm/endpoint.h), so no order of sends and receives
+// can cause a deadlock.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <glog/logging.h>

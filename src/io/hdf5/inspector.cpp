@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Goes through all of a foreign HDF5 file in a child process before the reader does.
+// Reads a whole foreign HDF5 file in a child process before the reader does.
 #include <fcntl.h>
 #include <malloc.h>
 #include <sys/prctl.h>
@@ -88,21 +88,21 @@ void Hdf5File::State::visit_everything() const {
     }
     for (const Link& link : found) {
       const std::string name = place == "/" ? "/" + link.name : place + "/" + link.name;
-      // Another file would be read unseen.
+      // Another file would be read unchecked.
       if (link.kind != H5L_TYPE_HARD && link.kind != H5L_TYPE_SOFT) refuse(name, "it is in another file");
-      // Where a soft link leads has a name of its own.
+      // The target of a soft link is visited under its own name.
       if (link.kind == H5L_TYPE_HARD) waiting.push_back(name);
     }
   }
 }
 
 void Hdf5File::State::inspect(int report) {
-  // Whatever was installed for crashes would print or hang; here a crash is an answer.
+  // Inherited crash handlers would print or hang. In the child a crash is a result.
   for (const int signal : {SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGXCPU}) std::signal(signal, SIG_DFL);
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   const rlimit no_core{0, 0};
   ::setrlimit(RLIMIT_CORE, &no_core);
-  // Seconds of processor time in which all of it can be read, however slow the machine.
+  // Seconds of processor time that suffice to read the whole file even on a slow machine.
   const rlim_t patience = 10 + file_bytes / (std::uint64_t{4} << 20);
   const rlimit time{patience, patience};
   ::setrlimit(RLIMIT_CPU, &time);
@@ -116,7 +116,7 @@ void Hdf5File::State::inspect(int report) {
       visit_everything();
       H5Fclose(file);
     }
-    ::malloc_trim(0);  // looks through the heap, and aborts where that is damaged
+    ::malloc_trim(0);  // checks the heap, and aborts if it is damaged
   } catch (const Error& error) {
     answer = error.what();
   } catch (const std::bad_alloc&) {
@@ -129,7 +129,7 @@ void Hdf5File::State::inspect(int report) {
 }
 
 // The library crashes or loops on some damaged files (docs/decisions/0008-hdf5-checked-by-a-child.md). A child process
-// reads all of the file first, with the same calls: what kills it is refused.
+// first reads the whole file with the same calls. A file that kills it is refused.
 void Hdf5File::State::check_in_a_child() {
   std::array<int, 2> ends{};
   if (::pipe2(ends.data(), O_CLOEXEC) != 0) {

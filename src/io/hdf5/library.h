@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What writer and reader of HDF5 files share: the library's lock and errors, its identifiers, and the seal. Private to io/hdf5.
+// Shared by writer and reader of HDF5 files: the library's lock, errors and identifiers, and the seal. Private to
+// io/hdf5.
 #pragma once
 
 // Newer versions of the library keep the interface of 1.10.
@@ -23,19 +24,19 @@
 namespace biqa::hdf5 {
 
 inline constexpr unsigned kDeflateLevel = 4;
-// The format allows 4 GiB; smaller ones keep the library's buffers in bounds.
+// The format allows 4 GiB; smaller chunks limit the library's buffers.
 inline constexpr std::uint64_t kMaxChunkBytes = std::uint64_t{256} << 20;
-// Deflate cannot shrink anything more than 1032-fold, so a dataset that claims more than this is made up.
+// Deflate compresses by a factor of at most 1032, so a dataset that claims a higher factor is damaged.
 inline constexpr std::uint64_t kMaxExpansion = 1100;
-// Attributes live in an object header, which has 64 KiB in all.
+// Attributes are in an object header, which has at most 64 KiB.
 inline constexpr std::size_t kMaxFixedText = 32768;
 
-// Held during every use of the library, which keeps global state.
+// Locked during every use of the library, because it has global state.
 class LibraryLock {
  public:
   LibraryLock() : lock_(mutex()) {
-    // Failures are reported by us; the library would print its own stack.
-    // At exit the library would write again what a full disk refused, and crash over it.
+    // biqa reports failures itself; without this the library prints its own stack. At exit the library would repeat
+    // writes that failed on a full disk, and crash.
     H5dont_atexit();
     H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   }
@@ -54,8 +55,8 @@ inline herr_t take_description(unsigned /*depth*/, const H5E_error2_t* error, vo
   return 0;
 }
 
-// Why the last call failed: the innermost entry of the library's stack, in one line. Of a failed read or write that is
-// the system's message among many numbers ("… errno = 28, error message = 'No space left on device', buf = …").
+// Why the last call failed: the innermost entry of the library's stack, in one line. After a failed read or write this
+// is the system's message among many numbers ("… errno = 28, error message = 'No space left on device', buf = …").
 inline std::string last_reason() {
   std::string reason;
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_description, &reason);
@@ -70,7 +71,7 @@ inline std::string last_reason() {
   return reason.empty() ? "HDF5 gave no reason" : reason;
 }
 
-// An identifier with what closes it.
+// An identifier and the function that closes it.
 class Handle {
  public:
   Handle() = default;
@@ -97,12 +98,12 @@ class Handle {
 };
 
 inline Handle own(hid_t id, herr_t (*close)(hid_t)) {
-  // Property lists, spaces and types fail only for mistakes of ours or without memory.
+  // Property lists, spaces and types fail only after programming errors or without memory.
   CHECK_GE(id, 0) << last_reason();
   return {id, close};
 }
 
-// Two runs that compute the same write the same bytes: no times of day inside.
+// Files contain no times, so that equal runs write equal bytes.
 inline Handle creation_list(hid_t what) {
   Handle list = own(H5Pcreate(what), H5Pclose);
   CHECK_GE(H5Pset_obj_track_times(list.get(), false), 0);
@@ -115,15 +116,15 @@ inline Handle link_list() {
   return list;
 }
 
-// Without the library's own file locks, which some file systems refuse: files are written under a name of their own and
-// never changed.
+// Disables the library's file locks, which some file systems refuse. They are not needed, because files are written
+// under temporary names and never changed.
 inline Handle reading_list() {
   Handle list = own(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   CHECK_GE(H5Pset_file_locking(list.get(), false, true), 0);
   return list;
 }
 
-// The format of HDF5 1.10: its metadata carry checksums, which the older default does not, so that damage is an error.
+// The format of HDF5 1.10, because its metadata have checksums, so that damage is an error. The older default has none.
 inline Handle writing_list() {
   Handle list = reading_list();
   CHECK_GE(H5Pset_libver_bounds(list.get(), H5F_LIBVER_V110, H5F_LIBVER_V110), 0);
@@ -153,7 +154,7 @@ inline Handle list_space(std::size_t count) {
 inline constexpr std::string_view kSeal = "\nbiqa-xxh3-64 ";
 inline constexpr std::size_t kSealBytes = kSeal.size() + 16 + 1;
 
-// The line behind a sealed file whose other bytes these are.
+// The seal line for a file with these bytes.
 inline std::string seal_of(std::span<const std::byte> bytes) {
   return fmt::format("{}{:016x}\n", kSeal, digest_of_bytes(bytes));
 }

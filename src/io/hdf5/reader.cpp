@@ -125,7 +125,7 @@ std::vector<std::string> Hdf5File::State::texts(hid_t type, hid_t space, std::si
 Hdf5File::Hdf5File(fs::path path) : state_(std::make_unique<State>()) {
   const LibraryLock lock;
   state_->path = std::move(path);
-  const MappedFile probe(state_->path);  // the system's own reason where it cannot be read
+  const MappedFile probe(state_->path);  // gives the system's reason if the file cannot be read
   state_->file_bytes = probe.bytes().size();
   const Seal seal = check_seal(probe.bytes());
   if (seal == Seal::broken)
@@ -134,7 +134,7 @@ Hdf5File::Hdf5File(fs::path path) : state_(std::make_unique<State>()) {
   if (H5Fis_hdf5(state_->path.c_str()) <= 0) {
     fail("cannot read {}: it is no HDF5 file; check the path", state_->path.string());
   }
-  // What we have sealed is as we have written it.
+  // A sealed file is as biqa has written it, so it needs no inspection.
   if (seal == Seal::none) state_->check_in_a_child();
   const Handle access = reading_list();
   state_->file = H5Fopen(state_->path.c_str(), H5F_ACC_RDONLY, access.get());
@@ -205,7 +205,7 @@ std::vector<T> Hdf5File::State::numbers(const std::string& name, std::vector<std
     refuse(name, std::is_integral_v<T> ? "it does not hold integers" : "it does not hold numbers");
   }
   if constexpr (std::is_integral_v<T>) {
-    // The library would silently clip what does not fit.
+    // The library would silently clip values that do not fit.
     const bool is_signed = H5Tget_sign(type.get()) == H5T_SGN_2;
     if (H5Tget_size(type.get()) > sizeof(T) ||
         (is_signed != std::is_signed_v<T> && H5Tget_size(type.get()) == sizeof(T))) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What an open HDF5 file is to its reader and to its inspector. Private to io/hdf5.
+// An open HDF5 file, shared by reader and inspector. Private to io/hdf5.
 #pragma once
 
 #include <cstdint>
@@ -40,10 +40,10 @@ struct Hdf5File::State {
                 object + "@" + name);
   }
   std::vector<std::int64_t> dimensions(hid_t space, const std::string& object) const;
-  /// The number of elements; refuses a dataset whose file cannot hold that many.
+  /// The number of elements. Throws Error if the file is too small for that many.
   std::size_t elements(hid_t dataset, hid_t type, const std::vector<std::int64_t>& shape,
                        const std::string& object) const;
-  /// The number of values of an attribute; refuses more than the file can hold.
+  /// The number of values of an attribute. Throws Error if the file is too small for that many.
   std::size_t attribute_elements(hid_t type, hid_t space, const std::string& place) const;
   struct Link {
     std::string name;
@@ -51,7 +51,7 @@ struct Hdf5File::State {
   };
   std::vector<Link> links(hid_t group, const std::string& place) const;
   std::vector<std::string> attribute_names(hid_t object, const std::string& place) const;
-  /// Texts of a dataset or attribute of either string kind.
+  /// Texts of a dataset or attribute, with fixed or variable length.
   std::vector<std::string> texts(hid_t type, hid_t space, std::size_t count, const std::string& object,
                                  const std::function<herr_t(hid_t, void*)>& read) const;
   template <typename T>
@@ -60,11 +60,11 @@ struct Hdf5File::State {
   template <typename Target>
   Target scalar(const std::string& object, const std::string& name) const;
 
-  /// The caller holds the lock.
+  /// The caller must hold the lock.
   void check_in_a_child();
-  /// Its child: reads all of the file, writes kHarmless or why not, ends.
+  /// Runs in the child process: reads the whole file, writes kHarmless or the reason against it, and ends.
   [[noreturn]] void inspect(int report);
-  /// Reads all that the methods of Hdf5File could reach. What cannot be read is left to them.
+  /// Reads everything that the methods of Hdf5File can reach. Ordinary read errors are left to these methods.
   void visit_everything() const;
   void visit_attributes(hid_t object, const std::string& place) const;
   void visit_dataset(hid_t dataset) const;

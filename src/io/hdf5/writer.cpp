@@ -32,12 +32,12 @@ struct Hdf5Writer::State {
   void require(bool succeeded, const std::string& object) const {
     if (!succeeded) fail_at(object);
   }
-  // A handle that the file system can refuse.
+  // A handle whose close may fail in the file system.
   Handle take(hid_t id, herr_t (*close)(hid_t), const std::string& object) const {
     require(id >= 0, object);
     return {id, close};
   }
-  // Makes every group of a path that is not there yet.
+  // Creates missing groups of a path.
   void make_groups(const std::string& path) const {
     const Handle links = link_list(), creation = creation_list(H5P_GROUP_CREATE);
     for (std::size_t end = path.find('/', 1);; end = path.find('/', end + 1)) {
@@ -78,7 +78,7 @@ Hdf5Writer::Hdf5Writer(const fs::path& target) : state_(std::make_unique<State>(
   state_->target = writable_target(target);
   state_->temporary = temporary_beside(state_->target);
   {
-    // The system's own reason for an unwritable folder is clearer than the library's.
+    // The system's reason for an unwritable folder is clearer than the library's.
     const AtomicFile probe(state_->target);
   }
   const Handle creation = creation_list(H5P_FILE_CREATE), access = writing_list();
@@ -158,7 +158,7 @@ void Hdf5Writer::dataset(const std::string& path, std::span<const std::uint8_t> 
 
 void Hdf5Writer::dataset(const std::string& path, std::span<const std::string> texts) {
   const LibraryLock lock;
-  // Of one width: the heap of variable-length texts has no checksum.
+  // Fixed width, because the heap of variable-length texts has no checksum.
   std::size_t width = 1;
   for (const std::string& text : texts) width = std::max(width, text.size());
   std::string values;
@@ -201,8 +201,7 @@ void Hdf5Writer::write_text(const std::string& object, const std::string& name, 
     state_->write_attribute(object, name, type.get(), type.get(), space.get(), &pointer);
     return;
   }
-  // A variable-length string ends at its first NUL, which a model may well have written: such a text gets its
-  // own length.
+  // A variable-length string ends at its first NUL, but a model may generate NULs. Such a text gets a fixed length.
   if (text.size() > kMaxFixedText) {
     fail(
         "cannot write {}@{} to {}: a text with NUL characters of {} bytes is more than the {} that fit; "
