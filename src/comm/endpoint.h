@@ -95,7 +95,7 @@ class Movement {
 /// A message being sent: its header, and a copy of the payload unless the payload is borrowed from the caller.
 struct Outgoing {
   int to = 0;             ///< rank of the job
-  bool large = false;     ///< in pieces
+  bool large = false;     ///< payload sent in pieces
   bool borrowed = false;  ///< the payload is in the caller's memory
   std::vector<std::byte> head, body;
   std::deque<std::unique_ptr<Transfer>> transfers;  ///< unfinished transfers of header and pieces, in order
