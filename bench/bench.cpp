@@ -34,11 +34,11 @@ const ProgramInfo kInfo{
      {"what", "WHAT", "generate, step or all", "all"},
      {"batch", "B", "images", "4"},
      {"group", "G", "completions per image", "8"},
-     {"new", "N", "tokens of each completion, exactly (end tokens are ignored)", "64"},
+     {"new", "N", "exact number of tokens of each completion (end tokens are ignored)", "64"},
      {"rank", "R", "LoRA rank on the seven projections", "8"},
      {"dtype", "TYPE", "f32 or bf16", "bf16"},
      {"threads", "T", "threads; 0: all processors that the program may use, or OMP_NUM_THREADS", "0"},
-     {"repeats", "K", "measured repeats, after one that is not", "5"},
+     {"repeats", "K", "measured repeats, after an unmeasured one", "5"},
      {"micro-batch-tokens", "N", "packed rows of one learner pass", "8192"},
      {"prompt", "TEXT", "the user's text",
       "Describe the picture and how good it looks in a <caption>, give your reasons in a "

@@ -19,7 +19,7 @@ namespace {
 
 const ProgramInfo kInfo{
     "biqa_products",
-    "time the products of real models by row count, beside oneDNN's",
+    "time the matrix products of real models by number of rows, and those of oneDNN",
     "[--dtype f32|bf16] [--threads T]",
     "biqa_products --dtype bf16 --threads 2",
     {{"dtype", "TYPE", "f32 or bf16", "bf16"},

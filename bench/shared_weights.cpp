@@ -29,8 +29,8 @@ const ProgramInfo kInfo{
     {{"model", "DIR", "checkpoint folder", ""},
      {"dtype", "f32|bf16", "type of the products' inputs", "bf16"},
      {"threads", "N", "threads of a rank; 0: its share of the processors that its node's ranks may use", "0"},
-     {"learners", "N", "the last N ranks also hold what the backward needs", "1"},
-     {"private", "", "every rank reads and packs a copy of its own", "false"}}};
+     {"learners", "N", "the last N ranks also hold the weights for the backward pass", "1"},
+     {"private", "", "every rank reads and packs its own copy", "false"}}};
 
 /// Proportional memory of this process in MiB (a page that n processes map counts 1/n): total and shared memory.
 struct Proportional {

@@ -26,7 +26,7 @@ using Json = nlohmann::ordered_json;
 
 const ProgramInfo kInfo{
     "biqa_ckpt",
-    "look into checkpoints and adapters, verify and compare them, exchange them with PEFT, merge them into a "
+    "inspect, verify and compare checkpoints and adapters, convert them from and to PEFT, merge them into a "
     "model",
     "COMMAND …\n\n"
     "  inspect PATH [--tensor NAME]         tensors, shards, optimizer state, configuration, where it comes "
@@ -47,7 +47,7 @@ const ProgramInfo kInfo{
     "PEFT folder",
     "biqa_ckpt inspect runs/quickstart",
     {{"tensor", "NAME", "inspect: only this tensor (its PEFT key)", ""},
-     {"first", "N", "inspect --tensor: so many first values are printed", "8"},
+     {"first", "N", "inspect --tensor: number of first values to print", "8"},
      {"peft", "DIR", "export: folder to write; import: folder to read", ""},
      {"model", "DIR",
       "merge: the model; export, import: the adapter must fit this model, which becomes its base model", ""},
@@ -425,7 +425,7 @@ ExitCode run(const CommandLine& line) {
     if (command.needed.count(flag.name) != 0 && (!line.has(flag.name) || line.text(flag.name).empty()))
       fail_usage("{} needs --{} {}: see biqa_ckpt --help", words[0], flag.name, flag.value);
     if (line.has(flag.name) && command.needed.count(flag.name) == 0 && command.allowed.count(flag.name) == 0)
-      fail_usage("flag --{} means nothing to {}: leave it out; see biqa_ckpt --help", flag.name, words[0]);
+      fail_usage("flag --{} has no effect on {}: remove it; see biqa_ckpt --help", flag.name, words[0]);
   }
   if (words[0] == "inspect") return inspect(line, words[1]);
   if (words[0] == "verify") return verify(line, words[1]);

@@ -23,18 +23,19 @@ const ProgramInfo kInfo{
     "biqa_scale --machine bench/machines/h100_7b_koniq.yaml --ranks 1,8,64,512,4096",
     {{"machine", "FILE", "YAML file of inputs (src/planning/scale.h, bench/machines)", ""},
      {"run", "FOLDER…",
-      "run on one rank to measure its parts from; a second one with fewer images tells what an iteration "
-      "costs",
+      "run on one rank whose times are the costs; a second one with fewer images gives the cost of an "
+      "iteration",
       ""},
      {"set", "KEY=VALUE…", "replace an input, e.g. policy_lag=1", ""},
-     {"cores", "N", "cores that all ranks share; 0: as the inputs say", "0"},
-     {"ranks", "LIST", "numbers of ranks, with commas", "1,2,4,8,16,32,64,128,256,512,1024,2048,4096"},
+     {"cores", "N", "cores that all ranks share; 0: as in the inputs", "0"},
+     {"ranks", "LIST", "numbers of ranks, separated by commas",
+      "1,2,4,8,16,32,64,128,256,512,1024,2048,4096"},
      {"roles", "ROLES",
-      "auto, colocated, best (the quickest split) or A,R,L: actors, reward ranks and learners; without it as "
-      "the run's configuration says, else auto",
+      "auto, colocated, best (the fastest roles) or A,R,L: actors, reward ranks and learners; without it as "
+      "in the run's configuration, otherwise auto",
       ""},
      {"images-per-rank", "X",
-      "images of a step grow with the ranks, to so many per rank; 0: as the inputs say", "0"},
+      "images of a step per rank, so that steps grow with the ranks; 0: images as in the inputs", "0"},
      {"inputs", "", "print the inputs as YAML and stop", "false"},
      {"format", "FORMAT", "table, csv or json (one object per line)", "table"}}};
 
@@ -105,7 +106,7 @@ ExitCode scale(const CommandLine& line) {
   ScaleInputs inputs;
   RoleConfig roles;
   if (!line.has("machine") && !line.has("run") && !line.has("set"))
-    fail_usage("nothing is known of the parts: name a --machine file, or a --run; see biqa_scale --help");
+    fail_usage("the costs are missing: name a --machine file or a --run; see biqa_scale --help");
   if (line.has("machine")) read_scale_inputs(inputs, line.text("machine"));
   if (line.has("run")) {
     std::vector<std::filesystem::path> folders;

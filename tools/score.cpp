@@ -26,25 +26,25 @@ namespace fs = std::filesystem;
 
 const ProgramInfo kInfo{
     "biqa_score",
-    "rate photographs from 1 (bad) to 5 (excellent), with caption and reasoning",
+    "rate images from 1 (bad) to 5 (excellent), with caption and reasoning",
     "[--model DIR] [--adapter PATH] IMAGE|FOLDER|MANIFEST.jsonl…",
     "biqa_score --adapter runs/quickstart photo.jpg",
-    {{"model", "DIR", "checkpoint folder; without it that of --config or of the run that --adapter names",
-      ""},
+    {{"model", "DIR", "model folder; without it the model of --config or of the run in --adapter", ""},
      {"adapter", "PATH", "PEFT folder, adapter.h5, checkpoint or run folder", ""},
      {"config", "FILE", "configuration whose model, prompts and limits are used", ""},
      {"prompts", "PROFILE", "prompt profile instead of the configuration's prompts: paper or released",
       "paper"},
-     {"caption-only", "", "report as rating what the model says of its own caption, without the picture",
-      "false"},
-     {"greedy", "", "take the likeliest token each time (default unless --seed is given)", "false"},
+     {"caption-only", "", "report the rating from the model's own caption, without the image", "false"},
+     {"greedy", "", "always take the most likely token (default unless --seed is given)", "false"},
      {"seed", "N",
-      "sample instead, at temperature 1, with this seed; the draws follow the picture's file name", ""},
-     {"batch", "N", "pictures at a time; the ratings do not depend on it", "16"},
-     {"max-new-tokens", "N", "longest answer, tokens; without it the configuration's, else 1024", "0"},
+      "sample instead, at temperature 1, with this seed; the random numbers depend on the image's file name",
+      ""},
+     {"batch", "N", "images per batch; the ratings do not depend on it", "16"},
+     {"max-new-tokens", "N",
+      "maximum of tokens in a completion; without it the configuration's, otherwise 1024", "0"},
      {"max-pixels", "N",
-      "pictures above this area are shrunk, pixels; 0: as the configuration or checkpoint says", "0"},
-     {"dtype", "TYPE", "f32 or bf16; without it the configuration's, else f32", ""},
+      "images above this area are shrunk, pixels; 0: as in the configuration or model folder", "0"},
+     {"dtype", "TYPE", "f32 or bf16; without it the configuration's, otherwise f32", ""},
      {"device", "DEVICE", "cpu or cuda", "cpu"},
      {"threads", "N", "threads; 0: all processors that the program may use, or OMP_NUM_THREADS", "0"},
      {"format", "FORMAT", "table, csv or json (one object per line)", "table"}}};
@@ -108,13 +108,11 @@ std::vector<Picture> pictures_in(const fs::path& folder) {
   }
   const std::string rest = describe_rest(files, folders);
   if (pictures.empty()) {
-    fail("no pictures in folder {}{}: give a folder with {} files", folder.string(),
+    fail("no images in folder {}{}: give a folder with {} files", folder.string(),
          rest.empty() ? "" : fmt::format(" ({})", rest), fmt::join(kEndings, ", "));
   }
   if (!rest.empty())
-    say("left out of folder {}: {}; other kinds of pictures are read when they are converted, subfolders "
-        "when they "
-        "are named\n",
+    say("left out of folder {}: {}; convert other kinds of images, and name subfolders to include them\n",
         folder.string(), rest);
   return pictures;
 }
@@ -353,12 +351,12 @@ class Scorer {
     const bool caption_off = answer_out_of_scale(profile, answer.stage2_rating, answer.stage2_text);
     off_scale_.caption_ratings += !caption_only_ && caption_off ? 1 : 0;
     if (verdict.rating) return;
-    complain(
-        fmt::format("cannot rate {}: its answer{} holds {}; use the prompts that it was trained with "
-                    "(--config or --adapter RUN), a trained adapter, or more --max-new-tokens",
-                    name, caption_only_ && answer.caption ? " from the caption" : "",
-                    verdict.out_of_scale ? "a number out of scale that counts as no rating" : "no rating"),
-        failures);
+    complain(fmt::format("cannot rate {}: its completion{} has {}; use the prompts of its training (--config "
+                         "or --adapter RUN), a trained adapter, or more --max-new-tokens",
+                         name, caption_only_ && answer.caption ? " from the caption" : "",
+                         verdict.out_of_scale ? "a number out of scale that does not count as a rating"
+                                              : "no rating"),
+             failures);
   }
 
   const Policy& policy_;
@@ -371,7 +369,7 @@ class Scorer {
 
 ExitCode score_pictures(const CommandLine& line) {
   if (line.positional().empty())
-    fail_usage("no picture is given: name pictures, folders or manifests; see biqa_score --help");
+    fail_usage("no image is given: name images, folders or manifests; see biqa_score --help");
   const std::string format = line.choice("format", {"table", "csv", "json"});
   const auto batch = static_cast<std::size_t>(line.integer("batch", 1, 4096));
   const Profile profile = named_profile(line.choice("prompts", {"paper", "released"}));
@@ -402,7 +400,7 @@ ExitCode score_pictures(const CommandLine& line) {
     scorer.score(all.subspan(first, std::min(batch, all.size() - first)), failures);
   scorer.off_scale().tell();
   if (failures == 0) return ExitCode::done;
-  say("{} of {} pictures could not be rated\n", failures, wanted);
+  say("{} of {} images could not be rated\n", failures, wanted);
   return ExitCode::partial;
 }
 

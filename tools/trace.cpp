@@ -31,19 +31,19 @@ const ProgramInfo kInfo{
     "       biqa_trace --model DIR --tokenize FILE.jsonl | --detokenize FILE.jsonl",
     "biqa_trace --model assets/tiny/model --image photo.png --prompt 'Describe, reason and rate.' --generate "
     "64 --out t.h5",
-    {{"model", "DIR", "checkpoint folder in Hugging Face format", ""},
+    {{"model", "DIR", "model folder in Hugging Face format", ""},
      {"adapter", "PATH", "PEFT folder, adapter.h5, checkpoint or run folder", ""},
      {"dtype", "TYPE", "arithmetic: f32 or bf16", "f32"},
      {"device", "DEVICE", "cpu or cuda", "cpu"},
      {"threads", "N", "threads; 0: all processors that the program may use, or OMP_NUM_THREADS", "0"},
-     {"image", "FILE…", "picture in front of the prompt; repeat for more", ""},
+     {"image", "FILE…", "image before the prompt; repeat for more", ""},
      {"prompt", "TEXT", "the user's text", ""},
      {"system", "TEXT", "system message instead of the template's default", ""},
-     {"completion", "TEXT", "answer to score, followed by the end token", ""},
-     {"generate", "N", "tokens to generate greedily at most", "0"},
+     {"completion", "TEXT", "completion to score; the end token is added", ""},
+     {"generate", "N", "maximum of tokens to generate greedily", "0"},
      {"gradient", "", "gradient of the sum of the completion's log-probabilities, per adapter tensor",
       "false"},
-     {"step", "FILE.h5", "a step dump to compute again", ""},
+     {"step", "FILE.h5", "a step dump to recompute", ""},
      {"tokenize", "FILE.jsonl", "print the ids of each JSON string", ""},
      {"detokenize", "FILE.jsonl", "print the text of each JSON array of ids", ""},
      {"out", "FILE.h5", "where to write", ""}}};
@@ -144,9 +144,8 @@ void trace_inputs(const QwenVl& model, const PromptInput& prompt, const std::vec
   const std::int64_t limit = model.config().text.max_position;
   if (const auto length = signed_size(ids.size()); limit > 0 && length + generate > limit) {
     fail(
-        "prompt and completion of {} tokens with {} new ones are longer than the model's {} positions: "
-        "shorten the text, "
-        "or use a smaller picture",
+        "prompt and completion of {} tokens with {} new tokens are longer than the model's {} positions: "
+        "shorten the text, or use a smaller image",
         length, generate, limit);
   }
   out.dataset("input_ids", std::span<const std::int64_t>(ids), {signed_size(ids.size())});

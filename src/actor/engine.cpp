@@ -34,9 +34,8 @@ std::string Engine::obstacle(const ModelConfig& config, const KvLayout& layout, 
                              std::int64_t prompt, std::int64_t members, std::int64_t new_tokens) {
   if (config.text.max_position > 0 && prompt + new_tokens > config.text.max_position) {
     return fmt::format(
-        "prompt of {} tokens with {} new ones is longer than the model's {} positions: shorten the prompt, "
-        "or lower "
-        "max_pixels or max_new_tokens",
+        "prompt of {} tokens with {} new tokens is longer than the model's {} positions: shorten the prompt, "
+        "or lower max_pixels or max_new_tokens",
         prompt, new_tokens, config.text.max_position);
   }
   const std::int64_t needed =

@@ -64,9 +64,8 @@ void print_help(const ProgramInfo& info) {
                flag.fallback.empty() ? "" : fmt::format(" (default: {})", flag.fallback));
   }
   fmt::print(
-      "  --help, --version\n\nexample: {}\nexit codes: 0 done, 1 the world is wrong, 2 wrong usage, 3 part "
-      "failed, 75 stopped "
-      "early, resume\n",
+      "  --help, --version\n\nexample: {}\nexit codes: 0 done, 1 failed (file, disk, device, other process), "
+      "2 wrong flags or configuration, 3 some inputs failed, 75 stopped on request, run again to resume\n",
       info.example);
 }
 
@@ -141,7 +140,7 @@ CommandLine::CommandLine(const ProgramInfo& info, const std::vector<std::string>
       value = (value.value_or("true") == "true") != negated ? "true" : "false";
     } else if (!value) {
       if (++i == arguments.size())
-        fail_usage("flag --{} lacks its value {}: see {} --help", name, flag->value, info.name);
+        fail_usage("flag --{}: its value {} is missing; see {} --help", name, flag->value, info.name);
       value = arguments[i];
     }
     auto& values = values_[name];
@@ -248,11 +247,11 @@ int run_program(int argc, char** argv, const ProgramInfo& info,
     message = error.what();
     code = error.code();
   } catch (const std::bad_alloc&) {
-    message = "cannot allocate memory: the machine has none left; use a smaller batch, image size or cache";
+    message =
+        "cannot allocate memory: the machine has no free memory; use a smaller batch, image size or cache";
     code = ExitCode::world;
   } catch (const std::system_error& error) {
-    message =
-        fmt::format("the system refuses: {}; check paths, permissions and the space left", error.what());
+    message = fmt::format("a system call failed: {}; check paths, permissions and free space", error.what());
     code = ExitCode::world;
   } catch (const std::exception& error) {
     message = fmt::format("unexpected failure in {}: {}; please report it with the command line", info.name,

@@ -53,7 +53,7 @@ class MessageCommunicator final : public Communicator {
         deadline_(deadline) {
     const auto base = std::uint64_t{context} * kChannelsPerContext;
     CHECK_LE(base + kChannelsPerContext, static_cast<std::uint64_t>(endpoint_->transport().channels()))
-        << "too many communicators were made";
+        << "too many communicators were created";
     base_channel_ = static_cast<int>(base);
     const auto own = std::find(members_.begin(), members_.end(), endpoint_->transport().rank());
     CHECK(own != members_.end());

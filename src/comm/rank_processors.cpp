@@ -56,7 +56,8 @@ void warn_if_bound(std::size_t allowed, int share) {
   if (allowed == 0 || allowed >= of_launcher) return;
   LOG(WARNING) << "the launcher binds this rank to " << allowed << " of the " << of_launcher
                << " processors of its node, so it has " << share
-               << " to compute with; mpirun --bind-to none or srun --cpu-bind=none lets the ranks share all";
+               << " to compute with; use mpirun --bind-to none or srun --cpu-bind=none to let the ranks "
+                  "share all processors";
 }
 
 }  // namespace

@@ -67,11 +67,11 @@ void check_roles(const RoleConfig& config, int ranks) {
   if (sum == ranks) return;
   const std::string ranks_text = fmt::format("{} rank{}", ranks, ranks == 1 ? "" : "s");
   if (ranks == 1)
-    fail_usage("{}: make {} but the job has {}; start it with mpirun -np {}, or write roles: auto", text, sum,
-               ranks_text, sum);
+    fail_usage("{}: they need {} but the job has {}; start it with mpirun -np {}, or write roles: auto", text,
+               sum, ranks_text, sum);
   const Counts fitting = automatic_counts(ranks);
   fail_usage(
-      "{}: make {} but the job has {}; write roles: auto or, for example, {{actors: {}, rewards: {}, "
+      "{}: they need {} but the job has {}; write roles: auto or, for example, {{actors: {}, rewards: {}, "
       "learners: {}}}, or start it with mpirun -np {}",
       text, sum, ranks_text, fitting.actors, fitting.rewards, fitting.learners, sum);
 }

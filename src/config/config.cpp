@@ -94,7 +94,7 @@ void rename_old_keys(YamlNode& root) {
     YamlNode* node = section == nullptr ? nullptr : section->find(name.old);
     if (node == nullptr) continue;
     if (section->find(name.now) != nullptr) {
-      fail_usage("cannot use {}.{} at {}: it is the old name of {}, which is given too; remove it",
+      fail_usage("cannot use {}.{} at {}: it is the old name of {}, which is also set; remove it",
                  name.section, name.old, node->where, name.now);
     }
     node->key = name.now;
@@ -180,27 +180,25 @@ void check_together(const Config& c, const YamlNode& root) {
   };
   if (c.model.min_pixels > c.model.max_pixels) {
     fail_usage(
-        "cannot use model.min_pixels at {}: {} is more than model.max_pixels, {} at {}; lower the one or "
-        "raise "
-        "the other",
+        "cannot use model.min_pixels at {}: {} is more than model.max_pixels, {} at {}; lower min_pixels or "
+        "raise max_pixels",
         where("model", "min_pixels"), c.model.min_pixels, c.model.max_pixels, where("model", "max_pixels"));
   }
   if (!row_of(c.objective.loss.loss).imitates && c.rollout.group_size < 2) {
     fail_usage(
-        "cannot use rollout.group_size at {}: a group of one has nothing to be compared with; give at least "
-        "2, "
-        "or objective.loss: sft",
+        "cannot use rollout.group_size at {}: a group of one cannot be compared; give at least 2, or "
+        "objective.loss: sft",
         where("rollout", "group_size"));
   }
   if (c.stage2.enabled && c.prompts.texts.stage2_user.find(kCaptionField) == std::string::npos) {
     fail_usage(
-        "cannot use prompts.stage2_user at {}: it does not hold {}; write {} where the caption belongs",
+        "cannot use prompts.stage2_user at {}: it does not contain {}; write {} where the caption belongs",
         where("prompts", "stage2_user"), kCaptionField, kCaptionField);
   }
   if (c.roles.colocated && !c.roles.automatic) {
     const YamlNode* roles = root.find("roles");
     fail_usage(
-        "cannot use roles at {}: with placement: colocated every rank plays every role; set roles: auto or "
+        "cannot use roles at {}: with placement: colocated every rank has every role; set roles: auto or "
         "placement: split",
         roles != nullptr ? roles->where : "default value");
   }

@@ -90,7 +90,7 @@ double read_number(const YamlNode& node, const std::string& key, const Bounds& b
 
 std::string read_text(const YamlNode& node, const std::string& key) {
   if (node.kind != YamlKind::scalar)
-    refuse_value(node, key, "text (quote it where it holds ': ' or starts with a sign)");
+    refuse_value(node, key, "text (quote it if it contains ': ' or starts with a sign)");
   return node.text;
 }
 
@@ -182,7 +182,7 @@ class Fields {
           for (const YamlNode& item : items_of(node, full, "names")) {
             values.emplace_back(read_choice(item, full, rows));
             if (std::count(values.begin(), values.end(), values.back()) > 1) {
-              refuse_value(item, full, "new in the list (it stands there twice)");
+              refuse_value(item, full, "unique in the list (it is there twice)");
             }
           }
           if (values.empty()) refuse_value(node, full, "a list of at least one name");

@@ -45,8 +45,10 @@ std::string template_in(const fs::path& file) {
         return entry["template"].get<std::string>();
     }
   }
-  fail("cannot use {}: its chat_template is neither a text nor a list with one named default; mend the file",
-       file.string());
+  fail(
+      "cannot use {}: its chat_template is neither a text nor a list with a template named default; correct "
+      "the file",
+      file.string());
 }
 
 std::map<std::string, std::string> tokens_in(const fs::path& folder) {
@@ -111,11 +113,11 @@ std::vector<ChatTemplate::Part> ChatTemplate::parts_of(bool system, std::size_t 
                                                        bool as_list) const {
   const std::string text = rendered(system, images, words, as_list);
   const auto refuse = [&](const std::string& what) {
-    fail("cannot follow {}: {}; simplify the template", name_, what);
+    fail("cannot use {}: {}; simplify the template", name_, what);
   };
   if (occurrences(text, kPicture) != images)
-    refuse(fmt::format("a prompt with {} pictures has {} times {}", images, occurrences(text, kPicture),
-                       kPicture));
+    refuse(fmt::format("for a prompt with {} images its output has {} times {}", images,
+                       occurrences(text, kPicture), kPicture));
   std::vector<Part> parts;
   std::size_t from = 0;
   const auto write = [&](std::size_t to) {
@@ -128,7 +130,7 @@ std::vector<ChatTemplate::Part> ChatTemplate::parts_of(bool system, std::size_t 
     const std::string core = JinjaMark{name, {}}.core();
     const std::size_t at = text.find(core, from), end = at + core.size();
     if (at == std::string::npos || occurrences(text, core) != 1)
-      refuse(fmt::format("it does not show the {} once", what));
+      refuse(fmt::format("its output does not contain the {} exactly once", what));
     const bool left = at > from && text[at - 1] == JinjaMark::kEdge;
     const bool right = end < text.size() && text[end] == JinjaMark::kEdge;
     if (left != right) refuse("it trims one side of a text");
@@ -179,7 +181,7 @@ std::shared_ptr<const ChatTemplate> find_chat_template(const fs::path& folder, b
     if (!tell) return;
     LOG(WARNING)
         << "chat template: " << reason << "; until then " << which
-        << " have Qwen2.5-VL's own form, which may differ from what transformers makes of this folder";
+        << " use the template of Qwen2.5-VL, which may differ from that of transformers for this folder";
   };
   try {
     found = ChatTemplate::find(folder);
@@ -187,8 +189,8 @@ std::shared_ptr<const ChatTemplate> find_chat_template(const fs::path& folder, b
     warn("prompts", error.what());
   }
   if (found == nullptr) return nullptr;
-  constexpr std::array<const char*, 3> kKinds{"prompts without pictures", "prompts with a picture",
-                                              "prompts with several pictures"};
+  constexpr std::array<const char*, 3> kKinds{"prompts without images", "prompts with an image",
+                                              "prompts with several images"};
   std::vector<std::pair<std::string, std::string>> failed;  // reason and kinds of prompts
   for (const std::size_t images : {std::size_t{1}, std::size_t{0}, std::size_t{2}}) {
     try {

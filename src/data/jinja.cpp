@@ -92,7 +92,7 @@ class Renderer {
 
  private:
   [[noreturn]] void refuse(const std::string& what) const {
-    fail("cannot follow {}:{}: {}; simplify the template", name_, line_, in_short(what));
+    fail("cannot use {}:{}: {}; simplify the template", name_, line_, in_short(what));
   }
   /// What counts is what it costs, before it is done: no template takes longer than others, whatever it asks for.
   void work(std::int64_t amount = 1) {
@@ -169,7 +169,8 @@ class Renderer {
       scopes_.back()[s.names[0]] = item;
       return;
     }
-    if (!item.is_array() || item.size() != s.names.size()) refuse("a loop has other names than values");
+    if (!item.is_array() || item.size() != s.names.size())
+      refuse("a loop has another number of names than of values");
     for (std::size_t i = 0; i < s.names.size(); ++i) scopes_.back()[s.names[i]] = item[i];
   }
   /// What a loop goes over: elements, keys or characters.
@@ -188,7 +189,7 @@ class Renderer {
           list.push_back(std::string(1, c));
       }
     } else if (!value.is_discarded()) {
-      refuse("a loop over something that is no list");
+      refuse("a loop runs over a value that is no list");
     }
     return list;
   }
@@ -202,7 +203,7 @@ class Renderer {
     refuse("it prints a list or a map");
   }
   const std::string& text_of(const Json& value, const char* what) const {
-    if (!value.is_string()) refuse(fmt::format("{} is asked of something that is no text", what));
+    if (!value.is_string()) refuse(fmt::format("{} is applied to a value that is no text", what));
     return value.get_ref<const std::string&>();
   }
   static bool is_marked(const std::string& text) { return text.find(JinjaMark::kBegin) != std::string::npos; }
@@ -241,7 +242,7 @@ class Renderer {
 
   std::int64_t whole_of(const Json& value) const {
     if (value.is_boolean()) return value.get<bool>() ? 1 : 0;
-    if (!value.is_number_integer()) refuse("it computes with something that is no whole number");
+    if (!value.is_number_integer()) refuse("it computes with a value that is no whole number");
     const auto number = value.get<std::int64_t>();
     if (std::abs(number) > std::int64_t{1} << 31) refuse("a number is too large");
     return number;
@@ -314,7 +315,7 @@ class Renderer {
       const auto found = of.find(key.get_ref<const std::string&>());
       return found == of.end() ? undefined() : *found;
     }
-    if (of.is_discarded() || of.is_null()) refuse("it looks into something that is not there");
+    if (of.is_discarded() || of.is_null()) refuse("it reads a member of an undefined value");
     if (!key.is_number_integer()) return undefined();
     const Json list = listed(of);
     auto index = whole_of(key);
@@ -325,7 +326,7 @@ class Renderer {
 
   Json sliced(const Expression& e) {
     const Json of = value_of(e.parts[0]);
-    if (!of.is_array() && !of.is_string()) refuse("it slices something that is no list");
+    if (!of.is_array() && !of.is_string()) refuse("it slices a value that is no list");
     const Json list = listed(of);
     const auto size = static_cast<std::int64_t>(list.size());
     const auto bound = [&](std::size_t part, std::int64_t otherwise) {
@@ -376,7 +377,7 @@ class Renderer {
     if (sign == ">") return a > b;
     if (sign == "<=") return a <= b;
     if (sign == ">=") return a >= b;
-    if (sign == "/" || b == 0) refuse("a division is not understood");
+    if (sign == "/" || b == 0) refuse("division is not supported");
     const std::int64_t rest = (a % b + b) % b;  // Python's: of the divisor's sign
     return sign == "%" ? rest : (a - rest) / b;
   }
@@ -432,7 +433,7 @@ class Renderer {
       }
       return numbers;
     }
-    refuse("the function '" + what.text + "' is not understood");
+    refuse("the function '" + what.text + "' is not supported");
   }
 
   Json method(const Json& of, const std::string& name, const std::vector<Json>& arguments) {
@@ -480,13 +481,13 @@ class Renderer {
       parts.push_back(text.substr(from));
       return parts;
     }
-    refuse("the method '" + name + "' is not understood");
+    refuse("the method '" + name + "' is not supported");
   }
 
   Json filtered(const Expression& e) {
     const Json value = value_of(e.parts[0]);
     const std::size_t count = e.parts.size() - 1;
-    if (!e.names.empty()) refuse("the filter '" + e.text + "' with named arguments is not understood");
+    if (!e.names.empty()) refuse("the filter '" + e.text + "' with named arguments is not supported");
     if (e.text == "trim" && count == 0) return trimmed(printed(value), true, true);
     if (e.text == "string" && count == 0) return printed(value);
     if (e.text == "upper" && count == 0) return in_case(plain(printed(value), "changes"), 'a', 'z');
@@ -513,7 +514,7 @@ class Renderer {
       }
       return text;
     }
-    refuse("the filter '" + e.text + "' is not understood");
+    refuse("the filter '" + e.text + "' is not supported");
   }
 
   Json tested(const Expression& e) {
@@ -537,7 +538,7 @@ class Renderer {
         if (e.text == name) return holds;
       }
     }
-    refuse("the test '" + e.text + "' is not understood");
+    refuse("the test '" + e.text + "' is not supported");
   }
 
   static std::string trimmed(std::string_view text, bool left, bool right) {

@@ -77,7 +77,7 @@ class Cutter {
     const std::size_t begin = open + (signed_ ? 3 : 2);
     const std::size_t close = type == '#' ? text_.find("#}", begin) : find_close(begin, last);
     if (close == std::string::npos) {
-      fail("cannot read {}:{}: a tag does not end; mend the template", name_, line_of(open));
+      fail("cannot read {}:{}: a tag does not end; correct the template", name_, line_of(open));
     }
     const char sign = close > begin ? text_[close - 1] : ' ';
     const bool has_sign = sign == '-' || (sign == '+' && type != '{');
@@ -148,7 +148,7 @@ class TagReader {
   TagReader(const Piece& piece, const std::string& name) : line_(piece.line), name_(name) { cut(piece.text); }
 
   [[noreturn]] void refuse(const std::string& what) const {
-    fail("cannot read {}:{}: {}; mend the template", name_, line_, in_short(what));
+    fail("cannot read {}:{}: {}; correct the template", name_, line_, in_short(what));
   }
   const Token& look() const { return tokens_[at_]; }
   bool at_end() const { return look().kind == Token::Kind::end; }
@@ -168,7 +168,7 @@ class TagReader {
     return tokens_[at_++].text;
   }
   void expect_end() {
-    if (!at_end()) refuse("'" + look().text + "' is not understood");
+    if (!at_end()) refuse("'" + look().text + "' is not supported");
   }
 
   Expression expression() {
@@ -254,7 +254,7 @@ class TagReader {
       else if (escaped == '\\' || escaped == '\'' || escaped == '"')
         value += escaped;
       else if (escaped == 'x' || escaped == 'u' || escaped == 'U' || escaped == 'N' || is_digit(escaped))
-        refuse("a string has an escape that is not understood");
+        refuse("a string has an unsupported escape");
       else
         (value += '\\') += escaped;
     }
@@ -294,7 +294,7 @@ class TagReader {
         sign = "not in";
       }
       if (sign.empty()) return left;
-      if (compared) refuse("a chain of comparisons is not understood");
+      if (compared) refuse("a chain of comparisons is not supported");
       compared = true;
       Expression right = sum();
       left = node(Expression::Kind::binary, sign, std::move(left), std::move(right));
@@ -344,12 +344,12 @@ class TagReader {
   Expression bracket(const std::string& symbol) {
     if (symbol == "(") {
       Expression inside = expression();
-      if (sees(",")) refuse("a tuple is not understood");
+      if (sees(",")) refuse("a tuple is not supported");
       expect(")");
       return inside;
     }
     Expression value = node(symbol == "[" ? Expression::Kind::list : Expression::Kind::map, "");
-    if (symbol != "[" && symbol != "{") refuse("'" + symbol + "' is not understood");
+    if (symbol != "[" && symbol != "{") refuse("'" + symbol + "' is not supported");
     const std::string_view close = symbol == "[" ? "]" : "}";
     while (!takes(close)) {
       adopt(value, value.parts, expression());
@@ -435,7 +435,7 @@ class Parser {
   /// Statements up to a tag that begins with one of `ends`, whose reader is left in `end_`.
   std::vector<Statement> body(std::initializer_list<std::string_view> ends, std::string& ended) {
     if (++depth_ > kMaxDepth)
-      fail("cannot read {}: its tags are nested too deeply; mend the template", name_);
+      fail("cannot read {}: its tags are nested too deeply; correct the template", name_);
     std::vector<Statement> statements;
     while (at_ < pieces_.size()) {
       const Piece& piece = pieces_[at_++];
@@ -466,7 +466,7 @@ class Parser {
       statements.push_back(tag(word, reader, std::move(statement)));
     }
     if (ends.size() > 0)
-      fail("cannot read {}: '{}' is missing at its end; mend the template", name_, *ends.begin());
+      fail("cannot read {}: '{}' is missing at its end; correct the template", name_, *ends.begin());
     --depth_;
     return statements;
   }
@@ -500,7 +500,7 @@ class Parser {
       statement.kind = Statement::Kind::block;
       statement.branches.push_back(body({"endgeneration"}, ended));
     } else {
-      reader.refuse("the tag '" + word + "' is not understood");
+      reader.refuse("the tag '" + word + "' is not supported");
     }
     return statement;
   }
@@ -552,7 +552,7 @@ std::string in_short(std::string text) {
 
 std::vector<JinjaStatement> parse_jinja(const std::string& text, const std::string& name) {
   if (text.size() > kMaxBytes)
-    fail("cannot read {}: it is larger than {} bytes; mend the template", name, kMaxBytes);
+    fail("cannot read {}: it is larger than {} bytes; correct the template", name, kMaxBytes);
   return Parser(Cutter(with_plain_line_ends(text), name).cut(), name).all();
 }
 

@@ -35,8 +35,8 @@ ImageSize check_picture(const fs::path& image, const std::string& where) {
   const fs::file_status status = fs::status(image, problem);
   if (!fs::exists(status)) {
     fail(
-        "cannot use {}: image {} does not exist; correct the path (relative to the manifest), or leave such "
-        "rows out (a run does with data.skip_bad: true)",
+        "cannot use {}: image {} does not exist; correct the path (relative to the manifest), or remove the "
+        "row (a run skips it with data.skip_bad: true)",
         where, image.string());
   }
   if (!fs::is_regular_file(status)) {
@@ -93,7 +93,7 @@ std::vector<Sample> read_rows(const fs::path& file, const RowRules& rules, std::
     try {
       Sample sample = parse_row(line, file, where, rules.picture_only);
       if (const auto earlier = line_of_id.find(sample.id); earlier != line_of_id.end()) {
-        fail("cannot use {}: id '{}' stands in line {} already; remove one row or give it another id", where,
+        fail("cannot use {}: id '{}' is already in line {}; remove one row or give it another id", where,
              sample.id, earlier->second);
       }
       if (rules.check_images) sample.size = check_picture(sample.image, where);

@@ -281,14 +281,14 @@ Size smart_resize(std::int64_t height, std::int64_t width, std::int64_t factor, 
   CHECK(factor >= 1 && min_pixels >= 1 && max_pixels >= 1);
   constexpr double kMaxAspect = 200;
   if (height < 1 || width < 1) {
-    fail("cannot resize a picture of height {} and width {}: it has no pixels; replace it", height, width);
+    fail("cannot resize an image of height {} and width {}: it has no pixels; replace it", height, width);
   }
   const auto h = static_cast<double>(height);
   const auto w = static_cast<double>(width);
   const auto f = static_cast<double>(factor);
   if (std::max(h, w) / std::min(h, w) > kMaxAspect) {
-    fail("cannot resize a picture of height {} and width {}: its aspect is above {}; crop it", height, width,
-         kMaxAspect);
+    fail("cannot resize an image of height {} and width {}: its aspect ratio is above {}; crop it", height,
+         width, kMaxAspect);
   }
   // nearbyint rounds half to even, as Python's round.
   double rounded_h = std::nearbyint(h / f) * f;

@@ -178,8 +178,8 @@ struct Tokenizer::Tables {
       const auto find = [&](std::string_view spelling) {
         const auto found = ids.find(spelling);
         if (found == ids.end()) {
-          fail("cannot read {}: {} {} needs the token {}, which the vocabulary lacks; {}", where, unit,
-               merge.number, shown(json(spelling)), kRemedy);
+          fail("cannot read {}: {} {} needs the token {}, which is missing in the vocabulary; {}", where,
+               unit, merge.number, shown(json(spelling)), kRemedy);
         }
         return found->second;
       };
@@ -188,8 +188,8 @@ struct Tokenizer::Tables {
       const std::int32_t right = find(merge.right);
       joined.assign(merge.left).append(merge.right);
       if (!table.add(left, right, {rank, find(joined)})) {
-        fail("cannot read {}: {} {} joins {} and {}, which an earlier one does; {}", where, unit,
-             merge.number, shown(json(merge.left)), shown(json(merge.right)), kRemedy);
+        fail("cannot read {}: {} {} joins {} and {}, as an earlier one does; {}", where, unit, merge.number,
+             shown(json(merge.left)), shown(json(merge.right)), kRemedy);
       }
     }
     std::array<std::int32_t, 256> byte_ids;
@@ -197,7 +197,7 @@ struct Tokenizer::Tables {
       const std::string letter = utf8_of_letter(byte_alphabet().letters[byte]);
       const auto found = ids.find(letter);
       if (found == ids.end()) {
-        fail("cannot read {}: the vocabulary lacks {}, the token of byte {}; {}", where, shown(json(letter)),
+        fail("cannot read {}: the vocabulary has no {}, the token of byte {}; {}", where, shown(json(letter)),
              byte, kRemedy);
       }
       byte_ids[byte] = found->second;

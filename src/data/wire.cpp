@@ -89,11 +89,11 @@ class Reader {
   std::size_t length(std::size_t element) {
     std::uint64_t count = 0;
     (*this)(count);
-    if (count > left() / element) refuse("a length goes beyond the end");
+    if (count > left() / element) refuse("a length exceeds the message");
     return count;
   }
   void extract(void* data, std::size_t size) {
-    if (size > left()) refuse("it is cut short");
+    if (size > left()) refuse("it ends too early");
     if (size != 0) std::memcpy(data, bytes_.data() + at_, size);
     at_ += size;
   }
@@ -154,14 +154,14 @@ Group parse_group(std::span<const std::byte> bytes) {
   Reader reader(bytes);
   std::uint64_t magic = 0;
   reader(magic);
-  if (magic != kMagic) reader.refuse("it is no group in this build's layout");
+  if (magic != kMagic) reader.refuse("it is not a group in this build's layout");
   Group group;
   visit_group(reader, group);
   std::uint64_t members = 0;
   reader(members);
   // Grown one by one: a member takes bytes, so a false count ends at the last byte and not at the last of memory.
   for (std::uint64_t i = 0; i < members; ++i) visit_trajectory(reader, group.members.emplace_back());
-  if (reader.left() != 0) reader.refuse("there are bytes behind its end");
+  if (reader.left() != 0) reader.refuse("there are bytes after its end");
   return group;
 }
 

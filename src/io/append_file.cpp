@@ -54,7 +54,7 @@ void AppendFile::append(std::string_view record) {
     if (count < 0) {
       const int reason = errno;
       if (written > 0 && start >= 0 && ::ftruncate(descriptor_, start) != 0) {
-        LOG(WARNING) << file_ << " now ends with a torn record: " << std::strerror(errno);
+        LOG(WARNING) << file_ << " now ends with an incomplete record: " << std::strerror(errno);
       }
       fail("cannot write {}: {} after {} of {} bytes; free space, then start again to resume", file_.string(),
            std::strerror(reason), written, record.size());

@@ -131,7 +131,7 @@ int synchronise(const fs::path& path, int flags) {
   static std::atomic<bool> told{false};
   if (!told.exchange(true)) {
     LOG(WARNING) << "cannot sync " << path.string() << ": " << system_reason(error)
-                 << "; a power failure may undo what was written last";
+                 << "; a power failure may undo the last writes";
   }
   return 0;
 }
@@ -230,10 +230,8 @@ std::string read_file(const fs::path& path, std::size_t max_bytes) {
   const Opened opened = open_regular(path);
   const Descriptor file(opened.descriptor);
   if (opened.size > max_bytes) {
-    fail(
-        "cannot read {}: it has {} bytes, more than the {} that are sensible here; check that it is the "
-        "right file",
-        path.string(), opened.size, max_bytes);
+    fail("cannot read {}: it has {} bytes, more than the limit of {}; check that it is the right file",
+         path.string(), opened.size, max_bytes);
   }
   return read_from(file, path, opened.size);
 }

@@ -21,7 +21,7 @@ void PictureFile::refuse(std::string_view why) const {
   std::string line(why);
   std::replace_if(
       line.begin(), line.end(), [](char c) { return static_cast<unsigned char>(c) < ' '; }, ' ');
-  fail("cannot read picture {}: {}; replace or convert the file", where, line);
+  fail("cannot read image {}: {}; replace or convert the file", where, line);
 }
 
 void PictureFile::check_size(std::int64_t width, std::int64_t height) const {
@@ -35,7 +35,7 @@ void PictureFile::check_size(std::int64_t width, std::int64_t height) const {
   const auto longer = static_cast<double>(std::max(width, height));
   const auto shorter = static_cast<double>(std::min(width, height));
   if (longer / shorter > limits.max_aspect) {
-    refuse(fmt::format("{} x {} pixels is an aspect above {}", width, height, limits.max_aspect));
+    refuse(fmt::format("{} x {} pixels have an aspect ratio above {}", width, height, limits.max_aspect));
   }
 }
 
@@ -104,10 +104,10 @@ std::string_view unread_kind(std::string_view head) {
                                  Kind{4, "ftypavi"sv, "an AVIF picture"},
                                  Kind{4, "ftyphe"sv, "a HEIC picture"},
                                  Kind{4, "ftypmif"sv, "a HEIF picture"},
-                                 Kind{4, "ftyp"sv, "a video or a picture of a video's format"},
-                                 Kind{4, "JXL "sv, "a JPEG XL picture"},
-                                 Kind{0, "\xFF\x0A"sv, "a JPEG XL picture"},
-                                 Kind{4, "jP  "sv, "a JPEG 2000 picture"},
+                                 Kind{4, "ftyp"sv, "a video or an image in a video format"},
+                                 Kind{4, "JXL "sv, "a JPEG XL image"},
+                                 Kind{0, "\xFF\x0A"sv, "a JPEG XL image"},
+                                 Kind{4, "jP  "sv, "a JPEG 2000 image"},
                                  Kind{0, "8BPS"sv, "a Photoshop document"},
                                  Kind{0, "%PDF"sv, "a PDF document"},
                                  Kind{0, "<svg"sv, "an SVG drawing"},
@@ -148,9 +148,8 @@ Format format_of(const PictureFile& file) {
     return {decode_pnm, size_of_pnm};
   }
   const std::string_view kind = unread_kind(head);
-  file.refuse(fmt::format(
-      "not a picture that can be read: its content is {}neither JPEG, PNG, BMP, WebP, TIFF nor PNM",
-      kind.empty() ? "" : fmt::format("{}, ", kind)));
+  file.refuse(fmt::format("not a readable image: its content is {}neither JPEG, PNG, BMP, WebP, TIFF nor PNM",
+                          kind.empty() ? "" : fmt::format("{}, ", kind)));
 }
 
 }  // namespace

@@ -20,7 +20,7 @@ class PngReader {
  public:
   explicit PngReader(const PngParts& parts) : pieces_(parts.pieces()) {
     png_ = png_create_read_struct(PNG_LIBPNG_VER_STRING, this, on_error, on_warning);
-    CHECK(png_ != nullptr) << "libpng at run time is another one than at compile time";
+    CHECK(png_ != nullptr) << "libpng at run time is another version than at compile time";
     info_ = png_create_info_struct(png_);
     CHECK(info_ != nullptr);
   }

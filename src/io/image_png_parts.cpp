@@ -76,7 +76,7 @@ PngParts::PngParts(const PictureFile& file) : file_(file), rest_(file.content) {
     std::uint32_t length = 0;
     const std::optional<Chunk> chunk = next_chunk(length);
     if (!chunk)
-      file.refuse(start.size() < 8 ? "the file ends too early" : "something else stands in a chunk's place");
+      file.refuse(start.size() < 8 ? "the file ends too early" : "there is no chunk where one must begin");
     if (chunk->kind == "IDAT") {
       rest_ = start;
       return;

@@ -246,7 +246,7 @@ Pixels decode_bmp(const PictureFile& file) {
     if (packed) {
       unpack_row(layout, channels, pixels.channels, from, to);
     } else if (!look_up_row(layout, palette, from, to)) {
-      file.refuse(fmt::format("a pixel refers to a colour beyond the palette of {}", layout.colours));
+      file.refuse(fmt::format("a pixel refers to a colour outside the palette of {}", layout.colours));
     }
   }
   return pixels;

@@ -49,7 +49,7 @@ nlohmann::json parse_json(std::string_view text, const std::string& where) {
     if (event == Event::object_start) keys.emplace_back();
     if (event == Event::object_end) keys.pop_back();
     if (event == Event::key && !keys.back().insert(parsed.get_ref<const std::string&>()).second) {
-      fail("cannot read {}: the key {} stands twice in one JSON object; remove one of them", where,
+      fail("cannot read {}: the key {} occurs twice in one JSON object; remove one of them", where,
            shown(parsed));
     }
     return true;
@@ -57,10 +57,10 @@ nlohmann::json parse_json(std::string_view text, const std::string& where) {
   try {
     return nlohmann::json::parse(text, watch);
   } catch (const nlohmann::json::parse_error& error) {
-    fail("cannot read {}: not valid JSON at byte {} of {} ({}); check that the file is whole", where,
+    fail("cannot read {}: not valid JSON at byte {} of {} ({}); check that the file is complete", where,
          error.byte, text.size(), reason_of(error));
   } catch (const nlohmann::json::exception& error) {
-    fail("cannot read {}: not valid JSON ({}); check that the file is whole", where, reason_of(error));
+    fail("cannot read {}: not valid JSON ({}); check that the file is complete", where, reason_of(error));
   }
 }
 

@@ -116,10 +116,8 @@ Entry read_entry(const std::string& name, const nlohmann::json& value, const std
 
   const auto bits = checked_product(*shape, info->bits);
   if (!bits) {
-    fail(
-        "cannot read {}: tensor {} has a shape of more bytes than there can be ({}); check that the file is "
-        "whole",
-        file, shown(name), shown(value["shape"]));
+    fail("cannot read {}: tensor {} has an impossibly large shape ({}); check that the file is whole", file,
+         shown(name), shown(value["shape"]));
   }
   if (*bits % 8 != 0) {
     fail(
@@ -251,7 +249,7 @@ Safetensors Safetensors::open(const std::filesystem::path& path) {
       fail("cannot read {}: tensor {} begins at byte {} of the data, {} at {}; check that the file is whole",
            file, shown(entry.tensor.name), entry.begin,
            entry.begin < expected ? "overlapping the one before it, which ends"
-                                  : "leaving a hole after the one that ends",
+                                  : "leaving a gap after the one before it, which ends",
            expected);
     }
     expected = entry.end;

@@ -65,7 +65,8 @@ class Copier {
     node.where = place(source);
     if (++values_ > kMaxValues || depth > kMaxDepth) {
       fail_usage(
-          "cannot read YAML {}: more than {} values or {} levels once aliases are followed; write it plainly",
+          "cannot read YAML {}: it has more than {} values or {} levels after aliases are expanded; write it "
+          "without aliases",
           node.where, kMaxValues, kMaxDepth);
     }
     switch (source.Type()) {
@@ -123,8 +124,8 @@ class DocumentCounter : public YAML::EventHandler {
   explicit DocumentCounter(const std::string& name) : name_(name) {}
   void OnDocumentStart(const YAML::Mark& mark) override {
     if (++documents_ > 1) {
-      fail_usage("cannot read YAML {}:{}: it holds 2 documents or more; keep one (no second `---`)", name_,
-                 mark.line + 1);
+      fail_usage("cannot read YAML {}:{}: it contains more than one document; keep one (no second `---`)",
+                 name_, mark.line + 1);
     }
   }
   void OnDocumentEnd() override {}

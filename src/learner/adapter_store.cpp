@@ -54,7 +54,7 @@ std::optional<LoraModule> read_module(const Hdf5File& file, const std::string& g
   const std::vector<std::int64_t> shape = file.shape(a);
   if (shape.size() != 2 || shape[0] < 1 || shape[0] > kMaxLoraRank || shape[1] != module.in) {
     refuse(file, a,
-           fmt::format("has shape [{}], the model wants [rank, {}] with a rank in 1 … {}",
+           fmt::format("has shape [{}], but the model needs [rank, {}] with a rank in 1 … {}",
                        fmt::join(shape, ", "), module.in, kMaxLoraRank));
   }
   module.rank = shape[0];
@@ -84,12 +84,12 @@ std::vector<float> read_factors(const Hdf5File& file, const std::string& group, 
       const std::vector<std::int64_t> stored = file.shape(tensor);
       if (stored != shape_of(m, half)) {
         refuse(file, tensor,
-               fmt::format("has shape [{}], the model wants [{}]", fmt::join(stored, ", "),
+               fmt::format("has shape [{}], but the model needs [{}]", fmt::join(stored, ", "),
                            fmt::join(shape_of(m, half), ", ")));
       }
       const std::vector<float> read = file.read_f32(tensor);
       if (!std::all_of(read.begin(), read.end(), [](float value) { return std::isfinite(value); }))
-        refuse(file, tensor, "holds a value that is not finite");
+        refuse(file, tensor, "has a value that is not finite");
       CHECK_EQ(values.size(), half == 'A' ? m.a_offset : m.b_offset);
       values.insert(values.end(), read.begin(), read.end());
     }
@@ -178,13 +178,13 @@ std::shared_ptr<const FrozenParts> read_frozen_parts(const Hdf5File& file, const
       const std::string& name = half == 'A' ? a : b;
       const std::vector<std::int64_t> stored = file.shape(place_in(group, name));
       if (stored != part.shape(half)) {
-        refuse_part(name, fmt::format("has shape [{}], the model wants [{}]", fmt::join(stored, ", "),
+        refuse_part(name, fmt::format("has shape [{}], but the model needs [{}]", fmt::join(stored, ", "),
                                       fmt::join(part.shape(half), ", ")));
       }
       std::vector<float>& values = half == 'A' ? part.a : part.b;
       values = file.read_f32(place_in(group, name));
       if (!std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); }))
-        refuse_part(name, "holds values that are not finite");
+        refuse_part(name, "has values that are not finite");
     }
     parts->parts.push_back(std::move(part));
   }

@@ -47,8 +47,9 @@ ShardFacts shard_from(const Json& json) {
 std::vector<float> read_part(const Hdf5File& file, const char* part, const ShardFacts& shard) {
   std::vector<float> values = file.read_f32(part);
   if (values.size() != static_cast<std::size_t>(shard.end - shard.begin) || !all_finite(values)) {
-    fail("checkpoint file {}: {} is not what its manifest promises, {} finite values; use another checkpoint",
-         file.path().string(), part, shard.end - shard.begin);
+    fail(
+        "checkpoint file {}: {} does not have {} finite values, as its manifest says; use another checkpoint",
+        file.path().string(), part, shard.end - shard.begin);
   }
   return values;
 }
@@ -151,7 +152,7 @@ std::optional<FoundCheckpoint> CheckpointReader::find(std::vector<fs::path> cand
         broadcast_text(learners_, first && damage.empty() ? FoundCheckpoint::to_text(found) : std::string());
     if (!verdict.empty()) return first ? std::move(found) : *FoundCheckpoint::from_text(verdict);
     if (first && only) throw Error(damage);
-    if (first) LOG(WARNING) << damage << "; looking at the one before";
+    if (first) LOG(WARNING) << damage << "; trying the checkpoint before it";
   }
   return std::nullopt;
 }

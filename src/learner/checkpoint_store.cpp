@@ -242,7 +242,7 @@ void check_parts(const fs::path& folder, const CheckpointManifest& manifest,
          manifest.info.step);
   }
   if (const auto named = step_of_name(folder.filename().string()); named && *named != manifest.info.step) {
-    fail("checkpoint {}: {} is of step {}; give the folder its name back", where, kManifest,
+    fail("checkpoint {}: {} is of step {}; rename the folder to its original name", where, kManifest,
          manifest.info.step);
   }
   std::int64_t size = 0;
@@ -262,12 +262,12 @@ void check_parts(const fs::path& folder, const CheckpointManifest& manifest,
            count, name);
     }
     if (found->begin != covered || found->end < found->begin || found->end > size) {
-      fail("checkpoint {}: shard {} covers [{}, {}) where {} was to begin, of {}; use another", where, name,
+      fail("checkpoint {}: shard {} covers [{}, {}), but should begin at {} of {}; use another", where, name,
            found->begin, found->end, covered, size);
     }
     if (found->updates != shards.front().updates) {
-      fail("checkpoint {}: shard {} is of update {}, another of {}; use another", where, name, found->updates,
-           shards.front().updates);
+      fail("checkpoint {}: shard {} is of update {}, another shard of {}; use another checkpoint", where,
+           name, found->updates, shards.front().updates);
     }
     covered = found->end;
   }
@@ -363,7 +363,7 @@ Lora read_adapter_h5(const fs::path& path, const ModelConfig& config) {
   spec.rank = file.attribute_i64("/", "rank");
   spec.alpha = file.attribute_f64("/", "alpha");
   if (spec.rank < 1 || !std::isfinite(spec.alpha))
-    fail("adapter {}: rank {} and alpha {} make no adapter; use another", path.string(), spec.rank,
+    fail("adapter {}: rank {} and alpha {} are impossible; use another", path.string(), spec.rank,
          spec.alpha);
   if (file.has_attribute("/", "rslora")) spec.rslora = file.attribute_bool("/", "rslora");
   Lora lora = read_adapter(file, "", config, std::move(spec));
@@ -396,7 +396,7 @@ Lora read_any_adapter(const fs::path& path, const ModelConfig& config) {
   if (!store.newest_first().empty())
     fail("cannot read adapter {}: none of its checkpoints has a whole adapter.h5; name another",
          path.string());
-  fail("cannot read adapter {}: neither a PEFT folder, an adapter.h5, a checkpoint nor a run lies there",
+  fail("cannot read adapter {}: it is neither a PEFT folder, an adapter.h5, a checkpoint nor a run",
        path.string());
 }
 
@@ -404,7 +404,7 @@ void write_checkpoint(const fs::path& folder, const LoadedCheckpoint& state) {
   const std::size_t size = state.adapter.layout->size();
   CHECK(state.m.size() == size && state.v.size() == size && state.adapter.values.size() == size);
   if (const auto named = step_of_name(folder.filename().string()); named && *named != state.info.step) {
-    fail("cannot write checkpoint {}: it is of step {}; name it {} or anything without a step",
+    fail("cannot write checkpoint {}: it is of step {}; name it {}, or use a name without a step",
          folder.string(), state.info.step, checkpoint_name(state.info.step));
   }
   AtomicFolder target(folder);
@@ -536,7 +536,7 @@ LoadedCheckpoint CheckpointStore::load(const fs::path& folder, const ModelConfig
     const std::int64_t begin = shard.attribute_i64("/", "begin");
     const std::int64_t end = shard.attribute_i64("/", "end");
     if (begin != static_cast<std::int64_t>(covered) || end < begin || end > static_cast<std::int64_t>(size)) {
-      fail("checkpoint {}: shard {} covers [{}, {}) where {} was to begin, of {}; use another",
+      fail("checkpoint {}: shard {} covers [{}, {}), but should begin at {} of {}; use another",
            folder.string(), name, begin, end, covered, size);
     }
     const auto put = [&](const char* part, std::vector<float>& target) {
@@ -562,7 +562,7 @@ std::optional<LoadedCheckpoint> CheckpointStore::load_newest(const ModelConfig& 
     try {
       return load(folder, config);
     } catch (const Error& error) {
-      LOG(WARNING) << error.what() << "; looking at the one before";
+      LOG(WARNING) << error.what() << "; trying the checkpoint before it";
     }
   }
   return std::nullopt;

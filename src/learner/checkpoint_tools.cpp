@@ -152,7 +152,7 @@ Verdict verdict_of_adapter(const AdapterPlace& place) {
 void refuse_existing(const fs::path& target) {
   std::error_code ignored;
   if (is_there(target) && !(is_folder(target) && fs::is_empty(target, ignored)))
-    fail("cannot write {}: it is there already; choose another name or remove it", target.string());
+    fail("cannot write {}: it already exists; choose another name or remove it", target.string());
 }
 
 }  // namespace
@@ -178,7 +178,7 @@ AdapterPlace find_adapter(const fs::path& path,
   if (!is_folder(path)) {
     if (path.extension() == ".safetensors") return {AdapterKind::peft, path.parent_path()};
     if (path.filename().string().starts_with("optimizer-"))
-      fail("cannot read {}: it is an optimizer's shard and holds no adapter; name its checkpoint, {}",
+      fail("cannot read {}: it is an optimizer shard without an adapter; name its checkpoint, {}",
            path.string(), path.has_parent_path() ? path.parent_path().string() : ".");
     return {AdapterKind::file, path};
   }
@@ -188,14 +188,15 @@ AdapterPlace find_adapter(const fs::path& path,
     for (const fs::path& folder : CheckpointStore(*root).newest_first()) {
       const std::string damage = damage_of(folder);
       if (damage.empty()) return {AdapterKind::checkpoint, folder};
-      LOG(WARNING) << damage << "; taking the one before";
+      LOG(WARNING) << damage << "; trying the checkpoint before it";
     }
     if (!is_there(path / kAdapterFile))
-      fail("cannot read {}: no whole checkpoint lies there; name another", path.string());
+      fail("cannot read {}: it has no undamaged checkpoint; name another", path.string());
   }
   if (is_there(path / kAdapterFile)) return {AdapterKind::file, path / kAdapterFile};
-  fail("cannot read {}: neither a checkpoint, a run, a PEFT folder nor an adapter.h5 lies there; name one",
-       path.string());
+  fail(
+      "cannot read {}: it is neither a checkpoint, a run, a PEFT folder nor an adapter.h5; name one of these",
+      path.string());
 }
 
 }  // namespace
@@ -366,7 +367,7 @@ AdapterDifference compare_adapters(const AdapterState& a, const AdapterState& b)
   number("alpha", spec_a.alpha, spec_b.alpha);
   number("rslora", spec_a.rslora, spec_b.rslora);
   field("targets", targets_text(spec_a), targets_text(spec_b));
-  if (other_scales > 0) field("scales", "", fmt::format("other in {} tensors", other_scales));
+  if (other_scales > 0) field("scales", "", fmt::format("different in {} tensors", other_scales));
   field("base_model", left.info.base_model, right.info.base_model);
   // A PEFT folder knows neither step nor version, an adapter.h5 no more than these.
   if (a.place.kind != AdapterKind::peft && b.place.kind != AdapterKind::peft) {
@@ -403,16 +404,18 @@ std::vector<Verdict> verify_path(const fs::path& path) {
     for (const char* name : {"latest", "best"}) {
       const fs::path link = *root / name;
       if (!fs::is_symlink(link, ignored) || is_there(link)) continue;
-      verdicts.push_back({link,
-                          {fmt::format("link {} leads to {}, which is missing; link it to a whole checkpoint",
-                                       link.string(), fs::read_symlink(link, ignored).string())}});
+      verdicts.push_back(
+          {link,
+           {fmt::format("link {} leads to {}, which does not exist; link it to an undamaged checkpoint",
+                        link.string(), fs::read_symlink(link, ignored).string())}});
     }
   }
   if (is_there(path / kAdapterFile))
     verdicts.push_back(verdict_of_adapter({AdapterKind::file, path / kAdapterFile}));
   if (verdicts.empty())
     fail(
-        "cannot verify {}: neither a checkpoint, a run, a PEFT folder nor an adapter.h5 lies there; name one",
+        "cannot verify {}: it is neither a checkpoint, a run, a PEFT folder nor an adapter.h5; name one of "
+        "these",
         path.string());
   return verdicts;
 }

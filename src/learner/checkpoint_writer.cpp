@@ -91,8 +91,8 @@ fs::path CheckpointWriter::make_temporary_folder(std::int64_t step) const {
   std::error_code error;
   fs::create_directories(folder, error);
   if (error)
-    fail("cannot make checkpoint folder {}: {}; free the disk or mend its permissions", folder.string(),
-         error.message());
+    fail("cannot create checkpoint folder {}: {}; free some space or correct the permissions",
+         folder.string(), error.message());
   return folder;
 }
 
@@ -119,10 +119,8 @@ void CheckpointWriter::try_publishing(std::uint64_t bytes) const {
       if (Clock::now() - start > kTrialPatience) {
         fs::remove_all(folder, ignored);
         fail(
-            "cannot save checkpoints in {}: what learner {} writes there is not seen by the first learner; "
-            "name "
-            "a "
-            "folder in train.out that all nodes share",
+            "cannot save checkpoints in {}: the first learner does not see the files of learner {}; set "
+            "train.out to a folder that all nodes share",
             root_.string(), learner);
       }
       std::this_thread::sleep_for(kLook);
@@ -133,8 +131,10 @@ void CheckpointWriter::try_publishing(std::uint64_t bytes) const {
   const fs::space_info space = fs::space(root_, ignored);
   // Some file systems know nothing of their size.
   if (!ignored && space.capacity > 0 && space.available < bytes) {
-    fail("cannot save checkpoints in {}: one takes {} MiB and {} are free; free some space or set train.out",
-         root_.string(), bytes >> 20, space.available >> 20);
+    fail(
+        "cannot save checkpoints in {}: a checkpoint takes {} MiB, but {} are free; free some space or set "
+        "train.out to another folder",
+        root_.string(), bytes >> 20, space.available >> 20);
   }
 }
 
@@ -143,7 +143,7 @@ void CheckpointWriter::begin(const Learner& learner, const CheckpointInfo& info,
     if (!insurance) insured_step_ = -1;  // due anyway
     return;
   }
-  if (insurance_) give_up("a newer one is due");
+  if (insurance_) give_up("a newer save is due");
   if (thread_.joinable()) thread_.join();
   newest_step_ = info.step;
   insurance_ = insurance;
@@ -217,9 +217,8 @@ void CheckpointWriter::publish_all(const Part& part, const fs::path& folder) {
       if (!give_up_.empty()) fail("cannot save checkpoint {}: {}", checkpoint_name(part.info.step), give_up_);
       if (Clock::now() - last > kShardPatience)
         fail(
-            "cannot save checkpoint {}: the shard of learner {} did not come within {:.0f} s; look for its "
-            "error, "
-            "or see whether {} is the same folder on every node",
+            "cannot save checkpoint {}: the shard of learner {} did not arrive within {:.0f} s; look for its "
+            "error, or check that {} is the same folder on every node",
             checkpoint_name(part.info.step), learner, kShardPatience.count(), root_.string());
     }
     last = Clock::now();

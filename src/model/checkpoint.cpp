@@ -194,7 +194,7 @@ Checkpoint Checkpoint::open(const fs::path& directory, const ModelConfig& config
     const StoredTensor& tensor = found->second;
     if (tensor.shape != want.shape) {
       fail(
-          "cannot read {}: tensor {} has the shape [{}], but config.json asks for [{}]; give files of one "
+          "cannot read {}: tensor {} has the shape [{}], but config.json requires [{}]; give files of one "
           "model",
           tensor.file, shown(tensor.name), fmt::join(tensor.shape, ", "), fmt::join(want.shape, ", "));
     }
@@ -209,8 +209,8 @@ Checkpoint Checkpoint::open(const fs::path& directory, const ModelConfig& config
   }
   for (const auto& [name, tensor] : tensors) {
     if (names.count(name) == 0) {
-      fail("cannot read {}: tensor {} is none that config.json asks for; give files of one model",
-           tensor.file, shown(tensor.name));
+      fail("cannot read {}: config.json does not expect tensor {}; give files of one model", tensor.file,
+           shown(tensor.name));
     }
   }
 

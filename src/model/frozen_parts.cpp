@@ -133,8 +133,7 @@ void check_copies(const FrozenParts& parts, const Checkpoint& checkpoint) {
     const std::string& weight = checkpoint.has(copy.weight) ? copy.weight : "model.embed_tokens.weight";
     if (is_copy(copy.tensor, checkpoint.tensor(weight))) continue;
     fail(
-        "cannot use the adapter of {}: tensor {} is to take the place of the model's {}, which is another; "
-        "merge "
+        "cannot use the adapter of {}: tensor {} would replace the model's {}, which has other values; merge "
         "it with PEFT first (merge_and_unload) and give the merged model",
         copy.tensor.file, shown(copy.tensor.name), copy.weight);
   }

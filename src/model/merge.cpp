@@ -36,8 +36,8 @@ std::vector<std::byte> merge_tensor(const StoredTensor& weight, const LowRank& c
   std::vector<std::byte> target(weight.bytes.size());
   if (!merge_low_rank(weight, change, weight.type, target)) {
     fail(
-        "cannot merge tensor {} of {}: a sum is not finite or beyond {}; merge into a checkpoint of a wider "
-        "dtype",
+        "cannot merge tensor {} of {}: a sum is not finite or outside the range of {}; merge into a model "
+        "with a wider dtype",
         weight.name, weight.file, name_of(weight.type));
   }
   return target;
@@ -55,9 +55,9 @@ std::map<std::string, LowRank> changes_of(const Lora& lora, const Checkpoint& ch
   for (const FrozenPart& part : lora.frozen->parts) {
     if (part.module.name == "lm_head" && checkpoint.tied()) {
       fail(
-          "cannot merge the adapter into the model: its part on lm_head changes the head alone, and the "
-          "model's "
-          "head is its embedding; use the adapter beside the model, or untie the model's head first");
+          "cannot merge the adapter into the model: its part on lm_head changes only the head, but the "
+          "model's head is also its embedding; use the adapter without merging, or untie the model's head "
+          "first");
     }
     changes.emplace(part.module.name + ".weight", part.change());
   }
@@ -78,8 +78,8 @@ void copy_beside(const fs::path& source, const fs::path& target) {
   std::error_code error;
   fs::copy_file(source, target, error);
   if (error) {
-    fail("cannot copy {} to {}: {}; free the disk or mend the permissions", source.string(), target.string(),
-         error.message());
+    fail("cannot copy {} to {}: {}; free some space or correct the permissions", source.string(),
+         target.string(), error.message());
   }
 }
 
@@ -88,7 +88,7 @@ void copy_beside(const fs::path& source, const fs::path& target) {
 MergeReport write_merged_model(const fs::path& model, const Lora& lora, const fs::path& target) {
   std::error_code ignored;
   if (fs::exists(target, ignored) && !fs::is_empty(target, ignored))
-    fail("cannot write {}: it is there already; choose another name or remove it", target.string());
+    fail("cannot write {}: it already exists; choose another name or remove it", target.string());
   const Checkpoint checkpoint = Checkpoint::open(model, ModelConfig::load(model));
   const std::map<std::string, LowRank> changes = changes_of(lora, checkpoint);
 

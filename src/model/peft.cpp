@@ -158,14 +158,14 @@ void check_complete(const Contents& contents, const PeftConfig& settings, const 
                                 [](const auto& entry) { return entry.first.starts_with("visual."); });
   if (some) missing(absent.front());
   LOG(WARNING) << where << ": target_modules names " << absent.size()
-               << " modules of the vision tower that the file has no tensors for; the tower stays as it is";
+               << " modules of the vision tower for which the file has no tensors; the tower stays unchanged";
 }
 
 void check_shape(const StoredTensor& tensor, const std::vector<std::int64_t>& shape,
                  const std::string& where) {
   if (tensor.shape == shape) return;
   fail(
-      "cannot use the adapter of {}: tensor {} has the shape [{}], but the model and r ask for [{}]; it "
+      "cannot use the adapter of {}: tensor {} has the shape [{}], but the model and r require [{}]; it "
       "belongs to another model or configuration",
       where, shown(tensor.name), fmt::join(tensor.shape, ", "), fmt::join(shape, ", "));
 }

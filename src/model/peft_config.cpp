@@ -162,7 +162,7 @@ void refuse_variants(const JsonFields& fields) {
                                                                    "lora_ga"};
     for (const std::string_view scheme : kBaseChanging) {
       if (start->get_ref<const std::string&>().compare(0, scheme.size(), scheme) == 0) {
-        refuse("init_lora_weights", "this start changes the base weights");
+        refuse("init_lora_weights", "this initialisation changes the base weights");
       }
     }
   }

@@ -163,7 +163,7 @@ ModelConfig config_of_adapter(const std::map<std::string, std::vector<std::int64
     const bool convolution = parsed->frozen == "visual.patch_embed.proj";
     if (shape.size() != (convolution ? 5 : 2) ||
         !std::all_of(shape.begin(), shape.end(), [](std::int64_t size) { return size >= 1; })) {
-      fail("cannot use the adapter of {}: tensor {} has the shape [{}] where a {} is due; fetch it again",
+      fail("cannot use the adapter of {}: tensor {} has the shape [{}], but must be a {}; fetch it again",
            where, shown(key), fmt::join(shape, ", "), convolution ? "convolution" : "matrix");
     }
     if (!parsed->frozen.empty()) {

@@ -21,12 +21,12 @@ namespace {
   std::vector<float> exact(static_cast<std::size_t>(stored.elements()));
   stored.copy_to(exact);
   if (all_finite(exact)) {
-    fail("cannot use the weights of {}: tensor {} holds values beyond the range of {}; use dtype f32",
+    fail("cannot use the weights of {}: tensor {} has values outside the range of {}; use dtype f32",
          stored.file, shown(stored.name), name_of(type));
   }
   fail(
-      "cannot use the weights of {}: tensor {} holds values that are not finite; fetch the file again or use "
-      "another checkpoint",
+      "cannot use the weights of {}: tensor {} has values that are not finite; fetch the file again or use "
+      "another model",
       stored.file, shown(stored.name));
 }
 
@@ -81,8 +81,8 @@ void WeightLoader::copy_weight(const std::string& module, View target) const {
     stored.copy_to(alone);
     if (!all_finite(alone)) refuse_values(stored, target.type());
     fail(
-        "cannot merge the adapter into tensor {} of {}: a sum is not finite or beyond {}; use another "
-        "adapter",
+        "cannot merge the adapter into tensor {} of {}: a sum is not finite or outside the range of {}; use "
+        "another adapter",
         stored.name, stored.file, name_of(type));
   }
 }

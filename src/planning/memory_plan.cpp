@@ -143,8 +143,9 @@ MemoryPlan plan_memory(const MemoryInputs& in) {
       4 * adapter * ((in.actor ? 1 : 0) + (in.learner ? 1 : 0) + (in.own_reference ? 1 : 0));
   const std::int64_t features = std::min(PolicyOptions().feature_cache_bytes,
                                          in.distinct_images * in.image_tokens * text.hidden * kFloat);
-  plan.shared = {
-      {"weights for the forward", forward}, {"weights for the backward", backward}, {"embedding", c * table}};
+  plan.shared = {{"weights for the forward pass", forward},
+                 {"weights for the backward pass", backward},
+                 {"embedding", c * table}};
   plan.held = {{"program, tokenizer, manifests", in.process_bytes},
                {"libraries and heap", kLibraryBytes},
                {"adapter, gradient, moments", (in.learner ? 8 : 2) * adapter + packed}};
@@ -159,9 +160,9 @@ MemoryPlan plan_memory(const MemoryInputs& in) {
   if (in.actor) {
     const std::int64_t first = std::max(std::min(in.evaluation_images, in.distinct_images), std::int64_t{0});
     // The first evaluation encodes its images before the cache exists.
-    plan.passing.emplace_back("pictures of an evaluation",
+    plan.passing.emplace_back("images of an evaluation",
                               std::max<std::int64_t>(0, vision_bytes(in, first) - kv));
-    plan.passing.emplace_back("pictures of a step", vision_bytes(in, in.images));
+    plan.passing.emplace_back("images of a step", vision_bytes(in, in.images));
     const std::int64_t running = std::max(in.images * in.group, in.evaluation_images);
     const std::int64_t prefill = std::min(std::max(in.images, in.evaluation_images) * in.prompt,
                                           std::max(Engine::Options().prefill_rows, in.prompt));
@@ -186,7 +187,7 @@ MemoryPlan plan_memory(const MemoryInputs& in) {
     const std::int64_t one =
         std::max(backward_row_bytes(w, c) * batch.rows,
                  forward_row_bytes(w, c) * batch.rows + 2 * logit_bytes(text, batch.outputs));
-    plan.passing.emplace_back("learning (tape of a micro batch)", tape + pass + one);
+    plan.passing.emplace_back("learning (tape of a micro-batch)", tape + pass + one);
   }
   return plan;
 }

@@ -124,7 +124,7 @@ std::vector<Sample> training_samples(const Config& config, const PreprocessConfi
   nominal.size = {side, side};
   nominal.completion = "?";
   train.assign(static_cast<std::size_t>(config.rollout.images_per_step), nominal);
-  assumptions.push_back(fmt::format("{} is missing: one step of pictures of max_pixels is planned{}",
+  assumptions.push_back(fmt::format("{} is missing: the plan assumes one step of images of max_pixels{}",
                                     config.data.train.string(),
                                     config.train.steps > 0 ? "" : " for each epoch"));
   return train;
@@ -246,7 +246,7 @@ void fill_memory_inputs(const Config& config, const ModelConfig& model, RunPlan&
   } else {
     memory.file_bytes = 2 * model.total_parameters();  // bf16, as published
     plan.assumptions.push_back(
-        fmt::format("{} holds no weights: sizes are those of config.json", config.model.path.string()));
+        fmt::format("{} has no weights: sizes are those of config.json", config.model.path.string()));
   }
   memory.process_bytes = resident_bytes();
   memory.stage2_prompt = plan.stage2_prompt_tokens;

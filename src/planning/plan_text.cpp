@@ -31,9 +31,8 @@ std::string describe_plan(const RunPlan& plan) {
   line("prompt", fmt::format("{} tokens, {} of them image; from the caption alone at most {}",
                              plan.prompt_tokens, plan.image_tokens, plan.stage2_prompt_tokens));
   line("tokens of a step",
-       fmt::format(
-           "at most {} generated, {} through the learner (every answer as long as max_new_tokens allows)",
-           plan.rollout_tokens, plan.trained_rows));
+       fmt::format("at most {} generated, {} through the learner (if every completion has max_new_tokens)",
+                   plan.rollout_tokens, plan.trained_rows));
   line("operations of a step",
        fmt::format("at most {}: vision {}, rollout {}, learning {}",
                    flop_text(plan.vision_flop + plan.rollout_flop + plan.learn_flop),
@@ -45,7 +44,7 @@ std::string describe_plan(const RunPlan& plan) {
                    duration_text(plan.step_seconds()), plan.rollout_seconds, plan.learn_seconds));
   line("time of the run", fmt::format("about {} without evaluations",
                                       duration_text(plan.step_seconds() * static_cast<double>(plan.steps))));
-  line("peak memory", fmt::format("{} of the fullest rank ({}), if every answer is as long as allowed",
+  line("peak memory", fmt::format("{} of the fullest rank ({}), if every completion has the maximum length",
                                   bytes_text(plan.memory.peak()), plan.fullest));
   for (const auto& [name, bytes] : plan.memory.shared)
     text += fmt::format("  {:<32} {:>12}{}\n", name, bytes_text(bytes),
@@ -57,7 +56,7 @@ std::string describe_plan(const RunPlan& plan) {
     text += fmt::format("    {:<30} {:>12}\n", name, bytes_text(bytes));
   if (plan.ranks > 1) {
     line("peak memory of a node",
-         fmt::format("at most {} with {} ranks on it, {} of that their one copy of the weights",
+         fmt::format("at most {} with {} ranks, {} of that for the one copy of the weights",
                      bytes_text(plan.node_bytes), plan.node_ranks, bytes_text(plan.node_shared_bytes)));
   }
   return text;

@@ -194,9 +194,10 @@ ScaleInputs read_scale_runs(std::span<const std::filesystem::path> folders, Scal
   for (const std::filesystem::path& folder : folders) {
     std::vector<StepMetrics> steps = read_metrics(folder / "metrics.jsonl").steps;
     if (steps.empty())
-      fail("no step in {}: let the run do some, without evaluation", (folder / "metrics.jsonl").string());
+      fail("cannot measure from {}: it has no steps; run some, without evaluations",
+           (folder / "metrics.jsonl").string());
     if (std::filesystem::exists(folder / "logs" / "rank-00001.log"))
-      fail("cannot measure from {}: several ranks ran it; run it on one rank", folder.string());
+      fail("cannot measure from {}: it ran on several ranks; run it on one rank", folder.string());
     // The first step also warms up.
     if (steps.size() > 1) steps.erase(steps.begin());
     const auto middle = [&](auto value) {

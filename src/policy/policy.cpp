@@ -41,8 +41,8 @@ void Policy::complete(const PolicyOptions& options, bool tell) {
   if (preprocess.patch != config.vision.patch || preprocess.merge != config.vision.merge ||
       preprocess.temporal != config.vision.temporal) {
     fail(
-        "preprocessing of {} does not fit its network: patch {}, merge {}, temporal {} against {}, {}, {}; "
-        "mend the folder",
+        "preprocessing of {} does not fit its network: patch {}, merge {}, temporal {} instead of {}, {}, "
+        "{}; correct the folder",
         options.path.string(), preprocess.patch, preprocess.merge, preprocess.temporal, config.vision.patch,
         config.vision.merge, config.vision.temporal);
   }
@@ -51,9 +51,8 @@ void Policy::complete(const PolicyOptions& options, bool tell) {
   const bool asked = options.pixels.min > 0 || options.pixels.max > 0;
   if (asked && preprocess.min_pixels > preprocess.max_pixels) {
     fail_usage(
-        "min_pixels {} is above max_pixels {} (the checkpoint's own limits count too): change "
-        "model.min_pixels or "
-        "model.max_pixels",
+        "min_pixels {} is above max_pixels {} (the limits of the model folder also apply): change "
+        "model.min_pixels or model.max_pixels",
         preprocess.min_pixels, preprocess.max_pixels);
   }
   pictures = std::make_unique<PictureEncoder>(*model, preprocess, options.feature_cache_bytes);

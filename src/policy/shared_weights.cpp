@@ -138,8 +138,7 @@ std::unique_ptr<QwenVl> load_shared(Communicator& ranks, const std::string& node
     if (parts[static_cast<std::size_t>(ranks.rank())] == parts.front()) return;
     fail(
         "cannot load the model: the adapter of rank {} has other parts on frozen modules than that of rank "
-        "0; let "
-        "all nodes see the same files",
+        "0; give all nodes the same files",
         ranks.rank());
   });
   if (ranks.size() == 1 || ops->shared_packing() == nullptr) {
@@ -153,7 +152,7 @@ std::unique_ptr<QwenVl> load_shared(Communicator& ranks, const std::string& node
   const bool node_backward = nodes.backward(own);
   const auto warn = [&](const char* why, std::size_t bytes, std::int64_t copies) {
     LOG(WARNING) << why
-                 << fmt::format("; {} of weights {:.2f} GiB each on this node instead of one",
+                 << fmt::format("; this node holds {} of {:.2f} GiB of weights instead of one",
                                 copies == 1 ? "one more copy" : fmt::format("{} copies", copies),
                                 static_cast<double>(bytes) / static_cast<double>(1 << 30));
   };

@@ -158,7 +158,7 @@ Record record_from(const JsonFields& fields) {
 void read_lines(const fs::path& file, const std::function<void(const JsonFields&)>& visit) {
   std::ifstream stream(file, std::ios::binary);
   if (!stream) {
-    fail("cannot read {}: it cannot be opened; give a run folder that holds {}", file.string(),
+    fail("cannot read {}: it cannot be opened; give a run folder that contains {}", file.string(),
          file.filename().string());
   }
   std::int64_t number = 0;

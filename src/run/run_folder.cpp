@@ -33,8 +33,8 @@ void make_folder(const fs::path& folder) {
   std::error_code problem, ignored;
   if (fs::is_symlink(folder, ignored) && !fs::exists(folder, ignored)) {
     fail(
-        "cannot write into run folder {}: it is a link to {}, which is not there; make that folder or remove "
-        "the link",
+        "cannot write into run folder {}: it is a link to {}, which does not exist; create that folder or "
+        "remove the link",
         folder.string(), fs::read_symlink(folder, ignored).string());
   }
   fs::create_directories(folder, problem);
@@ -105,7 +105,7 @@ RunLock::RunLock(fs::path root) : root_(std::move(root)) {
     if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
       if (errno != EWOULDBLOCK) {
         LOG(WARNING) << "cannot lock " << file.string() << ": " << system_reason(errno)
-                     << "; see to it that no other job trains in this folder";
+                     << "; make sure that no other job trains in this folder";
         break;
       }
       ::close(std::exchange(descriptor_, -1));
@@ -153,8 +153,8 @@ RunFolder::RunFolder(RunLock lock, const std::string& config_yaml, std::optional
     : root_(lock.root()) {
   if (!resumed_step && holds_a_run(root_)) {
     fail(
-        "cannot start a run in {}: it holds one already (metrics.jsonl); set train.out to another folder, or "
-        "checkpoint.resume: auto to go on with it",
+        "cannot start a run in {}: it already has one (metrics.jsonl); set train.out to another folder, or "
+        "checkpoint.resume: auto to resume it",
         root_.string());
   }
   for (const fs::path& folder : {checkpoints(), dumps(), logs()}) make_folder(folder);
@@ -168,7 +168,7 @@ RunFolder::RunFolder(RunLock lock, const std::string& config_yaml, std::optional
                    << " are lost";
     else if (last > 0 && last < *resumed_step)
       LOG(WARNING) << samples_file().string() << " ends with step " << last << ": trajectories up to step "
-                   << *resumed_step << ", which the checkpoint has behind it, are lost";
+                   << *resumed_step << ", from before the checkpoint, are lost";
   }
   write_file_atomically(root_ / "config.yaml", config_yaml);
   files_ =

@@ -153,7 +153,7 @@ void WeightArena::create() {
   descriptor_ = memfd_create("biqa weights", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (descriptor_ < 0) {
     throw CannotShare(
-        fmt::format("cannot make memory that processes share: memfd_create says {}", std::strerror(errno)));
+        fmt::format("cannot create shared memory: memfd_create fails with {}", std::strerror(errno)));
   }
   if (ftruncate(descriptor_, static_cast<off_t>(total)) != 0) no_memory(total, errno);
   mapping_ = std::make_shared<Mapping>(descriptor_, total, PROT_READ | PROT_WRITE);
@@ -238,7 +238,8 @@ void WeightArena::check_header(const ArenaHandle& handle) const {
     BlockRecord record{};
     std::memcpy(&record, mapping_->data() + sizeof header + i * sizeof record, sizeof record);
     const Block& block = blocks_[i];
-    if (record.name != hash_text(block.name)) refuse(fmt::format("another block stands for {}", block.name));
+    if (record.name != hash_text(block.name))
+      refuse(fmt::format("another block has the place of {}", block.name));
     if (record.bytes != block.bytes) {
       refuse(fmt::format("{} has {} bytes there and {} here", block.name, record.bytes, block.bytes));
     }

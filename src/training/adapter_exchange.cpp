@@ -24,7 +24,7 @@ void AdapterExchange::publish(std::int64_t version) {
       holders_.all_reduce_max(high) != holders_.all_reduce_min(high)) {
     fail(
         "adapter version {} differs between ranks after its broadcast: memory or network corrupts data; "
-        "check the machine",
+        "check the machines",
         version_);
   }
 }
@@ -35,8 +35,8 @@ void AdapterExchange::check_origin(std::int64_t step, const Group& group) const 
     const bool known = policy != digests_.end() && policy->second == t.adapter_digest;
     if (known && step - 1 - t.policy_version <= lag_) continue;
     fail(
-        "step {}: a trajectory of {} was sampled by version {} with digest {:016x}; allowed are "
-        "versions {} to {} as they were published; end the job and resume",
+        "step {}: a trajectory of {} was sampled with adapter version {} and digest {:016x}, but must come "
+        "from a published version {} to {}; end the job and resume",
         step, group.sample_id, t.policy_version, t.adapter_digest, step - 1 - lag_, step - 1);
   }
 }

@@ -19,7 +19,7 @@ Group GroupInbox::next(std::int64_t step) {
   for (;;) {
     Group group = parse_group(world_.receive(kAnyRank, tag_, purpose_).bytes);
     if (group.step == step) return group;
-    CHECK_GT(group.step, step) << "a group of an earlier step came late";
+    CHECK_GT(group.step, step) << "a group of an earlier step arrived late";
     early_.emplace(group.step, std::move(group));
   }
 }

@@ -228,8 +228,8 @@ void LearnerRole::note_skipped(std::int64_t step, const UpdateResult& result) {
                  << ": the loss or its gradient is not finite; the update is skipped on every learner";
   if (++skipped_ > kMostSkipped) {
     fail(
-        "cannot train: {} updates in a row, the last in step {}, had a loss or gradient that is not "
-        "finite; lower optimizer.lr and go on from the last checkpoint",
+        "cannot train: in {} successive updates, the last in step {}, the loss or gradient was not finite; "
+        "lower optimizer.lr and resume from the last checkpoint",
         skipped_, step);
   }
 }

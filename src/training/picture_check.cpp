@@ -63,7 +63,7 @@ Share check_share(std::span<const std::vector<Sample>* const> sets, std::span<co
       if (i >= places.size()) return;
       if (const auto now = Clock::now(); tells_too && now - told > kTellEvery) {
         told = now;
-        LOG(INFO) << "decoding the pictures before the first step: " << before + checked * stride << " of "
+        LOG(INFO) << "decoding the images before the first step: " << before + checked * stride << " of "
                   << before + places.size();
       }
       const auto [set, row] = places[i];

@@ -66,7 +66,7 @@ void RunCheckpoints::check() {
   if (first_failed < learners_.size()) {
     under_way_ = false;
     if (first_failed == learners_.rank())
-      LOG(WARNING) << writer_.failure() << "; training goes on, earlier checkpoints are untouched";
+      LOG(WARNING) << writer_.failure() << "; training continues, earlier checkpoints are unchanged";
     else if (first())
       writer_.give_up("another learner could not write its shard");
   } else if (learners_.all_reduce_max(writing ? 1 : 0) == 0) {

@@ -44,7 +44,7 @@ void require_inputs(const Config& config) {
   need("data.train", config.data.train, false);
   for (const std::filesystem::path& file : config.data.eval) need("data.eval", file, false);
   if (missing.empty()) return;
-  fail("cannot start with {}: {} missing: {}; put {} there, or name another place with --set KEY=PATH",
+  fail("cannot start with {}: {} missing: {}; put {} there, or name another path with --set KEY=PATH",
        config.file.empty() ? "this configuration" : config.file.string(),
        missing.size() == 1 ? "this is" : "these are", fmt::join(missing, ", "),
        missing.size() == 1 ? "it" : "them");
@@ -59,7 +59,7 @@ void check_training_data(const Config& config, std::span<const Sample> train) {
   for (const Sample& sample : train) {
     if (!sample.completion.empty()) continue;
     fail(
-        "cannot train with objective.loss sft: sample {} of {} has no \"completion\"; add the answer to "
+        "cannot train with objective.loss sft: sample {} of {} has no \"completion\"; add the completion to "
         "learn from",
         sample.id, config.data.train.string());
   }
@@ -93,7 +93,7 @@ void check_lengths(const Config& config, const PromptSource& source, std::span<c
   if (!sft) check_picture(train, config.rollout.group_size);
   for (const std::vector<Sample>& set : evaluation) check_picture(set, 1);
   if (!evaluation.empty() || (!sft && config.stage2.enabled)) {
-    refuse_unless_fits("stage 2 even of an empty caption",
+    refuse_unless_fits("second stage, even with an empty caption",
                        prompt_tokens(source, texts.stage2_system, {}, fill(texts.stage2_user, "")), 1,
                        config.rollout.stage2_max_new_tokens);
   }
@@ -105,8 +105,8 @@ void check_lengths(const Config& config, const PromptSource& source, std::span<c
         static_cast<std::int64_t>(completion_ids(source.tokenizer, source.chat, sample.completion).size());
     if (length <= source.model.text.max_position) continue;
     fail(
-        "cannot learn from the answer of sample {} of {}: with its prompt it has {} tokens, the model {} "
-        "positions; shorten it, or lower model.max_pixels",
+        "cannot learn from the completion of sample {} of {}: with its prompt it has {} tokens, but the "
+        "model has {} positions; shorten it, or lower model.max_pixels",
         sample.id, config.data.train.string(), length, source.model.text.max_position);
   }
 }

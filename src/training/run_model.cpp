@@ -18,7 +18,7 @@ void follow_adapter(Config& config, const LoraSpec& given, bool first) {
   if (first && (asked.rank != given.rank || asked.alpha != given.alpha || asked.rslora != given.rslora ||
                 asked.targets != given.targets))
     LOG(WARNING) << "lora.rank, alpha and targets of the configuration are not those of model.adapter "
-                 << config.model.adapter.string() << ", which is trained on: rank " << given.rank
+                 << config.model.adapter.string() << ", which is trained further: rank " << given.rank
                  << ", alpha " << given.alpha << ", " << given.targets.size() << " projections";
   const double dropout = asked.dropout;
   asked = given;
@@ -37,8 +37,8 @@ StartParts read_start_parts(const Config& config, const std::optional<FoundCheck
   if (found->frozen) then = read_adapter_for(model, found->path);
   if (parts.given && !same_parts(*parts.given, then)) {
     fail(
-        "cannot resume from {}: its parts on frozen modules are not those of model.adapter {}; name the "
-        "adapter that it began with",
+        "cannot resume from {}: its parts on frozen modules are not those of model.adapter {}; set "
+        "model.adapter to the adapter with which this run began",
         found->path.string(), start.string());
   }
   parts.frozen = then.frozen;
@@ -70,8 +70,8 @@ StartAdapter make_start_adapter(Config& config, StartParts parts, const Policy& 
   start.adapter = *std::move(parts.given);
   if (start.adapter.layout->size() == 0) {
     fail(
-        "cannot train model.adapter {}: all its parts are on modules that stay frozen; merge it into the "
-        "model first (biqa_ckpt merge) and train that",
+        "cannot train model.adapter {}: all its parts are on frozen modules; merge it into the model first "
+        "(biqa_ckpt merge) and train the merged model",
         config.model.adapter.string());
   }
   follow_adapter(config, start.adapter.layout->spec(), first);

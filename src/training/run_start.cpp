@@ -41,11 +41,11 @@ void warn_of_changes(const Config& config, const std::string& then) {
     if (line.starts_with("checkpoint.resume:") || line.starts_with("train.out:")) continue;
     if (line.starts_with("train.seed:") && config.checkpoint.resume == "auto") {
       fail_usage(
-          "cannot go on with {}: it began with another train.seed, so this is another run; set train.out "
-          "to another folder",
+          "cannot resume {}: it began with another train.seed, so this is another run; set train.out to "
+          "another folder",
           config.train.out.string());
     }
-    LOG(WARNING) << "going on with another setting than before: " << line;
+    LOG(WARNING) << "resuming with a changed setting: " << line;
   }
 }
 
@@ -76,7 +76,7 @@ std::map<std::int64_t, std::vector<EvalMetrics>> read_evaluations(const std::fil
   const std::int64_t last = before.steps.empty() ? step : before.steps.back().step;
   if (last < step)
     LOG(WARNING) << file.string() << " ends with step " << last << ": lines up to step " << step
-                 << ", which the checkpoint has behind it, are lost";
+                 << ", from before the checkpoint, are lost";
   return evaluations;
 }
 
@@ -88,7 +88,7 @@ std::int64_t possible_lag(const Config& config, const RolePlan& roles, bool tell
                                   [&](int rank) { return roles.is_learner(rank); });
   if (!apart && asked > 0 && tell)
     LOG(WARNING) << "rollout.policy_lag " << asked
-                 << ": every actor of this job also learns, so it runs on-policy (lag 0)";
+                 << ": every actor of this job is also a learner, so it runs on-policy (lag 0)";
   return apart && !row_of(config.objective.loss.loss).imitates ? asked : 0;
 }
 
@@ -101,12 +101,12 @@ ResumeCandidates resume_candidates(const Config& config) {
   std::error_code ignored;
   const std::filesystem::path start = asked;
   if (!std::filesystem::is_directory(start, ignored))
-    fail("cannot resume from {}: there is no such folder; name a checkpoint or a run", asked);
+    fail("cannot resume from {}: no such folder; name a checkpoint or a run", asked);
   const bool is_own = std::filesystem::equivalent(start.parent_path(), own, ignored);
   if (!is_own && (!own_folders.empty() || holds_a_run(config.train.out)) && !began_with(config, asked)) {
     fail_usage(
-        "cannot resume from {} into {}: that holds a run of its own; set train.out to another folder, or "
-        "checkpoint.resume: auto to go on with that run",
+        "cannot resume from {} into {}: that folder has another run; set train.out to another folder, or "
+        "checkpoint.resume: auto to resume that run",
         asked, config.train.out.string());
   }
   if (!std::filesystem::exists(start / "checkpoints", ignored)) return {{start}, true, ""};
@@ -117,8 +117,8 @@ void check_resumed(const Config& config, const FoundCheckpoint& found, const Lor
                    const TrainedOn& now) {
   if (!(*found.adapter.layout == layout)) {
     fail(
-        "cannot resume from {}: its adapter has other modules or ranks than the configuration asks for; "
-        "ask for the same (the run's config.yaml has them), or set train.out to another folder",
+        "cannot resume from {}: its adapter has other modules or ranks than the configuration; set the same "
+        "(the run's config.yaml has them), or set train.out to another folder",
         found.path.string());
   }
   const auto differs = [](const std::string& then, const std::string& today) {
@@ -131,7 +131,7 @@ void check_resumed(const Config& config, const FoundCheckpoint& found, const Lor
         found.path.string(), config.model.path.string());
   }
   if (differs(found.info.training_data, now.training_data))
-    LOG(WARNING) << "going on with other training data than before: " << config.data.train.string()
+    LOG(WARNING) << "resuming with other training data than before: " << config.data.train.string()
                  << " has changed";
   warn_of_changes(config, found.info.config);
 }
@@ -142,8 +142,8 @@ RunStart plan_start(const Config& config, std::int64_t step, std::int64_t steps,
   start.evaluations = read_evaluations(out / "metrics.jsonl", step);
   if (step > steps) {
     fail_usage(
-        "cannot go on with {}: it has {} steps behind it and train.steps (or the epochs) ask for {}; raise "
-        "them, or name another train.out",
+        "cannot resume {}: it has already done {} steps, but train.steps (or the epochs) is {}; raise it, or "
+        "set another train.out",
         out.string(), step, steps);
   }
   const bool due = sets > 0 && (step == steps || evaluation_due(config, step, steps));
@@ -158,8 +158,8 @@ RunStart plan_start(const Config& config, std::int64_t step, std::int64_t steps,
   const bool begins_again = ended_before_a_checkpoint(config);
   if (step == 0 && config.checkpoint.resume == "auto" && holds_a_run(out) && !begins_again) {
     fail(
-        "cannot go on with the run in {}: none of its checkpoints can be used (see above); mend one, or "
-        "set train.out to another folder",
+        "cannot resume the run in {}: none of its checkpoints can be used (see above); repair one, or set "
+        "train.out to another folder",
         out.string());
   }
   if (step > 0)

@@ -79,7 +79,7 @@ std::vector<std::string> doubts_about(const StepMetrics& metrics, const Config& 
   std::vector<std::string> doubts;
   if (metrics.parse_rate < 0.5) {
     doubts.push_back(fmt::format(
-        "only {:.0f} % of the answers hold a rating: the rewards teach little; check prompts and profile",
+        "only {:.0f} % of the completions have a rating: the rewards teach little; check prompts and profile",
         100 * metrics.parse_rate));
   }
   for (std::size_t i = 0; i < rewards().size(); ++i) {
@@ -87,7 +87,7 @@ std::vector<std::string> doubts_about(const StepMetrics& metrics, const Config& 
     const bool constant = config.rewards.weights[i] != 0 && metrics.reward_stds[i] == 0;
     if (!constant || (reward.needs_stage2 && !config.stage2.enabled)) continue;
     if (reward.may_be_full && metrics.reward_means[i] != 0) continue;
-    doubts.push_back(fmt::format("reward {} is {} for every answer: it teaches nothing in this step",
+    doubts.push_back(fmt::format("reward {} is {} for every completion: it teaches nothing in this step",
                                  reward.name, metrics.reward_means[i]));
   }
   if (on_policy && config.objective.updates_per_rollout == 1 && config.lora.dropout == 0 &&

@@ -157,16 +157,16 @@ class StepReader {
     check_ids(ids, answer.ids);
     const auto length = static_cast<std::int64_t>(prompt_tokens + answer.ids.size());
     if (config_.text.max_position > 0 && length > config_.text.max_position) {
-      refuse(ids, fmt::format("with its prompt it has {} tokens, the model {} positions", length,
+      refuse(ids, fmt::format("with its prompt it has {} tokens, but the model has {} positions", length,
                               config_.text.max_position));
     }
     answer.mask = file_.read_f32(start + "mask");
     const std::string behaviour = start + "behaviour_logp";
     if (!sft_) answer.behaviour = file_.read_f32(behaviour);
     if (answer.mask.size() != answer.ids.size() || (!sft_ && answer.behaviour.size() != answer.ids.size())) {
-      refuse(ids, fmt::format("there are {} tokens, {} mask values and {} log-probabilities, which must be "
-                              "equal",
-                              answer.ids.size(), answer.mask.size(), answer.behaviour.size()));
+      refuse(ids, fmt::format(
+                      "the numbers of tokens ({}), mask values ({}) and log-probabilities ({}) must be equal",
+                      answer.ids.size(), answer.mask.size(), answer.behaviour.size()));
     }
     for (std::size_t i = 0; i < answer.mask.size(); ++i) {
       if (!(answer.mask[i] >= 0 && answer.mask[i] <= 1))
@@ -198,8 +198,8 @@ class StepReader {
       // By division: hostile sides may make the product overflow.
       if (flat[i] != 1 || height < 1 || width < 1 || height % merge != 0 || width % merge != 0 ||
           width > left / height) {
-        refuse(grids, fmt::format("picture {} of {} x {} x {} patches is not one frame with sides that are "
-                                  "multiples of {}, or larger than the {} rows of pixel_values",
+        refuse(grids, fmt::format("image {} of {} x {} x {} patches is not one frame with sides that are "
+                                  "multiples of {}, or is larger than the {} rows of pixel_values",
                                   i / 3, flat[i], height, width, merge, left));
       }
       Patches patches;
@@ -209,7 +209,7 @@ class StepReader {
       left -= height * width;
       pictures.push_back(std::move(patches));
     }
-    if (left != 0) refuse(pixels, fmt::format("{} of its {} rows belong to no picture", left, shape[0]));
+    if (left != 0) refuse(pixels, fmt::format("{} of its {} rows belong to no image", left, shape[0]));
     return pictures;
   }
 

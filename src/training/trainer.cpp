@@ -195,7 +195,7 @@ std::optional<FoundCheckpoint> Trainer::find_checkpoint() {
     reader_ = std::make_unique<CheckpointReader>(*learners_);
     found = reader_->find(asked.folders, asked.only, [&] { return ModelConfig::load(config_.model.path); });
     if (first_learner() && !found && !asked.needed_by.empty())
-      fail("cannot resume from {}: the run has no whole checkpoint; name another", asked.needed_by);
+      fail("cannot resume from {}: the run has no undamaged checkpoint; name another", asked.needed_by);
   });
   const std::string text = FoundCheckpoint::to_text(found);
   const auto letters = std::as_bytes(std::span(text));
@@ -236,7 +236,7 @@ void Trainer::resume(const FoundCheckpoint& found) {
   LOG(INFO) << "resuming from " << found.path.string() << " after step " << step_;
   if (lag_ > 0)
     LOG(INFO) << "rollout.policy_lag " << lag_
-              << ": the first steps are sampled by this adapter, without the lag they would have had";
+              << ": the first steps are sampled with this adapter, without the usual lag";
 }
 
 /// The first learner's: what the folder already holds decides how the run begins.
@@ -273,7 +273,8 @@ ExitCode Trainer::run() {
   start = share_boundary(world_, roles_.learners.front(), start);
   if (start.last_step < 0) {
     if (first_learner())
-      say("{} is finished: {} steps; another train.out starts another run, more train.steps go on\n",
+      say("{} is finished: {} steps; to start another run, set another train.out; to train longer, raise "
+          "train.steps\n",
           config_.train.out.string(), step_);
     return ExitCode::done;
   }
@@ -457,7 +458,7 @@ void Trainer::save_if_due(std::int64_t step) {
   } else if (save_ == SaveState::due) {
     save_ = SaveState::late;
     if (first_learner())
-      LOG(WARNING) << "the checkpoint before is still being written when that of step " << step
+      LOG(WARNING) << "the previous checkpoint is still being written, but that of step " << step
                    << " is due: it is saved as soon as the disk is ready";
   }
 }
@@ -498,7 +499,7 @@ void Trainer::save_last_step() {
   if (writer.state() == CheckpointWriter::State::writing && !writer.wait(kLastSavePatience))
     writer.give_up("a rank is lost");
   if (!learner_->is_between_steps()) {
-    LOG(WARNING) << "step " << step + 1 << " broke off in the middle of its update: it is not saved";
+    LOG(WARNING) << "step " << step + 1 << " was interrupted in its update: it is not saved";
     return;
   }
   try {
@@ -521,7 +522,7 @@ void Trainer::save_last_step() {
 
 ExitCode Trainer::stopped() const {
   if (records_) {
-    say("stopped after step {} of {}: {}; the same command goes on from there\n", step_, data_.steps,
+    say("stopped after step {} of {}: {}; give the same command again to resume\n", step_, data_.steps,
         step_ == 0 ? "nothing to save yet"
                    : fmt::format("checkpoint saved in {}", records_->folder().checkpoints().string()));
   }

@@ -143,7 +143,7 @@ void warn_of_overlap(const Config& config, const TrainingData& data) {
     if (!overlap.any()) continue;
     LOG(WARNING) << config.data.eval[i].string() << " shares " << overlap.ids.size() << " ids and "
                  << overlap.images.size() << " image files with " << config.data.train.string()
-                 << ": its figures are not those of unseen images";
+                 << ": its metrics are not those of unseen images";
   }
 }
 
@@ -171,7 +171,7 @@ void leave_out(const Config& config, const PictureCheck& pictures, bool tell, Tr
   for (std::size_t set = 0; set < data.left_out.size(); ++set) {
     const std::size_t bad = data.left_out[set], rows = rows_of(set).size();
     if (rows == 0) {
-      fail("cannot use manifest {}: none of its pictures can be read; replace or convert them", file_of(set));
+      fail("cannot use manifest {}: none of its images can be read; replace or convert them", file_of(set));
     }
     if (tell && bad > 0)
       LOG(WARNING) << bad << " of " << rows + bad << " rows of " << file_of(set) << " are left out";
@@ -186,7 +186,7 @@ void settle_training_data(const Config& config, const PictureCheck& pictures, bo
   if (tell) warn_of_overlap(config, data);
   if (tell && pictures.checked < pictures.pictures)
     LOG(INFO) << "of " << pictures.pictures << " pictures " << pictures.checked
-              << " were decoded so far; damage in others shows when they are used";
+              << " were decoded so far; damage in the others is found when they are used";
   check_training_data(config, data.train);
   data.images_per_step = config.rollout.images_per_step;
   data.seed = config.train.seed;

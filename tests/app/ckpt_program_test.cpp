@@ -173,7 +173,7 @@ TEST_F(CkptProgram, Verify) {
   EXPECT_THAT(older.err, HasSubstr("step-000003"));
   expect_error({"inspect", damaged}, 1, "optimizer-00000-of-00001.h5");
   expect_error({"inspect", run_folder + "/checkpoints/step-000002/optimizer-00000-of-00001.h5"}, 1,
-               "holds no adapter");
+               "an optimizer shard without an adapter");
   fs::remove_all(damaged);
   expect_error({"verify", run_folder}, 1, "latest");
   fs::remove(at("run/checkpoints/latest"));
@@ -275,9 +275,9 @@ TEST_F(CkptProgram, ExportAndImportGiveTheSameAdapter) {
   // Nothing that is there is replaced.
   const std::string written = file_content(at("imported.h5"));
   expect_error({"import", "--peft", at("peft"), "--out", at("imported")}, 1, "imported");
-  expect_error({"import", "--peft", at("peft"), "--out", at("imported.h5")}, 1, "it is there already");
+  expect_error({"import", "--peft", at("peft"), "--out", at("imported.h5")}, 1, "it already exists");
   EXPECT_EQ(file_content(at("imported.h5")), written);
-  expect_error({"export", run_folder, "--peft", at("peft")}, 1, "it is there already");
+  expect_error({"export", run_folder, "--peft", at("peft")}, 1, "it already exists");
 }
 
 TEST_F(CkptProgram, PartsOnFrozenModulesGoThroughEveryCommand) {
@@ -400,7 +400,7 @@ TEST_F(CkptProgram, WrongUsage) {
   expect_error({"verify", "a", "b"}, 2, "1 path");
   expect_error({"export", "a"}, 2, "--peft");
   expect_error({"merge", "a", "--model", "b"}, 2, "--out");
-  expect_error({"verify", "a", "--peft", "b"}, 2, "means nothing");
+  expect_error({"verify", "a", "--peft", "b"}, 2, "has no effect");
   expect_error({"inspect", "a", "--format", "xml"}, 2, "xml");
   EXPECT_THAT(output({"--help"}), HasSubstr("merge PATH --model DIR --out DIR"));
 }

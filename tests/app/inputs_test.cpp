@@ -193,13 +193,13 @@ TEST_F(Inputs, DamagedPicturesAreFoundBeforeTheFirstStep) {
   const fs::path damaged = cut("chroma_444.jpg");
   const std::vector<fs::path> pictures{kTiny / "sample_cat.png", kTiny / "sample_cat_dark.png", damaged};
   const Outcome outcome = learn(pictures, {});
-  expect_error(outcome, 1, "train.jsonl:3: cannot read picture " + damaged.string());
+  expect_error(outcome, 1, "train.jsonl:3: cannot read image " + damaged.string());
   EXPECT_THAT(outcome.err, HasSubstr("data.skip_bad"));
   EXPECT_FALSE(fs::exists(path("run") / "metrics.jsonl"));
   // In a set where nothing is left, leaving out is no help.
   expect_error(learn({pictures[0], pictures[1]},
                      {"data.skip_bad=true", "data.eval=[" + manifest("test.jsonl", {damaged}) + "]"}),
-               1, "none of its pictures can be read");
+               1, "none of its images can be read");
 }
 
 TEST_F(Inputs, DamageThatComesLaterKeepsTheLastStep) {
@@ -216,7 +216,7 @@ TEST_F(Inputs, DamageThatComesLaterKeepsTheLastStep) {
     damaged = true;
   };
   const Outcome outcome = learn(pictures, {"train.steps=30", "checkpoint.every=0"}, {}, surroundings);
-  expect_error(outcome, 1, "cannot read picture");
+  expect_error(outcome, 1, "cannot read image");
   const MetricsFile metrics = read_metrics(path("run") / "metrics.jsonl");
   ASSERT_FALSE(metrics.steps.empty());
   const auto saved = CheckpointStore(path("run") / "checkpoints").newest_first();

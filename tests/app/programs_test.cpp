@@ -225,7 +225,7 @@ TEST_F(Programs, UnreadablePicturesAreReportedAndTheOthersScored) {
                       folder_.write("strip.ppm", "P6 50000 1 255\n" + std::string(150000, 'x')).string(),
                       folder_.write("bomb.png", bomb_png()).string(),
                       (folder_.path() / "absent.png").string(),
-                      folder_.write("text.png", "not a picture").string()};
+                      folder_.write("text.png", "not a readable image").string()};
   Arguments words{program("biqa_score"),
                   "--model",
                   (kTiny / "model").string(),
@@ -270,7 +270,7 @@ TEST_F(Programs, ArgumentsThatAreNoPicturesAreReportedAndTheOthersScored) {
   EXPECT_EQ(outcome.errors().size(), bad.size() + 2) << outcome.err;  // absent.png, no rating of "one"
   EXPECT_THAT(outcome.err, HasSubstr("rows.jsonl:2"));
   EXPECT_THAT(outcome.out, HasSubstr("\"image\":\"one\""));
-  EXPECT_THAT(outcome.err, HasSubstr("6 of 6 pictures"));
+  EXPECT_THAT(outcome.err, HasSubstr("6 of 6 images"));
   expect_error(run(score({(folder_.path() / "empty.jsonl").string()})), 1, "empty.jsonl");
 }
 
@@ -279,7 +279,7 @@ TEST_F(Programs, PictureWithoutRating) {
   for (const char* flag : {"--greedy", "--caption-only"}) {
     const Outcome outcome = run(score({flag, picture}));
     expect_error(outcome, 3, "cannot rate " + picture);
-    EXPECT_THAT(outcome.err, HasSubstr("1 of 1 pictures"));
+    EXPECT_THAT(outcome.err, HasSubstr("1 of 1 images"));
     EXPECT_THAT(outcome.out, HasSubstr("\"rating\":null"));
   }
 }
@@ -547,7 +547,7 @@ TEST_F(Programs, UnreadablePictureWhileTraining) {
   std::string lines;
   for (int i = 0; i < 4; ++i)
     lines += fmt::format(R"({{"id": "{0}", "image": "{0}.png", "score": 3}})", i) + "\n";
-  for (int i = 0; i < 4; ++i) folder_.write(fmt::format("{}.png", i), "not a picture");
+  for (int i = 0; i < 4; ++i) folder_.write(fmt::format("{}.png", i), "not a readable image");
   expect_error(learn_from(lines), 1, ".png");
 }
 
@@ -734,7 +734,7 @@ TEST_F(Programs, SeveralRanksStopThroughTheLauncher) {
     };
     const Outcome stopped = run(words, impatient);
     ASSERT_EQ(stopped.code, 75) << stopped.err;
-    EXPECT_THAT(stopped.err, HasSubstr("the same command goes on from there"));
+    EXPECT_THAT(stopped.err, HasSubstr("give the same command again to resume"));
     EXPECT_TRUE(fs::exists(folder_.path() / "run" / "checkpoints/latest/manifest.json"));
     before = file_content(folder_.path() / "run" / "metrics.jsonl").size();
   }

@@ -126,7 +126,7 @@ no_room_for_checkpoints() {
   ended_clearly "$what" 'No space left on device'
   last_step
   ((last == 30)) || not_ok "$what: training stopped at step $last of 30"
-  grep -q 'training goes on, earlier checkpoints are untouched' "$log" || not_ok "$what: it does not say that it goes on"
+  grep -q 'training continues, earlier checkpoints are unchanged' "$log" || not_ok "$what: it does not say that it goes on"
   all_whole "$what"
   has_saved 2 || not_ok "$what: earlier checkpoints are gone"
   ((${#partial[@]} == 0)) || not_ok "$what: half-written checkpoints are left"

@@ -98,7 +98,7 @@ examine() {  # examine TRY
   begun=$now
   while is_running; do
     milliseconds
-    if [[ -z $named ]] && grep -qE '^error: .*(no sign of life from rank|was stopped)' "$log"; then named=$((now - begun)); fi
+    if [[ -z $named ]] && grep -qE '^error: .*(no heartbeat from rank|was stopped)' "$log"; then named=$((now - begun)); fi
     ((now - begun < limit)) || break
     nap 30
   done

@@ -330,7 +330,7 @@ TEST_F(Mpi, AStoppedRankIsNamedAndEndsTheJob) {
 TEST_F(Mpi, TheWatchNamesAStoppedRankWhileTheOthersCompute) {
   const Outcome outcome = run_inner(3, "ARankStopsUnderWatch");
   expect_failure(outcome, 3, 15, 1);
-  EXPECT_THAT(outcome.output, AllOf(HasSubstr("error: rank 0 of 3: no sign of life from rank 2 for 2 s"),
+  EXPECT_THAT(outcome.output, AllOf(HasSubstr("error: rank 0 of 3: no heartbeat from rank 2 for 2 s"),
                                     HasSubstr("rank 1 knows that rank 2 is lost")));
   EXPECT_EQ(outcome.output.find("error:"), outcome.output.rfind("error:")) << outcome.output;
 }
@@ -338,7 +338,7 @@ TEST_F(Mpi, TheWatchNamesAStoppedRankWhileTheOthersCompute) {
 TEST_F(Mpi, TheWatchNamesTheFirstRank) {
   const Outcome outcome = run_inner(3, "TheFirstRankStopsUnderWatch");
   expect_failure(outcome, 3, 15, 1);
-  EXPECT_THAT(outcome.output, HasSubstr("error: rank 1 of 3: no sign of life from rank 0"));
+  EXPECT_THAT(outcome.output, HasSubstr("error: rank 1 of 3: no heartbeat from rank 0"));
   EXPECT_EQ(outcome.output.find("error:"), outcome.output.rfind("error:")) << outcome.output;
 }
 
@@ -346,7 +346,7 @@ TEST_F(Mpi, TheWatchNamesTheFirstRank) {
 TEST_F(Mpi, TheWatchNamesTheFirstRankWhateverElseIsLost) {
   const Outcome outcome = run_inner(4, "TheFirstTwoRanksStopUnderWatch");
   expect_failure(outcome, 4, 20, 1);
-  EXPECT_THAT(outcome.output, AllOf(HasSubstr("error: rank 2 of 4: no sign of life from rank 0"),
+  EXPECT_THAT(outcome.output, AllOf(HasSubstr("error: rank 2 of 4: no heartbeat from rank 0"),
                                     HasSubstr("rank 3 knows that rank 0 is lost")));
   EXPECT_EQ(outcome.output.find("error:"), outcome.output.rfind("error:")) << outcome.output;
 }
@@ -375,7 +375,7 @@ TEST_F(Mpi, ARankThatIsStoppedBesideTheWatchIsNamed) {
     }
     expect_failure(outcome, processes, 15, 1);
     EXPECT_THAT(outcome.output, AllOf(HasSubstr(fmt::format("error: rank {} (process ", rank)),
-                                      HasSubstr(fmt::format("holds up {};", call))));
+                                      HasSubstr(fmt::format("delays {};", call))));
     EXPECT_EQ(outcome.output.find("error:"), outcome.output.rfind("error:")) << outcome.output;
   };
   expect_named(before.get(), 0, 0, "MPI_Init_thread");
@@ -384,7 +384,8 @@ TEST_F(Mpi, ARankThatIsStoppedBesideTheWatchIsNamed) {
   EXPECT_EQ(woken.exit_code, 0) << woken.output;
   EXPECT_LT(woken.seconds, 15);
   EXPECT_EQ(woken.left_over, 0);
-  EXPECT_THAT(woken.output, AllOf(HasSubstr("rank 1 (process "), HasSubstr("it is woken, for all is done")));
+  EXPECT_THAT(woken.output, AllOf(HasSubstr("rank 1 (process "),
+                                  HasSubstr("it is continued (SIGCONT), because all work is done")));
 }
 
 TEST_F(Mpi, OnlyStoppedChildrenAreListed) {

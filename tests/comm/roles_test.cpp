@@ -89,14 +89,15 @@ TEST(Roles, Colocated) {
 }
 
 TEST(Roles, RefusalsNameTheNumbersAndAWayOut) {
-  EXPECT_THAT(refusal(numbers(3, 1, 2), 8),
-              AllOf(HasSubstr("roles {actors: 3, rewards: 1, learners: 2}: make 6 but the job has 8 ranks; "),
-                    HasSubstr("{actors: 5, rewards: 1, learners: 2}"), HasSubstr("mpirun -np 6")));
+  EXPECT_THAT(
+      refusal(numbers(3, 1, 2), 8),
+      AllOf(HasSubstr("roles {actors: 3, rewards: 1, learners: 2}: they need 6 but the job has 8 ranks; "),
+            HasSubstr("{actors: 5, rewards: 1, learners: 2}"), HasSubstr("mpirun -np 6")));
   EXPECT_THAT(refusal(numbers(3, 1, 2), 1), AllOf(HasSubstr("1 rank;"), HasSubstr("roles: auto")));
   EXPECT_THAT(refusal(numbers(0, 1, 2), 3), HasSubstr("at least 1 actor"));
   EXPECT_THAT(refusal(numbers(4, -1, 2), 5), HasSubstr("out of range"));
   constexpr int kMost = std::numeric_limits<int>::max();
-  EXPECT_THAT(refusal(numbers(kMost, kMost, kMost), 4), HasSubstr("make 6442450941"));
+  EXPECT_THAT(refusal(numbers(kMost, kMost, kMost), 4), HasSubstr("need 6442450941"));
   RoleConfig both = numbers(1, 1, 1);
   both.colocated = true;
   EXPECT_THAT(refusal(both, 3), HasSubstr("placement colocated"));

@@ -75,11 +75,12 @@ TEST(ChatTemplates, WhatIsNotUnderstoodIsNamed) {
       {good + "{{ messages is odd }}", "the test 'odd'"},
       {good + "{{ 'a'.title() }}", "the method 'title'"},
       {good + "{{ messages }}", "it prints a list or a map"},
-      {good + "{{ nobody.name }}", "it looks into something that is not there"},
+      {good + "{{ nobody.name }}", "it reads a member of an undefined value"},
       {"{{ raise_exception('I need ' ~ 'more') }}", "the template refuses: I need more"},
-      {"{% if messages[0].role != 'system' %}{{ messages[0].content }}{% endif %}", "it does not show the"},
-      {good + good, "it does not show the"},
-      {"a prompt for nobody", "it does not show the user's text once"},
+      {"{% if messages[0].role != 'system' %}{{ messages[0].content }}{% endif %}",
+       "its output does not contain the"},
+      {good + good, "its output does not contain the"},
+      {"a prompt for nobody", "its output does not contain the user's text exactly once"},
       {"{% for m in messages %}{{ m.content | upper }}{% endfor %}", "it changes the words of a message"},
       {"{% for m in messages %}{{ m.content.split(' ')[0] }}{% endfor %}",
        "takes apart or changes the words"},
@@ -92,12 +93,12 @@ TEST(ChatTemplates, WhatIsNotUnderstoodIsNamed) {
       {"{% for m in messages %}{{ m.content.lstrip() }}{% endfor %}", "it trims one side of a text"},
       {good + "{{ '\x1c' }}", "it shows a text in another place or form"},
       {good + "{% if x %}", "'endif' is missing"},
-      {good + "{% endif %}", "the tag 'endif' is not understood"},
+      {good + "{% endif %}", "the tag 'endif' is not supported"},
       {good + "{{ 1 +", "a tag does not end"},
       {good + "{{ 1 + }}", "an expression is missing"},
       {good + "{{ 'a", "does not end"},
       {good + "{{ (1 }}", "')' is missing"},
-      {good + "{{ 1 2 }}", "'2' is not understood"},
+      {good + "{{ 1 2 }}", "'2' is not supported"},
       {good + "{{ 99999999999999999999 }}", "the number"},
       {good + "{{ '\\u0041' }}", "escape"},
       {good + "{{ " + std::string(1000, '(') + "1", "does not end"},
@@ -128,7 +129,7 @@ TEST(ChatTemplates, WhatIsNotUnderstoodIsNamed) {
   EXPECT_THAT(problem_of(nested), HasSubstr("too deeply"));
   EXPECT_THAT(problem_of(good, 1), HasSubstr("it prints a list"));
   EXPECT_THAT(problem_of("{% for m in messages %}{{ m.content[-1].text }}{% endfor %}", 1),
-              HasSubstr("a prompt with 1 pictures has 0 times <|image_pad|>"));
+              HasSubstr("for a prompt with 1 images its output has 0 times <|image_pad|>"));
 }
 
 // What an error quotes may be a megabyte; its end, which says what to do, is still seen.
@@ -256,14 +257,14 @@ TEST_F(ChatFolder, AFileThatCannotBeReadIsAnError) {
 TEST_F(ChatFolder, WarnsOfWhatItCannotFollowAndTakesTheUsualForm) {
   folder_.write("chat_template.jinja", "{% macro f() %}{% endmacro %}");
   const std::string unknown = warning();
-  EXPECT_THAT(unknown, HasSubstr("chat_template.jinja:1: the tag 'macro' is not understood"));
-  EXPECT_THAT(unknown, HasSubstr("prompts have Qwen2.5-VL's own form"));
+  EXPECT_THAT(unknown, HasSubstr("chat_template.jinja:1: the tag 'macro' is not supported"));
+  EXPECT_THAT(unknown, HasSubstr("prompts use the template of Qwen2.5-VL"));
   EXPECT_EQ(found_, nullptr);
   EXPECT_EQ(error_of([&] { find_chat_template(folder_.path(), false); }), "");
 
   folder_.write("chat_template.jinja", "{% for m in messages %}{{ m.content }}{% endfor %}");
   EXPECT_THAT(warning(),
-              HasSubstr("prompts with a picture, prompts with several pictures have Qwen2.5-VL's own form"));
+              HasSubstr("prompts with an image, prompts with several images use the template of Qwen2.5-VL"));
   EXPECT_EQ(prompt(), "U");
 
   std::filesystem::remove(folder_.path() / "chat_template.jinja");

@@ -58,7 +58,7 @@ TEST_F(Manifest, NamesLineAndReason) {
                            "\n";
   EXPECT_THAT(message(good + "{\"id\": \"two\", \n"), HasSubstr("m.jsonl:2"));
   EXPECT_THAT(message(good + "[1]\n"), HasSubstr("m.jsonl:2"));
-  EXPECT_THAT(message(good + "\n" + good), HasSubstr("m.jsonl:3: id 'one' stands in line 1 already"));
+  EXPECT_THAT(message(good + "\n" + good), HasSubstr("m.jsonl:3: id 'one' is already in line 1"));
   EXPECT_THAT(message(R"({"id": "x", "image": "none.png", "score": 3})"),
               testing::AllOf(HasSubstr("m.jsonl:1: image"), HasSubstr("none.png does not exist")));
   EXPECT_THAT(message(R"({"id": "x", "image": "sub", "score": 3})"), HasSubstr("is not a file"));
@@ -136,7 +136,7 @@ TEST_F(Manifest, MessagesNameWhatExists) {
 
 TEST_F(Manifest, FindsPicturesThatNoRunCouldRead) {
   folder.write("empty.png", "");
-  folder.write("text.png", "not a picture");
+  folder.write("text.png", "not a readable image");
   folder.write("half.png", std::string("\x89PNG\r\n\x1A\n\0\0\0\rIHDR\0", 17));
   folder.write("strip.ppm", "P6 50000 1 255\n");
   folder.write("bomb.ppm", "P6 60000 60000 255\n");
@@ -144,7 +144,7 @@ TEST_F(Manifest, FindsPicturesThatNoRunCouldRead) {
                       "\n";
   for (const auto& [name, why] :
        std::vector<std::pair<std::string, std::string>>{{"empty.png", "empty"},
-                                                        {"text.png", "not a picture"},
+                                                        {"text.png", "not a readable image"},
                                                         {"half.png", "too early"},
                                                         {"strip.ppm", "aspect"},
                                                         {"bomb.ppm", "60000 x 60000"}}) {

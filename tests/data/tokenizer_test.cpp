@@ -314,7 +314,7 @@ TEST(Tokenizer, RefusesADamagedTokenizerJson) {
       {"vocabulary a list", set("/model/vocab", json::array()), {"model.vocab"}},
       {"empty vocabulary",
        set("/model/vocab", json::object()),
-       {"model.merges element 0", "vocabulary lacks"}},
+       {"model.merges element 0", "missing in the vocabulary"}},
       {"id a string", set("/model/vocab/a", "64"), {"model.vocab \"a\"", "\"64\""}},
       {"id a fraction", set("/model/vocab/a", 64.0), {"model.vocab \"a\"", "64.0"}},
       {"id negative", set("/model/vocab/a", -1), {"model.vocab \"a\"", "-1"}},

@@ -234,7 +234,7 @@ TEST(Hdf5, ReadsWhatH5pyWrites) {
   EXPECT_THAT(error_of([&] { file.read_f32("group/broken"); }), HasSubstr("group/broken"));
   EXPECT_THAT(error_of([&] { file.read_f32("group/never_written"); }), HasSubstr("never written"));
   EXPECT_THAT(error_of([&] { file.read_f32("group/bomb"); }),
-              HasSubstr("1000000000000 elements, more than the file"));
+              HasSubstr("1000000000000 elements, more than fit into the file"));
 }
 
 // A file is either read or refused with an Error. True when all of it was read.

@@ -123,9 +123,9 @@ TEST(ImageTest, WhatIsNoPictureIsRefusedByName) {
   EXPECT_THROW(read_image(folder.path() / "missing.png"), Error);
   EXPECT_THROW(read_image(folder.path()), Error);
   EXPECT_THAT(refusal(""), HasSubstr("empty"));
-  EXPECT_THAT(refusal("P"), HasSubstr("not a picture"));
-  EXPECT_THAT(refusal("dear reader, this is a text"), HasSubstr("not a picture"));
-  EXPECT_THAT(refusal("GIF89a and so on"), HasSubstr("not a picture"));
+  EXPECT_THAT(refusal("P"), HasSubstr("not a readable image"));
+  EXPECT_THAT(refusal("dear reader, this is a text"), HasSubstr("not a readable image"));
+  EXPECT_THAT(refusal("GIF89a and so on"), HasSubstr("not a readable image"));
 }
 
 TEST(ImageTest, SizesOutsideTheLimitsAreRefusedFromTheHeader) {
@@ -133,7 +133,7 @@ TEST(ImageTest, SizesOutsideTheLimitsAreRefusedFromTheHeader) {
   const TemporaryFolder folder;
   write_png(folder.path() / "thread.png", {50000, 1, std::vector<std::uint8_t>(150000)});
   EXPECT_THAT(refusal(read_file(folder.path() / "thread.png")),
-              HasSubstr("50000 x 1 pixels is an aspect above 200"));
+              HasSubstr("50000 x 1 pixels have an aspect ratio above 200"));
   EXPECT_THAT(refusal("P6 0 5 255\n"), HasSubstr("0 x 5"));
   EXPECT_THAT(refusal("P6 999999999999 999999999999 255\n"), HasSubstr("limit"));
   // None of these holds a single pixel; each would need gigabytes.
@@ -221,7 +221,7 @@ TEST(ImageTest, SmallLiesInHeadersAreRefused) {
   EXPECT_THAT(refusal("P6 2 # no height"), HasSubstr("ends too early"));
   std::string palette = read_file(kFixtures / "palette.bmp");
   palette[46] = 3;  // colours in the palette
-  EXPECT_THAT(refusal(palette), HasSubstr("beyond the palette of 3"));
+  EXPECT_THAT(refusal(palette), HasSubstr("outside the palette of 3"));
   std::string run_length = read_file(kFixtures / "rgb.bmp");
   run_length[30] = 1;
   EXPECT_THAT(refusal(run_length), HasSubstr("compression 1"));
@@ -364,7 +364,7 @@ TEST(ImageHeader, RefusesWhatReadingWould) {
     return error_of([&] { read_image_size(folder.write("p", content)); });
   };
   EXPECT_THAT(message(""), HasSubstr("empty"));
-  EXPECT_THAT(message("hello"), HasSubstr("not a picture"));
+  EXPECT_THAT(message("hello"), HasSubstr("not a readable image"));
   EXPECT_THAT(message("P6 50000 1 255\n"), HasSubstr("aspect"));
   EXPECT_THAT(message("P6 60000 60000 255\n"), HasSubstr("60000 x 60000"));
   EXPECT_THAT(error_of([&] { read_image_size(folder.path() / "absent"); }), HasSubstr("absent"));

@@ -213,7 +213,7 @@ TEST_F(CheckpointStoreTest, PartsOnFrozenModulesOfAnotherModelAreRefused) {
       ::testing::AllOf(HasSubstr("visual.blocks.2."), HasSubstr("belongs to no module of the model")));
   config = model_->config();
   config.vision.intermediate += 1;
-  EXPECT_THAT(error_of([&] { read_any_adapter(file, config); }), HasSubstr("the model wants ["));
+  EXPECT_THAT(error_of([&] { read_any_adapter(file, config); }), HasSubstr("the model needs ["));
   {
     Hdf5Writer out(file);
     out.attribute("/", "rank", 2);

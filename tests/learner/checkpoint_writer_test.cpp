@@ -152,7 +152,7 @@ TEST_F(Writer, AFolderThatCannotBeWrittenLeavesEarlierCheckpoints) {
     CheckpointWriter writer(root(), 3, "token", 0, 1);
     writer.begin(learner, info(2));
     ASSERT_TRUE(writer.wait(Seconds(30)));
-    EXPECT_THAT(writer.failure(), HasSubstr("cannot make checkpoint folder"));
+    EXPECT_THAT(writer.failure(), HasSubstr("cannot create checkpoint folder"));
     fs::remove(root());
     fs::rename(folder_.path() / "aside", root());
     writer.begin(learner, info(2));  // the same step again, for the first try failed

@@ -217,9 +217,9 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"Unexpected", with([](Folder& content) {
                   content.add("model.layers.2.mlp.up_proj.weight", {6, 8}, 1);
                 }),
-                "\"model.layers.2.mlp.up_proj.weight\" is none that config.json asks for"},
+                "config.json does not expect tensor \"model.layers.2.mlp.up_proj.weight\""},
         Refusal{"Shape", with([](Folder& content) { content.add(kNorm, {9}, 1); }),
-                "\"model.norm.weight\" has the shape [9], but config.json asks for [8]"},
+                "\"model.norm.weight\" has the shape [9], but config.json requires [8]"},
         Refusal{"Transposed", with([](Folder& content) {
                   content.add("model.layers.0.mlp.up_proj.weight", {8, 6}, 1);
                 }),

@@ -219,7 +219,7 @@ TEST(FrozenParts, MergeIntoFilesAsWhileLoading) {
     if (!tied) continue;
     lora.frozen = random_frozen_parts(config, 4);
     EXPECT_THAT(error_of([&] { write_merged_model(files.path(), lora, folder.path() / "head"); }),
-                HasSubstr("the model's head is its embedding"));
+                HasSubstr("the model's head is also its embedding"));
     EXPECT_FALSE(fs::exists(folder.path() / "head"));
   }
 }

@@ -336,7 +336,7 @@ TEST(PeftOnFrozenModules, AreAllThereOrNone) {
   }
   ::testing::internal::CaptureStderr();
   EXPECT_EQ(none.read().frozen, nullptr);
-  EXPECT_THAT(::testing::internal::GetCapturedStderr(), HasSubstr("the tower stays as it is"));
+  EXPECT_THAT(::testing::internal::GetCapturedStderr(), HasSubstr("the tower stays unchanged"));
   VisionFolder half;
   half.remove(kVisionA);
   EXPECT_THAT(error_of([&] { half.read(); }),
@@ -352,7 +352,7 @@ TEST(PeftOnFrozenModules, RefusesOtherShapesAndValues) {
   other.values[kVisionA].resize(8);
   EXPECT_THAT(
       error_of([&] { other.read(); }),
-      AllOf(HasSubstr(kVisionA), HasSubstr("has the shape [2, 4], but the model and r ask for [2, 8]")));
+      AllOf(HasSubstr(kVisionA), HasSubstr("has the shape [2, 4], but the model and r require [2, 8]")));
   VisionFolder rank;
   rank.shapes[kVisionA] = {4, 4};
   EXPECT_THAT(error_of([&] { rank.read(); }), HasSubstr("r and rank_pattern give it the rank 2"));
@@ -568,12 +568,12 @@ INSTANTIATE_TEST_SUITE_P(
                   folder.shapes[kFirstA] = {2, 6};
                   folder.values[kFirstA].resize(12);
                 },
-                "has the shape [2, 6], but the model and r ask for [2, 12]"},
+                "has the shape [2, 6], but the model and r require [2, 12]"},
         Refusal{"Transposed",
                 [](Folder& folder) {
                   folder.shapes[kFirstB] = {2, 12};
                 },
-                "ask for [12, 2]"},
+                "require [12, 2]"},
         Refusal{"NotFinite", [](Folder& folder) { folder.values[kFirstB][3] = std::nanf(""); },
                 "not finite"}),
     [](const auto& row) { return row.param.name; });

@@ -82,7 +82,7 @@ TEST(Weights, BeyondTheRangeOfBf16AreRefusedThere) {
   put(files, "model.layers.1.mlp.up_proj.weight", 1, 0x1.ffp127F);
   EXPECT_EQ(message_of_loading(files, DType::f32), "");
   EXPECT_THAT(message_of_loading(files, DType::bf16),
-              AllOf(HasSubstr("model.layers.1.mlp.up_proj.weight"), HasSubstr("beyond the range of bf16")));
+              AllOf(HasSubstr("model.layers.1.mlp.up_proj.weight"), HasSubstr("outside the range of bf16")));
 }
 
 }  // namespace

@@ -123,7 +123,8 @@ TEST(CudaEmulator, RefusesAnImpossibleLaunch) {
 TEST(CudaRuntime, OutOfMemoryNamesTheLabel) {
   emulation::set_memory_limit(1000);
   EXPECT_EQ(message_of([] { const DeviceBuffer buffer(1001, "key-value cache"); }),
-            "cannot allocate 1001 bytes of CUDA memory for key-value cache: the device has none left; lower "
+            "cannot allocate 1001 bytes of CUDA memory for key-value cache: the device has not enough free "
+            "memory; lower "
             "micro_batch_tokens, kv_memory or images_per_step");
   emulation::set_memory_limit(std::numeric_limits<std::size_t>::max());
 }

@@ -56,16 +56,16 @@ TEST(PlanMemory, WeightsAdapterAndFeaturesAreThoseOfTheShapes) {
   // One layer: q and o 16·16, k and v 16·8, gate, up and down 16·32.
   const std::int64_t layer = 2 * 16 * 16 + 2 * 16 * 8 + 3 * 16 * 32, table = 100 * 16;
   const std::int64_t vision = 3 * 2 * 14 * 14 * 8 + (4 * 8 * 8 + 3 * 8 * 8) + 32 * 32 + 32 * 16;
-  EXPECT_EQ(bytes_of(plan.shared, "weights for the forward"), 4 * (2 * layer + vision + table));
+  EXPECT_EQ(bytes_of(plan.shared, "weights for the forward pass"), 4 * (2 * layer + vision + table));
   // The gradient of the first layer's inputs is not needed behind q, k and v.
-  EXPECT_EQ(bytes_of(plan.shared, "weights for the backward"),
+  EXPECT_EQ(bytes_of(plan.shared, "weights for the backward pass"),
             4 * (2 * layer - (16 * 16 + 2 * 16 * 8) + table));
   EXPECT_EQ(bytes_of(plan.shared, "embedding"), 4 * table);
   EXPECT_EQ(bytes_of(plan.held, "image features"), 5 * 4 * 16 * 4);
   const auto adapter = 4 * static_cast<std::int64_t>(LoraLayout(in.model, in.lora).size());
   EXPECT_EQ(bytes_of(plan.held, "adapter, gradient, moments"), 8 * adapter + 4 * adapter * 2);
-  EXPECT_EQ(plan.shared_bytes(), bytes_of(plan.shared, "weights for the forward") +
-                                     bytes_of(plan.shared, "weights for the backward") + 4 * table);
+  EXPECT_EQ(plan.shared_bytes(), bytes_of(plan.shared, "weights for the forward pass") +
+                                     bytes_of(plan.shared, "weights for the backward pass") + 4 * table);
 }
 
 TEST(PlanMemory, ARankPaysForItsRolesAlone) {
@@ -73,8 +73,8 @@ TEST(PlanMemory, ARankPaysForItsRolesAlone) {
   const MemoryPlan both = plan_memory(in);
   in.learner = false;
   const MemoryPlan actor = plan_memory(in);
-  EXPECT_EQ(bytes_of(actor.shared, "weights for the backward"), 0);
-  EXPECT_EQ(bytes_of(actor.passing, "learning (tape of a micro batch)"), -1);
+  EXPECT_EQ(bytes_of(actor.shared, "weights for the backward pass"), 0);
+  EXPECT_EQ(bytes_of(actor.passing, "learning (tape of a micro-batch)"), -1);
   EXPECT_LT(actor.peak(), both.peak());
   in = small_inputs();
   in.actor = false;
@@ -95,8 +95,8 @@ TEST(PlanMemory, RecomputingLayersAndALimitOfTheCacheSaveMemory) {
   MemoryInputs in = small_inputs();
   const MemoryPlan plain = plan_memory(in);
   in.recompute = true;
-  EXPECT_LT(bytes_of(plan_memory(in).passing, "learning (tape of a micro batch)"),
-            bytes_of(plain.passing, "learning (tape of a micro batch)"));
+  EXPECT_LT(bytes_of(plan_memory(in).passing, "learning (tape of a micro-batch)"),
+            bytes_of(plain.passing, "learning (tape of a micro-batch)"));
   in = small_inputs();
   in.kv_limit = bytes_of(plain.held, "KV cache") / 2;
   const std::int64_t limited = bytes_of(plan_memory(in).held, "KV cache");
@@ -154,7 +154,7 @@ TEST_F(PlanTest, SaysWhatItAssumesOfMissingManifests) {
   const std::string absent = (folder_.path() / "absent.jsonl").string();
   const RunPlan plan = make_plan(config({"data.train=" + absent, "data.eval=[" + absent + "]"}), 1);
   ASSERT_EQ(plan.assumptions.size(), 2U);
-  EXPECT_THAT(plan.assumptions[0], HasSubstr("one step of pictures of max_pixels is planned"));
+  EXPECT_THAT(plan.assumptions[0], HasSubstr("the plan assumes one step of images of max_pixels"));
   EXPECT_THAT(plan.assumptions[1], HasSubstr("it is not counted"));
   EXPECT_EQ(plan.training_images, 4);
   EXPECT_EQ(plan.evaluation_images, 0);

@@ -335,7 +335,7 @@ TEST(Scale, ARunOnSeveralRanksIsNoMeasureOfItsParts) {
     read_scale_runs(runs, ScaleInputs{}, roles);
     ADD_FAILURE() << "it is taken for one rank's";
   } catch (const Error& error) {
-    EXPECT_THAT(error.what(), HasSubstr("several ranks ran it"));
+    EXPECT_THAT(error.what(), HasSubstr("it ran on several ranks"));
   }
 }
 

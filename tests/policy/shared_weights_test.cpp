@@ -266,9 +266,8 @@ TEST(NodeFailures, WithoutSharedMemoryANodeTakesCopiesAndSaysSo) {
   WeightArena planned;
   QwenVl::load(files.path(), make_ops({"cpu", DType::f32, 1}), {false, true, &planned});
   EXPECT_EQ(held, 3 * planned.bytes()) << "one for the first node, two for the second";
-  EXPECT_THAT(said,
-              HasSubstr("cannot make memory that processes share: memfd_create says Operation not permitted; "
-                        "2 copies of weights 0.00 GiB each on this node instead of one"));
+  EXPECT_THAT(said, HasSubstr("cannot create shared memory: memfd_create fails with Operation not permitted; "
+                              "this node holds 2 copies of 0.00 GiB of weights instead of one"));
 }
 
 TEST(SharedPolicy, OpensOnAllRanks) {

@@ -185,7 +185,7 @@ TEST(RunFolder, ResumesBehindACheckpoint) {
     }
   }
   std::ofstream(root / "metrics.jsonl", std::ios::app) << R"({"step": 6, "ver)";
-  EXPECT_THAT(error_of([&] { RunFolder run(root, "x", std::nullopt); }), HasSubstr("holds one already"));
+  EXPECT_THAT(error_of([&] { RunFolder run(root, "x", std::nullopt); }), HasSubstr("already has one"));
   EXPECT_EQ(file_content(root / "config.yaml"), "first\n");
   {
     for (const char* left : {".config.yaml.tmp-1-2", "dumps/.step-000002.h5.tmp-1-2"})
@@ -227,7 +227,7 @@ TEST(RunFolder, NamesWhatCannotBeWritten) {
   fs::create_directories(folder.path() / "linked");
   fs::create_directory_symlink("nowhere", folder.path() / "linked" / "checkpoints");
   EXPECT_THAT(error_of([&] { RunFolder run(folder.path() / "linked", "", std::nullopt); }),
-              HasSubstr("it is a link to nowhere, which is not there"));
+              HasSubstr("it is a link to nowhere, which does not exist"));
   if (::geteuid() != 0) {
     const fs::path closed = folder.path() / "closed";
     fs::create_directory(closed);

@@ -167,7 +167,8 @@ TEST(WeightArena, AnotherLayoutIsRefusedByTheNameOfTheBlock) {
               HasSubstr(": b has another layout there; start all"));
   EXPECT_THAT(refusal(2, {"b", WeightPart::forward, 100001, 3}),
               HasSubstr(": b has 100000 bytes there and 100001 here;"));
-  EXPECT_THAT(refusal(1, {"c", WeightPart::backward, 4097, 2}), HasSubstr("another block stands for c;"));
+  EXPECT_THAT(refusal(1, {"c", WeightPart::backward, 4097, 2}),
+              HasSubstr("another block has the place of c;"));
   EXPECT_THAT(refusal(1, {"a.back", WeightPart::forward, 4097, 2}), HasSubstr("stands elsewhere"));
   WeightArena shorter;
   plan(shorter, {wanted().begin(), wanted().begin() + 3});

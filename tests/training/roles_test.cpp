@@ -368,7 +368,7 @@ TEST_F(RolesOnTheTinyModel, ALearnerRefusesGroupsOfAnotherAdapter) {
     role.learn_step(1);
   };
   EXPECT_THAT(run_ranks({learner}).front(),
-              AllOf(HasSubstr("step 1"), HasSubstr("was sampled by version 0")));
+              AllOf(HasSubstr("step 1"), HasSubstr("was sampled with adapter version 0")));
 }
 
 TEST(DealGroups, TheLongestGoFirstToTheLeastLoadedLearner) {

@@ -75,7 +75,7 @@ TEST_F(RunChecksTest, TheLargestPictureIsRefusedByName) {
 
 TEST_F(RunChecksTest, TheSecondStageMustFitToo) {
   config_.rollout.stage2_max_new_tokens = 1000000;
-  EXPECT_THAT(lengths(), HasSubstr("stage 2 even of an empty caption"));
+  EXPECT_THAT(lengths(), HasSubstr("second stage, even with an empty caption"));
   config_.stage2.enabled = false;
   EXPECT_EQ(lengths(), "");
   EXPECT_THAT(lengths({train_}), HasSubstr("stage 2"));  // an evaluation always has one
@@ -87,7 +87,7 @@ TEST_F(RunChecksTest, AnswersToLearnFromMustFit) {
   for (Sample& sample : train_) sample.completion = "good";
   EXPECT_EQ(lengths(), "");
   for (std::int64_t i = 0; i < model_.text.max_position; ++i) train_[0].completion += " good";
-  EXPECT_THAT(lengths(), AllOf(HasSubstr("the answer of sample small"), HasSubstr("shorten it")));
+  EXPECT_THAT(lengths(), AllOf(HasSubstr("the completion of sample small"), HasSubstr("shorten it")));
 }
 
 TEST_F(RunChecksTest, AStepNeedsItsImagesAndSftItsAnswers) {

@@ -75,7 +75,7 @@ TEST_F(RunStartTest, CandidatesFollowTheConfiguration) {
   EXPECT_THAT(found.folders, ElementsAre(own / "step-000002"));
   EXPECT_TRUE(found.only);
   config_.checkpoint.resume = (folder_.path() / "absent").string();
-  EXPECT_THAT(error_of([&] { resume_candidates(config_); }), HasSubstr("there is no such folder"));
+  EXPECT_THAT(error_of([&] { resume_candidates(config_); }), HasSubstr("no such folder"));
 }
 
 TEST_F(RunStartTest, AnotherRunsCheckpointsMayStartANewRunOnly) {
@@ -86,7 +86,7 @@ TEST_F(RunStartTest, AnotherRunsCheckpointsMayStartANewRunOnly) {
   EXPECT_THAT(found.folders, ElementsAre(other / "checkpoints" / "step-000004"));
   EXPECT_EQ(found.needed_by, other.string());
   write_metrics(1, {});
-  EXPECT_THAT(error_of([&] { resume_candidates(config_); }), HasSubstr("that holds a run of its own"));
+  EXPECT_THAT(error_of([&] { resume_candidates(config_); }), HasSubstr("that folder has another run"));
   // The same command again, before the run has a checkpoint of its own, and with one.
   folder_.write("run/config.yaml", to_yaml(config_));
   EXPECT_THAT(resume_candidates(config_).folders, ElementsAre(other / "checkpoints" / "step-000004"));
@@ -171,7 +171,7 @@ TEST_F(RunStartTest, AfterTheLastStepOnlyWhatIsMissingIsMade) {
   start = plan_start(config_, 4, 4, 1);
   EXPECT_FALSE(start.finished);  // adapter, curves and adapter.h5 are not there
   EXPECT_EQ(start.evaluation, FirstEvaluation::recorded);
-  EXPECT_THAT(error_of([&] { plan_start(config_, 5, 4, 1); }), HasSubstr("it has 5 steps behind it"));
+  EXPECT_THAT(error_of([&] { plan_start(config_, 5, 4, 1); }), HasSubstr("it has already done 5 steps"));
 }
 
 TEST_F(RunStartTest, ARunWithoutAUsableCheckpointIsNotOverwritten) {

@@ -97,7 +97,7 @@ TEST(Doubts, FewRatings) {
   StepMetrics m = healthy();
   m.parse_rate = 0.25;
   EXPECT_THAT(doubts_about(m, Config(), true),
-              ElementsAre(HasSubstr("only 25 % of the answers hold a rating")));
+              ElementsAre(HasSubstr("only 25 % of the completions have a rating")));
 }
 
 TEST(Doubts, ARewardThatIsTheSameForAll) {
@@ -107,7 +107,7 @@ TEST(Doubts, ARewardThatIsTheSameForAll) {
     m.reward_stds[reward_column(name)] = 0;
     return doubts_about(m, config, true);
   };
-  EXPECT_THAT(about("prediction", 0), ElementsAre(HasSubstr("reward prediction is 0 for every answer")));
+  EXPECT_THAT(about("prediction", 0), ElementsAre(HasSubstr("reward prediction is 0 for every completion")));
   EXPECT_THAT(about("format", 0.5), IsEmpty());  // all of them have the form: the aim
   EXPECT_THAT(about("format", 0), ElementsAre(HasSubstr("reward format is 0")));
   Config config;

@@ -437,7 +437,7 @@ TEST_F(Training, PartsOnFrozenModulesAreInEveryPass) {
               ::testing::HasSubstr("its parts on frozen modules are not those of model.adapter"));
   write_adapter_h5(folder_.path() / "tower.h5", tower, {});
   EXPECT_THAT(error_of([&] { run_training(config("tower", from("tower.h5")), *local, signals_); }),
-              ::testing::HasSubstr("all its parts are on modules that stay frozen"));
+              ::testing::HasSubstr("all its parts are on frozen modules"));
 }
 
 /// Calls something when a line with this text is logged.
@@ -536,7 +536,7 @@ TEST_F(Training, AnImportedCheckpointHasNoSettingsToDifferFrom) {
   ASSERT_EQ(run(config("next", {"train.steps=1", "data.eval=[]",
                                 "checkpoint.resume=" + (folder_.path() / "imported").string()})),
             ExitCode::done);
-  EXPECT_EQ(::testing::internal::GetCapturedStderr().find("another setting"), std::string::npos);
+  EXPECT_EQ(::testing::internal::GetCapturedStderr().find("a changed setting"), std::string::npos);
 }
 
 TEST_F(Training, OtherImagesPerStepGoOnWithTheNextImages) {
@@ -604,7 +604,7 @@ TEST_F(Training, OtherWeightsUnderTheSamePathAreRefusedAndOtherDataIsSaid) {
   EXPECT_EQ(run_and_listen(2).find("other training data"), std::string::npos);
   std::reverse(rows.begin(), rows.end());
   write_rows();
-  EXPECT_NE(run_and_listen(3).find("going on with other training data than before"), std::string::npos);
+  EXPECT_NE(run_and_listen(3).find("resuming with other training data than before"), std::string::npos);
 
   // The same shapes, other numbers.
   {
@@ -726,7 +726,7 @@ TEST_F(Training, SupervisedUpdatesThatAreSkippedAreToldAndEndTheRun) {
   ::testing::internal::CaptureStderr();
   const std::string error = error_of([&] { run_training(settings, *alone, signals_); });
   const std::string told = ::testing::internal::GetCapturedStderr();
-  EXPECT_NE(error.find("4 updates in a row, the last in step 5,"), std::string::npos) << error;
+  EXPECT_NE(error.find("in 4 successive updates, the last in step 5,"), std::string::npos) << error;
   for (const char* step : {"step 2: the loss", "step 3: the loss", "step 4: the loss"})
     EXPECT_NE(told.find(step), std::string::npos) << told;
 }

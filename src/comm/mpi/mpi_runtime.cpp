@@ -81,15 +81,15 @@ class Patience {
       for (const StoppedChild& child : stopped_children(::getppid())) {
         const Seconds so_far = before[child.process] + passed;
         if (so_far >= stopped_limit_ && over_) {
-          say("{} (process {}) was stopped (SIGSTOP) {:.0f} s ago at the end of the job: it is woken, for "
-              "all is done\n",
+          say("{} (process {}) was stopped (SIGSTOP) {:.0f} s ago at the end of the job: it is continued "
+              "(SIGCONT), because all work is done\n",
               child.rank < 0 ? "a rank" : fmt::format("rank {}", child.rank), child.process, so_far.count());
           ::kill(child.process, SIGCONT);
           continue;
         }
         if (so_far >= stopped_limit_)
           give_up(
-              fmt::format("{} (process {}) was stopped (SIGSTOP) {:.0f} s ago and holds up {}; the job ends, "
+              fmt::format("{} (process {}) was stopped (SIGSTOP) {:.0f} s ago and delays {}; the job ends, "
                           "start it again",
                           child.rank < 0 ? "a rank" : fmt::format("rank {}", child.rank), child.process,
                           so_far.count(), call_));
@@ -143,7 +143,7 @@ MpiRuntime::MpiRuntime(Seconds deadline) {
   check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
   threads_ = provided >= MPI_THREAD_MULTIPLE;
   if (provided < MPI_THREAD_SERIALIZED)
-    fail("MPI_Init_thread: this MPI was built without threads; use another");
+    fail("MPI_Init_thread: this MPI was built without threads; use another MPI");
   auto transport = make_mpi_transport();
   const int expected = number_from(kSizeVariables);
   if (expected > 1 && transport->size() == 1) {
@@ -164,9 +164,9 @@ MpiRuntime::~MpiRuntime() {
 Watch* MpiRuntime::watch(const WatchTimes& times) {
   if (!launched_ || world_->size() == 1) return nullptr;
   if (!threads_) {
-    LOG(WARNING)
-        << "this MPI can't be called from two threads: a rank that is lost is noticed only by a deadline of "
-        << world_->deadline().count() << " s";
+    LOG(WARNING) << "this MPI cannot be called from two threads: the loss of a rank is noticed only after a "
+                    "deadline of "
+                 << world_->deadline().count() << " s";
     return nullptr;
   }
   CHECK(watch_ == nullptr);

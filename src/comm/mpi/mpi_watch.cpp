@@ -169,10 +169,10 @@ class MpiWatch final : public Watch {
     if (loss_) return;
     note({peer, false, 1, Seconds{0}});
     missed_centre_ = peer == 0;
-    report(fmt::format(
-        "no sign of life from rank {} for {:.0f} s: it has died, was stopped or is cut off; the learners "
-        "save what they can and the job ends, start it again to go on",
-        peer, times_.silence.count()));
+    report(
+        fmt::format("no heartbeat from rank {} for {:.0f} s: it has died, was stopped or is cut off; the "
+                    "learners save what they can and the job ends, start it again to resume",
+                    peer, times_.silence.count()));
   }
 
   void orphaned() {
@@ -180,7 +180,7 @@ class MpiWatch final : public Watch {
     if (loss_) return;
     note({rank_, true, 1, Seconds{0}});
     // Nobody reads standard error any more; the rank's log has it.
-    LOG(ERROR) << "the launcher (mpirun, srun) has ended; the job ends, start it again to go on";
+    LOG(ERROR) << "the launcher (mpirun, srun) has ended: the job ends; start it again to resume";
   }
 
   void end_by_force() {

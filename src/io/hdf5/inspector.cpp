@@ -120,9 +120,9 @@ void Hdf5File::State::inspect(int report) {
   } catch (const Error& error) {
     answer = error.what();
   } catch (const std::bad_alloc&) {
-    answer =
-        fmt::format("cannot read {}: it claims more than fits into memory; check that it is the right file",
-                    path.string());
+    answer = fmt::format(
+        "cannot read {}: it claims more data than fit into memory; check that it is the right file",
+        path.string());
   }
   const ssize_t written = ::write(report, answer.data(), answer.size());
   ::_exit(written == static_cast<ssize_t>(answer.size()) ? 0 : 1);
@@ -141,7 +141,7 @@ void Hdf5File::State::check_in_a_child() {
   ::close(ends[1]);
   if (child < 0) {
     ::close(ends[0]);
-    fail("cannot check {}: no process can be made: {}; free some memory", path.string(),
+    fail("cannot check {}: no process can be started: {}; free some memory", path.string(),
          std::generic_category().message(error));
   }
   std::string answer;
@@ -156,7 +156,7 @@ void Hdf5File::State::check_in_a_child() {
   int status = 0;
   while (::waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
   if (answer.empty()) {
-    fail("cannot read {}: it is damaged, the HDF5 library fails over it; fetch or write it again",
+    fail("cannot read {}: it is damaged, so that the HDF5 library crashes or hangs; fetch or write it again",
          path.string());
   }
   if (answer[0] != kHarmless) throw Error(answer);

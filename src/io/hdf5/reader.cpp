@@ -20,7 +20,7 @@ std::vector<std::int64_t> Hdf5File::State::dimensions(hid_t space, const std::st
   for (const hsize_t size : sizes) {
     if (size > static_cast<hsize_t>(std::numeric_limits<std::int64_t>::max()) ||
         __builtin_mul_overflow(product, static_cast<std::int64_t>(size), &product)) {
-      refuse(object, "its shape has more elements than there can be");
+      refuse(object, "its shape has too many elements");
     }
     result.push_back(static_cast<std::int64_t>(size));
   }
@@ -42,7 +42,7 @@ std::size_t Hdf5File::State::elements(hid_t dataset, hid_t type, const std::vect
   const std::uint64_t limit = layout == H5D_CHUNKED ? stored * kMaxExpansion : stored;
   const std::uint64_t width = H5Tget_size(type);
   if (stored > file_bytes || width == 0 || static_cast<std::uint64_t>(count) > limit / width) {
-    refuse(object, fmt::format("it claims {} elements, more than the file holds", count));
+    refuse(object, fmt::format("it claims {} elements, more than fit into the file", count));
   }
   if (layout == H5D_CHUNKED) {
     std::vector<hsize_t> chunk(shape.size());
@@ -50,7 +50,7 @@ std::size_t Hdf5File::State::elements(hid_t dataset, hid_t type, const std::vect
     std::uint64_t chunk_bytes = width;
     for (const hsize_t size : chunk) {
       if (__builtin_mul_overflow(chunk_bytes, size, &chunk_bytes) || chunk_bytes > limit + kMaxChunkBytes) {
-        refuse(object, "its chunks are larger than the file warrants");
+        refuse(object, "its chunks are too large for the file");
       }
     }
   }
@@ -62,7 +62,7 @@ std::size_t Hdf5File::State::attribute_elements(hid_t type, hid_t space, const s
   const auto count = static_cast<std::uint64_t>(
       std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>()));
   const std::uint64_t width = H5Tis_variable_str(type) > 0 ? 1 : H5Tget_size(type);
-  if (width == 0 || count > file_bytes / width) refuse(place, "it claims more than the file holds");
+  if (width == 0 || count > file_bytes / width) refuse(place, "it claims more data than fit into the file");
   return count;
 }
 
@@ -102,7 +102,7 @@ std::vector<std::string> Hdf5File::State::texts(hid_t type, hid_t space, std::si
   }
   const std::size_t width = H5Tget_size(type);
   if (width == 0 || count > file_bytes * kMaxExpansion / width)
-    refuse(object, "it claims more than the file holds");
+    refuse(object, "it claims more data than fit into the file");
   std::string buffer(count * width, '\0');
   if (read(type, buffer.data()) < 0) fail_at(object);
   for (std::size_t i = 0; i < count; ++i) {

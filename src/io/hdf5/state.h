@@ -25,7 +25,8 @@ struct Hdf5File::State {
     H5Fclose(file);
   }
   [[noreturn]] void refuse(const std::string& object, const std::string& why) const {
-    fail("cannot read {} of {}: {}; check that it is the right file and whole", object, path.string(), why);
+    fail("cannot read {} of {}: {}; check that it is the right file and complete", object, path.string(),
+         why);
   }
   [[noreturn]] void fail_at(const std::string& object) const { refuse(object, hdf5::last_reason()); }
   hdf5::Handle take(hid_t id, herr_t (*close)(hid_t), const std::string& object) const {

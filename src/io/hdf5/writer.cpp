@@ -26,7 +26,7 @@ struct Hdf5Writer::State {
     fs::remove(temporary, ignored);
   }
   [[noreturn]] void fail_at(const std::string& object) const {
-    fail("cannot write {} to {}: {}; check the space left and the permissions", object, target.string(),
+    fail("cannot write {} to {}: {}; check free space and permissions", object, target.string(),
          last_reason());
   }
   void require(bool succeeded, const std::string& object) const {
@@ -204,7 +204,7 @@ void Hdf5Writer::write_text(const std::string& object, const std::string& name, 
   // A variable-length string ends at its first NUL, but a model may generate NULs. Such a text gets a fixed length.
   if (text.size() > kMaxFixedText) {
     fail(
-        "cannot write {}@{} to {}: a text with NUL characters of {} bytes is more than the {} that fit; "
+        "cannot write {}@{} to {}: the text has NUL characters and {} bytes, more than the limit of {}; "
         "shorten it",
         object, name, state_->target.string(), text.size(), kMaxFixedText);
   }
@@ -256,8 +256,8 @@ void Hdf5Writer::close(bool seal) {
     if (!file) {
       std::error_code ignored;
       fs::remove(state_->temporary, ignored);
-      fail("cannot write the seal of {}: {}; check the space left and the permissions",
-           state_->target.string(), std::generic_category().message(errno));
+      fail("cannot write the seal of {}: {}; check free space and permissions", state_->target.string(),
+           std::generic_category().message(errno));
     }
   }
   publish(state_->temporary, state_->target);

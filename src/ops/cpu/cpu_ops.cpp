@@ -78,9 +78,8 @@ void CpuOps::check_matrix(cpu::PackedMatrix& matrix, std::int64_t inner, std::in
   }
   fail(
       "cannot use {} on this processor: a row of the {}x{} product has other bits in a batch of {} than in a "
-      "larger one ({}), so a rating would depend on its batch and actors would disagree with learners; set "
-      "the "
-      "variable ONEDNN_MAX_CPU_ISA={}, which takes biqa's own products",
+      "larger one ({}), so ratings would depend on the batch and actors would disagree with learners; set "
+      "ONEDNN_MAX_CPU_ISA={} in the environment to use biqa's own products",
       name_of(compute_), inner, columns, *rows, cpu::library_version(), way_out);
 }
 

@@ -18,7 +18,7 @@ constexpr std::size_t kWorkspaceBytes = std::size_t{32} << 20;
 
 void check_cublas(cublasStatus_t status, const char* call) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
-  fail("cuBLASLt call {}: {}; check that driver and CUDA libraries fit together (nvidia-smi)", call,
+  fail("cuBLASLt call {}: {}; check that driver and CUDA libraries are compatible (nvidia-smi)", call,
        cublasLtGetStatusString(status));
 }
 

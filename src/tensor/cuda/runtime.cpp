@@ -27,7 +27,7 @@ void copy(ConstView from, View to, cudaMemcpyKind kind, const Stream& stream) {
 void check(cudaError_t status, const char* call, const char* file, int line) {
   if (status == cudaSuccess) return;
   fail(
-      "CUDA call {} at {}:{}: {} ({}); look for an earlier error, BIQA_CUDA_SYNC=1 shows it at the kernel "
+      "CUDA call {} at {}:{}: {} ({}); look for an earlier error, or set BIQA_CUDA_SYNC=1 to see the kernel "
       "that failed",
       call, file_name(file), line, cudaGetErrorString(status), cudaGetErrorName(status));
 }
@@ -66,9 +66,8 @@ DeviceBuffer::DeviceBuffer(std::size_t bytes, std::string label) : bytes_(bytes)
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();  // clears the status, which would otherwise be reported by the next launch
     fail(
-        "cannot allocate {} bytes of CUDA memory for {}: the device has none left; lower micro_batch_tokens, "
-        "kv_memory "
-        "or images_per_step",
+        "cannot allocate {} bytes of CUDA memory for {}: the device has not enough free memory; lower "
+        "micro_batch_tokens, kv_memory or images_per_step",
         bytes, label_);
   }
   BIQA_CUDA_CHECK(status);
