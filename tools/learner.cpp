@@ -38,7 +38,7 @@ extern "C" void on_save(int /*signal*/) {
   signals.save = true;
 }
 
-/// A plan may be made where the job can't run; whoever reads it is told.
+/// A plan may be made on a machine that cannot run the job; a warning says so.
 void warn_of_device(const Config& config, RunPlan& plan) {
   if (config.model.device != "cuda") return;
   try {
@@ -87,7 +87,7 @@ ExitCode train(const CommandLine& line) {
   const std::vector<std::string> overrides = line.texts("set");
   MpiRuntime mpi;
   Communicator& world = mpi.world();
-  // Every rank fails alike on a wrong configuration; one of them says so.
+  // Every rank fails in the same way on a wrong configuration; only one prints the error.
   on_failure([&](const std::string& message) {
     say("error: {}{}\n", world.size() > 1 ? fmt::format("rank {} of {}: ", world.rank(), world.size()) : "",
         message);

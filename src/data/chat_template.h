@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The chat template of a model folder, taken apart: what stands before, between and behind system message, pictures and
-// user's text. The template writes placeholders, so no text of a user can become a control token; what it asks of a text is answered for the
-// text.
+// The chat template of a model folder, split into parts: its own texts before, between and after the system message,
+// the images and the user's text. The template is rendered with placeholders, so a user's text cannot become a control
+// token. Its questions about a text are answered for the real text.
 #pragma once
 
 #include <cstddef>
@@ -22,7 +22,7 @@ class ChatTemplate {
   struct Part {
     enum class Kind { written, system, user } kind = Kind::written;
     std::string text;      ///< for `written`: the template's own text, control tokens spelled out
-    bool trimmed = false;  ///< of the others: without_blanks()
+    bool trimmed = false;  ///< for the others: apply without_blanks()
   };
 
   /// Finds the template that transformers uses. It looks in this order: `chat_template` of processor_config.json,
@@ -34,15 +34,15 @@ class ChatTemplate {
   ChatTemplate(const std::string& text, const std::string& name,
                std::map<std::string, std::string> tokens = {});
 
-  /// The texts of a conversation, for templates that ask what they say.
+  /// The texts of a conversation, for templates that depend on their content.
   struct Words {
     std::string_view system = "words", user = "words";
   };
-  /// A conversation of a system message, if any, and one user turn (`images`, then the text), up to where the answer
-  /// begins. Throws Error where the template does not show each of them once and whole.
+  /// Parts of a prompt with an optional system message and one user turn (`images`, then the text), up to the beginning
+  /// of the completion. Throws Error unless the template outputs each of them exactly once and complete.
   std::vector<Part> parts(bool system, std::size_t images, const Words& words) const;
   std::vector<Part> parts(bool system, std::size_t images) const { return parts(system, images, Words{}); }
-  /// Whether it has such prompts at all.
+  /// Whether the template can render such prompts.
   bool follows(bool system, std::size_t images) const;
 
  private:
@@ -54,9 +54,9 @@ class ChatTemplate {
   std::map<std::string, std::string> tokens_;
 };
 
-/// As find(): throws Error where a file that is there cannot be read. But a template that is not understood, or not for
-/// prompts of some kind, is a warning that names the reason and says which prompts have the form of Qwen2.5-VL instead.
-/// `tell`: whether this rank prints the warning.
+/// As find(), but warns instead of throwing if the template is not supported, or not for some kinds of prompts. The
+/// warning names the reason and the prompts that use Qwen2.5-VL's template instead. Throws Error if an existing file
+/// cannot be read. `tell`: whether this rank prints the warning.
 std::shared_ptr<const ChatTemplate> find_chat_template(const std::filesystem::path& folder, bool tell = true);
 
 }  // namespace biqa

@@ -14,12 +14,12 @@
 
 namespace biqa {
 
-/// A text that stands in the variables by a mark, between two edges, so that it can be told from what a template writes.
-/// What a template asks of such a text (is it empty, does it contain, begin with, equal …) is answered for the words; what
-/// it writes has the mark, with the edges that it has not trimmed. Taking such a text apart is an Error.
+/// A text that a mark between two edges represents in the variables, so that it differs from the template's own text. A
+/// template's questions about the text (is it empty, does it contain, begin with, equal …) are answered for the real
+/// words. The output has the mark, with the edges that the template has not trimmed. Splitting such a text is an Error.
 struct JinjaMark {
-  static constexpr char kBegin = '\x01', kEnd = '\x02';  ///< around its name; no text of a template has these
-  static constexpr char kEdge = '\x1c';                  ///< a blank to trim(), and rare
+  static constexpr char kBegin = '\x01', kEnd = '\x02';  ///< around its name; templates never contain these
+  static constexpr char kEdge = '\x1c';                  ///< white space for trim(), and rare
   std::string_view name, words;
 
   std::string core() const { return kBegin + std::string(name) + kEnd; }
@@ -36,8 +36,8 @@ class JinjaTemplate {
   JinjaTemplate(const JinjaTemplate&) = delete;
   JinjaTemplate& operator=(const JinjaTemplate&) = delete;
 
-  /// The text for these variables, an object whose keys keep their order, as in Python. Throws Error where the template asks for something unknown, for what
-  /// depends on the date, or refuses (raise_exception).
+  /// Renders the template with these variables: an object whose keys keep their order, as in Python. Throws Error if
+  /// the template uses something unsupported or the date, or calls raise_exception.
   std::string render(const nlohmann::ordered_json& variables, std::span<const JinjaMark> marks = {}) const;
 
   struct Program;

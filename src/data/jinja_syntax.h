@@ -36,7 +36,7 @@ struct JinjaExpression {
   std::vector<JinjaExpression> parts;
   std::vector<std::string> names;             ///< of named arguments
   std::vector<JinjaExpression> named_values;  ///< values of the named arguments
-  int depth = 1;                              ///< of the tree, this one included
+  int depth = 1;                              ///< depth of the tree, including this node
 };
 
 struct JinjaStatement {
@@ -61,7 +61,7 @@ struct JinjaTemplate::Program {
   std::vector<JinjaStatement> statements;
 };
 
-/// What an error says of a template; a quoted text that is long is cut off.
+/// A text for an error message; long quoted parts are shortened.
 std::string in_short(std::string text);
 
 /// Throws Error with name and line.

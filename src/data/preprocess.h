@@ -18,7 +18,7 @@ struct PixelLimits {
   bool min_given = true, max_given = true;
 };
 
-/// The antialiasing filters of Pillow, by their numbers there (`resample`).
+/// The antialiasing filters of Pillow, with Pillow's numbers (`resample`).
 enum class ResizeFilter : std::uint8_t { lanczos = 1, bilinear = 2, bicubic = 3, box = 4, hamming = 5 };
 
 /// Preprocessing settings of a model folder. The defaults are those of the published Qwen2.5-VL models.
@@ -84,7 +84,7 @@ struct Patches {
 /// (float32(u8 · scale) - mean) / std.
 Patches to_patches(const Image& resized, const PreprocessConfig& config);
 
-/// smart_resize, resize and to_patches. Throws Error as smart_resize.
+/// smart_resize, resize and to_patches. Throws Error as smart_resize does.
 Patches preprocess(const Image& image, const PreprocessConfig& config);
 
 }  // namespace biqa

@@ -31,8 +31,8 @@ bool is_valid_utf8(std::string_view bytes);
 /// Subparts", as Rust's from_utf8_lossy does).
 std::string repaired_utf8(std::string_view bytes);
 
-/// `text` without what Python's str.strip() removes: white space, and the separators U+001C to U+001F. Text that is not valid
-/// UTF-8 loses only what is ASCII.
+/// `text` without the characters that Python's str.strip() removes: white space and the separators U+001C to U+001F. If
+/// it is not valid UTF-8, only ASCII characters are removed.
 std::string_view without_blanks(std::string_view text, bool left = true, bool right = true);
 
 /// Normalisation form C of valid UTF-8. Takes time n log n for any text.

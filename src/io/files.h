@@ -45,14 +45,15 @@ class MappedFile {
   std::span<const std::byte> bytes_;
 };
 
-/// What marks the hidden names of unfinished files and folders: of one process's, and of checkpoints that several write.
+/// Marks in the hidden names of unfinished files and folders: those of one process, and those of checkpoints that
+/// several processes write.
 inline constexpr std::string_view kTemporaryMark = ".tmp-", kPartialMark = ".partial";
 
 /// An unused name in the folder of `target`: `.NAME.tmp-PID-COUNT`.
 std::filesystem::path temporary_beside(const std::filesystem::path& target);
 
-/// Removes what killed processes have left in a folder: hidden entries with one of these marks in their names. Nobody else
-/// may write there.
+/// Removes leftovers of killed processes in a folder: hidden entries with one of these marks in their names. No other
+/// process may write there.
 void remove_leftovers(const std::filesystem::path& folder);
 
 /// The file that a write to `target` creates or replaces. Symbolic links are followed, so a link stays and its target

@@ -63,9 +63,9 @@ void write_adapter_h5(const std::filesystem::path& file, const Lora& lora, const
 /// Throws Error naming what is wrong, also if the adapter belongs to another model or a value is not finite.
 Lora read_adapter_h5(const std::filesystem::path& file, const ModelConfig& config);
 
-/// An adapter from whatever people have: a PEFT folder or its safetensors, an adapter.h5, a checkpoint folder, or a run
-/// folder or its checkpoints (the final adapter, else that of the newest checkpoint where it is whole, with a warning for
-/// each newer one). Throws Error naming what is wrong, also for another model.
+/// Reads an adapter in any form: a PEFT folder or its safetensors file, an adapter.h5, a checkpoint folder, or a run
+/// folder or its checkpoints/. Of a run it takes the final adapter, otherwise the newest undamaged one, and warns of
+/// each newer one. Throws Error as read_adapter_h5 does.
 Lora read_any_adapter(const std::filesystem::path& path, const ModelConfig& config);
 
 /// Writes a checkpoint folder with a single shard. It appears whole or not at all. Throws Error if `folder` exists and
@@ -98,7 +98,7 @@ void check_parts(const std::filesystem::path& folder, const CheckpointManifest& 
                  std::span<const ShardFacts> shards);
 /// What is wrong with a file that the manifest lists (missing, size, digest). Empty: nothing is wrong.
 std::string damage_of_file(const std::filesystem::path& folder, const CheckpointManifest::File& file);
-/// What keeps the adapter of a checkpoint from being read, whatever became of its other files; empty: nothing.
+/// Why the adapter of a checkpoint cannot be read; empty if it can. Ignores the checkpoint's other files.
 std::string damage_of_adapter(const std::filesystem::path& folder);
 
 /// Name, size and digest of a file, as the manifest lists them.
@@ -111,7 +111,8 @@ void publish_checkpoint(const std::filesystem::path& root, const std::filesystem
                         const CheckpointManifest& manifest);
 /// Points `best` below `root` to the checkpoint of this step, if it exists.
 void point_best_checkpoint(const std::filesystem::path& root, std::int64_t step);
-/// The step that `best` points to. (`latest` and `best` are files with the checkpoint's name where there are no links.)
+/// The step that `best` points to. On file systems without links, `latest` and `best` are files with the checkpoint's
+/// name.
 std::optional<std::int64_t> best_checkpoint(const std::filesystem::path& root);
 /// Warns if it cannot.
 void remove_checkpoint(const std::filesystem::path& folder);

@@ -25,8 +25,8 @@ struct AdapterPlace {
 /// checkpoints/, a PEFT folder, an adapter.h5 or a folder that holds one. In a run folder it takes the newest undamaged
 /// checkpoint and warns of newer, damaged ones. Throws Error if there is none of these.
 AdapterPlace find_adapter(const std::filesystem::path& path);
-/// The same where the adapter alone is wanted: of a run the newest checkpoint whose manifest and adapter.h5 are whole, whatever
-/// became of its optimizer's shards.
+/// As find_adapter(), if only the adapter is needed: in a run it takes the newest checkpoint with an undamaged manifest
+/// and adapter.h5. Optimizer shards may be damaged.
 AdapterPlace find_adapter_alone(const std::filesystem::path& path);
 
 /// An adapter and everything that was saved with it.

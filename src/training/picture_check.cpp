@@ -36,15 +36,16 @@ std::vector<Place> places_in(std::span<const std::vector<Sample>* const> sets) {
   return places;
 }
 
-/// What one rank has decoded of its share.
+/// The part of its share that a rank has decoded.
 struct Share {
-  std::size_t checked = 0;  ///< the first so many
-  bool ended = false;       ///< no more shall be begun
-  std::string findings;     ///< a line each of damaged ones: set, row and reason
+  std::size_t checked = 0;  ///< number of images, from the first of the share
+  bool ended = false;       ///< no further image may be started
+  std::string findings;     ///< one line per damaged image: set, row and reason
 };
 
-/// Every `stride`-th place from `first` on, until `patience` is over or `stopped` says so. `before`: what all ranks had
-/// decoded at the start, for the log of whoever `tells`; `told`: when it did last.
+/// Decodes every `stride`-th place from `first` on, until `patience` is over or `stopped` returns true. `before`:
+/// number that all ranks had decoded at the start, for the log of the rank that `tells`. `told`: time of its last log
+/// line.
 Share check_share(std::span<const std::vector<Sample>* const> sets, std::span<const Place> places,
                   std::size_t first, std::size_t stride, int threads, Clock::time_point end,
                   std::size_t before, bool tells, Clock::time_point& told,
@@ -85,7 +86,7 @@ Share check_share(std::span<const std::vector<Sample>* const> sets, std::span<co
   return {checked, ended, findings};
 }
 
-/// Every rank's share, on all of them.
+/// Returns every rank's results on all ranks.
 std::vector<Share> gathered(Communicator& world, const Share& own) {
   const std::string text =
       std::to_string(own.checked) + ' ' + std::to_string(own.ended ? 1 : 0) + '\n' + own.findings;
@@ -111,7 +112,8 @@ std::vector<Share> gathered(Communicator& world, const Share& own) {
 
 PictureCheck check_pictures(Communicator& world, std::span<const std::vector<Sample>* const> sets,
                             int threads, Seconds patience, const std::function<bool()>& stopped) {
-  // Ranks meet long before a collective's deadline, and deal out what is left: some may have slow pictures, or a slow disk.
+  // Ranks meet long before a collective's deadline and divide the remaining images again, because some ranks may have
+  // slow images or a slow disk.
   const Seconds round = std::min(kLongestRound, world.deadline() / 4);
   const auto start = Clock::now();
   auto told = start;

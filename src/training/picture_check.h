@@ -24,9 +24,10 @@ struct PictureCheck {
   std::size_t pictures = 0, checked = 0;
 };
 
-/// Every rank decodes its share of the pictures with so many threads and gets all ranks' findings. Shares are dealt out
-/// again from time to time, so that no rank waits long for another. After `patience`, or once `stopped` says so on a rank, no
-/// further picture is begun. The first rank logs how far it is. Collective; throws Error only where the ranks cannot talk.
+/// Every rank decodes its share of the images with `threads` threads and receives the results of all ranks. The
+/// remaining images are divided again from time to time, so that no rank waits long for another. After `patience`, or
+/// when `stopped` returns true on a rank, no further image is started. The first rank logs its progress. Collective.
+/// Throws Error only if communication fails.
 PictureCheck check_pictures(Communicator& world, std::span<const std::vector<Sample>* const> sets,
                             int threads, Seconds patience, const std::function<bool()>& stopped);
 

@@ -32,7 +32,7 @@ void keep_annotations(const Config& config, std::vector<Sample>& samples) {
   }
 }
 
-/// train.eval_images of each set are evaluated.
+/// Keeps only the first train.eval_images of each set.
 void cut_evaluation(const Config& config, TrainingData& data) {
   const auto most = static_cast<std::size_t>(config.train.eval_images);
   for (std::vector<Sample>& set : data.eval) {
@@ -129,7 +129,8 @@ TrainingData read_training_data(const Config& config, bool tell) {
   };
   data.train = read(config.data.train);
   for (const auto& file : config.data.eval) data.eval.push_back(read(file));
-  // Where damaged rows are left out, those behind follow; else they are an error, and no others are looked at.
+  // If damaged rows are left out, later rows take their place, so all are checked. Otherwise damage is an Error, and
+  // only the rows in use are checked.
   if (!config.data.skip_bad) cut_evaluation(config, data);
   check_training_data(config, data.train);
   return data;
@@ -156,7 +157,7 @@ void leave_out(const Config& config, const PictureCheck& pictures, bool tell, Tr
     return set == 0 ? data.train : data.eval[set - 1];
   };
   const std::vector<DamagedPicture>& damaged = pictures.damaged;
-  // From behind: places of earlier rows stay what they are.
+  // From the end, so that the indexes of earlier rows stay valid.
   for (auto found = damaged.rbegin(); found != damaged.rend(); ++found) {
     std::vector<Sample>& rows = rows_of(found->set);
     const auto row = rows.begin() + static_cast<std::ptrdiff_t>(found->row);

@@ -51,12 +51,13 @@ struct TrainingData {
   std::int64_t first_step_ = 0, first_cursor_ = 0;
 };
 
-/// The rows, with pictures of which only the headers are known: settle_training_data() makes them ready for use. Throws
-/// Error for what is missing or bad (manifest.h, run_checks.h). `tell`: this rank warns of rows left out.
+/// Reads the manifests and the headers of their images. Call settle_training_data() before using the rows. Throws Error
+/// for missing or bad rows (manifest.h, run_checks.h). `tell`: this rank warns of rows left out.
 TrainingData read_training_data(const Config& config, bool tell);
 
-/// Damaged pictures are an Error, or with data.skip_bad left out, told of and counted. Then evaluation sets are cut,
-/// annotations chosen and steps counted. `tell`: this rank also warns of images that are in training and evaluation.
+/// Throws Error for damaged images, or with data.skip_bad leaves them out, warns and counts them. Then it shortens
+/// evaluation sets, chooses the human texts to use and counts steps. `tell`: this rank also warns of images that are in
+/// both training and evaluation.
 void settle_training_data(const Config& config, const PictureCheck& pictures, bool tell, TrainingData& data);
 
 }  // namespace biqa

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stands for file systems on which some calls fail. A test program that includes this has flock, fsync and symlink of its own,
-// which its libraries use too.
+// Simulates file systems on which some calls fail. A test program that includes this replaces flock, fsync and symlink,
+// also for its libraries.
 #pragma once
 
 #include <atomic>

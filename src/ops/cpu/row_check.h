@@ -19,9 +19,9 @@ std::optional<std::int64_t> rows_with_other_bits(std::int64_t inner, std::int64_
                                                  std::span<const std::int64_t> counts,
                                                  const std::function<void(ConstView x, View y)>& multiply);
 
-/// Whether some rows have other bits with this process's threads than with one. Then ranks that have different numbers of
-/// threads, as on nodes of different sizes, would disagree. One number is enough to compare with: whoever agrees with one
-/// thread agrees with each other.
+/// Whether some rows have other bits with this process's number of threads than with one thread. Then ranks with
+/// different numbers of threads, as on nodes of different sizes, would disagree. Comparing with one thread is enough:
+/// ranks that agree with it also agree with each other.
 bool threads_change_bits(std::int64_t inner, std::int64_t columns, DType compute, std::int64_t rows,
                          const std::function<void(ConstView x, View y)>& multiply,
                          const std::function<void(ConstView x, View y)>& multiply_alone);
