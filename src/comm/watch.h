@@ -37,7 +37,7 @@ class PeerLost : public Error {
 /// Times of a watch; the same on all ranks.
 struct WatchTimes {
   Seconds beat{1};      ///< between two heartbeats
-  Seconds silence{10};  ///< a rank without heartbeats for so long counts as lost
+  Seconds silence{10};  ///< a rank without heartbeats for this time counts as lost
   Seconds grace{12};    ///< from the loss until the process ends the job by force
 };
 
