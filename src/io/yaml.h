@@ -38,7 +38,7 @@ std::optional<std::int64_t> yaml_integer(const YamlNode& node);
 
 /// Parses one YAML document. `name`: the file name in `where`. An empty document is a null. Throws Error (usage) with
 /// `name:line` on a syntax error, a duplicate key, a key that is no plain text, a second document, or more than 100,000
-/// values once aliases are followed.
+/// values after aliases are expanded.
 YamlNode parse_yaml(const std::string& text, const std::string& name);
 
 /// Reads and parses a file of at most 4 MiB. Throws Error if it cannot be read.

@@ -60,7 +60,7 @@ struct AdapterState {
 /// it, the shapes come from the tensors.
 AdapterState read_adapter_state(const AdapterPlace& place,
                                 const std::optional<std::filesystem::path>& model = std::nullopt);
-/// The adapter alone.
+/// Reads only the adapter.
 Lora read_placed_adapter(const AdapterPlace& place,
                          const std::optional<std::filesystem::path>& model = std::nullopt);
 
@@ -71,7 +71,7 @@ struct ValueStatistics {
   std::size_t zeros = 0;
 };
 ValueStatistics statistics_of(std::span<const float> values);
-/// How many values lie in each of `bins` equal parts of [least, most].
+/// Number of values in each of `bins` equal parts of [least, most].
 std::vector<std::size_t> histogram_of(std::span<const float> values, double least, double most,
                                       std::size_t bins);
 

@@ -8,8 +8,8 @@ namespace biqa::cpu {
 
 enum class InstructionSet : std::uint8_t { baseline, avx2, avx512, avx512_bf16, amx };
 
-/// The best that the processor, the system and the variable ONEDNN_MAX_CPU_ISA (or DNNL_MAX_CPU_ISA) allow: the variable
-/// limits oneDNN and the own kernels alike.
+/// The best that the processor, the system and the variable ONEDNN_MAX_CPU_ISA (or DNNL_MAX_CPU_ISA) allow: the
+/// variable limits both oneDNN and biqa's own kernels.
 InstructionSet instruction_set();
 
 }  // namespace biqa::cpu

@@ -13,8 +13,8 @@
 
 namespace biqa::cpu {
 
-/// Fewest rows that the library multiplies with the bits it has for many. 3.7 gives a lone row another kernel, which
-/// rounds otherwise from an inner width of 1,025 on.
+/// The fewest rows that the library multiplies with the same bits as many rows. Version 3.7 uses another kernel for a
+/// single row, which rounds differently from an inner width of 1,025 on.
 constexpr std::int64_t kLeastRows = DNNL_VERSION_MAJOR >= 3 ? 2 : 1;
 
 /// source · weights, plus `bias` unless that is null. Throws dnnl::error.
@@ -45,7 +45,7 @@ inline std::uint64_t layout_fingerprint(const dnnl::memory::desc& layout) {
   };
 #if DNNL_VERSION_MAJOR >= 3
   CHECK(layout.get_format_kind() == dnnl::memory::format_kind::blocked);
-  // What the library may keep behind the elements would make the description larger than they are.
+  // The description must not be larger than the elements, so the library may not keep other data after them.
   std::size_t bytes = dnnl::memory::data_type_size(layout.get_data_type());
   for (const std::int64_t extent : layout.get_padded_dims()) bytes *= static_cast<std::size_t>(extent);
   CHECK_EQ(layout.get_size(), bytes);

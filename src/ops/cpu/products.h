@@ -16,7 +16,7 @@ namespace biqa::cpu {
 
 struct Kernels;
 
-/// Where a packed matrix stands that processes share.
+/// The place of a packed matrix that processes share.
 struct ArenaPlace {
   WeightArena* arena = nullptr;
   std::string name;
@@ -40,7 +40,7 @@ struct MatrixSource {
   Buffer claim(const char* suffix, std::size_t bytes, std::uint64_t fingerprint) const;
 };
 
-/// B of y [M, n] f32 (+)= x [M, k] · B + bias. A row's result depends on that row alone, to the bit.
+/// B of y [M, n] f32 (+)= x [M, k] · B + bias. Every bit of a row's result depends only on that row.
 class PackedMatrix {
  public:
   /// How one library does it.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Finds out while a model loads whether its products keep the promise that everything rests on: a row of the output
-// depends on that row alone. A library may break it on a processor or in a version that nobody has tried.
+// Checks during loading that the model's products are batch-invariant: a row of the output depends only on its own
+// input row. A library may break it on a processor or in a version that nobody has tried.
 #pragma once
 
 #include <cstdint>

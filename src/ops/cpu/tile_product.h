@@ -17,9 +17,9 @@
 
 namespace biqa::cpu {
 
-/// Where the elements of B [inner, columns] lie: panels of 256 columns, each cut into chunks of the inner width, a chunk
-/// into blocks of 32 columns, a block into steps of 32 inner elements, a step into two tiles (columns 0–15 and 16–31) of
-/// 16 pairs × 16 columns × the 2 elements of a pair. A product reads them in this order. Missing elements are zero.
+/// The layout of B [inner, columns]. Panels of 256 columns are cut into chunks of the inner width, and a chunk into
+/// blocks of 32 columns. A block consists of steps of 32 inner elements. A step has two tiles (columns 0–15 and 16–31)
+/// of 16 pairs × 16 columns × the 2 elements of a pair. A product reads them in this order. Missing elements are zero.
 struct TileLayout {
   static constexpr std::int64_t kStep = 32;
   static constexpr std::int64_t kBlock = 32;
@@ -43,7 +43,7 @@ void pack_tiles(ConstView weight, bool transposed, const TileLayout& layout, Bf1
 struct TileProduct {
   const TileLayout* layout = nullptr;
   const Bf16* packed = nullptr;
-  const float* bias = nullptr;  ///< [blocks · 32], zeros behind the columns; or null
+  const float* bias = nullptr;  ///< [blocks · 32], zeros after the columns; or null
   const Bf16* x = nullptr;
   /// [rows, 32]: the inner elements of the last step, filled up with zeros; null where the inner width is whole steps.
   const Bf16* last_step = nullptr;
@@ -53,7 +53,7 @@ struct TileProduct {
 };
 
 /// Does part `part` of `parts` of a product; the parts are independent. `scratch` is kTileScratch floats, 64-byte
-/// aligned, of this part alone.
+/// aligned, used only by this part.
 using TileKernel = void (*)(const TileProduct& product, std::int64_t part, std::int64_t parts,
                             float* scratch);
 /// Rows whose sums are kept between the chunks of the inner width.
@@ -63,7 +63,7 @@ inline constexpr std::int64_t kTileScratch =
 
 /// The kernel on the processor's tile registers; null where the processor, the system or the build has none.
 TileKernel amx_tile_kernel();
-/// The same kernel on a scalar stand-in for the registers: the same bits on any machine, thousands of times slower.
+/// The same kernel on simulated registers. It gives the same bits on any machine, but is thousands of times slower.
 TileKernel scalar_tile_kernel();
 
 /// Products on tiles; `kernel` is one of the two.
