@@ -37,7 +37,7 @@ struct LossTerm {
   double value = 0, by_logp = 0, by_ratio = 0;
 };
 
-/// Ratios outside of which clipping makes the gradient 0: above `high` for A > 0, below `low` for A < 0.
+/// Clipping takes effect outside of these ratios: above `high` for A > 0, below `low` for A < 0.
 struct ClipBounds {
   double low = -std::numeric_limits<double>::infinity(), high = std::numeric_limits<double>::infinity();
 };

@@ -58,7 +58,7 @@ struct SequenceLoss {
   double ratio = 0;                          ///< sum of per-token exp(l - o)
   double ratio_max_deviation = 0;            ///< largest |exp(l - o) - 1|
   double logp_max_gap = 0;                   ///< largest |l - o|
-  double clipped_low = 0, clipped_high = 0;  ///< tokens whose gradient clipping made 0, for A < 0 and A > 0
+  double clipped_low = 0, clipped_high = 0;  ///< clipped tokens (see ClipBounds) with A < 0 and A > 0
   bool masked_off_policy = false;
 };
 

@@ -28,7 +28,7 @@ class RunLock {
  public:
   /// Creates a missing folder. Throws Error if it cannot be created, is not writable or is in use by another process.
   explicit RunLock(std::filesystem::path root);
-  /// Removes the folders that it created, if they are still empty.
+  /// Removes the lock's file and the folders that it created, unless a run has begun in them.
   ~RunLock();
   RunLock(RunLock&& other) noexcept;
   RunLock& operator=(RunLock&&) = delete;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The adapter and its versions on its holders: actors and learners.
+// The adapter and its versions on the holders, which are the actors and the learners.
 #pragma once
 
 #include <cstdint>

@@ -18,8 +18,8 @@ class GroupInbox {
   GroupInbox(Communicator& world, int tag, const char* purpose)
       : world_(world), tag_(tag), purpose_(purpose) {}
 
-  /// Waits for the next group of this step and returns it. Order is that of arrival. `step` must not decrease between
-  /// calls.
+  /// Waits for the next group of this step and returns it. Groups come in the order of arrival. `step` must not
+  /// decrease between calls.
   Group next(std::int64_t step);
 
  private:
