@@ -5,9 +5,6 @@
 #include <chrono>
 
 namespace biqa {
-namespace {
-/// Patches per pass of the tower; limits the memory of its activations.
-}  // namespace
 
 std::vector<EncodedPicture> PictureEncoder::encode(std::span<const Patches> pictures) const {
   const auto start = std::chrono::steady_clock::now();

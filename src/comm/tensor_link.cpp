@@ -38,7 +38,7 @@ class HostLink final : public TensorLink {
 
 }  // namespace
 
-std::unique_ptr<TensorLink> make_host_link(Communicator& ranks, DeviceMemory& memory) {
+std::unique_ptr<TensorLink> make_tensor_link(Communicator& ranks, DeviceMemory& memory) {
   return std::make_unique<HostLink>(ranks, memory);
 }
 

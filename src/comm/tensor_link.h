@@ -20,7 +20,8 @@ class TensorLink {
   virtual void all_gather(ConstView shard, View whole) = 0;
 };
 
-/// A link that copies through host memory and sends over `ranks`. `ranks` and `memory` must outlive it.
-std::unique_ptr<TensorLink> make_host_link(Communicator& ranks, DeviceMemory& memory);
+/// The link for tensors in `memory` (today through the host's memory and `ranks`; NCCL's belongs here). Both arguments must
+/// outlive it.
+std::unique_ptr<TensorLink> make_tensor_link(Communicator& ranks, DeviceMemory& memory);
 
 }  // namespace biqa

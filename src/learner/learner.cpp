@@ -101,7 +101,7 @@ Learner::Learner(const QwenVl& model, Lora start, std::shared_ptr<const PackedAd
       learners_(learners),
       options_(options),
       memory_(model.ops().memory()),
-      link_(make_host_link(learners, memory_)) {
+      link_(make_tensor_link(learners, memory_)) {
   const auto ranks = static_cast<std::size_t>(learners.size());
   shard_size_ = (adapter_.layout->size() + ranks - 1) / ranks;
   gradient_ = flat(ranks * shard_size_);
@@ -109,17 +109,18 @@ Learner::Learner(const QwenVl& model, Lora start, std::shared_ptr<const PackedAd
     *tensor = flat(shard_size_);
     memory_.zero(tensor->view());
   }
-  put(shard().values, values_);
+  const auto [begin, end] = own_range();
+  put(std::span(adapter_.values).subspan(begin, end - begin), values_);
 }
 
 Tensor Learner::flat(std::size_t size) const {
   return memory_.allocate(DType::f32, 1, static_cast<std::int64_t>(size), "learner");
 }
 
-std::int64_t Learner::own_count() const {
+std::pair<std::size_t, std::size_t> Learner::own_range() const {
   const std::size_t size = adapter_.layout->size();
   const std::size_t begin = std::min(size, shard_size_ * static_cast<std::size_t>(learners_.rank()));
-  return static_cast<std::int64_t>(std::min(size, begin + shard_size_) - begin);
+  return {begin, std::min(size, begin + shard_size_)};
 }
 
 void Learner::put(std::span<const float> values, Tensor& shard) {
@@ -258,7 +259,8 @@ UpdateResult Learner::update(std::span<const LearnerGroup> groups, double lr,
   result.skipped = !std::isfinite(result.grad_norm) || !std::isfinite(result.loss);
   if (result.skipped) return result;
 
-  const std::int64_t count = own_count();
+  const auto [begin, end] = own_range();
+  const auto count = static_cast<std::int64_t>(end - begin);
   const auto own = [count](Tensor& tensor) { return tensor.view().column_range(0, count); };
   whole_ = false;
   ++updates_;
@@ -285,9 +287,8 @@ void Learner::gather_values() {
 }
 
 Learner::Shard Learner::shard() const {
-  const std::size_t size = adapter_.layout->size();
-  const std::size_t begin = std::min(size, shard_size_ * static_cast<std::size_t>(learners_.rank()));
-  const auto count = static_cast<std::size_t>(own_count());
+  const auto [begin, end] = own_range();
+  const std::size_t count = end - begin;
   const bool on_host = memory_.kind() != Memory::device;
   if (!on_host) {
     host_m_ = copied_to_host(memory_, m_.view(), "learner");
@@ -295,8 +296,8 @@ Learner::Shard Learner::shard() const {
   }
   const Tensor& m = on_host ? m_ : host_m_;
   const Tensor& v = on_host ? v_ : host_v_;
-  return {begin, begin + count, std::span(adapter_.values).subspan(begin, count),
-          m.span<float>().first(count), v.span<float>().first(count)};
+  return {begin, end, std::span(adapter_.values).subspan(begin, count), m.span<float>().first(count),
+          v.span<float>().first(count)};
 }
 
 std::vector<float> Learner::collect_gradient() {
@@ -312,17 +313,17 @@ void Learner::restore(std::span<const float> values, std::span<const float> m, s
                       std::int64_t updates) {
   CHECK(values.size() == adapter_.values.size() && m.size() == values.size() && v.size() == values.size());
   std::copy(values.begin(), values.end(), adapter_.values.begin());
-  const Shard own = shard();
-  put(own.values, values_);
-  put(m.subspan(own.begin, own.end - own.begin), m_);
-  put(v.subspan(own.begin, own.end - own.begin), v_);
+  const auto [begin, end] = own_range();
+  put(values.subspan(begin, end - begin), values_);
+  put(m.subspan(begin, end - begin), m_);
+  put(v.subspan(begin, end - begin), v_);
   updates_ = updates;
 }
 
 void Learner::restore_shard(std::span<const float> values, std::span<const float> m, std::span<const float> v,
                             std::int64_t updates) {
-  const Shard own = shard();
-  CHECK(values.size() == own.values.size() && m.size() == values.size() && v.size() == values.size());
+  const auto [begin, end] = own_range();
+  CHECK(values.size() == end - begin && m.size() == values.size() && v.size() == values.size());
   put(values, values_);
   put(m, m_);
   put(v, v_);

@@ -93,7 +93,7 @@ class Learner {
   /// State of this rank's shard, for checkpoints.
   struct Shard {
     std::size_t begin = 0, end = 0;       ///< of the unpadded flat vector
-    std::span<const float> values, m, v;  ///< valid until the learner changes
+    std::span<const float> values, m, v;  ///< valid until the learner changes or shard() is called again
   };
   Shard shard() const;
   /// Sets the whole state. Vectors have the layout's size.
@@ -106,9 +106,9 @@ class Learner {
  private:
   /// A new f32 tensor [1, size] in the backend's memory.
   Tensor flat(std::size_t size) const;
-  /// Number of elements of this rank's shard that are not padding.
-  std::int64_t own_count() const;
-  /// Gathers the values of all shards on every learner.
+  /// This rank's range of the unpadded flat vector.
+  std::pair<std::size_t, std::size_t> own_range() const;
+  /// Everyone's shard of the values to all.
   void gather_values();
   /// The shards of all ranks, without the padding.
   std::vector<float> gathered(const Tensor& shard);

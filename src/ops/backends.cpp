@@ -22,6 +22,11 @@ void set_further_backend(Maker make) {
   further() = std::move(make);
 }
 
+KvLayout kv_layout(const DeviceChoice& choice, const HeadShape& shape) {
+  // Until there is a CUDA backend, its plans take the CPU's pages.
+  return {kPageTokens, kv_page_elements(shape) * static_cast<std::int64_t>(size_of(choice.compute))};
+}
+
 std::unique_ptr<Ops> make_ops(const DeviceChoice& choice) {
   if (further()) {
     if (auto ops = further()(choice)) return ops;

@@ -23,7 +23,10 @@ std::unique_ptr<Ops> make_ops(const DeviceChoice& choice);
 /// starting threads.
 void set_further_backend(std::function<std::unique_ptr<Ops>(const DeviceChoice&)> make);
 
-/// Of the CPU backend; plans are made with it before there is a backend.
-KvLayout cpu_kv_layout(const HeadShape& shape, DType compute);
+/// Ops::kv_layout of a backend that need not exist here: plans and checks are made before it does.
+KvLayout kv_layout(const DeviceChoice& choice, const HeadShape& shape);
+
+/// Rows of logits [rows, vocabulary] f32 that the CPU backend holds at most at a time.
+std::int64_t logit_rows(std::int64_t vocabulary);
 
 }  // namespace biqa

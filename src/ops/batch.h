@@ -25,15 +25,15 @@ struct KvWrite {
 /// Rows whose embeddings are image features: `features.rows()` consecutive ones.
 struct FeatureRows {
   std::int64_t first_row = 0;
-  ConstView
-      features;  ///< [rows, hidden] f32 in the backend's memory; must live until the pass has been waited for
+  ConstView features;  ///< [rows, hidden] f32 in the backend's memory; must live until forward() has returned
 };
 
 /// Consecutive tokens of one sequence in a packed batch.
 struct SequenceRows {
   std::int64_t first_row = 0, rows = 0;
-  std::int64_t first_position = 0;  ///< tokens of the sequence that are already in the cache
-  std::int64_t outputs = 0;         ///< number of wanted hidden states: those of the last `outputs` rows
+  std::int64_t preceding =
+      0;  ///< tokens of the sequence before these rows: in the cache, or earlier in this batch
+  std::int64_t outputs = 0;  ///< hidden states wanted: those of the last `outputs` rows
   std::vector<std::int32_t> pages{};
 };
 

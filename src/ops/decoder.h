@@ -77,8 +77,11 @@ class Tape {
   Tape& operator=(const Tape&) = delete;
 };
 
-/// Inverted dropout on the adapter's inputs in a training pass; rate 0: none. `key` is mixed from seed and step. The
-/// draws of a token depend on its token key, not on its row.
+/// Inverted dropout on the adapter's inputs in a training pass; rate 0 is none. `key` is mixed from seed and step. Element
+/// `column` of the input of the n-th adapted projection among those that share it (in the order q, k, v; o; gate, up; down) is
+/// kept if u >= rate, and then scaled by 1/(1 − rate). u is word column mod 4 of block column div 4 of the random stream
+/// {mix64(key ^ mix64(4·layer + input)), n, the row's token key}, divided by 2^32; input is 0 for q, k, v, 1 for o, 2 for
+/// gate, up, 3 for down.
 struct DropoutKey {
   double rate = 0;
   std::uint64_t key = 0;
@@ -90,7 +93,9 @@ struct ForwardOptions {
   DropoutKey dropout{};
 };
 
-/// How to choose the next token. Greedy takes the first of the largest logits.
+/// How a next token is chosen. Greedy takes the first of the largest logits. Otherwise weights exp(logit/temperature) outside
+/// top-k and top-p become 0, and the token is the first, in order of ids, whose cumulative weight exceeds uniform times the
+/// sum of all.
 struct SampleRequest {
   float temperature = 1.0F;
   std::int32_t top_k = 0;  ///< 0: off
@@ -111,7 +116,8 @@ class SampledTokens {
   virtual ~SampledTokens() = default;
   SampledTokens(const SampledTokens&) = delete;
   SampledTokens& operator=(const SampledTokens&) = delete;
-  /// Waits and returns one token per pick, in order. Throws Error if the network's output is not finite.
+  /// One token per pick, in order; waits for them. Throws Error where the network's output is not finite (a backend that
+  /// samples at once throws it in sample()).
   virtual std::span<const SampledToken> wait() = 0;
 };
 
@@ -133,7 +139,8 @@ class Decoder {
   virtual std::shared_ptr<const PackedAdapter> pack_adapter(std::span<const LoraModule> modules,
                                                             ConstView flat) = 0;
 
-  /// hidden [outputs, hidden] (compute type, backend's memory) = hidden states after the final norm.
+  /// hidden [outputs, hidden] (compute type, backend's memory) = hidden states after the final norm. Image features enter
+  /// rounded to the compute type.
   virtual void forward(const BatchPlan& plan, KvStore& kv, const PackedAdapter* adapter, View hidden,
                        const ForwardOptions& options) = 0;
   /// gradient [1, n] f32 += the adapter's gradient, given d_hidden [outputs, hidden] f32; both in the backend's memory.

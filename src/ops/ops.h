@@ -3,19 +3,22 @@
 // and each backend implements them (docs/decisions/0020-the-device-seam.md). Ops creates the parts of a network
 // (ops/decoder.h, ops/vision.h) and has the operations of the optimizer.
 //
-// Rules for every operation of every backend
-// - Numbers. Activations that are inputs of a product have the compute type (f32 or bf16). Everything else is f32: the
-//   residual stream, results of products, gradients. Products accumulate in f32.
-// - Batch invariance. Every bit of an output row depends only on the inputs of that row: not on the number of rows, on
-//   other rows or on the number of threads. Sums over tokens (weight gradients) are computed in row order.
-// - Memory. Argument tensors are in memory() unless the operation says "host". Host spans are read before the call
-//   returns, or filled by a call that says it waits.
-// - Order. Work is done in the order of the calls. A call may return before its work is done. Its arguments must then
-//   stay unchanged until a later call has waited: DeviceMemory::wait, Decoder::log_prob, SampledTokens::wait,
-//   squared_norm. Objects and tensors may be destroyed at any time.
-// - Errors. Wrong arguments are programming errors (CHECK, at once). A failure of the work is thrown as Error by the
-//   next call that waits.
-// - Threads. Only one thread at a time may call an Ops and the objects that it created.
+// Rules that hold for every operation of every backend
+// - Numbers. Activations that feed a product have the compute type (f32 or bf16); everything else is f32: the residual
+//   stream, results of products, gradients. Products accumulate in f32.
+// - Batch invariance: a row of an output depends on that row's inputs alone, to the bit: not on the number of rows, on the
+//   other rows, or on the thread count. Sums over tokens (weight gradients) run in row order.
+// - Memory. Tensors that are passed in or written lie in memory() unless the operation says "host". Host spans are read before
+//   the call returns, or filled by a call that says it waits.
+// - Order. Work is done in the order of the calls. A call may return before its work is done. The values of what it was given
+//   must stay as they are until a later call has waited: DeviceMemory::wait, Decoder::log_prob and squared_norm for all that was
+//   asked for before, SampledTokens::wait for what was asked for up to its sample(). Only DeviceMemory::wait fills the host
+//   targets of copies.
+// - Lifetime. Tensors, plans, stores, adapters, tapes and packed weights may be destroyed as soon as the call that they were
+//   given to has returned; the backend keeps what its work needs.
+// - Errors. Wrong arguments are a programmer's mistake (CHECK, at once). What fails while the work is done is thrown as Error
+//   by the next call that waits, and by every later one; a backend that does the work at once may throw it at once.
+// - Threads. One thread at a time calls an Ops and what it made.
 #pragma once
 
 #include <cstdint>

@@ -14,9 +14,7 @@ namespace biqa {
 namespace {
 
 constexpr std::int64_t kFloat = sizeof(float);
-/// Bytes of logits that CpuOps computes at a time (kChunkBytes in cpu_head.cpp).
-constexpr std::int64_t kLogitBytes = std::int64_t{16} << 20;
-/// oneDNN's generated code and scratch memory, and gaps and kept blocks of the heap. Measured by bench/plan_memory.sh.
+/// oneDNN's generated code, its scratch, the heap's gaps and blocks kept; measured (bench/plan_memory.sh).
 constexpr std::int64_t kLibraryBytes = std::int64_t{14} << 20;
 
 std::int64_t round_up(std::int64_t value, std::int64_t to) {
@@ -58,8 +56,7 @@ LearnerRows micro_batch_rows(const MemoryInputs& in) {
 }
 
 std::int64_t logit_bytes(const TextConfig& text, std::int64_t rows) {
-  const std::int64_t chunk = std::clamp<std::int64_t>(kLogitBytes / (text.vocab * kFloat) / 32 * 32, 32, 512);
-  return std::min(chunk, rows) * text.vocab * kFloat;
+  return std::min(logit_rows(text.vocab), rows) * text.vocab * kFloat;
 }
 
 /// One layer of a forward pass without tape, with all its tensors at once.
@@ -93,7 +90,7 @@ std::int64_t vision_bytes(const MemoryInputs& in, std::int64_t images) {
 }
 
 std::int64_t kv_bytes(const MemoryInputs& in) {
-  const KvLayout layout = cpu_kv_layout(head_shape(in.model.text), in.dtype);
+  const KvLayout layout = kv_layout({"cpu", in.dtype, 0}, head_shape(in.model.text));
   const std::int64_t first = in.images * Engine::pages_needed(layout, in.prompt, in.group, in.new_tokens);
   // Answers of one length end together, and then all second stages wait at once.
   const std::int64_t second =
@@ -170,7 +167,7 @@ MemoryPlan plan_memory(const MemoryInputs& in) {
                                              running * 2 * c * w.hidden + logit_bytes(text, running));
   }
   if (in.learner) {
-    const KvLayout pages = cpu_kv_layout(head_shape(text), in.dtype);
+    const KvLayout pages = kv_layout({"cpu", in.dtype, 0}, head_shape(text));
     const LearnerRows batch = micro_batch_rows(in);
     const std::int64_t layer = tape_row_bytes(w, c, text.heads, ranks);
     std::int64_t tape = 0;

@@ -9,9 +9,9 @@
 
 namespace biqa {
 
-/// Work is done in the order of the calls, and after earlier calls to the backend that owns this memory. A call may
-/// return before its work is done; wait() returns when all work is done. A tensor may be destroyed at any time; its
-/// bytes are freed after the work that uses them. Only one thread at a time may use it.
+/// Work is done in the order of the calls, and after what the owner of this memory was asked for before. Calls may return
+/// earlier; wait() returns when all is done. A tensor may be destroyed as soon as the call that it was given to has returned:
+/// its bytes are given back after the work that uses them. One thread at a time.
 class DeviceMemory {
  public:
   virtual ~DeviceMemory() = default;
@@ -19,12 +19,12 @@ class DeviceMemory {
   virtual Memory kind() const = 0;
   /// An uninitialised tensor. Throws Error if there is not enough memory.
   virtual Tensor allocate(DType type, std::int64_t rows, std::int64_t columns, std::string label) = 0;
-  /// to = from. Type and shape must be equal; the memories may differ. A source in host memory has been read when this
-  /// returns. A target in host memory has the values only after wait().
+  /// to = from; same type and shape, any two memories. A source in host memory is read before this returns. A target in host
+  /// memory must live until wait() and holds the values only then.
   virtual void copy(ConstView from, View to) = 0;
   /// Sets every byte to 0.
   virtual void zero(View values) = 0;
-  /// Waits until all work is done. Throws the Error of work that has failed since the last wait.
+  /// Everything asked for so far is done. Throws the Error of what failed; from then on every call that waits throws it again.
   virtual void wait() = 0;
 };
 

@@ -40,9 +40,8 @@ constexpr DType dtype_of() {
   }
 }
 
-/// Kinds of memory. The host may read and write host and pinned memory. Only a backend's operations may access device
-/// memory.
-enum class Memory : std::uint8_t { host, pinned, device };
+/// Where bytes live. The host may not touch device memory; only a backend's operations may.
+enum class Memory : std::uint8_t { host, device };
 
 /// Bytes of one kind of memory, 64-byte aligned, move-only.
 class Buffer {

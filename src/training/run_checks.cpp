@@ -76,9 +76,9 @@ void check_lengths(const Config& config, const PromptSource& source, std::span<c
   const PromptTexts& texts = config.prompts.texts;
   const auto refuse_unless_fits = [&](const std::string& what, std::int64_t prompt, std::int64_t members,
                                       std::int64_t new_tokens) {
-    const std::string why =
-        Engine::obstacle(source.model, cpu_kv_layout(head_shape(source.model.text), config.model.dtype),
-                         static_cast<std::int64_t>(config.rollout.kv_memory), prompt, members, new_tokens);
+    const std::string why = Engine::obstacle(
+        source.model, kv_layout({config.model.device, config.model.dtype, 0}, head_shape(source.model.text)),
+        static_cast<std::int64_t>(config.rollout.kv_memory), prompt, members, new_tokens);
     if (!why.empty()) fail("cannot run {}: {}", what, why);
   };
   const auto check_picture = [&](std::span<const Sample> samples, std::int64_t members) {

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "ops/backends.h"
 #include "ops/cpu/cpu_ops.h"
 
 namespace biqa {
@@ -91,10 +92,14 @@ void truncate(const SampleRequest& request, std::vector<float>& weights) {
 
 }  // namespace
 
+std::int64_t logit_rows(std::int64_t vocabulary) {
+  constexpr std::int64_t kBytes = std::int64_t{16} << 20;
+  return std::clamp<std::int64_t>(kBytes / (vocabulary * 4) / 32 * 32, 32, 512);
+}
+
 template <typename Body>
 void CpuOps::for_logit_chunks(ConstView h, const FrozenLinear& head, const Body& body) {
-  constexpr std::int64_t kChunkBytes = std::int64_t{16} << 20;
-  const std::int64_t chunk = std::clamp<std::int64_t>(kChunkBytes / (head.out * 4) / 32 * 32, 32, 512);
+  const std::int64_t chunk = logit_rows(head.out);
   for (std::int64_t first = 0; first < h.rows(); first += chunk) {
     const std::int64_t count = std::min(chunk, h.rows() - first);
     Tensor logits(DType::f32, count, head.out, "logits");

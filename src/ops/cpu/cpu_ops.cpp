@@ -9,7 +9,6 @@
 #include "core/processors.h"
 #include "core/threads.h"
 #include "ops/adamw.h"
-#include "ops/backends.h"
 #include "ops/cpu/cpu_decoder.h"
 #include "ops/cpu/cpu_vision.h"
 #include "ops/cpu/row_check.h"
@@ -34,7 +33,7 @@ CpuOps::CpuOps(DType compute, int threads)
 }
 
 KvLayout CpuOps::kv_layout(const HeadShape& shape) const {
-  return cpu_kv_layout(shape, compute_);
+  return {kPageTokens, kv_page_elements(shape) * static_cast<std::int64_t>(size_of(compute_))};
 }
 
 std::unique_ptr<FrozenLinear> CpuOps::pack(ConstView weight, std::span<const float> bias, bool backward) {
@@ -121,10 +120,6 @@ double CpuOps::squared_norm(ConstView gradient) {
 void CpuOps::adamw(View values, ConstView gradient, View m, View v, const AdamWStep& step) {
   adamw_update<float>(values.span<float>(), gradient.span<const float>(), m.span<float>(), v.span<float>(),
                       step);
-}
-
-KvLayout cpu_kv_layout(const HeadShape& shape, DType compute) {
-  return {kPageTokens, kv_page_elements(shape) * static_cast<std::int64_t>(size_of(compute))};
 }
 
 std::unique_ptr<CpuOps> make_cpu_ops(DType compute, int threads) {

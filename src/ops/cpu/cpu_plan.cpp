@@ -18,9 +18,9 @@ CpuPlan::CpuPlan(const RowBatch& description, RotaryTable& rotary, std::int64_t 
       batch.ids[static_cast<std::size_t>(f.first_row + i)] = 0;
   }
   for (const SequenceRows& s : batch.sequences) {
-    all_sequences.push_back({s.first_row, s.rows, s.first_position, s.pages.data()});
+    all_sequences.push_back({s.first_row, s.rows, s.preceding, s.pages.data()});
     output_sequences.push_back({static_cast<std::int64_t>(output_rows.size()), s.outputs,
-                                s.first_position + s.rows - s.outputs, s.pages.data()});
+                                s.preceding + s.rows - s.outputs, s.pages.data()});
     for (std::int64_t i = s.rows - s.outputs; i < s.rows; ++i) output_rows.push_back(s.first_row + i);
   }
   if (!batch.token_keys.empty()) {

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <cstring>
 #include <deque>
@@ -63,21 +64,26 @@ class Device {
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
 
-  void enqueue(std::function<void()> work) {
+  /// The number of the work, from 1.
+  std::int64_t enqueue(std::function<void()> work) {
+    std::int64_t number = 0;
     {
       const std::lock_guard lock(mutex_);
       queue_.push_back(std::move(work));
+      number = ++enqueued_;
     }
     changed_.notify_all();
+    return number;
   }
   /// Waits until all work is done. Throws the Error of failed work.
   void wait() {
     std::unique_lock lock(mutex_);
-    waiting_ = true;
-    changed_.notify_all();
-    idle_.wait(lock, [this] { return queue_.empty() && !busy_; });
-    waiting_ = false;
-    if (failure_) std::rethrow_exception(failure_);
+    wait_until(lock, enqueued_);
+  }
+  /// Work up to `number` is done, and perhaps no more.
+  void wait_for(std::int64_t number) {
+    std::unique_lock lock(mutex_);
+    wait_until(lock, number);
   }
   template <typename Result>
   Result ask(const std::function<Result()>& work) {
@@ -113,33 +119,42 @@ class Device {
   }
 
  private:
+  void wait_until(std::unique_lock<std::mutex>& lock, std::int64_t number) {
+    wanted_ = std::max(wanted_, number);
+    changed_.notify_all();
+    progress_.wait(lock, [&] { return done_ >= number; });
+    if (failure_) std::rethrow_exception(failure_);
+  }
   void run() {
     std::unique_lock lock(mutex_);
     for (;;) {
-      // Nothing begins before someone waits or much has come together: results read too early are then surely missing.
-      changed_.wait(lock,
-                    [this] { return ending_ || (!queue_.empty() && (waiting_ || queue_.size() > 24)); });
+      // Nothing begins before someone waits for it or much has come together: results read too early are then surely missing.
+      changed_.wait(
+          lock, [this] { return ending_ || (!queue_.empty() && (done_ < wanted_ || queue_.size() > 24)); });
       if (queue_.empty()) return;
       std::function<void()> work = std::move(queue_.front());
       queue_.pop_front();
-      busy_ = true;
+      const bool failed = failure_ != nullptr;
       lock.unlock();
+      std::exception_ptr failure;
       try {
-        if (!failure_) work();
+        if (!failed) work();
       } catch (...) {
-        failure_ = std::current_exception();
+        failure = std::current_exception();
       }
       work = {};
       lock.lock();
-      busy_ = false;
-      if (queue_.empty()) idle_.notify_all();
+      if (failure) failure_ = failure;
+      ++done_;
+      progress_.notify_all();
     }
   }
 
   std::mutex mutex_, places_mutex_;
-  std::condition_variable changed_, idle_;
+  std::condition_variable changed_, progress_;
   std::deque<std::function<void()>> queue_;
-  bool waiting_ = false, busy_ = false, ending_ = false;
+  std::int64_t enqueued_ = 0, done_ = 0, wanted_ = 0;
+  bool ending_ = false;
   std::exception_ptr failure_;
   std::map<const std::byte*, std::shared_ptr<Pages>> places_;
   std::thread thread_;
@@ -238,15 +253,17 @@ using AdapterHandle = Handle<PackedAdapter, RemoteAdapter>;
 
 class RemoteSampled final : public SampledTokens {
  public:
-  RemoteSampled(std::shared_ptr<Device> device, std::shared_ptr<std::vector<SampledToken>> tokens)
-      : device_(std::move(device)), tokens_(std::move(tokens)) {}
+  RemoteSampled(std::shared_ptr<Device> device, std::int64_t number,
+                std::shared_ptr<std::vector<SampledToken>> tokens)
+      : device_(std::move(device)), number_(number), tokens_(std::move(tokens)) {}
   std::span<const SampledToken> wait() override {
-    device_->wait();
+    device_->wait_for(number_);
     return *tokens_;
   }
 
  private:
   std::shared_ptr<Device> device_;
+  std::int64_t number_;
   std::shared_ptr<std::vector<SampledToken>> tokens_;
 };
 
@@ -327,14 +344,15 @@ class RemoteDecoder final : public Decoder {
                                         std::span<const SampleRequest> requests,
                                         std::span<const std::int64_t> suppressed) override {
     auto tokens = std::make_shared<std::vector<SampledToken>>();
-    device_->enqueue([inner = inner_, device = device_.get(), plan = of(plan), hidden, tokens,
-                      copy = std::vector<SampleRequest>(requests.begin(), requests.end()),
-                      never = std::vector<std::int64_t>(suppressed.begin(), suppressed.end())] {
-      const auto sampled = inner->sample(*plan->plan, device->real(hidden), copy, never);
-      const auto found = sampled->wait();
-      tokens->assign(found.begin(), found.end());
-    });
-    return std::make_unique<RemoteSampled>(device_, tokens);
+    const std::int64_t number =
+        device_->enqueue([inner = inner_, device = device_.get(), plan = of(plan), hidden, tokens,
+                          copy = std::vector<SampleRequest>(requests.begin(), requests.end()),
+                          never = std::vector<std::int64_t>(suppressed.begin(), suppressed.end())] {
+          const auto sampled = inner->sample(*plan->plan, device->real(hidden), copy, never);
+          const auto found = sampled->wait();
+          tokens->assign(found.begin(), found.end());
+        });
+    return std::make_unique<RemoteSampled>(device_, number, tokens);
   }
   void logits(ConstView hidden, View logits) override {
     device_->enqueue([inner = inner_, device = device_.get(), hidden, logits] {
@@ -440,9 +458,10 @@ class RemoteOps final : public Ops {
     return std::make_unique<RemoteVision>(device_, memory_, cpu_->make_vision(shape, std::move(weights)));
   }
   void linear(ConstView x, const FrozenLinear& w, View y, bool accumulate) override {
-    device_->enqueue([cpu = cpu_, device = device_.get(), x, &w, y, accumulate] {
+    device_->enqueue([&, cpu = cpu_, device = device_.get()] {
       cpu->linear(device->real(x), w, device->real(y), accumulate);
     });
+    device_->wait();  // w may be gone as soon as this returns
   }
   double squared_norm(ConstView gradient) override {
     return device_->ask<double>([&] { return cpu_->squared_norm(device_->real(gradient)); });
