@@ -781,7 +781,8 @@ TEST_F(Programs, ADeadLauncherLeavesACheckpointOfTheLastStep) {
   const std::vector<StepMetrics> steps = read_metrics(folder / "metrics.jsonl").steps;
   EXPECT_EQ(fs::read_symlink(folder / "checkpoints/latest").string(),
             fmt::format("step-{:06}", steps.back().step));
-  EXPECT_THAT(file_content(folder / "logs/rank-00001.log"),
+  // With Open MPI 5 the second rank may be gone before it notices.
+  EXPECT_THAT(file_content(folder / "logs/rank-00000.log") + file_content(folder / "logs/rank-00001.log"),
               HasSubstr("the launcher (mpirun, srun) has ended"));
 }
 
@@ -879,19 +880,20 @@ TEST_F(Programs, JobScriptIsAskedBeforeTheProgramListensAndCountsWhatSavedNothin
 
 // Of Open MPI 5: without a slot each, ranks yield at every poll, and a step takes up to half as long again.
 TEST_F(Programs, LocalScriptGivesEachRankASlot) {
-  if (run({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
-  const fs::path teller = folder_.write("teller", "#!/bin/sh\necho slots $PRTE_MCA_prte_set_default_slots\n");
-  fs::permissions(teller, fs::perms::owner_all);
+  // Open MPI 5 reads its settings and does not hand them on, so a launcher of our own says what it was given.
+  const fs::path launcher =
+      folder_.write("mpirun", "#!/bin/sh\necho slots $PRTE_MCA_prte_set_default_slots\n");
+  fs::permissions(launcher, fs::perms::owner_all);
+  const std::string path = "PATH=" + folder_.path().string() + ":" + std::getenv("PATH");
   const std::string script = BIQA_SOURCE_DIR "/launch/local.sh";
   const Arguments call{"bash", script, "-n", "3", "some.yaml"};
   const auto with = [&](const std::string& setting) {
-    Arguments words{"env", "-u", "PRTE_MCA_prte_set_default_slots", "BIQA_LEARNER=" + teller.string(),
-                    setting};
+    Arguments words{"env", "-u", "PRTE_MCA_prte_set_default_slots", path, "BIQA_LEARNER=true", setting};
     words.insert(words.end(), call.begin(), call.end());
     return run(words).out;
   };
-  EXPECT_EQ(with("LANG=C"), "slots 3\nslots 3\nslots 3\n");
-  EXPECT_EQ(with("PRTE_MCA_prte_set_default_slots=2"), "slots 2\nslots 2\nslots 2\n");
+  EXPECT_EQ(with("LANG=C"), "slots 3\n");
+  EXPECT_EQ(with("PRTE_MCA_prte_set_default_slots=2"), "slots 2\n");
 }
 
 TEST_F(Programs, LocalScriptStartsAgainAsOftenAsAllowed) {

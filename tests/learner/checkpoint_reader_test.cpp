@@ -175,7 +175,7 @@ TEST_F(CheckpointReaderTest, AStateThatIsNotFiniteIsRefusedByName) {
     const auto found = find(reader, own, {folder}, true);
     ASSERT_TRUE(found.has_value());
     EXPECT_THAT(error_of([&] { reader.read_files(*found); }),
-                AllOf(HasSubstr(shard_name(0, 1)), HasSubstr(": v is not")));
+                AllOf(HasSubstr(shard_name(0, 1)), HasSubstr(": v does not have")));
   });
 }
 

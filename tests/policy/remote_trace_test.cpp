@@ -31,7 +31,7 @@ TEST(RemoteTrace, IsTheTraceOfTheCpu) {
     const Hdf5File cpu(trace(BIQA_BIN_DIR "/biqa_trace", folder, dtype));
     const Hdf5File remote(trace(BIQA_BIN_DIR "/../tests/biqa_trace_remote", folder, dtype));
     for (const std::string name : {"vision_embeds", "logits", "completion_logp", "extra/merger"}) {
-      EXPECT_GT(cpu.read_f32(name).size(), 10U) << name;
+      EXPECT_GE(cpu.read_f32(name).size(), 5U) << name;
       EXPECT_EQ(remote.read_f32(name), cpu.read_f32(name)) << dtype << " " << name;
     }
     EXPECT_EQ(remote.read_i64("generated_ids"), cpu.read_i64("generated_ids"));

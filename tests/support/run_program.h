@@ -34,6 +34,7 @@ struct ProgramOutcome {
     std::vector<std::string> found;
     std::istringstream lines(err);
     for (std::string line; std::getline(lines, line);) {
+      line.erase(0, line.find_first_not_of('\0'));  // Open MPI 5 ends its own text with one
       if (line.starts_with("error: ")) found.push_back(line);
     }
     return found;

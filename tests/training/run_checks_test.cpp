@@ -78,7 +78,7 @@ TEST_F(RunChecksTest, TheSecondStageMustFitToo) {
   EXPECT_THAT(lengths(), HasSubstr("second stage, even with an empty caption"));
   config_.stage2.enabled = false;
   EXPECT_EQ(lengths(), "");
-  EXPECT_THAT(lengths({train_}), HasSubstr("stage 2"));  // an evaluation always has one
+  EXPECT_THAT(lengths({train_}), HasSubstr("second stage"));  // an evaluation always has one
 }
 
 TEST_F(RunChecksTest, AnswersToLearnFromMustFit) {
