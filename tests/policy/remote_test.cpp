@@ -34,7 +34,7 @@ class Remote : public ::testing::TestWithParam<Setting> {
  protected:
   std::unique_ptr<QwenVl> load(bool remote) const {
     std::shared_ptr<Ops> ops =
-        remote ? testing::make_remote_ops(GetParam().type, 2) : make_ops({"cpu", GetParam().type, 2});
+        remote ? testing::make_remote_ops(GetParam().type, 0) : make_ops({"cpu", GetParam().type, 0});
     return QwenVl::load(files_.path(), std::move(ops), {true, true});
   }
   TinyModel files_{GetParam().tied};
