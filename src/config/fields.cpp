@@ -20,11 +20,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::array kDTypes{Named<DType>{"bf16", DType::bf16}, Named<DType>{"f32", DType::f32}};
-constexpr std::array kProjectionNames{
-    Named<Projection>{"q_proj", Projection::q},       Named<Projection>{"k_proj", Projection::k},
-    Named<Projection>{"v_proj", Projection::v},       Named<Projection>{"o_proj", Projection::o},
-    Named<Projection>{"gate_proj", Projection::gate}, Named<Projection>{"up_proj", Projection::up},
-    Named<Projection>{"down_proj", Projection::down}};
 constexpr std::array kStage2Inputs{Named<Stage2Input>{"caption", Stage2Input::caption},
                                    Named<Stage2Input>{"caption+reasoning", Stage2Input::caption_reasoning}};
 constexpr std::array kLeakGuards{Named<LeakGuard>{"off", LeakGuard::off},

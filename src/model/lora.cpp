@@ -63,9 +63,7 @@ std::vector<LoraModule> uniform_modules(const TextConfig& text, const LoraSpec& 
 }  // namespace
 
 const char* name_of(Projection projection) {
-  static constexpr std::array<const char*, kProjectionCount> kNames{
-      "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
-  return kNames.at(static_cast<std::size_t>(projection));
+  return row_of(kProjectionNames, projection).name;
 }
 
 std::int64_t input_width(const TextConfig& text, Projection projection) {

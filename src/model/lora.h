@@ -3,16 +3,23 @@
 // in one flat f32 vector with a name table, so optimizer, collectives and checkpoints work on ranges of it.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "core/names.h"
 #include "model/config.h"
 #include "ops/adapter.h"
 
 namespace biqa {
 
+inline constexpr std::array kProjectionNames{
+    Named<Projection>{"q_proj", Projection::q},       Named<Projection>{"k_proj", Projection::k},
+    Named<Projection>{"v_proj", Projection::v},       Named<Projection>{"o_proj", Projection::o},
+    Named<Projection>{"gate_proj", Projection::gate}, Named<Projection>{"up_proj", Projection::up},
+    Named<Projection>{"down_proj", Projection::down}};
 /// "q_proj" … "down_proj".
 const char* name_of(Projection projection);
 /// Input and output width of a projection.

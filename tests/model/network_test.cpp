@@ -14,15 +14,7 @@ using testing::random_adapter;
 using testing::same_bits;
 using testing::TinyModel;
 
-struct Setting {
-  DType type;
-  bool tied;
-};
-std::ostream& operator<<(std::ostream& out, const Setting& s) {
-  return out << name_of(s.type) << (s.tied ? " tied" : " untied");
-}
-
-class Network : public ::testing::TestWithParam<Setting> {
+class Network : public ::testing::TestWithParam<testing::ModelSetting> {
  protected:
   Network() : files_(GetParam().tied), model_(testing::load(files_, GetParam().type, 2)) {
     prompts_.push_back(testing::image_prompt(*model_, 2, 3, 30, 1, features_));
@@ -47,9 +39,7 @@ class Network : public ::testing::TestWithParam<Setting> {
   std::vector<PromptInput> prompts_;
   std::shared_ptr<const PackedAdapter> adapter_;
 };
-INSTANTIATE_TEST_SUITE_P(Settings, Network,
-                         ::testing::Values(Setting{DType::f32, true}, Setting{DType::f32, false},
-                                           Setting{DType::bf16, true}, Setting{DType::bf16, false}));
+INSTANTIATE_TEST_SUITE_P(Settings, Network, ::testing::ValuesIn(testing::kModelSettings));
 
 TEST_P(Network, TokenByTokenIsOnePackedPassToTheBit) {
   for (const PackedAdapter* adapter : {static_cast<const PackedAdapter*>(nullptr), adapter_.get()}) {

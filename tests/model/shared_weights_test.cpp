@@ -11,14 +11,6 @@ namespace {
 using testing::same_bits;
 using testing::TinyModel;
 
-struct Setting {
-  DType type;
-  bool tied;
-};
-std::ostream& operator<<(std::ostream& out, const Setting& s) {
-  return out << name_of(s.type) << (s.tied ? " tied" : " untied");
-}
-
 std::unique_ptr<QwenVl> load(const TinyModel& files, DType type, QwenVl::Options options) {
   return QwenVl::load(files.path(), make_ops({"cpu", type, 1}), options);
 }
@@ -34,10 +26,8 @@ Tensor logits(const QwenVl& model) {
   return testing::logits_of(model, testing::hidden_of(model, prompt, nullptr).view());
 }
 
-class SharedWeights : public ::testing::TestWithParam<Setting> {};
-INSTANTIATE_TEST_SUITE_P(Settings, SharedWeights,
-                         ::testing::Values(Setting{DType::f32, true}, Setting{DType::f32, false},
-                                           Setting{DType::bf16, true}, Setting{DType::bf16, false}));
+class SharedWeights : public ::testing::TestWithParam<testing::ModelSetting> {};
+INSTANTIATE_TEST_SUITE_P(Settings, SharedWeights, ::testing::ValuesIn(testing::kModelSettings));
 
 TEST_P(SharedWeights, LogitsAreThoseOfAPrivateCopyToTheBit) {
   const auto [type, tied] = GetParam();

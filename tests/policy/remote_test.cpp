@@ -22,15 +22,7 @@ using testing::random_ids;
 using testing::same_bits;
 using testing::TinyModel;
 
-struct Setting {
-  DType type;
-  bool tied;
-};
-std::ostream& operator<<(std::ostream& out, const Setting& s) {
-  return out << name_of(s.type) << (s.tied ? " tied" : " untied");
-}
-
-class Remote : public ::testing::TestWithParam<Setting> {
+class Remote : public ::testing::TestWithParam<testing::ModelSetting> {
  protected:
   std::unique_ptr<QwenVl> load(bool remote) const {
     std::shared_ptr<Ops> ops =
@@ -39,9 +31,7 @@ class Remote : public ::testing::TestWithParam<Setting> {
   }
   TinyModel files_{GetParam().tied};
 };
-INSTANTIATE_TEST_SUITE_P(Settings, Remote,
-                         ::testing::Values(Setting{DType::f32, true}, Setting{DType::f32, false},
-                                           Setting{DType::bf16, true}, Setting{DType::bf16, false}));
+INSTANTIATE_TEST_SUITE_P(Settings, Remote, ::testing::ValuesIn(testing::kModelSettings));
 
 /// A prompt over a picture that went through the model's own vision tower.
 struct Prompt {

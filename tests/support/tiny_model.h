@@ -3,9 +3,11 @@
 // network (grouped heads, biases, tied or untied head, windowed and full vision blocks) and runs in milliseconds.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -33,6 +35,17 @@ class TinyModel {
  private:
   TemporaryFolder folder_;
 };
+
+/// The kinds of model that tests of the network run with.
+struct ModelSetting {
+  DType type;
+  bool tied;
+};
+inline std::ostream& operator<<(std::ostream& out, const ModelSetting& s) {
+  return out << name_of(s.type) << (s.tied ? " tied" : " untied");
+}
+inline constexpr std::array kModelSettings{ModelSetting{DType::f32, true}, ModelSetting{DType::f32, false},
+                                           ModelSetting{DType::bf16, true}, ModelSetting{DType::bf16, false}};
 
 /// A loaded tiny model. Include it only in tests that link the layer model.
 inline std::unique_ptr<QwenVl> load(const TinyModel& files, DType compute, int threads = 1) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The language model on the CPU: embedding, decoder layers, final norm and head, forward and backward.
-#include "ops/cpu/cpu_decoder.h"
+#include "ops/cpu/cpu_network.h"
 
 #include <array>
 #include <cstring>

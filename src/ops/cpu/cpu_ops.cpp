@@ -9,8 +9,7 @@
 #include "core/processors.h"
 #include "core/threads.h"
 #include "ops/adamw.h"
-#include "ops/cpu/cpu_decoder.h"
-#include "ops/cpu/cpu_vision.h"
+#include "ops/cpu/cpu_network.h"
 #include "ops/cpu/row_check.h"
 
 namespace biqa {

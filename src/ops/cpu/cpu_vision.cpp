@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Patches to features: windowed and full attention, and the merger that joins the patches of a cell to one token.
-#include "ops/cpu/cpu_vision.h"
+#include "ops/cpu/cpu_network.h"
 
 #include <fmt/format.h>
 
