@@ -4,9 +4,12 @@
 
 #include <gtest/gtest.h>
 
+#include <cerrno>
+#include <chrono>
 #include <thread>
 
 #include "learner/checkpoint_store.h"
+#include "support/failing_calls.h"
 #include "support/temporary_folder.h"
 #include "support/tiny_model.h"
 
@@ -126,6 +129,31 @@ TEST_F(RunCheckpointsTest, AnotherSaveWaitsForTheOneUnderWayUnlessItIsTheBest) {
     EXPECT_TRUE(checkpoints.may_begin(3));
   });
   EXPECT_EQ(names(), std::vector<std::string>{"step-000001"});
+}
+
+// The others wait for the shard of the learner that could not write it: they must learn of it.
+TEST_F(RunCheckpointsTest, ASaveThatOneLearnerCannotWriteIsGivenUpByAll) {
+  const testing::FailingCallsReset reset;
+  testing::failing_calls().part_of_path = shard_name(1, 2);
+  testing::failing_calls().sync_file = EIO;
+  as_learners(2, [&](RunCheckpoints& checkpoints, Learner& learner, Communicator& own) {
+    checkpoints.begin(learner, info(1));
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    bool over = false;
+    while (!over && std::chrono::steady_clock::now() < end) {
+      checkpoints.writer().wait(Seconds(0.01));
+      checkpoints.check();
+      over = own.all_and(checkpoints.may_begin(2) &&
+                         checkpoints.writer().state() != CheckpointWriter::State::writing);
+    }
+    EXPECT_TRUE(over) << "rank " << own.rank();
+    testing::failing_calls().sync_file = 0;
+    own.barrier("the disk is well again");
+    if (!over) return;
+    checkpoints.begin(learner, info(2));
+    checkpoints.finish();
+  });
+  EXPECT_EQ(names(), std::vector<std::string>{"step-000002"});
 }
 
 TEST_F(RunCheckpointsTest, ThereIsOneInsuranceAndItsSaveIsWhole) {
