@@ -68,6 +68,21 @@ TEST(PlanMemory, WeightsAdapterAndFeaturesAreThoseOfTheShapes) {
                                      bytes_of(plan.shared, "weights for the backward pass") + 4 * table);
 }
 
+TEST(PlanMemory, TheCacheHoldsTheLargerStage) {
+  MemoryInputs in = small_inputs();
+  // A page has 16 tokens; per layer and kv head 4·16 for keys and 16·16 for values, whose width is padded to 16.
+  const std::int64_t page = 4 * 2 * 2 * (4 * 16 + 16 * 16);
+  const auto cache = [&] { return bytes_of(plan_memory(in).held, "KV cache"); };
+  // A prompt of 20 tokens fills 2 pages; each of 2 members needs a copy of the second, which holds its 8 tokens too.
+  EXPECT_EQ(cache(), 2 * (2 + 2 * 1) * page);
+  in.stage2_prompt = 40;
+  in.stage2_new = 30;
+  // All 4 members at once: 3 pages of the prompt and 3 from its last page on.
+  EXPECT_EQ(cache(), 4 * (3 + 3) * page);
+  in.kv_limit = 10 * page + 1;
+  EXPECT_EQ(cache(), 10 * page);
+}
+
 TEST(PlanMemory, ARankPaysForItsRolesAlone) {
   MemoryInputs in = small_inputs();
   const MemoryPlan both = plan_memory(in);
