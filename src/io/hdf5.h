@@ -78,8 +78,8 @@ class Hdf5Writer {
 /// types (integers only from integers). No read allocates much more memory than the file's size justifies.
 class Hdf5File {
  public:
-  /// A child process first reads the whole file, because the library crashes or loops on some damaged files. Such
-  /// damage is an Error. So are links into other files.
+  /// A file without a seal is first read as a whole by a child process, because the library crashes or loops on some
+  /// damaged files. Such damage is an Error. So are links into other files.
   explicit Hdf5File(std::filesystem::path path);
   ~Hdf5File();
   Hdf5File(Hdf5File&&) noexcept;

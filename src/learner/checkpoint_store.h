@@ -64,8 +64,8 @@ void write_adapter_h5(const std::filesystem::path& file, const Lora& lora, const
 Lora read_adapter_h5(const std::filesystem::path& file, const ModelConfig& config);
 
 /// Reads an adapter in any form: a PEFT folder or its safetensors file, an adapter.h5, a checkpoint folder, or a run
-/// folder or its checkpoints/. Of a run it takes the final adapter, otherwise the newest undamaged one, and warns of
-/// each newer one. Throws Error as read_adapter_h5 does.
+/// folder or its checkpoints/. Of a run it takes the final adapter. Otherwise it takes that of the newest
+/// checkpoint whose adapter is undamaged, whatever its shards are, and warns of each newer checkpoint. Throws Error as read_adapter_h5 does.
 Lora read_any_adapter(const std::filesystem::path& path, const ModelConfig& config);
 
 /// Writes a checkpoint folder with a single shard. It appears whole or not at all. Throws Error if `folder` exists and

@@ -32,7 +32,7 @@ class CheckpointWriter {
 
   /// For use before the first step: write small files in the way of a checkpoint, so that an unsuitable folder is found
   /// early. Every learner calls try_part(). After that the first learner calls try_publishing(), which also checks that
-  /// `bytes` fit on the disk. Both remove their files and throw Error.
+  /// `bytes` fit on the disk and removes the files of all. If one fails, it removes its files and throws Error.
   void try_part() const;
   void try_publishing(std::uint64_t bytes) const;
 

@@ -17,7 +17,7 @@
 //             small sums through one rank: 2·(L-1)·μ + 2λ.
 //   publish   N reports to one rank: N·μ. Boundary: binomial tree over N. Adapter up to 4 MiB: binomial tree over H,
 //             ⌈log2 H⌉·(P/B + λ). Above, 4 MiB blocks along a chain, (H-1 + blocks-1)·(block/B + λ), or a binary tree,
-//             2·(⌊log2 H⌋ + blocks-1)·(block/B + λ), whichever has fewer hops (broadcast_shape.h). Then `apply`, and
+//             2·(⌊log2 H⌋ + blocks-1)·(block/B + λ), whichever ends earlier (broadcast_shape.h). Then `apply`, and
 //             four small maxima over H.
 //   waits     A rank that has waited w sleeps up to min(w/16, 5 ms) between two checks (comm/wait_times.h). Each hop of
 //             a tree or chain costs half of that. Where the last of n ranks counts, it costs n/(n+1) of that.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Loads a model whose weights each node holds once, and which are read from disk once per job
+// Loads a model whose weights each node holds once. Nodes with the same layout of weights read them from disk once
 // (docs/decisions/0006-weights-once-per-node.md).
 #pragma once
 

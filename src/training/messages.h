@@ -34,9 +34,9 @@ void send_report(Communicator& world, int to, const StepReport& report);
 /// Waits for the next report of rank `from`.
 StepReport receive_report(Communicator& world, int from);
 
-/// Whether a run begins with an evaluation.
+/// What is left to do when a run starts, besides its steps.
 enum class FirstEvaluation : std::int64_t {
-  none,
+  none,      ///< nothing
   due,       ///< before the first step
   recorded,  ///< all steps and the evaluation after the last one are done
 };

@@ -33,7 +33,7 @@ struct ResumeCandidates {
 /// Throws Error if the folder in checkpoint.resume does not exist, or if train.out contains another run.
 ResumeCandidates resume_candidates(const Config& config);
 
-/// Fingerprints of the weights and data of a checkpoint's training.
+/// Fingerprints of the weights and data of a training: that of a checkpoint, or this one.
 struct TrainedOn {
   std::string base_weights, training_data;
 };

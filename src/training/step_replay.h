@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Step dumps: all inputs and results of one update, enough to recompute it.
+// Recomputes a dumped step (training/step_dump.h).
 #pragma once
 
 #include <filesystem>

@@ -214,13 +214,14 @@ class CpuOps final : public Ops, public SharedPacking {
   SampledToken sample_row(std::span<const float> logits, const SampleRequest& request,
                           std::span<const std::int64_t> suppressed, std::vector<float>& weights) const;
 
-  /// Rows of so many multiplications each that outweigh waking a thread, in eights as the kernels work.
+  /// Number of rows, a multiple of 8, whose work is worth waking a thread for. A row has `multiplications`.
   static std::int64_t rows_worth_a_thread(std::int64_t multiplications) {
     constexpr std::int64_t kEight = 8, kMost = 32, kWorth = std::int64_t{1} << 16;  // some 2 µs
     return cpu::round_up(std::clamp(kWorth / std::max<std::int64_t>(multiplications, 1), kEight, kMost),
                          kEight);
   }
-  /// body(first, count) over pieces of `grain`; which thread takes a piece changes nothing.
+  /// body(first, count) over pieces of `grain`, or over all at once with a single thread. Which thread takes a piece changes
+  /// nothing.
   template <typename Body>
   void parallel(std::int64_t count, std::int64_t grain, const Body& body) const {
     const std::int64_t pieces = (count + grain - 1) / grain;
