@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CPU backend: oneDNN or own kernels for every product, own vectorised loops for the rest. Work is split into independent
-// outputs; each piece goes to one thread and one kernel, and every call has finished when it returns. The operations below
-// are what the CPU's decoder and vision tower are made of. For each of them:
-// - Outputs are arguments and never alias inputs unless the operation says so.
-// - Activation gradients are written with `=` unless a parameter says accumulate; weight gradients accumulate with `+=`.
-// The rules of ops/ops.h hold for each of them too.
+// The CPU backend. Matrix products use oneDNN or our own kernels, all other operations our own vectorised loops. The
+// outputs of an operation are divided into independent pieces. One thread computes a piece with one kernel. An operation
+// has finished when its call returns.
+//
+// The decoder and the vision tower (cpu_network.h) call the operations below. The rules of ops/ops.h apply to all
+// operations. In addition:
+// - Outputs are arguments. They never alias inputs unless the operation says so.
+// - Gradients of activations are overwritten unless a parameter `accumulate` is true. Gradients of weights are added to
+//   the output.
 #pragma once
 
 #include <algorithm>
@@ -22,7 +25,8 @@
 
 namespace biqa {
 
-/// One adapted projection of a (possibly fused) linear: A [rank, in], B [out, rank], f32, borrowed while packing.
+/// The adapter of one projection of a (possibly fused) linear layer: A [rank, in], B [out, rank], f32. pack_lora
+/// borrows both.
 struct LoraFactors {
   const float* a = nullptr;
   const float* b = nullptr;
@@ -37,22 +41,22 @@ struct LoraGradients {
   float* b = nullptr;  ///< [out, rank]
 };
 
-/// Adapter factors of all projections that share an input; made by CpuOps::pack_lora.
+/// The packed adapters of all projections that share an input; made by CpuOps::pack_lora.
 class PackedLora {
  public:
   PackedLora(std::int64_t in_width, std::int64_t total_rank) : in(in_width), rank(total_rank) {}
   virtual ~PackedLora() = default;
   PackedLora(const PackedLora&) = delete;
   PackedLora& operator=(const PackedLora&) = delete;
-  const std::int64_t in, rank;  ///< rank: summed over the projections
+  const std::int64_t in, rank;  ///< rank: sum over the projections
 };
 
-/// Inverted dropout on the adapter's input, drawn from counters: element (row, column) is kept iff
-/// uniform(key, token_keys[row], column) >= rate; kept elements are scaled by 1/(1-rate).
+/// Inverted dropout on the adapter's input, with counter-based random numbers. Element (row, column) is kept if
+/// uniform(key, token_keys[row], column) >= rate. Kept elements are multiplied by 1/(1-rate).
 struct Dropout {
   double rate = 0;
-  std::uint64_t key = 0;  ///< (seed, step, layer, input) mixed; a projection adds its index
-  std::span<const std::uint64_t> token_keys{};  ///< one per row; names the token, not the row
+  std::uint64_t key = 0;  ///< hash of (seed, step, layer, input); each projection adds its index
+  std::span<const std::uint64_t> token_keys{};  ///< [rows]; depend on the token, not on its row in the batch
 };
 
 inline constexpr std::int64_t kPageTokens = 16;
@@ -65,24 +69,24 @@ struct KvPages {
   std::int64_t page_elements = 0;  ///< elements from one page to the next
 };
 
-/// Elements one page of one layer needs.
+/// Number of elements of one page of one layer.
 std::int64_t kv_page_elements(const HeadShape& shape);
 
-/// The queries of one sequence: `rows` consecutive packed rows; row r sees keys 0 … first_position + r.
+/// The queries of one sequence: `rows` consecutive packed rows. Query r attends to the keys 0 … first_position + r.
 struct AttentionRows {
   std::int64_t first_row = 0, rows = 0, first_position = 0;
   const std::int32_t* pages = nullptr;
 };
 
-/// A prompt and the completions that follow it, for the backward of attention. Key rows are packed rows of k and
-/// v, query rows are packed rows of q (the two differ where only some rows have queries).
+/// A prompt and the completions that follow it, for the backward pass of attention. Key rows are packed rows of k and
+/// v. Query rows are packed rows of q. The numbers of a row differ if only some rows have queries.
 struct SharedPromptRows {
   struct Member {
     std::int64_t first_key_row = 0, rows = 0, first_query_row = 0;
   };
   std::int64_t first_key_row = 0, rows = 0;
   std::int64_t first_query_row = 0,
-               query_rows = 0;  ///< queries belong to the prompt's last `query_rows` rows
+               query_rows = 0;  ///< the last `query_rows` rows of the prompt have queries
   std::vector<Member> members;
 };
 
@@ -117,7 +121,7 @@ inline const void* row_pointer(ConstView v, std::int64_t row) {
 
 class CpuOps final : public Ops, public SharedPacking {
  public:
-  /// `threads`: 0 takes all processors that this process may use, or OMP_NUM_THREADS.
+  /// `threads`: 0 means OMP_NUM_THREADS or, if that is unset, all processors that this process may use.
   CpuOps(DType compute, int threads);
 
   DType compute_type() const override { return compute_; }
@@ -135,14 +139,15 @@ class CpuOps final : public Ops, public SharedPacking {
                                           std::span<const float> bias, bool backward) override;
   void check_rows(const FrozenLinear& w, std::span<const std::int64_t> counts) override;
   void linear(ConstView x, const FrozenLinear& w, View y, bool accumulate = false) override;
-  /// dx [T, in] f32 (+)= dy [T, out] · W; dy has the compute type; both dense.
+  /// dx [T, in] f32 = dy [T, out] · W, or += with `accumulate`. dy has the compute type. Both are dense.
   void linear_backward(ConstView dy, const FrozenLinear& w, View dx, bool accumulate = false);
 
   std::unique_ptr<PackedLora> pack_lora(std::int64_t in, std::span<const LoraFactors> factors);
-  /// u [T, rank] f32 = x̂ · Aᵀ;  y[:, projection's columns] += scale · u · Bᵀ. x [T, in] compute type.
+  /// u [T, rank] f32 = x̂ · Aᵀ;  y[:, columns of the projection] += scale · u · Bᵀ. x [T, in] has the compute type; x̂ is
+  /// x after dropout.
   void lora(ConstView x, const PackedLora& lora, const Dropout* dropout, View u, View y);
   /// g = scale · dy · B;  dA += gᵀ x̂;  dB += scale · dyᵀ u;  d_x += g · A (through the dropout mask) unless
-  /// d_x is empty. x, dy [T, ·] compute type; u f32 as written by lora(); one LoraGradients per projection.
+  /// d_x is empty. x, dy [T, ·] have the compute type. u is f32, as lora() wrote it. One LoraGradients per projection.
   void lora_backward(ConstView x, ConstView u, ConstView dy, const PackedLora& lora, const Dropout* dropout,
                      View d_x, std::span<const LoraGradients> gradients);
 
@@ -157,8 +162,8 @@ class CpuOps final : public Ops, public SharedPacking {
   void swiglu_backward(ConstView gate_up, ConstView dh, View d_gate_up);
   /// y = x · Φ(x), exact erf form; x f32, y f32 or bf16.
   void gelu(ConstView x, View y);
-  /// Rotates in place the pairs (j, j + D/2) of every head of x [T, heads·D] f32 by the angles whose cosines
-  /// and sines are rows of [T, D/2] f32; `inverse` rotates back (which is the backward).
+  /// Rotates the pairs (j, j + D/2) of every head of x [T, heads·D] f32 in place. `cosines` and `sines` [T, D/2] f32 are
+  /// those of the angles. `inverse` rotates back, which is the backward operation.
   void rotate(View x, std::int64_t head_dim, ConstView cosines, ConstView sines, bool inverse);
   /// y = x with another float type; same shape.
   void convert(ConstView x, View y);
@@ -180,27 +185,28 @@ class CpuOps final : public Ops, public SharedPacking {
   /// scale = 1/sqrt(D). q [T, heads·D] f32.
   void attention(ConstView q, const KvPages& pages, const HeadShape& shape,
                  std::span<const AttentionRows> sequences, View out, View lse);
-  /// d_q, d_k, d_v (f32, written; rows without queries or keys in `groups` are left alone) from d_out f32.
-  /// k and v are packed rows f32 and are rounded to `kv_type` as write_kv does.
+  /// Overwrites d_q, d_k and d_v (f32) with the gradients that follow from d_out (f32). Rows that are not in `groups` do
+  /// not change. k and v are packed rows in f32. They are rounded to `kv_type` like in write_kv.
   void attention_backward(ConstView q, ConstView k, ConstView v, ConstView out, ConstView lse,
                           ConstView d_out, const HeadShape& shape, DType kv_type,
                           std::span<const SharedPromptRows> groups, View d_q, View d_k, View d_v);
-  /// Bidirectional attention inside segments [begin, end) of the packed rows (vision tower); heads = kv_heads.
+  /// Bidirectional attention within each segment of the packed rows (vision tower). Segment i is the rows
+  /// [boundaries[i], boundaries[i + 1]). heads = kv_heads.
   void segment_attention(ConstView q, ConstView k, ConstView v, const HeadShape& shape,
                          std::span<const std::int64_t> boundaries, View out);
 
   /// --- head ---
-  /// Decoder::log_prob, a target for each row of h [T, hidden] (compute type).
+  /// Like Decoder::log_prob, with one target per row of h [T, hidden] (compute type).
   void log_prob(ConstView h, const FrozenLinear& head, std::span<const std::int64_t> targets,
                 float temperature, std::span<float> logp, std::span<float> entropy, View d_hidden);
-  /// Decoder::sample, one token per row of h.
+  /// Like Decoder::sample, with one token per row of h.
   void sample(ConstView h, const FrozenLinear& head, std::span<const SampleRequest> requests,
               std::span<const std::int64_t> suppressed, std::span<SampledToken> tokens);
 
  private:
   void check_matrix(cpu::PackedMatrix& matrix, std::int64_t inner, std::int64_t columns,
                     std::span<const std::int64_t> counts) const;
-  /// The input as the projection sees it: dropped out, f32.
+  /// Writes rows of x after the projection's dropout to `kept`, in f32.
   void apply_dropout(ConstView x, std::int64_t first, std::int64_t count, const Dropout& dropout,
                      std::size_t projection, float* kept) const;
   void store_head(const float* values, std::int64_t head_dim, std::int64_t head, std::int64_t row,
@@ -208,20 +214,20 @@ class CpuOps final : public Ops, public SharedPacking {
   template <typename T>
   void write_pages(ConstView k, ConstView v, const HeadShape& shape, std::span<const KvWrite> writes,
                    const KvPages& pages) const;
-  /// Logits of a few rows at a time, so that [rows, vocabulary] never exists.
+  /// Computes the logits of a few rows at a time, so that the full [rows, vocabulary] matrix is never built.
   template <typename Body>
   void for_logit_chunks(ConstView h, const FrozenLinear& head, const Body& body);
   SampledToken sample_row(std::span<const float> logits, const SampleRequest& request,
                           std::span<const std::int64_t> suppressed, std::vector<float>& weights) const;
 
-  /// Number of rows, a multiple of 8, whose work is worth waking a thread for. A row has `multiplications`.
+  /// Smallest number of rows, a multiple of 8, for which it pays to wake a thread. A row takes `multiplications`.
   static std::int64_t rows_worth_a_thread(std::int64_t multiplications) {
     constexpr std::int64_t kEight = 8, kMost = 32, kWorth = std::int64_t{1} << 16;  // some 2 µs
     return cpu::round_up(std::clamp(kWorth / std::max<std::int64_t>(multiplications, 1), kEight, kMost),
                          kEight);
   }
-  /// body(first, count) over pieces of `grain`, or over all at once with a single thread. Which thread takes a piece changes
-  /// nothing.
+  /// Calls body(first, count) for pieces of `grain`, or once for all with a single thread. The results must not depend on
+  /// which thread computes a piece.
   template <typename Body>
   void parallel(std::int64_t count, std::int64_t grain, const Body& body) const {
     const std::int64_t pieces = (count + grain - 1) / grain;
@@ -232,7 +238,7 @@ class CpuOps final : public Ops, public SharedPacking {
     const auto piece = [&](std::int64_t p, int) { body(p * grain, std::min(grain, count - p * grain)); };
     on_threads_of_library(threads_, pieces, false, call<decltype(piece)>, &piece);
   }
-  /// body(task, the thread's working memory).
+  /// Calls body(task, working memory of the thread) for each task.
   template <typename Body>
   void parallel_tasks(std::int64_t count, const Body& body) {
     if (scratch_.size() < static_cast<std::size_t>(threads_))
@@ -251,8 +257,9 @@ class CpuOps final : public Ops, public SharedPacking {
   static void call(const void* body, std::int64_t index, int thread) {
     (*static_cast<const Body*>(body))(index, thread);
   }
-  /// body(0 … count − 1, thread) on OpenMP's threads, one after another (`dynamic`: as they come free); throws the first
-  /// exception. Not a template, so that only this backend's files need OpenMP.
+  /// Calls body(context, i, thread) for i = 0 … count − 1 on OpenMP's threads. Threads get equal shares, or with
+  /// `dynamic` the next i as soon as they are free. Rethrows the first exception. Not a template, so that only this
+  /// backend's files need OpenMP.
   static void on_threads_of_library(int threads, std::int64_t count, bool dynamic,
                                     void (*body)(const void*, std::int64_t, int), const void* context);
 

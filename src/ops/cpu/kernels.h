@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The inner loops of the CPU backend, compiled once per instruction set (kernels_*.cpp) and chosen at run
-// time. Each works on a few rows; threads are the caller's business. Plain types only, so that no inline
-// function of the standard library is compiled for an instruction set that the machine may lack.
+// The inner loops of the CPU backend. They are compiled once per instruction set (kernels_*.cpp) and chosen at run time.
+// Each kernel works on a few rows in one thread. The interface has only plain types. So no inline function of the
+// standard library is compiled for an instruction set that the machine may lack.
 #pragma once
 
 #include <cstdint>
@@ -23,12 +23,13 @@ struct MutableRows {
 /// Largest number of queries that attend() takes at once.
 inline constexpr int kQueryBlock = 8;
 
-/// Queries that share a kv head. Keys come in pages of 16: page p starts at pages ? pages[p] : p.
+/// Queries that share a kv head. Keys lie in pages of 16. The p-th page of the sequence has the index pages[p], or p if
+/// `pages` is null.
 struct AttendBlock {
   int queries;
   int head_dim;
   const float* q[kQueryBlock];
-  std::int64_t lengths[kQueryBlock];  ///< keys that each query sees
+  std::int64_t lengths[kQueryBlock];  ///< number of keys that each query attends to
   const std::int32_t* pages;
   const void* keys;    ///< of this kv head in page 0: [head_dim, 16]
   const void* values;  ///< of this kv head in page 0: [16, padded_dim]
@@ -41,7 +42,7 @@ struct AttendBlock {
   float lse[kQueryBlock];
 };
 
-/// Backward for queries that share a kv head. Scratch is contiguous over keys.
+/// The backward pass for queries that share a kv head. The scratch is contiguous over keys.
 struct AttendBackwardBlock {
   int queries;
   int head_dim;
@@ -69,14 +70,14 @@ struct RowStatistics {
   float weighted;  ///< Σ (z − maximum) exp(z − maximum)
 };
 
-/// Sums of a few rows of x and one or a few panels of weights, going on with what `sums` holds.
+/// sums += x · weights, for a few rows of x and a few panels of weights.
 struct PanelProduct {
   const float* x;  ///< [rows, inner], `x_stride` apart
   std::int64_t x_stride;
   int rows;    ///< 1 … product_rows
-  int panels;  ///< 1; or 2 for up to three rows, 4 for one
+  int panels;  ///< 1, or 2 with up to three rows, or 4 with one row
   std::int64_t inner;
-  const void* weights;  ///< [inner, product_columns] of a panel, f32 or bf16
+  const void* weights;  ///< per panel [inner, product_columns], f32 or bf16
   bool bf16;
   std::int64_t panel_stride;  ///< elements from one panel to the next
   float* sums;                ///< [rows, panels · product_columns], `sums_stride` apart
@@ -117,7 +118,7 @@ struct Kernels {
   int product_rows, product_columns;
 };
 
-const Kernels& kernels();  ///< the best that this machine runs
+const Kernels& kernels();  ///< those of the best instruction set of this machine
 
 namespace baseline {
 const Kernels& table();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Bodies of the inner loops, included once per instruction set with BIQA_KERNEL_NAMESPACE set. Vectors are the
-// compiler's own, 16 floats wide on every machine, so each sum has one order whatever the hardware width.
-// A row's sums never depend on how many rows are worked on at once: every accumulator is one chain over its own data.
+// The inner loops, included once per instruction set with another BIQA_KERNEL_NAMESPACE. Vectors are the compiler's own
+// type with 16 floats on every machine, so the order of each sum does not depend on the hardware. Each accumulator sums
+// the data of one row in a fixed order, so a row's sums do not depend on the number of rows.
 
 #include "ops/cpu/kernels.h"
 #include "ops/cpu/vector_product_impl.h"
@@ -28,7 +28,7 @@ BIQA_INLINE void store(float* p, Floats v) {
   __builtin_memcpy(p, &v, sizeof v);
 }
 BIQA_INLINE Floats all(float x) {
-  return x - Floats{};  // x − 0 is x to the bit, so that no instruction is left of it
+  return x - Floats{};  // x − 0 has the bits of x, so the compiler emits no subtraction
 }
 
 BIQA_INLINE Floats load(const std::uint16_t* p) {
@@ -86,8 +86,8 @@ BIQA_INLINE float max_of(Floats v) {
   return best;
 }
 
-/// exp to about one unit in the last place: 2^n · p(r), r = x − n ln 2 (Cody and Waite's split), degree-6 polynomial.
-/// A NaN stays one: of two operands that don't compare, maximum and minimum give the second.
+/// exp, accurate to about one unit in the last place: 2^n · p(r), r = x − n ln 2 (Cody and Waite's split), where p is a
+/// polynomial of degree 6. NaN stays NaN, because maximum and minimum return their second operand if one is NaN.
 BIQA_INLINE Floats exponential(Floats x) {
   const Floats clamped = minimum(all(88.7F), maximum(all(-87.3F), x));
   const Floats magic = all(12582912.0F);  // 1.5·2^23: adding it rounds to the nearest integer
@@ -110,7 +110,7 @@ BIQA_INLINE Floats sigmoid(Floats x) {
   return 1.0F / (1.0F + exponential(-x));
 }
 
-/// Calls body(i, count) for i = 0, 16, …: count is 16, or less in the last call.
+/// Calls body(i, count) for i = 0, 16, …. count is 16, or less in the last call.
 template <typename Body>
 BIQA_INLINE void by_lanes(std::int64_t n, Body body) {
   std::int64_t i = 0;
@@ -253,7 +253,7 @@ BIQA_INLINE void reduce_block(const X* x, std::int64_t stride, std::int64_t n, c
     }
   };
   if constexpr (sizeof(X) == 2) {
-    // Widened first: one value from a vector of them costs more than its product.
+    // Widen x first, because taking a single value out of a bf16 vector costs more than its product.
     constexpr std::int64_t kChunk = 128;
     float wide[kRows * kChunk];
     for (std::int64_t first = 0; first < n; first += kChunk) {
@@ -365,7 +365,7 @@ void outer(const float* u, std::int64_t u_stride, Rows x, std::int64_t rows, std
   }
 }
 
-/// scores[q][16 keys of a page] = Σ_d q[d] · keys[d][·], one chain over d per score.
+/// scores[q][16 keys of a page] = Σ_d q[d] · keys[d][·], summed in the order of d.
 template <int kQueries, typename T>
 BIQA_INLINE void page_scores(const float* const* q, int head_dim, const T* keys, Floats* scores) {
   for (int i = 0; i < kQueries; ++i) scores[i] = Floats{};
@@ -433,8 +433,8 @@ void attend_queries(AttendBlock& block, int first) {
         for (int i = 0; i < kQueries; ++i) sums[i] += row * scores[i][p * kLanes + j];
       }
     }
-    // A weight of zero would not keep out what a query doesn't see: later rows, or what a page held before, may be
-    // infinite or no number.
+    // These pages may also contain values that a query must not see: later rows, or old content of the page. Their
+    // weight is zero, but they may be infinite or NaN, so they must not be multiplied.
     for (std::int64_t p = whole_pages; p < page_count; ++p) {
       const T* v = values_of(p);
       const std::int64_t start = p * kLanes;

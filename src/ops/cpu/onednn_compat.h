@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The parts of oneDNN whose interface changed between 2.x and 3.x.
+// Wraps the parts of oneDNN's interface that changed between 2.x and 3.x.
 #pragma once
 
 #include <glog/logging.h>
@@ -13,11 +13,11 @@
 
 namespace biqa::cpu {
 
-/// The fewest rows that the library multiplies with the same bits as many rows. Version 3.7 uses another kernel for a
-/// single row, which rounds differently from an inner width of 1,025 on.
+/// The smallest number of rows that oneDNN multiplies with the same bits as many rows. Version 3.7 uses another kernel
+/// for a single row. From an inner width of 1,025 on, that kernel rounds differently.
 constexpr std::int64_t kLeastRows = DNNL_VERSION_MAJOR >= 3 ? 2 : 1;
 
-/// source · weights, plus `bias` unless that is null. Throws dnnl::error.
+/// Describes source · weights, plus `bias` unless it is null. Throws dnnl::error.
 inline dnnl::matmul::primitive_desc describe_matmul(const dnnl::engine& engine,
                                                     const dnnl::memory::desc& source,
                                                     const dnnl::memory::desc& weights,
@@ -34,7 +34,7 @@ inline dnnl::matmul::primitive_desc describe_matmul(const dnnl::engine& engine,
 #endif
 }
 
-/// Stands for where each element is: equal for descriptions of the same bytes.
+/// Fingerprint of the positions of all elements. Equal layouts have equal fingerprints.
 inline std::uint64_t layout_fingerprint(const dnnl::memory::desc& layout) {
   std::uint64_t state = 0;
   const auto add = [&state](std::int64_t value) {
@@ -45,7 +45,7 @@ inline std::uint64_t layout_fingerprint(const dnnl::memory::desc& layout) {
   };
 #if DNNL_VERSION_MAJOR >= 3
   CHECK(layout.get_format_kind() == dnnl::memory::format_kind::blocked);
-  // The description must not be larger than the elements, so the library may not keep other data after them.
+  // If the layout were larger than its elements, oneDNN would keep other data after them.
   std::size_t bytes = dnnl::memory::data_type_size(layout.get_data_type());
   for (const std::int64_t extent : layout.get_padded_dims()) bytes *= static_cast<std::size_t>(extent);
   CHECK_EQ(layout.get_size(), bytes);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a product is divided among threads.
+// Divides a matrix product among threads.
 #pragma once
 
 #include <algorithm>
@@ -7,13 +7,14 @@
 
 namespace biqa::cpu {
 
-/// Some rows and some columns of a product's output; columns in the caller's blocks.
+/// The rows and columns of the output that one thread computes. Columns are counted in blocks of the caller.
 struct Part {
   std::int64_t first_row, end_row, first_column, end_column;
 };
 
-/// Part `part` of `parts` of [rows, columns]; rows are divided in bands of `band`. Columns are divided first, so that each
-/// weight is read by one thread. Rows are divided too where that leaves the busiest thread clearly less to do.
+/// Returns part `part` of `parts` of an output [rows, columns]. Normally only the columns are divided, so that each
+/// weight is read by one thread. The rows are divided too, in bands of `band` rows, if this reduces the work of the
+/// busiest thread by at least a tenth.
 inline Part part_of(std::int64_t rows, std::int64_t band, std::int64_t columns, std::int64_t part,
                     std::int64_t parts) {
   const auto divide_up = [](std::int64_t value, std::int64_t by) { return (value + by - 1) / by; };

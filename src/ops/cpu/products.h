@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Matrix products: weights are packed once in the layout of what multiplies them and serve every row count. That is
-// oneDNN, or an own kernel where oneDNN's rows would depend on their batch (bf16 with AMX: ops/cpu/tile_product.h).
+// Matrix products with packed weights. Weights are packed once, in the layout that their implementation needs, and serve
+// any number of rows. The implementation is oneDNN, or our own kernel if a row of oneDNN's result would depend on the
+// batch: tile_product.h (bf16 with AMX) or the vector product (f32 below AVX-512, bf16 below AVX512_BF16).
 #pragma once
 
 #include <cstdint>
@@ -16,34 +17,35 @@ namespace biqa::cpu {
 
 struct Kernels;
 
-/// The place of a packed matrix that processes share.
+/// The place of a packed matrix in memory that processes share.
 struct ArenaPlace {
   WeightArena* arena = nullptr;
   std::string name;
   WeightPart part = WeightPart::forward;
 };
 
-/// What a packed matrix is made of.
+/// The inputs from which a packed matrix is made.
 struct MatrixSource {
   ConstView weight;  ///< [n, k] when transposed (y = x·Wᵀ), else [k, n] (y = x·W); f32 or bf16, dense
   bool transposed = false;
   std::span<const float> bias;  ///< [n] or empty
   DType compute = DType::f32;   ///< type of x
-  /// With it the memory is the arena's, and weight and bias are read only where that is filling.
+  /// Not null: the packed matrix lies in this arena, and weight and bias are read only if the arena is filling().
   const ArenaPlace* place = nullptr;
 
   std::int64_t inner() const { return transposed ? weight.columns() : weight.rows(); }
   std::int64_t columns() const { return transposed ? weight.rows() : weight.columns(); }
-  /// Whether the elements are to be read and packed.
+  /// Whether the elements must be read and packed.
   bool filled_here() const { return place == nullptr || place->arena->filling(); }
-  /// Memory for the packed elements (`suffix` empty) or the bias.
+  /// Returns memory for the packed elements (`suffix` empty) or for the bias.
   Buffer claim(const char* suffix, std::size_t bytes, std::uint64_t fingerprint) const;
 };
 
-/// B of y [M, n] f32 (+)= x [M, k] · B + bias. Every bit of a row's result depends only on that row.
+/// A packed matrix B [k, n], which computes y [M, n] f32 (+)= x [M, k] · B + bias. Every bit of an output row depends
+/// only on its input row.
 class PackedMatrix {
  public:
-  /// How one library does it.
+  /// The product by one library or by our own kernels.
   class Implementation {
    public:
     Implementation() = default;
@@ -65,13 +67,13 @@ class PackedMatrix {
   std::unique_ptr<Implementation> implementation_;
 };
 
-/// What multiplies fastest here with rows that don't depend on their batch.
+/// The fastest batch-invariant implementation on this processor.
 std::unique_ptr<PackedMatrix::Implementation> make_matrix(const MatrixSource& source);
 /// Products through oneDNN.
 std::unique_ptr<PackedMatrix::Implementation> make_onednn_matrix(const MatrixSource& source);
-/// oneDNN and its version, for messages.
+/// The name and version of oneDNN, for messages.
 std::string library_version();
-/// Products through own loops on the vector unit.
+/// Products through our own loops on the vector unit.
 std::unique_ptr<PackedMatrix::Implementation> make_vector_matrix(const MatrixSource& source,
                                                                  const Kernels& kernels);
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tile product over a set of tile registers `Tiles`: those of the processor or simulated ones.
+// The tile product as a template of `Tiles`, the tile registers: those of the processor or simulated ones.
 //
 // A block of y is 32 rows × 32 columns in four tiles:   0 1 |  rows 0–15      x: tile 4 (rows 0–15), 5 (rows 16–31)
 //                                                       2 3 |  rows 16–31     B: tile 6 (columns 0–15), 7 (16–31)
-// x is read where it is. Sums that go on with the next chunk of the inner width wait in the scratch.
+// x is read in place. Between two chunks of the inner width, the sums lie in the scratch.
 #pragma once
 
 #include <algorithm>
@@ -39,9 +39,9 @@ class TileWork {
   static constexpr std::int64_t kFinished = kTileGroupRows * TileLayout::kPanelBlocks * TileLayout::kBlock;
   static constexpr std::int64_t kTile = 16 * 16;           // f32 elements
   static constexpr std::int64_t kTilePairs = 16 * 16 * 2;  // bf16 elements
-  static constexpr std::int64_t kTileBytes = 64;           // of a row
+  static constexpr std::int64_t kTileBytes = 64;           // bytes of a tile's row
 
-  /// Where x is read in one chunk: `whole` steps in place, then perhaps the last one.
+  /// The rows of x in one chunk. `last` is the padded last step of TileProduct, or null.
   struct Rows {
     const Bf16* x;
     const Bf16* last;
@@ -89,7 +89,7 @@ class TileWork {
     if (!chunk.first) {
       load<kBoth>(sums, kTileBytes, kTile);
     } else if (product_.bias != nullptr) {
-      load<kBoth>(product_.bias + block * 32, 0, 0);  // a stride of 0: the same row sixteen times
+      load<kBoth>(product_.bias + block * 32, 0, 0);  // stride 0 loads the same row sixteen times
     } else {
       Tiles::template zero<0>();
       Tiles::template zero<1>();
@@ -166,7 +166,7 @@ class TileWork {
     }
   }
 
-  /// Copies or adds the finished block to y.
+  /// Copies the finished block to y, or adds it.
   void finish(float* y, std::int64_t rows, std::int64_t columns) const {
     for (std::int64_t r = 0; r < rows; ++r) {
       float* target = y + r * layout_.columns;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The inner loop of the vector product, included once per instruction set like kernels_impl.h. Vectors have the width of
-// the hardware here, for the sums to fit in its registers. Every sum is one chain in the order of the inner elements, so
-// neither the number of rows nor that of panels changes a bit of it.
+// The inner loop of the vector product. Like kernels_impl.h, this file is included once per instruction set. Vectors have
+// the width of the hardware, so that the sums fit into its registers. Every sum adds the inner elements in order, so its
+// bits do not depend on the numbers of rows and panels.
 
 #include "ops/cpu/kernels.h"
 
@@ -54,7 +54,7 @@ void panel_sums(const PanelProduct& p) {
       w[v] = load_weights(weights + v / 2 * p.panel_stride + v % 2 * kVectorLanes);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
-      const Vector value = x[r * p.x_stride] - Vector{};  // x − 0 is x to the bit; 0 + x is not
+      const Vector value = x[r * p.x_stride] - Vector{};  // x − 0 has the bits of x; 0 + x has not, if x is −0
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) sums[r][v] += value * w[v];
     }
@@ -71,7 +71,7 @@ void panel_sums(const PanelProduct& p) {
 
 template <typename W>
 void panel_product_of(const PanelProduct& p) {
-  // Few rows take several panels at once: as many independent chains as the hardware keeps busy.
+  // With few rows, several panels are multiplied at once, so that there are enough independent sums for the hardware.
   if (p.panels == 4) return panel_sums<1, 4, W>(p);
   if (p.panels == 2)
     return p.rows == 2   ? panel_sums<2, 2, W>(p)
