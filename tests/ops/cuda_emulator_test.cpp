@@ -75,40 +75,16 @@ TEST(CudaEmulator, ShufflesStayInTheirWarp) {
 __global__ void index_kernel(int* out) {
   const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
   const unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
-  __shared__ int calls;
+  int& calls = *dynamic_shared<int>();
   if (thread == 0) calls = 0;
   __syncthreads();
   out[block * blockDim.x * blockDim.y * blockDim.z + thread] += ++calls;
-  __syncthreads();
 }
 
 TEST(CudaEmulator, EveryThreadOfEveryBlockRunsOnce) {
   std::vector<int> out(2 * 3 * 2 * 4 * 3 * 2);
-  launch(index_kernel, dim3(2, 3, 2), dim3(4, 3, 2), 0, Stream(), out.data());
+  launch(index_kernel, dim3(2, 3, 2), dim3(4, 3, 2), sizeof(int), Stream(), out.data());
   for (std::size_t i = 0; i < out.size(); ++i) EXPECT_EQ(out[i], static_cast<int>(i % 24 + 1));
-}
-
-__global__ void divergent_kernel(bool at_block_barrier) {
-  if (threadIdx.x != 40) return;
-  if (at_block_barrier)
-    __syncthreads();
-  else
-    __shfl_xor_sync(3U << 8, 1, 1);
-}
-
-// Threads that have returned are not waited for; living ones are.
-__global__ void half_waits_kernel() {
-  if (threadIdx.x < 32)
-    __syncthreads();
-  else
-    __shfl_xor_sync(threadIdx.x == 40 ? 3U << 8 : kWholeWarp, 1, 1);
-}
-
-TEST(CudaEmulatorDeathTest, ABarrierThatOthersNeverReach) {
-  launch(divergent_kernel, 1, 64, 0, Stream(), true);
-  launch(divergent_kernel, 1, 64, 0, Stream(), false);
-  EXPECT_DEATH(launch(half_waits_kernel, 1, 64, 0, Stream()),
-               "thread 0 waits at a block barrier that others of the block never reach");
 }
 
 TEST(CudaEmulator, RefusesAnImpossibleLaunch) {

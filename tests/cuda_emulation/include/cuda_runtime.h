@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stands before CUDA's own header when the tests compile .cu files for the host: just what this project's
 // sources use. Qualifiers are empty, static shared memory is a thread-local variable, device memory is host
-// memory, and a launch runs the grid block by block, the threads of a block as fibers (see emulator.h).
+// memory, and a launch runs the grid block by block (see block.h).
 // Streams finish at once.
 #pragma once
 
@@ -9,8 +9,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <tuple>
 
+#include "cuda_emulation/block.h"
 #include "cuda_emulation/emulator.h"
 
 #define __global__
@@ -35,7 +37,7 @@ struct dim3 {
                  unsigned z_size = 1)  // NOLINT(google-explicit-constructor)
       : x(x_size), y(y_size), z(z_size) {}
 };
-inline thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
+constinit inline thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
@@ -71,40 +73,37 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
       grid.z > 65535 || config->dynamicSmemBytes > biqa::emulation::kMaxSharedBytes) {
     return cudaErrorInvalidValue;
   }
-  gridDim = grid;
-  blockDim = block;
-  for (unsigned z = 0; z < grid.z; ++z) {
-    for (unsigned y = 0; y < grid.y; ++y) {
-      for (unsigned x = 0; x < grid.x; ++x) {
-        blockIdx = dim3(x, y, z);
-        biqa::emulation::run_block(
-            static_cast<int>(threads), config->dynamicSmemBytes,
-            [&](int thread) {
-              const auto index = static_cast<unsigned>(thread);
-              threadIdx = dim3(index % block.x, index / block.x % block.y, index / (block.x * block.y));
-            },
-            [&] { kernel(arguments...); });
-      }
-    }
-  }
+  struct Call {
+    void (*kernel)(Parameters...);
+    std::tuple<Parameters...> arguments;
+  };
+  biqa::emulation::Launch launch;
+  launch.kernel = reinterpret_cast<const void*>(kernel);
+  launch.grid = {grid.x, grid.y, grid.z};
+  launch.block = {block.x, block.y, block.z};
+  launch.shared_bytes = config->dynamicSmemBytes;
+  launch.arguments = std::make_shared<const Call>(Call{kernel, {arguments...}});
+  launch.argument_bytes = sizeof(Call);
+  launch.call = [](const void* call) {
+    const auto& c = *static_cast<const Call*>(call);
+    std::apply(c.kernel, c.arguments);
+  };
+  biqa::emulation::run(launch);
   return cudaSuccess;
 }
 
 inline void __syncthreads() {
-  biqa::emulation::wait_for_block();
+  biqa::emulation::block_barrier("__syncthreads", false);
+}
+inline int __syncthreads_or(int vote) {
+  return biqa::emulation::block_barrier("__syncthreads_or", vote != 0).yes > 0 ? 1 : 0;
+}
+inline int __syncthreads_and(int vote) {
+  const biqa::emulation::Votes votes = biqa::emulation::block_barrier("__syncthreads_and", vote != 0);
+  return votes.yes == votes.all ? 1 : 0;
+}
+inline int __syncthreads_count(int vote) {
+  return static_cast<int>(biqa::emulation::block_barrier("__syncthreads_count", vote != 0).yes);
 }
 
-inline void __syncwarp(unsigned mask = 0xffffffffU) {
-  biqa::emulation::wait_for_warp(mask);
-}
-
-/// The value that lane (own lane XOR `distance`) passes.
-template <typename T>
-T __shfl_xor_sync(unsigned mask, T value, int distance) {
-  static_assert(sizeof(T) <= sizeof(std::uint64_t));
-  std::uint64_t bits = 0;
-  std::memcpy(&bits, &value, sizeof value);
-  bits = biqa::emulation::exchange(mask, bits, biqa::emulation::lane() ^ distance);
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
+#include "warp_functions.h"
