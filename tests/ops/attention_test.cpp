@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cmath>
+#include <initializer_list>
 #include <limits>
 #include <numeric>
 
@@ -19,6 +20,8 @@ namespace {
 using oracle::Complex;
 using oracle::matrix_of;
 using oracle::Real;
+using testing::AttentionBackwardCase;
+using testing::AttentionCase;
 using testing::ExpectedMatrix;
 using testing::random_tensor;
 using testing::relative_bound;
@@ -32,36 +35,41 @@ constexpr double kSoftmaxUnits = 12 * kUnit;
 /// Keys and values of some sequences, in pages that are handed out in a scattered order.
 class Paged {
  public:
-  Paged(const HeadShape& shape, DType type, std::int64_t pages)
-      : storage_(type, 1, pages * kv_page_elements(shape), "test"),
-        order_(random_order(static_cast<std::size_t>(pages), RandomStream{7})),
-        shape_(shape) {
-    storage_.zero();
-  }
-  KvPages pages() { return {storage_.view().data(), storage_.type(), kv_page_elements(shape_)}; }
+  Paged(testing::Operations& ops, const HeadShape& shape, std::int64_t pages)
+      : page_tokens_(ops.page_tokens()),
+        store_(ops.make_pages(shape, pages)),
+        order_(random_order(static_cast<std::size_t>(pages), RandomStream{7})) {}
+  KvStore& store() { return *store_; }
   std::vector<std::int32_t> take(std::int64_t tokens) {
     std::vector<std::int32_t> taken;
-    for (std::int64_t i = 0; i < tokens; i += kPageTokens) {
+    for (std::int64_t i = 0; i < tokens; i += page_tokens_) {
       taken.push_back(static_cast<std::int32_t>(order_.back()));
       order_.pop_back();
     }
     return taken;
   }
+  /// Writes of `rows` rows from `first_row` to the places from `position` on in the sequence with these pages.
+  void add_writes(std::vector<KvWrite>& writes, const std::vector<std::int32_t>& pages,
+                  std::int64_t first_row, std::int64_t rows, std::int64_t position) const {
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const std::int64_t at = position + i;
+      writes.push_back({static_cast<std::int32_t>(first_row + i),
+                        pages[static_cast<std::size_t>(at / page_tokens_)],
+                        static_cast<std::int32_t>(at % page_tokens_)});
+    }
+  }
 
  private:
-  Tensor storage_;
+  std::int64_t page_tokens_;
+  std::unique_ptr<KvStore> store_;
   std::vector<std::size_t> order_;
-  HeadShape shape_;
 };
 
-void add_writes(std::vector<KvWrite>& writes, const std::vector<std::int32_t>& pages, std::int64_t first_row,
-                std::int64_t rows, std::int64_t position) {
-  for (std::int64_t i = 0; i < rows; ++i) {
-    const std::int64_t at = position + i;
-    writes.push_back({static_cast<std::int32_t>(first_row + i),
-                      pages[static_cast<std::size_t>(at / kPageTokens)],
-                      static_cast<std::int32_t>(at % kPageTokens)});
-  }
+/// Pages for each of these numbers of tokens.
+std::int64_t pages_for(const testing::Operations& ops, std::initializer_list<std::int64_t> tokens) {
+  std::int64_t pages = 0;
+  for (const std::int64_t count : tokens) pages += (count + ops.page_tokens() - 1) / ops.page_tokens();
+  return pages;
 }
 
 /// Bounds for softmax(q·Kᵀ/√D)·V of one element: a score is off by `score_error`, which is a relative error
@@ -97,69 +105,57 @@ ExpectedMatrix expected_attention(const Real& q, const Real& k, const Real& v, c
   return expected;
 }
 
-struct Case {
-  HeadShape shape;
-  DType type;
-};
-std::ostream& operator<<(std::ostream& out, const Case& c) {
-  return out << c.shape.heads << "/" << c.shape.kv_heads << " heads of " << c.shape.head_dim << " "
-             << name_of(c.type);
-}
-std::vector<Case> cases() {
-  std::vector<Case> all;
-  for (const HeadShape& shape :
-       {HeadShape{1, 1, 2}, HeadShape{4, 2, 8}, HeadShape{2, 1, 16}, HeadShape{6, 2, 20}, HeadShape{3, 3, 32},
-        HeadShape{2, 2, 80}, HeadShape{7, 1, 128}}) {
-    for (const DType type : {DType::f32, DType::bf16}) all.push_back({shape, type});
-  }
-  return all;
-}
-class Attention : public ::testing::TestWithParam<Case> {};
-INSTANTIATE_TEST_SUITE_P(Cases, Attention, ::testing::ValuesIn(cases()));
+class Attention : public ::testing::TestWithParam<AttentionCase> {};
+INSTANTIATE_TEST_SUITE_P(Cases, Attention, ::testing::ValuesIn(testing::attention_cases()));
 
 TEST_P(Attention, AgreesWithTheFormula) {
-  const auto& [shape, type] = GetParam();
+  const AttentionCase& c = GetParam();
+  const HeadShape& shape = c.shape;
+  const DType type = c.type;
   const auto ops = testing::make_operations(type, 2);
-  // Lengths around the page size; the third sequence goes on from 19 tokens that were stored before.
-  const std::vector<std::int64_t> rows{1, 16, 5, 35};
-  const std::vector<std::int64_t> before{0, 0, 19, 0};
-  const std::int64_t total = std::accumulate(rows.begin(), rows.end(), std::int64_t{0});
-  const std::int64_t stored = 19;
-  const Tensor q = random_tensor(DType::f32, total, shape.heads * shape.head_dim, 2, 1);
-  const Tensor k = random_tensor(DType::f32, stored + total, shape.kv_heads * shape.head_dim, 2, 2);
-  const Tensor v = random_tensor(DType::f32, stored + total, shape.kv_heads * shape.head_dim, 2, 3);
-  Paged paged(shape, type, 12);
+  std::int64_t total = 0;
+  std::int64_t stored = 0;
+  std::int64_t page_count = 0;
+  for (const auto& [rows, preceding] : c.sequences) {
+    total += rows;
+    stored += preceding;
+    page_count += pages_for(*ops, {rows + preceding});
+  }
+  const Tensor q = random_tensor(DType::f32, total, shape.heads * shape.head_dim, 2, c.seed);
+  const Tensor k = random_tensor(DType::f32, stored + total, shape.kv_heads * shape.head_dim, 2, c.seed + 1);
+  const Tensor v = random_tensor(DType::f32, stored + total, shape.kv_heads * shape.head_dim, 2, c.seed + 2);
+  Paged paged(*ops, shape, page_count);
   std::vector<std::vector<std::int32_t>> pages;
   std::vector<KvWrite> writes;
   std::vector<AttentionRows> sequences;
   oracle::Visible visible;
   std::int64_t row = 0;
-  for (std::size_t s = 0; s < rows.size(); ++s) {
-    pages.push_back(paged.take(before[s] + rows[s]));
-    add_writes(writes, pages[s], 0, before[s], 0);
-    add_writes(writes, pages[s], stored + row, rows[s], before[s]);
-    std::vector<std::int64_t> keys(static_cast<std::size_t>(before[s]));
-    std::iota(keys.begin(), keys.end(), std::int64_t{0});
-    for (std::int64_t i = 0; i < rows[s]; ++i) {
+  std::int64_t stored_row = 0;
+  for (const auto& [rows, preceding] : c.sequences) {
+    pages.push_back(paged.take(preceding + rows));
+    paged.add_writes(writes, pages.back(), stored_row, preceding, 0);
+    paged.add_writes(writes, pages.back(), stored + row, rows, preceding);
+    std::vector<std::int64_t> keys(static_cast<std::size_t>(preceding));
+    std::iota(keys.begin(), keys.end(), stored_row);
+    for (std::int64_t i = 0; i < rows; ++i) {
       keys.push_back(stored + row + i);
       visible.push_back(keys);
     }
-    row += rows[s];
+    sequences.push_back({row, rows, preceding, pages.back().data()});
+    row += rows;
+    stored_row += preceding;
   }
-  row = 0;
-  for (std::size_t s = 0; s < rows.size(); ++s) {
-    sequences.push_back({row, rows[s], before[s], pages[s].data()});
-    row += rows[s];
-  }
-  ops->write_kv(k.view(), v.view(), shape, writes, paged.pages());
+  ops->write_kv(k.view(), v.view(), shape, writes, paged.store());
   Tensor out(type, total, shape.heads * shape.head_dim, "test");
   Tensor lse(DType::f32, total, shape.heads, "test");
-  ops->attention(q.view(), paged.pages(), shape, sequences, out.view(), lse.view());
+  ops->attention(q.view(), paged.store(), shape, sequences, out.view(), lse.view());
 
   const Real keys = oracle::rounded(matrix_of(k.view()), type);
   const Real values = oracle::rounded(matrix_of(v.view()), type);
   const Real queries = matrix_of(q.view());
   EXPECT_TRUE(expected_attention(queries, keys, values, shape, visible, type).agrees_with(out.view()));
+  std::int64_t longest = 0;  // keys of a query
+  for (const auto& [rows, preceding] : c.sequences) longest = std::max(longest, rows + preceding);
   ExpectedMatrix expected_lse(total, shape.heads);
   for (std::int64_t t = 0; t < total; ++t) {
     for (std::int64_t h = 0; h < shape.heads; ++h) {
@@ -170,49 +166,50 @@ TEST_P(Attention, AgreesWithTheFormula) {
       // Scores are sums of head_dim products below 4, divided by √head_dim.
       const double score = 4 * std::sqrt(static_cast<double>(shape.head_dim));
       expected_lse.set(t, h, log_sum,
-                       (relative_bound(shape.head_dim) + 4 * kUnit) * score + relative_bound(35) +
+                       (relative_bound(shape.head_dim) + 4 * kUnit) * score + relative_bound(longest) +
                            4 * kUnit * std::abs(log_sum));
     }
   }
   EXPECT_TRUE(expected_lse.agrees_with(lse.view()));
 
   Tensor without(type, total, shape.heads * shape.head_dim, "test");
-  ops->attention(q.view(), paged.pages(), shape, sequences, without.view(), View{});
+  ops->attention(q.view(), paged.store(), shape, sequences, without.view(), View{});
   EXPECT_TRUE(same_bits(out.view(), without.view()));
 }
 
 TEST_P(Attention, ARowDoesNotDependOnItsBatchOrTheThreads) {
-  const auto& [shape, type] = GetParam();
-  constexpr std::int64_t kLength = 75;
-  const Tensor q = random_tensor(DType::f32, kLength, shape.heads * shape.head_dim, 2, 1);
-  const Tensor k = random_tensor(DType::f32, kLength, shape.kv_heads * shape.head_dim, 2, 2);
-  const Tensor v = random_tensor(DType::f32, kLength, shape.kv_heads * shape.head_dim, 2, 3);
-  Paged paged(shape, type, 8);
-  const auto pages = paged.take(kLength);
+  const AttentionCase& c = GetParam();
+  const HeadShape& shape = c.shape;
+  const DType type = c.type;
+  const Tensor q = random_tensor(DType::f32, c.length, shape.heads * shape.head_dim, 2, c.seed);
+  const Tensor k = random_tensor(DType::f32, c.length, shape.kv_heads * shape.head_dim, 2, c.seed + 1);
+  const Tensor v = random_tensor(DType::f32, c.length, shape.kv_heads * shape.head_dim, 2, c.seed + 2);
   const auto single = testing::make_operations(type, 1);
-  Tensor alone(type, kLength, q.columns(), "test");
-  for (std::int64_t t = 0; t < kLength; ++t) {  // token by token, each written just before it is read
+  Paged paged(*single, shape, pages_for(*single, {c.length}));
+  const auto pages = paged.take(c.length);
+  Tensor alone(type, c.length, q.columns(), "test");
+  for (std::int64_t t = 0; t < c.length; ++t) {  // token by token, each written just before it is read
     std::vector<KvWrite> writes;
-    add_writes(writes, pages, t, 1, t);
-    single->write_kv(k.view(), v.view(), shape, writes, paged.pages());
+    paged.add_writes(writes, pages, t, 1, t);
+    single->write_kv(k.view(), v.view(), shape, writes, paged.store());
     const AttentionRows one{0, 1, t, pages.data()};
-    single->attention(q.view().row_range(t, 1), paged.pages(), shape, std::span(&one, 1),
+    single->attention(q.view().row_range(t, 1), paged.store(), shape, std::span(&one, 1),
                       alone.view().row_range(t, 1), View{});
   }
   for (const int threads : {1, 2}) {
     const auto ops = testing::make_operations(type, threads);
-    for (const std::int64_t rows : {2, 3, 7, 8, 9, 33, 75}) {
-      const std::int64_t first = kLength - rows;
+    for (const std::int64_t rows : c.batches) {
+      const std::int64_t first = c.length - rows;
       Tensor out(type, rows, q.columns(), "test");
       // The rows as one sequence, and as if each were its own.
       const AttentionRows whole{0, rows, first, pages.data()};
-      ops->attention(q.view().row_range(first, rows), paged.pages(), shape, std::span(&whole, 1), out.view(),
+      ops->attention(q.view().row_range(first, rows), paged.store(), shape, std::span(&whole, 1), out.view(),
                      View{});
       EXPECT_TRUE(same_bits(out.view(), alone.view().row_range(first, rows))) << rows << " rows, " << threads;
       std::vector<AttentionRows> each;
       for (std::int64_t i = 0; i < rows; ++i) each.push_back({i, 1, first + i, pages.data()});
       out.zero();
-      ops->attention(q.view().row_range(first, rows), paged.pages(), shape, each, out.view(), View{});
+      ops->attention(q.view().row_range(first, rows), paged.store(), shape, each, out.view(), View{});
       EXPECT_TRUE(same_bits(out.view(), alone.view().row_range(first, rows)))
           << rows << " sequences, " << threads;
     }
@@ -220,11 +217,13 @@ TEST_P(Attention, ARowDoesNotDependOnItsBatchOrTheThreads) {
 }
 
 TEST_P(Attention, SegmentsAgreeWithTheFormula) {
-  const HeadShape shape{GetParam().shape.heads, GetParam().shape.heads, GetParam().shape.head_dim};
-  const DType type = GetParam().type;
-  const std::vector<std::int64_t> boundaries{0, 1, 17, 33, 53};
+  const AttentionCase& c = GetParam();
+  const HeadShape shape{c.shape.heads, c.shape.heads, c.shape.head_dim};
+  const DType type = c.type;
+  const std::vector<std::int64_t>& boundaries = c.boundaries;
+  const std::int64_t rows = boundaries.back();
   const std::int64_t width = shape.heads * shape.head_dim;
-  const Tensor qkv = random_tensor(DType::f32, 53, 3 * width, 2, 4);
+  const Tensor qkv = random_tensor(DType::f32, rows, 3 * width, 2, c.seed + 3);
   const ConstView q = qkv.view().column_range(0, width);
   const ConstView k = qkv.view().column_range(width, width);
   const ConstView v = qkv.view().column_range(2 * width, width);
@@ -236,10 +235,10 @@ TEST_P(Attention, SegmentsAgreeWithTheFormula) {
   }
   const ExpectedMatrix expected =
       expected_attention(matrix_of(q), matrix_of(k), matrix_of(v), shape, visible, type);
-  Tensor first(type, 53, width, "test");
+  Tensor first(type, rows, width, "test");
   for (const int threads : {1, 2}) {
     const auto ops = testing::make_operations(type, threads);
-    Tensor out(type, 53, width, "test");
+    Tensor out(type, rows, width, "test");
     ops->segment_attention(q, k, v, shape, boundaries, out.view());
     EXPECT_TRUE(expected.agrees_with(out.view())) << threads;
     if (threads == 1) {
@@ -250,13 +249,17 @@ TEST_P(Attention, SegmentsAgreeWithTheFormula) {
   }
 }
 
-/// Two groups: a prompt longer than a page with members of 3, 0 (a completion of one token) and 2 rows, and a
-/// prompt of 2 rows with a member of 1. With `last`, only the prompts' last rows have queries.
+/// The rows of a case of attention backward.
 struct Grouped {
   std::vector<SharedPromptRows> groups;
   oracle::Visible visible;
   std::int64_t keys = 0, queries = 0;
 
+  explicit Grouped(const AttentionBackwardCase& c) {
+    for (const auto& [prompt, members] : c.groups) add(prompt, c.last ? 1 : prompt, members);
+  }
+
+ private:
   void add(std::int64_t prompt, std::int64_t prompt_queries, const std::vector<std::int64_t>& members) {
     SharedPromptRows group{keys, prompt, queries, prompt_queries, {}};
     std::vector<std::int64_t> seen(static_cast<std::size_t>(prompt - prompt_queries));
@@ -281,29 +284,18 @@ struct Grouped {
   }
 };
 
-class AttentionBackward : public ::testing::TestWithParam<std::tuple<Case, bool>> {};
-std::vector<Case> backward_cases() {
-  std::vector<Case> all;
-  for (const HeadShape& shape :
-       {HeadShape{4, 2, 8}, HeadShape{2, 1, 16}, HeadShape{3, 1, 20}, HeadShape{1, 1, 80}}) {
-    for (const DType type : {DType::f32, DType::bf16}) all.push_back({shape, type});
-  }
-  return all;
-}
-INSTANTIATE_TEST_SUITE_P(Cases, AttentionBackward,
-                         ::testing::Combine(::testing::ValuesIn(backward_cases()), ::testing::Bool()));
+class AttentionBackward : public ::testing::TestWithParam<AttentionBackwardCase> {};
+INSTANTIATE_TEST_SUITE_P(Cases, AttentionBackward, ::testing::ValuesIn(testing::attention_backward_cases()));
 
 TEST_P(AttentionBackward, IsTheDerivative) {
-  const auto& [c, last] = GetParam();
+  const AttentionBackwardCase& c = GetParam();
   const HeadShape& shape = c.shape;
   const std::int64_t dim = shape.head_dim;
-  Grouped rows;
-  rows.add(17, last ? 1 : 17, {3, 0, 2});
-  rows.add(2, last ? 1 : 2, {1});
-  const Tensor q = random_tensor(DType::f32, rows.queries, shape.heads * dim, 2, 1);
-  const Tensor k = random_tensor(DType::f32, rows.keys, shape.kv_heads * dim, 2, 2);
-  const Tensor v = random_tensor(DType::f32, rows.keys, shape.kv_heads * dim, 2, 3);
-  const Tensor d_out = random_tensor(DType::f32, rows.queries, shape.heads * dim, 2, 4);
+  const Grouped rows(c);
+  const Tensor q = random_tensor(DType::f32, rows.queries, shape.heads * dim, 2, c.seed);
+  const Tensor k = random_tensor(DType::f32, rows.keys, shape.kv_heads * dim, 2, c.seed + 1);
+  const Tensor v = random_tensor(DType::f32, rows.keys, shape.kv_heads * dim, 2, c.seed + 2);
+  const Tensor d_out = random_tensor(DType::f32, rows.queries, shape.heads * dim, 2, c.seed + 3);
   const Real qs = matrix_of(q.view());
   const Real ks = oracle::rounded(matrix_of(k.view()), c.type);
   const Real vs = oracle::rounded(matrix_of(v.view()), c.type);
@@ -409,29 +401,30 @@ constexpr std::array<float, 3> kNotFinite{std::numeric_limits<float>::quiet_NaN(
                                           -std::numeric_limits<float>::infinity()};
 
 /// Keys and values of 37 tokens, the last four of which are made no numbers, in pages full of them before.
-class NotFinite : public ::testing::TestWithParam<Case> {
+class AttentionNotFinite : public ::testing::TestWithParam<AttentionCase> {
  protected:
-  static constexpr std::int64_t kTokens = 37, kFinite = 33, kCapacity = 48;
-  NotFinite()
+  static constexpr std::int64_t kTokens = 37, kFinite = 33;
+  AttentionNotFinite()
       : shape_(GetParam().shape),
         type_(GetParam().type),
         ops_(testing::make_operations(type_, 2)),
-        q_(random_tensor(DType::f32, kTokens, shape_.heads * shape_.head_dim, 2, 1)),
-        k_(random_tensor(DType::f32, kCapacity, shape_.kv_heads * shape_.head_dim, 2, 2)),
-        v_(random_tensor(DType::f32, kCapacity, shape_.kv_heads * shape_.head_dim, 2, 3)) {}
+        capacity_(pages_for(*ops_, {kTokens}) * ops_->page_tokens()),
+        q_(random_tensor(DType::f32, kTokens, shape_.heads * shape_.head_dim, 2, GetParam().seed)),
+        k_(random_tensor(DType::f32, capacity_, shape_.kv_heads * shape_.head_dim, 2, GetParam().seed + 1)),
+        v_(random_tensor(DType::f32, capacity_, shape_.kv_heads * shape_.head_dim, 2, GetParam().seed + 2)) {}
 
   /// Attention of all tokens over pages that held `before` in every slot; keys and values from `kFinite` on are `late`.
   Tensor attend(float before, float late) {
-    Paged paged(shape_, type_, kCapacity / kPageTokens);
-    const auto pages = paged.take(kCapacity);
+    Paged paged(*ops_, shape_, pages_for(*ops_, {capacity_}));
+    const auto pages = paged.take(capacity_);
     const auto write = [&](const Tensor& k, const Tensor& v, std::int64_t rows) {
       std::vector<KvWrite> writes;
-      add_writes(writes, pages, 0, rows, 0);
-      ops_->write_kv(k.view(), v.view(), shape_, writes, paged.pages());
+      paged.add_writes(writes, pages, 0, rows, 0);
+      ops_->write_kv(k.view(), v.view(), shape_, writes, paged.store());
     };
-    Tensor former(DType::f32, kCapacity, k_.columns(), "test");
+    Tensor former(DType::f32, capacity_, k_.columns(), "test");
     for (float& x : former.span<float>()) x = before;
-    write(former, former, kCapacity);
+    write(former, former, capacity_);
     Tensor k = k_.clone();
     Tensor v = v_.clone();
     for (std::int64_t t = kFinite; t < kTokens; ++t) {
@@ -441,31 +434,32 @@ class NotFinite : public ::testing::TestWithParam<Case> {
     write(k, v, kTokens);
     Tensor out(type_, kTokens, q_.columns(), "test");
     const AttentionRows all{0, kTokens, 0, pages.data()};
-    ops_->attention(q_.view(), paged.pages(), shape_, std::span(&all, 1), out.view(), View{});
+    ops_->attention(q_.view(), paged.store(), shape_, std::span(&all, 1), out.view(), View{});
     return out;
   }
 
   HeadShape shape_;
   DType type_;
   std::unique_ptr<testing::Operations> ops_;
+  std::int64_t capacity_;  // slots of the pages
   Tensor q_, k_, v_;
 };
-INSTANTIATE_TEST_SUITE_P(Cases, NotFinite, ::testing::ValuesIn(cases()));
+INSTANTIATE_TEST_SUITE_P(Cases, AttentionNotFinite, ::testing::ValuesIn(testing::attention_cases()));
 
-TEST_P(NotFinite, WhatAPageHeldBeforeIsNotSeen) {
+TEST_P(AttentionNotFinite, WhatAPageHeldBeforeIsNotSeen) {
   const Tensor clean = attend(0, 1);
   for (const float before : kNotFinite)
     EXPECT_TRUE(same_bits(clean.view(), attend(before, 1).view())) << before;
 }
 
-TEST_P(NotFinite, LaterRowsAreNotSeen) {
+TEST_P(AttentionNotFinite, LaterRowsAreNotSeen) {
   const Tensor clean = attend(0, 1);
   for (const float late : kNotFinite)
     EXPECT_TRUE(same_bits(clean.view().row_range(0, kFinite), attend(0, late).view().row_range(0, kFinite)))
         << late;
 }
 
-TEST_P(NotFinite, WhatIsSeenStaysNoNumber) {
+TEST_P(AttentionNotFinite, WhatIsSeenStaysNoNumber) {
   for (const float late : kNotFinite) {
     const Tensor out = attend(0, late);
     for (std::int64_t t = kFinite; t < kTokens; ++t) {
@@ -475,7 +469,7 @@ TEST_P(NotFinite, WhatIsSeenStaysNoNumber) {
   }
 }
 
-TEST_P(NotFinite, AQueryThatIsNoNumberGivesNone) {
+TEST_P(AttentionNotFinite, AQueryThatIsNoNumberGivesNone) {
   const std::int64_t bad = 20;
   for (const float value : kNotFinite) {
     Tensor q = q_.clone();
@@ -492,22 +486,23 @@ TEST_P(NotFinite, AQueryThatIsNoNumberGivesNone) {
   }
 }
 
-// Memory for the scores of 2^45 keys: no address space is that large.
+// Memory for the scores of 2^45 keys: no address space is that large. Other backends need no such memory.
 TEST(AttentionMemory, AnAllocationThatFailsIsAnErrorWithAnyNumberOfThreads) {
+  if (!testing::cpu_is_tested()) GTEST_SKIP() << "a test of the CPU's working memory";
   const HeadShape shape{2, 2, 16};
   const Tensor q = random_tensor(DType::f32, 2, 32, 1, 1);
   for (const int threads : {1, 2}) {
     const auto ops = testing::make_operations(DType::f32, threads);
-    Paged paged(shape, DType::f32, 1);
+    Paged paged(*ops, shape, 1);
     const auto pages = paged.take(1);
     Tensor out(DType::f32, 2, 32, "test");
     const AttentionRows endless{0, 2, std::int64_t{1} << 45, pages.data()};
-    EXPECT_THROW(ops->attention(q.view(), paged.pages(), shape, std::span(&endless, 1), out.view(), View{}),
+    EXPECT_THROW(ops->attention(q.view(), paged.store(), shape, std::span(&endless, 1), out.view(), View{}),
                  Error)
         << threads;
     // Nothing of it stays: the next call works.
     const AttentionRows rows{0, 2, 0, pages.data()};
-    ops->attention(q.view(), paged.pages(), shape, std::span(&rows, 1), out.view(), View{});
+    ops->attention(q.view(), paged.store(), shape, std::span(&rows, 1), out.view(), View{});
     EXPECT_EQ(out.row<float>(1)[31], 0);
   }
 }
@@ -515,22 +510,22 @@ TEST(AttentionMemory, AnAllocationThatFailsIsAnErrorWithAnyNumberOfThreads) {
 TEST(AttentionPages, ACopiedPageHoldsTheSame) {
   const HeadShape shape{2, 1, 20};
   const auto ops = testing::make_operations(DType::f32, 1);
-  Paged paged(shape, DType::f32, 3);
+  Paged paged(*ops, shape, 3);
   const Tensor k = random_tensor(DType::f32, 5, 20, 1, 1);
   const Tensor v = random_tensor(DType::f32, 5, 20, 1, 2);
   const Tensor q = random_tensor(DType::f32, 1, 40, 1, 3);
   std::vector<KvWrite> writes;
-  add_writes(writes, {2}, 0, 5, 0);
-  ops->write_kv(k.view(), v.view(), shape, writes, paged.pages());
-  ops->copy_page(paged.pages(), 2, 0);
+  paged.add_writes(writes, {2}, 0, 5, 0);
+  ops->write_kv(k.view(), v.view(), shape, writes, paged.store());
+  ops->copy_page(paged.store(), 2, 0);
   Tensor original(DType::f32, 1, 40, "test");
   Tensor copied(DType::f32, 1, 40, "test");
   const std::int32_t from = 2;
   const std::int32_t to = 0;
   const AttentionRows at_original{0, 1, 4, &from};
   const AttentionRows at_copy{0, 1, 4, &to};
-  ops->attention(q.view(), paged.pages(), shape, std::span(&at_original, 1), original.view(), View{});
-  ops->attention(q.view(), paged.pages(), shape, std::span(&at_copy, 1), copied.view(), View{});
+  ops->attention(q.view(), paged.store(), shape, std::span(&at_original, 1), original.view(), View{});
+  ops->attention(q.view(), paged.store(), shape, std::span(&at_copy, 1), copied.view(), View{});
   EXPECT_TRUE(same_bits(original.view(), copied.view()));
   EXPECT_NE(original.row<float>(0)[0], 0);
 }

@@ -8,9 +8,9 @@
 #include "core/error.h"
 #include "ops/cuda/cublaslt_matmul.h"
 #include "ops/cuda/device.h"
-#include "support/cpu_runs.h"
 #include "support/cuda_runs.h"
 #include "support/op_cases.h"
+#include "support/operation_runs.h"
 
 namespace biqa {
 namespace {
@@ -30,7 +30,7 @@ class DeviceLinear : public ::testing::TestWithParam<testing::LinearCase> {};
 
 TEST_P(DeviceRmsNorm, AgreesWithFormulaAndCpu) {
   if (const std::string reason = missing_device(); !reason.empty()) GTEST_SKIP() << reason;
-  testing::check_rms_norm(GetParam(), testing::run_cuda_rms_norm, testing::run_cpu_rms_norm);
+  testing::check_rms_norm(GetParam(), testing::run_cuda_rms_norm, testing::rms_norm_of("cpu"));
 }
 
 TEST_P(DeviceLinear, AgreesWithFormulaAndCpu) {
@@ -40,7 +40,7 @@ TEST_P(DeviceLinear, AgreesWithFormulaAndCpu) {
   const auto run = [&](ConstView x, ConstView weight, ConstView bias, View y) {
     testing::run_cuda_linear(*backend, stream, x, weight, bias, y);
   };
-  testing::check_linear(GetParam(), run, testing::run_cpu_linear);
+  testing::check_linear(GetParam(), run, testing::linear_of("cpu"));
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, DeviceRmsNorm, ::testing::ValuesIn(testing::rms_norm_cases()));

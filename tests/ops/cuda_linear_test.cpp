@@ -3,9 +3,9 @@
 #include <gtest/gtest.h>
 
 #include "cuda_emulation/host_matmul.h"
-#include "support/cpu_runs.h"
 #include "support/cuda_runs.h"
 #include "support/op_cases.h"
+#include "support/operation_runs.h"
 
 namespace biqa {
 namespace {
@@ -18,7 +18,7 @@ TEST_P(CudaLinear, AgreesWithFormulaAndCpu) {
   const auto run = [&](ConstView x, ConstView weight, ConstView bias, View y) {
     testing::run_cuda_linear(backend, stream, x, weight, bias, y);
   };
-  testing::check_linear(GetParam(), run, testing::run_cpu_linear);
+  testing::check_linear(GetParam(), run, testing::linear_of("cpu"));
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, CudaLinear, ::testing::ValuesIn(testing::linear_cases()));

@@ -4,9 +4,9 @@
 
 #include "core/error.h"
 #include "cuda_emulation/emulator.h"
-#include "support/cpu_runs.h"
 #include "support/cuda_runs.h"
 #include "support/op_cases.h"
+#include "support/operation_runs.h"
 
 namespace biqa {
 namespace {
@@ -17,7 +17,7 @@ class CudaRmsNorm : public ::testing::TestWithParam<testing::RmsNormCase> {
 };
 
 TEST_P(CudaRmsNorm, AgreesWithFormulaAndCpu) {
-  testing::check_rms_norm(GetParam(), testing::run_cuda_rms_norm, testing::run_cpu_rms_norm);
+  testing::check_rms_norm(GetParam(), testing::run_cuda_rms_norm, testing::rms_norm_of("cpu"));
 }
 
 // A result that depends on which thread runs first would be a race.

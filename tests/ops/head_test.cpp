@@ -20,6 +20,7 @@ using oracle::Complex;
 using oracle::matrix_of;
 using oracle::Real;
 using testing::ExpectedMatrix;
+using testing::HeadCase;
 using testing::random_tensor;
 using testing::relative_bound;
 using testing::roundoff;
@@ -27,25 +28,6 @@ using testing::same_bits;
 
 constexpr double kUnit = 0x1.0p-24;
 
-struct Case {
-  std::int64_t rows, hidden, vocabulary;
-  float temperature;
-  DType type;
-};
-std::ostream& operator<<(std::ostream& out, const Case& c) {
-  return out << c.rows << "x" << c.hidden << ", vocabulary " << c.vocabulary << ", temperature "
-             << c.temperature << " " << name_of(c.type);
-}
-std::vector<Case> cases() {
-  std::vector<Case> all;
-  for (const DType type : {DType::f32, DType::bf16}) {
-    all.push_back({1, 1, 1, 1.0F, type});
-    all.push_back({3, 8, 2, 0.7F, type});
-    all.push_back({5, 33, 97, 1.0F, type});
-    all.push_back({35, 12, 130, 1.7F, type});
-  }
-  return all;
-}
 std::vector<std::int64_t> targets_of(std::int64_t rows, std::int64_t vocabulary) {
   std::vector<std::int64_t> targets;
   for (std::int64_t t = 0; t < rows; ++t) targets.push_back((t * 31 + 5) % vocabulary);
@@ -53,13 +35,17 @@ std::vector<std::int64_t> targets_of(std::int64_t rows, std::int64_t vocabulary)
   return targets;
 }
 
-class Head : public ::testing::TestWithParam<Case> {};
-INSTANTIATE_TEST_SUITE_P(Cases, Head, ::testing::ValuesIn(cases()));
+class Head : public ::testing::TestWithParam<HeadCase> {};
+class HeadBatch : public ::testing::TestWithParam<HeadCase> {};
+class HeadNotFinite : public ::testing::TestWithParam<HeadCase> {};
+INSTANTIATE_TEST_SUITE_P(Cases, Head, ::testing::ValuesIn(testing::head_cases()));
+INSTANTIATE_TEST_SUITE_P(Cases, HeadBatch, ::testing::ValuesIn(testing::head_batch_cases()));
+INSTANTIATE_TEST_SUITE_P(Cases, HeadNotFinite, ::testing::ValuesIn(testing::head_not_finite_cases()));
 
 TEST_P(Head, AgreesWithTheFormula) {
-  const Case& c = GetParam();
-  const Tensor h = random_tensor(c.type, c.rows, c.hidden, 2, 1);
-  const Tensor weight = random_tensor(c.type, c.vocabulary, c.hidden, 1, 2);
+  const HeadCase& c = GetParam();
+  const Tensor h = random_tensor(c.type, c.rows, c.hidden, 2, c.seed);
+  const Tensor weight = random_tensor(c.type, c.vocabulary, c.hidden, 1, c.seed + 1);
   const auto targets = targets_of(c.rows, c.vocabulary);
   const auto ops = testing::make_operations(c.type, 2);
   const auto head = ops->pack(weight.view(), {}, true);
@@ -108,48 +94,50 @@ TEST_P(Head, AgreesWithTheFormula) {
   EXPECT_EQ(logp, logp_alone) << "with and without the gradient";
 }
 
-TEST(HeadBatch, ARowDoesNotDependOnItsBatchOrTheThreads) {
-  for (const DType type : {DType::f32, DType::bf16}) {
-    const Tensor h = random_tensor(type, 300, 40, 2, 1);
-    const Tensor weight = random_tensor(type, 131, 40, 1, 2);
-    const auto targets = targets_of(300, 131);
-    std::vector<float> alone(300);
-    std::vector<float> alone_entropy(300);
-    Tensor alone_d(DType::f32, 300, 40, "test");
-    std::vector<SampledToken> alone_tokens(300);
-    std::vector<SampleRequest> requests;
-    const RandomStream draws{3};
-    for (std::uint64_t i = 0; i < 300; ++i)
-      requests.push_back({0.9F, i % 3 == 0 ? 7 : 0, i % 2 == 0 ? 0.8F : 1.0F, i % 5 == 0, draws.uniform(i)});
-    for (const int threads : {1, 2}) {
-      const auto ops = testing::make_operations(type, threads);
-      const auto head = ops->pack(weight.view(), {}, true);
-      for (std::size_t r = 0; threads == 1 && r < 300; ++r) {
-        const auto row = static_cast<std::int64_t>(r);
-        ops->log_prob(h.view().row_range(row, 1), *head, std::span(targets).subspan(r, 1), 0.9F,
-                      std::span(alone).subspan(r, 1), std::span(alone_entropy).subspan(r, 1),
-                      alone_d.view().row_range(row, 1));
-        ops->sample(h.view().row_range(row, 1), *head, std::span(requests).subspan(r, 1), {},
-                    std::span(alone_tokens).subspan(r, 1));
-      }
-      for (const std::int64_t rows : {2, 15, 33, 64, 65, 130, 256, 300}) {
-        const auto count = static_cast<std::size_t>(rows);
-        const std::int64_t first = 300 - rows;
-        const auto at = static_cast<std::size_t>(first);
-        std::vector<float> logp(count);
-        std::vector<float> entropy(count);
-        Tensor d(DType::f32, rows, 40, "test");
-        ops->log_prob(h.view().row_range(first, rows), *head, std::span(targets).subspan(at), 0.9F, logp,
-                      entropy, d.view());
-        EXPECT_TRUE(std::equal(logp.begin(), logp.end(), alone.begin() + first)) << rows;
-        EXPECT_TRUE(std::equal(entropy.begin(), entropy.end(), alone_entropy.begin() + first)) << rows;
-        EXPECT_TRUE(same_bits(d.view(), alone_d.view().row_range(first, rows))) << rows;
-        std::vector<SampledToken> tokens(count);
-        ops->sample(h.view().row_range(first, rows), *head, std::span(requests).subspan(at), {}, tokens);
-        for (std::size_t i = 0; i < count; ++i) {
-          ASSERT_EQ(tokens[i].id, alone_tokens[at + i].id) << rows;
-          ASSERT_EQ(tokens[i].logp, alone_tokens[at + i].logp) << rows;
-        }
+TEST_P(HeadBatch, ARowDoesNotDependOnItsBatchOrTheThreads) {
+  const HeadCase& c = GetParam();
+  const auto all = static_cast<std::size_t>(c.rows);
+  const Tensor h = random_tensor(c.type, c.rows, c.hidden, 2, c.seed);
+  const Tensor weight = random_tensor(c.type, c.vocabulary, c.hidden, 1, c.seed + 1);
+  const auto targets = targets_of(c.rows, c.vocabulary);
+  std::vector<float> alone(all);
+  std::vector<float> alone_entropy(all);
+  Tensor alone_d(DType::f32, c.rows, c.hidden, "test");
+  std::vector<SampledToken> alone_tokens(all);
+  std::vector<SampleRequest> requests;
+  const RandomStream draws{c.seed + 2};
+  for (std::uint64_t i = 0; i < all; ++i) {
+    requests.push_back(
+        {c.temperature, i % 3 == 0 ? 7 : 0, i % 2 == 0 ? 0.8F : 1.0F, i % 5 == 0, draws.uniform(i)});
+  }
+  for (const int threads : {1, 2}) {
+    const auto ops = testing::make_operations(c.type, threads);
+    const auto head = ops->pack(weight.view(), {}, true);
+    for (std::size_t r = 0; threads == 1 && r < all; ++r) {
+      const auto row = static_cast<std::int64_t>(r);
+      ops->log_prob(h.view().row_range(row, 1), *head, std::span(targets).subspan(r, 1), c.temperature,
+                    std::span(alone).subspan(r, 1), std::span(alone_entropy).subspan(r, 1),
+                    alone_d.view().row_range(row, 1));
+      ops->sample(h.view().row_range(row, 1), *head, std::span(requests).subspan(r, 1), {},
+                  std::span(alone_tokens).subspan(r, 1));
+    }
+    for (const std::int64_t rows : c.batches) {
+      const auto count = static_cast<std::size_t>(rows);
+      const std::int64_t first = c.rows - rows;
+      const auto at = static_cast<std::size_t>(first);
+      std::vector<float> logp(count);
+      std::vector<float> entropy(count);
+      Tensor d(DType::f32, rows, c.hidden, "test");
+      ops->log_prob(h.view().row_range(first, rows), *head, std::span(targets).subspan(at), c.temperature,
+                    logp, entropy, d.view());
+      EXPECT_TRUE(std::equal(logp.begin(), logp.end(), alone.begin() + first)) << rows;
+      EXPECT_TRUE(std::equal(entropy.begin(), entropy.end(), alone_entropy.begin() + first)) << rows;
+      EXPECT_TRUE(same_bits(d.view(), alone_d.view().row_range(first, rows))) << rows;
+      std::vector<SampledToken> tokens(count);
+      ops->sample(h.view().row_range(first, rows), *head, std::span(requests).subspan(at), {}, tokens);
+      for (std::size_t i = 0; i < count; ++i) {
+        ASSERT_EQ(tokens[i].id, alone_tokens[at + i].id) << rows;
+        ASSERT_EQ(tokens[i].logp, alone_tokens[at + i].logp) << rows;
       }
     }
   }
@@ -280,30 +268,31 @@ TEST(Sampling, ReportsTheEntropyOfTheFullSoftmax) {
 }
 
 // A row's logits are its own, so the others of the batch are as they would be.
-TEST(Sampling, LogitsThatAreNoNumbersAreAnError) {
-  constexpr std::int64_t kRows = 9, kHidden = 16, kVocabulary = 70;
-  for (const DType type : {DType::f32, DType::bf16}) {
-    for (const int threads : {1, 2}) {
-      const auto ops = testing::make_operations(type, threads);
-      const auto head = ops->pack(random_tensor(type, kVocabulary, kHidden, 1, 2).view(), {}, true);
-      for (const float value :
-           {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
-        Tensor wide = random_tensor(DType::f32, kRows, kHidden, 2, 1);
-        wide.row<float>(6)[3] = value;
-        Tensor h(type, kRows, kHidden, "test");
-        ops->convert(wide.view(), h.view());
-        for (const bool greedy : {false, true}) {
-          SampleRequest request;
-          request.greedy = greedy;
-          std::vector<SampledToken> tokens(kRows);
-          const std::vector<SampleRequest> requests(kRows, request);
-          EXPECT_THROW(ops->sample(h.view(), *head, requests, {}, tokens), Error) << name_of(type) << threads;
-        }
-        std::vector<float> logp(kRows), entropy(kRows);
-        Tensor d_hidden(DType::f32, kRows, kHidden, "test");
-        ops->log_prob(h.view(), *head, targets_of(kRows, kVocabulary), 1.0F, logp, entropy, d_hidden.view());
-        for (std::size_t r = 0; r < kRows; ++r) EXPECT_EQ(std::isfinite(logp[r]), r != 6) << r;
+TEST_P(HeadNotFinite, LogitsThatAreNoNumbersAreAnError) {
+  const HeadCase& c = GetParam();
+  const auto rows = static_cast<std::size_t>(c.rows);
+  for (const int threads : {1, 2}) {
+    const auto ops = testing::make_operations(c.type, threads);
+    const auto head =
+        ops->pack(random_tensor(c.type, c.vocabulary, c.hidden, 1, c.seed + 1).view(), {}, true);
+    for (const float value :
+         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+      Tensor wide = random_tensor(DType::f32, c.rows, c.hidden, 2, c.seed);
+      wide.row<float>(6)[3] = value;
+      Tensor h(c.type, c.rows, c.hidden, "test");
+      ops->convert(wide.view(), h.view());
+      for (const bool greedy : {false, true}) {
+        SampleRequest request;
+        request.greedy = greedy;
+        std::vector<SampledToken> tokens(rows);
+        const std::vector<SampleRequest> requests(rows, request);
+        EXPECT_THROW(ops->sample(h.view(), *head, requests, {}, tokens), Error) << threads;
       }
+      std::vector<float> logp(rows), entropy(rows);
+      Tensor d_hidden(DType::f32, c.rows, c.hidden, "test");
+      ops->log_prob(h.view(), *head, targets_of(c.rows, c.vocabulary), c.temperature, logp, entropy,
+                    d_hidden.view());
+      for (std::size_t r = 0; r < rows; ++r) EXPECT_EQ(std::isfinite(logp[r]), r != 6) << r;
     }
   }
 }

@@ -2,6 +2,7 @@
 // The adapter's part of a projection, forward and backward, with and without dropout, against the formula.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
@@ -17,47 +18,22 @@ using oracle::Complex;
 using oracle::matrix_of;
 using oracle::Real;
 using testing::ExpectedMatrix;
+using testing::LoraCase;
+using testing::LoraPart;
 using testing::random_tensor;
 using testing::relative_bound;
 using testing::same_bits;
 
 constexpr double kUnit = 0x1.0p-24;
 
-struct Part {
-  std::int64_t rank, out, offset;
-  float scale;
-};
-struct Case {
-  std::int64_t rows, in, total_out;
-  std::vector<Part> parts;
-  DType type;
-  double rate;
-};
-std::ostream& operator<<(std::ostream& out, const Case& c) {
-  return out << c.rows << " rows, " << c.in << " to " << c.total_out << ", " << c.parts.size() << " parts, "
-             << name_of(c.type) << ", dropout " << c.rate;
-}
-std::vector<Case> cases() {
-  std::vector<Case> all;
-  for (const DType type : {DType::f32, DType::bf16}) {
-    for (const double rate : {0.0, 0.3}) {
-      all.push_back({1, 1, 1, {{1, 1, 0, 2.0F}}, type, rate});
-      all.push_back({5, 33, 17, {{8, 17, 0, 0.5F}}, type, rate});
-      // A fused product of which the middle part is not adapted, ranks differ and one is above 16.
-      all.push_back({37, 20, 60, {{3, 24, 0, 2.0F}, {20, 19, 41, 0.25F}}, type, rate});
-    }
-  }
-  return all;
-}
-
 /// Everything about one case, with the adapter's factors random.
 struct Setting {
-  explicit Setting(const Case& c) : x(random_tensor(c.type, c.rows, c.in, 2, 1)) {
+  explicit Setting(const LoraCase& c) : x(random_tensor(c.type, c.rows, c.in, 2, c.seed)) {
     std::vector<LoraFactors> factors;
     for (std::size_t p = 0; p < c.parts.size(); ++p) {
-      const Part& part = c.parts[p];
-      a.push_back(random_tensor(DType::f32, part.rank, c.in, 1, 10 + p));
-      b.push_back(random_tensor(DType::f32, part.out, part.rank, 1, 20 + p));
+      const LoraPart& part = c.parts[p];
+      a.push_back(random_tensor(DType::f32, part.rank, c.in, 1, c.seed + 9 + p));
+      b.push_back(random_tensor(DType::f32, part.out, part.rank, 1, c.seed + 19 + p));
       factors.push_back(
           {a[p].row<float>(0), b[p].row<float>(0), part.rank, part.out, part.offset, part.scale});
     }
@@ -66,11 +42,11 @@ struct Setting {
     packed = testing::make_operations(c.type, 1)->pack_lora(c.in, factors);
     for (std::size_t p = 0; p < c.parts.size(); ++p) masks.push_back(mask_of(c, p));
   }
-  const Dropout* dropout_of(const Case& c) const { return c.rate > 0 ? &dropout : nullptr; }
+  const Dropout* dropout_of(const LoraCase& c) const { return c.rate > 0 ? &dropout : nullptr; }
 
   /// Element (row, column) of projection p is kept iff the uniform draw of (key, p, token, column) is not
   /// below the rate; four columns share one Philox block.
-  Real mask_of(const Case& c, std::size_t p) const {
+  Real mask_of(const LoraCase& c, std::size_t p) const {
     Real mask(c.rows, c.in);
     for (std::int64_t r = 0; r < c.rows; ++r) {
       const RandomStream stream{dropout.key, p, keys[static_cast<std::size_t>(r)]};
@@ -96,13 +72,15 @@ Real absolute(Real x) {
   return x;
 }
 
-class LoraOp : public ::testing::TestWithParam<Case> {};
-INSTANTIATE_TEST_SUITE_P(Cases, LoraOp, ::testing::ValuesIn(cases()));
+class LoraOp : public ::testing::TestWithParam<LoraCase> {};
+class LoraOpBatch : public ::testing::TestWithParam<LoraCase> {};
+INSTANTIATE_TEST_SUITE_P(Cases, LoraOp, ::testing::ValuesIn(testing::lora_cases()));
+INSTANTIATE_TEST_SUITE_P(Cases, LoraOpBatch, ::testing::ValuesIn(testing::lora_batch_cases()));
 
 TEST_P(LoraOp, ForwardAgreesWithTheFormula) {
-  const Case& c = GetParam();
+  const LoraCase& c = GetParam();
   const Setting s(c);
-  const Tensor before = random_tensor(DType::f32, c.rows, c.total_out, 2, 2);
+  const Tensor before = random_tensor(DType::f32, c.rows, c.total_out, 2, c.seed + 1);
   Tensor u(DType::f32, c.rows, s.packed->rank, "test");
   Tensor y = before.clone();
   testing::make_operations(c.type, 2)->lora(s.x.view(), *s.packed, s.dropout_of(c), u.view(), y.view());
@@ -113,7 +91,7 @@ TEST_P(LoraOp, ForwardAgreesWithTheFormula) {
     for (std::int64_t o = 0; o < c.total_out; ++o) expected.set(t, o, start(t, o), 0);
   }
   for (std::size_t p = 0; p < c.parts.size(); ++p) {
-    const Part& part = c.parts[p];
+    const LoraPart& part = c.parts[p];
     const Real a = matrix_of(s.a[p].view());
     const Real b = matrix_of(s.b[p].view());
     const Real delta = oracle::lora(x, a, b, s.masks[p], part.scale);
@@ -131,10 +109,10 @@ TEST_P(LoraOp, ForwardAgreesWithTheFormula) {
 }
 
 TEST_P(LoraOp, BackwardIsTheDerivative) {
-  const Case& c = GetParam();
+  const LoraCase& c = GetParam();
   const Setting s(c);
-  const Tensor dy = random_tensor(c.type, c.rows, c.total_out, 1, 3);
-  const Tensor before = random_tensor(DType::f32, c.rows, c.in, 1, 4);
+  const Tensor dy = random_tensor(c.type, c.rows, c.total_out, 1, c.seed + 2);
+  const Tensor before = random_tensor(DType::f32, c.rows, c.in, 1, c.seed + 3);
   Tensor u(DType::f32, c.rows, s.packed->rank, "test");
   Tensor y(DType::f32, c.rows, c.total_out, "test");
   y.zero();
@@ -158,7 +136,7 @@ TEST_P(LoraOp, BackwardIsTheDerivative) {
 
   // An element costs the oracle a whole forward, so of large cases only some are checked.
   const std::size_t stride = c.rows > 30 ? 29 : c.rows > 1 ? 3 : 1;
-  const auto add_expected = [&](const Real& start, const Real& g, const Real& magnitude, const Part& part,
+  const auto add_expected = [&](const Real& start, const Real& g, const Real& magnitude, const LoraPart& part,
                                 ExpectedMatrix& expected) {
     const double relative = relative_bound(c.in) + relative_bound(part.rank) + relative_bound(part.out) +
                             relative_bound(c.rows) + 8 * kUnit;
@@ -174,15 +152,15 @@ TEST_P(LoraOp, BackwardIsTheDerivative) {
   Real x_gradient(c.rows, c.in);
   Real x_magnitude(c.rows, c.in);
   for (std::size_t p = 0; p < c.parts.size(); ++p) {
-    const Part& part = c.parts[p];
+    const LoraPart& part = c.parts[p];
     const Complex z = oracle::complex_of(x);
     const Complex down = oracle::complex_of(a[p]);
     const Complex up = oracle::complex_of(b[p]);
     const Complex z_size = complex_size(x);
     const Complex down_size = complex_size(a[p]);
     const Complex up_size = complex_size(b[p]);
-    const Tensor start_a = random_tensor(DType::f32, part.rank, c.in, 0.5, 5);
-    const Tensor start_b = random_tensor(DType::f32, part.out, part.rank, 0.5, 6);
+    const Tensor start_a = random_tensor(DType::f32, part.rank, c.in, 0.5, c.seed + 4);
+    const Tensor start_b = random_tensor(DType::f32, part.out, part.rank, 0.5, c.seed + 5);
     add_expected(matrix_of(start_a.view()),
                  oracle::gradient(
                      a[p], [&](const Complex& w) { return loss(p, z, w, up); }, stride),
@@ -213,9 +191,9 @@ TEST_P(LoraOp, BackwardIsTheDerivative) {
   const auto run = [&](int threads, bool with_input) {
     Results results{before.clone(), {}, {}};
     std::vector<LoraGradients> gradients;
-    for (const Part& part : c.parts) {
-      results.a.push_back(random_tensor(DType::f32, part.rank, c.in, 0.5, 5));
-      results.b.push_back(random_tensor(DType::f32, part.out, part.rank, 0.5, 6));
+    for (const LoraPart& part : c.parts) {
+      results.a.push_back(random_tensor(DType::f32, part.rank, c.in, 0.5, c.seed + 4));
+      results.b.push_back(random_tensor(DType::f32, part.out, part.rank, 0.5, c.seed + 5));
       gradients.push_back({results.a.back().row<float>(0), results.b.back().row<float>(0)});
     }
     testing::make_operations(c.type, threads)
@@ -239,47 +217,43 @@ TEST_P(LoraOp, BackwardIsTheDerivative) {
   }
 }
 
-TEST(LoraOpBatch, ARowDoesNotDependOnItsBatchOrTheThreads) {
-  for (const DType type : {DType::f32, DType::bf16}) {
-    for (const double rate : {0.0, 0.3}) {
-      const Case c{300, 40, 60, {{3, 24, 0, 2.0F}, {20, 19, 41, 0.25F}}, type, rate};
-      const Setting s(c);
-      Tensor alone_u(DType::f32, c.rows, s.packed->rank, "test");
-      Tensor alone(DType::f32, c.rows, c.total_out, "test");
-      alone.zero();
-      const auto single = testing::make_operations(type, 1);
-      for (std::int64_t r = 0; r < c.rows; ++r) {
-        Dropout one = s.dropout;
-        one.token_keys = one.token_keys.subspan(static_cast<std::size_t>(r), 1);
-        single->lora(s.x.view().row_range(r, 1), *s.packed, rate > 0 ? &one : nullptr,
-                     alone_u.view().row_range(r, 1), alone.view().row_range(r, 1));
-      }
-      for (const int threads : {1, 2}) {
-        const auto ops = testing::make_operations(type, threads);
-        for (const std::int64_t rows : {2, 7, 8, 9, 31, 33, 64, 300}) {
-          Tensor u(DType::f32, rows, s.packed->rank, "test");
-          Tensor y(DType::f32, rows, c.total_out, "test");
-          y.zero();
-          Dropout some = s.dropout;
-          some.token_keys = some.token_keys.subspan(static_cast<std::size_t>(c.rows - rows));
-          ops->lora(s.x.view().row_range(c.rows - rows, rows), *s.packed, rate > 0 ? &some : nullptr,
-                    u.view(), y.view());
-          EXPECT_TRUE(same_bits(u.view(), alone_u.view().row_range(c.rows - rows, rows)))
-              << rows << " " << threads;
-          EXPECT_TRUE(same_bits(y.view(), alone.view().row_range(c.rows - rows, rows)))
-              << rows << " " << threads;
-        }
-      }
+TEST_P(LoraOpBatch, ARowDoesNotDependOnItsBatchOrTheThreads) {
+  const LoraCase& c = GetParam();
+  const Setting s(c);
+  Tensor alone_u(DType::f32, c.rows, s.packed->rank, "test");
+  Tensor alone(DType::f32, c.rows, c.total_out, "test");
+  alone.zero();
+  const auto single = testing::make_operations(c.type, 1);
+  for (std::int64_t r = 0; r < c.rows; ++r) {
+    Dropout one = s.dropout;
+    one.token_keys = one.token_keys.subspan(static_cast<std::size_t>(r), 1);
+    single->lora(s.x.view().row_range(r, 1), *s.packed, c.rate > 0 ? &one : nullptr,
+                 alone_u.view().row_range(r, 1), alone.view().row_range(r, 1));
+  }
+  for (const int threads : {1, 2}) {
+    const auto ops = testing::make_operations(c.type, threads);
+    for (const std::int64_t rows : c.batches) {
+      const std::int64_t first = c.rows - rows;
+      Tensor u(DType::f32, rows, s.packed->rank, "test");
+      Tensor y(DType::f32, rows, c.total_out, "test");
+      y.zero();
+      Dropout some = s.dropout;
+      some.token_keys = some.token_keys.subspan(static_cast<std::size_t>(first));
+      ops->lora(s.x.view().row_range(first, rows), *s.packed, c.rate > 0 ? &some : nullptr, u.view(),
+                y.view());
+      EXPECT_TRUE(same_bits(u.view(), alone_u.view().row_range(first, rows))) << rows << " " << threads;
+      EXPECT_TRUE(same_bits(y.view(), alone.view().row_range(first, rows))) << rows << " " << threads;
     }
   }
 }
 
-// The share of dropped elements is the rate: 12000 draws, five standard deviations.
-TEST(LoraOpBatch, DropoutDropsTheRate) {
-  const Case c{300, 40, 1, {{1, 1, 0, 1.0F}}, DType::f32, 0.3};
+// The share of dropped elements is the rate, within five standard deviations.
+TEST_P(LoraOpBatch, DropoutDropsTheRate) {
+  const LoraCase& c = GetParam();
   const Setting s(c);
+  const auto draws = static_cast<double>(c.rows * c.in);
   const auto dropped = std::count(s.masks[0].values.begin(), s.masks[0].values.end(), 0.0);
-  EXPECT_NEAR(static_cast<double>(dropped), 3600, 5 * std::sqrt(12000 * 0.3 * 0.7));
+  EXPECT_NEAR(static_cast<double>(dropped), draws * c.rate, 5 * std::sqrt(draws * c.rate * (1 - c.rate)));
 }
 
 }  // namespace

@@ -64,123 +64,119 @@ TEST(Oracle, ComplexStepGivesTheDerivative) {
   EXPECT_NEAR(g(0, 1), std::exp(0.3) * -2.4, 1e-14);
 }
 
-class Products : public ::testing::TestWithParam<DType> {
- protected:
-  Tensor linear(testing::Operations& ops, const FrozenLinear& packed, ConstView x) {
-    Tensor y(DType::f32, x.rows(), packed.out, "test");
-    ops.linear(x, packed, y.view());
-    return y;
-  }
-};
-INSTANTIATE_TEST_SUITE_P(Types, Products, ::testing::Values(DType::f32, DType::bf16),
-                         [](const auto& type) { return name_of(type.param); });
+Tensor linear(testing::Operations& ops, const FrozenLinear& packed, ConstView x) {
+  Tensor y(DType::f32, x.rows(), packed.out, "test");
+  ops.linear(x, packed, y.view());
+  return y;
+}
 
-struct Shape {
-  std::int64_t rows, in, out;
-};
+class LinearBackward : public ::testing::TestWithParam<testing::LinearBackwardCase> {};
+class LinearAccumulate : public ::testing::TestWithParam<testing::LinearBackwardCase> {};
+class LinearBatch : public ::testing::TestWithParam<testing::LinearBatchCase> {};
+class LinearEveryBatch : public ::testing::TestWithParam<testing::LinearBatchCase> {};
+INSTANTIATE_TEST_SUITE_P(Cases, LinearBackward, ::testing::ValuesIn(testing::linear_backward_cases()));
+INSTANTIATE_TEST_SUITE_P(Cases, LinearAccumulate, ::testing::ValuesIn(testing::linear_accumulate_cases()));
+INSTANTIATE_TEST_SUITE_P(Cases, LinearBatch, ::testing::ValuesIn(testing::linear_batch_cases()));
+INSTANTIATE_TEST_SUITE_P(Cases, LinearEveryBatch, ::testing::ValuesIn(testing::linear_every_batch_cases()));
 
-TEST_P(Products, BackwardAgreesWithTheFormulaAndAccumulates) {
-  const auto ops = testing::make_operations(GetParam(), 2);
-  for (const Shape& s :
-       {Shape{1, 1, 1}, Shape{5, 33, 17}, Shape{37, 20, 70}, Shape{66, 7, 301}, Shape{9, 300, 600}}) {
-    const Tensor dy = random_tensor(GetParam(), s.rows, s.out, 2, 1);
-    const Tensor weight = random_tensor(GetParam(), s.out, s.in, 2, 2);
-    const Tensor before = random_tensor(DType::f32, s.rows, s.in, 2, 3);
-    const auto packed = ops->pack(weight.view(), {}, true);
-    for (const bool accumulate : {false, true}) {
-      Tensor dx = before.clone();
-      ops->linear_backward(dy.view(), *packed, dx.view(), accumulate);
-      ExpectedMatrix expected(s.rows, s.in);
-      for (std::int64_t t = 0; t < s.rows; ++t) {
-        for (std::int64_t i = 0; i < s.in; ++i) {
-          double sum = accumulate ? testing::element_of(before.view(), t, i) : 0.0;
-          double magnitude = std::abs(sum);
-          for (std::int64_t o = 0; o < s.out; ++o) {
-            const double product =
-                testing::element_of(dy.view(), t, o) * testing::element_of(weight.view(), o, i);
-            sum += product;
-            magnitude += std::abs(product);
-          }
-          expected.set(t, i, sum, testing::sum_bound(s.out + 1, magnitude, DType::f32, sum));
+TEST_P(LinearBackward, AgreesWithTheFormulaAndAccumulates) {
+  const testing::LinearBackwardCase& c = GetParam();
+  const auto ops = testing::make_operations(c.type, 2);
+  const Tensor dy = random_tensor(c.type, c.tokens, c.out, 2, c.seed);
+  const Tensor weight = random_tensor(c.type, c.out, c.in, 2, c.seed + 1);
+  const Tensor before = random_tensor(DType::f32, c.tokens, c.in, 2, c.seed + 2);
+  const auto packed = ops->pack(weight.view(), {}, true);
+  for (const bool accumulate : {false, true}) {
+    Tensor dx = before.clone();
+    ops->linear_backward(dy.view(), *packed, dx.view(), accumulate);
+    ExpectedMatrix expected(c.tokens, c.in);
+    for (std::int64_t t = 0; t < c.tokens; ++t) {
+      for (std::int64_t i = 0; i < c.in; ++i) {
+        double sum = accumulate ? testing::element_of(before.view(), t, i) : 0.0;
+        double magnitude = std::abs(sum);
+        for (std::int64_t o = 0; o < c.out; ++o) {
+          const double product =
+              testing::element_of(dy.view(), t, o) * testing::element_of(weight.view(), o, i);
+          sum += product;
+          magnitude += std::abs(product);
         }
+        expected.set(t, i, sum, testing::sum_bound(c.out + 1, magnitude, DType::f32, sum));
       }
-      EXPECT_TRUE(expected.agrees_with(dx.view()))
-          << s.rows << "x" << s.in << "x" << s.out << " " << accumulate;
     }
+    EXPECT_TRUE(expected.agrees_with(dx.view())) << accumulate;
   }
 }
 
-TEST_P(Products, AccumulateAddsToWhatIsThere) {
-  const auto ops = testing::make_operations(GetParam(), 1);
-  const Tensor x = random_tensor(GetParam(), 9, 40, 1, 1);
-  const Tensor weight = random_tensor(GetParam(), 23, 40, 1, 2);
-  const Tensor bias = random_tensor(DType::f32, 1, 23, 1, 3);
-  const Tensor before = random_tensor(DType::f32, 9, 23, 2, 4);
+TEST_P(LinearAccumulate, AddsToWhatIsThere) {
+  const testing::LinearBackwardCase& c = GetParam();
+  const auto ops = testing::make_operations(c.type, 1);
+  const Tensor x = random_tensor(c.type, c.tokens, c.in, 1, c.seed);
+  const Tensor weight = random_tensor(c.type, c.out, c.in, 1, c.seed + 1);
+  const Tensor bias = random_tensor(DType::f32, 1, c.out, 1, c.seed + 2);
+  const Tensor before = random_tensor(DType::f32, c.tokens, c.out, 2, c.seed + 3);
   const auto packed = ops->pack(weight.view(), bias.span<float>(), false);
   Tensor y = before.clone();
   ops->linear(x.view(), *packed, y.view(), true);
   const oracle::Real product = oracle::linear(oracle::matrix_of(x.view()), oracle::matrix_of(weight.view()));
-  ExpectedMatrix expected(9, 23);
-  for (std::int64_t t = 0; t < 9; ++t) {
-    for (std::int64_t o = 0; o < 23; ++o) {
+  ExpectedMatrix expected(c.tokens, c.out);
+  // Products of numbers below 1, a bias below 1 and an output below 2 before.
+  const double magnitude = static_cast<double>(c.in) + 3;
+  for (std::int64_t t = 0; t < c.tokens; ++t) {
+    for (std::int64_t o = 0; o < c.out; ++o) {
       const double value =
           testing::element_of(before.view(), t, o) + testing::element_of(bias.view(), 0, o) + product(t, o);
-      expected.set(t, o, value, testing::sum_bound(42, 40 + 3, DType::f32, value));
+      expected.set(t, o, value, testing::sum_bound(c.in + 2, magnitude, DType::f32, value));
     }
   }
   EXPECT_TRUE(expected.agrees_with(y.view()));
 }
 
-// The row counts cross every border at which another kernel of the library takes over: 1, vectors of 16, 32,
-// the steps into which products.cpp cuts (64, 512), and beyond.
-TEST_P(Products, ARowDoesNotDependOnItsBatch) {
-  for (const Shape& s : {Shape{300, 70, 53}, Shape{1100, 32, 48}, Shape{70, 1100, 40}}) {
-    const Tensor x = random_tensor(GetParam(), s.rows, s.in, 1, 5);
-    const Tensor dy = random_tensor(GetParam(), s.rows, s.out, 1, 6);
-    const Tensor weight = random_tensor(GetParam(), s.out, s.in, 1, 7);
-    const Tensor bias = random_tensor(DType::f32, 1, s.out, 1, 8);
-    Tensor alone(DType::f32, s.rows, s.out, "test");
-    Tensor alone_added = random_tensor(DType::f32, s.rows, s.out, 1, 9);
-    Tensor alone_back(DType::f32, s.rows, s.in, "test");
-    const Tensor before = alone_added.clone();
-    for (const int threads : {1, 2}) {
-      const auto ops = testing::make_operations(GetParam(), threads);
-      const auto packed = ops->pack(weight.view(), bias.span<float>(), true);
-      for (std::int64_t r = 0; threads == 1 && r < s.rows; ++r) {
-        ops->linear(x.view().row_range(r, 1), *packed, alone.view().row_range(r, 1));
-        ops->linear(x.view().row_range(r, 1), *packed, alone_added.view().row_range(r, 1), true);
-        ops->linear_backward(dy.view().row_range(r, 1), *packed, alone_back.view().row_range(r, 1));
-      }
-      for (const std::int64_t rows :
-           {2, 5, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 90, 96, 129, 257, 300, 511, 512, 513, 1100}) {
-        if (rows > s.rows) break;
-        const ConstView some = x.view().row_range(s.rows - rows, rows);
-        EXPECT_TRUE(
-            same_bits(linear(*ops, *packed, some).view(), alone.view().row_range(s.rows - rows, rows)))
-            << rows << " rows, " << threads << " threads, " << s.in << " to " << s.out;
-        Tensor added(DType::f32, rows, s.out, "test");
-        ops->convert(before.view().row_range(s.rows - rows, rows), added.view());
-        ops->linear(some, *packed, added.view(), true);
-        EXPECT_TRUE(same_bits(added.view(), alone_added.view().row_range(s.rows - rows, rows)))
-            << rows << " rows accumulated, " << threads << " threads, " << s.in << " to " << s.out;
-        Tensor back(DType::f32, rows, s.in, "test");
-        ops->linear_backward(dy.view().row_range(s.rows - rows, rows), *packed, back.view());
-        EXPECT_TRUE(same_bits(back.view(), alone_back.view().row_range(s.rows - rows, rows)))
-            << rows << " rows backward, " << threads << " threads, " << s.in << " to " << s.out;
-      }
+TEST_P(LinearBatch, ARowDoesNotDependOnItsBatch) {
+  const testing::LinearBatchCase& c = GetParam();
+  const Tensor x = random_tensor(c.type, c.tokens, c.in, 1, c.seed);
+  const Tensor dy = random_tensor(c.type, c.tokens, c.out, 1, c.seed + 1);
+  const Tensor weight = random_tensor(c.type, c.out, c.in, 1, c.seed + 2);
+  const Tensor bias = random_tensor(DType::f32, 1, c.out, 1, c.seed + 3);
+  Tensor alone(DType::f32, c.tokens, c.out, "test");
+  Tensor alone_added = random_tensor(DType::f32, c.tokens, c.out, 1, c.seed + 4);
+  Tensor alone_back(DType::f32, c.tokens, c.in, "test");
+  const Tensor before = alone_added.clone();
+  for (const int threads : {1, 2}) {
+    const auto ops = testing::make_operations(c.type, threads);
+    const auto packed = ops->pack(weight.view(), bias.span<float>(), true);
+    for (std::int64_t r = 0; threads == 1 && r < c.tokens; ++r) {
+      ops->linear(x.view().row_range(r, 1), *packed, alone.view().row_range(r, 1));
+      ops->linear(x.view().row_range(r, 1), *packed, alone_added.view().row_range(r, 1), true);
+      ops->linear_backward(dy.view().row_range(r, 1), *packed, alone_back.view().row_range(r, 1));
+    }
+    for (const std::int64_t rows : c.batches) {
+      const std::int64_t first = c.tokens - rows;
+      const ConstView some = x.view().row_range(first, rows);
+      EXPECT_TRUE(same_bits(linear(*ops, *packed, some).view(), alone.view().row_range(first, rows)))
+          << rows << " rows, " << threads << " threads";
+      Tensor added(DType::f32, rows, c.out, "test");
+      ops->convert(before.view().row_range(first, rows), added.view());
+      ops->linear(some, *packed, added.view(), true);
+      EXPECT_TRUE(same_bits(added.view(), alone_added.view().row_range(first, rows)))
+          << rows << " rows accumulated, " << threads << " threads";
+      Tensor back(DType::f32, rows, c.in, "test");
+      ops->linear_backward(dy.view().row_range(first, rows), *packed, back.view());
+      EXPECT_TRUE(same_bits(back.view(), alone_back.view().row_range(first, rows)))
+          << rows << " rows backward, " << threads << " threads";
     }
   }
 }
 
-TEST_P(Products, EveryRowCountUpTo300) {
-  const auto ops = testing::make_operations(GetParam(), 1);
-  const Tensor x = random_tensor(GetParam(), 300, 40, 1, 10);
-  const Tensor weight = random_tensor(GetParam(), 48, 40, 1, 11);
+TEST_P(LinearEveryBatch, EveryRowCount) {
+  const testing::LinearBatchCase& c = GetParam();
+  const auto ops = testing::make_operations(c.type, 1);
+  const Tensor x = random_tensor(c.type, c.tokens, c.in, 1, c.seed);
+  const Tensor weight = random_tensor(c.type, c.out, c.in, 1, c.seed + 1);
   const auto packed = ops->pack(weight.view(), {}, false);
   const Tensor whole = linear(*ops, *packed, x.view());
-  for (std::int64_t rows = 1; rows < 300; ++rows) {
-    ASSERT_TRUE(same_bits(linear(*ops, *packed, x.view().row_range(300 - rows, rows)).view(),
-                          whole.view().row_range(300 - rows, rows)))
+  for (std::int64_t rows = 1; rows < c.tokens; ++rows) {
+    ASSERT_TRUE(same_bits(linear(*ops, *packed, x.view().row_range(c.tokens - rows, rows)).view(),
+                          whole.view().row_range(c.tokens - rows, rows)))
         << rows << " rows";
   }
 }

@@ -85,51 +85,6 @@ void check_both(DType type, std::int64_t rows, std::int64_t columns, const Expec
 
 }  // namespace
 
-const std::vector<RmsNormCase>& rms_norm_cases() {
-  static const std::vector<RmsNormCase> cases = {
-      {1, 1, DType::f32, 1e-6F, 1},     {3, 31, DType::f32, 1e-6F, 2},    {5, 32, DType::bf16, 1e-6F, 3},
-      {5, 33, DType::f32, 1e-5F, 4},    {2, 1000, DType::bf16, 1e-6F, 5}, {4, 1024, DType::f32, 1e-6F, 6},
-      {3, 1025, DType::f32, 1e-6F, 7},  {70, 64, DType::f32, 1.0F, 8},    {2, 3584, DType::bf16, 1e-6F, 9},
-      {2, 8191, DType::f32, 1e-6F, 10},
-  };
-  return cases;
-}
-
-const std::vector<LinearCase>& linear_cases() {
-  static const std::vector<LinearCase> cases = {
-      {1, 1, 1, DType::f32, DType::f32, true, 1},       {1, 1, 1, DType::bf16, DType::bf16, false, 2},
-      {3, 33, 17, DType::f32, DType::f32, false, 3},    {33, 65, 31, DType::f32, DType::f32, true, 4},
-      {33, 65, 31, DType::bf16, DType::f32, true, 5},   {33, 65, 31, DType::bf16, DType::bf16, true, 6},
-      {7, 1000, 70, DType::bf16, DType::f32, false, 7}, {2, 4099, 5, DType::f32, DType::f32, true, 8},
-      {2, 4099, 5, DType::bf16, DType::bf16, false, 9}, {64, 128, 96, DType::bf16, DType::f32, true, 10},
-      {1, 64, 2051, DType::f32, DType::f32, false, 11},
-  };
-  return cases;
-}
-
-const std::vector<BroadcastCase>& broadcast_cases() {
-  static const std::vector<BroadcastCase> cases = {
-      {1, 0, DType::f32, 1, 1},   {2, 0, DType::f32, 1, 31},   {2, 1, DType::bf16, 3, 33},
-      {3, 2, DType::i64, 5, 100}, {4, 1, DType::f32, 7, 4099}, {5, 4, DType::u8, 1, 1},
-  };
-  return cases;
-}
-
-std::ostream& operator<<(std::ostream& out, const RmsNormCase& c) {
-  return out << c.rows << "x" << c.columns << " f32 to " << name_of(c.output) << ", epsilon " << c.epsilon
-             << ", seed " << c.seed;
-}
-
-std::ostream& operator<<(std::ostream& out, const LinearCase& c) {
-  return out << c.tokens << " tokens, " << c.in << " to " << c.out << ", " << name_of(c.input) << " to "
-             << name_of(c.output) << (c.bias ? ", bias" : "") << ", seed " << c.seed;
-}
-
-std::ostream& operator<<(std::ostream& out, const BroadcastCase& c) {
-  return out << c.ranks << " ranks, root " << c.root << ", " << c.rows << "x" << c.columns << " "
-             << name_of(c.type);
-}
-
 double roundoff(DType type) {
   CHECK(type == DType::f32 || type == DType::bf16) << name_of(type);
   return type == DType::f32 ? 0x1.0p-24 : 0x1.0p-8;
