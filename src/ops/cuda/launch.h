@@ -23,6 +23,18 @@ __device__ T* dynamic_shared() {
   return reinterpret_cast<T*>(dynamic_shared_bytes);
 }
 
+/// The first element of a view of device memory, for kernels. Checks that its type is T.
+template <typename T>
+T* elements(View view) {
+  CHECK(dtype_of<T>() == view.type()) << "is " << name_of(view.type());
+  return static_cast<T*>(view.data());
+}
+template <typename T>
+const T* elements(ConstView view) {
+  CHECK(dtype_of<T>() == view.type()) << "is " << name_of(view.type());
+  return static_cast<const T*>(view.data());
+}
+
 /// True if BIQA_CUDA_SYNC=1: every launch waits for its kernel, so that an error appears at its cause.
 inline bool synchronous_launches() {
   static const bool enabled = [] {

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention in device memory with plain kernels: any head dimension up to 256, f32 or bf16 keys and values, f32 sums. They are
+// the reference of the tensor-core kernels and the path of f32. A row's result depends on the row's query and on the keys that
+// it sees, in a fixed order: nothing is split by the number of rows, and there are no atomics in a sum. All calls only enqueue
+// work on `stream`.
+#pragma once
+
+#include <cstdint>
+
+#include "ops/batch.h"
+#include "tensor/cuda/runtime.h"
+#include "tensor/cuda/span.h"
+
+namespace biqa::cuda {
+
+inline constexpr std::int64_t kPageTokens = 64;
+
+/// Keys and values of one layer in pages of 64 tokens. A page holds, per kv head, keys [64, D] and then values [64, D].
+struct KvPages {
+  void* data = nullptr;  ///< device memory
+  DType type = DType::f32;
+  std::int64_t page_elements = 0;  ///< elements from one page to the next
+};
+/// Elements that a page of one layer needs.
+std::int64_t kv_page_elements(const HeadShape& shape);
+
+/// k, v rows [T, kv_heads·D] f32 go to pages, rounded to the pages' type. No slot is written twice.
+void write_kv(ConstView k, ConstView v, const HeadShape& shape, DeviceSpan<KvWrite> writes,
+              const KvPages& pages, const Stream& stream);
+void copy_page(const KvPages& pages, std::int32_t from, std::int32_t to, const Stream& stream);
+
+/// What one query row sees: keys 0 … length − 1 of the sequence whose pages begin at `first_page` of the page table.
+struct QueryRow {
+  std::int32_t first_page = 0;
+  std::int32_t length = 0;
+};
+/// out [T, heads·D] (f32 or bf16) = softmax(q·Kᵀ / sqrt(D)) · V; lse [T, heads] f32 (natural logarithm) unless empty. q
+/// [T, heads·D] f32; rows[t] describes row t of q; heads / kv_heads consecutive heads share a kv head.
+void attention(ConstView q, const KvPages& pages, const HeadShape& shape, DeviceSpan<QueryRow> rows,
+               DeviceSpan<std::int32_t> page_table, View out, View lse, const Stream& stream);
+
+/// The packed key rows that one query row sees: `prompt_keys` from `prompt_first` on, then `own_keys` from `own_first` on.
+struct QueryKeys {
+  std::int32_t query_row = 0;
+  std::int32_t prompt_first = 0, prompt_keys = 0;
+  std::int32_t own_first = 0, own_keys = 0;
+};
+/// Consecutive query rows.
+struct QueryRange {
+  std::int32_t first = 0, count = 0;
+};
+/// The query rows that see one packed key row: `first`, then the ranges from range_begin to range_end of a table, in order.
+struct KeyQueries {
+  std::int32_t key_row = 0;
+  QueryRange first;
+  std::int32_t range_begin = 0, range_end = 0;
+};
+struct BackwardTables {
+  DeviceSpan<QueryKeys> queries;
+  DeviceSpan<KeyQueries> keys;
+  DeviceSpan<QueryRange> ranges;
+};
+/// d_q, d_k, d_v f32 (written for the rows in `tables`; other rows stay) from d_out f32. q, k, v are packed rows f32; k and v
+/// are rounded to `kv_type` as write_kv does; out and lse are what attention() wrote.
+void attention_backward(ConstView q, ConstView k, ConstView v, ConstView out, ConstView lse, ConstView d_out,
+                        const HeadShape& shape, DType kv_type, const BackwardTables& tables, View d_q,
+                        View d_k, View d_v, const Stream& stream);
+
+/// A packed row's segment: it sees the rows from `first` to `first + count`.
+struct SegmentRow {
+  std::int32_t first = 0, count = 0;
+};
+/// Bidirectional attention inside segments (vision tower); q, k, v [T, heads·D] f32, heads = kv_heads; out f32 or bf16.
+void segment_attention(ConstView q, ConstView k, ConstView v, const HeadShape& shape,
+                       DeviceSpan<SegmentRow> rows, View out, const Stream& stream);
+
+}  // namespace biqa::cuda
