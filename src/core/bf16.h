@@ -5,6 +5,8 @@
 #include <bit>
 #include <cstdint>
 
+#include "core/host_device.h"
+
 namespace biqa {
 
 struct Bf16 {
@@ -12,14 +14,14 @@ struct Bf16 {
 };
 
 /// Nearest bfloat16, ties to even; a NaN stays a (quiet) NaN.
-inline Bf16 to_bf16(float value) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
+BIQA_HOST_DEVICE inline Bf16 to_bf16(float value) {
+  const auto bits = __builtin_bit_cast(std::uint32_t, value);
   if ((bits & 0x7fffffffU) > 0x7f800000U) return Bf16{static_cast<std::uint16_t>((bits >> 16) | 0x40U)};
   return Bf16{static_cast<std::uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16)};
 }
 
-inline float to_float(Bf16 value) {
-  return std::bit_cast<float>(static_cast<std::uint32_t>(value.bits) << 16);
+BIQA_HOST_DEVICE inline float to_float(Bf16 value) {
+  return __builtin_bit_cast(float, static_cast<std::uint32_t>(value.bits) << 16);
 }
 
 /// Exact value of an IEEE binary16 given by its bits.

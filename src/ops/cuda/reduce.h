@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// Combines one value per thread over a warp or a block. The order depends on the number of threads alone, and every thread
+// gets the same bits.
+#pragma once
+
+#include "ops/cuda/kernel_support.h"
+
+namespace biqa::cuda {
+
+struct Sum {
+  template <typename T>
+  __device__ T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+/// Of a number and a NaN, the number: whoever needs the NaN must find it otherwise.
+struct Larger {
+  __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
+  template <typename T>
+  __device__ T operator()(T a, T b) const {
+    return a > b ? a : b;
+  }
+};
+
+template <typename T, typename Combine>
+__device__ T combine_in_warp(T value, Combine combine) {
+  for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {
+    value = combine(value, __shfl_xor_sync(kWholeWarp, value, distance));
+  }
+  return value;
+}
+
+/// For blocks of whole warps in x. `neutral` changes nothing when combined. `scratch` is shared memory with one T per warp; it
+/// may be the scratch of the call before.
+template <typename T, typename Combine>
+__device__ T combine_in_block(T value, T neutral, T* scratch, Combine combine) {
+  const int lane = thread_index() % kWarpSize;
+  const int warps = block_threads() / kWarpSize;
+  value = combine_in_warp(value, combine);
+  if (warps == 1) return value;
+  __syncthreads();
+  if (lane == 0) scratch[thread_index() / kWarpSize] = value;
+  __syncthreads();
+  return combine_in_warp(lane < warps ? scratch[lane] : neutral, combine);
+}
+
+}  // namespace biqa::cuda
