@@ -1,45 +1,46 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cuda_emulation/emulator.h"
 
-#include <cuda_runtime.h>
-#include <fmt/core.h>
+#include <fmt/format.h>
 #include <glog/logging.h>
 
 #include <algorithm>
 #include <array>
 #include <cstdlib>
-#include <cstring>
-#include <limits>
 #include <string_view>
 
 namespace biqa::emulation {
 namespace {
 
 constexpr std::array<const char*, 3> kOrders{"forward", "backward", "shuffled"};
+constexpr std::array<const char*, 2> kStreams{"at_once", "late"};
 
-std::string_view environment(const char* name, const char* otherwise) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? otherwise : value;
+/// Which of the words the environment's variable is; the first one without it.
+template <std::size_t kCount>
+int choice(const char* variable, const std::array<const char*, kCount>& words) {
+  const char* value = std::getenv(variable);
+  if (value == nullptr) return 0;
+  const auto* found = std::find(words.begin(), words.end(), std::string_view(value));
+  CHECK(found != words.end()) << variable << "=" << value << " is none of "
+                              << fmt::format("{}", fmt::join(words, ", "));
+  return static_cast<int>(found - words.begin());
 }
 
 struct Settings {
-  Order order = Order::forward;
+  Order order = static_cast<Order>(choice("BIQA_EMULATOR_ORDER", kOrders));
+  Streams streams = static_cast<Streams>(choice("BIQA_EMULATOR_STREAMS", kStreams));
   std::uint64_t seed = 1;
 };
 
 Settings& settings() {
   static Settings settings = [] {
-    const auto* order =
-        std::find(kOrders.begin(), kOrders.end(), environment("BIQA_EMULATOR_ORDER", kOrders[0]));
-    CHECK(order != kOrders.end()) << "BIQA_EMULATOR_ORDER must be forward, backward or shuffled";
-    return Settings{static_cast<Order>(order - kOrders.begin()),
-                    std::strtoull(environment("BIQA_EMULATOR_SEED", "1").data(), nullptr, 10)};
+    Settings from_environment;
+    if (const char* seed = std::getenv("BIQA_EMULATOR_SEED"); seed != nullptr)
+      from_environment.seed = std::strtoull(seed, nullptr, 10);
+    return from_environment;
   }();
   return settings;
 }
-
-int device_count = 1;
-std::size_t memory_limit = std::numeric_limits<std::size_t>::max();
 
 }  // namespace
 
@@ -59,82 +60,18 @@ std::uint64_t seed() {
   return settings().seed;
 }
 
+void set_streams(Streams streams) {
+  settings().streams = streams;
+}
+
+bool late_streams() {
+  return settings().streams == Streams::late;
+}
+
 std::string settings_text() {
-  return fmt::format("BIQA_EMULATOR_ORDER={} BIQA_EMULATOR_SEED={}",
-                     kOrders.at(static_cast<std::size_t>(order())), seed());
-}
-
-void set_device_count(int count) {
-  device_count = count;
-}
-
-void set_memory_limit(std::size_t bytes) {
-  memory_limit = bytes;
+  return fmt::format("BIQA_EMULATOR_ORDER={} BIQA_EMULATOR_SEED={} BIQA_EMULATOR_STREAMS={}",
+                     kOrders.at(static_cast<std::size_t>(order())), seed(),
+                     kStreams.at(late_streams() ? 1 : 0));
 }
 
 }  // namespace biqa::emulation
-
-using biqa::emulation::device_count;
-using biqa::emulation::memory_limit;
-
-const char* cudaGetErrorName(cudaError_t status) {
-  switch (status) {
-    case cudaSuccess:
-      return "cudaSuccess";
-    case cudaErrorInvalidValue:
-      return "cudaErrorInvalidValue";
-    case cudaErrorMemoryAllocation:
-      return "cudaErrorMemoryAllocation";
-    case cudaErrorNoDevice:
-      return "cudaErrorNoDevice";
-  }
-  return "?";
-}
-
-const char* cudaGetErrorString(cudaError_t status) {
-  return status == cudaSuccess ? "no error" : "emulated error";
-}
-
-cudaError_t cudaGetLastError() {
-  return cudaSuccess;
-}
-
-cudaError_t cudaGetDeviceCount(int* count) {
-  *count = std::max(device_count, 0);
-  return device_count < 0 ? cudaErrorNoDevice : cudaSuccess;
-}
-
-cudaError_t cudaSetDevice(int device) {
-  return device >= 0 && device < device_count ? cudaSuccess : cudaErrorInvalidValue;
-}
-
-cudaError_t cudaMalloc(void** address, std::size_t bytes) {
-  constexpr std::size_t kAlignment = 256;  // CUDA's
-  // The exact size, so that AddressSanitizer sees the first byte beyond it.
-  const bool granted = bytes <= memory_limit && posix_memalign(address, kAlignment, bytes) == 0;
-  return granted ? cudaSuccess : cudaErrorMemoryAllocation;
-}
-
-cudaError_t cudaFree(void* address) {
-  std::free(address);
-  return cudaSuccess;
-}
-
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind /*kind*/,
-                            cudaStream_t /*stream*/) {
-  std::memcpy(to, from, bytes);
-  return cudaSuccess;
-}
-
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned /*flags*/) {
-  *stream = nullptr;
-  return cudaSuccess;
-}
-
-cudaError_t cudaStreamDestroy(cudaStream_t /*stream*/) {
-  return cudaSuccess;
-}
-
-cudaError_t cudaStreamSynchronize(cudaStream_t /*stream*/) {
-  return cudaSuccess;
-}

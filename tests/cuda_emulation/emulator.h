@@ -8,7 +8,7 @@
 
 namespace biqa::emulation {
 
-inline constexpr int kMaxSharedBytes = 227 * 1024;  ///< of a block on sm_90
+inline constexpr int kMaxSharedBytes = 227 * 1024;  ///< of a block on any architecture
 
 /// Which of the threads that can go on does so, and in which order the blocks of a launch run. Forward: the first one,
 /// backward: the last one, shuffled: any. The environment's BIQA_EMULATOR_ORDER (forward, backward or shuffled) is the
@@ -21,12 +21,22 @@ Order order();
 void set_seed(std::uint64_t seed);
 std::uint64_t seed();
 
+/// When the work in streams is done: by the call that asks for it, or late, that is only when somebody waits for it. Late
+/// streams show results that are read too early. BIQA_EMULATOR_STREAMS (at_once or late), or at once.
+enum class Streams { at_once, late };
+void set_streams(Streams streams);
+bool late_streams();
+
 /// The settings in words, for messages: how to see the same again.
 std::string settings_text();
 
 /// cudaGetDeviceCount gives this count; a negative one stands for an error of the driver.
 void set_device_count(int count);
-/// cudaMalloc fails beyond this many bytes in one allocation.
+/// How many bytes the device has; 16 GiB unless set.
 void set_memory_limit(std::size_t bytes);
+/// The device's architecture, for example 8 and 6; 9 and 0 unless set. It limits the shared memory of a block.
+void set_compute_capability(int major, int minor);
+/// What a block may have at most, in bytes.
+int max_shared_bytes();
 
 }  // namespace biqa::emulation

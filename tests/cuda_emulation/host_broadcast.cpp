@@ -4,6 +4,9 @@
 #include <barrier>
 #include <cstring>
 
+#include "cuda_emulation/device_memory.h"
+#include "cuda_emulation/streams.h"
+
 namespace biqa::emulation {
 namespace {
 
@@ -20,6 +23,8 @@ class HostBroadcast final : public nccl::BroadcastBackend {
 
  private:
   void send_bytes(void* data, std::size_t bytes, int root) override {
+    finish_all_work();
+    const OpenDeviceMemory open;
     if (rank() == root) world_->source = data;
     world_->barrier.arrive_and_wait();
     if (rank() != root) std::memcpy(data, world_->source, bytes);

@@ -1,26 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cuda_emulation/host_matmul.h"
 
+#include "cuda_emulation/device_memory.h"
+#include "cuda_emulation/streams.h"
+
 namespace biqa::emulation {
 namespace {
 
 float element(ConstView matrix, std::int64_t row, std::int64_t column) {
-  if (matrix.type() == DType::bf16) return to_float(matrix.row<Bf16>(row)[column]);
-  return matrix.row<float>(row)[column];
+  const std::int64_t index = row * matrix.stride() + column;
+  if (matrix.type() == DType::bf16) return to_float(static_cast<const Bf16*>(matrix.data())[index]);
+  return static_cast<const float*>(matrix.data())[index];
 }
 
 }  // namespace
 
 void HostMatmul::multiply(ConstView x, ConstView weight, ConstView bias, View y) {
+  finish_all_work();
+  const OpenDeviceMemory open;
   for (std::int64_t t = 0; t < y.rows(); ++t) {
     for (std::int64_t o = 0; o < y.columns(); ++o) {
       float sum = 0.0F;
       for (std::int64_t i = 0; i < x.columns(); ++i) sum += element(x, t, i) * element(weight, o, i);
       if (!bias.empty()) sum += element(bias, 0, o);
+      const std::int64_t index = t * y.stride() + o;
       if (y.type() == DType::bf16)
-        y.row<Bf16>(t)[o] = to_bf16(sum);
+        static_cast<Bf16*>(y.data())[index] = to_bf16(sum);
       else
-        y.row<float>(t)[o] = sum;
+        static_cast<float*>(y.data())[index] = sum;
     }
   }
 }

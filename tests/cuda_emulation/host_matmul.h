@@ -5,7 +5,8 @@
 
 namespace biqa::emulation {
 
-/// Stands in for cuBLASLt: plain loops over host memory, sums in f32.
+/// Stands in for cuBLASLt: plain loops over device memory, sums in f32. Waits for all streams first, and is done when the
+/// call returns.
 class HostMatmul final : public cuda::MatmulBackend {
   void multiply(ConstView x, ConstView weight, ConstView bias, View y) override;
 };

@@ -71,6 +71,7 @@ DeviceBuffer::DeviceBuffer(std::size_t bytes, std::string label) : bytes_(bytes)
         bytes, label_);
   }
   BIQA_CUDA_CHECK(status);
+  if (observe_label != nullptr) observe_label(data_, label_);
 }
 
 DeviceBuffer::~DeviceBuffer() {

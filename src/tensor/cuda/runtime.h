@@ -41,6 +41,9 @@ class Stream {
   cudaStream_t handle_ = nullptr;
 };
 
+/// Told of every allocation's label, if set; the tests' emulator of a device names memory by it.
+inline void (*observe_label)(const void* data, const std::string& label) = nullptr;
+
 /// Device memory with a label; move-only. Throws Error if the device has not enough memory.
 class DeviceBuffer {
  public:
