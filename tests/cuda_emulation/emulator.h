@@ -32,10 +32,12 @@ std::string settings_text();
 
 /// cudaGetDeviceCount gives this count; a negative one stands for an error of the driver.
 void set_device_count(int count);
+/// A count: the driver is too old.
+inline constexpr int kOldDriver = -2;
 /// How many bytes the device has; 16 GiB unless set.
 void set_memory_limit(std::size_t bytes);
-/// The device's architecture, for example 8 and 6; 9 and 0 unless set. It limits the shared memory of a block.
-void set_compute_capability(int major, int minor);
+/// Major and minor number of the device's compute capability, such as 86; 90 unless set. It limits the shared memory of a block.
+void set_device_capability(int capability);
 /// What a block may have at most, in bytes.
 int max_shared_bytes();
 

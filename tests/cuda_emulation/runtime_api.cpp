@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The emulated CUDA runtime: errors, devices, memory and attributes of kernels.
 #include <cuda_runtime.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -16,7 +18,7 @@ namespace biqa::emulation {
 namespace {
 
 int device_count = 1;
-int capability_major = 9, capability_minor = 0;
+int device_capability = 90;
 thread_local int current_device = 0;
 
 [[maybe_unused]] const bool labels_are_observed = [] {
@@ -38,16 +40,15 @@ void set_device_count(int count) {
   device_count = count;
 }
 
-void set_compute_capability(int major, int minor) {
-  capability_major = major;
-  capability_minor = minor;
+void set_device_capability(int capability) {
+  device_capability = capability;
   const std::lock_guard lock(granted_mutex);
   granted().clear();
 }
 
 int max_shared_bytes() {
-  const bool large = capability_major == 9 || capability_major == 10;
-  return (large ? 227 : capability_major == 8 && capability_minor == 0 ? 163 : 99) * 1024;
+  const bool large = device_capability / 10 == 9 || device_capability / 10 == 10;
+  return (large ? 227 : device_capability == 80 ? 163 : 99) * 1024;
 }
 
 bool grant_shared_bytes(const void* kernel, int bytes) {
@@ -77,10 +78,10 @@ void enqueue_launch(const Launch& launch, cudaStream_t stream) {
 
 }  // namespace biqa::emulation
 
-using biqa::emulation::capability_major;
-using biqa::emulation::capability_minor;
 using biqa::emulation::current_device;
+using biqa::emulation::device_capability;
 using biqa::emulation::device_count;
+using biqa::emulation::kOldDriver;
 
 const char* cudaGetErrorName(cudaError_t status) {
   switch (status) {
@@ -92,6 +93,8 @@ const char* cudaGetErrorName(cudaError_t status) {
       return "cudaErrorMemoryAllocation";
     case cudaErrorInvalidPitchValue:
       return "cudaErrorInvalidPitchValue";
+    case cudaErrorInsufficientDriver:
+      return "cudaErrorInsufficientDriver";
     case cudaErrorNoDevice:
       return "cudaErrorNoDevice";
     case cudaErrorInvalidDevice:
@@ -116,6 +119,7 @@ cudaError_t cudaPeekAtLastError() {
 
 cudaError_t cudaGetDeviceCount(int* count) {
   *count = std::max(device_count, 0);
+  if (device_count == kOldDriver) return cudaErrorInsufficientDriver;
   return device_count < 0 ? cudaErrorNoDevice : cudaSuccess;
 }
 
@@ -136,7 +140,15 @@ cudaError_t cudaRuntimeGetVersion(int* version) {
 }
 
 cudaError_t cudaDriverGetVersion(int* version) {
-  return cudaRuntimeGetVersion(version);
+  *version = device_count == kOldDriver ? 12020 : 13000;
+  return cudaSuccess;
+}
+
+// Each process emulates devices of its own.
+cudaError_t cudaDeviceGetPCIBusId(char* address, int length, int device) {
+  std::snprintf(address, static_cast<std::size_t>(length), "emulated %d of process %d", device,
+                static_cast<int>(getpid()));
+  return cudaSuccess;
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
@@ -147,8 +159,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   properties->totalGlobalMem = biqa::emulation::device_bytes();
   properties->sharedMemPerBlock = 48 * 1024;
   properties->sharedMemPerBlockOptin = static_cast<std::size_t>(biqa::emulation::max_shared_bytes());
-  properties->major = capability_major;
-  properties->minor = capability_minor;
+  properties->major = device_capability / 10;
+  properties->minor = device_capability % 10;
   cudaDeviceGetAttribute(&properties->multiProcessorCount, cudaDevAttrMultiProcessorCount, device);
   cudaDeviceGetAttribute(&properties->maxThreadsPerBlock, cudaDevAttrMaxThreadsPerBlock, device);
   cudaDeviceGetAttribute(&properties->warpSize, cudaDevAttrWarpSize, device);
@@ -171,10 +183,10 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
       *value = 4;
       return cudaSuccess;
     case cudaDevAttrComputeCapabilityMajor:
-      *value = capability_major;
+      *value = device_capability / 10;
       return cudaSuccess;
     case cudaDevAttrComputeCapabilityMinor:
-      *value = capability_minor;
+      *value = device_capability % 10;
       return cudaSuccess;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
       *value = biqa::emulation::max_shared_bytes();
@@ -198,6 +210,27 @@ cudaError_t cudaMalloc(void** address, std::size_t bytes) {
 cudaError_t cudaFree(void* address) {
   biqa::emulation::finish_all_work();
   if (address != nullptr) biqa::emulation::free_device(address);
+  return cudaSuccess;
+}
+
+// Memory in a stream's order: it is there at once, and goes when the stream gets there.
+cudaError_t cudaMallocAsync(void** address, std::size_t bytes, cudaStream_t /*stream*/) {
+  return cudaMalloc(address, bytes);
+}
+
+cudaError_t cudaFreeAsync(void* address, cudaStream_t stream) {
+  if (address == nullptr) return cudaSuccess;
+  biqa::emulation::require_device(address, 1, "cudaFreeAsync");
+  biqa::emulation::enqueue(stream, [address] { biqa::emulation::free_device(address); });
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int /*device*/) {
+  *pool = nullptr;
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t /*pool*/, cudaMemPoolAttr /*attribute*/, void* /*value*/) {
   return cudaSuccess;
 }
 

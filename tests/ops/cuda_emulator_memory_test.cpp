@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <string>
 #include <vector>
 
 #include "cuda_emulation/device_memory.h"
@@ -72,6 +73,22 @@ TEST(CudaEmulatedMemory, AddressesAreNotUsedAgain) {
   BIQA_CUDA_CHECK(cudaFree(second));
 }
 
+TEST(CudaEmulatedMemory, FreedInAStreamsOrder) {
+  const Stream stream;
+  emulation::set_streams(emulation::Streams::late);
+  void* values = nullptr;
+  BIQA_CUDA_CHECK(cudaMallocAsync(&values, 2 * sizeof(float), stream.get()));
+  BIQA_CUDA_CHECK(cudaMemsetAsync(values, 0, 2 * sizeof(float), stream.get()));
+  std::vector<float> host(2);
+  BIQA_CUDA_CHECK(cudaMemcpyAsync(host.data(), values, 8, cudaMemcpyDeviceToHost, stream.get()));
+  BIQA_CUDA_CHECK(cudaFreeAsync(values, stream.get()));
+  EXPECT_NE(emulation::describe(values).find("device memory + 0"), std::string::npos);
+  stream.synchronise();
+  emulation::set_streams(emulation::Streams::at_once);
+  EXPECT_EQ(host, std::vector<float>(2, 0.0F));
+  EXPECT_NE(emulation::describe(values).find("freed device memory + 0"), std::string::npos);
+}
+
 TEST(CudaEmulatedMemory, TheDeviceHasSoMuch) {
   emulation::set_memory_limit(1000);
   const DeviceBuffer first(600, "first");
@@ -90,13 +107,13 @@ TEST(CudaEmulatedDevice, SharedMemoryIsThatOfItsArchitecture) {
   const auto start = [&](std::size_t shared_bytes) {
     launch(add_one_kernel, 1, 32, shared_bytes, Stream(), static_cast<float*>(buffer.data()));
   };
-  emulation::set_compute_capability(8, 6);
+  emulation::set_device_capability(86);
   int most = 0;
   BIQA_CUDA_CHECK(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0));
   EXPECT_EQ(most, 99 * 1024);
   start(99 * 1024);
   EXPECT_ANY_THROW(start(99 * 1024 + 1));
-  emulation::set_compute_capability(9, 0);
+  emulation::set_device_capability(90);
   start(227 * 1024);
   EXPECT_ANY_THROW(start(227 * 1024 + 1));
   cudaDeviceProp properties{};
@@ -105,7 +122,7 @@ TEST(CudaEmulatedDevice, SharedMemoryIsThatOfItsArchitecture) {
   // Without the attribute a block gets 48 KiB.
   cudaLaunchConfig_t config{};
   config.dynamicSmemBytes = 48 * 1024 + 1;
-  emulation::set_compute_capability(9, 0);
+  emulation::set_device_capability(90);
   EXPECT_EQ(cudaLaunchKernelEx(&config, add_one_kernel, static_cast<float*>(buffer.data())),
             cudaErrorInvalidValue);
 }
