@@ -198,7 +198,8 @@ void detail::refuse_host_access(const void* data) {
         label = block.second;
     }
   }
-  LOG(FATAL) << "the host touched device memory: " << label << "; copy it through DeviceMemory";
+  LOG(FATAL) << "the host touched device memory: " << label
+             << "; copy it through DeviceMemory (backends take its address())";
   std::abort();
 }
 

@@ -43,6 +43,12 @@ constexpr DType dtype_of() {
 /// Where bytes live. The host may not touch device memory; only a backend's operations may.
 enum class Memory : std::uint8_t { host, device };
 
+namespace detail {
+/// Ends the program because the host accessed device memory. The message names the label of the buffer that contains
+/// `data`.
+[[noreturn]] void refuse_host_access(const void* data);
+}  // namespace detail
+
 /// Bytes of one kind of memory, 64-byte aligned, move-only.
 class Buffer {
  public:
@@ -61,8 +67,18 @@ class Buffer {
   static Buffer borrow(void* data, std::size_t bytes, std::string label, std::shared_ptr<const void> owner,
                        bool counted, Memory memory = Memory::host);
 
-  void* data() { return data_; }
-  const void* data() const { return data_; }
+  /// For the host: ends the program if this is device memory.
+  void* data() {
+    refuse_device();
+    return data_;
+  }
+  const void* data() const {
+    refuse_device();
+    return data_;
+  }
+  /// For backends: in whichever memory the bytes are.
+  void* address() { return data_; }
+  const void* address() const { return data_; }
   std::size_t bytes() const { return bytes_; }
   const std::string& label() const { return label_; }
   Memory memory() const { return memory_; }
@@ -75,6 +91,9 @@ class Buffer {
     std::swap(owner_, other.owner_);
     std::swap(counted_, other.counted_);
     std::swap(memory_, other.memory_);
+  }
+  void refuse_device() const {
+    if (memory_ == Memory::device) detail::refuse_host_access(data_);
   }
   void* data_ = nullptr;
   std::size_t bytes_ = 0;
@@ -93,10 +112,6 @@ std::map<std::string, MemoryUse> memory_report();
 MemoryUse memory_total();
 
 namespace detail {
-/// Ends the program because the host accessed device memory. The message names the label of the buffer that contains
-/// `data`.
-[[noreturn]] void refuse_host_access(const void* data);
-
 template <typename Void>
 class BasicView {
  public:
@@ -117,10 +132,22 @@ class BasicView {
   template <typename Other>
   requires(std::is_const_v<Void> && !std::is_const_v<Other>)
       BasicView(const BasicView<Other>& other)  // NOLINT(google-explicit-constructor)
-      : BasicView(other.data(), other.type(), other.rows(), other.columns(), other.stride(), other.memory()) {
-  }
+      : BasicView(other.address(), other.type(), other.rows(), other.columns(), other.stride(),
+                  other.memory()) {}
 
-  Void* data() const { return data_; }
+  /// The first element, for the host: ends the program if it is in device memory.
+  Void* data() const {
+    refuse_device();
+    return data_;
+  }
+  /// The first element, for backends: in whichever memory it is.
+  Void* address() const { return data_; }
+  /// The same; checks that the type is T.
+  template <typename T>
+  Element<T>* address() const {
+    DCHECK(dtype_of<std::remove_const_t<T>>() == type_) << "is " << name_of(type_);
+    return static_cast<Element<T>*>(data_);
+  }
   DType type() const { return type_; }
   Memory memory() const { return memory_; }
   std::int64_t rows() const { return rows_; }
@@ -134,13 +161,13 @@ class BasicView {
   /// The first element of a row. Checks that its type is T and that it is not in device memory.
   template <typename T>
   Element<T>* row(std::int64_t index) const {
-    if (memory_ == Memory::device) refuse_host_access(data_);
+    refuse_device();
     DCHECK(dtype_of<std::remove_const_t<T>>() == type_) << "is " << name_of(type_);
     return static_cast<Element<T>*>(data_) + index * stride_;
   }
   template <typename T>
   std::span<Element<T>> span() const {
-    if (memory_ == Memory::device) refuse_host_access(data_);
+    refuse_device();
     CHECK(dense());
     CHECK(dtype_of<std::remove_const_t<T>>() == type_) << "is " << name_of(type_);
     return {static_cast<Element<T>*>(data_), static_cast<std::size_t>(size())};
@@ -156,6 +183,9 @@ class BasicView {
   }
 
  private:
+  void refuse_device() const {
+    if (memory_ == Memory::device) refuse_host_access(data_);
+  }
   Void* advance(std::int64_t elements) const {
     using Byte = std::conditional_t<std::is_const_v<Void>, const std::byte, std::byte>;
     return static_cast<Byte*>(data_) + elements * static_cast<std::int64_t>(size_of(type_));
@@ -185,8 +215,8 @@ class Tensor {
     CHECK_EQ(buffer_.bytes(), static_cast<std::size_t>(rows * columns) * size_of(type));
   }
 
-  View view() { return {buffer_.data(), type_, rows_, columns_, columns_, memory()}; }
-  ConstView view() const { return {buffer_.data(), type_, rows_, columns_, columns_, memory()}; }
+  View view() { return {buffer_.address(), type_, rows_, columns_, columns_, memory()}; }
+  ConstView view() const { return {buffer_.address(), type_, rows_, columns_, columns_, memory()}; }
   ConstView const_view() const { return view(); }
   template <typename T>
   T* row(std::int64_t index) {

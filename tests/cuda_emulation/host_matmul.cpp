@@ -9,8 +9,8 @@ namespace {
 
 float element(ConstView matrix, std::int64_t row, std::int64_t column) {
   const std::int64_t index = row * matrix.stride() + column;
-  if (matrix.type() == DType::bf16) return to_float(static_cast<const Bf16*>(matrix.data())[index]);
-  return static_cast<const float*>(matrix.data())[index];
+  if (matrix.type() == DType::bf16) return to_float(static_cast<const Bf16*>(matrix.address())[index]);
+  return static_cast<const float*>(matrix.address())[index];
 }
 
 }  // namespace
@@ -25,9 +25,9 @@ void HostMatmul::multiply(ConstView x, ConstView weight, ConstView bias, View y)
       if (!bias.empty()) sum += element(bias, 0, o);
       const std::int64_t index = t * y.stride() + o;
       if (y.type() == DType::bf16)
-        static_cast<Bf16*>(y.data())[index] = to_bf16(sum);
+        static_cast<Bf16*>(y.address())[index] = to_bf16(sum);
       else
-        static_cast<float*>(y.data())[index] = sum;
+        static_cast<float*>(y.address())[index] = sum;
     }
   }
 }

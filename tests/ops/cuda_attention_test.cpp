@@ -96,7 +96,7 @@ class Sequences {
     stream.synchronise();
   }
 
-  cuda::KvPages pages() const { return {storage_.view().data(), type_, page_elements_}; }
+  cuda::KvPages pages() const { return {storage_.view().address(), type_, page_elements_}; }
   ConstView storage() const { return storage_.view(); }
   std::int64_t row_of(std::size_t sequence, std::int64_t position) const {
     return first_row_[sequence] + position;

@@ -182,7 +182,7 @@ TEST(RemoteDeathTest, TheHostTouchesNoTensor) {
       {
         const auto ops = testing::make_remote_ops(DType::f32, 1);
         const Tensor tensor = ops->memory().allocate(DType::f32, 2, 3, "some label");
-        std::fputc(*static_cast<const char*>(tensor.view().data()), stderr);
+        std::fputc(*static_cast<const char*>(tensor.view().address()), stderr);
       },
       "");
   EXPECT_DEATH(

@@ -32,7 +32,7 @@ class DeviceArray {
     stream.synchronise();
   }
   cuda::DeviceSpan<T> span() const { return {data(), size_}; }
-  T* data() const { return static_cast<T*>(bytes_.view().data()); }
+  T* data() const { return static_cast<T*>(bytes_.view().address()); }
   std::vector<T> on_host(const cuda::Stream& stream) const {
     std::vector<T> elements(static_cast<std::size_t>(size_));
     if (elements.empty()) return elements;

@@ -2,6 +2,7 @@
 // The arena, copies between views, and what a view says of its memory.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstdint>
 #include <numeric>
 #include <vector>
@@ -92,18 +93,30 @@ TEST(DeviceMemoryDeathTest, ShapesAndTypesMustAgree) {
   EXPECT_DEATH(host_memory().copy(a.view(), c.view()), "Check failed");
 }
 
-TEST(MemoryKind, TravelsWithEveryView) {
+TEST(MemoryKind, ABufferRefusesTheHostToo) {
   const int owner = 0;
+  const Buffer buffer =
+      Buffer::borrow(const_cast<int*>(&owner), 4, "far away",
+                     std::shared_ptr<const void>(&owner, [](const void*) {}), false, Memory::device);
+  EXPECT_EQ(buffer.address(), &owner);
+  EXPECT_DEATH((void)buffer.data(), "the host touched device memory: far away");
+}
+
+TEST(MemoryKind, TravelsWithEveryView) {
+  const std::array<float, 4 * 6> owner{};
   Tensor device(
       DType::f32, 4, 6,
-      Buffer::borrow(const_cast<int*>(&owner), 4 * 6 * 4, "far away",
-                     std::shared_ptr<const void>(&owner, [](const void*) {}), false, Memory::device));
+      Buffer::borrow(const_cast<float*>(owner.data()), sizeof owner, "far away",
+                     std::shared_ptr<const void>(owner.data(), [](const void*) {}), false, Memory::device));
   EXPECT_EQ(device.memory(), Memory::device);
   EXPECT_EQ(device.view().row_range(1, 2).column_range(2, 3).memory(), Memory::device);
   const ConstView read = device.view();
   EXPECT_EQ(read.memory(), Memory::device);
   EXPECT_DEATH((void)read.row_range(1, 1).row<const float>(0), "the host touched device memory: far away");
   EXPECT_DEATH((void)device.span<float>(), "the host touched device memory: far away");
+  EXPECT_DEATH((void)read.column_range(2, 3).data(), "the host touched device memory: far away");
+  EXPECT_EQ(read.address(), owner.data());
+  EXPECT_EQ(read.row_range(1, 1).address<float>(), &owner[6]);
   EXPECT_DEATH((void)device.clone(), "far away");
   EXPECT_DEATH(device.zero(), "far away");
   EXPECT_EQ(Tensor(DType::f32, 1, 1, "near").memory(), Memory::host);

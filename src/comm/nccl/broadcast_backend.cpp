@@ -11,7 +11,7 @@ void BroadcastBackend::broadcast(View data, int root) {
   CHECK(root >= 0 && root < ranks_) << root << " of " << ranks_;
   CHECK(data.dense());
   if (data.empty()) return;
-  send_bytes(data.data(), static_cast<std::size_t>(data.size()) * size_of(data.type()), root);
+  send_bytes(data.address(), static_cast<std::size_t>(data.size()) * size_of(data.type()), root);
 }
 
 }  // namespace biqa::nccl

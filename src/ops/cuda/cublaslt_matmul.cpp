@@ -88,7 +88,7 @@ class CublasLtMatmul final : public MatmulBackend {
     set(operation, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
     if (!bias.empty()) {
       set(operation, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
-      set(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias.data());
+      set(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias.address());
       set(operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, cuda_type(bias.type()));
     }
     Layout weight_layout;
@@ -101,10 +101,10 @@ class CublasLtMatmul final : public MatmulBackend {
     Preference preference;
     check_cublas(cublasLtMatmulPreferenceCreate(preference.address()), "cublasLtMatmulPreferenceCreate");
     set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_.bytes());
-    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(weight.data()));
-    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(x.data()));
-    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment_of(y.data()));
-    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(y.data()));
+    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(weight.address()));
+    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(x.address()));
+    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment_of(y.address()));
+    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(y.address()));
     cublasLtMatmulHeuristicResult_t choice{};
     int found = 0;
     check_cublas(
@@ -122,9 +122,9 @@ class CublasLtMatmul final : public MatmulBackend {
     const float one = 1.0F;
     const float zero = 0.0F;
     check_cublas(
-        cublasLtMatmul(library_.get(), operation.get(), &one, weight.data(), weight_layout.get(), x.data(),
-                       x_layout.get(), &zero, y.data(), y_layout.get(), y.data(), y_layout.get(),
-                       &choice.algo, workspace_.data(), workspace_.bytes(), stream_.get()),
+        cublasLtMatmul(library_.get(), operation.get(), &one, weight.address(), weight_layout.get(),
+                       x.address(), x_layout.get(), &zero, y.address(), y_layout.get(), y.address(),
+                       y_layout.get(), &choice.algo, workspace_.data(), workspace_.bytes(), stream_.get()),
         "cublasLtMatmul");
   }
 

@@ -27,12 +27,12 @@ __device__ T* dynamic_shared() {
 template <typename T>
 T* elements(View view) {
   CHECK(dtype_of<T>() == view.type()) << "is " << name_of(view.type());
-  return static_cast<T*>(view.data());
+  return static_cast<T*>(view.address());
 }
 template <typename T>
 const T* elements(ConstView view) {
   CHECK(dtype_of<T>() == view.type()) << "is " << name_of(view.type());
-  return static_cast<const T*>(view.data());
+  return static_cast<const T*>(view.address());
 }
 
 /// True if BIQA_CUDA_SYNC=1: every launch waits for its kernel, so that an error appears at its cause.

@@ -70,15 +70,15 @@ void rms_norm(ConstView x, ConstView weight, float epsilon, View y, const Stream
   const dim3 grid(static_cast<unsigned>(x.rows()));
   const dim3 block(static_cast<unsigned>(warps * kWarpSize));
   const std::size_t shared_bytes = static_cast<std::size_t>(warps) * sizeof(float);
-  const float* in = x.row<float>(0);
-  const float* scales = weight.row<float>(0);
+  const float* in = x.address<float>();
+  const float* scales = weight.address<float>();
   if (y.type() == DType::f32) {
     launch(rms_norm_kernel<float>, grid, block, shared_bytes, stream, in, x.stride(), scales, epsilon,
-           y.row<float>(0), y.stride(), columns);
+           y.address<float>(), y.stride(), columns);
   } else {
     CHECK(y.type() == DType::bf16) << name_of(y.type());
     launch(rms_norm_kernel<__nv_bfloat16>, grid, block, shared_bytes, stream, in, x.stride(), scales, epsilon,
-           static_cast<__nv_bfloat16*>(y.data()), y.stride(), columns);
+           static_cast<__nv_bfloat16*>(y.address()), y.stride(), columns);
   }
 }
 

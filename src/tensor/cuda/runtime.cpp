@@ -19,7 +19,7 @@ void copy(ConstView from, View to, cudaMemcpyKind kind, const Stream& stream) {
   CHECK(from.dense() && to.dense());
   if (from.empty()) return;
   const std::size_t bytes = static_cast<std::size_t>(from.size()) * size_of(from.type());
-  BIQA_CUDA_CHECK(cudaMemcpyAsync(to.data(), from.data(), bytes, kind, stream.get()));
+  BIQA_CUDA_CHECK(cudaMemcpyAsync(to.address(), from.address(), bytes, kind, stream.get()));
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owners of CUDA resources, and the check of CUDA's status codes. Private to the cuda/ and nccl/ folders. Only this
-// folder's copies and kernels may touch the elements of a View of device memory.
+// Owners of CUDA resources, and the check of CUDA's status codes. Private to the cuda/ and nccl/ folders. Only
+// copies and kernels may use the address of device memory.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -83,7 +83,7 @@ class DeviceTensor {
         rows_(rows),
         columns_(columns) {}
 
-  View view() const { return {buffer_.data(), type_, rows_, columns_, columns_}; }
+  View view() const { return {buffer_.data(), type_, rows_, columns_, columns_, Memory::device}; }
 
  private:
   DeviceBuffer buffer_;

@@ -105,9 +105,9 @@ class Device {
   /// The same elements where they may be touched.
   template <typename AnyView>
   AnyView real(AnyView view) {
-    if (view.data() == nullptr) return view;
+    if (view.address() == nullptr) return view;
     CHECK(view.memory() == Memory::device) << "an operation was given host memory";
-    const auto* data = static_cast<const std::byte*>(static_cast<const void*>(view.data()));
+    const auto* data = static_cast<const std::byte*>(static_cast<const void*>(view.address()));
     const std::lock_guard lock(places_mutex_);
     const auto after = places_.upper_bound(data);
     CHECK(after != places_.begin()) << "an operation was given memory that is gone";
