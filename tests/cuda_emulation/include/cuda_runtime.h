@@ -178,4 +178,5 @@ inline int __syncthreads_count(int vote) {
   return static_cast<int>(biqa::emulation::block_barrier("__syncthreads_count", vote != 0).yes);
 }
 
+#include "device_functions.h"
 #include "warp_functions.h"
