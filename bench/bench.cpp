@@ -37,6 +37,7 @@ const ProgramInfo kInfo{
      {"new", "N", "exact number of tokens of each completion (end tokens are ignored)", "64"},
      {"rank", "R", "LoRA rank on the seven projections", "8"},
      {"dtype", "TYPE", "f32 or bf16", "bf16"},
+     {"device", "DEVICE", "cpu or cuda", "cpu"},
      {"threads", "T", "threads; 0: all processors that the program may use, or OMP_NUM_THREADS", "0"},
      {"repeats", "K", "measured repeats, after an unmeasured one", "5"},
      {"micro-batch-tokens", "N", "packed rows of one learner pass", "8192"},
@@ -249,7 +250,8 @@ ExitCode bench(const CommandLine& line) {
   const std::vector<Sample> samples = read_manifest(line.text("images"));
   const auto load_start = Clock::now();
   const bool step = what != "generate";
-  const Policy policy = Policy::open({line.text("model"), dtype, "cpu", threads, step});
+  const std::string device = line.choice("device", {"cpu", "cuda"});
+  const Policy policy = Policy::open({line.text("model"), dtype, device, threads, step});
   const double load_seconds = seconds_since(load_start);
   const Lora adapter = bench_adapter(policy.model->config(), line.integer("rank", 1, 1024));
   const auto local = make_local();
@@ -277,9 +279,12 @@ ExitCode bench(const CommandLine& line) {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   median["peak_rss_bytes"] = static_cast<std::int64_t>(usage.ru_maxrss) * 1024;
-  const nlohmann::json limits{{"gemm_gflops_f32", product_rate(DType::f32, threads)},
-                              {"gemm_gflops_bf16", product_rate(DType::bf16, threads)},
-                              {"read_gb_s", read_rate(threads)}};
+  nlohmann::json limits = nlohmann::json::object();
+  if (device == "cpu") {
+    limits = {{"gemm_gflops_f32", product_rate(DType::f32, threads)},
+              {"gemm_gflops_bf16", product_rate(DType::bf16, threads)},
+              {"read_gb_s", read_rate(threads)}};
+  }
   if (format == "json") {
     fmt::print("{}\n", nlohmann::json{{"repeats", rows}, {"median", median}, {"limits", limits}}.dump(2));
   } else {

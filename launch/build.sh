@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Usage: launch/build.sh [cpu|cuda|asan|tsan|fuzz] [--tests] [--target NAME]...
+# Usage: launch/build.sh [cpu|cuda|emulated|asan|tsan|fuzz] [--tests] [--target NAME]...
 # Configures and builds a preset of CMakePresets.json (cpu unless named) into build/PRESET, programs in build/PRESET/bin.
+# emulated: the CUDA sources on an emulator of the CPU, for checks without a GPU; slow.
 # --tests builds the tests too; --target builds just that. BIQA_JOBS limits the compilers at work (default: by cores and
-# free memory).
+# free memory). BIQA_CUDA_ARCHITECTURES, such as "80;90": which GPUs cuda compiles for (default: all from sm_80 on).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -12,10 +13,10 @@ tests=OFF
 targets=()
 while [[ $# -gt 0 ]]; do
   case $1 in
-    cpu | cuda | asan | tsan | fuzz) preset=$1 ;;
+    cpu | cuda | emulated | asan | tsan | fuzz) preset=$1 ;;
     --tests) tests=ON ;;
     --target) targets+=(--target "${2:?--target needs a name}"); shift ;;
-    -h | --help) sed -n '3,6s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '3,7s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) echo "error: launch/build.sh: unknown argument $1; see launch/build.sh --help" >&2; exit 2 ;;
   esac
   shift
@@ -46,6 +47,7 @@ by_memory=$((${free_kib:-$((cores * 1048576))} / 1048576))
 jobs=${BIQA_JOBS:-$((by_memory < 1 ? 1 : by_memory < cores ? by_memory : cores))}
 
 options=(-DBIQA_TESTS=$tests)
+[[ $preset == cuda && -n ${BIQA_CUDA_ARCHITECTURES:-} ]] && options+=("-DBIQA_CUDA_ARCHITECTURES=$BIQA_CUDA_ARCHITECTURES")
 if command -v ccache >/dev/null; then
   options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
   [[ $preset == cuda ]] && options+=(-DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)

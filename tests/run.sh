@@ -176,7 +176,9 @@ if [[ $level != fast ]]; then
 
   stage "CUDA build"
   if command -v "${CUDACXX:-nvcc}" >/dev/null || [[ -x /usr/local/cuda/bin/nvcc ]]; then
-    build cuda --tests --target biqa_all_programs --target biqa_gpu_tests && run_tests cuda --label-regex '^gpu$'
+    architectures="80;90"  # full: all of them
+    [[ $level == full ]] && architectures=
+    BIQA_CUDA_ARCHITECTURES=$architectures build cuda --tests --target biqa_all_programs --target biqa_gpu_tests && run_tests cuda --label-regex '^gpu$'
   else
     echo "skipped: no nvcc here; the kernels ran in the emulator, as part of the CPU tests"
   fi

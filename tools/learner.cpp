@@ -42,7 +42,7 @@ extern "C" void on_save(int /*signal*/) {
 void warn_of_device(const Config& config, RunPlan& plan) {
   if (config.model.device != "cuda") return;
   try {
-    refuse_cuda_network();
+    require_cuda_device();
   } catch (const Error& error) {
     plan.assumptions.emplace_back(
         "device cpu, for times and memory; with model.device: cuda this is a plan only, and a run here would "

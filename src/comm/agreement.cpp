@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <exception>
+#include <map>
 #include <span>
 
 #include "core/error.h"
@@ -32,6 +33,25 @@ void check_agreement(Communicator& world, const std::string& what, std::uint64_t
             "rank {} has {} than rank 0: let all nodes see the same files and give all ranks the same flags",
             rank, what);
       }
+    }
+  });
+}
+
+void check_own_devices(Communicator& world, const std::string& node, const std::string& device) {
+  const std::string own = device.empty() ? device : device + " of node " + node;
+  const auto all = world.gather_bytes(std::as_bytes(std::span(own)), 0);
+  run_alike(world, [&] {
+    std::map<std::string, std::size_t> users;
+    for (std::size_t rank = 0; rank < all.size(); ++rank) {
+      const std::string name(reinterpret_cast<const char*>(all[rank].data()), all[rank].size());
+      if (name.empty()) continue;
+      const auto [user, first] = users.emplace(name, rank);
+      if (first) continue;
+      fail_usage(
+          "ranks {} and {} use the same GPU ({}): start as many ranks per node as it has GPUs (mpirun "
+          "--map-by ppr:N:node, "
+          "srun --ntasks-per-node=N --gpus-per-node=N)",
+          user->second, rank, name);
     }
   });
 }

@@ -19,4 +19,8 @@ void run_alike(Communicator& world, const std::function<void()>& work);
 /// Collective.
 void check_agreement(Communicator& world, const std::string& what, std::uint64_t digest);
 
+/// Throws (usage) on the first rank if two ranks have the same device on the same node; the others wait as in run_alike().
+/// A rank without a device of its own passes an empty name. Collective.
+void check_own_devices(Communicator& world, const std::string& node, const std::string& device);
+
 }  // namespace biqa

@@ -9,6 +9,8 @@ namespace biqa {
 
 inline constexpr std::initializer_list<const char*> kRankVariables{"OMPI_COMM_WORLD_RANK", "PMIX_RANK",
                                                                    "PMI_RANK"};
+inline constexpr std::initializer_list<const char*> kLocalRankVariables{"OMPI_COMM_WORLD_LOCAL_RANK",
+                                                                        "SLURM_LOCALID", "MPI_LOCALRANKID"};
 inline constexpr std::initializer_list<const char*> kSizeVariables{"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"};
 
 /// Value of the first of these environment variables that is a number without sign; `otherwise` if there is none.

@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "ops/cpu/cpu_ops.h"
 #include "ops/cuda/device.h"
+#include "ops/cuda/page_layout.h"
 
 namespace biqa {
 namespace {
@@ -23,7 +24,7 @@ void set_further_backend(Maker make) {
 }
 
 KvLayout kv_layout(const DeviceChoice& choice, const HeadShape& shape) {
-  // Until there is a CUDA backend, its plans take the CPU's pages.
+  if (choice.device == "cuda") return cuda::kv_layout(shape, choice.compute);
   return {kPageTokens, kv_page_elements(shape) * static_cast<std::int64_t>(size_of(choice.compute))};
 }
 
@@ -31,7 +32,7 @@ std::unique_ptr<Ops> make_ops(const DeviceChoice& choice) {
   if (further()) {
     if (auto ops = further()(choice)) return ops;
   }
-  if (choice.device == "cuda") refuse_cuda_network();
+  if (choice.device == "cuda") return make_cuda_ops(choice.compute, choice.local_rank);
   if (choice.device != "cpu") fail_usage("unknown device {}: must be cpu or cuda", choice.device);
   return make_cpu_ops(choice.compute, choice.threads);
 }

@@ -14,6 +14,7 @@ struct DeviceChoice {
   std::string device = "cpu";  ///< cpu | cuda
   DType compute = DType::f32;  ///< f32 | bf16
   int threads = 0;  ///< of the CPU backend; 0: all processors that this process may use, or OMP_NUM_THREADS
+  int local_rank = 0;  ///< number of this process among those of its node: which GPU it takes
 };
 
 /// Throws Error if the backend is not part of this build or finds no device.

@@ -59,6 +59,9 @@ class Ops {
   Ops& operator=(const Ops&) = delete;
 
   virtual DType compute_type() const = 0;
+  /// Names the device of this process: equal in two processes of a node only if they use the same GPU. Empty for the CPU,
+  /// which processes share.
+  virtual std::string device_name() const { return {}; }
   virtual DeviceMemory& memory() = 0;
   virtual KvLayout kv_layout(const HeadShape& shape) const = 0;
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "comm/agreement.h"
+#include "comm/launcher.h"
 #include "core/error.h"
 #include "learner/checkpoint_store.h"
 #include "model/frozen_parts.h"
@@ -28,7 +29,7 @@ Lora read_adapter_for(const std::filesystem::path& model, const std::filesystem:
 
 void Policy::open_parts(const PolicyOptions& options) {
   check_folder(options.path);
-  ops = make_ops({options.device, options.dtype, options.threads});
+  ops = make_ops({options.device, options.dtype, options.threads, number_from(kLocalRankVariables)});
   tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(options.path));
 }
 
@@ -70,6 +71,7 @@ Policy Policy::open(const PolicyOptions& options) {
 Policy Policy::open(const PolicyOptions& options, Communicator& ranks, const std::string& node) {
   Policy policy;
   run_alike(ranks, [&] { policy.open_parts(options); });
+  check_own_devices(ranks, node, policy.ops->device_name());
   policy.model = load_shared(ranks, node, options.path, policy.ops, options.backward, options.frozen.get());
   run_alike(ranks, [&] { policy.complete(options, ranks.rank() == 0); });
   return policy;

@@ -1,24 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-// Host memory of one pass, taken in order and returned in scopes. Every layer uses the same bytes, so only the first
-// one allocates.
+// Memory of one pass, taken in order and returned in scopes. Every layer uses the same bytes, so only the first one
+// allocates.
 #pragma once
 
 #include <cstdint>
 #include <deque>
 #include <string>
 
-#include "tensor/tensor.h"
+#include "tensor/device_memory.h"
 
 namespace biqa {
 
 /// A view from take() is valid until the current Scope or the arena ends.
 class Arena {
  public:
-  explicit Arena(std::string label) : label_(std::move(label)) {}
+  /// Takes blocks from `memory`, which must outlive the arena. Work on returned bytes must be in the order of the calls.
+  explicit Arena(std::string label, DeviceMemory& memory = host_memory())
+      : label_(std::move(label)), memory_(&memory) {}
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  /// A dense matrix, 64-byte aligned and uninitialised. Throws Error if there is not enough memory.
+  /// A dense matrix, 64-byte aligned (device memory: 256) and uninitialised. Throws Error if there is not enough memory.
   View take(DType type, std::int64_t rows, std::int64_t columns);
 
   /// At its end returns everything taken since its beginning.
@@ -39,7 +41,8 @@ class Arena {
 
  private:
   std::string label_;
-  std::deque<Buffer> blocks_;
+  DeviceMemory* memory_;
+  std::deque<Tensor> blocks_;
   std::size_t block_ = 0, offset_ = 0;  // start of the free memory
 };
 

@@ -13,7 +13,7 @@ namespace {
 
 TEST(NcclDevice, BroadcastInAWorldOfOne) {
   try {
-    cuda::select_device();
+    cuda::select_device(0);
   } catch (const Error& error) {
     GTEST_SKIP() << error.what();
   }

@@ -1,35 +1,83 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cuda_emulation/host_matmul.h"
 
+#include <algorithm>
+#include <utility>
+#include <vector>
+
 #include "cuda_emulation/device_memory.h"
 #include "cuda_emulation/streams.h"
 
 namespace biqa::emulation {
 namespace {
 
-float element(ConstView matrix, std::int64_t row, std::int64_t column) {
-  const std::int64_t index = row * matrix.stride() + column;
-  if (matrix.type() == DType::bf16) return to_float(static_cast<const Bf16*>(matrix.address())[index]);
-  return static_cast<const float*>(matrix.address())[index];
+/// A row as f32.
+void load_row(ConstView matrix, std::int64_t row, float* to) {
+  if (matrix.type() == DType::bf16) {
+    const Bf16* from = static_cast<const Bf16*>(matrix.address()) + row * matrix.stride();
+    for (std::int64_t c = 0; c < matrix.columns(); ++c) to[c] = to_float(from[c]);
+  } else {
+    const float* from = static_cast<const float*>(matrix.address()) + row * matrix.stride();
+    std::copy_n(from, matrix.columns(), to);
+  }
+}
+
+std::vector<float> as_floats(ConstView matrix) {
+  std::vector<float> values(static_cast<std::size_t>(matrix.size()));
+  for (std::int64_t r = 0; r < matrix.rows(); ++r)
+    load_row(matrix, r, &values[static_cast<std::size_t>(r * matrix.columns())]);
+  return values;
 }
 
 }  // namespace
 
-void HostMatmul::multiply(ConstView x, ConstView weight, ConstView bias, View y) {
+void HostMatmul::multiply(ConstView x, ConstView weight, bool transposed, ConstView bias, View y,
+                          bool accumulate) {
   finish_all_work();
   const OpenDeviceMemory open;
+  const std::int64_t inner = x.columns();
+  const std::int64_t columns = y.columns();
+  // [inner, columns], so that the loop over a row of sums is one over neighbours.
+  std::vector<float> factors = as_floats(weight);
+  if (transposed) {
+    std::vector<float> turned(factors.size());
+    for (std::int64_t o = 0; o < columns; ++o) {
+      for (std::int64_t i = 0; i < inner; ++i)
+        turned[static_cast<std::size_t>(i * columns + o)] = factors[static_cast<std::size_t>(o * inner + i)];
+    }
+    factors = std::move(turned);
+  }
+  std::vector<float> row(static_cast<std::size_t>(inner));
+  std::vector<float> sums(static_cast<std::size_t>(columns));
+  std::vector<float> before(static_cast<std::size_t>(columns));
+  std::vector<float> offsets(static_cast<std::size_t>(columns), 0.0F);
+  if (!bias.empty()) load_row(bias, 0, offsets.data());
   for (std::int64_t t = 0; t < y.rows(); ++t) {
-    for (std::int64_t o = 0; o < y.columns(); ++o) {
-      float sum = 0.0F;
-      for (std::int64_t i = 0; i < x.columns(); ++i) sum += element(x, t, i) * element(weight, o, i);
-      if (!bias.empty()) sum += element(bias, 0, o);
-      const std::int64_t index = t * y.stride() + o;
+    load_row(x, t, row.data());
+    std::fill(sums.begin(), sums.end(), 0.0F);
+    for (std::int64_t i = 0; i < inner; ++i) {
+      const float factor = row[static_cast<std::size_t>(i)];
+      const float* from = &factors[static_cast<std::size_t>(i * columns)];
+      for (std::int64_t o = 0; o < columns; ++o) sums[static_cast<std::size_t>(o)] += factor * from[o];
+    }
+    if (accumulate) load_row(y.row_range(t, 1), 0, before.data());
+    for (std::int64_t o = 0; o < columns; ++o) {
+      const auto at = static_cast<std::size_t>(o);
+      const float value = (accumulate ? before[at] : 0.0F) + (sums[at] + offsets[at]);
       if (y.type() == DType::bf16)
-        static_cast<Bf16*>(y.address())[index] = to_bf16(sum);
+        static_cast<Bf16*>(y.address())[t * y.stride() + o] = to_bf16(value);
       else
-        static_cast<float*>(y.address())[index] = sum;
+        static_cast<float*>(y.address())[t * y.stride() + o] = value;
     }
   }
 }
 
 }  // namespace biqa::emulation
+
+namespace biqa::cuda {
+
+std::unique_ptr<MatmulBackend> make_matmul_backend(const Stream& /*stream*/) {
+  return std::make_unique<emulation::HostMatmul>();
+}
+
+}  // namespace biqa::cuda

@@ -5,10 +5,11 @@
 
 namespace biqa::emulation {
 
-/// Stands in for cuBLASLt: plain loops over device memory, sums in f32. Waits for all streams first, and is done when the
-/// call returns.
+/// Stands in for cuBLASLt: loops over device memory, sums in f32. Waits for all streams first, and is done when the call
+/// returns.
 class HostMatmul final : public cuda::MatmulBackend {
-  void multiply(ConstView x, ConstView weight, ConstView bias, View y) override;
+  void multiply(ConstView x, ConstView weight, bool transposed, ConstView bias, View y,
+                bool accumulate) override;
 };
 
 }  // namespace biqa::emulation

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "core/error.h"
-#include "ops/cuda/cublaslt_matmul.h"
+#include "ops/cuda/matmul_backend.h"
 #include "ops/cuda/device.h"
 #include "support/cuda_runs.h"
 #include "support/op_cases.h"
@@ -36,7 +36,7 @@ TEST_P(DeviceRmsNorm, AgreesWithFormulaAndCpu) {
 TEST_P(DeviceLinear, AgreesWithFormulaAndCpu) {
   if (const std::string reason = missing_device(); !reason.empty()) GTEST_SKIP() << reason;
   const cuda::Stream stream;
-  const std::unique_ptr<cuda::MatmulBackend> backend = cuda::make_cublaslt_matmul(stream);
+  const std::unique_ptr<cuda::MatmulBackend> backend = cuda::make_matmul_backend(stream);
   const auto run = [&](ConstView x, ConstView weight, ConstView bias, View y) {
     testing::run_cuda_linear(*backend, stream, x, weight, bias, y);
   };

@@ -119,12 +119,26 @@ TEST(CudaRuntime, BuffersMoveAndCopyBack) {
 }
 
 TEST(CudaRuntime, ADeviceThatIsNotThere) {
-  select_device();
+  select_device(0);
   emulation::set_device_count(0);
-  EXPECT_EQ(message_of(select_device), "device cuda: this machine has no CUDA device; use device cpu");
+  EXPECT_EQ(message_of([] { select_device(0); }),
+            "device cuda: this machine has no CUDA device; use device cpu");
   emulation::set_device_count(-1);
-  EXPECT_THAT(message_of(select_device), AllOf(HasSubstr("cudaErrorNoDevice"), HasSubstr("use device cpu")));
+  EXPECT_THAT(message_of([] { select_device(0); }),
+              AllOf(HasSubstr("cudaErrorNoDevice"), HasSubstr("use device cpu")));
+  emulation::set_device_count(emulation::kOldDriver);
+  EXPECT_THAT(
+      message_of([] { select_device(0); }),
+      HasSubstr("supports CUDA 12.2, and this program was built with CUDA 13.0; install a newer driver"));
   emulation::set_device_count(1);
+}
+
+TEST(CudaRuntime, ADeviceThatIsTooOld) {
+  emulation::set_device_capability(75);
+  EXPECT_THAT(message_of([] { select_device(0); }),
+              HasSubstr("GPU 0 has compute capability 7.5 (sm_75), and biqa needs 8.0"));
+  emulation::set_device_capability(90);
+  select_device(0);
 }
 
 // This test is part of builds without CUDA.
@@ -133,7 +147,7 @@ TEST(CudaDevice, ABuildWithoutCudaSaysSo) {
   const std::string expected =
       "device cuda: this build has no CUDA backend; build it with `launch/build.sh cuda` or use device cpu";
   EXPECT_EQ(message_of(require_cuda_device), expected);
-  EXPECT_EQ(message_of([] { refuse_cuda_network(); }), expected);
+  EXPECT_EQ(message_of([] { make_cuda_ops(DType::f32, 0); }), expected);
 }
 
 }  // namespace

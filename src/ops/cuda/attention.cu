@@ -218,10 +218,6 @@ float score_scale(const HeadShape& shape) {
 
 }  // namespace
 
-std::int64_t kv_page_elements(const HeadShape& shape) {
-  return 2 * shape.kv_heads * kPageTokens * shape.head_dim;
-}
-
 void write_kv(ConstView k, ConstView v, const HeadShape& shape, DeviceSpan<KvWrite> writes,
               const KvPages& pages, const Stream& stream) {
   check_heads(shape);

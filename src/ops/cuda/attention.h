@@ -8,21 +8,18 @@
 #include <cstdint>
 
 #include "ops/batch.h"
+#include "ops/cuda/page_layout.h"
 #include "tensor/cuda/runtime.h"
 #include "tensor/cuda/span.h"
 
 namespace biqa::cuda {
 
-inline constexpr std::int64_t kPageTokens = 64;
-
-/// Keys and values of one layer in pages of 64 tokens. A page holds, per kv head, keys [64, D] and then values [64, D].
+/// Keys and values of one layer in pages (ops/cuda/page_layout.h).
 struct KvPages {
   void* data = nullptr;  ///< device memory
   DType type = DType::f32;
   std::int64_t page_elements = 0;  ///< elements from one page to the next
 };
-/// Elements that a page of one layer needs.
-std::int64_t kv_page_elements(const HeadShape& shape);
 
 /// k, v rows [T, kv_heads·D] f32 go to pages, rounded to the pages' type. No slot is written twice.
 void write_kv(ConstView k, ConstView v, const HeadShape& shape, DeviceSpan<KvWrite> writes,

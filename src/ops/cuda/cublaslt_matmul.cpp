@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 // cuBLASLt is column-major, our matrices row-major: the transpose of y, [out, tokens] column-major, is
-// weightᵀ (stored [in, out]) transposed times x's transpose (stored [in, tokens]).
-#include "ops/cuda/cublaslt_matmul.h"
+// weightᵀ (stored [in, out]) transposed times x's transpose (stored [in, tokens]). The product without transposition is the
+// same with that weightᵀ as it is stored.
 
 #include <cublasLt.h>
 
 #include <algorithm>
+#include <compare>
 #include <cstdint>
+#include <initializer_list>
+#include <map>
 
 #include "core/error.h"
+#include "ops/cuda/matmul_backend.h"
+#include "tensor/cuda/runtime.h"
 
 namespace biqa::cuda {
 namespace {
-
-/// What Nvidia recommends for Hopper.
-constexpr std::size_t kWorkspaceBytes = std::size_t{32} << 20;
 
 void check_cublas(cublasStatus_t status, const char* call) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
@@ -67,75 +69,127 @@ void set(Preference& preference, cublasLtMatmulPreferenceAttributes_t attribute,
                "cublasLtMatmulPreferenceSetAttribute");
 }
 
-/// The largest power of two up to 256 that divides the address.
-std::uint32_t alignment_of(const void* address) {
-  const auto bits = reinterpret_cast<std::uintptr_t>(address) | 256U;
+/// The alignment in bytes, at most 16, that addresses and row strides of all operands have.
+std::uint32_t common_alignment(std::initializer_list<ConstView> operands) {
+  std::uintptr_t bits = 16;
+  for (const ConstView& operand : operands) {
+    bits |= reinterpret_cast<std::uintptr_t>(operand.address());
+    bits |= static_cast<std::uintptr_t>(operand.stride()) * size_of(operand.type());
+  }
   return static_cast<std::uint32_t>(bits & (~bits + 1));
 }
 
+/// Everything but the number of rows that cuBLASLt's choice may depend on.
+struct ProductKey {
+  DType input, output;
+  std::int64_t inner, outer, x_stride, weight_stride, y_stride;
+  bool transposed, bias, accumulate;
+  std::uint32_t alignment;
+  auto operator<=>(const ProductKey&) const = default;
+};
+
 class CublasLtMatmul final : public MatmulBackend {
  public:
-  explicit CublasLtMatmul(const Stream& stream)
-      : stream_(stream), workspace_(kWorkspaceBytes, "cuBLASLt workspace") {
+  explicit CublasLtMatmul(const Stream& stream) : stream_(stream) {
     check_cublas(cublasLtCreate(library_.address()), "cublasLtCreate");
   }
 
  private:
-  void multiply(ConstView x, ConstView weight, ConstView bias, View y) override {
+  void multiply(ConstView x, ConstView weight, bool transposed, ConstView bias, View y,
+                bool accumulate) override {
+    const ProductKey key{x.type(),
+                         y.type(),
+                         x.columns(),
+                         y.columns(),
+                         x.stride(),
+                         weight.stride(),
+                         y.stride(),
+                         transposed,
+                         !bias.empty(),
+                         accumulate,
+                         common_alignment({x, weight, y})};
     Operation operation;
-    check_cublas(cublasLtMatmulDescCreate(operation.address(), CUBLAS_COMPUTE_32F, CUDA_R_32F),
-                 "cublasLtMatmulDescCreate");
-    set(operation, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
-    if (!bias.empty()) {
-      set(operation, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
-      set(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias.address());
-      set(operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, cuda_type(bias.type()));
-    }
+    describe_operation(operation, transposed, bias);
     Layout weight_layout;
     Layout x_layout;
     Layout y_layout;
     describe(weight, weight_layout);
     describe(x, x_layout);
     describe(y, y_layout);
-
-    Preference preference;
-    check_cublas(cublasLtMatmulPreferenceCreate(preference.address()), "cublasLtMatmulPreferenceCreate");
-    set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_.bytes());
-    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(weight.address()));
-    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(x.address()));
-    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment_of(y.address()));
-    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(y.address()));
-    cublasLtMatmulHeuristicResult_t choice{};
-    int found = 0;
-    check_cublas(
-        cublasLtMatmulAlgoGetHeuristic(library_.get(), operation.get(), weight_layout.get(), x_layout.get(),
-                                       y_layout.get(), y_layout.get(), preference.get(), 1, &choice, &found),
-        "cublasLtMatmulAlgoGetHeuristic");
-    if (found == 0) {
+    const cublasLtMatmulAlgo_t& algorithm = algorithm_for(key, operation, weight_layout);
+    cublasLtMatmulHeuristicResult_t fit{};
+    if (cublasLtMatmulAlgoCheck(library_.get(), operation.get(), weight_layout.get(), x_layout.get(),
+                                y_layout.get(), y_layout.get(), &algorithm, &fit) != CUBLAS_STATUS_SUCCESS) {
       fail(
-          "cuBLASLt has no algorithm for the product of {} x [{}, {}] and weight [{}, {}]: strides {} and "
-          "{}; use "
+          "cuBLASLt refuses {} rows for its algorithm of the {}x{} product ({}); use another CUDA version or "
           "device cpu",
-          name_of(x.type()), x.rows(), x.columns(), weight.rows(), weight.columns(), x.stride(),
-          weight.stride());
+          x.rows(), key.inner, key.outer, name_of(x.type()));
     }
     const float one = 1.0F;
-    const float zero = 0.0F;
+    const float beta = accumulate ? 1.0F : 0.0F;
+    check_cublas(cublasLtMatmul(library_.get(), operation.get(), &one, weight.address(), weight_layout.get(),
+                                x.address(), x_layout.get(), &beta, y.address(), y_layout.get(), y.address(),
+                                y_layout.get(), &algorithm, nullptr, 0, stream_.get()),
+                 "cublasLtMatmul");
+  }
+
+  static void describe_operation(Operation& operation, bool transposed, ConstView bias) {
+    check_cublas(cublasLtMatmulDescCreate(operation.address(), CUBLAS_COMPUTE_32F, CUDA_R_32F),
+                 "cublasLtMatmulDescCreate");
+    set(operation, CUBLASLT_MATMUL_DESC_TRANSA, transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
+    if (bias.empty()) return;
+    set(operation, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+    set(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias.address());
+    set(operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, cuda_type(bias.type()));
+  }
+
+  /// The one algorithm of a product, whatever the number of rows: rows must not depend on their batch, and other algorithms
+  /// may round otherwise. It is cuBLASLt's first answer for kAnchorRows, by rule and not by timing, so that every process
+  /// takes the same.
+  const cublasLtMatmulAlgo_t& algorithm_for(const ProductKey& key, const Operation& operation,
+                                            const Layout& weight_layout) {
+    const auto found = algorithms_.find(key);
+    if (found != algorithms_.end()) return found->second;
+    constexpr std::int64_t kAnchorRows = 256;
+    Layout x_layout;
+    Layout y_layout;
+    describe(ConstView(nullptr, key.input, kAnchorRows, key.inner, key.x_stride), x_layout);
+    describe(ConstView(nullptr, key.output, kAnchorRows, key.outer, key.y_stride), y_layout);
+    Preference preference;
+    check_cublas(cublasLtMatmulPreferenceCreate(preference.address()), "cublasLtMatmulPreferenceCreate");
+    // No workspace and no division of the inner sum.
+    set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::size_t{0});
+    set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+        std::uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE});
+    for (const auto attribute :
+         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+          CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
+      set(preference, attribute, key.alignment);
+    }
+    cublasLtMatmulHeuristicResult_t choice{};
+    int count = 0;
     check_cublas(
-        cublasLtMatmul(library_.get(), operation.get(), &one, weight.address(), weight_layout.get(),
-                       x.address(), x_layout.get(), &zero, y.address(), y_layout.get(), y.address(),
-                       y_layout.get(), &choice.algo, workspace_.data(), workspace_.bytes(), stream_.get()),
-        "cublasLtMatmul");
+        cublasLtMatmulAlgoGetHeuristic(library_.get(), operation.get(), weight_layout.get(), x_layout.get(),
+                                       y_layout.get(), y_layout.get(), preference.get(), 1, &choice, &count),
+        "cublasLtMatmulAlgoGetHeuristic");
+    if (count == 0) {
+      fail(
+          "cuBLASLt has no algorithm for the {}x{} product of {} (strides {} and {}); use another CUDA "
+          "version or device "
+          "cpu",
+          key.inner, key.outer, name_of(key.input), key.x_stride, key.weight_stride);
+    }
+    return algorithms_.emplace(key, choice.algo).first->second;
   }
 
   const Stream& stream_;
-  DeviceBuffer workspace_;
   Library library_;
+  std::map<ProductKey, cublasLtMatmulAlgo_t> algorithms_;
 };
 
 }  // namespace
 
-std::unique_ptr<MatmulBackend> make_cublaslt_matmul(const Stream& stream) {
+std::unique_ptr<MatmulBackend> make_matmul_backend(const Stream& stream) {
   return std::make_unique<CublasLtMatmul>(stream);
 }
 

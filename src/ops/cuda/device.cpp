@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/cuda/device.h"
 
-#include "core/error.h"
-#include "tensor/cuda/runtime.h"
+#include "ops/cuda/cuda_ops.h"
 
 namespace biqa {
 
@@ -11,15 +10,11 @@ bool built_with_cuda() {
 }
 
 void require_cuda_device() {
-  cuda::select_device();
+  cuda::select_device(0);
 }
 
-void refuse_cuda_network() {
-  require_cuda_device();
-  fail(
-      "device cuda: only the linear product, RMSNorm and the broadcast run on CUDA in this version, not the "
-      "whole "
-      "network; use device cpu");
+std::unique_ptr<Ops> make_cuda_ops(DType compute, int local_rank) {
+  return std::make_unique<cuda::CudaOps>(compute, local_rank);
 }
 
 }  // namespace biqa

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tensor/cuda/runtime.h"
 
+#include <fmt/format.h>
+
+#include <array>
 #include <string_view>
 
 #include "core/error.h"
@@ -10,6 +13,11 @@ namespace {
 
 std::string_view file_name(std::string_view path) {
   return path.substr(path.find_last_of('/') + 1);
+}
+
+/// CUDA's number of a version, such as 12040, as people write it.
+std::string version_text(int version) {
+  return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
 }
 
 void copy(ConstView from, View to, cudaMemcpyKind kind, const Stream& stream) {
@@ -32,9 +40,20 @@ void check(cudaError_t status, const char* call, const char* file, int line) {
       call, file_name(file), line, cudaGetErrorString(status), cudaGetErrorName(status));
 }
 
-void select_device() {
+void select_device(int local_rank) {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaErrorInsufficientDriver) {
+    int driver = 0;
+    int runtime = 0;
+    BIQA_CUDA_CHECK(cudaDriverGetVersion(&driver));
+    BIQA_CUDA_CHECK(cudaRuntimeGetVersion(&runtime));
+    fail(
+        "device cuda: NVIDIA's driver is too old: it supports CUDA {}, and this program was built with CUDA "
+        "{}; install a "
+        "newer driver, build with an older CUDA, or use device cpu",
+        version_text(driver), version_text(runtime));
+  }
   if (status != cudaSuccess) {
     fail(
         "device cuda: no CUDA device can be used: {} ({}); install NVIDIA's driver (nvidia-smi must list a "
@@ -43,7 +62,28 @@ void select_device() {
         cudaGetErrorString(status), cudaGetErrorName(status));
   }
   if (count == 0) fail("device cuda: this machine has no CUDA device; use device cpu");
-  BIQA_CUDA_CHECK(cudaSetDevice(0));
+  const int device = local_rank % count;
+  BIQA_CUDA_CHECK(cudaSetDevice(device));
+  int major = 0;
+  int minor = 0;
+  BIQA_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  BIQA_CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  constexpr int kLeastMajor = 8;  // bf16 on tensor cores, asynchronous copies
+  if (major < kLeastMajor) {
+    fail(
+        "device cuda: GPU {} has compute capability {}.{} (sm_{}{}), and biqa needs 8.0 or later; use "
+        "another GPU or device "
+        "cpu",
+        device, major, minor, major, minor);
+  }
+}
+
+std::string device_name() {
+  int device = 0;
+  BIQA_CUDA_CHECK(cudaGetDevice(&device));
+  std::array<char, 32> address{};
+  BIQA_CUDA_CHECK(cudaDeviceGetPCIBusId(address.data(), static_cast<int>(address.size()), device));
+  return address.data();
 }
 
 Stream::Stream() {

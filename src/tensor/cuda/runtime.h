@@ -17,8 +17,11 @@ namespace biqa::cuda {
 /// Throws Error unless `status` is success. The message has the call, CUDA's text and the place.
 void check(cudaError_t status, const char* call, const char* file, int line);
 
-/// Selects the first CUDA device. Throws Error with advice if no device works.
-void select_device();
+/// Selects CUDA device `local_rank` modulo the number of devices. A process that sees one device takes that, whatever its rank.
+/// Throws Error with advice if no device works.
+void select_device(int local_rank);
+/// PCI address of the selected device.
+std::string device_name();
 
 /// A non-blocking stream; move-only. Work is ordered only within it, not with the default stream.
 class Stream {

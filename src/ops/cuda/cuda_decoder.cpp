@@ -1,0 +1,461 @@
+// SPDX-License-Identifier: Apache-2.0
+// The language model on a CUDA device: embedding, decoder layers, final norm and head, forward and backward.
+#include <array>
+#include <optional>
+#include <utility>
+
+#include "core/random.h"
+#include "ops/cuda/cuda_adapter.h"
+#include "ops/cuda/cuda_head.h"
+#include "ops/cuda/cuda_ops.h"
+#include "ops/cuda/cuda_plan.h"
+#include "tensor/arena.h"
+
+namespace biqa::cuda {
+namespace {
+
+/// What the forward computes in a layer and the backward reads. `input` is enough to compute the rest again. T' rows are those
+/// behind attention: all, or the outputs in the last layer.
+struct LayerRecord {
+  View input;                   // [T, hidden] f32
+  View qkv;                     // [T, q + 2 kv] f32, rotated
+  View attended;                // [T', q] compute type
+  View lse;                     // [T', heads] f32
+  View middle;                  // [T', hidden] f32
+  View gate_up;                 // [T', 2 intermediate] f32
+  std::array<View, kInputs> u;  // the adapter's inner values, [T or T', ranks] f32
+};
+
+struct CudaTape final : Tape {
+  explicit CudaTape(DeviceMemory& memory) : storage("activations", memory) {}
+  Arena storage;
+  std::vector<LayerRecord> layers;
+  View final_input;  // [outputs, hidden] f32
+  bool recompute = false;
+  DropoutKey dropout;
+};
+
+struct CudaKv final : KvStore {
+  CudaKv(CudaMemory& memory, DType type, std::int64_t pages, std::int64_t layers, std::int64_t elements)
+      : storage(memory.allocate(type, layers, pages * elements, "kv_cache")), page_elements(elements) {
+    memory.zero(storage.view());
+  }
+  KvPages layer(std::int64_t index) {
+    const View row = storage.view().row_range(index % storage.rows(), 1);
+    return {row.address(), storage.type(), page_elements};
+  }
+  Tensor storage;  // [layers, pages · page_elements]
+  std::int64_t page_elements;
+};
+
+/// What all layers of a pass share.
+struct Pass {
+  const CudaPlan& plan;
+  CudaKv& kv;
+  const CudaAdapter* adapter;
+  DropoutKey dropout;
+  Arena& arena;
+};
+
+class CudaDecoder final : public Decoder {
+ public:
+  CudaDecoder(CudaOps& ops, const DecoderShape& shape, DecoderWeights weights)
+      : ops_(ops),
+        memory_(ops.device_memory()),
+        stream_(ops.stream()),
+        shape_(shape),
+        weights_(std::move(weights)),
+        rotary_(shape.heads.head_dim, shape.rope_theta, shape.mrope_section),
+        head_(ops, *weights_.head) {}
+
+  std::unique_ptr<BatchPlan> plan(const RowBatch& batch) override {
+    return std::make_unique<CudaPlan>(batch, rotary_, shape_.heads.head_dim, shape_.vocabulary, memory_);
+  }
+  std::unique_ptr<KvStore> make_kv(std::int64_t pages, std::int64_t layers) override {
+    return std::make_unique<CudaKv>(memory_, ops_.compute_type(), pages, layers,
+                                    kv_page_elements(shape_.heads));
+  }
+  void copy_page(KvStore& kv, std::int32_t from, std::int32_t to) override {
+    auto& store = dynamic_cast<CudaKv&>(kv);
+    for (std::int64_t layer = 0; layer < store.storage.rows(); ++layer) {
+      cuda::copy_page(store.layer(layer), from, to, stream_);
+    }
+  }
+  std::shared_ptr<const PackedAdapter> pack_adapter(std::span<const LoraModule> modules,
+                                                    ConstView flat) override;
+
+  void forward(const BatchPlan& plan, KvStore& kv, const PackedAdapter* adapter, View hidden,
+               const ForwardOptions& options) override;
+  void backward(const BatchPlan& plan, KvStore& kv, const PackedAdapter& adapter, const Tape& tape,
+                ConstView d_hidden, View gradient) override;
+
+  void log_prob(const BatchPlan& plan, ConstView hidden, std::span<const std::int64_t> targets,
+                float temperature, std::span<float> logp, std::span<float> entropy, View d_picked) override {
+    Arena arena("activations", memory_);
+    head_.log_prob(picked(plan, hidden, arena), targets, temperature, logp, entropy, d_picked);
+  }
+  void spread_picks(const BatchPlan& plan, View d_picked, std::span<const float> factors,
+                    View d_hidden) override {
+    Upload upload;
+    const auto place = upload.add(std::vector<float>(factors.begin(), factors.end()));
+    upload.commit(memory_, "activations");
+    scale_rows(d_picked, upload.at(place), d_picked, stream_);
+    memory_.zero(d_hidden);
+    add_rows(d_picked, dynamic_cast<const CudaPlan&>(plan).pick_sums, d_hidden, stream_);
+  }
+  std::unique_ptr<SampledTokens> sample(const BatchPlan& plan, ConstView hidden,
+                                        std::span<const SampleRequest> requests,
+                                        std::span<const std::int64_t> suppressed) override {
+    Arena arena("activations", memory_);
+    return head_.sample(picked(plan, hidden, arena), requests, suppressed);
+  }
+  void logits(ConstView hidden, View logits) override { ops_.linear(hidden, *weights_.head, logits); }
+
+ private:
+  std::int64_t q_width() const { return shape_.heads.heads * shape_.heads.head_dim; }
+  std::int64_t kv_width() const { return shape_.heads.kv_heads * shape_.heads.head_dim; }
+  /// Whether a layer computes the rows of outputs only.
+  bool compact(const CudaPlan& plan, std::size_t layer) const {
+    return layer + 1 == weights_.layers.size() && plan.compact();
+  }
+
+  ConstView picked(const BatchPlan& plan, ConstView hidden, Arena& arena) {
+    const View rows = arena.take(hidden.type(), plan.picks, hidden.columns());
+    gather_rows(hidden, dynamic_cast<const CudaPlan&>(plan).pick_outputs, rows, stream_);
+    return rows;
+  }
+
+  struct InputPart {
+    Projection projection;
+    std::int64_t column;  // first column in the input's stacked output
+  };
+  std::vector<InputPart> parts_of(int input) const;
+  LayerRecord take_record(const Pass& pass, std::size_t layer, bool for_backward, Arena& arena) const;
+
+  void embed_rows(const CudaPlan& plan, View x);
+  InputDropout dropout_of(const Pass& pass, std::size_t layer, int input) const;
+  void add_adapter(const Pass& pass, std::size_t layer, int input, ConstView x, View u, View y);
+  void add_adapter_backward(const Pass& pass, std::size_t layer, int input, ConstView x, ConstView u,
+                            ConstView dy, View d_x, View gradient);
+  View rounded(ConstView x, Arena& arena);
+
+  void layer_forward(const Pass& pass, std::size_t l, View x, View out, const LayerRecord& record,
+                     bool for_backward);
+  void layer_backward(const Pass& pass, std::size_t l, const LayerRecord& record, View d_out, View d_x,
+                      View gradient);
+  void mlp_backward(const Pass& pass, std::size_t l, const LayerRecord& record, View d_x, View gradient);
+  View attention_block_backward(const Pass& pass, std::size_t l, const LayerRecord& record, View d_out,
+                                View gradient);
+
+  CudaOps& ops_;
+  CudaMemory& memory_;
+  const Stream& stream_;
+  DecoderShape shape_;
+  DecoderWeights weights_;
+  RotaryTable rotary_;
+  CudaHead head_;
+};
+
+// --- adapter -----------------------------------------------------------------------------------------------------------
+
+std::vector<CudaDecoder::InputPart> CudaDecoder::parts_of(int input) const {
+  const std::int64_t q = q_width();
+  switch (input) {
+    case kInputQkv:
+      return {{Projection::q, 0}, {Projection::k, q}, {Projection::v, q + kv_width()}};
+    case kInputO:
+      return {{Projection::o, 0}};
+    case kInputGateUp:
+      return {{Projection::gate, 0}, {Projection::up, shape_.intermediate}};
+    default:
+      return {{Projection::down, 0}};
+  }
+}
+
+std::shared_ptr<const PackedAdapter> CudaDecoder::pack_adapter(std::span<const LoraModule> modules,
+                                                               ConstView flat) {
+  auto packed = std::make_shared<CudaAdapter>(static_cast<std::size_t>(flat.size()));
+  packed->layers.resize(static_cast<std::size_t>(shape_.layers));
+  std::vector<std::array<const LoraModule*, kProjections.size()>> table(packed->layers.size());
+  for (const LoraModule& module : modules) {
+    table[static_cast<std::size_t>(module.layer)][static_cast<std::size_t>(module.projection)] = &module;
+  }
+  for (std::size_t layer = 0; layer < packed->layers.size(); ++layer) {
+    for (int input = 0; input < kInputs; ++input) {
+      AdapterInput& entry = packed->layers[layer][static_cast<std::size_t>(input)];
+      for (const InputPart& part : parts_of(input)) {
+        const LoraModule* module = table[layer][static_cast<std::size_t>(part.projection)];
+        if (module != nullptr) entry.add(*module, part.column, flat, memory_, stream_);
+      }
+      entry.finish(memory_);
+    }
+  }
+  return packed;
+}
+
+InputDropout CudaDecoder::dropout_of(const Pass& pass, std::size_t layer, int input) const {
+  if (pass.dropout.rate <= 0) return {};
+  const bool outputs_only = input != kInputQkv && compact(pass.plan, layer);
+  CHECK(!pass.plan.every_key.empty()) << "dropout without token keys";
+  return {pass.dropout.rate,
+          mix64(pass.dropout.key ^ mix64(layer * kInputs + static_cast<std::uint64_t>(input))),
+          outputs_only ? pass.plan.output_key : pass.plan.every_key};
+}
+
+/// y += the adapter's part; u keeps the inner values.
+void CudaDecoder::add_adapter(const Pass& pass, std::size_t layer, int input, ConstView x, View u, View y) {
+  if (pass.adapter == nullptr) return;
+  const AdapterInput& entry = pass.adapter->layers[layer][static_cast<std::size_t>(input)];
+  if (!entry.empty()) entry.forward(x, dropout_of(pass, layer, input), u, y, stream_);
+}
+
+/// Adds the adapter's gradient of one input and its part of d_x.
+void CudaDecoder::add_adapter_backward(const Pass& pass, std::size_t layer, int input, ConstView x,
+                                       ConstView u, ConstView dy, View d_x, View gradient) {
+  const AdapterInput& entry = pass.adapter->layers[layer][static_cast<std::size_t>(input)];
+  if (entry.empty()) return;
+  const Arena::Scope scope(pass.arena);
+  const View scratch = pass.arena.take(DType::f32, x.rows(), entry.rank());
+  entry.backward(x, u, dy, dropout_of(pass, layer, input), d_x, gradient, scratch, stream_);
+}
+
+// --- forward -----------------------------------------------------------------------------------------------------------
+
+void CudaDecoder::embed_rows(const CudaPlan& plan, View x) {
+  embed(weights_.embedding.view(), plan.ids, x, stream_);
+  for (const FeatureRows& f : plan.features) {
+    const View rows = x.row_range(f.first_row, f.features.rows());
+    if (ops_.compute_type() == DType::bf16)
+      round_to_bf16(f.features, rows, stream_);
+    else
+      memory_.copy(f.features, rows);
+  }
+}
+
+/// Memory for what a layer computes.
+LayerRecord CudaDecoder::take_record(const Pass& pass, std::size_t layer, bool for_backward,
+                                     Arena& arena) const {
+  const std::int64_t all = pass.plan.rows;
+  const std::int64_t rows = compact(pass.plan, layer) ? pass.plan.outputs : all;
+  LayerRecord record;
+  record.qkv = arena.take(DType::f32, all, q_width() + 2 * kv_width());
+  record.attended = arena.take(ops_.compute_type(), rows, q_width());
+  if (for_backward) {
+    record.lse = arena.take(DType::f32, rows, shape_.heads.heads);
+    record.middle = arena.take(DType::f32, rows, shape_.hidden);
+  }
+  record.gate_up = arena.take(DType::f32, rows, 2 * shape_.intermediate);
+  if (pass.adapter == nullptr) return record;
+  for (std::size_t input = 0; input < kInputs; ++input) {
+    const AdapterInput& entry = pass.adapter->layers[layer][input];
+    if (!entry.empty())
+      record.u[input] = arena.take(DType::f32, input == kInputQkv ? all : rows, entry.rank());
+  }
+  return record;
+}
+
+void CudaDecoder::forward(const BatchPlan& batch_plan, KvStore& kv, const PackedAdapter* adapter, View hidden,
+                          const ForwardOptions& options) {
+  Arena arena("activations", memory_);
+  const Pass pass{dynamic_cast<const CudaPlan&>(batch_plan), dynamic_cast<CudaKv&>(kv),
+                  dynamic_cast<const CudaAdapter*>(adapter), options.dropout, arena};
+  CudaTape* tape = nullptr;
+  if (options.tape != nullptr) {
+    auto made = std::make_unique<CudaTape>(memory_);
+    tape = made.get();
+    tape->recompute = options.recompute;
+    tape->dropout = options.dropout;
+    *options.tape = std::move(made);
+  }
+  const bool keeps = tape != nullptr && !options.recompute;
+  View x = arena.take(DType::f32, pass.plan.rows, shape_.hidden);
+  const View last = pass.plan.compact() ? arena.take(DType::f32, pass.plan.outputs, shape_.hidden) : x;
+  embed_rows(pass.plan, x);
+  for (std::size_t l = 0; l < weights_.layers.size(); ++l) {
+    const Arena::Scope scope(arena);
+    LayerRecord record = take_record(pass, l, keeps, keeps ? tape->storage : arena);
+    if (tape != nullptr) {
+      record.input = tape->storage.take(DType::f32, x.rows(), shape_.hidden);
+      memory_.copy(x, record.input);
+      tape->layers.push_back(record);
+    }
+    const View out = compact(pass.plan, l) ? last : x;
+    layer_forward(pass, l, x, out, record, keeps);
+    x = out;
+  }
+  rms_norm(x, weights_.final_norm.view(), shape_.rms_eps, hidden, stream_);
+  if (tape == nullptr) return;
+  tape->final_input = tape->storage.take(DType::f32, x.rows(), shape_.hidden);
+  memory_.copy(x, tape->final_input);
+}
+
+/// out [T', hidden] = the layer applied to x [T, hidden]; the two are one where the layer keeps all rows.
+void CudaDecoder::layer_forward(const Pass& pass, std::size_t l, View x, View out, const LayerRecord& record,
+                                bool for_backward) {
+  const DecoderWeights::Layer& layer = weights_.layers[l];
+  const CudaPlan& plan = pass.plan;
+  const DType compute = ops_.compute_type();
+  const std::int64_t q = q_width();
+  const std::int64_t kv = kv_width();
+  const bool compacts = compact(plan, l);
+  const std::int64_t rows = out.rows();
+
+  const View normed = pass.arena.take(compute, x.rows(), shape_.hidden);
+  rms_norm(x, layer.input_norm.view(), shape_.rms_eps, normed, stream_);
+  ops_.linear(normed, *layer.qkv, record.qkv);
+  add_adapter(pass, l, kInputQkv, normed, record.u[kInputQkv], record.qkv);
+  rotate(record.qkv.column_range(0, q + kv), shape_.heads.head_dim, plan.cosines.view(), plan.sines.view(),
+         false, stream_);
+  const KvPages pages = pass.kv.layer(static_cast<std::int64_t>(l));
+  write_kv(record.qkv.column_range(q, kv), record.qkv.column_range(q + kv, kv), shape_.heads, plan.writes,
+           pages, stream_);
+  ConstView queries = record.qkv.column_range(0, q);
+  if (compacts) {
+    const View gathered = pass.arena.take(DType::f32, rows, q);
+    gather_rows(queries, plan.output_rows, gathered, stream_);
+    queries = gathered;
+    gather_rows(x, plan.output_rows, out, stream_);
+  }
+  attention(queries, pages, shape_.heads, compacts ? plan.output_query : plan.every_query, plan.page_table,
+            record.attended, record.lse, stream_);
+  ops_.linear(record.attended, *layer.o, out, true);
+  add_adapter(pass, l, kInputO, record.attended, record.u[kInputO], out);
+  if (for_backward) memory_.copy(out, record.middle);
+
+  const View normed2 = pass.arena.take(compute, rows, shape_.hidden);
+  rms_norm(out, layer.middle_norm.view(), shape_.rms_eps, normed2, stream_);
+  ops_.linear(normed2, *layer.gate_up, record.gate_up);
+  add_adapter(pass, l, kInputGateUp, normed2, record.u[kInputGateUp], record.gate_up);
+  const View product = pass.arena.take(compute, rows, shape_.intermediate);
+  swiglu(record.gate_up, product, stream_);
+  ops_.linear(product, *layer.down, out, true);
+  add_adapter(pass, l, kInputDown, product, record.u[kInputDown], out);
+}
+
+// --- backward ----------------------------------------------------------------------------------------------------------
+
+View CudaDecoder::rounded(ConstView x, Arena& arena) {
+  const View y = arena.take(ops_.compute_type(), x.rows(), x.columns());
+  convert(x, y, stream_);
+  return y;
+}
+
+void CudaDecoder::backward(const BatchPlan& batch_plan, KvStore& kv, const PackedAdapter& adapter,
+                           const Tape& base_tape, ConstView d_hidden, View gradient) {
+  const auto& tape = dynamic_cast<const CudaTape&>(base_tape);
+  CHECK_EQ(static_cast<std::size_t>(gradient.size()), adapter.values);
+  Arena arena("gradients", memory_);
+  const Pass pass{dynamic_cast<const CudaPlan&>(batch_plan), dynamic_cast<CudaKv&>(kv),
+                  dynamic_cast<const CudaAdapter*>(&adapter), tape.dropout, arena};
+  View d_x = arena.take(DType::f32, pass.plan.outputs, shape_.hidden);
+  const View d_all = pass.plan.compact() ? arena.take(DType::f32, pass.plan.rows, shape_.hidden) : d_x;
+  const View x = tape.recompute ? arena.take(DType::f32, pass.plan.rows, shape_.hidden) : View{};
+  const View last =
+      tape.recompute && pass.plan.compact() ? arena.take(DType::f32, pass.plan.outputs, shape_.hidden) : x;
+  memory_.zero(d_x);
+  rms_norm_backward(tape.final_input, weights_.final_norm.view(), shape_.rms_eps, d_hidden, d_x, stream_);
+  for (std::size_t l = weights_.layers.size(); l-- > 0;) {
+    const Arena::Scope scope(arena);
+    LayerRecord record = tape.layers[l];
+    if (tape.recompute) {
+      record = take_record(pass, l, true, arena);
+      record.input = tape.layers[l].input;
+      memory_.copy(record.input, x);
+      const Arena::Scope of_forward(arena);
+      layer_forward(pass, l, x, compact(pass.plan, l) ? last : x, record, true);
+    }
+    layer_backward(pass, l, record, d_x, d_all, gradient);
+    d_x = d_all;
+  }
+}
+
+/// d_x [T, hidden] = gradient with respect to the layer's input, from d_out [T', hidden] with respect to its output, which
+/// is used up. The two are one where the layer keeps all rows. Nothing flows into the embeddings, so the first layer has none.
+void CudaDecoder::layer_backward(const Pass& pass, std::size_t l, const LayerRecord& record, View d_out,
+                                 View d_x, View gradient) {
+  const DecoderWeights::Layer& layer = weights_.layers[l];
+  const CudaPlan& plan = pass.plan;
+  {
+    const Arena::Scope scope(pass.arena);
+    mlp_backward(pass, l, record, d_out, gradient);
+  }
+  const View d_projected = rounded(attention_block_backward(pass, l, record, d_out, gradient), pass.arena);
+  const View normed = pass.arena.take(ops_.compute_type(), plan.rows, shape_.hidden);
+  rms_norm(record.input, layer.input_norm.view(), shape_.rms_eps, normed, stream_);
+  View d_normed;
+  if (l > 0) {
+    d_normed = pass.arena.take(DType::f32, plan.rows, shape_.hidden);
+    ops_.linear_backward(d_projected, *layer.qkv, d_normed);
+  }
+  add_adapter_backward(pass, l, kInputQkv, normed, record.u[kInputQkv], d_projected, d_normed, gradient);
+  if (l == 0) return;
+  if (compact(plan, l)) {
+    memory_.zero(d_x);
+    scatter_rows(d_out, plan.output_rows, d_x, stream_);
+  }
+  rms_norm_backward(record.input, layer.input_norm.view(), shape_.rms_eps, d_normed, d_x, stream_);
+}
+
+/// d_x [T', hidden] of the layer's output becomes that of the residual stream between attention and MLP.
+void CudaDecoder::mlp_backward(const Pass& pass, std::size_t l, const LayerRecord& record, View d_x,
+                               View gradient) {
+  const DecoderWeights::Layer& layer = weights_.layers[l];
+  const DType compute = ops_.compute_type();
+  const std::int64_t rows = d_x.rows();
+  Arena& arena = pass.arena;
+  const View product = arena.take(compute, rows, shape_.intermediate);
+  swiglu(record.gate_up, product, stream_);
+  const View dy = rounded(d_x, arena);
+  const View d_product = arena.take(DType::f32, rows, shape_.intermediate);
+  ops_.linear_backward(dy, *layer.down, d_product);
+  add_adapter_backward(pass, l, kInputDown, product, record.u[kInputDown], dy, d_product, gradient);
+  const View d_gate_up = arena.take(compute, rows, 2 * shape_.intermediate);
+  swiglu_backward(record.gate_up, d_product, d_gate_up, stream_);
+  const View normed = arena.take(compute, rows, shape_.hidden);
+  rms_norm(record.middle, layer.middle_norm.view(), shape_.rms_eps, normed, stream_);
+  const View d_normed = arena.take(DType::f32, rows, shape_.hidden);
+  ops_.linear_backward(d_gate_up, *layer.gate_up, d_normed);
+  add_adapter_backward(pass, l, kInputGateUp, normed, record.u[kInputGateUp], d_gate_up, d_normed, gradient);
+  rms_norm_backward(record.middle, layer.middle_norm.view(), shape_.rms_eps, d_normed, d_x, stream_);
+}
+
+/// Gradient [T, q + 2 kv] f32 with respect to the projections' results, before the rotation.
+View CudaDecoder::attention_block_backward(const Pass& pass, std::size_t l, const LayerRecord& record,
+                                           View d_out, View gradient) {
+  const CudaPlan& plan = pass.plan;
+  const std::int64_t q = q_width();
+  const std::int64_t kv = kv_width();
+  const std::int64_t rows = d_out.rows();
+  const bool compacts = compact(plan, l);
+  Arena& arena = pass.arena;
+  const View dy = rounded(d_out, arena);
+  const View d_attended = arena.take(DType::f32, rows, q);
+  ops_.linear_backward(dy, *weights_.layers[l].o, d_attended);
+  add_adapter_backward(pass, l, kInputO, record.attended, record.u[kInputO], dy, d_attended, gradient);
+  const View d_qkv = arena.take(DType::f32, plan.rows, q + 2 * kv);
+  ConstView queries = record.qkv.column_range(0, q);
+  View d_q = d_qkv.column_range(0, q);
+  if (compacts) {
+    const View gathered = arena.take(DType::f32, rows, q);
+    gather_rows(queries, plan.output_rows, gathered, stream_);
+    queries = gathered;
+    d_q = arena.take(DType::f32, rows, q);
+    memory_.zero(d_qkv);
+  }
+  attention_backward(queries, record.qkv.column_range(q, kv), record.qkv.column_range(q + kv, kv),
+                     record.attended, record.lse, d_attended, shape_.heads, ops_.compute_type(),
+                     compacts ? plan.output_backward : plan.every_backward, d_q, d_qkv.column_range(q, kv),
+                     d_qkv.column_range(q + kv, kv), stream_);
+  if (compacts) scatter_rows(d_q, plan.output_rows, d_qkv.column_range(0, q), stream_);
+  rotate(d_qkv.column_range(0, q + kv), shape_.heads.head_dim, plan.cosines.view(), plan.sines.view(), true,
+         stream_);
+  return d_qkv;
+}
+
+}  // namespace
+
+std::unique_ptr<Decoder> make_decoder(CudaOps& ops, const DecoderShape& shape, DecoderWeights weights) {
+  return std::make_unique<CudaDecoder>(ops, shape, std::move(weights));
+}
+
+}  // namespace biqa::cuda

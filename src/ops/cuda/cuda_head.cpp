@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/cuda/cuda_head.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "core/error.h"
+#include "ops/cuda/head.h"
+#include "tensor/arena.h"
+
+namespace biqa::cuda {
+namespace {
+
+/// Rows of logits that are in memory at a time: 0.16 GB of f32 for 152,000 ids.
+constexpr std::int64_t kLogitRows = 256;
+
+/// Tokens on their way from the device.
+class CudaSampled final : public SampledTokens {
+ public:
+  CudaSampled(CudaMemory& memory, Tensor tokens)
+      : memory_(memory), words_(static_cast<std::size_t>(tokens.size())) {
+    const auto count = static_cast<std::int64_t>(words_.size());
+    memory_.copy(tokens.view(), View(words_.data(), 1, count));
+  }
+  std::span<const SampledToken> wait() override {
+    if (!words_.empty()) {
+      memory_.wait();
+      std::vector<DeviceSampledToken> raw(words_.size() * sizeof(std::int64_t) / sizeof(DeviceSampledToken));
+      std::memcpy(static_cast<void*>(raw.data()), words_.data(), raw.size() * sizeof(DeviceSampledToken));
+      words_.clear();
+      for (const DeviceSampledToken& token : raw) tokens_.push_back(checked(token));
+    }
+    return tokens_;
+  }
+
+ private:
+  static SampledToken checked(const DeviceSampledToken& token) {
+    if (token.finite == 0) {
+      fail(
+          "cannot sample a token: the network's output is not finite; use other weights or another adapter, "
+          "or train with "
+          "a lower optimizer.lr");
+    }
+    CHECK_GE(token.id, 0) << "no token may be sampled";
+    return {token.id, token.logp, token.entropy};
+  }
+  CudaMemory& memory_;
+  std::vector<std::int64_t> words_;  // DeviceSampledToken's bytes until wait()
+  std::vector<SampledToken> tokens_;
+};
+
+std::vector<DeviceSampleRequest> device_requests(std::span<const SampleRequest> requests) {
+  std::vector<DeviceSampleRequest> all;
+  all.reserve(requests.size());
+  for (const SampleRequest& r : requests) {
+    all.push_back({r.uniform, r.temperature, r.top_p, r.top_k, r.greedy ? 1 : 0});
+  }
+  return all;
+}
+
+template <typename T>
+DeviceSpan<T> part(DeviceSpan<T> whole, std::int64_t first, std::int64_t count) {
+  return {whole.data + first, count};
+}
+
+}  // namespace
+
+void CudaHead::log_prob(ConstView h, std::span<const std::int64_t> targets, float temperature,
+                        std::span<float> logp, std::span<float> entropy, View d_hidden) {
+  CHECK_EQ(static_cast<std::int64_t>(targets.size()), h.rows());
+  for (const std::int64_t target : targets) CHECK(target >= 0 && target < head_.out) << target;
+  if (targets.empty()) return;
+  CudaMemory& memory = ops_.device_memory();
+  Upload upload;
+  const auto place = upload.add(std::vector<std::int64_t>(targets.begin(), targets.end()));
+  upload.commit(memory, "activations");
+  Tensor scores = memory.allocate(DType::f32, h.rows(), 2, "activations");
+  Arena arena("logits", memory);
+  for (std::int64_t first = 0; first < h.rows(); first += kLogitRows) {
+    const Arena::Scope scope(arena);
+    const std::int64_t count = std::min(kLogitRows, h.rows() - first);
+    const View logits = arena.take(DType::f32, count, head_.out);
+    ops_.linear(h.row_range(first, count), head_, logits);
+    const View d_logits = d_hidden.empty() ? View{} : arena.take(ops_.compute_type(), count, head_.out);
+    cuda::log_prob(logits, part(upload.at(place), first, count), temperature,
+                   scores.view().row_range(first, count), d_logits, ops_.stream());
+    if (!d_hidden.empty()) ops_.linear_backward(d_logits, head_, d_hidden.row_range(first, count));
+  }
+  const Tensor values = copied_to_host(memory, scores.view(), "activations");
+  for (std::size_t i = 0; i < targets.size(); ++i) {
+    const float* row = values.row<float>(static_cast<std::int64_t>(i));
+    logp[i] = row[0];
+    entropy[i] = row[1];
+  }
+}
+
+std::unique_ptr<SampledTokens> CudaHead::sample(ConstView h, std::span<const SampleRequest> requests,
+                                                std::span<const std::int64_t> suppressed) {
+  CHECK_EQ(static_cast<std::int64_t>(requests.size()), h.rows());
+  CudaMemory& memory = ops_.device_memory();
+  Upload upload;
+  const auto requests_place = upload.add(device_requests(requests));
+  const auto suppressed_place = upload.add(std::vector<std::int64_t>(suppressed.begin(), suppressed.end()));
+  upload.commit(memory, "activations");
+  static_assert(sizeof(DeviceSampledToken) % sizeof(std::int64_t) == 0);
+  Tensor tokens =
+      memory.allocate(DType::i64, h.rows(), sizeof(DeviceSampledToken) / sizeof(std::int64_t), "activations");
+  auto* sampled = static_cast<DeviceSampledToken*>(tokens.view().address());
+  Arena arena("logits", memory);
+  for (std::int64_t first = 0; first < h.rows(); first += kLogitRows) {
+    const Arena::Scope scope(arena);
+    const std::int64_t count = std::min(kLogitRows, h.rows() - first);
+    const View logits = arena.take(DType::f32, count, head_.out);
+    const View weights = arena.take(DType::f32, count, head_.out);
+    ops_.linear(h.row_range(first, count), head_, logits);
+    cuda::sample(logits, part(upload.at(requests_place), first, count), upload.at(suppressed_place), weights,
+                 sampled + first, ops_.stream());
+  }
+  return std::make_unique<CudaSampled>(memory, std::move(tokens));
+}
+
+}  // namespace biqa::cuda

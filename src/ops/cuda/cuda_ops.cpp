@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/cuda/cuda_ops.h"
+
+#include <utility>
+#include <vector>
+
+#include "core/error.h"
+#include "ops/cpu/row_check.h"
+#include "ops/cuda/optimizer.h"
+#include "ops/cuda/page_layout.h"
+#include "ops/cuda/rows.h"
+
+namespace biqa::cuda {
+namespace {
+
+DType selected(DType compute, int local_rank) {
+  CHECK(compute == DType::f32 || compute == DType::bf16) << name_of(compute);
+  select_device(local_rank);
+  return compute;
+}
+
+}  // namespace
+
+CudaOps::CudaOps(DType compute, int local_rank)
+    : compute_(selected(compute, local_rank)), products_(make_matmul_backend(stream_)) {}
+
+KvLayout CudaOps::kv_layout(const HeadShape& shape) const {
+  return cuda::kv_layout(shape, compute_);
+}
+
+std::unique_ptr<FrozenLinear> CudaOps::pack(ConstView weight, std::span<const float> bias, bool backward) {
+  Tensor values = copied_to(memory_, weight, "weights");
+  if (values.type() != compute_) {
+    Tensor rounded = memory_.allocate(compute_, weight.rows(), weight.columns(), "weights");
+    convert(values.view(), rounded.view(), stream_);
+    values = std::move(rounded);
+  }
+  Tensor offsets;
+  if (!bias.empty()) {
+    const ConstView host(bias.data(), 1, static_cast<std::int64_t>(bias.size()));
+    offsets = copied_to(memory_, host, "weights");
+  }
+  return std::make_unique<CudaLinear>(std::move(values), std::move(offsets), backward);
+}
+
+void CudaOps::linear(ConstView x, const FrozenLinear& w, View y, bool accumulate) {
+  const auto& linear = dynamic_cast<const CudaLinear&>(w);
+  products_->linear(x, linear.weight.view(), linear.bias.view(), y, accumulate);
+}
+
+void CudaOps::linear_backward(ConstView dy, const FrozenLinear& w, View dx) {
+  const auto& linear = dynamic_cast<const CudaLinear&>(w);
+  CHECK(linear.backward) << "packed without backward";
+  products_->linear_backward(dy, linear.weight.view(), dx);
+}
+
+void CudaOps::check_rows(const FrozenLinear& w, std::span<const std::int64_t> counts) {
+  const auto& linear = dynamic_cast<const CudaLinear&>(w);
+  const auto check = [&](std::int64_t inner, std::int64_t columns, bool forward) {
+    const auto multiply = [&](ConstView x, View y) {
+      const Tensor input = copied_to(memory_, x, "scratch");
+      Tensor output = memory_.allocate(DType::f32, y.rows(), y.columns(), "scratch");
+      if (forward) {
+        products_->linear(input.view(), linear.weight.view(), {}, output.view());
+      } else {
+        products_->linear_backward(input.view(), linear.weight.view(), output.view());
+      }
+      memory_.copy(output.view(), y);
+      memory_.wait();
+    };
+    const auto rows = cpu::rows_with_other_bits(inner, columns, compute_, counts, multiply);
+    if (!rows) return;
+    fail(
+        "cannot use {} on this device: a row of the {}x{} product has other bits in a batch of {} than in a "
+        "larger one, so "
+        "ratings would depend on the batch and actors would disagree with learners; use another CUDA version "
+        "or device cpu",
+        name_of(compute_), inner, columns, *rows);
+  };
+  check(w.in, w.out, true);
+  if (linear.backward) check(w.out, w.in, false);
+}
+
+double CudaOps::squared_norm(ConstView gradient) {
+  const std::int64_t chunks = squared_norm_chunks(gradient.size());
+  // Doubles in the bytes of 64-bit integers: tensors have no type for them.
+  Tensor scratch = memory_.allocate(DType::i64, 1, chunks + 1, "scratch");
+  auto* doubles = static_cast<double*>(scratch.view().address());
+  cuda::squared_norm(gradient, doubles, doubles + chunks, stream_);
+  double sum = 0;
+  std::int64_t bits = 0;
+  memory_.copy(scratch.view().column_range(chunks, 1), View(&bits, 1, 1));
+  memory_.wait();
+  std::memcpy(&sum, &bits, sizeof sum);
+  return sum;
+}
+
+void CudaOps::adamw(View values, ConstView gradient, View m, View v, const AdamWStep& step) {
+  cuda::adamw(values, gradient, m, v, step, stream_);
+}
+
+std::unique_ptr<Decoder> CudaOps::make_decoder(const DecoderShape& shape, DecoderWeights weights) {
+  return cuda::make_decoder(*this, shape, std::move(weights));
+}
+
+std::unique_ptr<VisionEncoder> CudaOps::make_vision(const VisionShape& shape, VisionWeights weights) {
+  return cuda::make_vision(*this, shape, std::move(weights));
+}
+
+}  // namespace biqa::cuda

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CUDA backend. Everything runs on one stream, in the order of the calls; a call returns once its work is enqueued unless
+// its contract says that it waits (ops/ops.h). The network is made of the kernels of this folder and of cuBLASLt's products.
+#pragma once
+
+#include <memory>
+
+#include "ops/cuda/matmul_backend.h"
+#include "ops/ops.h"
+#include "tensor/cuda/memory.h"
+
+namespace biqa::cuda {
+
+/// W [out, in] of the compute type and the bias [1, out] f32 (or empty) in device memory; one copy serves both directions.
+struct CudaLinear final : FrozenLinear {
+  CudaLinear(Tensor weight_values, Tensor bias_values, bool with_backward)
+      : FrozenLinear(weight_values.columns(), weight_values.rows()),
+        weight(std::move(weight_values)),
+        bias(std::move(bias_values)),
+        backward(with_backward) {}
+  Tensor weight, bias;
+  bool backward;
+};
+
+class CudaOps final : public Ops {
+ public:
+  /// Selects the device first (select_device). Throws Error if none works.
+  explicit CudaOps(DType compute, int local_rank = 0);
+
+  DType compute_type() const override { return compute_; }
+  std::string device_name() const override { return cuda::device_name(); }
+  DeviceMemory& memory() override { return memory_; }
+  KvLayout kv_layout(const HeadShape& shape) const override;
+  std::unique_ptr<FrozenLinear> pack(ConstView weight, std::span<const float> bias, bool backward) override;
+  void check_rows(const FrozenLinear& w, std::span<const std::int64_t> counts) override;
+  std::unique_ptr<Decoder> make_decoder(const DecoderShape& shape, DecoderWeights weights) override;
+  std::unique_ptr<VisionEncoder> make_vision(const VisionShape& shape, VisionWeights weights) override;
+  void linear(ConstView x, const FrozenLinear& w, View y, bool accumulate = false) override;
+  double squared_norm(ConstView gradient) override;
+  void adamw(View values, ConstView gradient, View m, View v, const AdamWStep& step) override;
+
+  /// dx [T, in] f32 = dy [T, out] · W; dy has the compute type.
+  void linear_backward(ConstView dy, const FrozenLinear& w, View dx);
+  const Stream& stream() const { return stream_; }
+  CudaMemory& device_memory() { return memory_; }
+
+ private:
+  DType compute_;
+  Stream stream_;
+  CudaMemory memory_{stream_};
+  std::unique_ptr<MatmulBackend> products_;
+};
+
+/// The parts of the network, made by CudaOps; both borrow `ops`.
+std::unique_ptr<Decoder> make_decoder(CudaOps& ops, const DecoderShape& shape, DecoderWeights weights);
+std::unique_ptr<VisionEncoder> make_vision(CudaOps& ops, const VisionShape& shape, VisionWeights weights);
+
+}  // namespace biqa::cuda

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+// Patches to features: windowed and full attention, and the merger that joins the patches of a cell to one token.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "ops/cuda/attention.h"
+#include "ops/cuda/cuda_ops.h"
+#include "ops/cuda/rows.h"
+#include "tensor/arena.h"
+
+namespace biqa::cuda {
+namespace {
+
+std::vector<SegmentRow> segment_rows(std::span<const std::int64_t> boundaries) {
+  std::vector<SegmentRow> rows;
+  for (std::size_t s = 0; s + 1 < boundaries.size(); ++s) {
+    const SegmentRow row{static_cast<std::int32_t>(boundaries[s]),
+                         static_cast<std::int32_t>(boundaries[s + 1] - boundaries[s])};
+    rows.insert(rows.end(), static_cast<std::size_t>(row.count), row);
+  }
+  return rows;
+}
+
+/// A batch of images on the device.
+struct Images {
+  Images(const VisionBatch& batch, CudaMemory& memory)
+      : patches(copied_to(memory, batch.patches, "activations")),
+        cosines(copied_to(memory, batch.cosines, "activations")),
+        sines(copied_to(memory, batch.sines, "activations")) {
+    const auto windows_place = upload.add(segment_rows(batch.windows));
+    const auto frames_place = upload.add(segment_rows(batch.frames));
+    const auto cells_place = upload.add(std::vector<std::int64_t>(batch.cells.begin(), batch.cells.end()));
+    upload.commit(memory, "activations");
+    windows = upload.at(windows_place);
+    frames = upload.at(frames_place);
+    cells = upload.at(cells_place);
+  }
+  Tensor patches, cosines, sines;
+  Upload upload;
+  DeviceSpan<SegmentRow> windows, frames;
+  DeviceSpan<std::int64_t> cells;
+};
+
+class CudaVision final : public VisionEncoder {
+ public:
+  CudaVision(CudaOps& ops, VisionShape shape, VisionWeights weights)
+      : ops_(ops), shape_(std::move(shape)), weights_(std::move(weights)) {}
+
+  void encode(const VisionBatch& batch, View features, const Observer* observer) override {
+    const auto observe = [&](const std::string& name, ConstView value) {
+      if (observer != nullptr) (*observer)(name, value);
+    };
+    const Images images(batch, ops_.device_memory());
+    const std::int64_t rows = batch.patches.rows();
+    Arena arena("activations", ops_.memory());
+    const View input = arena.take(ops_.compute_type(), rows, batch.patches.columns());
+    convert(images.patches.view(), input, ops_.stream());
+    const View x = arena.take(DType::f32, rows, shape_.hidden);
+    ops_.linear(input, *weights_.embed, x);
+    observe("patch_embed", x);
+    for (std::size_t i = 0; i < weights_.blocks.size(); ++i) {
+      const Arena::Scope scope(arena);
+      const auto& full = shape_.full_attention_blocks;
+      const bool whole_frames =
+          std::find(full.begin(), full.end(), static_cast<std::int64_t>(i)) != full.end();
+      block(weights_.blocks[i], images, whole_frames ? images.frames : images.windows, x, arena);
+      observe(fmt::format("vision_block_{:02}", i), x);
+    }
+    merge(images, x, features, arena, observe);
+  }
+
+ private:
+  void block(const VisionWeights::Block& block, const Images& images, DeviceSpan<SegmentRow> segments, View x,
+             Arena& arena) {
+    const std::int64_t rows = x.rows();
+    const std::int64_t hidden = shape_.hidden;
+    const DType compute = ops_.compute_type();
+    const Stream& stream = ops_.stream();
+    const HeadShape heads{shape_.heads, shape_.heads, hidden / shape_.heads};
+    const View normed = arena.take(compute, rows, hidden);
+    rms_norm(x, block.norm1.view(), shape_.rms_eps, normed, stream);
+    const View qkv = arena.take(DType::f32, rows, 3 * hidden);
+    ops_.linear(normed, *block.qkv, qkv);
+    rotate(qkv.column_range(0, 2 * hidden), heads.head_dim, images.cosines.view(), images.sines.view(), false,
+           stream);
+    const View attended = arena.take(compute, rows, hidden);
+    segment_attention(qkv.column_range(0, hidden), qkv.column_range(hidden, hidden),
+                      qkv.column_range(2 * hidden, hidden), heads, segments, attended, stream);
+    ops_.linear(attended, *block.projection, x, true);
+    rms_norm(x, block.norm2.view(), shape_.rms_eps, normed, stream);
+    const View gate_up = arena.take(DType::f32, rows, 2 * shape_.intermediate);
+    ops_.linear(normed, *block.gate_up, gate_up);
+    const View product = arena.take(compute, rows, shape_.intermediate);
+    swiglu(gate_up, product, stream);
+    ops_.linear(product, *block.down, x, true);
+  }
+
+  template <typename Observe>
+  void merge(const Images& images, ConstView x, View features, Arena& arena, const Observe& observe) {
+    const DType compute = ops_.compute_type();
+    const Stream& stream = ops_.stream();
+    const View normed = arena.take(compute, x.rows(), shape_.hidden);
+    rms_norm(x, weights_.merger_norm.view(), shape_.rms_eps, normed, stream);
+    const std::int64_t cells = x.rows() / shape_.cell;
+    const std::int64_t width = shape_.cell * shape_.hidden;
+    const ConstView joined(normed.address(), compute, cells, width, width, normed.memory());
+    const View wide = arena.take(DType::f32, cells, weights_.merger_in->out);
+    ops_.linear(joined, *weights_.merger_in, wide);
+    const View activated = arena.take(compute, cells, weights_.merger_in->out);
+    gelu(wide, activated, stream);
+    const View merged = arena.take(DType::f32, cells, weights_.merger_out->out);
+    ops_.linear(activated, *weights_.merger_out, merged);
+    observe("merger", merged);
+    scatter_rows(merged, images.cells, features, stream);
+  }
+
+  CudaOps& ops_;
+  VisionShape shape_;
+  VisionWeights weights_;
+};
+
+}  // namespace
+
+std::unique_ptr<VisionEncoder> make_vision(CudaOps& ops, const VisionShape& shape, VisionWeights weights) {
+  return std::make_unique<CudaVision>(ops, shape, std::move(weights));
+}
+
+}  // namespace biqa::cuda

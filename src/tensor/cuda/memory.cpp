@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tensor/cuda/memory.h"
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <utility>
+
+#include "core/error.h"
+
+namespace biqa::cuda {
+namespace {
+
+std::size_t row_bytes(ConstView view) {
+  return static_cast<std::size_t>(view.columns()) * size_of(view.type());
+}
+std::size_t pitch_bytes(ConstView view) {
+  return static_cast<std::size_t>(view.stride()) * size_of(view.type());
+}
+
+/// One row of all elements where the rows lie side by side.
+std::pair<std::size_t, std::size_t> width_and_rows(ConstView view, bool joined) {
+  const auto rows = static_cast<std::size_t>(view.rows());
+  if (joined) return {row_bytes(view) * rows, 1};
+  return {row_bytes(view), rows};
+}
+
+cudaMemcpyKind kind_of(Memory from, Memory to) {
+  if (from == Memory::host) return to == Memory::host ? cudaMemcpyHostToHost : cudaMemcpyHostToDevice;
+  return to == Memory::host ? cudaMemcpyDeviceToHost : cudaMemcpyDeviceToDevice;
+}
+
+}  // namespace
+
+CudaMemory::CudaMemory(const Stream& stream) : stream_(stream) {
+  // The pool keeps what is freed. Otherwise each wait would give it back to the driver, and the next pass would map it again.
+  int device = 0;
+  BIQA_CUDA_CHECK(cudaGetDevice(&device));
+  cudaMemPool_t pool = nullptr;
+  BIQA_CUDA_CHECK(cudaDeviceGetDefaultMemPool(&pool, device));
+  std::uint64_t threshold = std::numeric_limits<std::uint64_t>::max();
+  BIQA_CUDA_CHECK(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &threshold));
+}
+
+Tensor CudaMemory::allocate(DType type, std::int64_t rows, std::int64_t columns, std::string label) {
+  const std::size_t bytes = static_cast<std::size_t>(rows * columns) * size_of(type);
+  if (bytes == 0)
+    return {type, rows, columns, Buffer::borrow(nullptr, 0, std::move(label), nullptr, false, kind())};
+  void* data = nullptr;
+  const cudaError_t status = cudaMallocAsync(&data, bytes, stream_.get());
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // clears the status, which the next launch would report otherwise
+    std::size_t available = 0;
+    std::size_t total = 0;
+    BIQA_CUDA_CHECK(cudaMemGetInfo(&available, &total));
+    fail(
+        "cannot allocate {} bytes of CUDA memory for {}: {} of the device's {} bytes are free; lower "
+        "micro_batch_tokens, kv_memory or images_per_step",
+        bytes, label, available, total);
+  }
+  BIQA_CUDA_CHECK(status);
+  const std::shared_ptr<const void> owner(data, [stream = stream_.get(), label](const void* address) {
+    const cudaError_t freed = cudaFreeAsync(const_cast<void*>(address), stream);
+    LOG_IF(WARNING, freed != cudaSuccess) << "freeing " << label << ": " << cudaGetErrorString(freed);
+  });
+  return {type, rows, columns, Buffer::borrow(data, bytes, std::move(label), owner, true, kind())};
+}
+
+void CudaMemory::copy(ConstView from, View to) {
+  CHECK(from.type() == to.type()) << name_of(from.type()) << " into " << name_of(to.type());
+  CHECK(from.rows() == to.rows() && from.columns() == to.columns())
+      << from.rows() << "x" << from.columns() << " into " << to.rows() << "x" << to.columns();
+  if (from.empty()) return;
+  const bool joined = from.dense() && to.dense();
+  const auto [width, rows] = width_and_rows(from, joined);
+  const std::size_t from_pitch = joined ? width : pitch_bytes(from);
+  const std::size_t to_pitch = joined ? width : pitch_bytes(to);
+  BIQA_CUDA_CHECK(cudaMemcpy2DAsync(to.address(), to_pitch, from.address(), from_pitch, width, rows,
+                                    kind_of(from.memory(), to.memory()), stream_.get()));
+}
+
+void CudaMemory::zero(View values) {
+  if (values.empty()) return;
+  CHECK(values.memory() == Memory::device);
+  const auto [width, rows] = width_and_rows(values, values.dense());
+  const std::size_t pitch = values.dense() ? width : pitch_bytes(values);
+  BIQA_CUDA_CHECK(cudaMemset2DAsync(values.address(), pitch, 0, width, rows, stream_.get()));
+}
+
+void CudaMemory::wait() {
+  if (!failure_.empty()) fail("{}", failure_);
+  try {
+    stream_.synchronise();
+  } catch (const Error& error) {
+    failure_ = error.what();
+    throw;
+  }
+}
+
+std::size_t Upload::append(const void* values, std::size_t bytes) {
+  constexpr std::size_t kAlignment = 16;
+  const std::size_t offset = (staging_.size() + kAlignment - 1) / kAlignment * kAlignment;
+  staging_.resize(offset + bytes);
+  if (bytes > 0) std::memcpy(&staging_[offset], values, bytes);
+  return offset;
+}
+
+void Upload::commit(CudaMemory& memory, const std::string& label) {
+  const auto bytes = static_cast<std::int64_t>(staging_.size());
+  device_ = memory.allocate(DType::u8, 1, bytes, label);
+  memory.copy(ConstView(staging_.data(), DType::u8, 1, bytes, bytes), device_.view());
+  staging_ = {};
+}
+
+const void* Upload::address(std::size_t offset) const {
+  return static_cast<const std::byte*>(device_.view().address()) + offset;
+}
+
+}  // namespace biqa::cuda

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// The memory of a CUDA device, in the order of one stream.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "tensor/cuda/runtime.h"
+#include "tensor/cuda/span.h"
+#include "tensor/device_memory.h"
+
+namespace biqa::cuda {
+
+/// Allocates from CUDA's stream-ordered pool, so freed bytes serve later work of the stream without waiting.
+class CudaMemory final : public DeviceMemory {
+ public:
+  /// `stream` must outlive this and every tensor that it has allocated.
+  explicit CudaMemory(const Stream& stream);
+
+  Memory kind() const override { return Memory::device; }
+  Tensor allocate(DType type, std::int64_t rows, std::int64_t columns, std::string label) override;
+  void copy(ConstView from, View to) override;
+  void zero(View values) override;
+  void wait() override;
+
+ private:
+  const Stream& stream_;
+  std::string failure_;  // of an earlier wait
+};
+
+/// Host arrays that go to the device in one copy.
+class Upload {
+ public:
+  /// Where an array will be. It is valid for at() after commit().
+  template <typename T>
+  struct Place {
+    std::size_t offset = 0;
+    std::int64_t size = 0;
+  };
+
+  template <typename T>
+  Place<T> add(const std::vector<T>& values) {
+    return {append(values.data(), values.size() * sizeof(T)), static_cast<std::int64_t>(values.size())};
+  }
+  /// Allocates device memory under `label` and enqueues the copy. The host arrays are no longer needed.
+  void commit(CudaMemory& memory, const std::string& label);
+  template <typename T>
+  DeviceSpan<T> at(const Place<T>& place) const {
+    if (place.size == 0) return {};
+    return {static_cast<const T*>(address(place.offset)), place.size};
+  }
+
+ private:
+  std::size_t append(const void* values, std::size_t bytes);
+  const void* address(std::size_t offset) const;
+
+  std::vector<std::byte> staging_;
+  Tensor device_;
+};
+
+}  // namespace biqa::cuda

@@ -1,0 +1,172 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Usage: tests/gpu.sh [--build FOLDER] [--out FOLDER] [--golden FOLDER] [--parts NAME,...] [--seconds N]
+# Checks the CUDA backend on this machine's GPU, within nine minutes: one line per part, and FOLDER/gpu.json with the same.
+#   --build    a build with its tests (build/cuda; `launch/build.sh cuda --tests`). With build/emulated the script itself is
+#              tried without a GPU, slowly.
+#   --out      where logs and gpu.json go (build/gpu)
+#   --golden   a folder with cases.json and compare.py, to compare the network with the reference; needs Python with h5py
+#   --parts    of device, operations, network, golden, training, sanitizer (all)
+#   --seconds  for all parts together (540). A part that overruns its share is cut and says so.
+# Exit code 0: every part is ok or not run for a stated reason. 1: a part failed or was cut. 2: wrong arguments.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+build=build/cuda
+out=build/gpu
+golden=
+parts=device,operations,network,golden,training,sanitizer
+seconds=540
+while [[ $# -gt 0 ]]; do
+  case $1 in
+    --build | --out | --golden | --parts | --seconds)
+      [[ $# -ge 2 ]] || { echo "error: tests/gpu.sh: $1 needs a value" >&2; exit 2; }
+      declare "${1#--}=$2"
+      shift 2
+      ;;
+    -h | --help) sed -n '3,13s/^# \?//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    *) echo "error: tests/gpu.sh: unknown argument $1; see tests/gpu.sh --help" >&2; exit 2 ;;
+  esac
+done
+if [[ ! -x $build/bin/biqa_learner || ! -d $build/tests ]]; then
+  echo "error: tests/gpu.sh: $build has no programs and tests; run \`launch/build.sh cuda --tests\`, or name the build by --build" >&2
+  exit 2
+fi
+mkdir -p "$out" || exit 2
+json=$out/gpu.json
+lines=()
+failed=0
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+
+# say NAME STATE FIGURES...: a line of the report.
+say() {
+  local name=$1 state=$2
+  shift 2
+  printf '%-10s %-8s %4d s  %s\n' "$name" "$state" "$SECONDS" "$*"
+  lines+=("  {\"part\": \"$name\", \"state\": \"$state\", \"at_seconds\": $SECONDS, \"text\": \"${*//\"/\\\"}\"}")
+  [[ $state == ok || $state == "not run" ]] || failed=1
+}
+wanted() { [[ ,$parts, == *,$1,* ]]; }
+# within NAME SHARE COMMAND...: runs it with its output in NAME.log; 124 where it takes longer than its share or what is left.
+within() {
+  local name=$1 share=$2 left=$((seconds - SECONDS))
+  shift 2
+  ((left > 0)) || return 124
+  timeout --kill-after=10 "$((share < left ? share : left))" "$@" >"$out/$name.log" 2>&1 </dev/null
+}
+# state_of STATUS: ok, cut or failed.
+state_of() {
+  case $1 in
+    0) echo ok ;;
+    124 | 137) echo cut ;;
+    *) echo failed ;;
+  esac
+}
+# run_tests NAME SHARE PROGRAM...: GoogleTest programs one after another; counts their cases.
+run_tests() {
+  local name=$1 end=$((SECONDS + $2)) program passed=0 bad=0 skipped=0 state=ok status
+  shift 2
+  : >"$out/$name.log"
+  for program in "$@"; do
+    [[ -x $build/tests/${program%% *} ]] || continue
+    read -r -a words <<<"$program"
+    within "$name.one" $((end - SECONDS)) env BIQA_TEST_BACKEND="${backend:-}" "$build/tests/${words[0]}" "${words[@]:1}"
+    status=$?
+    cat "$out/$name.one.log" >>"$out/$name.log"
+    passed=$((passed + $(grep -c '^\[       OK \]' "$out/$name.one.log")))
+    skipped=$((skipped + $(grep -c '^\[  SKIPPED \] .* (' "$out/$name.one.log")))
+    bad=$((bad + $(grep -c '^\[  FAILED  \] .* (' "$out/$name.one.log")))
+    if [[ $status != 0 ]]; then
+      state=$(state_of $status)
+      grep -m 3 -E 'Failure|Error|error:' "$out/$name.one.log" | sed "s/^/    $program: /"
+    fi
+  done
+  rm -f "$out/$name.one.log"
+  [[ $passed != 0 || $state != ok ]] || state=failed
+  say "$name" "$state" "$passed passed, $bad failed, $skipped skipped"
+}
+
+if wanted device; then
+  if command -v nvidia-smi >/dev/null; then
+    within device 20 nvidia-smi --query-gpu=name,driver_version,memory.total,compute_cap --format=csv,noheader
+    say device "$(state_of $?)" "$(head -n 1 "$out/device.log"); $("$build/bin/biqa_learner" --version)"
+  else
+    say device "not run" "no nvidia-smi here; $("$build/bin/biqa_learner" --version)"
+  fi
+fi
+
+if wanted operations; then
+  backend=cuda
+  run_tests operations 90 ops_op_cases_test ops_products_test ops_attention_test ops_head_test ops_lora_test ops_rows_test
+  backend=
+fi
+
+if wanted network; then
+  run_tests network 90 model_network_test_cuda model_training_pass_test_cuda model_vision_test_cuda actor_engine_test_cuda \
+    learner_learner_test_cuda policy_cuda_network_test
+fi
+
+if wanted golden; then
+  if [[ -z $golden ]]; then
+    say golden "not run" "no --golden"
+  elif ! python3 -c 'import h5py' 2>/dev/null; then
+    say golden "not run" "Python has no h5py"
+  else
+    within golden 60 python3 "$golden/compare.py" "$golden" --trace "$build/bin/biqa_trace" --device cuda
+    say golden "$(state_of $?)" "$(tail -n 1 "$out/golden.log")"
+  fi
+fi
+
+# train NAME OVERRIDE...: some steps of the quickstart on the device; its metrics in $out/NAME.
+train() {
+  local name=$1
+  shift
+  rm -rf "${out:?}/$name"
+  within "$name" 60 "$build/bin/biqa_learner" --config configs/quickstart.yaml --set model.device=cuda \
+    --set train.steps="${steps:-4}" --set data.eval=[] --set train.out="$PWD/$out/$name" --set checkpoint.every=2 "$@"
+}
+# column NAME FIELD: the largest absolute value of a field of metrics.jsonl.
+column() {
+  sed -n "s/.*\"$2\": *\([-0-9.e+]*\).*/\1/p" "$out/$1/metrics.jsonl" |
+    awk '{ v = $1 < 0 ? -$1 : $1; if (v > most) most = v } END { print most + 0 }'
+}
+if wanted training; then
+  for dtype in f32 bf16; do
+    train "training_$dtype" --set model.dtype=$dtype
+    status=$?
+    state=$(state_of $status)
+    gap=
+    if [[ $status == 0 ]]; then
+      gap=$(column "training_$dtype" actor_learner_logp_gap)
+      [[ $gap == 0 ]] || state=failed
+      train "again_$dtype" --set model.dtype=$dtype
+      cmp -s "$out/training_$dtype/adapter.h5" "$out/again_$dtype/adapter.h5" || state=failed
+    fi
+    say "train $dtype" "$state" "gap ${gap:-unknown}, the same adapter twice: $([[ $state == ok ]] && echo yes || echo no)"
+  done
+fi
+
+if wanted sanitizer; then
+  if command -v compute-sanitizer >/dev/null; then
+    within sanitizer 90 compute-sanitizer --error-exitcode 9 "$build/tests/policy_cuda_network_test" \
+      --gtest_filter='*VisionAndDecoder/0'
+    status=$?
+    if grep -q 'not supported\|Unable to' "$out/sanitizer.log" && [[ $status != 9 ]]; then
+      say sanitizer "not run" "$(grep -m 1 'not supported\|Unable to' "$out/sanitizer.log")"
+    else
+      say sanitizer "$(state_of $status)" "$(tail -n 1 "$out/sanitizer.log")"
+    fi
+  else
+    say sanitizer "not run" "no compute-sanitizer here"
+  fi
+fi
+
+{
+  printf '{"build": "%s", "parts": [\n' "$build"
+  for ((i = 0; i < ${#lines[@]}; ++i)); do
+    printf '%s%s\n' "${lines[i]}" "$([[ $((i + 1)) == "${#lines[@]}" ]] || echo ,)"
+  done
+  printf ']}\n'
+} >"$json"
+echo "gpu: $json"
+exit $failed

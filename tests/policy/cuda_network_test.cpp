@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+// The whole network, generation and learners' updates on the CUDA backend, held against the CPU backend. In the emulator or, in
+// builds with CUDA, on a device.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "ops/cuda/cuda_ops.h"
+#include "support/compare.h"
+#include "support/network_runs.h"
+
+namespace biqa {
+namespace {
+
+using testing::element_of;
+using testing::generate;
+using testing::Prompt;
+using testing::random_adapter;
+using testing::same_bits;
+using testing::TinyModel;
+using testing::train;
+
+// Limits of docs/numerics.md between two implementations of the network in f32, as shares of the largest value.
+constexpr double kLogits = 5e-5, kGradient = 2e-4;
+
+double largest(ConstView values) {
+  double most = 0;
+  for (std::int64_t r = 0; r < values.rows(); ++r) {
+    for (std::int64_t c = 0; c < values.columns(); ++c)
+      most = std::max(most, std::abs(element_of(values, r, c)));
+  }
+  return most;
+}
+/// NaN counts as infinitely far.
+double distance(ConstView a, ConstView b) {
+  CHECK(a.rows() == b.rows() && a.columns() == b.columns());
+  double most = 0;
+  for (std::int64_t r = 0; r < a.rows(); ++r) {
+    for (std::int64_t c = 0; c < a.columns(); ++c) {
+      const double d = std::abs(element_of(a, r, c) - element_of(b, r, c));
+      most = std::isnan(d) ? HUGE_VAL : std::max(most, d);
+    }
+  }
+  return most;
+}
+ConstView row_of(const std::vector<float>& values) {
+  return {values.data(), 1, static_cast<std::int64_t>(values.size())};
+}
+
+class CudaNetwork : public ::testing::TestWithParam<testing::ModelSetting> {
+ protected:
+  std::unique_ptr<QwenVl> load_cpu(DType type) const {
+    return QwenVl::load(files_.path(), make_ops({"cpu", type, 0}), {true, true});
+  }
+  std::unique_ptr<QwenVl> load_cuda() const {
+    return QwenVl::load(files_.path(), std::make_shared<cuda::CudaOps>(GetParam().type), {true, true});
+  }
+  /// How far `values` may be from the CPU's `f32` and, in bf16, `same` results: a share of the largest value in f32, three
+  /// times the CPU's own distance between the types in bf16.
+  double limit(ConstView f32, ConstView same, double share) const {
+    return GetParam().type == DType::f32 ? share * largest(f32) : 3 * distance(f32, same);
+  }
+  TinyModel files_{GetParam().tied};
+};
+INSTANTIATE_TEST_SUITE_P(Settings, CudaNetwork, ::testing::ValuesIn(testing::kModelSettings));
+
+TEST_P(CudaNetwork, VisionAndDecoder) {
+  const auto exact = load_cpu(DType::f32), cpu = load_cpu(GetParam().type), device = load_cuda();
+  const Prompt reference(*exact), here(*cpu), there(*device);
+  const Tensor features = copied_to_host(device->ops().memory(), there.features.view(), "test");
+  EXPECT_LE(distance(features.view(), here.features.view()),
+            limit(reference.features.view(), here.features.view(), kLogits));
+  for (const bool adapted : {false, true}) {
+    const auto logits = [&](const QwenVl& model, const Prompt& prompt) {
+      const auto adapter = adapted ? pack_adapter(model, random_adapter(model.config(), 2)) : nullptr;
+      return testing::logits_of(model, testing::hidden_of(model, *prompt.input, adapter.get()).view());
+    };
+    const Tensor f32 = logits(*exact, reference), same = logits(*cpu, here), results = logits(*device, there);
+    EXPECT_LE(distance(results.view(), same.view()), limit(f32.view(), same.view(), kLogits));
+  }
+}
+
+TEST_P(CudaNetwork, GenerationIsTheCpus) {
+  const testing::Results expected = generate(*load_cpu(GetParam().type));
+  const testing::Results results = generate(*load_cuda());
+  ASSERT_EQ(results.size(), 9U);
+  for (const auto& [key, result] : expected) {
+    SCOPED_TRACE(key.first);
+    const Generated& other = results.at(key);
+    ASSERT_FALSE(other.ids.empty());
+    if (GetParam().type != DType::f32) continue;  // a draw may lie within bf16's rounding of a boundary
+    EXPECT_EQ(other.ids, result.ids);
+  }
+}
+
+TEST_P(CudaNetwork, Updates) {
+  for (const bool recompute : {false, true}) {
+    LearnerOptions options;
+    options.objective.beta = 0.05;
+    options.max_grad_norm = 0.5;
+    options.longest_allowed = 16;
+    options.recompute_layers = recompute;
+    options.dropout = recompute ? 0.1 : 0.0;
+    const auto exact = train([&] { return load_cpu(DType::f32); }, options);
+    const auto expected = train([&] { return load_cpu(GetParam().type); }, options);
+    const auto results = train([&] { return load_cuda(); }, options);
+    for (std::size_t rank = 0; rank < 2; ++rank) {
+      EXPECT_GT(results[rank].grad_norm, 0);
+      const auto compare = [&](auto member) {
+        const ConstView f32 = row_of(exact[rank].*member), same = row_of(expected[rank].*member);
+        EXPECT_LE(distance(row_of(results[rank].*member), same), limit(f32, same, kGradient));
+      };
+      compare(&testing::Outcome::gradient);
+      compare(&testing::Outcome::m);
+      ASSERT_EQ(results[rank].records.size(), 3U);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace biqa
