@@ -72,6 +72,9 @@ class EngineTest : public ::testing::TestWithParam<DType> {
     const TextConfig& text = model_->config().text;
     return model_->ops().kv_layout(head_shape(text)).page_bytes * text.layers;
   }
+  std::int64_t page_tokens() const {
+    return model_->ops().kv_layout(head_shape(model_->config().text)).page_tokens;
+  }
 
   TinyModel files_{true};
   std::unique_ptr<QwenVl> model_;
@@ -240,11 +243,12 @@ TEST_P(EngineTest, FirstTokensFollowTheDistribution) {
 
 TEST_P(EngineTest, WhatCanNeverFitIsRefused) {
   Engine engine(*model_, {6 * page_bytes(), 2048});
-  GenerateRequest r = request(3);  // 33 tokens: 3 pages, and 2 more for 17 new ones of one member
+  GenerateRequest r = request(3);  // 33 tokens
   r.streams.resize(1, RandomStream{1});
   r.sampling.max_new_tokens = 31;
   engine.submit(r);
-  r.sampling.max_new_tokens = 64;  // 7 pages in the end, 2 of them shared, and the prompt's own partial one
+  r.sampling.max_new_tokens =
+      5 * page_tokens();  // the member alone needs 6 pages of its own, and the prompt has some
   EXPECT_THAT(biqa::error_of([&] { engine.submit(r); }), HasSubstr("rollout.kv_memory allows"));
   r.sampling.max_new_tokens = 480;
   EXPECT_THAT(biqa::error_of([&] { engine.submit(r); }), HasSubstr("longer than the model's 512 positions"));

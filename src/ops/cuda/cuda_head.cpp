@@ -16,26 +16,40 @@ namespace {
 /// Rows of logits that are in memory at a time: 0.16 GB of f32 for 152,000 ids.
 constexpr std::int64_t kLogitRows = 256;
 
-/// Tokens on their way from the device.
+constexpr std::int64_t kTokenWords = sizeof(DeviceSampledToken) / sizeof(std::int64_t);
+static_assert(sizeof(DeviceSampledToken) % sizeof(std::int64_t) == 0);
+
+/// Tokens on their way from the device. Their landing place lives until the memory has been waited for.
 class CudaSampled final : public SampledTokens {
  public:
-  CudaSampled(CudaMemory& memory, Tensor tokens)
-      : memory_(memory), words_(static_cast<std::size_t>(tokens.size())) {
-    const auto count = static_cast<std::int64_t>(words_.size());
-    memory_.copy(tokens.view(), View(words_.data(), 1, count));
+  /// tokens [T, kTokenWords] i64: a DeviceSampledToken per row.
+  CudaSampled(CudaMemory& memory, const Tensor& tokens)
+      : memory_(memory), landed_(tokens.type(), tokens.rows(), tokens.columns(), "activations") {
+    memory_.copy(tokens.view(), landed_.view());
+  }
+  ~CudaSampled() override {
+    if (!waited_) abandon();
   }
   std::span<const SampledToken> wait() override {
-    if (!words_.empty()) {
-      memory_.wait();
-      std::vector<DeviceSampledToken> raw(words_.size() * sizeof(std::int64_t) / sizeof(DeviceSampledToken));
-      std::memcpy(static_cast<void*>(raw.data()), words_.data(), raw.size() * sizeof(DeviceSampledToken));
-      words_.clear();
-      for (const DeviceSampledToken& token : raw) tokens_.push_back(checked(token));
+    if (waited_) return tokens_;
+    memory_.wait();
+    waited_ = true;
+    for (std::int64_t row = 0; row < landed_.rows(); ++row) {
+      DeviceSampledToken token;
+      std::memcpy(static_cast<void*>(&token), landed_.row<std::int64_t>(row), sizeof token);
+      tokens_.push_back(checked(token));
     }
     return tokens_;
   }
 
  private:
+  void abandon() noexcept {
+    try {
+      memory_.wait();
+    } catch (const std::exception& error) {
+      LOG(WARNING) << "sampled tokens that nobody waited for: " << error.what();
+    }
+  }
   static SampledToken checked(const DeviceSampledToken& token) {
     if (token.finite == 0) {
       fail(
@@ -47,8 +61,9 @@ class CudaSampled final : public SampledTokens {
     return {token.id, token.logp, token.entropy};
   }
   CudaMemory& memory_;
-  std::vector<std::int64_t> words_;  // DeviceSampledToken's bytes until wait()
+  Tensor landed_;
   std::vector<SampledToken> tokens_;
+  bool waited_ = false;
 };
 
 std::vector<DeviceSampleRequest> device_requests(std::span<const SampleRequest> requests) {
@@ -104,9 +119,7 @@ std::unique_ptr<SampledTokens> CudaHead::sample(ConstView h, std::span<const Sam
   const auto requests_place = upload.add(device_requests(requests));
   const auto suppressed_place = upload.add(std::vector<std::int64_t>(suppressed.begin(), suppressed.end()));
   upload.commit(memory, "activations");
-  static_assert(sizeof(DeviceSampledToken) % sizeof(std::int64_t) == 0);
-  Tensor tokens =
-      memory.allocate(DType::i64, h.rows(), sizeof(DeviceSampledToken) / sizeof(std::int64_t), "activations");
+  Tensor tokens = memory.allocate(DType::i64, h.rows(), kTokenWords, "activations");
   auto* sampled = static_cast<DeviceSampledToken*>(tokens.view().address());
   Arena arena("logits", memory);
   for (std::int64_t first = 0; first < h.rows(); first += kLogitRows) {
@@ -118,7 +131,7 @@ std::unique_ptr<SampledTokens> CudaHead::sample(ConstView h, std::span<const Sam
     cuda::sample(logits, part(upload.at(requests_place), first, count), upload.at(suppressed_place), weights,
                  sampled + first, ops_.stream());
   }
-  return std::make_unique<CudaSampled>(memory, std::move(tokens));
+  return std::make_unique<CudaSampled>(memory, tokens);
 }
 
 }  // namespace biqa::cuda
