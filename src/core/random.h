@@ -3,19 +3,30 @@
 // number of ranks or restarts. Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <numeric>
 #include <string_view>
+#include <utility>
 #include <vector>
+
+#include "core/host_device.h"
 
 namespace biqa {
 
+/// N words that host and device code can index (std::array's members exist on the host only).
+template <std::size_t N>
+struct Words {
+  std::uint32_t word[N];
+
+  BIQA_HOST_DEVICE std::uint32_t& operator[](std::size_t i) { return word[i]; }
+  BIQA_HOST_DEVICE std::uint32_t operator[](std::size_t i) const { return word[i]; }
+  bool operator==(const Words&) const = default;
+};
+
 /// Ten rounds of Philox 4x32 on `counter` with `key`.
-inline std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter,
-                                           std::array<std::uint32_t, 2> key) {
+BIQA_HOST_DEVICE inline Words<4> philox(Words<4> counter, Words<2> key) {
   for (int round = 0; round < 10; ++round) {
     const std::uint64_t product0 = std::uint64_t{0xD2511F53U} * counter[0];
     const std::uint64_t product1 = std::uint64_t{0xCD9E8D57U} * counter[2];
@@ -30,24 +41,44 @@ inline std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter,
 }
 
 /// Finaliser of SplitMix64: spreads every input bit over the output.
-inline std::uint64_t mix64(std::uint64_t x) {
+BIQA_HOST_DEVICE inline std::uint64_t mix64(std::uint64_t x) {
   x += 0x9E3779B97F4A7C15ULL;
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
   x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
   return x ^ (x >> 31);
 }
 
+/// The first parts of a stream's name. Streams that share them can be made from here.
+class StreamName {
+ public:
+  /// `parts`: how many the whole name has.
+  BIQA_HOST_DEVICE explicit StreamName(std::size_t parts) : state_(0x6269716100000000ULL + parts) {}
+  BIQA_HOST_DEVICE StreamName with(std::uint64_t part) const {
+    StreamName longer = *this;
+    longer.state_ = mix64(state_ ^ mix64(part));
+    return longer;
+  }
+  BIQA_HOST_DEVICE Words<2> key() const {
+    return {static_cast<std::uint32_t>(state_), static_cast<std::uint32_t>(state_ >> 32)};
+  }
+
+ private:
+  std::uint64_t state_;
+};
+
 /// A stream of draws whose key is its name. Draws are addressed by index; the stream has no state.
 class RandomStream {
  public:
   /// `name`: for example (seed, step, sample, member, stage). Every part changes the stream.
   RandomStream(std::initializer_list<std::uint64_t> name) {
-    std::uint64_t state = 0x6269716100000000ULL + name.size();
-    for (const std::uint64_t part : name) state = mix64(state ^ mix64(part));
-    key_ = {static_cast<std::uint32_t>(state), static_cast<std::uint32_t>(state >> 32)};
+    StreamName parts(name.size());
+    for (const std::uint64_t part : name) parts = parts.with(part);
+    key_ = parts.key();
   }
+  /// `key`: that of a name with all its parts.
+  BIQA_HOST_DEVICE explicit RandomStream(Words<2> key) : key_(key) {}
 
-  std::array<std::uint32_t, 4> bits(std::uint64_t index) const {
+  BIQA_HOST_DEVICE Words<4> bits(std::uint64_t index) const {
     return philox({static_cast<std::uint32_t>(index), static_cast<std::uint32_t>(index >> 32), 0, 0}, key_);
   }
   /// Uniform in (0, 1), 53 bits, never an end point.
@@ -60,10 +91,10 @@ class RandomStream {
     const auto b = bits(index);
     return (std::uint64_t{b[1]} << 32) | b[0];
   }
-  std::array<std::uint32_t, 2> key() const { return key_; }
+  BIQA_HOST_DEVICE Words<2> key() const { return key_; }
 
  private:
-  std::array<std::uint32_t, 2> key_{};
+  Words<2> key_{};
 };
 
 /// A random order of 0 … count-1 (Fisher-Yates).

@@ -3,8 +3,11 @@
 // torch.optim.AdamW.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <span>
+
+#include "core/host_device.h"
 
 namespace biqa {
 
@@ -19,6 +22,25 @@ struct AdamWStep {
   double clip_scale = 1;  ///< the gradient is multiplied by it
   std::int64_t step = 1;  ///< counts from 1
 };
+
+/// What an update multiplies by, each computed in double and rounded to T.
+template <typename T>
+struct AdamWFactors {
+  T scale, keep, share1, beta2, share2, rate, root_correction, eps;
+};
+template <typename T>
+AdamWFactors<T> adamw_factors(const AdamWStep& step);
+extern template AdamWFactors<float> adamw_factors(const AdamWStep&);
+extern template AdamWFactors<double> adamw_factors(const AdamWStep&);
+
+/// The update of one element. Every backend compiles it without fused multiply-adds, so that all get the same bits.
+template <typename T>
+BIQA_HOST_DEVICE inline void adamw_element(T gradient, const AdamWFactors<T>& f, T& value, T& m, T& v) {
+  const T g = gradient * f.scale;
+  m += f.share1 * (g - m);
+  v = v * f.beta2 + f.share2 * g * g;
+  value = value * f.keep - f.rate * m / (std::sqrt(v) / f.root_correction + f.eps);
+}
 
 /// Sum of squares in double, in the order of the elements.
 double squared_norm(std::span<const float> gradient);

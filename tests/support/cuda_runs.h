@@ -8,7 +8,7 @@
 #include <cstring>
 
 #include "ops/cuda/matmul_backend.h"
-#include "ops/cuda/rms_norm.h"
+#include "ops/cuda/rows.h"
 #include "support/op_cases.h"
 #include "tensor/cuda/runtime.h"
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The adapter's part of a product.
 #include <algorithm>
-#include <array>
 #include <optional>
 
 #include "core/random.h"
@@ -52,7 +51,7 @@ class DropoutRow {
   float factor_;
   RandomStream stream_;
   mutable std::uint64_t block_ = ~std::uint64_t{0};
-  mutable std::array<std::uint32_t, 4> bits_{};
+  mutable Words<4> bits_{};
 };
 
 }  // namespace

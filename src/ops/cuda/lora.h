@@ -25,8 +25,9 @@ void reduce(ConstView x, ConstView factors, const DropoutMask& mask, View u, con
 /// y [T, n] f32 += mask ⊙ (scale · u · factors); u [T, rank] f32, factors [rank, n] f32. Sums over the rank in order.
 void expand(ConstView u, ConstView factors, float scale, const DropoutMask& mask, View y,
             const Stream& stream);
-/// target[r, c] (or target[c, r] if `transposed`) += scale · Σ over t of g[t, r] · (mask ⊙ x)[t, c], t in order; g [T, rank]
-/// f32; x [T, n] f32 or bf16; target f32 [rank, n] (or [n, rank]).
+/// target[r, c] (or target[c, r] if `transposed`) += scale · Σ over t of g[t, r] · (mask ⊙ x)[t, c]; g [T, rank] f32; x [T, n]
+/// f32 or bf16; target f32 [rank, n] (or [n, rank]). Up to 16 parts of consecutive rows are summed in order, then added in
+/// order; their number depends on T alone.
 void outer(ConstView g, ConstView x, const DropoutMask& mask, float scale, bool transposed, View target,
            const Stream& stream);
 

@@ -27,7 +27,7 @@ void gelu(ConstView x, View y, const Stream& stream);
 /// of [T, D/2] f32; `inverse` rotates back.
 void rotate(View x, std::int64_t head_dim, ConstView cosines, ConstView sines, bool inverse,
             const Stream& stream);
-/// y = x with another (or the same) float type, f32, bf16 or f16 in, f32 or bf16 out; same shape.
+/// y = x; each f32 or bf16; same shape.
 void convert(ConstView x, View y, const Stream& stream);
 /// y = x with every element rounded to bf16 and back; f32; y may be x.
 void round_to_bf16(ConstView x, View y, const Stream& stream);

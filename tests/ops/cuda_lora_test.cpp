@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+// The adapter's kernels in the emulator, against sums in double with the mask of the CPU's counters.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <string>
+
+#include "core/random.h"
+#include "cuda_emulation/emulator.h"
+#include "ops/cuda/lora.h"
+#include "support/compare.h"
+#include "support/device_matrix.h"
+
+namespace biqa {
+namespace {
+
+using cuda::DropoutMask;
+using cuda::Stream;
+using testing::DeviceArray;
+using testing::DeviceMatrix;
+using testing::element_of;
+using testing::ExpectedMatrix;
+using testing::Layout;
+using testing::random_tensor;
+using testing::same_bits;
+using testing::sum_bound;
+
+constexpr double kUnit = 0x1.0p-24;
+
+struct Case {
+  std::int64_t rows, columns, rank;
+  DType type;
+  double rate;
+};
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.rows << "x" << c.columns << " rank " << c.rank << " " << name_of(c.type) << " rate " << c.rate;
+}
+
+class CudaLora : public ::testing::TestWithParam<Case> {
+ protected:
+  CudaLora() {
+    for (std::int64_t r = 0; r < c_.rows; ++r) keys_.push_back(mix64(static_cast<std::uint64_t>(r) + 7));
+  }
+  void TearDown() override { emulation::set_order(emulation::Order::forward); }
+
+  double factor(std::int64_t row, std::int64_t column) const {
+    if (c_.rate == 0) return 1;
+    const RandomStream stream{kKey, kProjection, keys_[static_cast<std::size_t>(row)]};
+    const Words<4> words = stream.bits(static_cast<std::uint64_t>(column / 4));
+    const double uniform = words[static_cast<std::size_t>(column % 4)] * 0x1.0p-32;
+    return uniform < c_.rate ? 0 : static_cast<double>(static_cast<float>(1 / (1 - c_.rate)));
+  }
+  /// The mask of rows first … first + count.
+  DropoutMask mask(const DeviceArray<std::uint64_t>& keys, std::int64_t first, std::int64_t count) const {
+    return {c_.rate, kKey, kProjection, keys.span(first, count)};
+  }
+
+  /// The kernel on the given rows, which are those of the output unless it is a sum over the rows.
+  Tensor reduce(Layout layout, std::int64_t first, std::int64_t count) const {
+    const Stream stream;
+    const DeviceArray<std::uint64_t> keys(keys_, stream);
+    const DeviceMatrix x(x_.view(), layout, stream);
+    const DeviceMatrix factors(a_.view(), layout, stream);
+    DeviceMatrix u(g_.view(), layout, stream);
+    cuda::reduce(x.view().row_range(first, count), factors.view(), mask(keys, first, count),
+                 u.view().row_range(first, count), stream);
+    return u.fetch();
+  }
+  Tensor expand(Layout layout, std::int64_t first, std::int64_t count) const {
+    const Stream stream;
+    const DeviceArray<std::uint64_t> keys(keys_, stream);
+    const DeviceMatrix u(g_.view(), layout, stream);
+    const DeviceMatrix factors(a_.view(), layout, stream);
+    DeviceMatrix y(y_.view(), layout, stream);
+    cuda::expand(u.view().row_range(first, count), factors.view(), kScale, mask(keys, first, count),
+                 y.view().row_range(first, count), stream);
+    return y.fetch();
+  }
+  Tensor outer(Layout layout, bool transposed) const {
+    const Stream stream;
+    const DeviceArray<std::uint64_t> keys(keys_, stream);
+    const DeviceMatrix g(g_.view(), layout, stream);
+    const DeviceMatrix x(x_.view(), layout, stream);
+    DeviceMatrix target(start(transposed).view(), layout, stream);
+    cuda::outer(g.view(), x.view(), mask(keys, 0, c_.rows), kScale, transposed, target.view(), stream);
+    return target.fetch();
+  }
+  Tensor start(bool transposed) const {
+    return random_tensor(DType::f32, transposed ? c_.columns : c_.rank, transposed ? c_.rank : c_.columns, 1,
+                         5);
+  }
+
+  static constexpr std::uint64_t kKey = 99, kProjection = 2;
+  static constexpr float kScale = 1.7F;
+  const Case& c_ = GetParam();
+  std::vector<std::uint64_t> keys_;
+  Tensor x_ = random_tensor(c_.type, c_.rows, c_.columns, 2, 1);
+  Tensor a_ = random_tensor(DType::f32, c_.rank, c_.columns, 1, 2);
+  Tensor g_ = random_tensor(DType::f32, c_.rows, c_.rank, 1, 3);
+  Tensor y_ = random_tensor(DType::f32, c_.rows, c_.columns, 1, 4);
+};
+INSTANTIATE_TEST_SUITE_P(
+    Cases, CudaLora,
+    ::testing::Values(Case{1, 1, 1, DType::f32, 0}, Case{1, 33, 8, DType::bf16, 0},
+                      Case{5, 64, 3, DType::f32, 0.1}, Case{9, 130, 17, DType::bf16, 0.5},
+                      Case{65, 257, 9, DType::f32, 0.1}, Case{130, 36, 8, DType::bf16, 0},
+                      Case{1100, 7, 2, DType::f32, 0.25}, Case{2, 3584, 16, DType::bf16, 0.1}));
+
+TEST_P(CudaLora, ReduceAgreesWithTheFormula) {
+  ExpectedMatrix expected(c_.rows, c_.rank);
+  for (std::int64_t t = 0; t < c_.rows; ++t) {
+    for (std::int64_t r = 0; r < c_.rank; ++r) {
+      double value = 0;
+      double magnitude = 0;
+      for (std::int64_t i = 0; i < c_.columns; ++i) {
+        const double term = factor(t, i) * element_of(x_.view(), t, i) * element_of(a_.view(), r, i);
+        value += term;
+        magnitude += std::abs(term);
+      }
+      // The mask's factor is one more rounding.
+      expected.set(t, r, value, sum_bound(c_.columns, magnitude, DType::f32, value) + kUnit * magnitude);
+    }
+  }
+  EXPECT_TRUE(expected.agrees_with(reduce(Layout::spaced, 0, c_.rows).view()));
+}
+
+TEST_P(CudaLora, ExpandAgreesWithTheFormula) {
+  ExpectedMatrix expected(c_.rows, c_.columns);
+  for (std::int64_t t = 0; t < c_.rows; ++t) {
+    for (std::int64_t i = 0; i < c_.columns; ++i) {
+      double sum = 0;
+      double magnitude = 0;
+      for (std::int64_t r = 0; r < c_.rank; ++r) {
+        const double term = element_of(g_.view(), t, r) * element_of(a_.view(), r, i);
+        sum += term;
+        magnitude += std::abs(term);
+      }
+      const double weight = factor(t, i) * static_cast<double>(kScale);
+      const double value = element_of(y_.view(), t, i) + weight * sum;
+      // Scale and mask are one rounding each; the last sum rounds its own value.
+      const double bound = weight * (sum_bound(c_.rank, magnitude, DType::f32, 0) + 2 * kUnit * magnitude);
+      expected.set(t, i, value, bound + kUnit * std::abs(value));
+    }
+  }
+  EXPECT_TRUE(expected.agrees_with(expand(Layout::spaced, 0, c_.rows).view()));
+}
+
+TEST_P(CudaLora, OuterAgreesWithTheFormula) {
+  for (const bool transposed : {false, true}) {
+    const Tensor before = start(transposed);
+    ExpectedMatrix expected(before.rows(), before.columns());
+    for (std::int64_t r = 0; r < c_.rank; ++r) {
+      for (std::int64_t i = 0; i < c_.columns; ++i) {
+        double sum = 0;
+        double magnitude = 0;
+        for (std::int64_t t = 0; t < c_.rows; ++t) {
+          const double term = element_of(g_.view(), t, r) * factor(t, i) * element_of(x_.view(), t, i);
+          sum += term;
+          magnitude += std::abs(term);
+        }
+        const std::int64_t row = transposed ? i : r;
+        const std::int64_t column = transposed ? r : i;
+        const auto scale = static_cast<double>(kScale);
+        const double value = element_of(before.view(), row, column) + scale * sum;
+        const double bound = scale * (sum_bound(c_.rows, magnitude, DType::f32, 0) + 2 * kUnit * magnitude);
+        expected.set(row, column, value, bound + kUnit * std::abs(value));
+      }
+    }
+    EXPECT_TRUE(expected.agrees_with(outer(Layout::spaced, transposed).view()));
+  }
+}
+
+TEST_P(CudaLora, SameBitsInEveryOrderAndLayoutAndForARowAlone) {
+  const Tensor u = reduce(Layout::dense, 0, c_.rows);
+  const Tensor y = expand(Layout::dense, 0, c_.rows);
+  const Tensor gradient = outer(Layout::dense, false);
+  const Tensor transposed = outer(Layout::dense, true);
+  EXPECT_TRUE(same_bits(reduce(Layout::spaced, 0, c_.rows).view(), u.view()));
+  EXPECT_TRUE(same_bits(expand(Layout::spaced, 0, c_.rows).view(), y.view()));
+  EXPECT_TRUE(same_bits(outer(Layout::spaced, false).view(), gradient.view()));
+  for (const emulation::Order order : {emulation::Order::backward, emulation::Order::shuffled}) {
+    emulation::set_order(order);
+    EXPECT_TRUE(same_bits(reduce(Layout::dense, 0, c_.rows).view(), u.view()));
+    EXPECT_TRUE(same_bits(expand(Layout::dense, 0, c_.rows).view(), y.view()));
+    EXPECT_TRUE(same_bits(outer(Layout::dense, false).view(), gradient.view()));
+    EXPECT_TRUE(same_bits(outer(Layout::dense, true).view(), transposed.view()));
+  }
+  emulation::set_order(emulation::Order::forward);
+  for (const std::int64_t row : {std::int64_t{0}, c_.rows / 2, c_.rows - 1}) {
+    EXPECT_TRUE(
+        same_bits(reduce(Layout::dense, row, 1).view().row_range(row, 1), u.view().row_range(row, 1)));
+    EXPECT_TRUE(
+        same_bits(expand(Layout::dense, row, 1).view().row_range(row, 1), y.view().row_range(row, 1)));
+  }
+}
+
+// A kernel that multiplies ones by the mask shows every decision of the device.
+TEST(CudaLoraMask, HasExactlyTheCountersOfTheCpu) {
+  const Stream stream;
+  constexpr std::int64_t kRows = 8, kColumns = 515;
+  std::vector<std::uint64_t> token_keys;
+  for (std::uint64_t r = 0; r < kRows; ++r) token_keys.push_back(mix64(r));
+  const DeviceArray<std::uint64_t> keys(token_keys, stream);
+  Tensor ones(DType::f32, kRows, 1, "test");
+  std::fill_n(ones.row<float>(0), kRows, 1.0F);
+  Tensor one_factor(DType::f32, 1, kColumns, "test");
+  std::fill_n(one_factor.row<float>(0), kColumns, 1.0F);
+  // A rate that is one of the draws: u < rate excludes the draw itself.
+  const RandomStream first{5, 1, token_keys[0]};
+  for (const double rate : {first.bits(2)[1] * 0x1.0p-32, 0.1, 0x1.0p-33, 1 - 0x1.0p-33}) {
+    Tensor zeros(DType::f32, kRows, kColumns, "test");
+    zeros.zero();
+    DeviceMatrix result(zeros.view(), Layout::dense, stream);
+    const DeviceMatrix u(ones.view(), Layout::dense, stream);
+    const DeviceMatrix factors(one_factor.view(), Layout::dense, stream);
+    cuda::expand(u.view(), factors.view(), 1.0F, {rate, 5, 1, keys.span()}, result.view(), stream);
+    const Tensor mask = result.fetch();
+    for (std::int64_t r = 0; r < kRows; ++r) {
+      const RandomStream draws{5, 1, token_keys[static_cast<std::size_t>(r)]};
+      for (std::int64_t c = 0; c < kColumns; ++c) {
+        const std::uint32_t word =
+            draws.bits(static_cast<std::uint64_t>(c / 4))[static_cast<std::size_t>(c % 4)];
+        const float expected = word * 0x1.0p-32 < rate ? 0.0F : static_cast<float>(1 / (1 - rate));
+        ASSERT_EQ(mask.row<float>(r)[c], expected) << r << " " << c << " " << rate;
+      }
+    }
+  }
+}
+
+TEST(CudaLoraDeathTest, RefusesShapesThatDisagree) {
+  const Stream stream;
+  Tensor x(DType::f32, 2, 4, "x");
+  Tensor factors(DType::f32, 3, 4, "factors");
+  Tensor u(DType::f32, 2, 3, "u");
+  Tensor target(DType::f32, 4, 3, "target");
+  EXPECT_DEATH(cuda::reduce(x.view(), u.view(), {}, u.view(), stream), "factors 2x3");
+  EXPECT_DEATH(cuda::outer(u.view(), x.view(), {}, 1, false, target.view(), stream), "target 4x3");
+  EXPECT_DEATH(cuda::reduce(x.view(), factors.view(), {0.5, 0, 0, {}}, u.view(), stream),
+               "0 keys for 2 rows");
+}
+
+TEST(CudaLoraRows, NothingIsNoWork) {
+  const Stream stream;
+  Tensor x(DType::f32, 0, 4, "x");
+  Tensor factors(DType::f32, 3, 4, "factors");
+  Tensor u(DType::f32, 0, 3, "u");
+  cuda::reduce(x.view(), factors.view(), {}, u.view(), stream);
+  cuda::expand(u.view(), factors.view(), 1, {}, x.view(), stream);
+  cuda::outer(u.view(), x.view(), {}, 1, false, factors.view(), stream);
+}
+
+}  // namespace
+}  // namespace biqa
