@@ -205,9 +205,9 @@ TEST(CudaLoraMask, HasExactlyTheCountersOfTheCpu) {
   std::fill_n(ones.row<float>(0), kRows, 1.0F);
   Tensor one_factor(DType::f32, 1, kColumns, "test");
   std::fill_n(one_factor.row<float>(0), kColumns, 1.0F);
-  // A rate that is one of the draws: u < rate excludes the draw itself.
-  const RandomStream first{5, 1, token_keys[0]};
-  for (const double rate : {first.bits(2)[1] * 0x1.0p-32, 0.1, 0x1.0p-33, 1 - 0x1.0p-33}) {
+  // u < rate excludes a rate that is one of the draws, and includes the next number.
+  const std::uint32_t draw = RandomStream{5, 1, token_keys[0]}.bits(2)[1];
+  for (const double rate : {draw * 0x1.0p-32, (draw + 0.5) * 0x1.0p-32, 0.1, 0x1.0p-33, 1 - 0x1.0p-33}) {
     Tensor zeros(DType::f32, kRows, kColumns, "test");
     zeros.zero();
     DeviceMatrix result(zeros.view(), Layout::dense, stream);
