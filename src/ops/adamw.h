@@ -33,7 +33,7 @@ AdamWFactors<T> adamw_factors(const AdamWStep& step);
 extern template AdamWFactors<float> adamw_factors(const AdamWStep&);
 extern template AdamWFactors<double> adamw_factors(const AdamWStep&);
 
-/// The update of one element. Every backend compiles it without fused multiply-adds, so that all get the same bits.
+/// The update of one element. Host and device code are compiled without contraction, so that both get the same bits.
 template <typename T>
 BIQA_HOST_DEVICE inline void adamw_element(T gradient, const AdamWFactors<T>& f, T& value, T& m, T& v) {
   const T g = gradient * f.scale;

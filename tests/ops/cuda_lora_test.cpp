@@ -9,6 +9,7 @@
 #include "cuda_emulation/emulator.h"
 #include "ops/cuda/lora.h"
 #include "support/compare.h"
+#include "support/cuda_arrays.h"
 #include "support/device_matrix.h"
 
 namespace biqa {
@@ -52,7 +53,7 @@ class CudaLora : public ::testing::TestWithParam<Case> {
   }
   /// The mask of rows first … first + count.
   DropoutMask mask(const DeviceArray<std::uint64_t>& keys, std::int64_t first, std::int64_t count) const {
-    return {c_.rate, kKey, kProjection, keys.span(first, count)};
+    return {c_.rate, kKey, kProjection, {keys.data() + first, count}};
   }
 
   /// The kernel on the given rows, which are those of the output unless it is a sum over the rows.

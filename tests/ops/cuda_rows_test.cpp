@@ -11,6 +11,7 @@
 #include "cuda_emulation/emulator.h"
 #include "ops/cuda/rows.h"
 #include "support/compare.h"
+#include "support/cuda_arrays.h"
 #include "support/device_matrix.h"
 
 namespace biqa {

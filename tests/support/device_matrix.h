@@ -9,7 +9,6 @@
 
 #include "support/op_cases.h"
 #include "tensor/cuda/runtime.h"
-#include "tensor/cuda/span.h"
 
 namespace biqa::testing {
 
@@ -58,28 +57,6 @@ class DeviceMatrix {
   GuardedOutput guarded_;
   Tensor dense_;
   cuda::DeviceTensor device_;
-};
-
-/// An array in device memory, from i64, f32 or u64 elements.
-template <typename T>
-class DeviceArray {
- public:
-  DeviceArray(std::span<const T> host, const cuda::Stream& stream)
-      : buffer_(host.size_bytes(), "test"), size_(static_cast<std::int64_t>(host.size())) {
-    const auto bytes = static_cast<std::int64_t>(host.size_bytes());
-    cuda::copy_to_device(ConstView(host.data(), DType::u8, 1, bytes, bytes),
-                         View(buffer_.data(), DType::u8, 1, bytes, bytes), stream);
-    stream.synchronise();
-  }
-  cuda::DeviceSpan<T> span(std::int64_t first, std::int64_t count) const {
-    CHECK(first >= 0 && count >= 0 && first + count <= size_);
-    return {static_cast<const T*>(buffer_.data()) + first, count};
-  }
-  cuda::DeviceSpan<T> span() const { return span(0, size_); }
-
- private:
-  cuda::DeviceBuffer buffer_;
-  std::int64_t size_;
 };
 
 }  // namespace biqa::testing

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What kernels share: rows in device memory, four elements at a time, sums over a warp or block, and the launch of operations
-// that take every element by itself. Private to the .cu files.
+// What kernels share: rows in device memory, four elements at a time, and the launch of operations that take every element by
+// itself. Private to the .cu files.
 #pragma once
 
 #include <algorithm>
@@ -103,27 +103,6 @@ __device__ inline int thread_index() {
 }
 __device__ inline int block_threads() {
   return static_cast<int>(blockDim.x);
-}
-
-/// The sum over the warp's threads, the same in each of them.
-template <typename T>
-__device__ T sum_of_warp(T value) {
-  for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {
-    value += __shfl_xor_sync(kWholeWarp, value, distance);
-  }
-  return value;
-}
-/// The sum over the block's threads (whole warps), the same in each of them. `scratch` holds one T per warp and is not used
-/// again before the block's next barrier.
-template <typename T>
-__device__ T sum_of_block(T value, T* scratch) {
-  const int warp = thread_index() / kWarpSize;
-  const int lane = thread_index() % kWarpSize;
-  const int warps = block_threads() / kWarpSize;
-  value = sum_of_warp(value);
-  if (lane == 0) scratch[warp] = value;
-  __syncthreads();
-  return sum_of_warp(lane < warps ? scratch[lane] : T{});
 }
 
 /// Threads of a block that takes `columns` by fours: whole warps, `most` at most.

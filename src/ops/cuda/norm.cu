@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// RMSNorm and its backward: one block per row, strided partial sums, then sum_of_block.
+// RMSNorm and its backward: one block per row, strided partial sums, then those of the threads.
 #include "ops/cuda/kernel_support.h"
+#include "ops/cuda/reduce.h"
 #include "ops/cuda/rows.h"
 
 namespace biqa::cuda {
@@ -46,8 +47,7 @@ __global__ void rms_norm_backward_kernel(Rows<const float> x, const float* weigh
     const Quad<float> w = load_quad(weight + c, columns - c);
     for (int i = 0; i < kQuad; ++i) products = fmaf(d.values[i] * w.values[i], v.values[i], products);
   }
-  const float mean =
-      sum_of_block(products, scratch + block_threads() / kWarpSize) * r / static_cast<float>(columns);
+  const float mean = sum_of_block(products, scratch) * r / static_cast<float>(columns);
   for (int c = thread_index() * kQuad; c < columns; c += block_threads() * kQuad) {
     const Quad<float> v = load_quad(row + c, columns - c);
     const Quad<float> d = load_quad(d_row + c, columns - c);
@@ -90,7 +90,7 @@ void rms_norm_backward(ConstView x, ConstView weight, float epsilon, ConstView d
   check_shapes(x, weight, d_x);
   if (x.empty()) return;
   const int threads = threads_for(x.columns(), kMaxThreads);
-  const std::size_t shared_bytes = 2 * static_cast<std::size_t>(threads / kWarpSize) * sizeof(float);
+  const std::size_t shared_bytes = static_cast<std::size_t>(threads / kWarpSize) * sizeof(float);
   launch(rms_norm_backward_kernel, dim3(grid_size(x.rows())), dim3(static_cast<unsigned>(threads)),
          shared_bytes, stream, rows_of<float>(x), elements<float>(weight), epsilon, rows_of<float>(dy),
          rows_of<float>(d_x), static_cast<int>(x.columns()));

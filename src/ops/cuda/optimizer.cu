@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Compiled without fused multiply-adds (CMakeLists.txt), as adamw_element asks.
 #include "ops/cuda/optimizer.h"
 
 #include "ops/cuda/kernel_support.h"
+#include "ops/cuda/reduce.h"
 
 namespace biqa::cuda {
 namespace {

@@ -44,4 +44,13 @@ __device__ T combine_in_block(T value, T neutral, T* scratch, Combine combine) {
   return combine_in_warp(lane < warps ? scratch[lane] : neutral, combine);
 }
 
+template <typename T>
+__device__ T sum_of_warp(T value) {
+  return combine_in_warp(value, Sum());
+}
+template <typename T>
+__device__ T sum_of_block(T value, T* scratch) {
+  return combine_in_block(value, T{}, scratch, Sum());
+}
+
 }  // namespace biqa::cuda
