@@ -22,7 +22,7 @@ DType selected(DType compute, int local_rank) {
 }  // namespace
 
 CudaOps::CudaOps(DType compute, int local_rank)
-    : compute_(selected(compute, local_rank)), products_(make_matmul_backend(stream_)) {}
+    : compute_(selected(compute, local_rank)), products_(make_matmul_backend(*stream_)) {}
 
 KvLayout CudaOps::kv_layout(const HeadShape& shape) const {
   return cuda::kv_layout(shape, compute_);
@@ -32,7 +32,7 @@ std::unique_ptr<FrozenLinear> CudaOps::pack(ConstView weight, std::span<const fl
   Tensor values = copied_to(memory_, weight, "weights");
   if (values.type() != compute_) {
     Tensor rounded = memory_.allocate(compute_, weight.rows(), weight.columns(), "weights");
-    convert(values.view(), rounded.view(), stream_);
+    convert(values.view(), rounded.view(), *stream_);
     values = std::move(rounded);
   }
   Tensor offsets;
@@ -86,7 +86,7 @@ double CudaOps::squared_norm(ConstView gradient) {
   // Doubles in the bytes of 64-bit integers: tensors have no type for them.
   Tensor scratch = memory_.allocate(DType::i64, 1, chunks + 1, "scratch");
   auto* doubles = static_cast<double*>(scratch.view().address());
-  cuda::squared_norm(gradient, doubles, doubles + chunks, stream_);
+  cuda::squared_norm(gradient, doubles, doubles + chunks, *stream_);
   double sum = 0;
   std::int64_t bits = 0;
   memory_.copy(scratch.view().column_range(chunks, 1), View(&bits, 1, 1));
@@ -96,7 +96,7 @@ double CudaOps::squared_norm(ConstView gradient) {
 }
 
 void CudaOps::adamw(View values, ConstView gradient, View m, View v, const AdamWStep& step) {
-  cuda::adamw(values, gradient, m, v, step, stream_);
+  cuda::adamw(values, gradient, m, v, step, *stream_);
 }
 
 std::unique_ptr<Decoder> CudaOps::make_decoder(const DecoderShape& shape, DecoderWeights weights) {

@@ -41,12 +41,12 @@ class CudaOps final : public Ops {
 
   /// dx [T, in] f32 = dy [T, out] · W; dy has the compute type.
   void linear_backward(ConstView dy, const FrozenLinear& w, View dx);
-  const Stream& stream() const { return stream_; }
+  const Stream& stream() const { return *stream_; }
   CudaMemory& device_memory() { return memory_; }
 
  private:
   DType compute_;
-  Stream stream_;
+  std::shared_ptr<const Stream> stream_ = std::make_shared<Stream>();
   CudaMemory memory_{stream_};
   std::unique_ptr<MatmulBackend> products_;
 };

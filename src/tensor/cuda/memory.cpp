@@ -33,7 +33,7 @@ cudaMemcpyKind kind_of(Memory from, Memory to) {
 
 }  // namespace
 
-CudaMemory::CudaMemory(const Stream& stream) : stream_(stream) {
+CudaMemory::CudaMemory(std::shared_ptr<const Stream> stream) : stream_(std::move(stream)) {
   // The pool keeps what is freed. Otherwise each wait would give it back to the driver, and the next pass would map it again.
   int device = 0;
   BIQA_CUDA_CHECK(cudaGetDevice(&device));
@@ -48,7 +48,7 @@ Tensor CudaMemory::allocate(DType type, std::int64_t rows, std::int64_t columns,
   if (bytes == 0)
     return {type, rows, columns, Buffer::borrow(nullptr, 0, std::move(label), nullptr, false, kind())};
   void* data = nullptr;
-  const cudaError_t status = cudaMallocAsync(&data, bytes, stream_.get());
+  const cudaError_t status = cudaMallocAsync(&data, bytes, stream_->get());
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();  // clears the status, which the next launch would report otherwise
     std::size_t available = 0;
@@ -60,8 +60,8 @@ Tensor CudaMemory::allocate(DType type, std::int64_t rows, std::int64_t columns,
         bytes, label, available, total);
   }
   BIQA_CUDA_CHECK(status);
-  const std::shared_ptr<const void> owner(data, [stream = stream_.get(), label](const void* address) {
-    const cudaError_t freed = cudaFreeAsync(const_cast<void*>(address), stream);
+  const std::shared_ptr<const void> owner(data, [stream = stream_, label](const void* address) {
+    const cudaError_t freed = cudaFreeAsync(const_cast<void*>(address), stream->get());
     LOG_IF(WARNING, freed != cudaSuccess) << "freeing " << label << ": " << cudaGetErrorString(freed);
   });
   return {type, rows, columns, Buffer::borrow(data, bytes, std::move(label), owner, true, kind())};
@@ -77,7 +77,7 @@ void CudaMemory::copy(ConstView from, View to) {
   const std::size_t from_pitch = joined ? width : pitch_bytes(from);
   const std::size_t to_pitch = joined ? width : pitch_bytes(to);
   BIQA_CUDA_CHECK(cudaMemcpy2DAsync(to.address(), to_pitch, from.address(), from_pitch, width, rows,
-                                    kind_of(from.memory(), to.memory()), stream_.get()));
+                                    kind_of(from.memory(), to.memory()), stream_->get()));
 }
 
 void CudaMemory::zero(View values) {
@@ -85,13 +85,13 @@ void CudaMemory::zero(View values) {
   CHECK(values.memory() == Memory::device);
   const auto [width, rows] = width_and_rows(values, values.dense());
   const std::size_t pitch = values.dense() ? width : pitch_bytes(values);
-  BIQA_CUDA_CHECK(cudaMemset2DAsync(values.address(), pitch, 0, width, rows, stream_.get()));
+  BIQA_CUDA_CHECK(cudaMemset2DAsync(values.address(), pitch, 0, width, rows, stream_->get()));
 }
 
 void CudaMemory::wait() {
   if (!failure_.empty()) fail("{}", failure_);
   try {
-    stream_.synchronise();
+    stream_->synchronise();
   } catch (const Error& error) {
     failure_ = error.what();
     throw;

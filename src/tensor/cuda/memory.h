@@ -2,6 +2,7 @@
 // The memory of a CUDA device, in the order of one stream.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -14,8 +15,8 @@ namespace biqa::cuda {
 /// Allocates from CUDA's stream-ordered pool, so freed bytes serve later work of the stream without waiting.
 class CudaMemory final : public DeviceMemory {
  public:
-  /// `stream` must outlive this and every tensor that it has allocated.
-  explicit CudaMemory(const Stream& stream);
+  /// Its tensors keep the stream alive.
+  explicit CudaMemory(std::shared_ptr<const Stream> stream);
 
   Memory kind() const override { return Memory::device; }
   Tensor allocate(DType type, std::int64_t rows, std::int64_t columns, std::string label) override;
@@ -24,7 +25,7 @@ class CudaMemory final : public DeviceMemory {
   void wait() override;
 
  private:
-  const Stream& stream_;
+  std::shared_ptr<const Stream> stream_;
   std::string failure_;  // of an earlier wait
 };
 
