@@ -288,7 +288,8 @@ ExitCode bench(const CommandLine& line) {
   if (format == "json") {
     fmt::print("{}\n", nlohmann::json{{"repeats", rows}, {"median", median}, {"limits", limits}}.dump(2));
   } else {
-    for (const nlohmann::json* part : {static_cast<const nlohmann::json*>(&median), &limits}) {
+    for (const nlohmann::json* part :
+         {static_cast<const nlohmann::json*>(&median), static_cast<const nlohmann::json*>(&limits)}) {
       for (const auto& [name, value] : part->items())
         fmt::print("{:<24} {:.6g}\n", name, value.get<double>());
     }
