@@ -7,7 +7,8 @@
 namespace biqa {
 
 View Arena::take(DType type, std::int64_t rows, std::int64_t columns) {
-  const std::size_t alignment = memory_->kind() == Memory::device ? 256 : 64;  // cuBLASLt's fastest kernels want 256
+  const std::size_t alignment =
+      memory_->kind() == Memory::device ? 256 : 64;  // cuBLASLt's fastest kernels want 256
   const std::size_t wanted = static_cast<std::size_t>(rows * columns) * size_of(type);
   const std::size_t bytes = std::max((wanted + alignment - 1) / alignment, std::size_t{1}) * alignment;
   while (block_ < blocks_.size() && offset_ + bytes > blocks_[block_].bytes()) {

@@ -17,7 +17,7 @@ namespace {
 
 /// What each rank's `check` throws; the ranks that wait for the end of the job say so once the first has left.
 std::vector<std::string> messages(int ranks, const std::function<void(Communicator&)>& check) {
-  auto world = make_thread_world(ranks, Seconds{5});
+  auto world = make_thread_world(ranks, Seconds{1});
   std::vector<std::string> told(world.size());
   std::vector<std::thread> threads;
   for (std::size_t rank = 0; rank < world.size(); ++rank) {

@@ -6,8 +6,8 @@
 #include <string>
 
 #include "core/error.h"
-#include "ops/cuda/matmul_backend.h"
 #include "ops/cuda/device.h"
+#include "ops/cuda/matmul_backend.h"
 #include "support/cuda_runs.h"
 #include "support/op_cases.h"
 #include "support/operation_runs.h"
