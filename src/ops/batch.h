@@ -15,6 +15,12 @@ struct HeadShape {
   std::int64_t heads = 0, kv_heads = 0, head_dim = 0;
 };
 
+/// How keys and values are divided into pages.
+struct KvLayout {
+  std::int64_t page_tokens = 0;
+  std::int64_t page_bytes = 0;  ///< of one page of one layer
+};
+
 using Position = std::array<std::int32_t, 3>;  ///< temporal, height, width
 
 /// Row `row` of the packed keys and values is stored at `slot` of `page`.

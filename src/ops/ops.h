@@ -45,12 +45,6 @@ class SharedPacking {
                                                   bool backward) = 0;
 };
 
-/// How keys and values are divided into pages.
-struct KvLayout {
-  std::int64_t page_tokens = 0;
-  std::int64_t page_bytes = 0;  ///< of one page of one layer
-};
-
 class Ops {
  public:
   Ops() = default;

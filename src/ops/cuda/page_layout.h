@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "ops/ops.h"
+#include "ops/batch.h"
 
 namespace biqa::cuda {
 
