@@ -51,12 +51,21 @@ unsigned bit(int index) {
   return 1U << static_cast<unsigned>(index);
 }
 
+/// A copy into shared memory that has not arrived.
+struct PendingCopy {
+  unsigned char* to;
+  std::array<unsigned char, 16> bytes;
+  int group;
+};
+
 struct Fiber {
   Context context;
   bool started = false;
   const Collective* kind = nullptr;  // where it waits; nullptr: at a block barrier, or not at all
   void* arguments = nullptr;
   unsigned mask = 0;
+  std::vector<PendingCopy> copies;
+  int groups = 0;  // of copies, committed so far
 };
 
 /// One bit per lane.
@@ -70,6 +79,10 @@ class Block {
   void run(Size3 index, std::uint64_t seed);
   void collective(const Collective& kind, void* arguments, unsigned mask);
   Votes barrier(const char* name, bool vote);
+  void begin_copy(void* to, const void* from);
+  void commit_copies() { ++fiber(current_).groups; }
+  void land_copies(int open_groups);
+  bool arrive(unsigned* counter, unsigned arrivals);
   int lane() const { return current_ % kWarp; }
   std::string place() const;
   [[noreturn]] void fault_at(int thread, const std::string& what);
@@ -214,6 +227,9 @@ void Block::make_ready(int warp, unsigned lanes) {
 
 /// The running thread has returned: nobody waits for it any more.
 void Block::finish_thread() {
+  if (!fiber(current_).copies.empty())
+    fault("a thread returns before its copy_async has arrived: copy_wait is missing");
+  fiber(current_).groups = 0;
   const int first = current_ / kWarp * kWarp;
   Warp& warp = warps_[static_cast<std::size_t>(current_ / kWarp)];
   warp.living &= ~bit(current_ % kWarp);
@@ -284,6 +300,42 @@ void Block::complete_barrier() {
     const unsigned living = warps_[static_cast<std::size_t>(warp)].living;
     if (living != 0) make_ready(warp, living);
   }
+}
+
+void Block::begin_copy(void* to, const void* from) {
+  PendingCopy copy{static_cast<unsigned char*>(to), {}, fiber(current_).groups};
+  if (reinterpret_cast<std::uintptr_t>(to) % copy.bytes.size() != 0)
+    fault("copy_async to an address that is not aligned to 16 bytes");
+  if (reinterpret_cast<std::uintptr_t>(from) % copy.bytes.size() != 0)
+    fault("copy_async from an address that is not aligned to 16 bytes");
+  if (copy.to < cuda::dynamic_shared_bytes ||
+      copy.to + copy.bytes.size() > cuda::dynamic_shared_bytes + launch_.shared_bytes)
+    fault("copy_async to an address outside the launch's shared memory");
+  if (from != nullptr) std::memcpy(copy.bytes.data(), from, copy.bytes.size());
+  std::memset(to, 0xff, copy.bytes.size());
+  fiber(current_).copies.push_back(copy);
+}
+
+void Block::land_copies(int open_groups) {
+  Fiber& self = fiber(current_);
+  std::erase_if(self.copies, [&](const PendingCopy& copy) {
+    if (copy.group >= self.groups - open_groups) return false;
+    std::memcpy(copy.to, copy.bytes.data(), copy.bytes.size());
+    return true;
+  });
+}
+
+bool Block::arrive(unsigned* counter, unsigned arrivals) {
+  barrier("count_arrival", false);
+  bool last = false;
+  if (current_ == 0) {
+    if (*counter >= arrivals)
+      fault(fmt::format("count_arrival: the counter is {} before one of {} arrivals; it must start at 0",
+                        *counter, arrivals));
+    last = ++*counter == arrivals;
+    if (last) *counter = 0;
+  }
+  return barrier("count_arrival", last).yes > 0;
 }
 
 std::string Block::where(int thread) const {
@@ -375,6 +427,22 @@ void warp_collective(const Collective& kind, void* arguments, unsigned mask) {
 
 Votes block_barrier(const char* name, bool vote) {
   return running_block->barrier(name, vote);
+}
+
+void begin_copy(void* to, const void* from) {
+  running_block->begin_copy(to, from);
+}
+
+void commit_copies() {
+  running_block->commit_copies();
+}
+
+void land_copies(int open_groups) {
+  running_block->land_copies(open_groups);
+}
+
+bool arrive(unsigned* counter, unsigned arrivals) {
+  return running_block->arrive(counter, arrivals);
 }
 
 int lane() {

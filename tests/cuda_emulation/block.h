@@ -45,6 +45,15 @@ struct Votes {
 };
 Votes block_barrier(const char* name, bool vote);
 
+/// Copies of 16 bytes into shared memory (nullptr: of zeros), both sides aligned to 16. They arrive when land_copies is called
+/// with fewer than the groups committed since; until then the target holds NaN.
+void begin_copy(void* to, const void* from);
+void commit_copies();
+void land_copies(int open_groups);
+
+/// count_arrival of ops/cuda/warp.h.
+bool arrive(unsigned* counter, unsigned arrivals);
+
 int lane();
 /// Within a collective: faults in the name of this lane.
 [[noreturn]] void lane_fault(int lane, const std::string& what);

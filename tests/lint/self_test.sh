@@ -89,6 +89,15 @@ refuses metrics 'src/core/record.cpp:2: field advantage has no row in docs/metri
 echo '| `rewards`, `advantage` |' >>"$tree/docs/metrics.md"
 accepts metrics
 
+plant src/ops/cuda/kernel.cu '  asm volatile("membar.gl;");'
+refuses cuda_sources 'src/ops/cuda/kernel.cu:2: PTX belongs in warp.h'
+plant src/ops/cuda/kernel.cu '  __shared__ float values[32];'
+refuses cuda_sources 'src/ops/cuda/kernel.cu:2: take shared memory from dynamic_shared<T>()'
+plant src/ops/cuda/warp.h '  asm volatile("membar.gl;");  // asm'
+accepts cuda_sources
+plant src/ops/cuda/kernel.cu '  wasm(x);  // asm, __shared__'
+accepts cuda_sources
+
 function_of() {  # function_of LINES: a function so long, below two short ones
   printf 'void quick() {}\nvoid short_one() {\n  f();\n}\nstd::vector<int> long_one(\n    int x) {\n'
   for ((line = 3; line < $1; ++line)); do printf '  f(x);\n'; done
