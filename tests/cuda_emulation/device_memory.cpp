@@ -9,8 +9,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <mutex>
+#include <utility>
 
 #include "cuda_emulation/emulator.h"
 #include "cuda_emulation/fault.h"
@@ -26,6 +28,7 @@ namespace biqa::emulation {
 namespace {
 
 constexpr std::size_t kReserved = std::size_t{256} << 30;
+constexpr std::size_t kNotReused = std::size_t{4} << 20;  // freed bytes whose addresses are kept back
 constexpr std::size_t kDefaultDeviceBytes = std::size_t{16} << 30;
 
 struct Allocation {
@@ -74,6 +77,12 @@ class Table {
   std::size_t in_use_ = 0;  // bytes of live allocations
   int open_ = 0;
   std::map<const unsigned char*, Allocation> device_, pinned_;
+  std::deque<std::pair<std::size_t, unsigned char*>>
+      freed_;  // the last ones: their addresses are not given again yet
+  std::size_t freed_bytes_ = 0;
+  std::multimap<std::size_t, unsigned char*>
+      reusable_;                                    // by size: opening takes time for every address ever used
+  std::map<unsigned char*, std::size_t> unfilled_;  // allocated while closed: filled when next opened
   std::map<std::string, int> resources_;
 };
 
@@ -96,6 +105,8 @@ void Table::protect(int protection) {
 void Table::open() {
   const std::lock_guard lock(mutex_);
   if (open_++ == 0) protect(PROT_READ | PROT_WRITE);
+  for (const auto& [address, bytes] : unfilled_) std::memset(address, 0xff, bytes);
+  unfilled_.clear();
 }
 
 void Table::close() {
@@ -106,14 +117,26 @@ void Table::close() {
 unsigned char* Table::allocate(std::size_t bytes) {
   const std::lock_guard lock(mutex_);
   const std::size_t reserved = whole_pages(bytes) + page_;  // one page lies between allocations
-  if (bytes > limit - std::min(limit, in_use_) || reserved > kReserved - used_) return nullptr;
-  unsigned char* address = base_ + used_;
-  used_ += reserved;
+  if (bytes > limit - std::min(limit, in_use_)) return nullptr;
+  unsigned char* address = nullptr;
+  const auto again = reusable_.find(reserved);
+  if (again != reusable_.end()) {
+    address = again->second;
+    reusable_.erase(again);
+  } else {
+    if (reserved > kReserved - used_) return nullptr;
+    address = base_ + used_;
+    used_ += reserved;
+  }
   in_use_ += bytes;
-  device_.emplace(address, Allocation{bytes});
-  PCHECK(mprotect(address, reserved, PROT_READ | PROT_WRITE) == 0);
-  std::memset(address, 0xff, bytes);
-  if (open_ == 0) PCHECK(mprotect(address, reserved, PROT_NONE) == 0);
+  device_[address] = Allocation{bytes};
+  ASAN_UNPOISON_MEMORY_REGION(address, bytes);
+  if (open_ > 0) {
+    PCHECK(mprotect(address, reserved, PROT_READ | PROT_WRITE) == 0);
+    std::memset(address, 0xff, bytes);
+  } else {
+    unfilled_[address] = bytes;
+  }
   ASAN_POISON_MEMORY_REGION(address + bytes, reserved - bytes);
   return address;
 }
@@ -125,10 +148,17 @@ void Table::free(void* address) {
     fault(fmt::format("cudaFree of {}, which is not the start of a live allocation", describe(address)));
   found->second.live = false;
   in_use_ -= found->second.bytes;
-  // Gives the pages back; the addresses stay reserved.
+  unfilled_.erase(static_cast<unsigned char*>(address));
+  // Gives the pages back; the addresses stay reserved. The mapping stays one, so that opening and closing stay quick.
   const std::size_t reserved = whole_pages(found->second.bytes) + page_;
-  PCHECK(mmap(address, reserved, open_ > 0 ? PROT_READ | PROT_WRITE : PROT_NONE,
-              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == address);
+  PCHECK(madvise(address, reserved, MADV_DONTNEED) == 0);
+  freed_.emplace_back(reserved, static_cast<unsigned char*>(address));
+  freed_bytes_ += reserved;
+  while (freed_bytes_ > kNotReused) {
+    freed_bytes_ -= freed_.front().first;
+    reusable_.insert(freed_.front());
+    freed_.pop_front();
+  }
   ASAN_POISON_MEMORY_REGION(address, reserved);
 }
 
