@@ -69,7 +69,8 @@ class CudaDecoder final : public Decoder {
         head_(ops, *weights_.head) {}
 
   std::unique_ptr<BatchPlan> plan(const RowBatch& batch) override {
-    return std::make_unique<CudaPlan>(batch, rotary_, shape_.heads.head_dim, shape_.vocabulary, memory_);
+    return std::make_unique<CudaPlan>(batch, rotary_, shape_.heads, ops_.compute_type(), shape_.vocabulary,
+                                      memory_);
   }
   std::unique_ptr<KvStore> make_kv(std::int64_t pages, std::int64_t layers) override {
     return std::make_unique<CudaKv>(memory_, ops_.compute_type(), pages, layers,
@@ -316,8 +317,12 @@ void CudaDecoder::layer_forward(const Pass& pass, std::size_t l, View x, View ou
     queries = gathered;
     gather_rows(x, plan.output_rows, out, stream_);
   }
-  attention(queries, pages, shape_.heads, compacts ? plan.output_query : plan.every_query, plan.page_table,
-            record.attended, record.lse, stream_);
+  if (plan.tiled)
+    tile_attention(queries, pages, shape_.heads, (compacts ? plan.output_tiles : plan.every_tiles).forward,
+                   plan.page_table, record.attended, record.lse, stream_);
+  else
+    attention(queries, pages, shape_.heads, compacts ? plan.output_query : plan.every_query, plan.page_table,
+              record.attended, record.lse, stream_);
   ops_.linear(record.attended, *layer.o, out, true);
   add_adapter(pass, l, kInputO, record.attended, record.u[kInputO], out);
   if (for_backward) memory_.copy(out, record.middle);
@@ -442,10 +447,20 @@ View CudaDecoder::attention_block_backward(const Pass& pass, std::size_t l, cons
     d_q = arena.take(DType::f32, rows, q);
     memory_.zero(d_qkv);
   }
-  attention_backward(queries, record.qkv.column_range(q, kv), record.qkv.column_range(q + kv, kv),
-                     record.attended, record.lse, d_attended, shape_.heads, ops_.compute_type(),
-                     compacts ? plan.output_backward : plan.every_backward, d_q, d_qkv.column_range(q, kv),
-                     d_qkv.column_range(q + kv, kv), stream_);
+  const View d_k = d_qkv.column_range(q, kv);
+  const View d_v = d_qkv.column_range(q + kv, kv);
+  if (plan.tiled) {
+    const Arena::Scope scope(arena);
+    const View k_v = rounded(record.qkv.column_range(q, 2 * kv), arena);
+    tile_attention_backward(queries, k_v.column_range(0, kv), k_v.column_range(kv, kv), record.attended,
+                            record.lse, d_attended, shape_.heads,
+                            (compacts ? plan.output_tiles : plan.every_tiles).backward, d_q, d_k, d_v, arena,
+                            stream_);
+  } else {
+    attention_backward(queries, record.qkv.column_range(q, kv), record.qkv.column_range(q + kv, kv),
+                       record.attended, record.lse, d_attended, shape_.heads, ops_.compute_type(),
+                       compacts ? plan.output_backward : plan.every_backward, d_q, d_k, d_v, stream_);
+  }
   if (compacts) scatter_rows(d_q, plan.output_rows, d_qkv.column_range(0, q), stream_);
   rotate(d_qkv.column_range(0, q + kv), shape_.heads.head_dim, plan.cosines.view(), plan.sines.view(), true,
          stream_);

@@ -5,6 +5,8 @@
 #include <limits>
 #include <map>
 
+#include "ops/cuda/batch_tiles.h"
+
 namespace biqa::cuda {
 namespace {
 
@@ -83,6 +85,20 @@ struct PlacedTables {
   Upload::Place<QueryRange> ranges;
 };
 
+struct PlacedTiles {
+  PlacedTiles(Upload& upload, const BatchTiles& tiles)
+      : forward(upload.add(tiles.forward)),
+        backward(upload.add(tiles.backward)),
+        keys(upload.add(tiles.keys.blocks)),
+        runs(upload.add(tiles.keys.runs)) {}
+  TileTables at(const Upload& upload) const {
+    return {upload.at(forward), {upload.at(backward), upload.at(keys), upload.at(runs)}};
+  }
+  Upload::Place<QueryTile> forward, backward;
+  Upload::Place<KeyBlock> keys;
+  Upload::Place<QueryRun> runs;
+};
+
 struct HostSums {
   std::vector<std::int64_t> targets, first{0}, sources;
 };
@@ -113,12 +129,13 @@ std::vector<std::int64_t> ids_of(const RowBatch& batch, std::int64_t vocabulary)
 
 }  // namespace
 
-CudaPlan::CudaPlan(const RowBatch& batch, RotaryTable& rotary, std::int64_t head_dim, std::int64_t vocabulary,
-                   CudaMemory& memory)
+CudaPlan::CudaPlan(const RowBatch& batch, RotaryTable& rotary, const HeadShape& heads, DType compute,
+                   std::int64_t vocabulary, CudaMemory& memory)
     : BatchPlan(batch.rows(), batch.outputs(), static_cast<std::int64_t>(batch.picks.size())),
-      features(batch.features) {
-  Tensor host_cosines(DType::f32, rows, head_dim / 2, "activations");
-  Tensor host_sines(DType::f32, rows, head_dim / 2, "activations");
+      features(batch.features),
+      tiled(tiles_fit(heads, compute)) {
+  Tensor host_cosines(DType::f32, rows, heads.head_dim / 2, "activations");
+  Tensor host_sines(DType::f32, rows, heads.head_dim / 2, "activations");
   rotary.fill(batch.positions, host_cosines.view(), host_sines.view());
   cosines = copied_to(memory, host_cosines.view(), "activations");
   sines = copied_to(memory, host_sines.view(), "activations");
@@ -157,8 +174,11 @@ CudaPlan::CudaPlan(const RowBatch& batch, RotaryTable& rotary, std::int64_t head
   const auto sources_place = upload_.add(sums.sources);
   const auto keys_place = upload_.add(batch.token_keys);
   const auto last_keys_place = upload_.add(last_keys);
-  const PlacedTables every(upload_, backward_tables(batch, false));
-  const PlacedTables last(upload_, backward_tables(batch, true));
+  const PlacedTables every(upload_, tiled ? HostTables{} : backward_tables(batch, false));
+  const PlacedTables last(upload_, tiled ? HostTables{} : backward_tables(batch, true));
+  const std::int64_t sharing = heads.heads / heads.kv_heads;
+  const PlacedTiles every_tile(upload_, tiled ? batch_tiles(batch, sharing, false) : BatchTiles{});
+  const PlacedTiles last_tile(upload_, tiled ? batch_tiles(batch, sharing, true) : BatchTiles{});
   upload_.commit(memory, "activations");
   ids = upload_.at(ids_place);
   writes = upload_.at(writes_place);
@@ -172,6 +192,8 @@ CudaPlan::CudaPlan(const RowBatch& batch, RotaryTable& rotary, std::int64_t head
   output_key = upload_.at(last_keys_place);
   every_backward = every.at(upload_);
   output_backward = last.at(upload_);
+  every_tiles = every_tile.at(upload_);
+  output_tiles = last_tile.at(upload_);
 }
 
 }  // namespace biqa::cuda

@@ -2,7 +2,7 @@
 // A batch as the decoder's kernels need it: everything that depends on the rows alone, uploaded once.
 #pragma once
 
-#include "ops/cuda/attention.h"
+#include "ops/cuda/attention_tiles.h"
 #include "ops/cuda/rows.h"
 #include "ops/decoder.h"
 #include "ops/rotary.h"
@@ -10,10 +10,16 @@
 
 namespace biqa::cuda {
 
+/// Attention's tiles of some query rows.
+struct TileTables {
+  DeviceSpan<QueryTile> forward;
+  TileBackwardTables backward;
+};
+
 struct CudaPlan final : BatchPlan {
   /// Checks ids against `vocabulary`. Uploads under the label "activations".
-  CudaPlan(const RowBatch& batch, RotaryTable& rotary, std::int64_t head_dim, std::int64_t vocabulary,
-           CudaMemory& memory);
+  CudaPlan(const RowBatch& batch, RotaryTable& rotary, const HeadShape& heads, DType compute,
+           std::int64_t vocabulary, CudaMemory& memory);
   /// Whether fewer rows are outputs than there are, so that the last layer need not compute them all.
   bool compact() const { return outputs < rows; }
 
@@ -22,12 +28,15 @@ struct CudaPlan final : BatchPlan {
   DeviceSpan<std::int64_t> ids;       // 0 for rows of features
   DeviceSpan<KvWrite> writes;
   DeviceSpan<std::int32_t> page_table;
-  DeviceSpan<QueryRow> every_query, output_query;   // by row; by output
   DeviceSpan<std::int64_t> output_rows;             // [outputs] packed rows
   DeviceSpan<std::int64_t> pick_outputs;            // [picks]
   RowSums pick_sums;                                // picks added to their outputs
   DeviceSpan<std::uint64_t> every_key, output_key;  // with dropout
-  BackwardTables every_backward, output_backward;   // queries by packed row; by output
+  // Attention: of all rows, or with queries numbered by output. With tiles (on tensor cores), or row by row.
+  bool tiled;
+  TileTables every_tiles, output_tiles;
+  DeviceSpan<QueryRow> every_query, output_query;
+  BackwardTables every_backward, output_backward;
 
  private:
   Upload upload_;

@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "ops/cuda/attention.h"
+#include "ops/cuda/attention_tiles.h"
 #include "ops/cuda/cuda_ops.h"
 #include "ops/cuda/rows.h"
 #include "tensor/arena.h"
@@ -24,23 +24,47 @@ std::vector<SegmentRow> segment_rows(std::span<const std::int64_t> boundaries) {
   return rows;
 }
 
+std::vector<QueryTile> segment_tiles(std::span<const std::int64_t> boundaries) {
+  std::vector<QueryRows> rows;
+  for (std::size_t s = 0; s + 1 < boundaries.size(); ++s) {
+    const auto first = static_cast<std::int32_t>(boundaries[s]);
+    const auto count = static_cast<std::int32_t>(boundaries[s + 1] - boundaries[s]);
+    rows.push_back({first, count, {first, count, 0}, {}});
+  }
+  return query_tiles(rows, 1);
+}
+
+/// Segments on the device: as tiles (on tensor cores), or row by row.
+struct Segments {
+  DeviceSpan<QueryTile> tiles;
+  DeviceSpan<SegmentRow> rows;
+};
+struct PlacedSegments {
+  PlacedSegments(Upload& upload, std::span<const std::int64_t> boundaries, bool tiled)
+      : tiles(upload.add(tiled ? segment_tiles(boundaries) : std::vector<QueryTile>())),
+        rows(upload.add(tiled ? std::vector<SegmentRow>() : segment_rows(boundaries))) {}
+  Segments at(const Upload& upload) const { return {upload.at(tiles), upload.at(rows)}; }
+  Upload::Place<QueryTile> tiles;
+  Upload::Place<SegmentRow> rows;
+};
+
 /// A batch of images on the device.
 struct Images {
-  Images(const VisionBatch& batch, CudaMemory& memory)
+  Images(const VisionBatch& batch, bool tiled, CudaMemory& memory)
       : patches(copied_to(memory, batch.patches, "activations")),
         cosines(copied_to(memory, batch.cosines, "activations")),
         sines(copied_to(memory, batch.sines, "activations")) {
-    const auto windows_place = upload.add(segment_rows(batch.windows));
-    const auto frames_place = upload.add(segment_rows(batch.frames));
+    const PlacedSegments windows_place(upload, batch.windows, tiled);
+    const PlacedSegments frames_place(upload, batch.frames, tiled);
     const auto cells_place = upload.add(std::vector<std::int64_t>(batch.cells.begin(), batch.cells.end()));
     upload.commit(memory, "activations");
-    windows = upload.at(windows_place);
-    frames = upload.at(frames_place);
+    windows = windows_place.at(upload);
+    frames = frames_place.at(upload);
     cells = upload.at(cells_place);
   }
   Tensor patches, cosines, sines;
   Upload upload;
-  DeviceSpan<SegmentRow> windows, frames;
+  Segments windows, frames;
   DeviceSpan<std::int64_t> cells;
 };
 
@@ -53,7 +77,7 @@ class CudaVision final : public VisionEncoder {
     const auto observe = [&](const std::string& name, ConstView value) {
       if (observer != nullptr) (*observer)(name, value);
     };
-    const Images images(batch, ops_.device_memory());
+    const Images images(batch, tiles_fit(heads(), ops_.compute_type()), ops_.device_memory());
     const std::int64_t rows = batch.patches.rows();
     Arena arena("activations", ops_.memory());
     const View input = arena.take(ops_.compute_type(), rows, batch.patches.columns());
@@ -73,22 +97,31 @@ class CudaVision final : public VisionEncoder {
   }
 
  private:
-  void block(const VisionWeights::Block& block, const Images& images, DeviceSpan<SegmentRow> segments, View x,
+  HeadShape heads() const { return {shape_.heads, shape_.heads, shape_.hidden / shape_.heads}; }
+
+  void block(const VisionWeights::Block& block, const Images& images, const Segments& segments, View x,
              Arena& arena) {
     const std::int64_t rows = x.rows();
     const std::int64_t hidden = shape_.hidden;
     const DType compute = ops_.compute_type();
     const Stream& stream = ops_.stream();
-    const HeadShape heads{shape_.heads, shape_.heads, hidden / shape_.heads};
     const View normed = arena.take(compute, rows, hidden);
     rms_norm(x, block.norm1.view(), shape_.rms_eps, normed, stream);
     const View qkv = arena.take(DType::f32, rows, 3 * hidden);
     ops_.linear(normed, *block.qkv, qkv);
-    rotate(qkv.column_range(0, 2 * hidden), heads.head_dim, images.cosines.view(), images.sines.view(), false,
-           stream);
+    rotate(qkv.column_range(0, 2 * hidden), heads().head_dim, images.cosines.view(), images.sines.view(),
+           false, stream);
     const View attended = arena.take(compute, rows, hidden);
-    segment_attention(qkv.column_range(0, hidden), qkv.column_range(hidden, hidden),
-                      qkv.column_range(2 * hidden, hidden), heads, segments, attended, stream);
+    const View q = qkv.column_range(0, hidden);
+    if (!segments.tiles.empty()) {
+      const View k_v = arena.take(compute, rows, 2 * hidden);
+      convert(qkv.column_range(hidden, 2 * hidden), k_v, stream);
+      tile_segment_attention(q, k_v.column_range(0, hidden), k_v.column_range(hidden, hidden), heads(),
+                             segments.tiles, attended, stream);
+    } else {
+      segment_attention(q, qkv.column_range(hidden, hidden), qkv.column_range(2 * hidden, hidden), heads(),
+                        segments.rows, attended, stream);
+    }
     ops_.linear(attended, *block.projection, x, true);
     rms_norm(x, block.norm2.view(), shape_.rms_eps, normed, stream);
     const View gate_up = arena.take(DType::f32, rows, 2 * shape_.intermediate);
