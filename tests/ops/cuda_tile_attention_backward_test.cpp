@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The backward of attention on tensor cores, from the sources that nvcc compiles, in the emulator.
+// The backward of attention on tensor cores: in the emulator, or on a device in builds with CUDA.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -9,10 +9,10 @@
 #include <numeric>
 #include <utility>
 
-#include "cuda_emulation/emulator.h"
 #include "ops/cuda/attention_tiles.h"
 #include "support/compare.h"
 #include "support/cuda/aligned_output.h"
+#include "support/cuda/device_test.h"
 #include "support/op_cases.h"
 #include "support/oracle.h"
 
@@ -246,10 +246,8 @@ Gradients run(const Inputs& inputs) {
   return {d_q.on_host(Group::kBefore), d_k.on_host(Group::kBefore), d_v.on_host(Group::kBefore)};
 }
 
-class CudaTileAttentionBackward : public ::testing::TestWithParam<HeadShape> {
- protected:
-  void TearDown() override { emulation::set_order(emulation::Order::forward); }
-};
+class CudaTileAttentionBackward : public testing::DeviceTest,
+                                  public ::testing::WithParamInterface<HeadShape> {};
 INSTANTIATE_TEST_SUITE_P(Shapes, CudaTileAttentionBackward,
                          ::testing::Values(HeadShape{4, 2, 8}, HeadShape{2, 1, 24}, HeadShape{2, 2, 40},
                                            HeadShape{3, 1, 80}, HeadShape{7, 1, 128}));
@@ -296,13 +294,12 @@ TEST_P(CudaTileAttentionBackward, SameBitsInEveryOrderOfThreads) {
   Inputs inputs = inputs_of(GetParam(), {70, 30, {66, 3}});
   Expected(inputs, DType::bf16).gradients();
   const Gradients first = run(inputs);
-  for (const emulation::Order order : {emulation::Order::backward, emulation::Order::shuffled}) {
-    emulation::set_order(order);
+  testing::in_every_order([&] {
     const Gradients again = run(inputs);
     EXPECT_TRUE(same_bits(first.q.view(), again.q.view()));
     EXPECT_TRUE(same_bits(first.k.view(), again.k.view()));
     EXPECT_TRUE(same_bits(first.v.view(), again.v.view()));
-  }
+  });
 }
 
 // d_q of a row depends on that row alone, wherever it stands in its tile.
@@ -344,6 +341,7 @@ TEST(CudaKeyBlocks, ThoseThatMostRowsSeeComeFirst) {
   }
 }
 
+#ifndef BIQA_ON_DEVICE
 TEST(CudaTileAttentionBackwardDeathTest, RefusesRowsThatAreNotAligned) {
   Inputs inputs = inputs_of({1, 1, 8}, {3, 3, {}});
   Expected(inputs, DType::f32).gradients();
@@ -358,6 +356,7 @@ TEST(CudaTileAttentionBackwardDeathTest, RefusesRowsThatAreNotAligned) {
                                     {}, d.view(), d.view(), d.view(), scratch, *stream),
       "not aligned to 8 bytes");
 }
+#endif
 
 }  // namespace
 }  // namespace biqa

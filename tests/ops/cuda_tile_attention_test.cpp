@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention on tensor cores, from the sources that nvcc compiles, in the emulator.
+// Attention on tensor cores: in the emulator, or on a device in builds with CUDA.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -8,12 +8,14 @@
 #include <limits>
 #include <memory>
 #include <numeric>
+#include <optional>
+#include <utility>
 
 #include "core/random.h"
-#include "cuda_emulation/emulator.h"
 #include "ops/cuda/attention_tiles.h"
 #include "support/compare.h"
 #include "support/cuda/aligned_output.h"
+#include "support/cuda/device_test.h"
 #include "support/op_cases.h"
 #include "support/oracle.h"
 
@@ -206,10 +208,8 @@ Tensor queries(const HeadShape& shape, std::int64_t count, double size = 2) {
   return out ? same_bits(a.lse.view(), b.lse.view()) : out;
 }
 
-class CudaTileAttention : public ::testing::TestWithParam<HeadShape> {
- protected:
-  void TearDown() override { emulation::set_order(emulation::Order::forward); }
-};
+class CudaTileAttention : public testing::DeviceTest, public ::testing::WithParamInterface<HeadShape> {};
+using CudaTileSegments = testing::DeviceTest;
 // Every rounded head dimension, and ones that are not round.
 INSTANTIATE_TEST_SUITE_P(Shapes, CudaTileAttention,
                          ::testing::Values(HeadShape{4, 2, 8}, HeadShape{3, 1, 16}, HeadShape{2, 1, 24},
@@ -285,16 +285,17 @@ TEST_P(CudaTileAttention, ARowThatSeesOneKeyIsItsValue) {
 TEST_P(CudaTileAttention, SameBitsInEveryOrderOfThreads) {
   const HeadShape& shape = GetParam();
   const Tensor q = queries(shape, 46);
-  const auto attend = [&](emulation::Order order) {
-    emulation::set_order(order);
+  std::optional<Result> first;
+  testing::in_every_order([&] {
     Sequences sequences(shape, {3, 130});
-    return sequences.attend(q.view(),
-                            std::vector<QueryRows>{sequences.rows(0, 0, 2, 1), sequences.rows(1, 1, 85, 45)},
-                            DType::f32);
-  };
-  const Result forward = attend(emulation::Order::forward);
-  EXPECT_TRUE(same_result(forward, attend(emulation::Order::backward)));
-  EXPECT_TRUE(same_result(forward, attend(emulation::Order::shuffled)));
+    Result result = sequences.attend(
+        q.view(), std::vector<QueryRows>{sequences.rows(0, 0, 2, 1), sequences.rows(1, 1, 85, 45)},
+        DType::f32);
+    if (first)
+      EXPECT_TRUE(same_result(*first, result));
+    else
+      first = std::move(result);
+  });
 }
 
 // Keys behind a tile's last row, what a page held before, and the keys alone of later rows may be anything.
@@ -390,7 +391,7 @@ Tensor attend_segments(const HeadShape& shape, ConstView q, ConstView k, ConstVi
   return out.on_host();
 }
 
-TEST(CudaTileSegments, AgreeWithTheFormulaTogetherAndAlone) {
+TEST_F(CudaTileSegments, AgreeWithTheFormulaTogetherAndAlone) {
   const std::vector<std::int32_t> lengths{1, 7, 64, 65, 129};
   std::int64_t count = 0;
   oracle::Visible visible;
@@ -452,12 +453,14 @@ TEST(CudaTiles, FitBf16InMultiplesOfEight) {
   EXPECT_FALSE(cuda::tiles_fit({2, 1, 136}, DType::bf16));
 }
 
+#ifndef BIQA_ON_DEVICE
 TEST(CudaTilesDeathTest, RefuseHeadsThatDoNotFit) {
   Sequences sequences({1, 1, 12}, {3});
   EXPECT_DEATH(sequences.attend(queries({1, 1, 12}, 1).view(),
                                 std::vector<QueryRows>{sequences.rows(0, 0, 2, 1)}, DType::f32),
                "heads of 12");
 }
+#endif
 
 }  // namespace
 }  // namespace biqa
