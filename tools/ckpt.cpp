@@ -196,8 +196,8 @@ void print_tensor(const AdapterState& state, const std::string& name, std::size_
   const auto tensor = std::find_if(state.tensors.begin(), state.tensors.end(),
                                    [&](const AdapterState::Tensor& one) { return one.name == name; });
   if (tensor == state.tensors.end()) {
-    fail_usage("flag --tensor {}: {} has no such tensor; its first is {}", name, state.place.path.string(),
-               state.tensors.front().name);
+    fail_usage("flag --tensor {}: {} has no such tensor; its first tensor is {}", name,
+               state.place.path.string(), state.tensors.front().name);
   }
   std::vector<Part> parts{{"values", state.values(*tensor), {}, {}}};
   if (state.place.kind == AdapterKind::checkpoint && tensor->frozen == nullptr) {

@@ -49,8 +49,8 @@ std::vector<int> numbers_of(const std::string& text, const std::string& flag, in
     const auto [stop, problem] = std::from_chars(part.data(), part.data() + part.size(), value);
     constexpr int kMost = 1 << 16;
     if (problem != std::errc() || stop != part.data() + part.size() || value < least || value > kMost)
-      fail_usage("flag --{} is '{}'; give whole numbers from {} to {} with commas between", flag, text, least,
-                 kMost);
+      fail_usage("flag --{} is '{}'; give whole numbers from {} to {}, separated by commas", flag, text,
+                 least, kMost);
     numbers.push_back(value);
     begin = end + 1;
   }

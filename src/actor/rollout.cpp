@@ -225,7 +225,7 @@ void Rollout::run(SampleSource& source, const RolloutOptions& options,
   if (times_.captions_too_long > 0) {
     LOG(WARNING) << (options.step < 0 ? std::string("evaluation") : fmt::format("step {}", options.step))
                  << ": " << times_.captions_too_long
-                 << " captions are too long for a second-stage prompt: they get no rating from the caption";
+                 << " captions are too long for a second-stage prompt: they get no second-stage rating";
   }
   times_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const auto stage2 = static_cast<double>(groups.stage2_prompt_tokens + times_.stage2_tokens);

@@ -176,8 +176,8 @@ std::int64_t CommandLine::integer(const std::string& flag, std::int64_t least, s
   std::int64_t number = 0;
   const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
   if (error != std::errc() || end != value.data() + value.size() || number < least || number > most) {
-    fail_usage("flag --{} {}: not a whole number on {}..{}; see {} --help", flag, value, least, most,
-               info_.name);
+    fail_usage("flag --{} is '{}'; it must be a whole number from {} to {}; see {} --help", flag, value,
+               least, most, info_.name);
   }
   return number;
 }
@@ -187,7 +187,8 @@ double CommandLine::number(const std::string& flag, double least, double most) c
   double number = 0;
   const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
   if (error != std::errc() || end != value.data() + value.size() || !(number >= least && number <= most)) {
-    fail_usage("flag --{} {}: not a number on {}..{}; see {} --help", flag, value, least, most, info_.name);
+    fail_usage("flag --{} is '{}'; it must be a number from {} to {}; see {} --help", flag, value, least,
+               most, info_.name);
   }
   return number;
 }
@@ -195,7 +196,7 @@ double CommandLine::number(const std::string& flag, double least, double most) c
 std::string CommandLine::choice(const std::string& flag, const std::vector<std::string>& allowed) const {
   std::string value = text(flag);
   if (std::find(allowed.begin(), allowed.end(), value) == allowed.end()) {
-    fail_usage("flag --{} {}: must be one of {}", flag, value, fmt::join(allowed, ", "));
+    fail_usage("flag --{} is '{}'; it must be one of {}", flag, value, fmt::join(allowed, ", "));
   }
   return value;
 }
@@ -203,7 +204,7 @@ std::string CommandLine::choice(const std::string& flag, const std::vector<std::
 void flush_output() {
   // An earlier flush may have failed unseen.
   if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
-    fail("cannot write standard output: {}; free the disk or reopen the pipe",
+    fail("cannot write standard output: {}; free disk space, or check the program that reads the output",
          std::generic_category().message(errno != 0 ? errno : EIO));
   }
 }

@@ -30,7 +30,7 @@ void check_agreement(Communicator& world, const std::string& what, std::uint64_t
     for (std::size_t rank = 0; rank < all.size(); ++rank) {
       if (all[rank] != all.front()) {
         fail_usage(
-            "rank {} has {} than rank 0: let all nodes see the same files and give all ranks the same flags",
+            "rank {} has {} than rank 0: use the same files on all nodes and the same flags for all ranks",
             rank, what);
       }
     }

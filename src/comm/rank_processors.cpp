@@ -55,8 +55,8 @@ void warn_if_bound(std::size_t allowed, int share) {
   const std::size_t of_launcher = allowed_processors(::getppid()).size();
   if (allowed == 0 || allowed >= of_launcher) return;
   LOG(WARNING) << "the launcher binds this rank to " << allowed << " of the " << of_launcher
-               << " processors of its node, so it has " << share
-               << " to compute with; use mpirun --bind-to none or srun --cpu-bind=none to let the ranks "
+               << " processors of its node, so it computes on " << share
+               << "; use mpirun --bind-to none or srun --cpu-bind=none to let the ranks "
                   "share all processors";
 }
 

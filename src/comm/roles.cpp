@@ -61,8 +61,10 @@ void check_roles(const RoleConfig& config, int ranks) {
     fail_usage("{}: placement colocated gives every rank every role; write roles: auto, or placement: split",
                text);
   if (config.actors < 1 || config.rewards < 0 || config.learners < 1)
-    fail_usage("{}: out of range; write at least 1 actor and 1 learner (rewards: 0 lets the learners score)",
-               text);
+    fail_usage(
+        "{}: out of range; write at least 1 actor and 1 learner (with rewards: 0 the learners compute the "
+        "rewards)",
+        text);
   const std::int64_t sum = std::int64_t{config.actors} + config.rewards + config.learners;
   if (sum == ranks) return;
   const std::string ranks_text = fmt::format("{} rank{}", ranks, ranks == 1 ? "" : "s");

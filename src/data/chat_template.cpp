@@ -124,7 +124,7 @@ std::vector<ChatTemplate::Part> ChatTemplate::parts_of(bool system, std::size_t 
     parts.push_back({Part::Kind::written, text.substr(from, to - from), false});
     constexpr std::array kMarks{JinjaMark::kBegin, JinjaMark::kEnd, JinjaMark::kEdge};
     if (parts.back().text.find_first_of(std::string_view(kMarks.data(), kMarks.size())) != std::string::npos)
-      refuse("it shows a text in another place or form");
+      refuse("its output has a text in another place or form");
   };
   const auto take = [&](Part::Kind kind, std::string_view name, const char* what) {
     const std::string core = JinjaMark{name, {}}.core();
@@ -133,7 +133,7 @@ std::vector<ChatTemplate::Part> ChatTemplate::parts_of(bool system, std::size_t 
       refuse(fmt::format("its output does not contain the {} exactly once", what));
     const bool left = at > from && text[at - 1] == JinjaMark::kEdge;
     const bool right = end < text.size() && text[end] == JinjaMark::kEdge;
-    if (left != right) refuse("it trims one side of a text");
+    if (left != right) refuse("it trims only one side of a text");
     write(at - (left ? 1 : 0));
     from = end + (right ? 1 : 0);
     parts.push_back({kind, "", !left});
@@ -179,9 +179,9 @@ std::shared_ptr<const ChatTemplate> find_chat_template(const fs::path& folder, b
   std::shared_ptr<const ChatTemplate> found;
   const auto warn = [&](const std::string& which, const std::string& reason) {
     if (!tell) return;
-    LOG(WARNING)
-        << "chat template: " << reason << "; until then " << which
-        << " use the template of Qwen2.5-VL, which may differ from that of transformers for this folder";
+    LOG(WARNING) << "chat template: " << reason << "; until then " << which
+                 << " use the template of Qwen2.5-VL, which may differ from the one that transformers uses "
+                    "for this folder";
   };
   try {
     found = ChatTemplate::find(folder);

@@ -85,7 +85,7 @@ class Renderer {
       const std::size_t before = out.size();
       execute(statement, out);
       work(weight_of_text(std::string_view(out).substr(before)));
-      if (out.size() > kMostText) refuse("its text has no end");
+      if (out.size() > kMostText) refuse("its output is too long");
     }
     return out;
   }
@@ -97,7 +97,7 @@ class Renderer {
   /// What counts is what it costs, before it is done: no template takes longer than others, whatever it asks for.
   void work(std::int64_t amount = 1) {
     worked_ += amount;
-    if (worked_ > kMostWork) refuse("it does not come to an end");
+    if (worked_ > kMostWork) refuse("it takes too long");
   }
   /// A search for `part` compares each of its bytes with each of the text, at worst.
   void search_work(std::string_view text, std::string_view part) {
@@ -134,7 +134,7 @@ class Renderer {
         Json* space = find(s.text);
         if (space == nullptr || !space->is_object()) refuse("'" + s.text + "' is no namespace");
         (*space)[s.names[0]] = std::move(value);
-        if (space->size() > kMostItems) refuse("a namespace has no end");
+        if (space->size() > kMostItems) refuse("a namespace is too large");
         break;
       }
     }
@@ -170,7 +170,7 @@ class Renderer {
       return;
     }
     if (!item.is_array() || item.size() != s.names.size())
-      refuse("a loop has another number of names than of values");
+      refuse("a loop has more or fewer names than values");
     for (std::size_t i = 0; i < s.names.size(); ++i) scopes_.back()[s.names[i]] = item[i];
   }
   /// What a loop goes over: elements, keys or characters.
@@ -233,7 +233,7 @@ class Renderer {
         text.replace(at, core.size() + (left ? 1 : 0) + (right ? 1 : 0), words);
         at += words.size();
         work(1 + static_cast<std::int64_t>(words.size() / 64));
-        if (text.size() > kMostText) refuse("a text has no end");
+        if (text.size() > kMostText) refuse("a text is too long");
       }
     }
     return text;
@@ -303,7 +303,7 @@ class Renderer {
       for (const Expression& part : e.parts) all.push_back(value_of(part));
     }
     for (std::size_t i = 0; e.kind == Expression::Kind::map && i < e.parts.size(); i += 2) {
-      if (all.size() == kMostItems) refuse("a map has no end");
+      if (all.size() == kMostItems) refuse("a map is too large");
       all[plain(value_of(e.parts[i]), "makes a key of")] = value_of(e.parts[i + 1]);
     }
     return all;
@@ -366,7 +366,7 @@ class Renderer {
     if (sign == "+" && left.is_array() && right.is_array()) {
       Json all = left;
       all.insert(all.end(), right.begin(), right.end());
-      if (all.size() > kMostItems) refuse("a list has no end");
+      if (all.size() > kMostItems) refuse("a list is too long");
       return all;
     }
     const std::int64_t a = whole_of(left), b = whole_of(right);
@@ -382,7 +382,7 @@ class Renderer {
     return sign == "%" ? rest : (a - rest) / b;
   }
   std::string joined(std::string left, std::string_view right) const {
-    if (left.size() + right.size() > kMostText) refuse("a text has no end");
+    if (left.size() + right.size() > kMostText) refuse("a text is too long");
     left.append(right);
     return left;
   }
@@ -428,7 +428,7 @@ class Renderer {
       Json numbers = Json::array();
       const std::int64_t first = arguments.size() > 1 ? whole_of(arguments[0]) : 0;
       for (std::int64_t i = first; i < whole_of(arguments.back()); ++i) {
-        if (numbers.size() == kMostItems) refuse("a list has no end");
+        if (numbers.size() == kMostItems) refuse("a list is too long");
         numbers.push_back(i);
       }
       return numbers;

@@ -188,8 +188,8 @@ struct Tokenizer::Tables {
       const std::int32_t right = find(merge.right);
       joined.assign(merge.left).append(merge.right);
       if (!table.add(left, right, {rank, find(joined)})) {
-        fail("cannot read {}: {} {} joins {} and {}, as an earlier one does; {}", where, unit, merge.number,
-             shown(json(merge.left)), shown(json(merge.right)), kRemedy);
+        fail("cannot read {}: {} {} joins {} and {}, but an earlier merge already joins them; {}", where,
+             unit, merge.number, shown(json(merge.left)), shown(json(merge.right)), kRemedy);
       }
     }
     std::array<std::int32_t, 256> byte_ids;

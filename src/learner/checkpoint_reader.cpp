@@ -122,8 +122,8 @@ std::string CheckpointReader::judge(const fs::path& folder, const std::vector<st
     found.adapter = read_adapter_h5(folder / "adapter.h5", model());
     found.frozen = found.adapter.frozen != nullptr;
     if (static_cast<std::int64_t>(found.adapter.layout->size()) != found.shards.back().end) {
-      fail("checkpoint {}: its shards end at {}, its adapter has {} values; use another", folder.string(),
-           found.shards.back().end, found.adapter.layout->size());
+      fail("checkpoint {}: its shards end at value {}, but its adapter has {} values; use another",
+           folder.string(), found.shards.back().end, found.adapter.layout->size());
     }
   } catch (const std::exception& error) {
     return error.what();

@@ -161,7 +161,7 @@ void replace_link(const fs::path& link, const fs::path& target) {
                             << error.message() << "; a file of that name holds the checkpoint's name instead";
   } catch (const Error& problem) {
     LOG(WARNING) << "cannot link " << link.string() << " to " << target.string() << ": " << error.message()
-                 << "; " << problem.what() << "; the checkpoint is whole without it";
+                 << "; " << problem.what() << "; the checkpoint is complete without the link";
   }
 }
 
@@ -215,8 +215,8 @@ ShardFacts read_shard_facts(const fs::path& folder, const std::string& name) {
   ShardFacts facts{name, file.attribute_i64("/", "begin"), file.attribute_i64("/", "end"),
                    file.attribute_i64("/", "updates")};
   if (facts.begin < 0 || facts.end < facts.begin) {
-    fail("checkpoint {}: shard {} covers [{}, {}); use another", folder.string(), name, facts.begin,
-         facts.end);
+    fail("checkpoint {}: shard {} has the impossible range [{}, {}); use another", folder.string(), name,
+         facts.begin, facts.end);
   }
   for (const char* part : {"m", "v", "master"}) {
     if (file.shape(part) != std::vector<std::int64_t>{facts.end - facts.begin}) {
@@ -238,11 +238,11 @@ void check_parts(const fs::path& folder, const CheckpointManifest& manifest,
 
   const Hdf5File adapter(folder / "adapter.h5");
   if (const std::int64_t step = adapter.attribute_i64("/", "step"); step != manifest.info.step) {
-    fail("checkpoint {}: adapter.h5 is of step {}, {} of step {}; use another", where, step, kManifest,
-         manifest.info.step);
+    fail("checkpoint {}: adapter.h5 is from step {}, but {} is from step {}; use another", where, step,
+         kManifest, manifest.info.step);
   }
   if (const auto named = step_of_name(folder.filename().string()); named && *named != manifest.info.step) {
-    fail("checkpoint {}: {} is of step {}; rename the folder to its original name", where, kManifest,
+    fail("checkpoint {}: {} is from step {}; rename the folder to its original name", where, kManifest,
          manifest.info.step);
   }
   std::int64_t size = 0;
@@ -262,17 +262,17 @@ void check_parts(const fs::path& folder, const CheckpointManifest& manifest,
            count, name);
     }
     if (found->begin != covered || found->end < found->begin || found->end > size) {
-      fail("checkpoint {}: shard {} covers [{}, {}), but should begin at {} of {}; use another", where, name,
+      fail("checkpoint {}: shard {} covers [{}, {}), but must begin at {} (of {}); use another", where, name,
            found->begin, found->end, covered, size);
     }
     if (found->updates != shards.front().updates) {
-      fail("checkpoint {}: shard {} is of update {}, another shard of {}; use another checkpoint", where,
-           name, found->updates, shards.front().updates);
+      fail("checkpoint {}: shard {} is from update {}, but another shard is from update {}; use another",
+           where, name, found->updates, shards.front().updates);
     }
     covered = found->end;
   }
   if (covered != size)
-    fail("checkpoint {}: its shards cover {} of {} values; use another", where, covered, size);
+    fail("checkpoint {}: its shards cover only {} of {} values; use another", where, covered, size);
 }
 
 void write_shard_h5(const fs::path& file, const CheckpointShard& shard, const LoraLayout& layout) {
@@ -298,7 +298,7 @@ CheckpointManifest read_checkpoint_manifest(const fs::path& folder) {
   const JsonFields fields(json, path.string());
   const std::string format = fields.text("format").value_or("");
   if (format != kFormat && format != kOldFormat) {
-    fail("checkpoint {}: {} is of format '{}', not {}; use a checkpoint of this version", folder.string(),
+    fail("checkpoint {}: {} has the format '{}', not {}; use a checkpoint of this version", folder.string(),
          kManifest, format, kFormat);
   }
   // An old manifest has no digest; one that has is a new one whose format was damaged.
@@ -391,20 +391,22 @@ Lora read_any_adapter(const fs::path& path, const ModelConfig& config) {
   for (const fs::path& folder : store.newest_first()) {
     const std::string damage = damage_of_adapter(folder);
     if (damage.empty()) return read_adapter_h5(folder / "adapter.h5", config);
-    LOG(WARNING) << damage << "; taking the one before";
+    LOG(WARNING) << damage << "; trying the checkpoint before it";
   }
   if (!store.newest_first().empty())
-    fail("cannot read adapter {}: none of its checkpoints has a whole adapter.h5; name another",
+    fail("cannot read adapter {}: all of its checkpoints have a damaged adapter.h5; name another",
          path.string());
-  fail("cannot read adapter {}: it is neither a PEFT folder, an adapter.h5, a checkpoint nor a run",
-       path.string());
+  fail(
+      "cannot read adapter {}: it is neither a PEFT folder, an adapter.h5, a checkpoint nor a run; name one "
+      "of these",
+      path.string());
 }
 
 void write_checkpoint(const fs::path& folder, const LoadedCheckpoint& state) {
   const std::size_t size = state.adapter.layout->size();
   CHECK(state.m.size() == size && state.v.size() == size && state.adapter.values.size() == size);
   if (const auto named = step_of_name(folder.filename().string()); named && *named != state.info.step) {
-    fail("cannot write checkpoint {}: it is of step {}; name it {}, or use a name without a step",
+    fail("cannot write checkpoint {}: it is from step {}; name it {}, or use a name without a step",
          folder.string(), state.info.step, checkpoint_name(state.info.step));
   }
   AtomicFolder target(folder);
@@ -536,7 +538,7 @@ LoadedCheckpoint CheckpointStore::load(const fs::path& folder, const ModelConfig
     const std::int64_t begin = shard.attribute_i64("/", "begin");
     const std::int64_t end = shard.attribute_i64("/", "end");
     if (begin != static_cast<std::int64_t>(covered) || end < begin || end > static_cast<std::int64_t>(size)) {
-      fail("checkpoint {}: shard {} covers [{}, {}), but should begin at {} of {}; use another",
+      fail("checkpoint {}: shard {} covers [{}, {}), but must begin at {} (of {}); use another",
            folder.string(), name, begin, end, covered, size);
     }
     const auto put = [&](const char* part, std::vector<float>& target) {

@@ -42,8 +42,8 @@ void warn_of_copies(const Lora& lora) {
   if (lora.frozen == nullptr) return;
   for (const BaseCopy& copy : lora.frozen->copies) {
     LOG(WARNING) << "tensor " << copy.tensor.name << " of " << copy.tensor.file
-                 << " is left out: it must be the model's own " << copy.weight
-                 << ", with which it was not compared";
+                 << " is left out: it should equal the model's own " << copy.weight
+                 << ", but this was not checked";
   }
 }
 
@@ -445,7 +445,8 @@ void import_peft(const fs::path& peft, const std::optional<fs::path>& model, con
                  const std::string& build) {
   const AdapterPlace place = find_adapter(peft);
   if (place.kind != AdapterKind::peft)
-    fail("cannot import {}: it is no PEFT folder; name one with an adapter_config.json", peft.string());
+    fail("cannot import {}: it is not a PEFT folder; name a folder with an adapter_config.json",
+         peft.string());
   refuse_existing(target);
   LoadedCheckpoint state;
   state.adapter = read_placed_adapter(place, model);

@@ -132,8 +132,8 @@ void CheckpointWriter::try_publishing(std::uint64_t bytes) const {
   // Some file systems know nothing of their size.
   if (!ignored && space.capacity > 0 && space.available < bytes) {
     fail(
-        "cannot save checkpoints in {}: a checkpoint takes {} MiB, but {} are free; free some space or set "
-        "train.out to another folder",
+        "cannot save checkpoints in {}: a checkpoint needs {} MiB, but only {} MiB are free; free some space "
+        "or set train.out to another folder",
         root_.string(), bytes >> 20, space.available >> 20);
   }
 }
@@ -224,9 +224,11 @@ void CheckpointWriter::publish_all(const Part& part, const fs::path& folder) {
     last = Clock::now();
     const nlohmann::json shard = parse_json(read_file(told, kAnnouncementLimit), told.string());
     if (shard.at("step") != part.info.step || shard.at("updates") != part.updates)
-      fail("cannot save checkpoint {}: learner {} is at step {} with {} updates, the first at {} with {}",
-           checkpoint_name(part.info.step), learner, shard.at("step").dump(), shard.at("updates").dump(),
-           part.info.step, part.updates);
+      fail(
+          "cannot save checkpoint {}: learner {} is at step {} with {} updates, but the first learner is at "
+          "step {} with {} updates",
+          checkpoint_name(part.info.step), learner, shard.at("step").dump(), shard.at("updates").dump(),
+          part.info.step, part.updates);
     files.push_back({name, shard.at("bytes"), shard.at("xxh3")});
     fs::remove(told);
   }

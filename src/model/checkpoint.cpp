@@ -173,8 +173,8 @@ Checkpoint Checkpoint::open(const fs::path& directory, const ModelConfig& config
       const std::string name = canonical_name(tensor.name);
       const auto [place, fresh] = tensors.emplace(name, tensor);
       if (!fresh) {
-        fail("cannot read {}: tensor {} is the same as {} of {}; remove one of them", tensor.file,
-             shown(tensor.name), shown(place->second.name), place->second.file);
+        fail("cannot read {}: tensor {} and {} of {} stand for the same weight; remove one of them",
+             tensor.file, shown(tensor.name), shown(place->second.name), place->second.file);
       }
     }
   }
@@ -222,7 +222,7 @@ Checkpoint Checkpoint::open(const fs::path& directory, const ModelConfig& config
       checkpoint.tied_ = false;
       LOG(WARNING)
           << "the configuration of " << where
-          << " ties head and embedding, but its files hold two different ones: both are kept, untied";
+          << " ties head and embedding, but its files contain different tensors for them: both are used";
     }
   }
   return checkpoint;

@@ -35,7 +35,7 @@ void validate(const LoraSpec& spec) {
   if (!std::isfinite(spec.alpha))
     fail("cannot use an adapter: its alpha is {}; it must be a number", spec.alpha);
   if (!(spec.dropout >= 0 && spec.dropout < 1)) {
-    fail("cannot use an adapter: its dropout is {}; it must be in 0 … 1, below 1", spec.dropout);
+    fail("cannot use an adapter: its dropout is {}; it must be at least 0 and below 1", spec.dropout);
   }
 }
 

@@ -276,7 +276,7 @@ class Targets {
       unknown = !pattern;
       if (unknown) {
         LOG(WARNING) << fields.where() << ": the expression of " << key
-                     << " cannot be checked against the keys; the keys decide";
+                     << " is not supported; the tensors in the file decide which modules are adapted";
       }
     }
     bool matches(const std::string& path) const {

@@ -101,13 +101,13 @@ void set_scale_input(ScaleInputs& inputs, const std::string& name, const std::st
       }
     }
   });
-  if (!known) fail_usage("{}: there is no input '{}'; there are {}", where, name, fmt::join(names, ", "));
+  if (!known) fail_usage("{}: unknown input '{}'; the inputs are {}", where, name, fmt::join(names, ", "));
 }
 
 void read_scale_inputs(ScaleInputs& inputs, const std::filesystem::path& file) {
   const YamlNode root = read_yaml(file);
   if (root.kind != YamlKind::map)
-    fail_usage("{}: it must be a map of inputs, one `name: number` a line", file.string());
+    fail_usage("{}: it must be a map of inputs, one `name: number` per line", file.string());
   for (const YamlNode& node : root.children) {
     if (node.kind != YamlKind::scalar) fail_usage("{}: {} must be a single value", node.where, node.key);
     set_scale_input(inputs, node.key, node.text, node.where);
@@ -194,7 +194,7 @@ ScaleInputs read_scale_runs(std::span<const std::filesystem::path> folders, Scal
   for (const std::filesystem::path& folder : folders) {
     std::vector<StepMetrics> steps = read_metrics(folder / "metrics.jsonl").steps;
     if (steps.empty())
-      fail("cannot measure from {}: it has no steps; run some, without evaluations",
+      fail("cannot measure from {}: it has no steps; train some steps first, with data.eval=[]",
            (folder / "metrics.jsonl").string());
     if (std::filesystem::exists(folder / "logs" / "rank-00001.log"))
       fail("cannot measure from {}: it ran on several ranks; run it on one rank", folder.string());

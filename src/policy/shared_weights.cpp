@@ -151,9 +151,10 @@ std::unique_ptr<QwenVl> load_shared(Communicator& ranks, const std::string& node
   const bool leads = leader == own;
   const bool node_backward = nodes.backward(own);
   const auto warn = [&](const char* why, std::size_t bytes, std::int64_t copies) {
+    const std::string held = copies == 1 ? "an additional copy of the weights"
+                                         : fmt::format("{} copies of the weights instead of one", copies);
     LOG(WARNING) << why
-                 << fmt::format("; this node holds {} of {:.2f} GiB of weights instead of one",
-                                copies == 1 ? "one more copy" : fmt::format("{} copies", copies),
+                 << fmt::format("; this node holds {} ({:.2f} GiB each)", held,
                                 static_cast<double>(bytes) / static_cast<double>(1 << 30));
   };
 

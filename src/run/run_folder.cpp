@@ -153,8 +153,8 @@ RunFolder::RunFolder(RunLock lock, const std::string& config_yaml, std::optional
     : root_(lock.root()) {
   if (!resumed_step && holds_a_run(root_)) {
     fail(
-        "cannot start a run in {}: it already has one (metrics.jsonl); set train.out to another folder, or "
-        "checkpoint.resume: auto to resume it",
+        "cannot start a run in {}: it already contains a run (metrics.jsonl); set train.out to another "
+        "folder, or checkpoint.resume: auto to resume that run",
         root_.string());
   }
   for (const fs::path& folder : {checkpoints(), dumps(), logs()}) make_folder(folder);
@@ -167,8 +167,9 @@ RunFolder::RunFolder(RunLock lock, const std::string& config_yaml, std::optional
       LOG(WARNING) << samples_file().string() << " is missing: the trajectories up to step " << *resumed_step
                    << " are lost";
     else if (last > 0 && last < *resumed_step)
-      LOG(WARNING) << samples_file().string() << " ends with step " << last << ": trajectories up to step "
-                   << *resumed_step << ", from before the checkpoint, are lost";
+      LOG(WARNING) << samples_file().string() << " ends with step " << last
+                   << ", but the checkpoint is from step " << *resumed_step
+                   << ": the trajectories between them are lost";
   }
   write_file_atomically(root_ / "config.yaml", config_yaml);
   files_ =

@@ -17,9 +17,9 @@ void follow_adapter(Config& config, const LoraSpec& given, bool first) {
   LoraSpec& asked = config.lora;
   if (first && (asked.rank != given.rank || asked.alpha != given.alpha || asked.rslora != given.rslora ||
                 asked.targets != given.targets))
-    LOG(WARNING) << "lora.rank, alpha and targets of the configuration are not those of model.adapter "
-                 << config.model.adapter.string() << ", which is trained further: rank " << given.rank
-                 << ", alpha " << given.alpha << ", " << given.targets.size() << " projections";
+    LOG(WARNING) << "lora.rank, lora.alpha, lora.rslora or lora.targets differ from model.adapter "
+                 << config.model.adapter.string() << "; the run uses those of the adapter: rank "
+                 << given.rank << ", alpha " << given.alpha << ", " << given.targets.size() << " projections";
   const double dropout = asked.dropout;
   asked = given;
   asked.dropout = dropout;

@@ -75,8 +75,8 @@ std::map<std::int64_t, std::vector<EvalMetrics>> read_evaluations(const std::fil
   for (const EvalMetrics& figure : before.evaluations) evaluations[figure.step].push_back(figure);
   const std::int64_t last = before.steps.empty() ? step : before.steps.back().step;
   if (last < step)
-    LOG(WARNING) << file.string() << " ends with step " << last << ": lines up to step " << step
-                 << ", from before the checkpoint, are lost";
+    LOG(WARNING) << file.string() << " ends with step " << last << ", but the checkpoint is from step "
+                 << step << ": the lines between them are lost";
   return evaluations;
 }
 
@@ -105,7 +105,8 @@ ResumeCandidates resume_candidates(const Config& config) {
   const bool is_own = std::filesystem::equivalent(start.parent_path(), own, ignored);
   if (!is_own && (!own_folders.empty() || holds_a_run(config.train.out)) && !began_with(config, asked)) {
     fail_usage(
-        "cannot resume from {} into {}: that folder has another run; set train.out to another folder, or "
+        "cannot resume from {} into {}: that folder contains another run; set train.out to another folder, "
+        "or "
         "checkpoint.resume: auto to resume that run",
         asked, config.train.out.string());
   }
@@ -117,8 +118,8 @@ void check_resumed(const Config& config, const FoundCheckpoint& found, const Lor
                    const TrainedOn& now) {
   if (!(*found.adapter.layout == layout)) {
     fail(
-        "cannot resume from {}: its adapter has other modules or ranks than the configuration; set the same "
-        "(the run's config.yaml has them), or set train.out to another folder",
+        "cannot resume from {}: its adapter has other modules or ranks than the configuration; use the lora "
+        "settings of the run's config.yaml, or set train.out to another folder",
         found.path.string());
   }
   const auto differs = [](const std::string& then, const std::string& today) {
@@ -126,8 +127,9 @@ void check_resumed(const Config& config, const FoundCheckpoint& found, const Lor
   };
   if (differs(found.info.base_weights, now.base_weights)) {
     fail(
-        "cannot resume from {}: its adapter was trained on other weights than {} holds now; name that "
-        "model in model.path, or start a run with another train.out",
+        "cannot resume from {}: its adapter was trained on other weights than those now in {}; set "
+        "model.path "
+        "to the original model, or set train.out to another folder",
         found.path.string(), config.model.path.string());
   }
   if (differs(found.info.training_data, now.training_data))
@@ -142,8 +144,8 @@ RunStart plan_start(const Config& config, std::int64_t step, std::int64_t steps,
   start.evaluations = read_evaluations(out / "metrics.jsonl", step);
   if (step > steps) {
     fail_usage(
-        "cannot resume {}: it has already done {} steps, but train.steps (or the epochs) is {}; raise it, or "
-        "set another train.out",
+        "cannot resume {}: it has already done {} steps, but train.steps or train.epochs allows only {}; "
+        "raise that setting, or set another train.out",
         out.string(), step, steps);
   }
   const bool due = sets > 0 && (step == steps || evaluation_due(config, step, steps));

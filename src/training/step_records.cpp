@@ -74,7 +74,7 @@ void StepRecords::end_step(double sync_seconds, double step_seconds) {
 
 void StepRecords::record(std::int64_t step) {
   if (recorded_step_ >= step) return;
-  if (metrics_.step != step) fail("the lines of step {} could not be written", step);
+  if (metrics_.step != step) fail("cannot write the metrics of step {}: they are incomplete", step);
   metrics_.version = step;
   folder_.append(metrics_);
   recorded_step_ = step;

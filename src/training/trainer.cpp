@@ -458,8 +458,8 @@ void Trainer::save_if_due(std::int64_t step) {
   } else if (save_ == SaveState::due) {
     save_ = SaveState::late;
     if (first_learner())
-      LOG(WARNING) << "the previous checkpoint is still being written, but that of step " << step
-                   << " is due: it is saved as soon as the disk is ready";
+      LOG(WARNING) << "the checkpoint of step " << step
+                   << " is due, but the previous one is still being written; the run saves when that is done";
   }
 }
 
@@ -499,7 +499,7 @@ void Trainer::save_last_step() {
   if (writer.state() == CheckpointWriter::State::writing && !writer.wait(kLastSavePatience))
     writer.give_up("a rank is lost");
   if (!learner_->is_between_steps()) {
-    LOG(WARNING) << "step " << step + 1 << " was interrupted in its update: it is not saved";
+    LOG(WARNING) << "step " << step + 1 << " is not saved, because its update was interrupted";
     return;
   }
   try {

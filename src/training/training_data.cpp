@@ -144,7 +144,7 @@ void warn_of_overlap(const Config& config, const TrainingData& data) {
     if (!overlap.any()) continue;
     LOG(WARNING) << config.data.eval[i].string() << " shares " << overlap.ids.size() << " ids and "
                  << overlap.images.size() << " image files with " << config.data.train.string()
-                 << ": its metrics are not those of unseen images";
+                 << ", so its metrics are not only for unseen images";
   }
 }
 

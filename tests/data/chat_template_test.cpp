@@ -90,8 +90,8 @@ TEST(ChatTemplates, WhatIsNotUnderstoodIsNamed) {
       {"{% for m in messages %}{% for c in m.content %}{{ c }}{% endfor %}{% endfor %}",
        "it goes through the words"},
       {"{% for m in messages %}{{ {m.content: 1} | first }}{% endfor %}", "it makes a key of the words"},
-      {"{% for m in messages %}{{ m.content.lstrip() }}{% endfor %}", "it trims one side of a text"},
-      {good + "{{ '\x1c' }}", "it shows a text in another place or form"},
+      {"{% for m in messages %}{{ m.content.lstrip() }}{% endfor %}", "it trims only one side of a text"},
+      {good + "{{ '\x1c' }}", "its output has a text in another place or form"},
       {good + "{% if x %}", "'endif' is missing"},
       {good + "{% endif %}", "the tag 'endif' is not supported"},
       {good + "{{ 1 +", "a tag does not end"},
@@ -106,18 +106,18 @@ TEST(ChatTemplates, WhatIsNotUnderstoodIsNamed) {
       {good + "{{ " + std::string(5000, '-') + "1 }}", "too deeply"},
       {good + "{{ x" + std::string(5000, '.') + " }}", "a name is missing"},
       {good + "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}", "no"},
-      {good + "{% for a in range(99999999) %}{% endfor %}", "a list has no end"},
+      {good + "{% for a in range(99999999) %}{% endfor %}", "a list is too long"},
       {good + "{% set n = namespace(x='abcdefgh') %}{% for a in range(99) %}{% set n.x = n.x ~ n.x %}{% "
               "endfor %}",
-       "a text has no end"},
+       "a text is too long"},
       {good + "{% set n = namespace(x='abcdefgh') %}{% for a in range(14) %}{% set n.x = n.x ~ n.x %}{% "
               "endfor %}{{ range(9999) | join(n.x) }}",
-       "a text has no end"},
+       "a text is too long"},
       {good + "{% set n = namespace(x=['abcdefgh']) %}{% for a in range(99) %}{% set n.x = [n.x, n.x] %}{% "
               "endfor %}",
-       "does not come to an end"},
+       "takes too long"},
       {good + "{% set n = namespace(x=[]) %}{% for a in range(9999) %}{% set n.x = [n.x] %}{% endfor %}",
-       "does not come to an end"},
+       "takes too long"},
       {std::string((std::size_t{1} << 20) + 1, 'x'), "larger than"},
   };
   for (const auto& [text, part] : bad) EXPECT_THAT(problem_of(text), HasSubstr(part)) << text.substr(0, 200);
@@ -169,7 +169,7 @@ TEST(ChatTemplates, NoneTakesLong) {
   const std::string big =
       "{% set n = namespace(x='aaaaaaaa') %}{% for a in range(14) %}{% set n.x = n.x ~ n.x %}{% endfor %}";
   const std::string half = "{% set y = n.x[:65000] ~ 'b' %}";
-  const std::string endless = "does not come to an end";
+  const std::string endless = "takes too long";
   const std::vector<std::pair<std::string, std::string>> cases{
       {chain("messages[0]", ".a", 1900), "a chain that is too long"},
       {chain("'a'", "|trim", 1900), "a chain that is too long"},
@@ -185,7 +185,7 @@ TEST(ChatTemplates, NoneTakesLong) {
       {big + again("{% set z = n.x[0] %}", 8), endless},
       {"{% for a in range(9999) %}{% set z %}" + std::string(100000, 'x') + "{% endset %}{% endfor %}",
        endless},
-      {"{{ range(9999)|join('" + std::string(25, 'x') + "') }}", "a text has no end"},
+      {"{{ range(9999)|join('" + std::string(25, 'x') + "') }}", "a text is too long"},
       {"{{ " + std::string(1000, 'a') + " }}", "a name is too long"},
   };
   for (const auto& [text, part] : cases) {

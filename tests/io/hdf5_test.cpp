@@ -132,7 +132,8 @@ TEST(Hdf5, ErrorsNameFileAndObject) {
   EXPECT_THAT(error_of([&] { file.attribute_text("/", "targets"); }), names("not one text"));
   EXPECT_THAT(error_of([&] { file.attribute_text("/", "absent"); }), names("/@absent"));
   EXPECT_THAT(error_of([&] { Hdf5File{folder.path() / "absent.h5"}; }), HasSubstr("absent.h5"));
-  EXPECT_THAT(error_of([&] { Hdf5File{folder.write("text", "no HDF5")}; }), HasSubstr("it is no HDF5 file"));
+  EXPECT_THAT(error_of([&] { Hdf5File{folder.write("text", "no HDF5")}; }),
+              HasSubstr("it is not an HDF5 file"));
 }
 
 TEST(Hdf5, AppearsOnlyWhenClosed) {

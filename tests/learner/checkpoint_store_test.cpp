@@ -174,7 +174,7 @@ TEST_F(CheckpointStoreTest, OfARunTheNewestWholeAdapterIsRead) {
   EXPECT_THAT(error_of([&] { read(run / "checkpoints/step-000003"); }), HasSubstr("adapter.h5 is missing"));
   for (const char* name : {"step-000002", "step-000001"})
     fs::remove(run / "checkpoints" / name / "adapter.h5");
-  EXPECT_THAT(error_of([&] { read(run); }), HasSubstr("none of its checkpoints has a whole adapter.h5"));
+  EXPECT_THAT(error_of([&] { read(run); }), HasSubstr("all of its checkpoints have a damaged adapter.h5"));
 }
 
 TEST_F(CheckpointStoreTest, PartsOnFrozenModulesAreKept) {
@@ -474,7 +474,7 @@ TEST_F(CheckpointStoreTest, GapsBetweenShards) {
   replace_second(begin, begin - 1, 0, 17);
   expect_refused(folder, second + " covers");
   replace_second(begin, end, size, 18);
-  expect_refused(folder, second + " is of update 18");
+  expect_refused(folder, second + " is from update 18");
   replace_second(begin, end, size, 17);
   EXPECT_NO_THROW(CheckpointStore::verify(folder));
 }

@@ -226,7 +226,7 @@ INSTANTIATE_TEST_SUITE_P(
                 "[8, 6]"},
         Refusal{"Twice",
                 with([](Folder& content) { content.add("model.language_model.norm.weight", {8}, 1); }),
-                "is the same as"},
+                "stand for the same weight"},
         Refusal{"Type", with([](Folder& content) { content.type = StoredType::i32; }), "has the dtype I32"},
         Refusal{"TruncatedFile",
                 [](const fs::path& folder) {

@@ -267,7 +267,7 @@ TEST(NodeFailures, WithoutSharedMemoryANodeTakesCopiesAndSaysSo) {
   QwenVl::load(files.path(), make_ops({"cpu", DType::f32, 1}), {false, true, &planned});
   EXPECT_EQ(held, 3 * planned.bytes()) << "one for the first node, two for the second";
   EXPECT_THAT(said, HasSubstr("cannot create shared memory: memfd_create fails with Operation not permitted; "
-                              "this node holds 2 copies of 0.00 GiB of weights instead of one"));
+                              "this node holds 2 copies of the weights instead of one (0.00 GiB each)"));
 }
 
 TEST(SharedPolicy, OpensOnAllRanks) {

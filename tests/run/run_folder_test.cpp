@@ -185,7 +185,7 @@ TEST(RunFolder, ResumesBehindACheckpoint) {
     }
   }
   std::ofstream(root / "metrics.jsonl", std::ios::app) << R"({"step": 6, "ver)";
-  EXPECT_THAT(error_of([&] { RunFolder run(root, "x", std::nullopt); }), HasSubstr("already has one"));
+  EXPECT_THAT(error_of([&] { RunFolder run(root, "x", std::nullopt); }), HasSubstr("already contains a run"));
   EXPECT_EQ(file_content(root / "config.yaml"), "first\n");
   {
     for (const char* left : {".config.yaml.tmp-1-2", "dumps/.step-000002.h5.tmp-1-2"})

@@ -86,7 +86,7 @@ TEST_F(RunStartTest, AnotherRunsCheckpointsMayStartANewRunOnly) {
   EXPECT_THAT(found.folders, ElementsAre(other / "checkpoints" / "step-000004"));
   EXPECT_EQ(found.needed_by, other.string());
   write_metrics(1, {});
-  EXPECT_THAT(error_of([&] { resume_candidates(config_); }), HasSubstr("that folder has another run"));
+  EXPECT_THAT(error_of([&] { resume_candidates(config_); }), HasSubstr("that folder contains another run"));
   // The same command again, before the run has a checkpoint of its own, and with one.
   folder_.write("run/config.yaml", to_yaml(config_));
   EXPECT_THAT(resume_candidates(config_).folders, ElementsAre(other / "checkpoints" / "step-000004"));

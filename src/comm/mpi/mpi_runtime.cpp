@@ -125,7 +125,7 @@ MpiRuntime::MpiRuntime(Seconds deadline) {
   if (!launched_) {
     if (const int tasks = number_from({"SLURM_STEP_NUM_TASKS"}); tasks > 1)
       fail_usage(
-          "srun started {} tasks without MPI: each would run the whole job; write srun --mpi=pmix, or mpirun",
+          "srun started {} tasks without MPI: each would run the whole job; use srun --mpi=pmix, or mpirun",
           tasks);
     world_ = make_local(deadline);
     return;
@@ -143,7 +143,7 @@ MpiRuntime::MpiRuntime(Seconds deadline) {
   check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
   threads_ = provided >= MPI_THREAD_MULTIPLE;
   if (provided < MPI_THREAD_SERIALIZED)
-    fail("MPI_Init_thread: this MPI was built without threads; use another MPI");
+    fail("MPI_Init_thread: this MPI was built without thread support; use an MPI that has it");
   auto transport = make_mpi_transport();
   const int expected = number_from(kSizeVariables);
   if (expected > 1 && transport->size() == 1) {

@@ -15,8 +15,8 @@ static_assert(sizeof(ncclUniqueId) == sizeof(WorldName));
 
 void check_nccl(ncclResult_t status, const char* call, int rank, ncclComm_t communicator) {
   if (status == ncclSuccess) return;
-  fail("NCCL call {} on rank {}: {} ({}); NCCL_DEBUG=INFO says more", call, rank, ncclGetErrorString(status),
-       ncclGetLastError(communicator));
+  fail("NCCL call {} on rank {}: {} ({}); set NCCL_DEBUG=INFO for details", call, rank,
+       ncclGetErrorString(status), ncclGetLastError(communicator));
 }
 
 class NcclBroadcast final : public BroadcastBackend {

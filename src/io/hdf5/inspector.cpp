@@ -141,7 +141,7 @@ void Hdf5File::State::check_in_a_child() {
   ::close(ends[1]);
   if (child < 0) {
     ::close(ends[0]);
-    fail("cannot check {}: no process can be started: {}; free some memory", path.string(),
+    fail("cannot check {}: cannot start a process: {}; free some memory", path.string(),
          std::generic_category().message(error));
   }
   std::string answer;
@@ -156,7 +156,7 @@ void Hdf5File::State::check_in_a_child() {
   int status = 0;
   while (::waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
   if (answer.empty()) {
-    fail("cannot read {}: it is damaged, so that the HDF5 library crashes or hangs; fetch or write it again",
+    fail("cannot read {}: it is damaged (the HDF5 library crashes or hangs); fetch or write it again",
          path.string());
   }
   if (answer[0] != kHarmless) throw Error(answer);

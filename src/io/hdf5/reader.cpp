@@ -132,7 +132,7 @@ Hdf5File::Hdf5File(fs::path path) : state_(std::make_unique<State>()) {
     fail("cannot read {}: it is damaged (its digest differs); fetch or write it again",
          state_->path.string());
   if (H5Fis_hdf5(state_->path.c_str()) <= 0) {
-    fail("cannot read {}: it is no HDF5 file; check the path", state_->path.string());
+    fail("cannot read {}: it is not an HDF5 file; check the path", state_->path.string());
   }
   // A sealed file is as biqa has written it, so it needs no inspection.
   if (seal == Seal::none) state_->check_in_a_child();

@@ -70,8 +70,8 @@ void CpuOps::check_matrix(cpu::PackedMatrix& matrix, std::int64_t inner, std::in
       return;
     fail(
         "cannot use {} on this processor: the {}x{} product has other bits with {} threads than with one "
-        "({}), so ranks "
-        "could disagree; set the variable ONEDNN_MAX_CPU_ISA={}, which takes biqa's own products",
+        "({}), so ranks could disagree; set ONEDNN_MAX_CPU_ISA={} in the environment to use biqa's own "
+        "products",
         name_of(compute_), inner, columns, threads_, cpu::library_version(), way_out);
   }
   fail(

@@ -169,7 +169,7 @@ class CpuOps final : public Ops, public SharedPacking {
   SampledToken sample_row(std::span<const float> logits, const SampleRequest& request,
                           std::span<const std::int64_t> suppressed, std::vector<float>& weights) const;
 
-  /// Smallest number of rows, a multiple of 8, for which it pays to wake a thread. A row takes `multiplications`.
+  /// Smallest number of rows, a multiple of 8, for which it pays to wake a thread. `multiplications`: per row.
   static std::int64_t rows_worth_a_thread(std::int64_t multiplications) {
     constexpr std::int64_t kEight = 8, kMost = 32, kWorth = std::int64_t{1} << 16;  // some 2 µs
     return cpu::round_up(std::clamp(kWorth / std::max<std::int64_t>(multiplications, 1), kEight, kMost),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The inner loops, included once per instruction set with another BIQA_KERNEL_NAMESPACE. Vectors are the compiler's own
 // type with 16 floats on every machine, so the order of each sum does not depend on the hardware. Each accumulator sums
-// the data of one row in a fixed order, so a row's sums do not depend on the number of rows.
+// its own data in a fixed order, so a row's sums do not depend on the number of rows.
 
 #include "ops/cpu/kernels.h"
 #include "ops/cpu/vector_product_impl.h"
