@@ -215,7 +215,7 @@ ShardFacts read_shard_facts(const fs::path& folder, const std::string& name) {
   ShardFacts facts{name, file.attribute_i64("/", "begin"), file.attribute_i64("/", "end"),
                    file.attribute_i64("/", "updates")};
   if (facts.begin < 0 || facts.end < facts.begin) {
-    fail("checkpoint {}: shard {} has the impossible range [{}, {}); use another", folder.string(), name,
+    fail("checkpoint {}: shard {} covers the impossible range [{}, {}); use another", folder.string(), name,
          facts.begin, facts.end);
   }
   for (const char* part : {"m", "v", "master"}) {

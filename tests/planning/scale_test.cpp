@@ -364,17 +364,17 @@ TEST(Scale, InputsAreReadByNameAndRefusedByName) {
   ScaleInputs read;
   read_scale_inputs(read, folder.write("again.yaml", to_yaml(in)));
   EXPECT_EQ(to_yaml(read), to_yaml(in));
-  for (const auto& [text, part] :
-       std::vector<std::pair<std::string, std::string>>{{"tokens_seconds: 1\n", "no input 'tokens_seconds'"},
-                                                        {"images: 1\ntoken_seconds: -1\n", "machine.yaml:2"},
-                                                        {"images: 2.5\n", "a whole number"},
-                                                        {"images: 0\n", "a whole number"},
-                                                        {"token_seconds: fast\n", "a number of at least 0"},
-                                                        {"token_seconds: 0x1p3\n", "a number of at least 0"},
-                                                        {"token_seconds: .nan\n", "a number of at least 0"},
-                                                        {"sleeps: no\n", "true or false"},
-                                                        {"images: [1, 2]\n", "a single value"},
-                                                        {"- 1\n", "must be a map"}}) {
+  for (const auto& [text, part] : std::vector<std::pair<std::string, std::string>>{
+           {"tokens_seconds: 1\n", "unknown input 'tokens_seconds'"},
+           {"images: 1\ntoken_seconds: -1\n", "machine.yaml:2"},
+           {"images: 2.5\n", "a whole number"},
+           {"images: 0\n", "a whole number"},
+           {"token_seconds: fast\n", "a number of at least 0"},
+           {"token_seconds: 0x1p3\n", "a number of at least 0"},
+           {"token_seconds: .nan\n", "a number of at least 0"},
+           {"sleeps: no\n", "true or false"},
+           {"images: [1, 2]\n", "a single value"},
+           {"- 1\n", "must be a map"}}) {
     folder.write("machine.yaml", text);
     try {
       read_scale_inputs(in, file);
