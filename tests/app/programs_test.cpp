@@ -338,7 +338,8 @@ TEST_F(Programs, PromptsFlagWins) {
                                           (kTiny / "model").string(), user))
           .string();
   const std::string picture = (kTiny / "sample_cat.png").string();
-  expect_error(run(score({"--config", config, "--prompts", "nonsense", picture})), 2, "--prompts is 'nonsense'");
+  expect_error(run(score({"--config", config, "--prompts", "nonsense", picture})), 2,
+               "--prompts is 'nonsense'");
   expect_error(run(score({"--config", config, picture})), 1, "2048");
   EXPECT_EQ(run(score({"--config", config, "--prompts", "released", picture})).code, 3);
 }
