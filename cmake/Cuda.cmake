@@ -24,7 +24,7 @@ if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
 endif()
 find_package(CUDAToolkit REQUIRED)
 find_package(CUDNN REQUIRED)
-find_package(NCCL REQUIRED)
+find_package(NCCL 2.14 REQUIRED)
 
 # biqa_cuda_target(target layer): what the layer's cuda/ and nccl/ folders need. A contraction of a*b+c that the compiler may
 # or may not make would break bitwise agreement between kernels; one that is wanted is written as fmaf.

@@ -63,6 +63,8 @@ class Communicator {
 
   virtual int rank() const = 0;
   virtual int size() const = 0;
+  /// The number that `rank` of this communicator has in the whole job.
+  virtual int job_rank(int rank) const = 0;
 
   /// The longest time that a wait may take before it throws Error.
   virtual void set_deadline(Seconds deadline) = 0;

@@ -2,7 +2,6 @@
 // All collectives, on any transport. Posting a message never waits (comm/endpoint.h), so no order of sends and receives
 // can cause a deadlock.
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <glog/logging.h>
 
 #include <algorithm>
@@ -19,6 +18,7 @@
 
 #include "comm/broadcast_shape.h"
 #include "comm/endpoint.h"
+#include "comm/rank_list.h"
 #include "comm/wait_times.h"
 #include "core/error.h"
 
@@ -34,14 +34,6 @@ constexpr std::size_t kRootedElements = 4096;
 /// Factor of the deadline for ranks that wait for a collecting rank. The collecting rank knows which rank is missing,
 /// so its deadline must pass first.
 constexpr double kPatience = 1.25;
-
-std::string list_ranks(const std::vector<int>& ranks) {
-  constexpr std::size_t kShown = 8;
-  const std::span shown = std::span(ranks).first(std::min(ranks.size(), kShown));
-  std::string text = fmt::format("rank{} {}", ranks.size() == 1 ? "" : "s", fmt::join(shown, ", "));
-  if (ranks.size() > kShown) text += fmt::format(" and {} more", ranks.size() - kShown);
-  return text;
-}
 
 class MessageCommunicator final : public Communicator {
  public:
@@ -62,6 +54,10 @@ class MessageCommunicator final : public Communicator {
 
   int rank() const override { return rank_; }
   int size() const override { return static_cast<int>(members_.size()); }
+  int job_rank(int rank) const override {
+    CHECK(rank >= 0 && rank < size()) << "rank " << rank << " of " << size();
+    return members_[static_cast<std::size_t>(rank)];
+  }
   void set_deadline(Seconds deadline) override { deadline_ = deadline; }
   Seconds deadline() const override { return deadline_; }
   Traffic traffic(Operation operation) const override {
@@ -201,10 +197,6 @@ class MessageCommunicator final : public Communicator {
     std::vector<std::unique_ptr<Incoming>> incoming_;
   };
 
-  int job_rank(int rank) const {
-    CHECK(rank >= 0 && rank < size()) << "rank " << rank << " of " << size();
-    return members_[static_cast<std::size_t>(rank)];
-  }
   int channel_of(int stream) const { return base_channel_ + 2 * stream; }
   int collective_channel() const { return channel_of(kCollectiveStream); }
   void count_call(Operation operation) { ++traffic_.at(static_cast<std::size_t>(operation)).calls; }
@@ -370,7 +362,7 @@ void MessageCommunicator::reduce_scatter(Operation operation, std::span<const T>
   const auto ranks = members_.size(), shard = own_shard.size(), own = static_cast<std::size_t>(rank_);
   CHECK_EQ(all.size(), ranks * shard);
   Collective call(*this, operation, kElement<T>, all.size(), 0);
-  const std::size_t block = std::clamp(kReduceElements / ranks, kLeastReduceBlock, kLargestReduceBlock);
+  const std::size_t block = reduce_block(ranks);
   std::vector<std::vector<T>> parts(ranks);
   for (auto& part : parts) part.resize(std::min(block, shard));
   std::size_t begin = 0;

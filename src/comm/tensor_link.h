@@ -2,26 +2,37 @@
 // Collectives on flat f32 tensors in a backend's memory. Learners call them at every update.
 #pragma once
 
+#include <functional>
 #include <memory>
 
 #include "comm/communicator.h"
+#include "comm/shards.h"
 #include "tensor/device_memory.h"
 
 namespace biqa {
 
-/// All tensors are [1, n] f32. `whole` has one shard per rank, in rank order. Both functions are collective and return
-/// when the result is available.
+/// All tensors are dense [1, n] f32. `whole` has all shards of the link's Shards, and `shard` is this rank's, outside of `whole`.
+/// Both functions are collective and return when the result is available. Deadline, errors and poll are those of the
+/// communicator. After an Error every later call fails.
 class TensorLink {
  public:
   virtual ~TensorLink() = default;
-  /// shard = this rank's range of the sum over the ranks, summed in rank order.
+  /// shard = this rank's range of the sum over the ranks: ((x0 + x1) + x2) + … in rank order.
   virtual void reduce_scatter_sum(ConstView whole, View shard) = 0;
-  /// whole = every rank's shard. `shard` is not part of it.
+  /// whole = every rank's shard.
   virtual void all_gather(ConstView shard, View whole) = 0;
 };
 
-/// The link for tensors in `memory` (today through the host's memory and `ranks`; NCCL's belongs here). Both arguments must
-/// outlive it.
-std::unique_ptr<TensorLink> make_tensor_link(Communicator& ranks, DeviceMemory& memory);
+/// The link for tensors in `memory`: between GPUs through NCCL if the build has it, otherwise through the host's memory and
+/// `ranks`. `shards` is the same on all ranks. `ranks` and `memory` must outlive the link. Does not communicate.
+std::unique_ptr<TensorLink> make_tensor_link(Communicator& ranks, DeviceMemory& memory, Shards shards);
+
+/// The link through the host's memory and `ranks`, whatever the memory.
+std::unique_ptr<TensorLink> make_host_link(Communicator& ranks, DeviceMemory& memory, Shards shards);
+
+/// For tests: make_tensor_link() returns what `make` returns, until it is called with an empty function. Call this before starting
+/// threads.
+using TensorLinkMaker = std::function<std::unique_ptr<TensorLink>(Communicator&, DeviceMemory&, Shards)>;
+void set_tensor_link_maker(TensorLinkMaker make);
 
 }  // namespace biqa

@@ -100,10 +100,11 @@ Learner::Learner(const QwenVl& model, Lora start, std::shared_ptr<const PackedAd
       reference_(std::move(reference)),
       learners_(learners),
       options_(options),
-      memory_(model.ops().memory()),
-      link_(make_tensor_link(learners, memory_)) {
+      memory_(model.ops().memory()) {
   const auto ranks = static_cast<std::size_t>(learners.size());
   shard_size_ = (adapter_.layout->size() + ranks - 1) / ranks;
+  link_ = make_tensor_link(learners, memory_,
+                           Shards::even(learners.size(), static_cast<std::int64_t>(shard_size_)));
   gradient_ = flat(ranks * shard_size_);
   for (Tensor* tensor : {&shard_gradient_, &values_, &m_, &v_}) {
     *tensor = flat(shard_size_);

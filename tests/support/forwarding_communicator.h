@@ -15,6 +15,7 @@ class ForwardingCommunicator : public Communicator {
 
   int rank() const override { return inner_.rank(); }
   int size() const override { return inner_.size(); }
+  int job_rank(int rank) const override { return inner_.job_rank(rank); }
   void set_deadline(Seconds deadline) override { inner_.set_deadline(deadline); }
   Seconds deadline() const override { return inner_.deadline(); }
   void barrier(const char* purpose) override { inner_.barrier(purpose); }

@@ -8,9 +8,7 @@
 #include <cmath>
 #include <cstring>
 #include <string>
-#include <thread>
 
-#include "core/error.h"
 #include "core/random.h"
 
 namespace biqa::testing {
@@ -136,45 +134,6 @@ void check_linear(const LinearCase& c, const RunLinear& run, const RunLinear& ot
   };
   const auto call = [&](const RunLinear& one, View y) { one(x.view(), weight.view(), bias.view(), y); };
   check_both(c.output, c.tokens, c.out, expect, call, run, other);
-}
-
-void check_broadcast(const BroadcastCase& c, const RunBroadcast& run) {
-  // A guard element on each side of the data; rank r starts from bytes of its own.
-  std::vector<Tensor> buffers;
-  for (int rank = 0; rank < c.ranks; ++rank) {
-    Tensor& buffer = buffers.emplace_back(c.type, 1, c.rows * c.columns + 2, "broadcast");
-    auto* bytes = static_cast<unsigned char*>(buffer.view().data());
-    for (std::size_t i = 0; i < buffer.bytes(); ++i) {
-      bytes[i] = static_cast<unsigned char>(mix64(i + (static_cast<std::uint64_t>(rank) << 32)));
-    }
-  }
-  std::vector<Tensor> expected;
-  const std::size_t size = size_of(c.type);
-  for (const Tensor& buffer : buffers) {
-    Tensor& copy = expected.emplace_back(buffer.clone());
-    const auto* source =
-        static_cast<const std::byte*>(buffers[static_cast<std::size_t>(c.root)].view().data());
-    std::memcpy(static_cast<std::byte*>(copy.view().data()) + size, source + size, buffer.bytes() - 2 * size);
-  }
-  std::vector<std::string> errors(buffers.size());
-  std::vector<std::thread> ranks;
-  for (std::size_t rank = 0; rank < buffers.size(); ++rank) {
-    ranks.emplace_back([&, rank] {
-      std::byte* data = static_cast<std::byte*>(buffers[rank].view().data()) + size;
-      try {
-        run(static_cast<int>(rank), View(data, c.type, c.rows, c.columns, c.columns), c.root);
-      } catch (const Error& error) {
-        errors[rank] = error.what();
-      }
-    });
-  }
-  for (std::thread& rank : ranks) rank.join();
-  for (std::size_t rank = 0; rank < buffers.size(); ++rank) {
-    EXPECT_EQ(errors[rank], "") << "rank " << rank;
-    EXPECT_EQ(std::memcmp(buffers[rank].view().data(), expected[rank].view().data(), expected[rank].bytes()),
-              0)
-        << "rank " << rank << " has other bits than the root, or bits around the data have changed";
-  }
 }
 
 GuardedOutput::GuardedOutput(DType type, std::int64_t rows, std::int64_t columns)

@@ -30,15 +30,9 @@ struct LinearCase {
   bool bias;
   std::uint64_t seed;
 };
-struct BroadcastCase {
-  int ranks, root;
-  DType type;
-  std::int64_t rows, columns;
-};
 
 const std::vector<RmsNormCase>& rms_norm_cases();
 const std::vector<LinearCase>& linear_cases();
-const std::vector<BroadcastCase>& broadcast_cases();
 
 /// --- products ---
 struct LinearBackwardCase {
@@ -163,7 +157,6 @@ const std::vector<HeadCase>& head_not_finite_cases();
 // GoogleTest prints a failing case with these.
 std::ostream& operator<<(std::ostream& out, const RmsNormCase& c);
 std::ostream& operator<<(std::ostream& out, const LinearCase& c);
-std::ostream& operator<<(std::ostream& out, const BroadcastCase& c);
 std::ostream& operator<<(std::ostream& out, const LinearBackwardCase& c);
 std::ostream& operator<<(std::ostream& out, const LinearBatchCase& c);
 std::ostream& operator<<(std::ostream& out, const RmsNormBackwardCase& c);
@@ -192,15 +185,11 @@ double rms_norm_bound(std::int64_t columns, DType output);
 /// Runs an implementation on host views. It must write y, whose rows are spaced, and nothing else.
 using RunRmsNorm = std::function<void(ConstView x, ConstView weight, float epsilon, View y)>;
 using RunLinear = std::function<void(ConstView x, ConstView weight, ConstView bias, View y)>;
-/// Broadcasts the dense `data` as rank `rank` of the case's world. One thread per rank calls it at the same time.
-using RunBroadcast = std::function<void(int rank, View data, int root)>;
 
 /// Fails the current test if a result is out of bounds or a byte around the output has changed. Also compares with
 /// `other`, a second implementation within bounds; the two may differ by twice the bound.
 void check_rms_norm(const RmsNormCase& c, const RunRmsNorm& run, const RunRmsNorm& other = nullptr);
 void check_linear(const LinearCase& c, const RunLinear& run, const RunLinear& other = nullptr);
-/// Every rank must have the root's bits at the end.
-void check_broadcast(const BroadcastCase& c, const RunBroadcast& run);
 
 /// An output [rows, columns] inside a larger allocation. All of it is first filled with a known byte.
 class GuardedOutput {

@@ -35,14 +35,6 @@ const std::vector<LinearCase>& linear_cases() {
   return cases;
 }
 
-const std::vector<BroadcastCase>& broadcast_cases() {
-  static const std::vector<BroadcastCase> cases = {
-      {1, 0, DType::f32, 1, 1},   {2, 0, DType::f32, 1, 31},   {2, 1, DType::bf16, 3, 33},
-      {3, 2, DType::i64, 5, 100}, {4, 1, DType::f32, 7, 4099}, {5, 4, DType::u8, 1, 1},
-  };
-  return cases;
-}
-
 const std::vector<LinearBackwardCase>& linear_backward_cases() {
   static const auto cases = [] {
     std::vector<LinearBackwardCase> all;
@@ -254,11 +246,6 @@ std::ostream& operator<<(std::ostream& out, const RmsNormCase& c) {
 std::ostream& operator<<(std::ostream& out, const LinearCase& c) {
   return out << c.tokens << " tokens, " << c.in << " to " << c.out << ", " << name_of(c.input) << " to "
              << name_of(c.output) << (c.bias ? ", bias" : "") << ", seed " << c.seed;
-}
-
-std::ostream& operator<<(std::ostream& out, const BroadcastCase& c) {
-  return out << c.ranks << " ranks, root " << c.root << ", " << c.rows << "x" << c.columns << " "
-             << name_of(c.type);
 }
 
 std::ostream& operator<<(std::ostream& out, const LinearBackwardCase& c) {

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// Collectives on device memory through NCCL. The communicator carries only names and barriers. So a rank that never comes is
+// named, and every wait has the communicator's deadline and poll.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "comm/nccl/world.h"
+#include "comm/tensor_link.h"
+#include "tensor/cuda/memory.h"
+
+namespace biqa::nccl {
+
+class NcclLink final : public TensorLink {
+ public:
+  /// Every rank has a GPU of its own. The first collective creates the NCCL world. The arguments must outlive the link.
+  NcclLink(Library& library, Communicator& ranks, cuda::CudaMemory& memory, Shards shards);
+  /// Leaves the world. Takes at most two seconds, also if a peer is lost.
+  ~NcclLink() override;
+  NcclLink(const NcclLink&) = delete;
+  NcclLink& operator=(const NcclLink&) = delete;
+
+  void reduce_scatter_sum(ConstView whole, View shard) override;
+  void all_gather(ConstView shard, View whole) override;
+
+ private:
+  enum class Until : std::uint8_t { usable, done };
+
+  /// Runs `work` when all ranks have called this. After an exception the world is aborted and unusable.
+  void run(const char* operation, const std::function<void()>& work);
+  void join();
+  void exchange(const char* operation, std::span<const Move> moves);
+  void wait(const char* operation, Until until);
+  /// "the sum over GPUs through NCCL on rank 3"
+  std::string where(const char* operation) const;
+  std::string peers() const;
+
+  Library& library_;
+  Communicator& ranks_;
+  cuda::CudaMemory& memory_;
+  Shards shards_;
+  std::unique_ptr<World> world_;
+  bool broken_ = false;
+};
+
+}  // namespace biqa::nccl

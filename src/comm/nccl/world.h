@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// The interface to NCCL, without NCCL's types, so that tests can replace it by threads. Nothing here waits. Private to this folder.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "tensor/cuda/runtime.h"
+
+namespace biqa::nccl {
+
+/// Identifies a world. One rank makes it and sends it to the others.
+using WorldName = std::array<std::byte, 128>;
+
+/// One rank's part in moving f32 elements in device memory. `elements` is at least 1.
+struct Move {
+  enum class Kind : std::uint8_t { send, receive, broadcast };
+  Kind kind = Kind::send;
+  int peer = 0;                 ///< the other rank; of a broadcast, the root
+  const float* from = nullptr;  ///< of a send, and of a broadcast on its root
+  float* to = nullptr;          ///< of a receive, and of a broadcast
+  std::int64_t elements = 0;
+};
+
+enum class Progress : std::uint8_t { ready, under_way, failed };
+struct State {
+  Progress progress = Progress::ready;
+  std::string reason{};  ///< of a failure
+};
+
+/// One rank's end of a world. While the state is `under_way`, only state() and the destructor may be called.
+class World {
+ public:
+  /// Never waits for a peer. After leave() and with a ready state, it frees the world. Otherwise it aborts whatever is
+  /// under way.
+  virtual ~World() = default;
+  /// State of the creation, or of the last start() or leave(). `ready` after start(): all is in the stream, not yet done.
+  virtual State state() = 0;
+  /// Begins `moves` as one group, in the order of the stream. Moves between two ranks match in order.
+  virtual void start(std::span<const Move> moves) = 0;
+  /// Marks the current end of the stream. Only when the state is ready.
+  virtual void mark() = 0;
+  /// True if the stream has reached the mark. Throws the Error of work in the stream that failed.
+  virtual bool passed() = 0;
+  /// Begins to leave the world. Nothing may be started afterwards.
+  virtual void leave() = 0;
+};
+
+/// Makes worlds. Calls throw Error if the library refuses.
+class Library {
+ public:
+  virtual ~Library() = default;
+  virtual WorldName make_name() = 0;
+  /// Begins to create this rank's end of a world; its device is selected. The world moves data in `stream`, which must
+  /// outlive it.
+  virtual std::unique_ptr<World> join(const WorldName& name, int rank, int ranks,
+                                      const cuda::Stream& stream) = 0;
+};
+
+/// NCCL itself.
+Library& library();
+
+}  // namespace biqa::nccl
