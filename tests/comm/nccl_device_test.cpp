@@ -2,6 +2,7 @@
 // NCCL on real devices; built with CUDA only. A test is skipped with its reason where there are too few devices.
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <string>
 
 #include "comm/link_contract.h"
@@ -30,10 +31,9 @@ void settle(nccl::World& world) {
 TEST(NcclDevice, MovesInAWorldOfOne) {
   if (devices() < 1) GTEST_SKIP() << "no CUDA device";
   cuda::select_device(0);
-  const cuda::Stream stream;
-  cuda::CudaMemory memory(stream);
+  cuda::CudaMemory memory(std::make_shared<cuda::Stream>());
   nccl::Library& library = nccl::library();
-  const auto world = library.join(library.make_name(), 0, 1, stream);
+  const auto world = library.join(library.make_name(), 0, 1, memory.stream());
   settle(*world);
   const std::vector<float> values = testing::some_values<float>(3000, 0);
   const Tensor from = copied_to(memory, ConstView(values.data(), 1, 3000), "test");
@@ -72,8 +72,7 @@ TEST(NcclDevice, LinksOfOneRank) {
     SCOPED_TRACE(one.name);
     const auto comm = make_local(kLong);
     cuda::select_device(0);
-    const cuda::Stream stream;
-    cuda::CudaMemory memory(stream);
+    cuda::CudaMemory memory(std::make_shared<cuda::Stream>());
     const Shards shards(one.shards);
     nccl::NcclLink link(nccl::library(), *comm, memory, shards);
     testing::check_link(*comm, memory, link, shards);
@@ -88,8 +87,7 @@ TEST(NcclDevice, LinksOfADevicePerRank) {
     const Shards shards(one.shards);
     const auto errors = testing::on_ranks(ranks, kLong, [&](Communicator& comm) {
       cuda::select_device(comm.rank());
-      const cuda::Stream stream;
-      cuda::CudaMemory memory(stream);
+      cuda::CudaMemory memory(std::make_shared<cuda::Stream>());
       const auto link = make_tensor_link(comm, memory, shards);
       ASSERT_NE(dynamic_cast<nccl::NcclLink*>(link.get()), nullptr);
       testing::check_link(comm, memory, *link, shards);

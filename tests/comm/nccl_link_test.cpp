@@ -28,8 +28,7 @@ constexpr Seconds kShort{1};
 
 /// A rank's device.
 struct Device {
-  cuda::Stream stream;
-  cuda::CudaMemory memory{stream};
+  cuda::CudaMemory memory{std::make_shared<cuda::Stream>()};
 };
 
 enum class Way { host_memory, host, nccl, slow_nccl, late_nccl };
@@ -297,7 +296,7 @@ TEST(SumParts, AddsInTheOrderOfTheRanks) {
       const Tensor received = copied_to(device.memory, ConstView(parts.data(), kRanks - 1, kSize), "test");
       const Tensor own_part = copied_to(device.memory, ConstView(own_values.data(), 1, kSize), "test");
       testing::Guarded sum(device.memory, kSize);
-      nccl::sum_parts(own_part.view(), received.view(), own, sum.view(), device.stream);
+      nccl::sum_parts(own_part.view(), received.view(), own, sum.view(), device.memory.stream());
       EXPECT_TRUE(testing::same_bits(sum.values(), expected)) << own;
     }
   }

@@ -23,7 +23,7 @@ class CudaMemory final : public DeviceMemory {
   void copy(ConstView from, View to) override;
   void zero(View values) override;
   void wait() override;
-  const Stream& stream() const { return stream_; }
+  const Stream& stream() const { return *stream_; }
 
  private:
   std::shared_ptr<const Stream> stream_;
