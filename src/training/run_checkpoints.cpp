@@ -49,7 +49,7 @@ void RunCheckpoints::take_over(std::int64_t step,
 
 void RunCheckpoints::begin(const Learner& learner, const CheckpointInfo& info) {
   writer_.begin(learner, info);
-  under_way_ = true;
+  saves_.begin();
 }
 
 bool RunCheckpoints::take_insurance() {
@@ -59,18 +59,18 @@ bool RunCheckpoints::take_insurance() {
 }
 
 void RunCheckpoints::check() {
-  if (!under_way_) return;
+  if (!saves_.running()) return;
   const bool failed = writer_.state() == CheckpointWriter::State::failed;
   const bool writing = writer_.state() == CheckpointWriter::State::writing;
   const int first_failed = first_of_learners(failed);
   if (first_failed < learners_.size()) {
-    under_way_ = false;
+    saves_.ended();
     if (first_failed == learners_.rank())
       LOG(WARNING) << writer_.failure() << "; training continues, earlier checkpoints are unchanged";
     else if (first())
       writer_.give_up("another learner could not write its shard");
   } else if (learners_.all_reduce_max(writing ? 1 : 0) == 0) {
-    under_way_ = false;
+    saves_.ended();
     point_to_best();
   }
 }
@@ -79,7 +79,7 @@ void RunCheckpoints::finish() {
   constexpr Seconds kLook{0.01}, kPatience{30};
   const auto start = std::chrono::steady_clock::now();
   Seconds told{0};
-  while (under_way_) {
+  while (saves_.running()) {
     writer_.wait(kLook);
     const int first_failed = first_of_learners(writer_.state() == CheckpointWriter::State::failed);
     if (first_failed == learners_.rank()) throw Error(writer_.failure());
@@ -88,7 +88,7 @@ void RunCheckpoints::finish() {
       learners_.barrier("the end of the job");  // told once, by that learner
     }
     const int slowest = first_of_learners(writer_.state() == CheckpointWriter::State::writing);
-    under_way_ = slowest < learners_.size();
+    if (slowest == learners_.size()) saves_.ended();
     // A write can't be taken back: whoever watches must decide.
     const Seconds waited = std::chrono::steady_clock::now() - start;
     if (slowest == learners_.rank() && waited - told > kPatience) {
@@ -113,7 +113,7 @@ bool RunCheckpoints::note_evaluation(std::int64_t step, std::span<const EvalMetr
     best_step_ = step;
   }
   const bool save = learners_.all_reduce_max(better ? 1 : 0) > 0;
-  if (save) best_to_save_ = step;
+  if (save) saves_.ask_at_once(step);
   point_to_best();
   return save;
 }

@@ -16,6 +16,7 @@
 #include "learner/checkpoint_writer.h"
 #include "learner/learner.h"
 #include "run/run_folder.h"
+#include "training/save_state.h"
 
 namespace biqa {
 
@@ -33,9 +34,11 @@ class RunCheckpoints {
   /// checkpoint is the best so far.
   void take_over(std::int64_t step, const std::map<std::int64_t, std::vector<EvalMetrics>>& figures);
 
+  /// Whether a save is wanted, and whether it may start now. A best step's save is never delayed.
+  SaveProgress& saves() { return saves_; }
+  const SaveProgress& saves() const { return saves_; }
   void begin(const Learner& learner, const CheckpointInfo& info);
-  /// True if a save may start now: no save is running, or `step` is the best step, whose save must not be delayed.
-  bool may_begin(std::int64_t step) const { return !under_way_ || best_to_save_ == step; }
+  bool may_begin(std::int64_t step) const { return saves_.may_begin(step); }
   /// Whether to call insure() now. An insurance is a save that does not wait for other learners, for the time between a
   /// launcher's SIGTERM and its SIGKILL. True at most once, and never during another save.
   bool take_insurance();
@@ -47,8 +50,8 @@ class RunCheckpoints {
   /// Called after the last step: waits for the last save. Throws Error if it fails.
   void finish();
 
-  /// If this step is the best so far, it gets its own checkpoint and the link `best` points to it. Returns true if
-  /// the caller must save now. `figures` is used on the first learner only.
+  /// If this step is the best so far, it gets its own checkpoint and the link `best` points to it. Then its save is
+  /// wanted at once, and the result is true. `figures` is used on the first learner only.
   bool note_evaluation(std::int64_t step, std::span<const EvalMetrics> figures);
   /// Value of the metric `checkpoint.best` for the adapter of `step`; NaN if it was not evaluated.
   double figure_of(std::int64_t step) const { return evaluated_step_ == step ? evaluated_ : kNotMeasured; }
@@ -63,8 +66,8 @@ class RunCheckpoints {
   const std::filesystem::path root_;
   Communicator& learners_;
   CheckpointWriter writer_;
-  bool under_way_ = false, insured_ = false;
-  std::int64_t best_to_save_ = -1;
+  SaveProgress saves_;
+  bool insured_ = false;  ///< outside the states: once, in any of them
   std::int64_t evaluated_step_ = -1, best_step_ = 0;
   double evaluated_ = kNotMeasured, best_ = -std::numeric_limits<double>::infinity();
 };

@@ -55,13 +55,6 @@ std::uint64_t digest_of_text(const std::string& text) {
   return digest_of_bytes(std::as_bytes(std::span(text)));
 }
 
-/// Whether learners must save after a step. The same on all learners.
-enum class SaveState : std::uint8_t {
-  none,
-  due,   ///< save as soon as the previous checkpoint is written
-  late,  ///< the same, and a warning says so
-};
-
 /// One rank's part of a run. A member is set if the rank's roles need it.
 class Trainer {
  public:
@@ -100,7 +93,6 @@ class Trainer {
 
   // Checkpoints and the end.
   CheckpointInfo info(std::int64_t step) const;
-  void ask_to_save();
   void save_if_due(std::int64_t step);
   void record_learned_step();
   void poll();
@@ -134,7 +126,6 @@ class Trainer {
   std::int64_t lag_ = 0;
   std::int64_t step_ = 0;       ///< the last one this rank has done with
   std::int64_t last_step_ = 0;  ///< the run ends after it: data_.steps, or less once a stop is asked for
-  SaveState save_ = SaveState::none;
 };
 
 // ---------------------------------------------------------------------------------------------------- start
@@ -386,23 +377,22 @@ void Trainer::read_reports(std::int64_t step) {
     if (theirs.stop) last_step_ = std::min(last_step_, step + lag_);
     save = save || theirs.save;
   }
-  if (save) ask_to_save();
+  if (save) checkpoints_->saves().ask();
 }
 
 /// After a step, on every rank in the same order of steps: the adapter to all who hold one, and how the run continues.
 void Trainer::boundary(std::int64_t step) {
-  const Boundary next = share_boundary(world_, roles_.learners.front(),
-                                       {step, last_step_, save_ != SaveState::none, FirstEvaluation::none});
+  const Boundary next = share_boundary(
+      world_, roles_.learners.front(),
+      {step, last_step_, checkpoints_ != nullptr && checkpoints_->saves().wanted(), FirstEvaluation::none});
   CHECK_EQ(next.version, step);
   adopt(next);
 }
 
 void Trainer::adopt(const Boundary& boundary) {
   last_step_ = boundary.last_step;
-  if (boundary.save)
-    ask_to_save();
-  else
-    save_ = SaveState::none;
+  if (checkpoints_ != nullptr && boundary.save) checkpoints_->saves().ask();
+  if (checkpoints_ != nullptr && !boundary.save) checkpoints_->saves().withdraw();
   if (!exchange_) return;
   exchange_->publish(boundary.version);
   if (actor_ != nullptr) actor_->set_adapter(exchange_->adapter());
@@ -419,7 +409,7 @@ bool Trainer::evaluate(std::int64_t step) {
     records_->append(*figures);
     print_evaluation(*figures);
   }
-  if (checkpoints_ != nullptr && checkpoints_->note_evaluation(step, *figures)) ask_to_save();
+  if (checkpoints_ != nullptr) checkpoints_->note_evaluation(step, *figures);
   traffic_->leave_out_since(before);  // an evaluation is no part of a step
   return true;
 }
@@ -445,21 +435,13 @@ CheckpointInfo Trainer::info(std::int64_t step) const {
           trained_on_.training_data};
 }
 
-void Trainer::ask_to_save() {
-  if (save_ == SaveState::none) save_ = SaveState::due;
-}
-
 /// A slow disk delays the next checkpoint, not the training.
 void Trainer::save_if_due(std::int64_t step) {
-  const bool due = save_ != SaveState::none;
-  if (step == last_step_ || (due && checkpoints_->may_begin(step))) {
+  if (step == last_step_ || (checkpoints_->saves().wanted() && checkpoints_->may_begin(step))) {
     checkpoints_->begin(learner_->learner(), info(step));
-    save_ = SaveState::none;
-  } else if (save_ == SaveState::due) {
-    save_ = SaveState::late;
-    if (first_learner())
-      LOG(WARNING) << "the checkpoint of step " << step
-                   << " is due, but the previous one is still being written; the run saves when that is done";
+  } else if (checkpoints_->saves().delayed() && first_learner()) {
+    LOG(WARNING) << "the checkpoint of step " << step
+                 << " is due, but the previous one is still being written; the run saves when that is done";
   }
 }
 
