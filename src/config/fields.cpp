@@ -11,6 +11,7 @@
 #include <span>
 #include <utility>
 
+#include "config/best_metric.h"
 #include "core/error.h"
 #include "core/names.h"
 
@@ -39,10 +40,6 @@ constexpr std::array kSchedules{Named<Schedule>{"linear", Schedule::linear},
 using Word = Named<std::string_view>;
 constexpr std::array kDevices{Word{"cpu", "cpu"}, Word{"cuda", "cuda"}};
 constexpr std::array kDecodings{Word{"greedy", "greedy"}, Word{"sampled", "sampled"}};
-constexpr std::array kBestMetrics{Word{"caption_plcc", "caption_plcc"}, Word{"caption_srcc", "caption_srcc"},
-                                  Word{"image_plcc", "image_plcc"},     Word{"image_srcc", "image_srcc"},
-                                  Word{"rouge1_p", "rouge1_p"},         Word{"rouge1_r", "rouge1_r"},
-                                  Word{"rouge1_f", "rouge1_f"},         Word{"none", "none"}};
 constexpr std::array kSaveSignals{Word{"SIGUSR1", "SIGUSR1"}, Word{"SIGUSR2", "SIGUSR2"},
                                   Word{"SIGHUP", "SIGHUP"}, Word{"none", "none"}};
 constexpr std::array kPlacements{Named<bool>{"split", false}, Named<bool>{"colocated", true}};

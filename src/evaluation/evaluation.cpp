@@ -3,6 +3,8 @@
 
 #include <cmath>
 
+#include "config/best_metric.h"
+#include "core/names.h"
 #include "core/statistics.h"
 #include "data/response.h"
 #include "data/rouge.h"
@@ -74,19 +76,13 @@ std::vector<EvalMetrics> evaluate_groups(std::span<const Group> groups, const Pr
 }
 
 double best_figure(std::span<const EvalMetrics> figures, const std::string& name) {
-  const auto value_of = [&](const EvalMetrics& m) {
-    if (name == m.condition + "_plcc") return m.plcc;
-    if (name == m.condition + "_srcc") return m.srcc;
-    if (m.condition != "image") return kNotMeasured;
-    if (name == "rouge1_p") return m.rouge1_p;
-    if (name == "rouge1_r") return m.rouge1_r;
-    if (name == "rouge1_f") return m.rouge1_f;
-    return kNotMeasured;
-  };
+  const BestMetric& metric = row_of(kBestMetrics, name);
   for (const char* decoding : {"greedy", "sampled"}) {
     std::vector<double> values;
     for (const EvalMetrics& m : figures) {
-      if (m.decoding == decoding && std::isfinite(value_of(m))) values.push_back(value_of(m));
+      if (m.decoding != decoding || m.condition != metric.condition) continue;
+      const double value = column_of(m, metric.column);
+      if (std::isfinite(value)) values.push_back(value);
     }
     if (!values.empty()) return mean(values);
   }

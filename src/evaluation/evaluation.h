@@ -20,7 +20,7 @@ std::vector<EvalMetrics> evaluate_groups(std::span<const Group> groups, const Pr
                                          std::int64_t step, const std::string& set,
                                          const std::string& decoding, bool caption);
 
-/// Value of the metric `name` (caption_plcc, image_srcc, rouge1_r, …), averaged over sets. Uses greedy decoding, or
+/// Value of the metric `name` (a row of config/best_metric.h), averaged over sets. Uses greedy decoding, or
 /// sampling if greedy was not evaluated. NaN if it was not measured. Ratings out of scale are included: the value is
 /// the one in metrics.jsonl, so an adapter gains nothing by leaving the scale.
 double best_figure(std::span<const EvalMetrics> figures, const std::string& name);

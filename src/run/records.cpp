@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "run/records.h"
 
-#include <algorithm>
-#include <array>
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -20,89 +18,93 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-// The only list of names and their order (docs/metrics.md). Calls visit(name, member) for each.
+/// Groups of TensorBoard. Those of a step's record stand before its names, for example "train/loss".
+constexpr const char *kNoScalar = "", *kTrain = "train", *kTime = "time", *kTexts = "texts",
+                     *kReward = "reward", *kEval = "eval";
+
+// The only list of names and their order (docs/metrics.md). Calls visit(name, member, TensorBoard's group) for each.
 template <typename Metrics, typename Visit>
 requires std::is_same_v<std::remove_const_t<Metrics>, StepMetrics>
 void for_each_field(Metrics& m, Visit&& visit) {
-  visit("step", m.step);
-  visit("version", m.version);
-  visit("epoch", m.epoch);
-  visit("time", m.time);
-  visit("step_seconds", m.step_seconds);
-  visit("rollout_seconds", m.rollout_seconds);
-  visit("stage2_seconds", m.stage2_seconds);
-  visit("reward_seconds", m.reward_seconds);
-  visit("learn_seconds", m.learn_seconds);
-  visit("sync_seconds", m.sync_seconds);
-  visit("images", m.images);
-  visit("trajectories", m.trajectories);
-  visit("generated_tokens", m.generated_tokens);
-  visit("stage2_tokens", m.stage2_tokens);
-  visit("trained_tokens", m.trained_tokens);
-  visit("reward_mean", m.reward_mean);
-  visit("reward_std", m.reward_std);
+  visit("step", m.step, kNoScalar);
+  visit("version", m.version, kTrain);
+  visit("epoch", m.epoch, kTrain);
+  visit("time", m.time, kNoScalar);
+  visit("step_seconds", m.step_seconds, kTime);
+  visit("rollout_seconds", m.rollout_seconds, kTime);
+  visit("stage2_seconds", m.stage2_seconds, kTime);
+  visit("reward_seconds", m.reward_seconds, kTime);
+  visit("learn_seconds", m.learn_seconds, kTime);
+  visit("sync_seconds", m.sync_seconds, kTime);
+  visit("images", m.images, kTrain);
+  visit("trajectories", m.trajectories, kTrain);
+  visit("generated_tokens", m.generated_tokens, kTrain);
+  visit("stage2_tokens", m.stage2_tokens, kTrain);
+  visit("trained_tokens", m.trained_tokens, kTrain);
+  visit("reward_mean", m.reward_mean, kReward);
+  visit("reward_std", m.reward_std, kReward);
   for (std::size_t i = 0; i < rewards().size(); ++i)
-    visit(fmt::format("reward_{}_mean", rewards()[i].name).c_str(), m.reward_means[i]);
+    visit(fmt::format("reward_{}_mean", rewards()[i].name).c_str(), m.reward_means[i], kReward);
   for (std::size_t i = 0; i < rewards().size(); ++i)
-    visit(fmt::format("reward_{}_std", rewards()[i].name).c_str(), m.reward_stds[i]);
-  visit("parse_rate", m.parse_rate);
-  visit("stage2_parse_rate", m.stage2_parse_rate);
-  visit("zero_variance_fraction", m.zero_variance_fraction);
-  visit("leak_rate", m.leak_rate);
-  visit("truncated_fraction", m.truncated_fraction);
-  visit("length_mean", m.length_mean);
-  visit("caption_words", m.caption_words);
-  visit("reasoning_words", m.reasoning_words);
-  visit("loss", m.loss);
-  visit("kl", m.kl);
-  visit("ratio_max_deviation", m.ratio_max_deviation);
-  visit("actor_learner_logp_gap", m.actor_learner_logp_gap);
-  visit("clip_fraction", m.clip_fraction);
-  visit("entropy", m.entropy);
-  visit("grad_norm", m.grad_norm);
-  visit("lr", m.lr);
-  visit("policy_lag_max", m.policy_lag_max);
-  visit("traffic_bytes", m.traffic_bytes);
+    visit(fmt::format("reward_{}_std", rewards()[i].name).c_str(), m.reward_stds[i], kReward);
+  visit("parse_rate", m.parse_rate, kTexts);
+  visit("stage2_parse_rate", m.stage2_parse_rate, kTexts);
+  visit("zero_variance_fraction", m.zero_variance_fraction, kTexts);
+  visit("leak_rate", m.leak_rate, kTexts);
+  visit("truncated_fraction", m.truncated_fraction, kTexts);
+  visit("length_mean", m.length_mean, kTexts);
+  visit("caption_words", m.caption_words, kTexts);
+  visit("reasoning_words", m.reasoning_words, kTexts);
+  visit("loss", m.loss, kTrain);
+  visit("kl", m.kl, kTrain);
+  visit("ratio_max_deviation", m.ratio_max_deviation, kTrain);
+  visit("actor_learner_logp_gap", m.actor_learner_logp_gap, kTrain);
+  visit("clip_fraction", m.clip_fraction, kTrain);
+  visit("entropy", m.entropy, kTrain);
+  visit("grad_norm", m.grad_norm, kTrain);
+  visit("lr", m.lr, kTrain);
+  visit("policy_lag_max", m.policy_lag_max, kTrain);
+  visit("traffic_bytes", m.traffic_bytes, kTrain);
 }
 
 template <typename Metrics, typename Visit>
 requires std::is_same_v<std::remove_const_t<Metrics>, EvalMetrics>
 void for_each_field(Metrics& m, Visit&& visit) {
-  visit("step", m.step);
-  visit("eval", m.set);
-  visit("condition", m.condition);
-  visit("decoding", m.decoding);
-  visit("n", m.n);
-  visit("parse_failures", m.parse_failures);
-  visit("out_of_scale", m.out_of_scale);
-  visit("plcc", m.plcc);
-  visit("srcc", m.srcc);
-  visit("krcc", m.krcc);
-  visit("rmse", m.rmse);
-  visit("plcc_in_scale", m.plcc_in_scale);
-  visit("srcc_in_scale", m.srcc_in_scale);
-  visit("rmse_in_scale", m.rmse_in_scale);
-  visit("rouge1_p", m.rouge1_p);
-  visit("rouge1_r", m.rouge1_r);
-  visit("rouge1_f", m.rouge1_f);
+  visit("step", m.step, kNoScalar);
+  visit("eval", m.set, kNoScalar);
+  visit("condition", m.condition, kNoScalar);
+  visit("decoding", m.decoding, kNoScalar);
+  visit("n", m.n, kEval);
+  visit("parse_failures", m.parse_failures, kEval);
+  visit("out_of_scale", m.out_of_scale, kEval);
+  visit("plcc", m.plcc, kEval);
+  visit("srcc", m.srcc, kEval);
+  visit("krcc", m.krcc, kEval);
+  visit("rmse", m.rmse, kEval);
+  visit("plcc_in_scale", m.plcc_in_scale, kEval);
+  visit("srcc_in_scale", m.srcc_in_scale, kEval);
+  visit("rmse_in_scale", m.rmse_in_scale, kEval);
+  visit("rouge1_p", m.rouge1_p, kEval);
+  visit("rouge1_r", m.rouge1_r, kEval);
+  visit("rouge1_f", m.rouge1_f, kEval);
 }
 
 template <typename Record, typename Visit>
 requires std::is_same_v<std::remove_const_t<Record>, SampleRecord>
 void for_each_field(Record& m, Visit&& visit) {
-  visit("step", m.step);
-  visit("id", m.id);
-  visit("member", m.member);
-  visit("prompt", m.prompt);
-  visit("text", m.text);
-  visit("caption", m.caption);
-  visit("reasoning", m.reasoning);
-  visit("rating", m.rating);
-  visit("stage2_text", m.stage2_text);
-  visit("stage2_rating", m.stage2_rating);
-  visit("score", m.score);
-  visit("rewards", m.rewards);
-  visit("advantage", m.advantage);
+  visit("step", m.step, kNoScalar);
+  visit("id", m.id, kNoScalar);
+  visit("member", m.member, kNoScalar);
+  visit("prompt", m.prompt, kNoScalar);
+  visit("text", m.text, kNoScalar);
+  visit("caption", m.caption, kNoScalar);
+  visit("reasoning", m.reasoning, kNoScalar);
+  visit("rating", m.rating, kNoScalar);
+  visit("stage2_text", m.stage2_text, kNoScalar);
+  visit("stage2_rating", m.stage2_rating, kNoScalar);
+  visit("score", m.score, kNoScalar);
+  visit("rewards", m.rewards, kNoScalar);
+  visit("advantage", m.advantage, kNoScalar);
 }
 
 // nlohmann::json writes doubles so that they round-trip, whatever the locale, and NaN and infinities as null.
@@ -121,7 +123,7 @@ Json json_of(const std::optional<double>& value) {
 template <typename Record>
 std::string line_of(const Record& record) {
   Json line = Json::object();
-  for_each_field(record, [&](const char* name, const auto& value) { line[name] = json_of(value); });
+  for_each_field(record, [&](const char* name, const auto& value, auto) { line[name] = json_of(value); });
   return dump(line);
 }
 
@@ -150,7 +152,7 @@ void read_value(const JsonFields& fields, const char* name, std::map<std::string
 template <typename Record>
 Record record_from(const JsonFields& fields) {
   Record record;
-  for_each_field(record, [&](const char* name, auto& value) { read_value(fields, name, value); });
+  for_each_field(record, [&](const char* name, auto& value, auto) { read_value(fields, name, value); });
   return record;
 }
 
@@ -171,25 +173,14 @@ void read_lines(const fs::path& file, const std::function<void(const JsonFields&
   }
 }
 
-// "reward_prediction_mean" → "reward/prediction_mean"; names without a group of their own go under "train".
-std::string tensorboard_tag(std::string_view name) {
-  if (name.starts_with("reward_") && name != "reward_seconds")
-    return fmt::format("reward/{}", name.substr(7));
-  if (name.ends_with("_seconds")) return fmt::format("time/{}", name);
-  static constexpr std::array<std::string_view, 8> kTexts{
-      "parse_rate",  "stage2_parse_rate", "leak_rate",       "truncated_fraction",
-      "length_mean", "caption_words",     "reasoning_words", "zero_variance_fraction"};
-  const bool is_text = std::find(kTexts.begin(), kTexts.end(), name) != kTexts.end();
-  return fmt::format("{}/{}", is_text ? "texts" : "train", name);
-}
-
+/// tag(name, group) names a scalar.
 template <typename Metrics, typename Tag>
 std::vector<TensorboardScalar> tagged_scalars(const Metrics& metrics, Tag&& tag) {
   std::vector<TensorboardScalar> scalars;
-  for_each_field(metrics, [&](std::string_view name, const auto& value) {
+  for_each_field(metrics, [&](std::string_view name, const auto& value, std::string_view group) {
     if constexpr (std::is_arithmetic_v<std::decay_t<decltype(value)>>) {
-      if (name == "step" || name == "time" || !std::isfinite(static_cast<float>(value))) return;
-      scalars.push_back({tag(name), static_cast<double>(value)});
+      if (group == kNoScalar || !std::isfinite(static_cast<float>(value))) return;
+      scalars.push_back({tag(name, group), static_cast<double>(value)});
     }
   });
   return scalars;
@@ -222,13 +213,27 @@ void read_samples(const fs::path& file, const std::function<void(const SampleRec
   read_lines(file, [&](const JsonFields& fields) { visit(record_from<SampleRecord>(fields)); });
 }
 
+double column_of(const EvalMetrics& metrics, std::string_view column) {
+  double found = kNotMeasured;
+  for_each_field(metrics, [&](std::string_view name, const auto& value, auto) {
+    if constexpr (std::is_arithmetic_v<std::decay_t<decltype(value)>>) {
+      if (name == column) found = static_cast<double>(value);
+    }
+  });
+  return found;
+}
+
 std::vector<TensorboardScalar> scalars_of(const StepMetrics& metrics) {
-  return tagged_scalars(metrics, tensorboard_tag);
+  return tagged_scalars(metrics, [](std::string_view name, std::string_view group) {
+    // The rewards' group is a part of their names: "reward_prediction_mean" → "reward/prediction_mean".
+    if (group == kReward) name.remove_prefix(group.size() + 1);
+    return fmt::format("{}/{}", group, name);
+  });
 }
 
 std::vector<TensorboardScalar> scalars_of(const EvalMetrics& metrics) {
-  return tagged_scalars(metrics, [&](std::string_view name) {
-    return fmt::format("eval/{}/{}/{}/{}", metrics.set, metrics.condition, metrics.decoding, name);
+  return tagged_scalars(metrics, [&](std::string_view name, std::string_view group) {
+    return fmt::format("{}/{}/{}/{}/{}", group, metrics.set, metrics.condition, metrics.decoding, name);
   });
 }
 
