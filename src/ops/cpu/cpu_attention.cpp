@@ -49,7 +49,7 @@ class BackwardTask {
     for (const auto& member : group.members) longest = std::max(longest, member.rows);
     length_ = round_up(group.rows + longest, kPageTokens);
     float* next = scratch.floats(length_ * (2 * dim_ + 3 * padded_) + 2 * kQueryBlock * length_ +
-                                 2 * kQueryBlock * padded_);
+                                 2 * kQueryBlock * padded_ + dim_);
     const auto take = [&](std::int64_t count) { return std::exchange(next, next + count); };
     keys_transposed_ = take(length_ * dim_);
     values_transposed_ = take(length_ * dim_);
@@ -59,6 +59,7 @@ class BackwardTask {
     scores_ = take(2 * kQueryBlock * length_);
     d_outs_ = take(kQueryBlock * padded_);
     d_qs_ = take(kQueryBlock * padded_);
+    output_ = take(dim_);
     std::fill_n(keys_transposed_, length_ * (2 * dim_ + 3 * padded_), 0.0F);
   }
 
@@ -98,7 +99,6 @@ class BackwardTask {
   void queries(ConstView q, ConstView out, ConstView lse, ConstView d_out, View d_q, std::int64_t first_row,
                std::int64_t rows, std::int64_t first_position) {
     const std::int64_t pairs = rows * sharing_;
-    std::vector<float> output(static_cast<std::size_t>(dim_));
     for (std::int64_t first = 0; first < pairs; first += kQueryBlock) {
       cpu::AttendBackwardBlock block{};
       block.queries = static_cast<int>(std::min<std::int64_t>(kQueryBlock, pairs - first));
@@ -112,9 +112,9 @@ class BackwardTask {
         std::fill_n(padded_d_out, padded_, 0.0F);
         std::copy_n(d_out.row<float>(packed) + head * dim_, dim_, padded_d_out);
         const ConstView result = out.row_range(packed, 1).column_range(head * dim_, dim_);
-        k_.convert(rows_of(result), MutableRows{output.data(), false, dim_}, 1, dim_);
+        k_.convert(rows_of(result), MutableRows{output_, false, dim_}, 1, dim_);
         block.d_out[i] = padded_d_out;
-        block.delta[i] = k_.dot(padded_d_out, output.data(), dim_);
+        block.delta[i] = k_.dot(padded_d_out, output_, dim_);
         block.lse[i] = lse.row<float>(packed)[head];
         block.lengths[i] = first_position + row + 1;
         block.d_q[i] = d_qs_ + i * padded_;
@@ -148,7 +148,8 @@ class BackwardTask {
   std::int64_t kv_head_;
   const SharedPromptRows& group_;
   std::int64_t dim_, padded_, sharing_, length_ = 0;
-  float *keys_transposed_, *values_transposed_, *keys_, *d_keys_, *d_values_, *scores_, *d_outs_, *d_qs_;
+  float *keys_transposed_, *values_transposed_, *keys_, *d_keys_, *d_values_, *scores_, *d_outs_, *d_qs_,
+      *output_;
 };
 
 }  // namespace
@@ -199,18 +200,15 @@ void CpuOps::attention(ConstView q, const KvPages& pages, const HeadShape& shape
                        std::span<const AttentionRows> sequences, View out, View lse) {
   const PageLayout layout(shape);
   const std::int64_t sharing = shape.heads / shape.kv_heads;
-  // A task: one kv head and up to 64 (row, head) pairs of one sequence.
-  struct Task {
-    const AttentionRows* sequence;
-    std::int64_t kv_head, first_pair, pairs;
-  };
-  std::vector<Task> tasks;
+  constexpr std::int64_t kPairs = 64;  // of a task, at most
+  std::vector<cpu::AttentionTask>& tasks = attention_tasks_;
+  tasks.clear();
   std::int64_t longest = 0;
   for (const AttentionRows& s : sequences) {
     longest = std::max(longest, s.first_position + s.rows);
     for (std::int64_t h = 0; h < shape.kv_heads; ++h) {
-      for (std::int64_t pair = 0; pair < s.rows * sharing; pair += 64) {
-        tasks.push_back({&s, h, pair, std::min<std::int64_t>(64, s.rows * sharing - pair)});
+      for (std::int64_t pair = 0; pair < s.rows * sharing; pair += kPairs) {
+        tasks.push_back({&s, h, pair, std::min(kPairs, s.rows * sharing - pair)});
       }
     }
   }
@@ -218,7 +216,7 @@ void CpuOps::attention(ConstView q, const KvPages& pages, const HeadShape& shape
   const std::int64_t element = static_cast<std::int64_t>(size_of(pages.type));
   const float scale = 1.0F / std::sqrt(static_cast<float>(shape.head_dim));
   parallel_tasks(static_cast<std::int64_t>(tasks.size()), [&](std::int64_t t, Scratch& scratch) {
-    const Task& task = tasks[static_cast<std::size_t>(t)];
+    const cpu::AttentionTask& task = tasks[static_cast<std::size_t>(t)];
     float* scores = scratch.floats(kQueryBlock * stride + kQueryBlock * layout.padded_dim);
     float* results = scores + kQueryBlock * stride;
     auto* base = static_cast<std::byte*>(pages.data) + task.kv_head * layout.head * element;

@@ -17,6 +17,7 @@ namespace {
 
 /// The four inputs of a layer that feed projections.
 enum Input : std::uint8_t { kInputQkv, kInputO, kInputGateUp, kInputDown, kInputs };
+constexpr std::size_t kMostPerInput = 3;  // projections: q, k and v
 
 /// Adapter factors of the projections that share an input.
 struct AdapterEntry {
@@ -75,6 +76,7 @@ struct Pass {
   const CpuAdapter* adapter;
   DropoutKey dropout;
   Arena& arena;
+  Scratch& scratch;  // of the adapter's gradients
 };
 
 void copy(ConstView from, View to) {
@@ -112,7 +114,8 @@ class CpuDecoder final : public Decoder {
   void log_prob(const BatchPlan& plan, ConstView hidden, std::span<const std::int64_t> targets,
                 float temperature, std::span<float> logp, std::span<float> entropy, View d_picked) override {
     Arena arena("activations");
-    ops_.log_prob(picked(plan, hidden, arena), *weights_.head, targets, temperature, logp, entropy, d_picked);
+    ops_.log_prob(picked(plan, hidden, arena), *weights_.head, targets, temperature, logp, entropy, d_picked,
+                  arena);
   }
   void spread_picks(const BatchPlan& plan, View d_picked, std::span<const float> factors,
                     View d_hidden) override {
@@ -125,7 +128,7 @@ class CpuDecoder final : public Decoder {
                                         std::span<const std::int64_t> suppressed) override {
     Arena arena("activations");
     auto sampled = std::make_unique<CpuSampled>(requests.size());
-    ops_.sample(picked(plan, hidden, arena), *weights_.head, requests, suppressed, sampled->tokens);
+    ops_.sample(picked(plan, hidden, arena), *weights_.head, requests, suppressed, sampled->tokens, arena);
     return sampled;
   }
   void logits(ConstView hidden, View logits) override { ops_.linear(hidden, *weights_.head, logits); }
@@ -245,11 +248,12 @@ void CpuDecoder::add_lora_backward(const Pass& pass, std::size_t layer, int inpu
   const AdapterEntry& entry = pass.adapter->layers[layer][static_cast<std::size_t>(input)];
   if (entry.factors == nullptr) return;
   float* flat = gradient.row<float>(0);
-  std::vector<LoraGradients> targets;
-  for (const LoraModule& module : entry.modules)
-    targets.push_back({flat + module.a_offset, flat + module.b_offset});
+  std::array<LoraGradients, kMostPerInput> targets;
+  for (std::size_t i = 0; i < entry.modules.size(); ++i)
+    targets[i] = {flat + entry.modules[i].a_offset, flat + entry.modules[i].b_offset};
   const auto dropout = dropout_of(pass, layer, input, keys);
-  ops_.lora_backward(x, u, dy, *entry.factors, dropout ? &*dropout : nullptr, d_x, targets);
+  ops_.lora_backward(x, u, dy, *entry.factors, dropout ? &*dropout : nullptr, d_x,
+                     std::span(targets).first(entry.modules.size()), pass.scratch);
 }
 
 // --- forward -----------------------------------------------------------------------------------------------------------
@@ -292,14 +296,20 @@ LayerRecord CpuDecoder::take_record(const Pass& pass, std::size_t layer, bool fo
 void CpuDecoder::forward(const BatchPlan& batch_plan, KvStore& kv, const PackedAdapter* adapter, View hidden,
                          const ForwardOptions& options) {
   Arena arena("activations");
-  const Pass pass{dynamic_cast<const CpuPlan&>(batch_plan), dynamic_cast<CpuKv&>(kv),
-                  dynamic_cast<const CpuAdapter*>(adapter), options.dropout, arena};
+  Scratch scratch;
+  const Pass pass{dynamic_cast<const CpuPlan&>(batch_plan),
+                  dynamic_cast<CpuKv&>(kv),
+                  dynamic_cast<const CpuAdapter*>(adapter),
+                  options.dropout,
+                  arena,
+                  scratch};
   CpuTape* tape = nullptr;
   if (options.tape != nullptr) {
     auto made = std::make_unique<CpuTape>();
     tape = made.get();
     tape->recompute = options.recompute;
     tape->dropout = options.dropout;
+    tape->layers.reserve(weights_.layers.size());
     *options.tape = std::move(made);
   }
   const bool keeps = tape != nullptr && !options.recompute;
@@ -382,8 +392,13 @@ void CpuDecoder::backward(const BatchPlan& batch_plan, KvStore& kv, const Packed
   const auto& tape = dynamic_cast<const CpuTape&>(base_tape);
   CHECK_EQ(static_cast<std::size_t>(gradient.size()), adapter.values);
   Arena arena("gradients");
-  const Pass pass{dynamic_cast<const CpuPlan&>(batch_plan), dynamic_cast<CpuKv&>(kv),
-                  dynamic_cast<const CpuAdapter*>(&adapter), tape.dropout, arena};
+  Scratch scratch;
+  const Pass pass{dynamic_cast<const CpuPlan&>(batch_plan),
+                  dynamic_cast<CpuKv&>(kv),
+                  dynamic_cast<const CpuAdapter*>(&adapter),
+                  tape.dropout,
+                  arena,
+                  scratch};
   View d_x = arena.take(DType::f32, pass.plan.outputs, shape_.hidden);
   const View d_all = pass.plan.compact() ? arena.take(DType::f32, pass.plan.rows, shape_.hidden) : d_x;
   const View x = tape.recompute ? arena.take(DType::f32, pass.plan.rows, shape_.hidden) : View{};

@@ -22,7 +22,7 @@ float row_entropy(const cpu::RowStatistics& s) {
 }
 
 /// Inverse of the cumulative weights, in order of ids.
-std::int64_t draw(const std::vector<float>& weights, double uniform) {
+std::int64_t draw(std::span<const float> weights, double uniform) {
   constexpr std::size_t kBlock = 256;
   std::vector<double> sums;
   double total = 0;
@@ -64,10 +64,10 @@ std::int64_t draw(const std::vector<float>& weights, double uniform) {
 
 /// top-k (ties with the k-th stay), then top-p on what is left: the fewest largest whose mass exceeds p, as the
 /// reference's warpers do (ascending order, drop while the cumulative mass ≤ 1 − p, always keep the largest).
-void truncate(const SampleRequest& request, std::vector<float>& weights) {
+void truncate(const SampleRequest& request, std::span<float> weights) {
   const auto n = static_cast<std::int64_t>(weights.size());
   if (request.top_k > 0 && request.top_k < n) {
-    std::vector<float> sorted = weights;
+    std::vector<float> sorted(weights.begin(), weights.end());
     std::nth_element(sorted.begin(), sorted.begin() + request.top_k - 1, sorted.end(), std::greater<>());
     const float threshold = sorted[static_cast<std::size_t>(request.top_k - 1)];
     for (float& w : weights) {
@@ -98,23 +98,25 @@ std::int64_t logit_rows(std::int64_t vocabulary) {
 }
 
 template <typename Body>
-void CpuOps::for_logit_chunks(ConstView h, const FrozenLinear& head, const Body& body) {
+void CpuOps::for_logit_chunks(ConstView h, const FrozenLinear& head, Arena& arena, const Body& body) {
   const std::int64_t chunk = logit_rows(head.out);
   for (std::int64_t first = 0; first < h.rows(); first += chunk) {
     const std::int64_t count = std::min(chunk, h.rows() - first);
-    Tensor logits(DType::f32, count, head.out, "logits");
-    linear(h.row_range(first, count), head, logits.view(), false);
+    const Arena::Scope scope(arena);
+    const View logits = arena.take(DType::f32, count, head.out);
+    linear(h.row_range(first, count), head, logits, false);
     body(first, count, logits);
   }
 }
 
 void CpuOps::log_prob(ConstView h, const FrozenLinear& head, std::span<const std::int64_t> targets,
-                      float temperature, std::span<float> logp, std::span<float> entropy, View d_hidden) {
+                      float temperature, std::span<float> logp, std::span<float> entropy, View d_hidden,
+                      Arena& arena) {
   CHECK_EQ(static_cast<std::int64_t>(targets.size()), h.rows());
   const float inverse = 1.0F / temperature;
-  for_logit_chunks(h, head, [&](std::int64_t first, std::int64_t count, Tensor& logits) {
-    Tensor d_logits;
-    if (!d_hidden.empty()) d_logits = Tensor(compute_, count, head.out, "logits");
+  for_logit_chunks(h, head, arena, [&](std::int64_t first, std::int64_t count, View logits) {
+    View d_logits;
+    if (!d_hidden.empty()) d_logits = arena.take(compute_, count, head.out);
     parallel(count, 4, [&](std::int64_t begin, std::int64_t rows) {
       for (std::int64_t r = begin; r < begin + rows; ++r) {
         const auto index = static_cast<std::size_t>(first + r);
@@ -125,7 +127,7 @@ void CpuOps::log_prob(ConstView h, const FrozenLinear& head, std::span<const std
         entropy[index] = row_entropy(s);
         if (d_hidden.empty()) continue;
         // ∂logp/∂logits = (1[i = target] − p_i) / temperature
-        View d_row = d_logits.view().row_range(r, 1);
+        const View d_row = d_logits.row_range(r, 1);
         k_.row_exp(row, head.out, inverse, s.maximum, -inverse / s.sum, d_row.data(),
                    compute_ == DType::bf16);
         const float p = std::exp(logp[index]);
@@ -135,20 +137,19 @@ void CpuOps::log_prob(ConstView h, const FrozenLinear& head, std::span<const std
           d_row.row<float>(0)[targets[index]] = (1.0F - p) * inverse;
       }
     });
-    if (!d_hidden.empty())
-      linear_backward(d_logits.const_view(), head, d_hidden.row_range(first, count), false);
+    if (!d_hidden.empty()) linear_backward(d_logits, head, d_hidden.row_range(first, count), false);
   });
 }
 
 void CpuOps::sample(ConstView h, const FrozenLinear& head, std::span<const SampleRequest> requests,
-                    std::span<const std::int64_t> suppressed, std::span<SampledToken> tokens) {
+                    std::span<const std::int64_t> suppressed, std::span<SampledToken> tokens, Arena& arena) {
   CHECK(static_cast<std::int64_t>(requests.size()) == h.rows() && tokens.size() == requests.size());
-  for_logit_chunks(h, head, [&](std::int64_t first, std::int64_t count, Tensor& logits) {
-    parallel(count, 1, [&](std::int64_t begin, std::int64_t rows) {
-      std::vector<float> weights(static_cast<std::size_t>(head.out));
+  for_logit_chunks(h, head, arena, [&](std::int64_t first, std::int64_t count, View logits) {
+    parallel_pieces(count, 1, [&](std::int64_t begin, std::int64_t rows, cpu::Scratch& scratch) {
+      const std::span<float> weights(scratch.floats(head.out), static_cast<std::size_t>(head.out));
       for (std::int64_t r = begin; r < begin + rows; ++r) {
         const auto index = static_cast<std::size_t>(first + r);
-        tokens[index] = sample_row(logits.view().row_range(r, 1).span<const float>(), requests[index],
+        tokens[index] = sample_row(ConstView(logits).row_range(r, 1).span<const float>(), requests[index],
                                    suppressed, weights);
       }
     });
@@ -156,7 +157,7 @@ void CpuOps::sample(ConstView h, const FrozenLinear& head, std::span<const Sampl
 }
 
 SampledToken CpuOps::sample_row(std::span<const float> logits, const SampleRequest& request,
-                                std::span<const std::int64_t> suppressed, std::vector<float>& weights) const {
+                                std::span<const std::int64_t> suppressed, std::span<float> weights) const {
   const auto n = static_cast<std::int64_t>(logits.size());
   const float inverse = request.greedy ? 1.0F : 1.0F / request.temperature;
   const cpu::RowStatistics s = k_.row_statistics(logits.data(), n, inverse);

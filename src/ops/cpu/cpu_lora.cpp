@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The adapter's part of a product.
 #include <algorithm>
-#include <optional>
 
 #include "core/random.h"
 #include "ops/cpu/cpu_ops.h"
@@ -95,76 +94,86 @@ void CpuOps::lora(ConstView x, const PackedLora& lora, const Dropout* dropout, V
         x.rows() == y.rows());
   std::int64_t outputs = 0;
   for (const CpuLora::Part& part : packed.parts) outputs += part.rank * part.out;
-  parallel(x.rows(), rows_worth_a_thread(packed.in * packed.padded_rank + outputs),
-           [&](std::int64_t first, std::int64_t count) {
-             if (dropout == nullptr) {
-               k_.reduce(rows_of(x.row_range(first, count)), count, packed.in, packed.down.row<float>(0),
-                         packed.rank, packed.padded_rank, u.row<float>(first), u.stride());
-             } else {
-               std::vector<float> kept(static_cast<std::size_t>(count * packed.in));
-               for (std::size_t p = 0; p < packed.parts.size(); ++p) {
-                 const CpuLora::Part& part = packed.parts[p];
-                 apply_dropout(x, first, count, *dropout, p, kept.data());
-                 k_.reduce(Rows{kept.data(), false, packed.in}, count, packed.in, part.down.row<float>(0),
-                           part.rank, part.padded_rank, u.row<float>(first) + part.rank_offset, u.stride());
-               }
-             }
-             for (const CpuLora::Part& part : packed.parts) {
-               k_.expand(u.row<float>(first) + part.rank_offset, u.stride(), count, part.rank,
-                         part.up.row<float>(0), part.out, part.scale, part.out,
-                         y.row<float>(first) + part.out_offset, y.stride());
-             }
-           });
+  const std::int64_t grain = rows_worth_a_thread(packed.in * packed.padded_rank + outputs);
+  const auto expand = [&](std::int64_t first, std::int64_t count) {
+    for (const CpuLora::Part& part : packed.parts) {
+      k_.expand(u.row<float>(first) + part.rank_offset, u.stride(), count, part.rank, part.up.row<float>(0),
+                part.out, part.scale, part.out, y.row<float>(first) + part.out_offset, y.stride());
+    }
+  };
+  if (dropout == nullptr) {
+    parallel(x.rows(), grain, [&](std::int64_t first, std::int64_t count) {
+      k_.reduce(rows_of(x.row_range(first, count)), count, packed.in, packed.down.row<float>(0), packed.rank,
+                packed.padded_rank, u.row<float>(first), u.stride());
+      expand(first, count);
+    });
+    return;
+  }
+  parallel_pieces(x.rows(), grain, [&](std::int64_t first, std::int64_t count, cpu::Scratch& scratch) {
+    float* kept = scratch.floats(count * packed.in);
+    for (std::size_t p = 0; p < packed.parts.size(); ++p) {
+      const CpuLora::Part& part = packed.parts[p];
+      apply_dropout(x, first, count, *dropout, p, kept);
+      k_.reduce(Rows{kept, false, packed.in}, count, packed.in, part.down.row<float>(0), part.rank,
+                part.padded_rank, u.row<float>(first) + part.rank_offset, u.stride());
+    }
+    expand(first, count);
+  });
 }
 
 void CpuOps::lora_backward(ConstView x, ConstView u, ConstView dy, const PackedLora& lora,
-                           const Dropout* dropout, View d_x, std::span<const LoraGradients> gradients) {
+                           const Dropout* dropout, View d_x, std::span<const LoraGradients> gradients,
+                           cpu::Scratch& scratch) {
   const auto& packed = dynamic_cast<const CpuLora&>(lora);
   CHECK_EQ(gradients.size(), packed.parts.size());
   const std::int64_t rows = x.rows();
   for (std::size_t p = 0; p < packed.parts.size(); ++p) {
     const CpuLora::Part& part = packed.parts[p];
     const ConstView dy_part = dy.column_range(part.out_offset, part.out);
-    Tensor g(DType::f32, rows, part.rank, "scratch");
-    std::optional<Tensor> kept;
-    if (dropout != nullptr) kept.emplace(DType::f32, rows, packed.in, "scratch");
+    const std::int64_t g_size = round_up(rows * part.rank, 16);
+    const std::int64_t d_up_size = round_up(part.rank * part.out, 16);
+    float* const g = scratch.floats(g_size + d_up_size + (dropout == nullptr ? 0 : rows * packed.in));
+    float* const d_up = g + g_size;        // [rank, out]
+    float* const kept = d_up + d_up_size;  // the input as the projection sees it: [rows, in]
     parallel(rows, 32, [&](std::int64_t first, std::int64_t count) {
       k_.reduce(rows_of(dy_part.row_range(first, count)), count, part.out, part.b.row<float>(0), part.rank,
-                part.padded_rank, g.row<float>(first), part.rank);
-      if (dropout != nullptr) apply_dropout(x, first, count, *dropout, p, kept->row<float>(first));
+                part.padded_rank, g + first * part.rank, part.rank);
+      if (dropout != nullptr) apply_dropout(x, first, count, *dropout, p, kept + first * packed.in);
     });
-    const ConstView input = kept ? kept->const_view() : x;
+    const Rows input = dropout == nullptr ? rows_of(x) : Rows{kept, false, packed.in};
     // Gradients: every thread owns some columns and adds the tokens up in order.
     parallel(packed.in, 64, [&](std::int64_t first, std::int64_t count) {
-      k_.outer(g.row<float>(0), part.rank, rows_of(input), rows, part.rank, part.scale, first, first + count,
-               gradients[p].a, packed.in);
+      k_.outer(g, part.rank, input, rows, part.rank, part.scale, first, first + count, gradients[p].a,
+               packed.in);
     });
-    Tensor d_up(DType::f32, part.rank, part.out, "scratch");
-    d_up.zero();
+    std::fill_n(d_up, part.rank * part.out, 0.0F);
     parallel(part.out, 64, [&](std::int64_t first, std::int64_t count) {
       k_.outer(u.row<float>(0) + part.rank_offset, u.stride(), rows_of(dy_part), rows, part.rank, part.scale,
-               first, first + count, d_up.row<float>(0), part.out);
+               first, first + count, d_up, part.out);
       for (std::int64_t o = first; o < first + count; ++o) {
         for (std::int64_t r = 0; r < part.rank; ++r)
-          gradients[p].b[o * part.rank + r] += d_up.row<float>(r)[o];
+          gradients[p].b[o * part.rank + r] += d_up[r * part.out + o];
       }
     });
     if (d_x.empty()) continue;
-    parallel(rows, 32, [&](std::int64_t first, std::int64_t count) {
-      if (dropout == nullptr) {
-        k_.expand(g.row<float>(first), part.rank, count, part.rank, part.a.row<float>(0), packed.in,
-                  part.scale, packed.in, d_x.row<float>(first), d_x.stride());
-        return;
-      }
-      std::vector<float> back(static_cast<std::size_t>(count * packed.in), 0.0F);
-      k_.expand(g.row<float>(first), part.rank, count, part.rank, part.a.row<float>(0), packed.in, part.scale,
-                packed.in, back.data(), packed.in);
+    const auto expand = [&](std::int64_t first, std::int64_t count, float* to, std::int64_t stride) {
+      k_.expand(g + first * part.rank, part.rank, count, part.rank, part.a.row<float>(0), packed.in,
+                part.scale, packed.in, to, stride);
+    };
+    if (dropout == nullptr) {
+      parallel(rows, 32, [&](std::int64_t first, std::int64_t count) {
+        expand(first, count, d_x.row<float>(first), d_x.stride());
+      });
+      continue;
+    }
+    parallel_pieces(rows, 32, [&](std::int64_t first, std::int64_t count, cpu::Scratch& own) {
+      float* const back = own.floats(count * packed.in);
+      std::fill_n(back, count * packed.in, 0.0F);
+      expand(first, count, back, packed.in);
       for (std::int64_t r = 0; r < count; ++r) {
         const DropoutRow mask(*dropout, p, first + r);
         float* target = d_x.row<float>(first + r);
-        for (std::int64_t c = 0; c < packed.in; ++c) {
-          target[c] += mask.factor(c) * back[static_cast<std::size_t>(r * packed.in + c)];
-        }
+        for (std::int64_t c = 0; c < packed.in; ++c) target[c] += mask.factor(c) * back[r * packed.in + c];
       }
     });
   }

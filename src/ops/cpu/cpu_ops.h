@@ -23,6 +23,7 @@
 #include "ops/cpu/products.h"
 #include "ops/op_arguments.h"
 #include "ops/ops.h"
+#include "tensor/arena.h"
 
 namespace biqa {
 
@@ -40,10 +41,18 @@ struct KvPages {
 std::int64_t kv_page_elements(const HeadShape& shape);
 
 namespace cpu {
-/// Working memory of one thread.
+/// A part of the work of attention: one kv head and some (row, head) pairs of one sequence.
+struct AttentionTask {
+  const AttentionRows* sequence;
+  std::int64_t kv_head, first_pair, pairs;
+};
+
+/// Working memory that grows to what the largest call needs: of one thread, or of a pass.
 struct Scratch {
+  /// Uninitialised; valid until the next call.
   float* floats(std::int64_t count) {
     if (static_cast<std::int64_t>(buffer.bytes()) < count * 4) {
+      buffer = Buffer();  // not both at once
       buffer = Buffer(static_cast<std::size_t>(count) * 4, "scratch");
     }
     return static_cast<float*>(buffer.data());
@@ -97,8 +106,9 @@ class CpuOps final : public Ops, public SharedPacking {
   void lora(ConstView x, const PackedLora& lora, const Dropout* dropout, View u, View y);
   /// g = scale · dy · B;  dA += gᵀ x̂;  dB += scale · dyᵀ u;  d_x += g · A (through the dropout mask) unless
   /// d_x is empty. x, dy [T, ·] have the compute type. u is f32, as lora() wrote it. One LoraGradients per projection.
+  /// `scratch`: a pass keeps it, because its size depends on the rows.
   void lora_backward(ConstView x, ConstView u, ConstView dy, const PackedLora& lora, const Dropout* dropout,
-                     View d_x, std::span<const LoraGradients> gradients);
+                     View d_x, std::span<const LoraGradients> gradients, cpu::Scratch& scratch);
 
   /// --- rows ---
   /// y = x · rsqrt(mean(x²) + eps) · weight, per row; x f32, weight [1, n] f32, y f32 or bf16.
@@ -145,12 +155,13 @@ class CpuOps final : public Ops, public SharedPacking {
                          std::span<const std::int64_t> boundaries, View out);
 
   /// --- head ---
-  /// Like Decoder::log_prob, with one target per row of h [T, hidden] (compute type).
+  /// Like Decoder::log_prob, with one target per row of h [T, hidden] (compute type). `arena`: for some rows of logits.
   void log_prob(ConstView h, const FrozenLinear& head, std::span<const std::int64_t> targets,
-                float temperature, std::span<float> logp, std::span<float> entropy, View d_hidden);
-  /// Like Decoder::sample, with one token per row of h.
+                float temperature, std::span<float> logp, std::span<float> entropy, View d_hidden,
+                Arena& arena);
+  /// Like Decoder::sample, with one token per row of h. `arena`: as in log_prob.
   void sample(ConstView h, const FrozenLinear& head, std::span<const SampleRequest> requests,
-              std::span<const std::int64_t> suppressed, std::span<SampledToken> tokens);
+              std::span<const std::int64_t> suppressed, std::span<SampledToken> tokens, Arena& arena);
 
  private:
   void check_matrix(cpu::PackedMatrix& matrix, std::int64_t inner, std::int64_t columns,
@@ -165,9 +176,9 @@ class CpuOps final : public Ops, public SharedPacking {
                    const KvPages& pages) const;
   /// Computes the logits of a few rows at a time, so that the full [rows, vocabulary] matrix is never built.
   template <typename Body>
-  void for_logit_chunks(ConstView h, const FrozenLinear& head, const Body& body);
+  void for_logit_chunks(ConstView h, const FrozenLinear& head, Arena& arena, const Body& body);
   SampledToken sample_row(std::span<const float> logits, const SampleRequest& request,
-                          std::span<const std::int64_t> suppressed, std::vector<float>& weights) const;
+                          std::span<const std::int64_t> suppressed, std::span<float> weights) const;
 
   /// Smallest number of rows, a multiple of 8, for which it pays to wake a thread. `multiplications`: per row.
   static std::int64_t rows_worth_a_thread(std::int64_t multiplications) {
@@ -202,6 +213,14 @@ class CpuOps final : public Ops, public SharedPacking {
     on_threads_of_library(threads_, count, true, call<decltype(task)>, &task);
   }
 
+  /// body(first, count, the thread's working memory) over pieces of `grain`.
+  template <typename Body>
+  void parallel_pieces(std::int64_t count, std::int64_t grain, const Body& body) {
+    parallel_tasks((count + grain - 1) / grain, [&](std::int64_t piece, cpu::Scratch& scratch) {
+      body(piece * grain, std::min(grain, count - piece * grain), scratch);
+    });
+  }
+
   template <typename Body>
   static void call(const void* body, std::int64_t index, int thread) {
     (*static_cast<const Body*>(body))(index, thread);
@@ -215,6 +234,7 @@ class CpuOps final : public Ops, public SharedPacking {
   DType compute_;
   int threads_;
   std::vector<cpu::Scratch> scratch_;  // one per thread
+  std::vector<cpu::AttentionTask> attention_tasks_;
   const cpu::Kernels& k_ = cpu::kernels();
 };
 

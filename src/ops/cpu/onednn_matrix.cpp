@@ -124,14 +124,20 @@ class OneDnnMatrix final : public PackedMatrix::Implementation {
     CHECK_EQ(x.rows(), 1);
     const std::size_t x_bytes = static_cast<std::size_t>(inner_) * size_of(compute_);
     const std::size_t y_bytes = static_cast<std::size_t>(columns_) * sizeof(float);
-    Tensor rows(compute_, kLeastRows, inner_, "scratch");
-    Tensor results(DType::f32, kLeastRows, columns_, "scratch");
-    for (std::int64_t row = 0; row < kLeastRows; ++row) {
-      std::memcpy(rows.view().row_range(row, 1).data(), x.data(), x_bytes);
-      if (accumulate) std::memcpy(results.row<float>(row), y.data(), y_bytes);
+    thread_local Buffer scratch;  // the results, then the rows
+    constexpr auto kRows = static_cast<std::size_t>(kLeastRows);
+    if (scratch.bytes() < kRows * (y_bytes + x_bytes)) {
+      scratch = Buffer();
+      scratch = Buffer(kRows * (y_bytes + x_bytes), "scratch");
     }
-    run(rows.view().data(), results.row<float>(0), kLeastRows, accumulate);
-    std::memcpy(y.data(), results.row<float>(0), y_bytes);
+    auto* results = static_cast<float*>(scratch.data());
+    auto* rows = static_cast<std::byte*>(scratch.data()) + kRows * y_bytes;
+    for (std::size_t row = 0; row < kRows; ++row) {
+      std::memcpy(rows + row * x_bytes, x.data(), x_bytes);
+      if (accumulate) std::memcpy(results + row * (y_bytes / sizeof(float)), y.data(), y_bytes);
+    }
+    run(rows, results, kLeastRows, accumulate);
+    std::memcpy(y.data(), results, y_bytes);
   }
 
   void run(const void* x, float* y, std::int64_t rows, bool accumulate) {

@@ -89,8 +89,7 @@ class TileMatrix final : public PackedMatrix::Implementation {
     product.rows = x.rows();
     product.y = static_cast<float*>(y.data());
     product.accumulate = accumulate;
-    const Buffer last_step = last_step_of(x);
-    product.last_step = static_cast<const Bf16*>(last_step.data());
+    product.last_step = last_step_of(x);
 
     const std::int64_t parts = parts_worth(x.rows(), threads);
     // Grows to what the threads of the largest product need and stays.
@@ -112,17 +111,21 @@ class TileMatrix final : public PackedMatrix::Implementation {
   }
 
  private:
-  /// The inner elements that are no whole step, filled up with zeros; empty where there are none.
-  Buffer last_step_of(ConstView x) const {
+  /// The inner elements that are no whole step, filled up with zeros; nullptr where there are none. Valid until this thread's
+  /// next product.
+  const Bf16* last_step_of(ConstView x) const {
     const std::int64_t rest = layout_.inner % TileLayout::kStep;
-    if (rest == 0) return {};
-    Buffer buffer(static_cast<std::size_t>(x.rows() * TileLayout::kStep) * sizeof(Bf16), "scratch");
-    auto* to = static_cast<Bf16*>(buffer.data());
+    if (rest == 0) return nullptr;
+    thread_local Buffer scratch;
+    const std::size_t needed = static_cast<std::size_t>(x.rows() * TileLayout::kStep) * sizeof(Bf16);
+    if (scratch.bytes() < needed) scratch = Buffer(needed, "scratch");
+    auto* const steps = static_cast<Bf16*>(scratch.data());
+    Bf16* to = steps;
     for (std::int64_t row = 0; row < x.rows(); ++row, to += TileLayout::kStep) {
       std::copy_n(x.row<Bf16>(row) + layout_.inner - rest, rest, to);
       std::fill(to + rest, to + TileLayout::kStep, Bf16{});
     }
-    return buffer;
+    return steps;
   }
 
   /// As many threads as each get a few microseconds' work, by what a thread reads and multiplies in a nanosecond.

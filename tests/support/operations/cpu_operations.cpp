@@ -39,7 +39,7 @@ class CpuOperations final : public Operations {
   }
   void lora_backward(ConstView x, ConstView u, ConstView dy, const PackedLora& lora, const Dropout* dropout,
                      View d_x, std::span<const LoraGradients> gradients) override {
-    ops_.lora_backward(x, u, dy, lora, dropout, d_x, gradients);
+    ops_.lora_backward(x, u, dy, lora, dropout, d_x, gradients, scratch_);
   }
   void rms_norm(ConstView x, ConstView weight, float eps, View y) override {
     ops_.rms_norm(x, weight, eps, y);
@@ -90,17 +90,19 @@ class CpuOperations final : public Operations {
   }
   void log_prob(ConstView h, const FrozenLinear& head, std::span<const std::int64_t> targets,
                 float temperature, std::span<float> logp, std::span<float> entropy, View d_hidden) override {
-    ops_.log_prob(h, head, targets, temperature, logp, entropy, d_hidden);
+    ops_.log_prob(h, head, targets, temperature, logp, entropy, d_hidden, arena_);
   }
   void sample(ConstView h, const FrozenLinear& head, std::span<const SampleRequest> requests,
               std::span<const std::int64_t> suppressed, std::span<SampledToken> tokens) override {
-    ops_.sample(h, head, requests, suppressed, tokens);
+    ops_.sample(h, head, requests, suppressed, tokens, arena_);
   }
 
  private:
   static const KvPages& pages_of(const KvStore& store) { return dynamic_cast<const Pages&>(store).pages; }
 
   CpuOps ops_;
+  Arena arena_{"test"};
+  cpu::Scratch scratch_;
 };
 
 const Registered kCpu("cpu", [](DType compute, int threads) -> std::unique_ptr<Operations> {
