@@ -89,8 +89,8 @@ std::vector<std::vector<LearnerGroup>> plan_micro_batches(std::span<const Learne
 }
 
 struct Learner::Sums {
-  double loss = 0, kl = 0, entropy = 0, clipped = 0, tokens = 0;
-  double ratio_max_deviation = 0, logp_max_gap = 0;
+  std::array<double, kSumsOfUpdate> added{};
+  std::array<double, kMaxima> maxima{};
 };
 
 Learner::Learner(const QwenVl& model, Lora start, std::shared_ptr<const PackedAdapter> reference,
@@ -175,14 +175,15 @@ void Learner::run_micro_batch(std::span<const LearnerGroup> groups, const BatchT
                      << (groups[g].name.empty() ? "a group without a name" : groups[g].name)
                      << " is not finite";
       }
-      sums.loss += result.loss;
-      sums.kl += result.kl;
-      sums.tokens += result.tokens;
-      sums.clipped += result.clipped_low + result.clipped_high;
-      sums.ratio_max_deviation = std::max(sums.ratio_max_deviation, result.ratio_max_deviation);
-      sums.logp_max_gap = std::max(sums.logp_max_gap, result.logp_max_gap);
+      sums.added[kSumOfLoss] += result.loss;
+      sums.added[kSumOfKl] += result.kl;
+      sums.added[kSumOfTokens] += result.tokens;
+      sums.added[kSumOfClipped] += result.clipped_low + result.clipped_high;
+      sums.maxima[kRatioDeviation] = std::max(sums.maxima[kRatioDeviation], result.ratio_max_deviation);
+      sums.maxima[kLogpGap] = std::max(sums.maxima[kLogpGap], result.logp_max_gap);
       for (std::size_t t = 0; t < sequence.completion.size(); ++t) {
-        sums.entropy += static_cast<double>(entropy[g][s][t]) * static_cast<double>(input.mask[t]);
+        sums.added[kSumOfEntropy] +=
+            static_cast<double>(entropy[g][s][t]) * static_cast<double>(input.mask[t]);
       }
       if (records != nullptr) {
         records->push_back(
@@ -212,14 +213,14 @@ void Learner::look_at(std::span<const LearnerGroup> groups, std::vector<Sequence
 
 UpdateResult Learner::update(std::span<const LearnerGroup> groups, double lr,
                              std::vector<SequenceResult>* records) {
-  std::array<double, 2> counts{0, 0};
+  std::array<double, kCounts> counts{};
   for (const LearnerGroup& group : groups) {
     if (group.dropped) continue;
-    counts[0] += static_cast<double>(group.sequences.size());
-    for (const LearnerSequence& sequence : group.sequences) counts[1] += mask_sum(sequence);
+    counts[kSequences] += static_cast<double>(group.sequences.size());
+    for (const LearnerSequence& sequence : group.sequences) counts[kTokens] += mask_sum(sequence);
   }
   learners_.all_reduce_sum(std::span<double>(counts));
-  const BatchTotals totals{counts[0], counts[1], options_.longest_allowed};
+  const BatchTotals totals{counts[kSequences], counts[kTokens], options_.longest_allowed};
 
   packed_ = pack_adapter(model_, adapter_);
   memory_.zero(gradient_.view());
@@ -243,20 +244,20 @@ UpdateResult Learner::update(std::span<const LearnerGroup> groups, double lr,
 
   const auto start = std::chrono::steady_clock::now();
   link_->reduce_scatter_sum(gradient_.view(), shard_gradient_.view());
-  std::array<double, 6> added{sums.loss,    sums.kl,
-                              sums.entropy, sums.clipped,
-                              sums.tokens,  model_.ops().squared_norm(shard_gradient_.const_view())};
-  learners_.all_reduce_sum(std::span<double>(added));
+  sums.added[kSumOfSquares] = model_.ops().squared_norm(shard_gradient_.const_view());
+  learners_.all_reduce_sum(std::span<double>(sums.added));
+  for (double& maximum : sums.maxima) maximum = learners_.all_reduce_max(maximum);
+  static_assert(sizeof counts + sizeof sums == kReducedValues * sizeof(double), "nothing else is reduced");
   UpdateResult result;
-  result.loss = added[0];
-  result.tokens = added[4];
-  const double tokens = std::max(1.0, added[4]);
-  result.kl = added[1] / tokens;
-  result.entropy = added[2] / tokens;
-  result.clip_fraction = added[3] / tokens;
-  result.ratio_max_deviation = learners_.all_reduce_max(sums.ratio_max_deviation);
-  result.logp_max_gap = learners_.all_reduce_max(sums.logp_max_gap);
-  result.grad_norm = std::sqrt(added[5]);
+  result.loss = sums.added[kSumOfLoss];
+  result.tokens = sums.added[kSumOfTokens];
+  const double tokens = std::max(1.0, result.tokens);
+  result.kl = sums.added[kSumOfKl] / tokens;
+  result.entropy = sums.added[kSumOfEntropy] / tokens;
+  result.clip_fraction = sums.added[kSumOfClipped] / tokens;
+  result.ratio_max_deviation = sums.maxima[kRatioDeviation];
+  result.logp_max_gap = sums.maxima[kLogpGap];
+  result.grad_norm = std::sqrt(sums.added[kSumOfSquares]);
   result.skipped = !std::isfinite(result.grad_norm) || !std::isfinite(result.loss);
   if (result.skipped) return result;
 

@@ -67,8 +67,20 @@ struct UpdateResult {
 
 class Learner {
  public:
-  /// Number of small sums and maxima over the learners in update(), and of their values.
-  static constexpr int kSums = 4, kSummedValues = 2 + 6 + 1 + 1;
+  /// What update() reduces over the learners: the counts in one sum, the sums in another, and each maximum on its own.
+  enum Count : std::uint8_t { kSequences, kTokens, kCounts };
+  enum Sum : std::uint8_t {
+    kSumOfLoss,
+    kSumOfKl,
+    kSumOfEntropy,
+    kSumOfClipped,
+    kSumOfTokens,
+    kSumOfSquares,
+    kSumsOfUpdate
+  };
+  enum Maximum : std::uint8_t { kRatioDeviation, kLogpGap, kMaxima };
+  /// Number of these reductions, and of their values.
+  static constexpr int kReductions = 1 + 1 + kMaxima, kReducedValues = kCounts + kSumsOfUpdate + kMaxima;
 
   /// `start`: the adapter from which training starts. `reference`: the adapter of the KL term (nullptr: the base
   /// model). `learners`: all learners; they call the collectives in the same order.

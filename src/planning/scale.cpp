@@ -32,9 +32,10 @@ constexpr double kReportBytes = sizeof(StepReport), kBoundaryBytes = kBoundaryWi
 constexpr double kWorkBytes = WorkShare::kRequestBytes + WorkShare::kReplyBytes;
 /// Small sums of an update and of a publication: number of calls, and bytes in one direction between the root and one
 /// rank.
-constexpr double kUpdateSums = Learner::kSums, kUpdateSumBytes = sizeof(double) * Learner::kSummedValues;
-constexpr double kPublishSums = AdapterExchange::kSums,
-                 kPublishSumBytes = sizeof(double) * AdapterExchange::kSums;
+constexpr double kUpdateSums = Learner::kReductions,
+                 kUpdateSumBytes = sizeof(double) * Learner::kReducedValues;
+constexpr double kPublishSums = AdapterExchange::kReductions,
+                 kPublishSumBytes = sizeof(double) * AdapterExchange::kReductions;
 constexpr double kFloatBytes = sizeof(float);
 /// Vectors of the adapter's size in a checkpoint: the adapter, and in the shards values and both moments.
 constexpr double kSavedAdapters = 4, kShardAdapters = 3;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "training/adapter_exchange.h"
 
+#include <algorithm>
 #include <span>
 #include <utility>
 
@@ -18,10 +19,11 @@ void AdapterExchange::publish(std::int64_t version) {
   digest_ = digest_of_bytes(std::as_bytes(std::span(adapter_.values)));
   digests_[version_] = digest_;
   while (digests_.begin()->first < version_ - lag_) digests_.erase(digests_.begin());
-  const auto low = static_cast<double>(digest_ >> 32);
-  const auto high = static_cast<double>(digest_ & 0xffffffffU);
-  if (holders_.all_reduce_max(low) != holders_.all_reduce_min(low) ||
-      holders_.all_reduce_max(high) != holders_.all_reduce_min(high)) {
+  const DigestParts parts{static_cast<double>(digest_ >> 32), static_cast<double>(digest_ & 0xffffffffU)};
+  const bool same = std::all_of(parts.begin(), parts.end(), [this](double part) {
+    return holders_.all_reduce_max(part) == holders_.all_reduce_min(part);
+  });
+  if (!same) {
     fail(
         "adapter version {} differs between ranks after its broadcast: memory or network corrupts data; "
         "check the machines",

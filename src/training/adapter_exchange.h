@@ -2,8 +2,10 @@
 // The adapter and its versions on the holders, which are the actors and the learners.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
+#include <tuple>
 
 #include "comm/communicator.h"
 #include "data/trajectory.h"
@@ -15,8 +17,10 @@ namespace biqa {
 /// version s - 1 - L (docs/decisions/0007-exact-lag.md).
 class AdapterExchange {
  public:
-  /// Number of small maxima and minima over the holders in publish().
-  static constexpr int kSums = 4;
+  /// A digest as numbers that a double holds exactly.
+  using DigestParts = std::array<double, sizeof(std::uint64_t) / sizeof(std::uint32_t)>;
+  /// Number of small reductions over the holders in publish(): the maximum and the minimum of each part.
+  static constexpr int kReductions = 2 * static_cast<int>(std::tuple_size_v<DigestParts>);
 
   /// `holders`: rank 0 must be the first learner. `adapter`: must have the same layout on all holders.
   AdapterExchange(Communicator& holders, Lora adapter, std::int64_t lag);
