@@ -101,6 +101,7 @@ double product_rate(DType type, int threads) {
   for (int i = 0; i < 12; ++i) {
     const auto start = Clock::now();
     ops->linear(x.const_view(), *packed, y.view());
+    ops->memory().wait();
     best = std::max(best, 2.0 * 512 * kSize * kSize / seconds_since(start) / 1e9);
   }
   return best;
@@ -174,6 +175,7 @@ Sampled generate(const Policy& policy, Engine& engine, const Work& work, std::in
   patches.reserve(work.paths.size());
   for (const auto& path : work.paths) patches.push_back(policy.pictures->patches(path));
   const std::vector<EncodedPicture> pictures = policy.pictures->encode(std::span<const Patches>(patches));
+  policy.model->ops().memory().wait();
   row["vision_s"] = seconds_since(start);
   for (std::size_t i = 0; i < pictures.size(); ++i) {
     sampled.prompts.push_back(policy.prompt(std::nullopt, std::span(&pictures[i], 1), work.prompt));
@@ -252,6 +254,7 @@ ExitCode bench(const CommandLine& line) {
   const bool step = what != "generate";
   const std::string device = line.choice("device", {"cpu", "cuda"});
   const Policy policy = Policy::open({line.text("model"), dtype, device, threads, step});
+  policy.model->ops().memory().wait();
   const double load_seconds = seconds_since(load_start);
   const Lora adapter = bench_adapter(policy.model->config(), line.integer("rank", 1, 1024));
   const auto local = make_local();

@@ -87,6 +87,7 @@ void measure(const CommandLine& line, Communicator& world) {
   world.barrier("the start");
   const auto start = std::chrono::steady_clock::now();
   const Policy policy = line.on("private") ? Policy::open(options) : Policy::open(options, world);
+  policy.model->ops().memory().wait();
   world.barrier("models of all ranks");
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   constexpr std::int64_t kSteps = 64;

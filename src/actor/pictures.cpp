@@ -1,13 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "actor/pictures.h"
 
-#include <algorithm>
-#include <chrono>
-
 namespace biqa {
 
 std::vector<EncodedPicture> PictureEncoder::encode(std::span<const Patches> pictures) const {
-  const auto start = std::chrono::steady_clock::now();
   const std::int64_t cell = config_.merge * config_.merge;
   std::vector<EncodedPicture> encoded;
   for (std::size_t first = 0; first < pictures.size();) {
@@ -30,7 +26,6 @@ std::vector<EncodedPicture> PictureEncoder::encode(std::span<const Patches> pict
     }
     first += batch.size();
   }
-  vision_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return encoded;
 }
 

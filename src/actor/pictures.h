@@ -41,8 +41,6 @@ class PictureEncoder {
   Patches patches(const std::filesystem::path& picture) const {
     return preprocess(read_image(picture), config_);
   }
-  /// Total time spent in the vision tower.
-  double vision_seconds() const { return vision_seconds_; }
 
  private:
   const QwenVl& model_;
@@ -50,7 +48,6 @@ class PictureEncoder {
   std::int64_t cache_bytes_, held_bytes_ = 0;
   std::unordered_map<std::string, EncodedPicture> cache_;
   std::deque<std::string> order_;
-  mutable double vision_seconds_ = 0;
 };
 
 }  // namespace biqa

@@ -242,6 +242,7 @@ UpdateResult Learner::update(std::span<const LearnerGroup> groups, double lr,
     for (std::size_t i = 0; i < seen.size(); ++i) (*records)[places[i]] = std::move(seen[i]);
   }
 
+  memory_.wait();  // the backward passes are no part of the optimizer's time
   const auto start = std::chrono::steady_clock::now();
   link_->reduce_scatter_sum(gradient_.view(), shard_gradient_.view());
   sums.added[kSumOfSquares] = model_.ops().squared_norm(shard_gradient_.const_view());

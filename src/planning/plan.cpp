@@ -75,7 +75,10 @@ double product_rate(const ModelConfig& model, DType dtype, int threads, std::int
   weight.zero();
   x.zero();
   const auto packed = ops->pack(weight.const_view(), {}, false);
-  const auto run = [&] { ops->linear(x.const_view(), *packed, y.view()); };
+  const auto run = [&] {
+    ops->linear(x.const_view(), *packed, y.view());
+    ops->memory().wait();
+  };
   run();
   const auto start = std::chrono::steady_clock::now();
   double seconds = 0;
