@@ -40,7 +40,8 @@ const ProgramInfo kInfo{
      {"device", "DEVICE", "cpu or cuda", "cpu"},
      {"threads", "T", "threads; 0: all processors that the program may use, or OMP_NUM_THREADS", "0"},
      {"repeats", "K", "measured repeats, after an unmeasured one", "5"},
-     {"micro-batch-tokens", "N", "packed rows of one learner pass", "8192"},
+     {"micro-batch-tokens", "N", "packed rows of one learner pass",
+      std::to_string(LearnerOptions{}.micro_batch_tokens)},
      {"prompt", "TEXT", "the user's text",
       "Describe the picture and how good it looks in a <caption>, give your reasons in a "
       "<reasoning>, and rate its quality from 1 to 5 with two decimals in a <rating>, in that order."},

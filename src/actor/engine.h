@@ -10,19 +10,11 @@
 #include <string>
 #include <vector>
 
+#include "actor/options.h"
 #include "core/random.h"
 #include "model/qwen_vl.h"
 
 namespace biqa {
-
-struct SamplingParameters {
-  float temperature = 1.0F;
-  std::int32_t top_k = 0;
-  float top_p = 1.0F;
-  bool greedy = false;
-  std::int64_t max_new_tokens = 1024;
-  bool ignore_end = false;  ///< always generate max_new_tokens (benchmarks)
-};
 
 /// A prompt with several members, each with its own random stream. The prompt is prefilled once.
 struct GenerateRequest {
@@ -50,10 +42,7 @@ struct EngineStatistics {
 
 class Engine {
  public:
-  struct Options {
-    std::int64_t kv_bytes = std::int64_t{4} << 30;
-    std::int64_t prefill_rows = 2048;  ///< maximum of prompt tokens per iteration (one prompt always fits)
-  };
+  using Options = EngineOptions;
   Engine(const QwenVl& model, Options options);
 
   void set_adapter(std::shared_ptr<const PackedAdapter> adapter) { adapter_ = std::move(adapter); }

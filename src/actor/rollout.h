@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "actor/engine.h"
+#include "actor/options.h"
 #include "actor/pictures.h"
 #include "data/chat.h"
 #include "data/prompts.h"
@@ -29,20 +30,6 @@ std::shared_ptr<const PromptInput> build_prompt(const ModelConfig& config, const
 /// A prompt from given ids (image tokens already expanded).
 std::shared_ptr<const PromptInput> prompt_of_ids(const ModelConfig& config, std::vector<std::int64_t> ids,
                                                  std::span<const EncodedPicture> pictures);
-
-struct RolloutOptions {
-  std::int64_t group_size = 4;
-  SamplingParameters sampling;
-  std::int64_t stage2_max_new_tokens = 64;
-  PromptTexts prompts;
-  bool stage2 = true;
-  bool stage2_with_reasoning = false;  ///< {caption} is replaced by caption and reasoning
-  bool strip_ratings = true;           ///< leak guard
-  std::uint64_t seed = 0;
-  std::int64_t step = 0;
-  std::int64_t policy_version = 0;
-  std::uint64_t adapter_digest = 0;
-};
 
 /// One image of a rollout.
 struct RolloutSample {

@@ -9,13 +9,15 @@
 #include <string>
 #include <vector>
 
+#include "actor/options.h"
 #include "comm/roles.h"
 #include "data/preprocess.h"
 #include "data/prompts.h"
-#include "learner/adamw.h"
 #include "learner/advantage.h"
 #include "learner/objective.h"
+#include "learner/options.h"
 #include "model/lora.h"
+#include "ops/backends.h"
 #include "reward/rewards.h"
 #include "tensor/dtype.h"
 
@@ -25,12 +27,13 @@ struct ModelSettings {
   std::filesystem::path path;     ///< checkpoint folder in Hugging Face format
   std::filesystem::path adapter;  ///< initial adapter of the policy and adapter of the KL term; empty: none
   DType dtype = DType::bf16;      ///< of the base weights and activations: bf16 or f32
-  std::string device = "cpu";     ///< cpu or cuda
+  std::string device = DeviceChoice{}.device;           ///< cpu or cuda
   std::int64_t max_pixels = 401408, min_pixels = 3136;  ///< area of an image after resizing, pixels
   /// Whether the configuration sets them. Set values replace the limits of the model folder; defaults only narrow them.
   bool max_pixels_given = false, min_pixels_given = false;
   PixelLimits pixels() const { return {min_pixels, max_pixels, min_pixels_given, max_pixels_given}; }
-  int threads = 0;  ///< per rank; 0: as many as the rank's share of its node's processors
+  int threads =
+      DeviceChoice{}.threads;  ///< per rank; 0: as many as the rank's share of its node's processors
 };
 
 struct DataSettings {
@@ -42,13 +45,14 @@ struct DataSettings {
 };
 
 struct RolloutSettings {
-  std::int64_t group_size = 4;  ///< trajectories per image
+  std::int64_t group_size = RolloutOptions{}.group_size;  ///< trajectories per image
   std::int64_t images_per_step = 64;
-  double temperature = 1.0;
-  std::int64_t top_k = 0;  ///< 0: off
-  double top_p = 1.0;      ///< 1: off
-  std::int64_t max_new_tokens = 1024, stage2_max_new_tokens = 64;
-  std::uint64_t kv_memory = std::uint64_t{4} << 30;  ///< bytes per actor rank
+  double temperature = SamplingParameters{}.temperature;
+  std::int64_t top_k = SamplingParameters{}.top_k;  ///< 0: off
+  double top_p = SamplingParameters{}.top_p;        ///< 1: off
+  std::int64_t max_new_tokens = SamplingParameters{}.max_new_tokens,
+               stage2_max_new_tokens = RolloutOptions{}.stage2_max_new_tokens;
+  std::uint64_t kv_memory = static_cast<std::uint64_t>(EngineOptions{}.kv_bytes);  ///< bytes per actor rank
   std::int64_t policy_lag = 0;  ///< exact number of steps by which the sampling adapter is older
 };
 
@@ -56,7 +60,7 @@ enum class Stage2Input : std::uint8_t { caption, caption_reasoning };
 enum class LeakGuard : std::uint8_t { off, strip, penalise };
 
 struct Stage2Settings {
-  bool enabled = true;
+  bool enabled = RolloutOptions{}.stage2;
   Stage2Input input = Stage2Input::caption;  ///< replaces {caption}: the caption, or caption and reasoning
   bool train = false;                        ///< train on second-stage tokens too
   LeakGuard leak_guard = LeakGuard::strip;
@@ -71,12 +75,15 @@ struct PromptSettings {
 struct ObjectiveSettings {
   ObjectiveConfig loss;
   AdvantageConfig advantage;
-  bool drop_zero_variance =
-      false;  ///< groups whose completions all have the same reward are left out of the loss
-  bool mask_truncated = false;  ///< completions cut off by the length limit are left out of the loss
+  /// groups whose completions all have the same reward are left out of the loss
+  bool drop_zero_variance = LossRow{}.drop_zero_variance;
+  bool mask_truncated =
+      LossRow{}.mask_truncated;  ///< completions cut off by the length limit are left out of the loss
   std::int64_t updates_per_rollout = 1;
-  std::int64_t micro_batch_tokens = 8192;  ///< maximum of tokens in one forward and backward pass
-  bool recompute_layers = false;  ///< keep only layer inputs and recompute the rest: less memory, more time
+  std::int64_t micro_batch_tokens =
+      LearnerOptions{}.micro_batch_tokens;  ///< maximum of tokens in one forward and backward pass
+  /// keep only layer inputs and recompute the rest: less memory, more time
+  bool recompute_layers = LearnerOptions{}.recompute_layers;
 };
 
 struct OptimizerSettings {
@@ -84,7 +91,7 @@ struct OptimizerSettings {
   Schedule schedule = Schedule::linear;
   std::int64_t warmup_steps = 0;
   AdamWConfig adamw;
-  double max_grad_norm = 1.0;  ///< 0: no clipping
+  double max_grad_norm = LearnerOptions{}.max_grad_norm;  ///< 0: no clipping
 };
 
 struct TrainSettings {

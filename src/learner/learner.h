@@ -13,8 +13,7 @@
 
 #include "comm/communicator.h"
 #include "comm/tensor_link.h"
-#include "learner/adamw.h"
-#include "learner/objective.h"
+#include "learner/options.h"
 #include "model/lora.h"
 #include "model/training_pass.h"
 
@@ -36,18 +35,6 @@ struct LearnerGroup {
   std::uint64_t dropout_key = 0;
   bool dropped = false;  ///< ignored; its sequences are not counted either
   std::string name{};    ///< the sample's id, for messages
-};
-
-struct LearnerOptions {
-  ObjectiveConfig objective;
-  AdamWConfig adamw;
-  double max_grad_norm = 1.0;
-  float temperature = 1.0F;
-  double longest_allowed = 0;  ///< completion tokens; for dr_grpo
-  std::int64_t micro_batch_tokens = 8192;
-  bool recompute_layers = false;
-  double dropout = 0;
-  std::uint64_t seed = 0;
 };
 
 /// Results of one sequence of an update, for dumps. Sequences are in the order of the groups.

@@ -28,7 +28,7 @@ inline constexpr std::array kKlNames{Named<Kl>{"k1", Kl::k1}, Named<Kl>{"k2", Kl
 
 struct ObjectiveConfig {
   Loss loss = Loss::grpo;
-  double clip_low = 0.2, clip_high = 0.2;
+  double clip_low = 0.2, clip_high = LossRow{}.clip_high;
   Kl kl = Kl::k3;
   double beta = 0.001;  ///< weight of the KL term; 0: no reference needed
   /// For stale rollouts. Caps the ratio on the unclipped side: min(c, cap)·A ("two-sided clipping", "truncation").

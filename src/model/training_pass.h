@@ -24,7 +24,7 @@ struct PromptGroup {
 using TokenValues = std::vector<std::vector<std::vector<float>>>;
 
 struct PassOptions {
-  float temperature = 1.0F;
+  float temperature = SampleRequest{}.temperature;
   bool gradient = false;
   bool recompute_layers = false;
   DropoutKey dropout;

@@ -12,6 +12,7 @@
 #include "data/chat.h"
 #include "data/tokenizer.h"
 #include "model/qwen_vl.h"
+#include "ops/backends.h"
 #include "policy/shared_weights.h"
 
 namespace biqa {
@@ -19,8 +20,8 @@ namespace biqa {
 struct PolicyOptions {
   std::filesystem::path path;
   DType dtype = DType::f32;
-  std::string device = "cpu";
-  int threads = 0;  ///< 0: all that this process may use
+  std::string device = DeviceChoice{}.device;
+  int threads = DeviceChoice{}.threads;  ///< 0: all that this process may use
   bool backward = false;
   PixelLimits pixels = {};  ///< replace the limits of the model folder
   std::int64_t feature_cache_bytes = std::int64_t{1} << 30;
