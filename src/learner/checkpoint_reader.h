@@ -26,11 +26,9 @@ struct FoundCheckpoint {
   // Set on the first learner only.
   CheckpointInfo info;
   Lora adapter;  ///< with the values of adapter.h5
-
-  /// For sending the result to other ranks, without `info` and `adapter`. Empty text: no checkpoint found.
-  static std::string to_text(const std::optional<FoundCheckpoint>& found);
-  static std::optional<FoundCheckpoint> from_text(const std::string& text);
 };
+
+struct CheckedFiles;
 
 /// One learner's part of the loading.
 class CheckpointReader {
@@ -59,7 +57,7 @@ class CheckpointReader {
   int reader_of(std::size_t shard) const {
     return static_cast<int>(shard % static_cast<std::size_t>(learners_.size()));
   }
-  std::string check_part(const std::filesystem::path& folder) const;
+  CheckedFiles check_part(const std::filesystem::path& folder) const;
   std::string judge(const std::filesystem::path& folder, const std::vector<std::vector<std::byte>>& parts,
                     const std::function<ModelConfig()>& model, FoundCheckpoint& found) const;
 

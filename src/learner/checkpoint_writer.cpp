@@ -6,9 +6,7 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <cstring>
 #include <nlohmann/json.hpp>
-#include <random>
 #include <system_error>
 #include <utility>
 
@@ -16,6 +14,7 @@
 #include "io/files.h"
 #include "io/hdf5.h"
 #include "io/json.h"
+#include "learner/messages.h"
 
 namespace biqa {
 namespace {
@@ -241,16 +240,7 @@ void CheckpointWriter::publish_all(const Part& part, const fs::path& folder) {
 
 void save_checkpoint(const fs::path& root, std::int64_t keep, const Learner& learner, Communicator& learners,
                      const CheckpointInfo& info) {
-  std::vector<std::byte> bytes(sizeof(std::uint64_t));
-  if (learners.rank() == 0) {
-    std::uint64_t token = std::random_device{}();
-    token = token << 32 | static_cast<std::uint32_t>(::getpid());
-    std::memcpy(bytes.data(), &token, sizeof token);
-  }
-  learners.broadcast_bytes(bytes, 0);
-  std::uint64_t token = 0;
-  std::memcpy(&token, bytes.data(), sizeof token);
-  CheckpointWriter writer(root, keep, fmt::format("{:016x}", token), learners.rank(), learners.size());
+  CheckpointWriter writer(root, keep, share_token(learners), learners.rank(), learners.size());
   writer.begin(learner, info);
   const auto failed = [&] { return writer.state() == CheckpointWriter::State::failed; };
   // The others' shards first: the first learner waits for them and need not when one has failed.

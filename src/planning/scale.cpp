@@ -21,15 +21,14 @@
 #include "learner/learner.h"
 #include "training/adapter_exchange.h"
 #include "training/messages.h"
-#include "training/work_share.h"
 
 namespace biqa {
 namespace {
 
 /// Fraction of a wait, as in message_communicator.cpp.
 const double kLongestSleepSeconds = kLongestSleep.count();
-constexpr double kReportBytes = sizeof(StepReport), kBoundaryBytes = kBoundaryWireBytes;
-constexpr double kWorkBytes = WorkShare::kRequestBytes + WorkShare::kReplyBytes;
+constexpr double kReportBytes = kReportWireBytes, kBoundaryBytes = kBoundaryWireBytes;
+constexpr double kWorkBytes = kWorkRequestWireBytes + kWorkReplyWireBytes;
 /// Small sums of an update and of a publication: number of calls, and bytes in one direction between the root and one
 /// rank.
 constexpr double kUpdateSums = Learner::kReductions,

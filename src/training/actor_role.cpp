@@ -55,7 +55,7 @@ ActorRole::ActorRole(const Config& config, const Policy& policy, Communicator& w
       data_(data),
       engine_(*policy.model, Engine::Options{static_cast<std::int64_t>(config.rollout.kv_memory)}),
       rollout_(*policy.model, *policy.tokenizer, policy.chat, engine_),
-      share_(world, roles.actors, kTagWork, [&data](std::int64_t step) { return data.rows_of_step(step); }) {}
+      share_(world, roles.actors, [&data](std::int64_t step) { return data.rows_of_step(step); }) {}
 
 void ActorRole::set_adapter(const Lora& adapter) {
   engine_.set_adapter(pack_adapter(*policy_.model, adapter));

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Messages between ranks during training: all tags, and the layouts of all messages that are not groups. All ranks run
-// the same build, so a struct is sent as its bytes.
+// Messages between ranks during training: all tags, and the layouts of all messages that are not groups. Groups are in
+// data/wire.h, messages between learners in learner/messages.h. All ranks run the same build, so a struct is sent as its
+// bytes.
 #pragma once
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
 
 #include "comm/communicator.h"
 
@@ -33,6 +37,29 @@ struct StepReport {
 void send_report(Communicator& world, int to, const StepReport& report);
 /// Waits for the next report of rank `from`.
 StepReport receive_report(Communicator& world, int from);
+
+/// A request for `groups` groups of a step. If tokens > 0, also reports the length of the finished group of `row`.
+struct WorkRequest {
+  std::int64_t step = 0, groups = 0, row = 0, tokens = 0;
+  int from = -1;  ///< the rank that asks; set by the receiver
+};
+/// Rows of a step for the actor that gets them. `last`: this step has no more for it.
+struct WorkReply {
+  std::int64_t step = 0;
+  bool last = false;
+  std::vector<std::size_t> rows;
+};
+void send_work_request(Communicator& world, int keeper, const WorkRequest& request);
+std::optional<WorkRequest> try_receive_work_request(Communicator& world);
+void send_work_reply(Communicator& world, int actor, const WorkReply& reply);
+std::optional<WorkReply> try_receive_work_reply(Communicator& world, int keeper);
+/// Waits for it.
+WorkReply receive_work_reply(Communicator& world, int keeper);
+
+/// Bytes of a report, of a request, and of a reply with one row.
+inline constexpr std::size_t kReportWireBytes = sizeof(StepReport),
+                             kWorkRequestWireBytes = 4 * sizeof(std::int64_t),
+                             kWorkReplyWireBytes = 3 * sizeof(std::int64_t);
 
 /// What is left to do when a run starts, besides its steps.
 enum class FirstEvaluation : std::int64_t {

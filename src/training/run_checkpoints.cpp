@@ -1,40 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "training/run_checkpoints.h"
 
-#include <fmt/format.h>
 #include <glog/logging.h>
 
 #include <chrono>
 #include <cmath>
-#include <cstring>
-#include <random>
 
 #include "core/error.h"
 #include "evaluation/evaluation.h"
 #include "learner/checkpoint_store.h"
+#include "learner/messages.h"
 
 namespace biqa {
-namespace {
-
-/// A random token for this start of the program, with which the first learner finds the files of all learners.
-std::string common_token(Communicator& learners) {
-  std::random_device device;
-  const std::uint64_t drawn = static_cast<std::uint64_t>(device()) << 32 | device();
-  std::vector<std::byte> bytes(sizeof drawn);
-  std::memcpy(bytes.data(), &drawn, sizeof drawn);
-  learners.broadcast_bytes(bytes, 0);
-  std::uint64_t common = 0;
-  std::memcpy(&common, bytes.data(), sizeof common);
-  return fmt::format("{:016x}", common);
-}
-
-}  // namespace
 
 RunCheckpoints::RunCheckpoints(const Config& config, Communicator& learners)
     : figure_(config.checkpoint.best),
       root_(config.train.out / "checkpoints"),
       learners_(learners),
-      writer_(root_, config.checkpoint.keep, common_token(learners), learners.rank(), learners.size()) {}
+      writer_(root_, config.checkpoint.keep, share_token(learners), learners.rank(), learners.size()) {}
 
 void RunCheckpoints::take_over(std::int64_t step,
                                const std::map<std::int64_t, std::vector<EvalMetrics>>& figures) {

@@ -20,6 +20,7 @@
 #include "evaluation/evaluation_pass.h"
 #include "io/files.h"
 #include "learner/checkpoint_store.h"
+#include "learner/messages.h"
 #include "model/checkpoint.h"
 #include "model/peft.h"
 #include "policy/version.h"
@@ -188,12 +189,8 @@ std::optional<FoundCheckpoint> Trainer::find_checkpoint() {
     if (first_learner() && !found && !asked.needed_by.empty())
       fail("cannot resume from {}: the run has no undamaged checkpoint; name another", asked.needed_by);
   });
-  const std::string text = FoundCheckpoint::to_text(found);
-  const auto letters = std::as_bytes(std::span(text));
-  std::vector<std::byte> bytes(letters.begin(), letters.end());
-  world_.broadcast_bytes(bytes, roles_.learners.front());
-  if (learners_ == nullptr)
-    found = FoundCheckpoint::from_text({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  const std::string text = share_text(world_, text_of(found), roles_.learners.front());
+  if (learners_ == nullptr) found = found_checkpoint_of(text);
   return found;
 }
 

@@ -4,25 +4,12 @@
 #include <glog/logging.h>
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 namespace biqa {
-namespace {
 
-/// A request for `groups` groups of a step. If tokens > 0, also reports the length of the finished group of `row`.
-struct Request {
-  std::int64_t step = 0, groups = 0, row = 0, tokens = 0;
-};
-static_assert(sizeof(Request) == WorkShare::kRequestBytes);
-
-}  // namespace
-
-WorkShare::WorkShare(Communicator& world, std::span<const int> actors, int tag, RowsOfStep rows_of_step)
-    : world_(world),
-      actors_(actors.begin(), actors.end()),
-      tag_(tag),
-      rows_of_step_(std::move(rows_of_step)) {}
+WorkShare::WorkShare(Communicator& world, std::span<const int> actors, RowsOfStep rows_of_step)
+    : world_(world), actors_(actors.begin(), actors.end()), rows_of_step_(std::move(rows_of_step)) {}
 
 void WorkShare::begin(std::int64_t step) {
   CHECK(ended_ && mine_.empty()) << "step " << step_ << " has not ended";
@@ -38,9 +25,8 @@ void WorkShare::begin(std::int64_t step) {
 }
 
 void WorkShare::ask(std::int64_t groups, std::size_t row, std::int64_t tokens) {
-  const Request request{step_, groups, static_cast<std::int64_t>(row), tokens};
   if (!keeper()) {
-    world_.send(actors_.front(), tag_, std::as_bytes(std::span(&request, 1)));
+    send_work_request(world_, actors_.front(), {step_, groups, static_cast<std::int64_t>(row), tokens});
     return;
   }
   if (tokens > 0) lengths_[row] = tokens;
@@ -55,7 +41,7 @@ std::vector<std::size_t> WorkShare::next(bool wait) {
   listen();
   while (wait && mine_.empty() && !ended_) {
     CHECK(!keeper());  // it takes what is left itself
-    accept(world_.receive(actors_.front(), tag_ + 1, "groups to roll out").bytes);
+    accept(receive_work_reply(world_, actors_.front()));
   }
   return std::exchange(mine_, {});
 }
@@ -66,15 +52,12 @@ void WorkShare::listen() {
     return;
   }
   if (!keeper()) {
-    while (auto message = world_.try_receive(actors_.front(), tag_ + 1)) accept(message->bytes);
+    while (const auto reply = try_receive_work_reply(world_, actors_.front())) accept(*reply);
     return;
   }
-  while (auto message = world_.try_receive(kAnyRank, tag_)) {
-    Request request;
-    CHECK_EQ(message->bytes.size(), sizeof request);
-    std::memcpy(&request, message->bytes.data(), sizeof request);
-    if (request.tokens > 0) lengths_[static_cast<std::size_t>(request.row)] = request.tokens;
-    give(message->from, request.step, request.groups);
+  while (const auto request = try_receive_work_request(world_)) {
+    if (request->tokens > 0) lengths_[static_cast<std::size_t>(request->row)] = request->tokens;
+    give(request->from, request->step, request->groups);
   }
 }
 
@@ -116,28 +99,22 @@ void WorkShare::give(int actor, std::int64_t step, std::int64_t groups) {
 }
 
 void WorkShare::send_rows(int actor, std::int64_t step, std::span<const std::size_t> rows, bool last) {
-  std::vector<std::int64_t> numbers{step, last ? 1 : 0};
-  numbers.insert(numbers.end(), rows.begin(), rows.end());
-  const auto bytes = std::as_bytes(std::span(numbers));
-  if (actor != world_.rank()) {
-    world_.send(actor, tag_ + 1, bytes);
-  } else {
-    accept(bytes);
-  }
+  const WorkReply reply{step, last, {rows.begin(), rows.end()}};
+  if (actor != world_.rank())
+    send_work_reply(world_, actor, reply);
+  else
+    accept(reply);
 }
 
-void WorkShare::accept(std::span<const std::byte> bytes) {
-  std::vector<std::int64_t> numbers(bytes.size() / sizeof(std::int64_t));
-  std::memcpy(numbers.data(), bytes.data(), numbers.size() * sizeof(std::int64_t));
-  CHECK(numbers.size() >= 2);
-  if (numbers[0] > step_) {
-    CHECK(numbers[1] != 0 && numbers.size() == 2);  // others have ended a step that this actor has not begun
-    ended_ahead_.insert(numbers[0]);
+void WorkShare::accept(const WorkReply& reply) {
+  if (reply.step > step_) {
+    CHECK(reply.last && reply.rows.empty());  // others have ended a step that this actor has not begun
+    ended_ahead_.insert(reply.step);
     return;
   }
-  CHECK_EQ(numbers[0], step_);
-  ended_ = numbers[1] != 0;
-  for (std::size_t i = 2; i < numbers.size(); ++i) mine_.push_back(static_cast<std::size_t>(numbers[i]));
+  CHECK_EQ(reply.step, step_);
+  ended_ = reply.last;
+  mine_.insert(mine_.end(), reply.rows.begin(), reply.rows.end());
 }
 
 }  // namespace biqa

@@ -13,19 +13,16 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "training/messages.h"
 
 namespace biqa {
 
 class WorkShare {
  public:
-  /// Bytes of a request for a group, and of the reply with one group.
-  static constexpr std::size_t kRequestBytes = 4 * sizeof(std::int64_t),
-                               kReplyBytes = 3 * sizeof(std::int64_t);
-
   /// Rows of the training manifest that a step uses; the same on every rank.
   using RowsOfStep = std::function<std::vector<std::size_t>(std::int64_t step)>;
-  /// `actors`: ranks of `world`, ascending; the first one keeps the lists. Messages use `tag` and `tag` + 1.
-  WorkShare(Communicator& world, std::span<const int> actors, int tag, RowsOfStep rows_of_step);
+  /// `actors`: ranks of `world`, ascending; the first one keeps the lists.
+  WorkShare(Communicator& world, std::span<const int> actors, RowsOfStep rows_of_step);
 
   /// Starts `step` on this actor. The previous step must have ended.
   void begin(std::int64_t step);
@@ -46,12 +43,11 @@ class WorkShare {
   List& list_of(std::int64_t step);
   void give(int actor, std::int64_t step, std::int64_t groups);
   void send_rows(int actor, std::int64_t step, std::span<const std::size_t> rows, bool last);
-  void accept(std::span<const std::byte> bytes);
+  void accept(const WorkReply& reply);
   void listen();
 
   Communicator& world_;
   const std::vector<int> actors_;
-  const int tag_;
   const RowsOfStep rows_of_step_;
   std::int64_t step_ = 0;
   std::vector<std::size_t> mine_;  ///< received, but not yet returned by next()

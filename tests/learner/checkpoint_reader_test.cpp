@@ -15,6 +15,7 @@
 
 #include "core/error.h"
 #include "learner/checkpoint_writer.h"
+#include "learner/messages.h"
 #include "support/tiny_model.h"
 
 namespace biqa {
@@ -179,8 +180,21 @@ TEST_F(CheckpointReaderTest, AStateThatIsNotFiniteIsRefusedByName) {
   });
 }
 
+TEST(LearnerMessages, GoThroughTextAsTheyAre) {
+  const std::vector<fs::path> paths{"/a b", "", "/\n\xff/c"};
+  EXPECT_EQ(paths_of(text_of(paths)), paths);
+  EXPECT_TRUE(paths_of(text_of(std::span<const fs::path>())).empty());
+  const CheckedFiles back = checked_files_of(text_of({"torn", {{"optimizer-00000-of-00001.h5", 2, 9, 6}}}));
+  EXPECT_EQ(back.damage, "torn");
+  ASSERT_EQ(back.shards.size(), 1U);
+  EXPECT_EQ(back.shards[0].name, "optimizer-00000-of-00001.h5");
+  EXPECT_EQ(back.shards[0].begin, 2);
+  EXPECT_EQ(back.shards[0].end, 9);
+  EXPECT_EQ(back.shards[0].updates, 6);
+}
+
 TEST(FoundCheckpoints, GoThroughTextAsTheyAre) {
-  EXPECT_FALSE(FoundCheckpoint::from_text(FoundCheckpoint::to_text(std::nullopt)).has_value());
+  EXPECT_FALSE(found_checkpoint_of(text_of(std::optional<FoundCheckpoint>())).has_value());
   FoundCheckpoint found;
   found.path = std::string("/a b\n\"\xff/step-000003");
   found.step = 3;
@@ -189,7 +203,7 @@ TEST(FoundCheckpoints, GoThroughTextAsTheyAre) {
   found.updates = 6;
   found.frozen = true;
   found.shards = {{"optimizer-00000-of-00002.h5", 0, 7, 6}, {"optimizer-00001-of-00002.h5", 7, 9, 6}};
-  const auto back = FoundCheckpoint::from_text(FoundCheckpoint::to_text(found));
+  const auto back = found_checkpoint_of(text_of(std::optional(found)));
   ASSERT_TRUE(back.has_value());
   EXPECT_EQ(back->path, found.path);
   EXPECT_EQ(back->step, 3);

@@ -92,6 +92,45 @@ TEST(Messages, AReportArrivesAsItWasSent) {
   EXPECT_TRUE(received.save);
 }
 
+TEST(Messages, RequestsAndRepliesOfWorkArriveAsTheyWereSent) {
+  const auto world = make_local();
+  EXPECT_FALSE(try_receive_work_request(*world).has_value());
+  send_work_request(*world, 0, {3, 2, 7, 40});
+  const auto request = try_receive_work_request(*world);
+  ASSERT_TRUE(request.has_value());
+  EXPECT_EQ(request->step, 3);
+  EXPECT_EQ(request->groups, 2);
+  EXPECT_EQ(request->row, 7);
+  EXPECT_EQ(request->tokens, 40);
+  EXPECT_EQ(request->from, 0);
+  EXPECT_FALSE(try_receive_work_reply(*world, 0).has_value());
+  send_work_reply(*world, 0, {3, true, {8, 5}});
+  send_work_reply(*world, 0, {4, false, {}});
+  const WorkReply first = receive_work_reply(*world, 0);
+  EXPECT_EQ(first.step, 3);
+  EXPECT_TRUE(first.last);
+  EXPECT_EQ(first.rows, (std::vector<std::size_t>{8, 5}));
+  const auto second = try_receive_work_reply(*world, 0);
+  ASSERT_TRUE(second.has_value());
+  EXPECT_EQ(second->step, 4);
+  EXPECT_FALSE(second->last);
+  EXPECT_TRUE(second->rows.empty());
+}
+
+// What the planned traffic counts.
+TEST(Messages, TheirSizesAreTheStatedOnes) {
+  const auto world = make_local();
+  const auto sent = [&] { return world->traffic(Operation::message).bytes; };
+  std::uint64_t before = sent();
+  const auto grown = [&] { return sent() - std::exchange(before, sent()); };
+  send_report(*world, 0, {});
+  EXPECT_EQ(grown(), kReportWireBytes);
+  send_work_request(*world, 0, {});
+  EXPECT_EQ(grown(), kWorkRequestWireBytes);
+  send_work_reply(*world, 0, {1, false, {5}});
+  EXPECT_EQ(grown(), kWorkReplyWireBytes);
+}
+
 TEST(Messages, EveryRankGetsTheFirstLearnersBoundary) {
   const auto script = [](Communicator& world) {
     const Boundary own = world.rank() == 1 ? Boundary{4, 9, true, FirstEvaluation::due} : Boundary{};

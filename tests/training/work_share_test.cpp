@@ -29,7 +29,7 @@ std::map<std::int64_t, std::vector<int>> roll_out(int actors, std::size_t rows, 
   threads.reserve(static_cast<std::size_t>(actors));
   for (const int rank : ranks) {
     threads.emplace_back([&, rank] {
-      WorkShare share(*world[static_cast<std::size_t>(rank)], ranks, 7, rows_of);
+      WorkShare share(*world[static_cast<std::size_t>(rank)], ranks, rows_of);
       for (std::int64_t step = 1; step <= steps; ++step) {
         share.begin(step);
         std::vector<std::size_t> under_way;
