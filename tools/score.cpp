@@ -331,7 +331,7 @@ class Scorer {
         patches.push_back(policy_.pictures->patches(picture.file));
         // The draws follow the file's name, so a seed gives the same rating in any company, by path or manifest.
         samples.push_back(
-            {picture.file.filename().string(), static_cast<std::int64_t>(samples.size()), 0, "", {}});
+            {picture.file.filename().string(), static_cast<std::int64_t>(samples.size()), {}, {}});
         names.push_back(picture.name);
       } catch (const Error& error) {
         complain(error.what(), failures);

@@ -136,8 +136,7 @@ void Rollout::UnderWay::begin(const RolloutSample& sample) {
   group.step = options_.step;
   group.prompt_ids = request.prompt->ids;
   group.image_grid_thw = {sample.picture.grid};
-  group.score = sample.score;
-  group.human_text = sample.human_text;
+  group.annotation = sample.annotation;
   group.members.resize(size_);
   pending.open = size_;
   stage1_prompt_tokens += request.prompt->tokens();

@@ -35,8 +35,7 @@ std::shared_ptr<const PromptInput> prompt_of_ids(const ModelConfig& config, std:
 struct RolloutSample {
   std::string id;
   std::int64_t index = 0;  ///< row of the manifest
-  double score = 0;
-  std::string human_text;
+  Annotation annotation;
   EncodedPicture picture;
 };
 

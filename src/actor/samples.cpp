@@ -15,8 +15,7 @@ std::vector<RolloutSample> load_samples(PictureEncoder& pictures, const std::vec
   loaded.reserve(rows.size());
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const Sample& sample = samples[rows[i]];
-    loaded.push_back(
-        {sample.id, static_cast<std::int64_t>(rows[i]), sample.score, sample.human_text(), encoded[i]});
+    loaded.push_back({sample.id, static_cast<std::int64_t>(rows[i]), sample.annotation(), encoded[i]});
   }
   return loaded;
 }

@@ -120,6 +120,10 @@ std::string Sample::human_text() const {
   return text;
 }
 
+Annotation Sample::annotation() const {
+  return {score, human_text()};
+}
+
 std::vector<Sample> read_manifest(const fs::path& file, bool skip_bad, std::vector<BadRow>* bad,
                                   bool check_images) {
   std::int64_t lines = 0;

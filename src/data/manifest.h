@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "data/annotation.h"
 #include "io/image.h"
 
 namespace biqa {
@@ -28,6 +29,8 @@ struct Sample {
 
   /// description, good and bad with one space between the parts that are not blank; empty without human text.
   std::string human_text() const;
+  /// What rewards and evaluations see of this row.
+  Annotation annotation() const;
 };
 
 /// A row that was left out.

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "data/annotation.h"
+
 namespace biqa {
 
 /// One first-stage completion of the group's prompt, with its second-stage completion.
@@ -43,8 +45,7 @@ struct Group {
   std::int64_t step = 0;
   std::vector<std::int64_t> prompt_ids;                     ///< first stage; all members share it
   std::vector<std::array<std::int64_t, 3>> image_grid_thw;  ///< per image: time, height, width in patches
-  double score = 0;                                         ///< human score on 1..5
-  std::string human_text;                                   ///< empty if there is none
+  Annotation annotation;
   std::vector<Trajectory> members;
 };
 

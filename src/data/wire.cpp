@@ -135,8 +135,7 @@ void visit_group(Archive& archive, G& group) {
   archive(group.step);
   archive(group.prompt_ids);
   archive(group.image_grid_thw);
-  archive(group.score);
-  archive(group.human_text);
+  for_each_field(group.annotation, [&](const char*, auto& field) { archive(field); });
 }
 
 }  // namespace

@@ -46,13 +46,13 @@ std::vector<EvalMetrics> evaluate_groups(std::span<const Group> groups, const Pr
       ++metrics.n;
       metrics.out_of_scale += off ? 1 : 0;
       if (rating) {
-        all_pairs.add(*rating, group.score);
-        if (!off) in_scale.add(*rating, group.score);
+        all_pairs.add(*rating, group.annotation.score);
+        if (!off) in_scale.add(*rating, group.annotation.score);
       } else {
         ++metrics.parse_failures;
       }
-      if (!from_caption && !group.human_text.empty()) {
-        const Rouge rouge = rouge1(group.human_text, answer.text);
+      if (!from_caption && !group.annotation.human_text.empty()) {
+        const Rouge rouge = rouge1(group.annotation.human_text, answer.text);
         precision.push_back(rouge.precision);
         recall.push_back(rouge.recall);
         f1.push_back(rouge.f1);

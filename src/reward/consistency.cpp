@@ -9,7 +9,7 @@ double consistency_reward(const RewardInput& input) {
   const Trajectory& t = input.trajectory;
   if (!t.rating) return 0;
   if (input.config.penalise_leak && t.caption && leaks_rating(*t.caption, *t.rating)) return 0;
-  return closeness(t.stage2_rating, input.group.score, input.config);
+  return closeness(t.stage2_rating, input.group.annotation.score, input.config);
 }
 
 }  // namespace biqa

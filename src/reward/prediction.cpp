@@ -5,7 +5,7 @@
 namespace biqa {
 
 double prediction_reward(const RewardInput& input) {
-  return closeness(input.trajectory.rating, input.group.score, input.config);
+  return closeness(input.trajectory.rating, input.group.annotation.score, input.config);
 }
 
 }  // namespace biqa

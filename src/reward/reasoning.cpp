@@ -30,8 +30,8 @@ std::optional<std::string_view> compared_text(const RewardInput& input) {
 double reasoning_reward(const RewardInput& input) {
   const RewardConfig& config = input.config;
   const auto text = compared_text(input);
-  if (!text || input.group.human_text.empty()) return config.floor;
-  const Rouge rouge = rouge1(input.group.human_text, *text);
+  if (!text || input.group.annotation.human_text.empty()) return config.floor;
+  const Rouge rouge = rouge1(input.group.annotation.human_text, *text);
   const double value = config.rouge == RougeKind::precision ? rouge.precision
                        : config.rouge == RougeKind::recall  ? rouge.recall
                                                             : rouge.f1;

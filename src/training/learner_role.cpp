@@ -173,8 +173,7 @@ Group LearnerRole::answer_of(std::int64_t step, std::size_t row, const EncodedPi
   group.sample_id = sample.id;
   group.sample_index = static_cast<std::int64_t>(row);
   group.step = step;
-  group.score = sample.score;
-  group.human_text = sample.human_text();
+  group.annotation = sample.annotation();
   group.prompt_ids = policy_.prompt(texts.system, std::span(&picture, 1), texts.user)->ids;
   Trajectory& answer = group.members.emplace_back();
   answer.text = sample.completion;

@@ -124,8 +124,8 @@ void write_step_dump(const std::filesystem::path& file, const StepDump& dump, st
       out.attribute(path, "truncated", !t.finished);
       out.attribute(path, "dropout_key", dropout_key(group));
       out.attribute(path, "stage2_dropout_key", stage2_dropout_key(group, t.member));
-      out.attribute(path, "score", group.score);
-      out.attribute(path, "human_text", group.human_text);
+      for_each_field(group.annotation,
+                     [&](const char* name, const auto& field) { out.attribute(path, name, field); });
       out.attribute(path, "text", t.text);
       out.attribute(path, "stage2_text", t.stage2_text);
       out.attribute(path, "rating", t.rating.value_or(nan));

@@ -70,7 +70,7 @@ SampleRecord record_of(std::int64_t step, const Group& group, const Trajectory& 
           t.rating,
           t.stage2_text,
           t.stage2_rating,
-          group.score,
+          group.annotation.score,
           std::move(columns),
           t.advantage};
 }

@@ -42,7 +42,7 @@ class RolloutTest : public ::testing::Test {
   RolloutSample sample(const std::string& id, std::int64_t index) const {
     auto features = std::make_shared<Tensor>(DType::f32, 4, model_->config().text.hidden, "test");
     features->zero();
-    return {id, index, 4.25, "said of " + id, {{1, 4, 4}, features}};
+    return {id, index, {4.25, "said of " + id}, {{1, 4, 4}, features}};
   }
   /// What a member answers; stage 1 or 2. Ends by itself unless cut.
   void answer(const std::string& id, std::uint64_t member, std::uint64_t stage, const std::string& text,
@@ -87,8 +87,8 @@ TEST_F(RolloutTest, BothStagesFillATrajectory) {
   const Group& group = groups.at("one");
   EXPECT_EQ(group.sample_index, 7);
   EXPECT_EQ(group.step, kStep);
-  EXPECT_EQ(group.score, 4.25);
-  EXPECT_EQ(group.human_text, "said of one");
+  EXPECT_EQ(group.annotation.score, 4.25);
+  EXPECT_EQ(group.annotation.human_text, "said of one");
   ASSERT_EQ(group.members.size(), 2U);
   const Trajectory& good = group.members[0];
   EXPECT_EQ(good.member, 0);

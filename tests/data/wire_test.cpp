@@ -22,8 +22,8 @@ Group example() {
   group.step = 5;
   group.prompt_ids = {151644, 1, 2, -3};
   group.image_grid_thw = {{1, 8, 12}, {1, 4, 4}};
-  group.score = 3.25;
-  group.human_text = "sharp";
+  group.annotation.score = 3.25;
+  group.annotation.human_text = "sharp";
   Trajectory full;
   full.member = 1;
   full.completion_ids = {9, 8, 7};
@@ -56,8 +56,8 @@ TEST(Wire, EveryFieldArrives) {
   EXPECT_EQ(got.step, 5);
   EXPECT_EQ(got.prompt_ids, sent.prompt_ids);
   EXPECT_EQ(got.image_grid_thw, sent.image_grid_thw);
-  EXPECT_EQ(got.score, 3.25);
-  EXPECT_EQ(got.human_text, "sharp");
+  EXPECT_EQ(got.annotation.score, 3.25);
+  EXPECT_EQ(got.annotation.human_text, "sharp");
   ASSERT_EQ(got.members.size(), 2U);
   EXPECT_FALSE(got.members[0].caption || got.members[0].rating || got.members[0].stage2_rating);
   const Trajectory& a = got.members[1];

@@ -16,7 +16,7 @@ const Profile kPaper = named_profile("paper");
 
 Group answer(double score, std::optional<double> rating, std::optional<double> caption_rating) {
   Group group;
-  group.score = score;
+  group.annotation.score = score;
   group.members.resize(1);
   group.members[0].rating = rating;
   group.members[0].stage2_rating = caption_rating;
@@ -123,14 +123,14 @@ TEST(BestFigure, TakesSampledOnesWhereNoGreedyOneWasMeasured) {
 
 TEST(Evaluation, TextsAreComparedWherePeopleWroteSome) {
   std::vector<Group> groups{answer(1, 1, 2), answer(2, 2, 3)};
-  groups[0].human_text = "a sharp picture";
+  groups[0].annotation.human_text = "a sharp picture";
   groups[0].members[0].text = "a sharp photo";
   const auto figures = evaluate_groups(groups, kPaper, 0, "set", "greedy", false);
   ASSERT_EQ(figures.size(), 1U);  // no second stage was run
   EXPECT_EQ(figures[0].condition, "image");
   EXPECT_DOUBLE_EQ(figures[0].rouge1_r, 2.0 / 3);
   EXPECT_DOUBLE_EQ(figures[0].plcc, 1);
-  groups[0].human_text.clear();
+  groups[0].annotation.human_text.clear();
   EXPECT_TRUE(std::isnan(evaluate_groups(groups, kPaper, 0, "set", "greedy", false)[0].rouge1_r));
 }
 

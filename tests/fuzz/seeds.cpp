@@ -146,7 +146,7 @@ Group tiny_group() {
   group.sample_id = "photo.jpg";
   group.prompt_ids = {5, 6};
   group.image_grid_thw = {{1, 4, 6}};
-  group.score = 3.25;
+  group.annotation.score = 3.25;
   Trajectory trajectory;
   trajectory.completion_ids = {9, 8};
   trajectory.behaviour_logp = {-0.5F, -1.0F};

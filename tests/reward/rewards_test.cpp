@@ -44,8 +44,8 @@ TEST(Rewards, AgreeWithPython) {
   ASSERT_EQ(rows.size(), 6U);
   for (const auto& row : rows) {
     Group group;
-    group.score = row.at("score").get<double>();
-    group.human_text = row.at("human").get<std::string>();
+    group.annotation.score = row.at("score").get<double>();
+    group.annotation.human_text = row.at("human").get<std::string>();
     for (const auto& member : row.at("members")) {
       Trajectory& trajectory = group.members.emplace_back();
       trajectory.text = member.at("text").get<std::string>();
@@ -85,7 +85,7 @@ TEST(Rewards, CosineHasTheTabulatedValues) {
 
 Group one_answer(const std::string& caption, const std::string& rating) {
   Group group;
-  group.score = 3.4;
+  group.annotation.score = 3.4;
   group.members.resize(1);
   group.members[0].text =
       "<caption>" + caption + "</caption><reasoning>r</reasoning><rating>" + rating + "</rating>";
