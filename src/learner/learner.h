@@ -67,7 +67,8 @@ class Learner {
   };
   enum Maximum : std::uint8_t { kRatioDeviation, kLogpGap, kMaxima };
   /// Number of these reductions, and of their values.
-  static constexpr int kReductions = 1 + 1 + kMaxima, kReducedValues = kCounts + kSumsOfUpdate + kMaxima;
+  static constexpr int kReductions = 1 + 1 + int{kMaxima};
+  static constexpr int kReducedValues = int{kCounts} + int{kSumsOfUpdate} + int{kMaxima};
 
   /// `start`: the adapter from which training starts. `reference`: the adapter of the KL term (nullptr: the base
   /// model). `learners`: all learners; they call the collectives in the same order.
