@@ -90,7 +90,7 @@ class CpuSampler {
   }
   std::int64_t sample(const SampleRequest& request, const std::vector<std::int64_t>& suppressed) {
     SampledToken token;
-    ops_.sample(one_.view(), *head_, std::span(&request, 1), suppressed, std::span(&token, 1));
+    ops_.sample(one_.view(), *head_, std::span(&request, 1), suppressed, std::span(&token, 1), arena_);
     return token.id;
   }
   /// What it samples for draws and top-p within 1e-6 of the given ones: a weight may differ in its last bit.
@@ -111,6 +111,7 @@ class CpuSampler {
 
  private:
   CpuOps ops_;
+  Arena arena_{"test"};
   Tensor one_;
   std::unique_ptr<FrozenLinear> head_;
 };
