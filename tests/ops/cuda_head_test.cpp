@@ -15,6 +15,7 @@
 #include "support/compare.h"
 #include "support/cuda_arrays.h"
 #include "support/cuda_runs.h"
+#include "tensor/arena.h"
 
 namespace biqa {
 namespace {
