@@ -15,7 +15,7 @@ find src -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | LC_ALL=
     allowed["actor"] = "core tensor ops io comm data model"
     allowed["reward"] = allowed["learner"] = allowed["actor"]
     allowed["run"] = "core tensor io data reward"
-    allowed["config"] = allowed["actor"] " reward learner"
+    allowed["config"] = allowed["actor"] " actor reward learner"
     allowed["policy"] = allowed["actor"] " actor reward learner"
     allowed["evaluation"] = allowed["policy"] " run config policy"
     allowed["training"] = allowed["evaluation"] " evaluation"
