@@ -34,7 +34,7 @@ fi
 if [[ $preset == cuda ]]; then
   nvcc=${CUDACXX:-$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)}
   if ! command -v "$nvcc" >/dev/null; then
-    echo "error: launch/build.sh cuda: no nvcc on the PATH or in /usr/local/cuda/bin; install CUDA 13 (docs/cuda.md) or name it by CUDACXX" >&2
+    echo "error: launch/build.sh cuda: no nvcc on the PATH or in /usr/local/cuda/bin; install CUDA 12.4 or later (docs/cuda.md) or name it by CUDACXX" >&2
     exit 1
   fi
   export CUDACXX=$nvcc
