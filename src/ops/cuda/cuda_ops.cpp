@@ -48,10 +48,10 @@ void CudaOps::linear(ConstView x, const FrozenLinear& w, View y, bool accumulate
   products_->linear(x, linear.weight.view(), linear.bias.view(), y, accumulate);
 }
 
-void CudaOps::linear_backward(ConstView dy, const FrozenLinear& w, View dx) {
+void CudaOps::linear_backward(ConstView dy, const FrozenLinear& w, View dx, bool accumulate) {
   const auto& linear = dynamic_cast<const CudaLinear&>(w);
   CHECK(linear.backward) << "packed without backward";
-  products_->linear_backward(dy, linear.weight.view(), dx);
+  products_->linear_backward(dy, linear.weight.view(), dx, accumulate);
 }
 
 void CudaOps::check_rows(const FrozenLinear& w, std::span<const std::int64_t> counts) {

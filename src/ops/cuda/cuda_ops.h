@@ -39,8 +39,8 @@ class CudaOps final : public Ops {
   double squared_norm(ConstView gradient) override;
   void adamw(View values, ConstView gradient, View m, View v, const AdamWStep& step) override;
 
-  /// dx [T, in] f32 = dy [T, out] · W; dy has the compute type.
-  void linear_backward(ConstView dy, const FrozenLinear& w, View dx);
+  /// dx [T, in] f32 (+)= dy [T, out] · W; dy has the compute type.
+  void linear_backward(ConstView dy, const FrozenLinear& w, View dx, bool accumulate = false);
   const Stream& stream() const { return *stream_; }
   CudaMemory& device_memory() { return memory_; }
 
