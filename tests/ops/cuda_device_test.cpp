@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The same cases on a real device; built with CUDA only, skipped with its reason where there is no device.
+// cuBLASLt on a real device, with bf16 outputs too; built with CUDA only, skipped with its reason where there is no device. The
+// operations run there as on every backend (support/operations/cuda_operations.cpp).
 #include <gtest/gtest.h>
 
 #include <memory>
@@ -25,13 +26,7 @@ std::string missing_device() {
   return "";
 }
 
-class DeviceRmsNorm : public ::testing::TestWithParam<testing::RmsNormCase> {};
 class DeviceLinear : public ::testing::TestWithParam<testing::LinearCase> {};
-
-TEST_P(DeviceRmsNorm, AgreesWithFormulaAndCpu) {
-  if (const std::string reason = missing_device(); !reason.empty()) GTEST_SKIP() << reason;
-  testing::check_rms_norm(GetParam(), testing::run_cuda_rms_norm, testing::rms_norm_of("cpu"));
-}
 
 TEST_P(DeviceLinear, AgreesWithFormulaAndCpu) {
   if (const std::string reason = missing_device(); !reason.empty()) GTEST_SKIP() << reason;
@@ -43,7 +38,6 @@ TEST_P(DeviceLinear, AgreesWithFormulaAndCpu) {
   testing::check_linear(GetParam(), run, testing::linear_of("cpu"));
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, DeviceRmsNorm, ::testing::ValuesIn(testing::rms_norm_cases()));
 INSTANTIATE_TEST_SUITE_P(Cases, DeviceLinear, ::testing::ValuesIn(testing::linear_cases()));
 
 TEST(CudaDevice, WithoutOneTheErrorSaysWhatToDo) {

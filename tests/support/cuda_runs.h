@@ -8,7 +8,6 @@
 #include <cstring>
 
 #include "ops/cuda/matmul_backend.h"
-#include "ops/cuda/rows.h"
 #include "support/op_cases.h"
 #include "tensor/cuda/runtime.h"
 
@@ -33,15 +32,6 @@ void write_guarded(View y, const cuda::Stream& stream, const Write& write) {
   for (std::int64_t r = 0; r < y.rows(); ++r) {
     std::memcpy(y.row_range(r, 1).data(), guarded.view().row_range(r, 1).data(), row_bytes);
   }
-}
-
-inline void run_cuda_rms_norm(ConstView x, ConstView weight, float epsilon, View y) {
-  const cuda::Stream stream;
-  const cuda::DeviceTensor device_x = on_device(x, stream);
-  const cuda::DeviceTensor device_weight = on_device(weight, stream);
-  write_guarded(y, stream, [&](View device_y) {
-    cuda::rms_norm(device_x.view(), device_weight.view(), epsilon, device_y, stream);
-  });
 }
 
 inline void run_cuda_linear(cuda::MatmulBackend& backend, const cuda::Stream& stream, ConstView x,
