@@ -73,7 +73,7 @@ struct Group {
     oracle::Visible keys_of_row(static_cast<std::size_t>(queries()));
     for (const QueryRows& rows : query_rows()) {
       for (std::int32_t i = 0; i < rows.rows; ++i) {
-        auto& seen = keys_of_row[static_cast<std::size_t>(rows.first_row + i)];
+        auto& seen = keys_of_row[static_cast<std::size_t>(rows.first_row) + static_cast<std::size_t>(i)];
         for (const cuda::KeyRun& run : {rows.keys, rows.own}) {
           for (std::int32_t k = 0; k < run.length + run.growth * i; ++k) seen.push_back(run.first + k);
         }

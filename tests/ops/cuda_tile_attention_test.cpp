@@ -249,6 +249,7 @@ TEST_P(CudaTileAttention, ARowDoesNotDependOnItsTile) {
       sequences.attend(q.view(), std::vector<QueryRows>{sequences.rows(0, 1, 0, kLength)}, DType::f32);
 
   std::vector<QueryRows> alone;
+  alone.reserve(kLength);
   for (std::int32_t t = 0; t < kLength; ++t) alone.push_back(sequences.rows(t, 1, t, 1));
   EXPECT_TRUE(same_result(together, sequences.attend(q.view(), alone, DType::f32)));
 
@@ -440,7 +441,8 @@ TEST(CudaTiles, CoverEveryPairOnceAndComeLongestFirst) {
     EXPECT_EQ(tile.keys.first, of.keys.first);
     EXPECT_EQ(tile.keys.length, of.keys.length + of.keys.growth * (row - of.first_row));
     EXPECT_EQ(tile.own.length, of.own.length + of.own.growth * (row - of.first_row));
-    for (std::int32_t p = 0; p < tile.pairs; ++p) ++covered[static_cast<std::size_t>(tile.first_pair + p)];
+    for (std::int32_t p = 0; p < tile.pairs; ++p)
+      ++covered[static_cast<std::size_t>(tile.first_pair) + static_cast<std::size_t>(p)];
   }
   EXPECT_TRUE(std::all_of(covered.begin(), covered.end(), [](int times) { return times == 1; }));
 }
