@@ -136,7 +136,7 @@ void set_aside(const fs::path& folder) {
 fs::path target_of(const fs::path& link) {
   constexpr std::size_t kLongestName = 255;
   std::error_code no_link, ignored;
-  const fs::path target = fs::read_symlink(link, no_link);
+  fs::path target = fs::read_symlink(link, no_link);
   if (!no_link) return target;
   if (!fs::is_regular_file(link, ignored)) return {};
   try {

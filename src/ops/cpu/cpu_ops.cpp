@@ -94,7 +94,7 @@ void CpuOps::linear_backward(ConstView dy, const FrozenLinear& w, View dx, bool 
 void CpuOps::on_threads_of_library(int threads, std::int64_t count, bool dynamic,
                                    void (*body)(const void*, std::int64_t, int), const void* context) {
   FirstFailure failure;
-  if (dynamic) {
+  if (dynamic) {  // NOLINT(bugprone-branch-clone): clang-tidy does not see the pragmas without -fopenmp
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (std::int64_t i = 0; i < count; ++i) failure.guard([&] { body(context, i, omp_get_thread_num()); });
   } else {
