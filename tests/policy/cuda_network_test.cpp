@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/error.h"
 #include "ops/cuda/cuda_ops.h"
 #include "support/compare.h"
 #include "support/network_runs.h"
@@ -50,6 +51,13 @@ ConstView row_of(const std::vector<float>& values) {
 
 class CudaNetwork : public ::testing::TestWithParam<testing::ModelSetting> {
  protected:
+  void SetUp() override {
+    try {
+      cuda::select_device(0);
+    } catch (const Error& error) {
+      GTEST_SKIP() << error.what();
+    }
+  }
   std::unique_ptr<QwenVl> load_cpu(DType type) const {
     return QwenVl::load(files_.path(), make_ops({"cpu", type, 0}), {true, true});
   }

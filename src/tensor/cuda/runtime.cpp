@@ -48,6 +48,10 @@ void select_device(int local_rank) {
     int runtime = 0;
     BIQA_CUDA_CHECK(cudaDriverGetVersion(&driver));
     BIQA_CUDA_CHECK(cudaRuntimeGetVersion(&runtime));
+    if (driver == 0)
+      fail(
+          "device cuda: NVIDIA's driver is not installed; install it (nvidia-smi must list a device) or use "
+          "device cpu");
     fail(
         "device cuda: NVIDIA's driver is too old: it supports CUDA {}, and this program was built with CUDA "
         "{}; install a "
