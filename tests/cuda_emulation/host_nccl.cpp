@@ -58,7 +58,7 @@ class HostWorld final : public nccl::World {
 
   State state() override {
     const std::lock_guard lock(shared_->mutex);
-    const State state = state_now();
+    State state = state_now();
     ready_ = state.progress == Progress::ready;
     return state;
   }
