@@ -57,17 +57,22 @@ for file in "$staging"/bin/* "$staging"/tests/*_test* "$staging"/openmpi/lib/*.s
 done
 strip "$staging"/bin/* "$staging"/tests/*_test* "$staging"/lib/* 2>/dev/null || true
 
-tar -C "$staging" -cf - . | gzip -6 >"$out/files.tar.gz"
+rm -f "$out/files.tar.xz"
+tar -C "$staging" -cf - . | xz -3 -T0 >"$out/files.tar.xz"
 cat >"$out/run.sh" <<'END'
 #!/usr/bin/env bash
 # Usage: run.sh [ARGUMENTS OF tests/gpu.sh]
-# Unpacks files.tar.gz beside itself and runs tests/gpu.sh.
+# Unpacks files.tar.xz beside itself and runs tests/gpu.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 if [[ ! -e files/.whole ]]; then
   rm -rf files
   mkdir files
-  tar -xzf files.tar.gz -C files
+  if command -v xz >/dev/null; then
+    tar -xJf files.tar.xz -C files
+  else
+    python3 -c 'import tarfile; tarfile.open("files.tar.xz").extractall("files")'
+  fi
   touch files/.whole
 fi
 folders=("$PWD/files/lib" ${LD_LIBRARY_PATH:+"$LD_LIBRARY_PATH"})
