@@ -75,14 +75,15 @@ if [[ ! -e files/.whole ]]; then
   fi
   touch files/.whole
 fi
-folders=("$PWD/files/lib" ${LD_LIBRARY_PATH:+"$LD_LIBRARY_PATH"})
+given=${LD_LIBRARY_PATH:-}
+folders=("$PWD/files/lib" ${given:+"$given"})
 # What is not in the bundle: from the loader's own places, the toolkit, or Python's packages.
 for name in libcublasLt libcudnn libnccl; do
   if ldconfig -p 2>/dev/null | grep -q "$name\.so"; then
     echo "$name: of the system"
     continue
   fi
-  found=$(find ${LD_LIBRARY_PATH//:/ } /usr/local/cuda*/lib64 /usr/lib/python3* /usr/local/lib/python3* "$HOME"/.local/lib \
+  found=$(find ${given//:/ } /usr/local/cuda*/lib64 /usr/lib/python3* /usr/local/lib/python3* "$HOME"/.local/lib \
     $(python3 -c 'import site; print(*site.getsitepackages())' 2>/dev/null) -name "$name.so*" 2>/dev/null | sort | tail -n 1 || true)
   echo "$name: ${found:-not found (looked in LD_LIBRARY_PATH, /usr/local/cuda*/lib64 and the folders of Python packages)}"
   [[ -z $found ]] || folders+=("$(dirname "$found")")

@@ -8,7 +8,8 @@
 #   --golden   a folder with cases.json and compare.py, to compare the network with the reference; needs Python with h5py
 #   --parts    of device, operations, network, golden, training, sanitizer (all)
 #   --seconds  for all parts together (540). A part that overruns its share is cut and says so.
-# Exit code 0: every part is ok or not run for a stated reason. 1: a part failed or was cut. 2: wrong arguments.
+# Exit code 0: every part is ok or not run for a stated reason. 1: a part failed or was cut, or there is no GPU. 2: wrong
+# arguments.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -24,7 +25,7 @@ while [[ $# -gt 0 ]]; do
       declare "${1#--}=$2"
       shift 2
       ;;
-    -h | --help) sed -n '3,13s/^# \?//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '3,14s/^# \?//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) echo "error: tests/gpu.sh: unknown argument $1; see tests/gpu.sh --help" >&2; exit 2 ;;
   esac
 done
@@ -85,6 +86,12 @@ run_tests() {
   [[ $passed != 0 || $state != ok ]] || state=failed
   say "$name" "$state" "$passed passed, $bad failed, $skipped skipped"
 }
+
+within start 60 env BIQA_TEST_BACKEND=cuda "$build/tests/ops_rows_test" --gtest_filter='*RmsNorm*'
+if [[ $? == 77 ]]; then
+  echo "error: tests/gpu.sh: $(sed -n 's/^skipped: //p' "$out/start.log")" >&2
+  exit 1
+fi
 
 if wanted device; then
   if command -v nvidia-smi >/dev/null; then
