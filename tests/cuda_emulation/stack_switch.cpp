@@ -36,7 +36,12 @@ Stack Stacks::take() {
 }
 
 Stacks::~Stacks() {
-  for (void* memory : mappings_) munmap(memory, kBytes);
+  for (void* memory : mappings_) {
+#ifdef __SANITIZE_ADDRESS__
+    ASAN_UNPOISON_MEMORY_REGION(memory, kBytes);  // what is mapped here next is not a stack
+#endif
+    munmap(memory, kBytes);
+  }
 }
 
 #ifdef BIQA_FAST_SWITCH

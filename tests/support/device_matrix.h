@@ -37,7 +37,7 @@ class DeviceMatrix {
  private:
   static void copy_rows(ConstView from, View to) {
     const std::size_t bytes = static_cast<std::size_t>(to.columns()) * size_of(to.type());
-    for (std::int64_t r = 0; r < to.rows(); ++r) {
+    for (std::int64_t r = 0; bytes > 0 && r < to.rows(); ++r) {
       std::memcpy(to.row_range(r, 1).data(), from.row_range(r, 1).data(), bytes);
     }
   }
