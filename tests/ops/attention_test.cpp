@@ -400,20 +400,21 @@ constexpr std::array<float, 3> kNotFinite{std::numeric_limits<float>::quiet_NaN(
                                           std::numeric_limits<float>::infinity(),
                                           -std::numeric_limits<float>::infinity()};
 
-/// Keys and values of 37 tokens, the last four of which are made no numbers, in pages full of them before.
+/// Keys and values of a sequence, the last of which are made no numbers, in pages full of them before.
 class AttentionNotFinite : public ::testing::TestWithParam<AttentionCase> {
  protected:
-  static constexpr std::int64_t kTokens = 37, kFinite = 33;
   AttentionNotFinite()
       : shape_(GetParam().shape),
         type_(GetParam().type),
+        tokens_(GetParam().tokens),
+        finite_(GetParam().finite_tokens),
         ops_(testing::make_operations(type_, 2)),
-        capacity_(pages_for(*ops_, {kTokens}) * ops_->page_tokens()),
-        q_(random_tensor(DType::f32, kTokens, shape_.heads * shape_.head_dim, 2, GetParam().seed)),
+        capacity_(pages_for(*ops_, {tokens_}) * ops_->page_tokens()),
+        q_(random_tensor(DType::f32, tokens_, shape_.heads * shape_.head_dim, 2, GetParam().seed)),
         k_(random_tensor(DType::f32, capacity_, shape_.kv_heads * shape_.head_dim, 2, GetParam().seed + 1)),
         v_(random_tensor(DType::f32, capacity_, shape_.kv_heads * shape_.head_dim, 2, GetParam().seed + 2)) {}
 
-  /// Attention of all tokens over pages that held `before` in every slot; keys and values from `kFinite` on are `late`.
+  /// Attention of all tokens over pages that held `before` in every slot; keys and values from `finite_` on are `late`.
   Tensor attend(float before, float late) {
     Paged paged(*ops_, shape_, pages_for(*ops_, {capacity_}));
     const auto pages = paged.take(capacity_);
@@ -427,19 +428,20 @@ class AttentionNotFinite : public ::testing::TestWithParam<AttentionCase> {
     write(former, former, capacity_);
     Tensor k = k_.clone();
     Tensor v = v_.clone();
-    for (std::int64_t t = kFinite; t < kTokens; ++t) {
+    for (std::int64_t t = finite_; t < tokens_; ++t) {
       std::fill_n(k.row<float>(t), k.columns(), late);
       std::fill_n(v.row<float>(t), v.columns(), late);
     }
-    write(k, v, kTokens);
-    Tensor out(type_, kTokens, q_.columns(), "test");
-    const AttentionRows all{0, kTokens, 0, pages.data()};
+    write(k, v, tokens_);
+    Tensor out(type_, tokens_, q_.columns(), "test");
+    const AttentionRows all{0, tokens_, 0, pages.data()};
     ops_->attention(q_.view(), paged.store(), shape_, std::span(&all, 1), out.view(), View{});
     return out;
   }
 
   HeadShape shape_;
   DType type_;
+  std::int64_t tokens_, finite_;
   std::unique_ptr<testing::Operations> ops_;
   std::int64_t capacity_;  // slots of the pages
   Tensor q_, k_, v_;
@@ -455,14 +457,14 @@ TEST_P(AttentionNotFinite, WhatAPageHeldBeforeIsNotSeen) {
 TEST_P(AttentionNotFinite, LaterRowsAreNotSeen) {
   const Tensor clean = attend(0, 1);
   for (const float late : kNotFinite)
-    EXPECT_TRUE(same_bits(clean.view().row_range(0, kFinite), attend(0, late).view().row_range(0, kFinite)))
+    EXPECT_TRUE(same_bits(clean.view().row_range(0, finite_), attend(0, late).view().row_range(0, finite_)))
         << late;
 }
 
 TEST_P(AttentionNotFinite, WhatIsSeenStaysNoNumber) {
   for (const float late : kNotFinite) {
     const Tensor out = attend(0, late);
-    for (std::int64_t t = kFinite; t < kTokens; ++t) {
+    for (std::int64_t t = finite_; t < tokens_; ++t) {
       for (std::int64_t c = 0; c < out.columns(); ++c)
         ASSERT_FALSE(std::isfinite(testing::element_of(out.view(), t, c))) << late << " row " << t;
     }
@@ -481,8 +483,8 @@ TEST_P(AttentionNotFinite, AQueryThatIsNoNumberGivesNone) {
     for (std::int64_t c = 0; c < out.columns(); ++c)
       ASSERT_FALSE(std::isfinite(testing::element_of(out.view(), bad, c))) << value;
     EXPECT_TRUE(same_bits(clean.view().row_range(0, bad), out.view().row_range(0, bad)));
-    EXPECT_TRUE(same_bits(clean.view().row_range(bad + 1, kTokens - bad - 1),
-                          out.view().row_range(bad + 1, kTokens - bad - 1)));
+    EXPECT_TRUE(same_bits(clean.view().row_range(bad + 1, tokens_ - bad - 1),
+                          out.view().row_range(bad + 1, tokens_ - bad - 1)));
   }
 }
 

@@ -124,6 +124,8 @@ struct AttentionCase {
   std::int64_t length;
   std::vector<std::int64_t> batches;
   std::vector<std::int64_t> boundaries;  ///< of the segments
+  /// Of a sequence whose keys and values may be no numbers after the first `finite_tokens`.
+  std::int64_t tokens, finite_tokens;
 };
 /// Prompts with their members (rows of each completion). `last`: only the prompts' last rows have queries.
 struct AttentionBackwardCase {
