@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "core/random.h"
+#include "cuda_emulation/access.h"
 #include "cuda_emulation/emulator.h"
 #include "cuda_emulation/fault.h"
 #include "cuda_emulation/stack_switch.h"
@@ -86,12 +87,12 @@ class Block {
   int lane() const { return current_ % kWarp; }
   std::string place() const;
   [[noreturn]] void fault_at(int thread, const std::string& what);
-  [[noreturn]] void lane_fault(int lane, const std::string& what) {
-    fault_at(current_ / kWarp * kWarp + lane, what);
-  }
+  [[noreturn]] void lane_fault(int lane, const std::string& what) { fault_at(thread_of(lane), what); }
+  int thread_of(int lane) const { return current_ / kWarp * kWarp + lane; }
 
  private:
   static void begin();
+  void tell_access() { access::enter(current_, fiber(current_).context.stack()); }
   void run_threads();
   void leave();
   int pick();
@@ -154,6 +155,7 @@ void Block::run(Size3 index, std::uint64_t seed) {
   Fiber& first = fiber(current_);
   first.started = true;
   first.context.prepare(stacks().take(), &Block::begin);
+  tell_access();
   first.context.go_on(main_);
 }
 
@@ -174,10 +176,12 @@ void Block::run_threads() {
     if (next >= 0 && !fiber(next).started) {
       fiber(next).started = true;
       fiber(next).context.adopt(ended.context.stack());
+      tell_access();
       continue;
     }
     stacks().give_back(ended.context.stack());
     Context& other = next < 0 ? main_ : fiber(next).context;
+    if (next >= 0) tell_access();
     other.go_on(ended.context, /*last=*/true);
   }
 }
@@ -189,11 +193,12 @@ void Block::leave() {
   if (next < 0) stuck();
   enter(next);
   Fiber& other = fiber(next);
-  if (&other == &self) return;
-  if (!other.started) {
+  if (&other != &self && !other.started) {
     other.started = true;
     other.context.prepare(stacks().take(), &Block::begin);
   }
+  tell_access();
+  if (&other == &self) return;
   other.context.go_on(self.context);
 }
 
@@ -271,7 +276,11 @@ void Block::complete(int thread) {
     if (other.kind != one.kind || other.mask != one.mask) return;
     arguments[static_cast<std::size_t>(lane)] = other.arguments;
   }
-  if (one.kind->run != nullptr) one.kind->run(arguments.data());
+  if (one.kind->run != nullptr) {
+    const access::Pause pause;
+    one.kind->run(arguments.data());
+  }
+  if (one.kind->orders_memory) access::warp_synchronised(thread / kWarp, lanes, warp.living);
   warp.in_collective &= ~lanes;
   make_ready(thread / kWarp, lanes);
 }
@@ -295,6 +304,7 @@ Votes Block::barrier(const char* name, bool vote) {
 /// All living threads wait at the block barrier: they go on.
 void Block::complete_barrier() {
   at_barrier_ = 0;
+  access::block_synchronised();
   last_votes_ = votes_;
   for (int warp = 0; warp * kWarp < threads_; ++warp) {
     const unsigned living = warps_[static_cast<std::size_t>(warp)].living;
@@ -311,7 +321,11 @@ void Block::begin_copy(void* to, const void* from) {
   if (copy.to < cuda::dynamic_shared_bytes ||
       copy.to + copy.bytes.size() > cuda::dynamic_shared_bytes + launch_.shared_bytes)
     fault("copy_async to an address outside the launch's shared memory");
-  if (from != nullptr) std::memcpy(copy.bytes.data(), from, copy.bytes.size());
+  if (from != nullptr) {
+    access::reads(current_, from, copy.bytes.size());
+    std::memcpy(copy.bytes.data(), from, copy.bytes.size());
+  }
+  access::begins_copy(to);
   std::memset(to, 0xff, copy.bytes.size());
   fiber(current_).copies.push_back(copy);
 }
@@ -321,6 +335,7 @@ void Block::land_copies(int open_groups) {
   std::erase_if(self.copies, [&](const PendingCopy& copy) {
     if (copy.group >= self.groups - open_groups) return false;
     std::memcpy(copy.to, copy.bytes.data(), copy.bytes.size());
+    access::lands_copy(copy.to);
     return true;
   });
 }
@@ -329,11 +344,13 @@ bool Block::arrive(unsigned* counter, unsigned arrivals) {
   barrier("count_arrival", false);
   bool last = false;
   if (current_ == 0) {
+    access::reads(current_, counter, sizeof *counter);
     if (*counter >= arrivals)
       fault(fmt::format("count_arrival: the counter is {} before one of {} arrivals; it must start at 0",
                         *counter, arrivals));
     last = ++*counter == arrivals;
     if (last) *counter = 0;
+    access::arrived(counter, last);
   }
   return barrier("count_arrival", last).yes > 0;
 }
@@ -401,6 +418,7 @@ void run(const Launch& launch) {
   blockDim = dim3(launch.block[0], launch.block[1], launch.block[2]);
   Block block(launch);
   running_block = &block;
+  access::begin_launch(launch, cuda::dynamic_shared_bytes);
   for (const std::size_t index :
        block_order(std::size_t{launch.grid[0]} * launch.grid[1] * launch.grid[2], seed)) {
     // Bytes that read as NaN in every float type: a kernel must not rely on what shared memory holds at its start.
@@ -413,11 +431,13 @@ void run(const Launch& launch) {
                    static_cast<unsigned>(index / launch.grid[0] % launch.grid[1]),
                    static_cast<unsigned>(index / launch.grid[0] / launch.grid[1])};
     blockIdx = dim3(at[0], at[1], at[2]);
+    access::begin_block(at);
     block.run(at, seed + index);
 #ifdef __SANITIZE_ADDRESS__
     ASAN_UNPOISON_MEMORY_REGION(cuda::dynamic_shared_bytes, kMaxSharedBytes);
 #endif
   }
+  access::end_launch();
   running_block = nullptr;
 }
 
@@ -447,6 +467,10 @@ bool arrive(unsigned* counter, unsigned arrivals) {
 
 int lane() {
   return running_block->lane();
+}
+
+int thread_of(int lane) {
+  return running_block->thread_of(lane);
 }
 
 void lane_fault(int lane, const std::string& what) {

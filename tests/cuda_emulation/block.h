@@ -31,7 +31,8 @@ void run(const Launch& launch);
 struct Collective {
   const char* name;
   void (*run)(void* const* lanes);
-  bool whole_warp;  // all 32 lanes must take part
+  bool whole_warp;             // all 32 lanes must take part
+  bool orders_memory = false;  // what the lanes wrote before, the others may read behind
 };
 
 // For the running thread.
@@ -57,6 +58,8 @@ bool arrive(unsigned* counter, unsigned arrivals);
 int lane();
 /// Within a collective: faults in the name of this lane.
 [[noreturn]] void lane_fault(int lane, const std::string& what);
+/// Within a collective: the number of this lane's thread.
+int thread_of(int lane);
 
 /// `kernel NAME, block (x,y,z), thread t`, or "" if none runs.
 std::string running_place();

@@ -14,6 +14,7 @@
 #include <mutex>
 #include <utility>
 
+#include "cuda_emulation/access.h"
 #include "cuda_emulation/emulator.h"
 #include "cuda_emulation/fault.h"
 
@@ -27,7 +28,7 @@
 namespace biqa::emulation {
 namespace {
 
-constexpr std::size_t kReserved = std::size_t{256} << 30;
+constexpr std::size_t kReserved = kReservedDeviceBytes;
 constexpr std::size_t kNotReused = std::size_t{4} << 20;  // freed bytes whose addresses are kept back
 constexpr std::size_t kDefaultDeviceBytes = std::size_t{16} << 30;
 
@@ -50,6 +51,9 @@ class Table {
     return at >= base_ && at < base_ + kReserved;
   }
   void require(const void* address, std::size_t bytes, const std::string& what);
+  bool find_live(const void* address, std::size_t bytes, const unsigned char** first,
+                 const unsigned char** end);
+  const unsigned char* base() const { return base_; }
   std::string describe(const void* address);
   void report_leaks();
 
@@ -160,6 +164,7 @@ void Table::free(void* address) {
     freed_.pop_front();
   }
   ASAN_POISON_MEMORY_REGION(address, reserved);
+  access::device_freed(address, found->second.bytes);
 }
 
 void Table::set_label(const void* address, const std::string& label) {
@@ -179,13 +184,22 @@ std::string Table::describe(const void* address) {
                      static_cast<const unsigned char*>(address) - start, allocation.bytes);
 }
 
-void Table::require(const void* address, std::size_t bytes, const std::string& what) {
+bool Table::find_live(const void* address, std::size_t bytes, const unsigned char** first,
+                      const unsigned char** end) {
   const std::lock_guard lock(mutex_);
   const auto found = contains(address) ? find(device_, address) : device_.end();
-  if (found != device_.end() && found->second.live) {
-    const auto offset = static_cast<std::size_t>(static_cast<const unsigned char*>(address) - found->first);
-    if (offset <= found->second.bytes && bytes <= found->second.bytes - offset) return;
-  }
+  if (found == device_.end() || !found->second.live) return false;
+  const auto offset = static_cast<std::size_t>(static_cast<const unsigned char*>(address) - found->first);
+  if (offset > found->second.bytes || bytes > found->second.bytes - offset) return false;
+  *first = found->first;
+  *end = found->first + found->second.bytes;
+  return true;
+}
+
+void Table::require(const void* address, std::size_t bytes, const std::string& what) {
+  const unsigned char* first = nullptr;
+  const unsigned char* end = nullptr;
+  if (find_live(address, bytes, &first, &end)) return;
   fault(fmt::format("{}: {} bytes at {} are not within an allocation of device memory", what, bytes,
                     describe(address)));
 }
@@ -278,6 +292,21 @@ void require_host(const void* address, std::size_t bytes, const std::string& wha
   if (table().contains(address) || table().contains(last))
     fault(
         fmt::format("{}: {} is not host memory", what, describe(table().contains(address) ? address : last)));
+}
+void library_reads(const void* address, std::size_t bytes) {
+  require_device(address, bytes, "a library reads");
+  access::device_read(address, bytes);
+}
+void library_writes(const void* address, std::size_t bytes) {
+  require_device(address, bytes, "a library writes");
+  access::device_written(address, bytes);
+}
+const unsigned char* device_base() {
+  return table().base();
+}
+bool find_allocation(const void* address, std::size_t bytes, const unsigned char** first,
+                     const unsigned char** end) {
+  return table().find_live(address, bytes, first, end);
 }
 std::string describe(const void* address) {
   return table().describe(address);

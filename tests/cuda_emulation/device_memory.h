@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The emulated device's memory: one reserved range of addresses, closed to the host outside of launches, copies and the
-// stand-ins of libraries. Freed addresses are not used again. Starts as NaN bytes. Leaks fail the program at its end.
+// stand-ins of libraries. Freed addresses are not used again at once. Memory starts as NaN bytes. Leaks fail the program at its end.
 #pragma once
 
 #include <cstddef>
@@ -37,6 +37,18 @@ void require_device(const void* address, std::size_t bytes, const std::string& w
 void require_host(const void* address, std::size_t bytes, const std::string& what);
 /// `label + offset (of N bytes)`, `freed label + offset`, `no allocation of device memory` or `host memory`.
 std::string describe(const void* address);
+
+/// A stand-in of a library reads or writes these bytes of device memory: they must lie in one allocation, and what is read must
+/// have been written.
+void library_reads(const void* address, std::size_t bytes);
+void library_writes(const void* address, std::size_t bytes);
+
+/// The range of addresses that is reserved for device memory.
+inline constexpr std::size_t kReservedDeviceBytes = std::size_t{1} << 40;
+const unsigned char* device_base();
+/// The bounds of the live allocation that holds these bytes; false if none does.
+bool find_allocation(const void* address, std::size_t bytes, const unsigned char** first,
+                     const unsigned char** end);
 
 /// What is counted at the end of the program besides memory, for example streams.
 void count_resource(const std::string& kind, int change);

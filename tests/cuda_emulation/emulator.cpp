@@ -68,6 +68,14 @@ bool late_streams() {
   return settings().streams == Streams::late;
 }
 
+bool checks_accesses() {
+#ifdef BIQA_EMULATOR_HOOKS
+  return true;
+#else
+  return false;
+#endif
+}
+
 std::string settings_text() {
   return fmt::format("BIQA_EMULATOR_ORDER={} BIQA_EMULATOR_SEED={} BIQA_EMULATOR_STREAMS={}",
                      kOrders.at(static_cast<std::size_t>(order())), seed(),

@@ -27,6 +27,9 @@ enum class Streams { at_once, late };
 void set_streams(Streams streams);
 bool late_streams();
 
+/// Whether this build looks at every access of a kernel (see access.h).
+bool checks_accesses();
+
 /// The settings in words, for messages: how to see the same again.
 std::string settings_text();
 

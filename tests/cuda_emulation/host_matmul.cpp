@@ -2,6 +2,7 @@
 #include "cuda_emulation/host_matmul.h"
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 #include <vector>
 
@@ -10,6 +11,17 @@
 
 namespace biqa::emulation {
 namespace {
+
+/// Calls f with the address and the bytes of every row.
+void for_rows(ConstView matrix, const std::function<void(const void*, std::size_t)>& f) {
+  if (matrix.empty()) return;
+  const std::size_t element = size_of(matrix.type());
+  for (std::int64_t row = 0; row < matrix.rows(); ++row) {
+    f(static_cast<const unsigned char*>(matrix.address()) +
+          static_cast<std::size_t>(row * matrix.stride()) * element,
+      static_cast<std::size_t>(matrix.columns()) * element);
+  }
+}
 
 /// A row as f32.
 void load_row(ConstView matrix, std::int64_t row, float* to) {
@@ -35,6 +47,9 @@ void HostMatmul::multiply(ConstView x, ConstView weight, bool transposed, ConstV
                           bool accumulate) {
   finish_all_work();
   const OpenDeviceMemory open;
+  for (const ConstView& input : {x, weight, bias}) for_rows(input, &library_reads);
+  if (accumulate) for_rows(y, &library_reads);
+  for_rows(y, &library_writes);
   const std::int64_t inner = x.columns();
   const std::int64_t columns = y.columns();
   // [inner, columns], so that the loop over a row of sums is one over neighbours.

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "cuda_emulation/access.h"
 #include "cuda_emulation/device_memory.h"
 #include "cuda_emulation/emulator.h"
 #include "cuda_emulation/fault.h"
@@ -103,8 +104,16 @@ void add(cudaStream_t stream, Operation operation) {
 
 void copy_rows(unsigned char* to, std::size_t to_pitch, const unsigned char* from, std::size_t from_pitch,
                std::size_t width, std::size_t rows) {
-  for (std::size_t row = 0; row < rows; ++row)
-    std::memmove(to + row * to_pitch, from + row * from_pitch, width);
+  for (std::size_t row = 0; row < rows; ++row) {
+    unsigned char* target = to + row * to_pitch;
+    const unsigned char* source = from + row * from_pitch;
+    std::memmove(target, source, width);
+    if (!is_device_address(target)) continue;
+    if (is_device_address(source))
+      access::device_copied(target, source, width);
+    else
+      access::device_written(target, width);
+  }
 }
 
 /// Whether work in a stream still has to read one of these bytes of pinned memory.
@@ -191,8 +200,11 @@ void enqueue_set(void* address, std::size_t pitch, int value, std::size_t width,
   if (width == 0 || rows == 0) return;
   require_device(address, (rows - 1) * pitch + width, "cudaMemsetAsync");
   enqueue(stream, [=] {
-    for (std::size_t row = 0; row < rows; ++row)
-      std::memset(static_cast<unsigned char*>(address) + row * pitch, value, width);
+    for (std::size_t row = 0; row < rows; ++row) {
+      unsigned char* target = static_cast<unsigned char*>(address) + row * pitch;
+      std::memset(target, value, width);
+      access::device_written(target, width);
+    }
   });
 }
 

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "cuda_emulation/access.h"
+
 namespace biqa::emulation {
 namespace {
 
@@ -23,6 +25,7 @@ void load_matrices(void* const* lanes) {
   for (int lane = 0; lane < 32; ++lane) {
     if (reinterpret_cast<std::uintptr_t>(static_cast<const MatrixLane*>(lanes[lane])->row) % 16 != 0)
       lane_fault(lane, "ldmatrix from an address that is not aligned to 16 bytes");
+    access::reads(thread_of(lane), static_cast<const MatrixLane*>(lanes[lane])->row, 16);
   }
   for (int lane = 0; lane < 32; ++lane) {
     const int g = lane / 4;

@@ -79,6 +79,8 @@ TEST_F(CudaLateStreams, EventsOrderTwoStreams) {
     BIQA_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
     const std::vector<float> in = {1, 2};
     std::vector<float> out(2);
+    BIQA_CUDA_CHECK(cudaMemsetAsync(buffer.data(), 0, buffer.bytes(), nullptr));
+    BIQA_CUDA_CHECK(cudaDeviceSynchronize());
     to_device(buffer, in.data(), first);
     BIQA_CUDA_CHECK(cudaEventRecord(event, first.get()));
     if (with_event) BIQA_CUDA_CHECK(cudaStreamWaitEvent(second.get(), event));

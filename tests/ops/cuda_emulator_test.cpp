@@ -13,10 +13,12 @@
 #include "cuda_emulation/emulator.h"
 #include "ops/cuda/device.h"
 #include "ops/cuda/launch.h"
+#include "support/device_values.h"
 
 namespace biqa::cuda {
 namespace {
 
+using biqa::testing::DeviceValues;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
@@ -39,10 +41,11 @@ __global__ void reverse_kernel(const float* in, float* out, bool with_barrier) {
 std::vector<float> reversed(bool with_barrier) {
   std::vector<float> in(70);
   for (std::size_t i = 0; i < in.size(); ++i) in[i] = static_cast<float>(i);
-  std::vector<float> out(in.size());
-  launch(reverse_kernel, 1, static_cast<unsigned>(in.size()), in.size() * sizeof(float), Stream(), in.data(),
-         out.data(), with_barrier);
-  return out;
+  const DeviceValues<float> device_in(in);
+  const DeviceValues<float> out(in.size(), "reversed");
+  launch(reverse_kernel, 1, static_cast<unsigned>(in.size()), in.size() * sizeof(float), Stream(),
+         device_in.data(), out.data(), with_barrier);
+  return out.on_host();
 }
 
 TEST(CudaEmulator, ThreadsMeetAtTheBarrier) {
@@ -51,8 +54,13 @@ TEST(CudaEmulator, ThreadsMeetAtTheBarrier) {
 }
 
 // What the other tests rely on: they would see that a barrier is missing.
-TEST(CudaEmulator, AMissingBarrierShows) {
-  EXPECT_NE(reversed(false), reversed(true));
+TEST(CudaEmulatorDeathTest, AMissingBarrierShows) {
+  if (emulation::checks_accesses())
+    EXPECT_DEATH(reversed(false),
+                 "reads 4 bytes at shared memory \\+ 276, which nobody has written; kernel "
+                 ".*reverse_kernel, block \\(0,0,0\\), thread \\(0,0,0\\)");
+  else
+    EXPECT_NE(reversed(false), reversed(true));
 }
 
 __global__ void shuffle_kernel(int* out) {
@@ -65,8 +73,9 @@ TEST(CudaEmulator, ShufflesStayInTheirWarp) {
   for (const auto order :
        {emulation::Order::forward, emulation::Order::backward, emulation::Order::shuffled}) {
     emulation::set_order(order);
-    std::vector<int> out(128);
-    launch(shuffle_kernel, 2, 64, 0, Stream(), out.data());
+    const DeviceValues<int> sums(128, "sums");
+    launch(shuffle_kernel, 2, 64, 0, Stream(), sums.data());
+    const std::vector<int> out = sums.on_host();
     for (std::size_t i = 0; i < out.size(); ++i) EXPECT_EQ(out[i], i % 64 < 32 ? 496 : 496 + 32 * 32) << i;
   }
   emulation::set_order(emulation::Order::forward);
@@ -75,20 +84,18 @@ TEST(CudaEmulator, ShufflesStayInTheirWarp) {
 __global__ void index_kernel(int* out) {
   const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
   const unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
-  int& calls = *dynamic_shared<int>();
-  if (thread == 0) calls = 0;
-  __syncthreads();
-  out[block * blockDim.x * blockDim.y * blockDim.z + thread] += ++calls;
+  out[block * blockDim.x * blockDim.y * blockDim.z + thread] += static_cast<int>(thread + 1);
 }
 
 TEST(CudaEmulator, EveryThreadOfEveryBlockRunsOnce) {
-  std::vector<int> out(2 * 3 * 2 * 4 * 3 * 2);
-  launch(index_kernel, dim3(2, 3, 2), dim3(4, 3, 2), sizeof(int), Stream(), out.data());
+  const DeviceValues<int> numbers(std::vector<int>(2 * 3 * 2 * 4 * 3 * 2));
+  launch(index_kernel, dim3(2, 3, 2), dim3(4, 3, 2), 0, Stream(), numbers.data());
+  const std::vector<int> out = numbers.on_host();
   for (std::size_t i = 0; i < out.size(); ++i) EXPECT_EQ(out[i], static_cast<int>(i % 24 + 1));
 }
 
 TEST(CudaEmulator, RefusesAnImpossibleLaunch) {
-  std::vector<int> out(1);
+  const DeviceValues<int> out(1, "out");
   EXPECT_THAT(
       message_of([&] { launch(shuffle_kernel, 1, 1056, 0, Stream(), out.data()); }),
       AllOf(HasSubstr("cudaLaunchKernelEx"), HasSubstr("launch.h:"), HasSubstr("cudaErrorInvalidValue")));

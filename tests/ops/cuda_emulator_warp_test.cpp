@@ -8,11 +8,13 @@
 
 #include "cuda_emulation/emulator.h"
 #include "ops/cuda/launch.h"
+#include "support/device_values.h"
 
 namespace biqa::cuda {
 namespace {
 
 using emulation::Order;
+using testing::DeviceValues;
 
 class CudaEmulatedWarp : public ::testing::TestWithParam<Order> {
  protected:
@@ -39,8 +41,9 @@ __global__ void warp_functions_kernel(int* out) {
 }
 
 TEST_P(CudaEmulatedWarp, ItsFunctionsFollowTheirDefinition) {
-  std::vector<int> out(std::size_t{64} * 12);
-  launch(warp_functions_kernel, 1, 64, 0, Stream(), out.data());
+  const DeviceValues<int> results(std::size_t{64} * 12, "results");
+  launch(warp_functions_kernel, 1, 64, 0, Stream(), results.data());
+  const std::vector<int> out = results.on_host();
   for (int thread = 0; thread < 64; ++thread) {
     const int lane = thread % 32;
     const int first = thread - lane;
@@ -72,8 +75,9 @@ __global__ void votes_kernel(int* out) {
 }
 
 TEST_P(CudaEmulatedWarp, BarriersCountVotes) {
-  std::vector<int> out(std::size_t{70} * 4);
-  launch(votes_kernel, 1, 70, 0, Stream(), out.data());
+  const DeviceValues<int> votes(std::size_t{70} * 4, "votes");
+  launch(votes_kernel, 1, 70, 0, Stream(), votes.data());
+  const std::vector<int> out = votes.on_host();
   for (std::size_t thread = 0; thread < 70; ++thread) {
     const std::vector<int> own(out.begin() + static_cast<std::ptrdiff_t>(thread) * 4,
                                out.begin() + static_cast<std::ptrdiff_t>(thread) * 4 + 4);
@@ -91,8 +95,9 @@ __global__ void early_return_kernel(int* out) {
 }
 
 TEST_P(CudaEmulatedWarp, ThreadsThatReturnedAreNotWaitedFor) {
-  std::vector<int> out(64);
-  launch(early_return_kernel, 1, 64, 0, Stream(), out.data());
+  const DeviceValues<int> counts(std::vector<int>(64));
+  launch(early_return_kernel, 1, 64, 0, Stream(), counts.data());
+  const std::vector<int> out = counts.on_host();
   for (std::size_t i = 0; i < out.size(); ++i) EXPECT_EQ(out[i], i % 2 == 1 && i <= 50 ? 25 : 0) << i;
 }
 
@@ -100,19 +105,19 @@ INSTANTIATE_TEST_SUITE_P(Orders, CudaEmulatedWarp,
                          ::testing::Values(Order::forward, Order::backward, Order::shuffled));
 
 __global__ void turns_kernel(unsigned* turns, unsigned* next) {
-  turns[(*next)++] = blockIdx.x * blockDim.x + threadIdx.x;
+  turns[atomicAdd(next, 1U)] = blockIdx.x * blockDim.x + threadIdx.x;
 }
 
 std::vector<unsigned> turns_in(Order order, std::uint64_t seed) {
   emulation::set_order(order);
   emulation::set_seed(seed);
-  std::vector<unsigned> turns(std::size_t{5} * 40);
-  unsigned next = 0;
-  launch(turns_kernel, 5, 40, 0, Stream(), turns.data(), &next);
+  const DeviceValues<unsigned> turns(std::size_t{5} * 40, "turns");
+  const DeviceValues<unsigned> next(std::vector<unsigned>{0});
+  launch(turns_kernel, 5, 40, 0, Stream(), turns.data(), next.data());
   emulation::set_order(Order::forward);
   emulation::set_seed(1);
-  EXPECT_EQ(next, turns.size());
-  return turns;
+  EXPECT_EQ(next.on_host(), std::vector<unsigned>{200});
+  return turns.on_host();
 }
 
 TEST(CudaEmulatedOrder, OfThreadsAndBlocks) {

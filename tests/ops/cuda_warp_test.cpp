@@ -12,30 +12,15 @@
 #include "core/bf16.h"
 #include "cuda_emulation/emulator.h"
 #include "ops/cuda/launch.h"
+#include "support/device_values.h"
 
 namespace biqa::cuda {
 namespace {
 
 using emulation::Order;
+using testing::DeviceValues;
 
 constexpr int kRows = 16, kInner = 64, kColumns = 8;
-
-/// A vector's copy in device memory.
-template <typename T>
-DeviceBuffer on_device(const std::vector<T>& values, const Stream& stream) {
-  DeviceBuffer buffer(values.size() * sizeof(T), "test input");
-  BIQA_CUDA_CHECK(
-      cudaMemcpyAsync(buffer.data(), values.data(), buffer.bytes(), cudaMemcpyHostToDevice, stream.get()));
-  return buffer;
-}
-template <typename T>
-std::vector<T> on_host(const DeviceBuffer& buffer, const Stream& stream) {
-  std::vector<T> values(buffer.bytes() / sizeof(T));
-  BIQA_CUDA_CHECK(
-      cudaMemcpyAsync(values.data(), buffer.data(), buffer.bytes(), cudaMemcpyDeviceToHost, stream.get()));
-  stream.synchronise();
-  return values;
-}
 
 enum class Planted { nothing, other_register, wait_too_early, no_barrier, no_wait, lane_missing, misaligned };
 
@@ -112,13 +97,12 @@ Product make_product() {
 int wrong_elements(Planted planted) {
   const Product p = make_product();
   const Stream stream;
-  const DeviceBuffer a = on_device(p.a, stream);
-  const DeviceBuffer b = on_device(p.b, stream);
-  const DeviceBuffer y(kRows * kColumns * sizeof(float), "product");
-  launch(product_kernel, 1, 32, 2 * (kRows + kColumns) * 16 * sizeof(Bf16), stream,
-         static_cast<const Bf16*>(a.data()), static_cast<const Bf16*>(b.data()),
-         static_cast<float*>(y.data()), planted);
-  const std::vector<float> result = on_host<float>(y, stream);
+  const DeviceValues<Bf16> a(p.a);
+  const DeviceValues<Bf16> b(p.b);
+  const DeviceValues<float> y(kRows * kColumns, "product");
+  launch(product_kernel, 1, 32, 2 * (kRows + kColumns) * 16 * sizeof(Bf16), stream, a.data(), b.data(),
+         y.data(), planted);
+  const std::vector<float> result = y.on_host();
   int wrong = 0;
   for (std::size_t i = 0; i < result.size(); ++i) {
     const double bound = kInner * 0x1p-24 * p.magnitudes[i];
@@ -141,9 +125,22 @@ TEST_P(CudaWarp, AValueInTheWrongRegisterGivesWrongNumbers) {
   EXPECT_GT(wrong_elements(Planted::other_register), 100);
 }
 
-TEST_P(CudaWarp, ACopyReadBeforeItsWaitIsNan) {
-  EXPECT_EQ(wrong_elements(Planted::wait_too_early), kRows * kColumns);
-  EXPECT_EQ(wrong_elements(Planted::no_wait), kRows * kColumns);
+TEST_P(CudaWarp, ACopyReadBeforeItsWait) {
+  for (const Planted planted : {Planted::wait_too_early, Planted::no_wait}) {
+    if (emulation::checks_accesses())
+      EXPECT_DEATH(wrong_elements(planted),
+                   "reads 16 bytes at shared memory \\+ [0-9]+ before the copy_async to it has "
+                   "arrived; kernel .*product_kernel");
+    else
+      EXPECT_EQ(wrong_elements(planted), kRows * kColumns) << "NaN";
+  }
+}
+
+TEST(CudaWarpDeathTest, ACopyThatOthersReadWithoutABarrier) {
+  if (!emulation::checks_accesses()) GTEST_SKIP() << "this build does not look at accesses";
+  EXPECT_DEATH(wrong_elements(Planted::no_barrier),
+               "reads 16 bytes at shared memory \\+ .*, which thread "
+               "\\([0-9]+,0,0\\) wrote too, without a barrier between");
 }
 
 /// Every block writes its number, and the last one sums all.
@@ -157,15 +154,14 @@ __global__ void last_block_kernel(float* numbers, unsigned* counter, float* sum)
 
 TEST_P(CudaWarp, TheLastBlockSeesAllOthersAgainAndAgain) {
   const Stream stream;
-  const DeviceBuffer numbers(20 * sizeof(float), "numbers");
-  const DeviceBuffer counter = on_device(std::vector<unsigned>{0}, stream);
+  const DeviceValues<float> numbers(20, "numbers");
+  const DeviceValues<unsigned> counter(std::vector<unsigned>{0});
   for (int time = 0; time < 2; ++time) {  // the counter starts over by itself
-    const DeviceBuffer sum = on_device(std::vector<float>{-1}, stream);
-    launch(last_block_kernel, 20, 32, 0, stream, static_cast<float*>(numbers.data()),
-           static_cast<unsigned*>(counter.data()), static_cast<float*>(sum.data()));
-    EXPECT_EQ(on_host<float>(sum, stream), std::vector<float>{210});
+    const DeviceValues<float> sum(std::vector<float>{-1});
+    launch(last_block_kernel, 20, 32, 0, stream, numbers.data(), counter.data(), sum.data());
+    EXPECT_EQ(sum.on_host(), std::vector<float>{210});
   }
-  EXPECT_EQ(on_host<unsigned>(counter, stream), std::vector<unsigned>{0});
+  EXPECT_EQ(counter.on_host(), std::vector<unsigned>{0});
 }
 
 INSTANTIATE_TEST_SUITE_P(Orders, CudaWarp,
@@ -196,11 +192,10 @@ __global__ void wrong_use_kernel(const Bf16* from, unsigned* counter, int fault)
 
 TEST(CudaWarpDeathTest, CopiesAndArrivals) {
   const Stream stream;
-  const DeviceBuffer values = on_device(std::vector<Bf16>(64), stream);
-  const DeviceBuffer counter = on_device(std::vector<unsigned>{5}, stream);
+  const DeviceValues<Bf16> values(std::vector<Bf16>(64));
+  const DeviceValues<unsigned> counter(std::vector<unsigned>{5});
   const auto run = [&](int fault) {
-    launch(wrong_use_kernel, 1, 32, 32, stream, static_cast<const Bf16*>(values.data()),
-           static_cast<unsigned*>(counter.data()), fault);
+    launch(wrong_use_kernel, 1, 32, 32, stream, values.data(), counter.data(), fault);
   };
   EXPECT_DEATH(run(0), "copy_async from an address that is not aligned to 16 bytes");
   EXPECT_DEATH(run(1), "copy_async to an address that is not aligned to 16 bytes");

@@ -87,7 +87,7 @@ unsigned vote(const Collective& kind, unsigned mask, unsigned value) {
 }  // namespace biqa::emulation
 
 inline void __syncwarp(unsigned mask = 0xffffffffU) {
-  static constexpr biqa::emulation::Collective kKind{"__syncwarp", nullptr, false};
+  static constexpr biqa::emulation::Collective kKind{"__syncwarp", nullptr, false, /*orders_memory=*/true};
   biqa::emulation::warp_collective(kKind, nullptr, mask);
 }
 
