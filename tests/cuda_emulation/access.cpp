@@ -32,7 +32,7 @@ constexpr std::size_t kCellBytes = 2;  // of memory, that share one Cell
 /// What is known of two bytes. Masks have one bit per byte.
 struct Cell {
   std::uint64_t written_at : 48, writer : 10, written : 2, atomic : 1, arriving : 1, initialised : 2;
-  std::uint64_t read_at : 48, reader : 10, read : 2, by_warps : 1, by_lanes : 1, unused : 2;
+  std::uint64_t read_at : 48, reader : 10, read : 2, by_warps : 1, by_lanes : 1, by_blocks : 1, unused : 1;
 };
 static_assert(sizeof(Cell) == 16);
 
@@ -173,6 +173,40 @@ bool unordered(std::uint64_t time, unsigned other) {
   report(access, fmt::format(", which {} {} too, without a barrier between", thread_name(other), did));
 }
 
+/// Whether a barrier of the block, or the launch's begin, has come since this time.
+bool is_past(std::uint64_t time) {
+  return time < state.launch_start || (time >= state.block_start && time < state.block_sync);
+}
+
+/// 1 if another block of this launch has read the cell.
+unsigned read_by_blocks(const Cell& cell) {
+  return cell.read_at >= state.launch_start && (cell.by_blocks != 0 || cell.read_at < state.block_start) ? 1U
+                                                                                                         : 0U;
+}
+
+/// The frequent case: nobody else has used the cell since the last barrier. False if it is another one.
+bool check_quickly(Cell& cell, unsigned mask, Kind kind) {
+  if (cell.arriving != 0 || !is_past(cell.written_at)) return false;
+  if (kind == Kind::read) {
+    if (cell.read_at >= state.block_sync || (cell.initialised & mask) != mask) return false;
+    cell.by_warps = cell.by_lanes = 0;
+    cell.by_blocks = read_by_blocks(cell);
+    cell.read_at = state.now;
+    cell.reader = static_cast<unsigned>(state.thread);
+    cell.read = mask;
+    return true;
+  }
+  const bool read = cell.read != 0 && (!is_past(cell.read_at) || read_by_blocks(cell) != 0);
+  if (kind == Kind::atomic || read) return false;
+  cell.written_at = state.now;
+  cell.writer = static_cast<unsigned>(state.thread);
+  cell.written = mask;
+  cell.atomic = 0;
+  cell.initialised |= mask;
+  cell.read = 0;
+  return true;
+}
+
 void check_cell(Cell& cell, unsigned mask, bool in_block, const Access& access) {
   // Shared memory starts anew with every block.
   if (in_block && cell.written_at < state.block_start) cell = Cell{};
@@ -184,10 +218,11 @@ void check_cell(Cell& cell, unsigned mask, bool in_block, const Access& access) 
   if ((cell.written & mask) != 0 && !both_atomic && unordered(cell.written_at, cell.writer))
     report_race(access, cell.written_at, cell.writer, true);
   if (access.kind == Kind::read) {
-    const bool recent =
-        (cell.read & mask) != 0 && unordered(cell.read_at, cell.reader == own ? own ^ 1U : cell.reader);
+    cell.by_blocks = read_by_blocks(cell);
+    const bool since_barrier = cell.read_at >= state.block_sync;
+    const bool recent = since_barrier && (cell.read & mask) != 0 &&
+                        unordered(cell.read_at, cell.reader == own ? own ^ 1U : cell.reader);
     const bool other_warp = cell.reader / kWarp != own / kWarp;
-    const bool since_barrier = cell.read_at >= state.block_sync && cell.read_at >= state.block_start;
     const bool by_warps = since_barrier && (cell.by_warps != 0 || (recent && other_warp));
     const bool by_lanes = recent && (cell.by_lanes != 0 || cell.reader != own) && !other_warp;
     cell.by_warps = by_warps ? 1U : 0U;
@@ -199,6 +234,8 @@ void check_cell(Cell& cell, unsigned mask, bool in_block, const Access& access) 
   }
   if ((cell.read & mask) != 0) {
     if (unordered(cell.read_at, cell.reader)) report_race(access, cell.read_at, cell.reader, false);
+    if (read_by_blocks(cell) != 0 && tables().last_at.empty())
+      report(access, ", which another block of this launch has read, without count_arrival between");
     // The last reader is this thread or before it, but others may have read since the barrier, too.
     if (cell.by_warps != 0 && cell.read_at >= state.block_sync && cell.read_at >= state.block_start)
       report(access, ", which threads of several warps have read, without a barrier between");
@@ -236,7 +273,8 @@ bool is_constant(const unsigned char* address, std::size_t bytes) {
             const bool read_only =
                 (header.p_type == PT_LOAD && (header.p_flags & PF_W) == 0) || header.p_type == PT_GNU_RELRO;
             if (!read_only) continue;
-            const auto* first = reinterpret_cast<const unsigned char*>(info->dlpi_addr + header.p_vaddr);
+            const auto* first = reinterpret_cast<const unsigned char*>(
+                info->dlpi_addr + header.p_vaddr);  // NOLINT(performance-no-int-to-ptr)
             static_cast<std::vector<Range>*>(result)->push_back({first, first + header.p_memsz});
           }
           return 0;
@@ -278,8 +316,11 @@ void check(const Access& access) {
   if (shared_offset < static_cast<std::size_t>(kMaxSharedBytes)) {
     if (shared_offset + access.bytes > state.shared_bytes)
       report(access, fmt::format(", beyond the launch's {} bytes", state.shared_bytes));
-    for_cells(tables().shared.data(), shared_offset, access.bytes,
-              [&](Cell& cell, unsigned mask) { check_cell(cell, mask, true, access); });
+    for_cells(tables().shared.data(), shared_offset, access.bytes, [&](Cell& cell, unsigned mask) {
+      // What an earlier block or launch left does not count, so the cell must be of this block.
+      if (cell.written_at < state.block_start || !check_quickly(cell, mask, access.kind))
+        check_cell(cell, mask, true, access);
+    });
     return;
   }
   if (static_cast<std::size_t>(access.address - state.stack) < state.stack_bytes) return;
@@ -287,7 +328,9 @@ void check(const Access& access) {
     check_allocation(access);
     const auto* even = access.address - reinterpret_cast<std::uintptr_t>(access.address) % kCellBytes;
     for_cells(&device_cell(even), static_cast<std::size_t>(access.address - even), access.bytes,
-              [&](Cell& cell, unsigned mask) { check_cell(cell, mask, false, access); });
+              [&](Cell& cell, unsigned mask) {
+                if (!check_quickly(cell, mask, access.kind)) check_cell(cell, mask, false, access);
+              });
     return;
   }
   if (access.kind == Kind::read && is_readable(access)) return;

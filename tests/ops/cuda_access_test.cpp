@@ -238,12 +238,18 @@ TEST_P(CudaAccessDeathTest, StaticSharedMemoryIsRefused) {
 
 // --- blocks
 
-enum class Blocks { right, one_word, reads_others, no_arrival };
+enum class Blocks { right, one_word, reads_others, no_arrival, overwrites };
 
 __global__ void blocks_kernel(float* out, unsigned* counter, Blocks fault) {
   const unsigned index = blockIdx.x * blockDim.x + threadIdx.x;
   if (fault == Blocks::one_word) {
     if (threadIdx.x == 0) out[0] = 1.0F;
+    return;
+  }
+  if (fault == Blocks::overwrites) {  // all blocks read a word, and one of them writes it
+    const float seen = out[7];
+    __syncthreads();
+    if (index == 2 * blockDim.x) out[7] = seen + 1.0F;
     return;
   }
   out[index] = 1.0F;
@@ -275,6 +281,10 @@ TEST_P(CudaAccessDeathTest, Blocks) {
   EXPECT_DEATH(write_by_blocks(Blocks::one_word), "writes 4 bytes at sums \\+ 0" + both);
   EXPECT_DEATH(write_by_blocks(Blocks::reads_others), "4 bytes at sums \\+ [0-9]+" + both);
   EXPECT_DEATH(write_by_blocks(Blocks::no_arrival), "4 bytes at sums \\+ [0-9]+" + both);
+  EXPECT_DEATH(write_by_blocks(Blocks::overwrites),
+               "4 bytes at sums \\+ 28 .*block.* of this launch .*(wrote|read).*, without count_arrival "
+               "between|4 bytes at "
+               "sums \\+ 28 .*another block of this launch has read, without count_arrival between");
 }
 
 // --- what is right

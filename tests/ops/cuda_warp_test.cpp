@@ -81,8 +81,9 @@ Product make_product() {
       double sum = 0;
       double magnitude = 0;
       for (int k = 0; k < kInner; ++k) {
-        const double term = double{to_float(p.a[static_cast<std::size_t>(r * kInner + k)])} *
-                            double{to_float(p.b[static_cast<std::size_t>(k * kColumns + c)])};
+        const double term =
+            double{to_float(p.a[static_cast<std::size_t>(r) * kInner + static_cast<std::size_t>(k)])} *
+            double{to_float(p.b[static_cast<std::size_t>(k) * kColumns + static_cast<std::size_t>(c)])};
         sum += term;
         magnitude += std::fabs(term);
       }
