@@ -205,11 +205,13 @@ void Block::leave() {
 /// The thread that goes on: of those that are ready, the first, the last, or any. -1: none is.
 int Block::pick() {
   const auto one_of = [&](unsigned set) {
-    if (order_ == Order::forward) return std::countr_zero(set);
     if (order_ == Order::backward) return 31 - std::countl_zero(set);
-    for (unsigned skip = draws_.below(static_cast<unsigned>(std::popcount(set))); skip > 0; --skip)
-      set &= set - 1;
-    return std::countr_zero(set);
+    if (order_ == Order::shuffled) {
+      for (unsigned skip = draws_.below(static_cast<unsigned>(std::popcount(set))); skip > 0; --skip)
+        set &= set - 1;
+    }
+    return std::countr_zero(set) %
+           kWarp;  // the set is not empty; GCC 14 fears an index of 32 without the remainder
   };
   if (ready_warps_ == 0) return -1;
   const int warp = one_of(ready_warps_);
