@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Usage: launch/build.sh [cpu|cuda|emulated|asan|tsan|fuzz] [--tests] [--target NAME]...
-# Configures and builds a preset of CMakePresets.json (cpu unless named) into build/PRESET, programs in build/PRESET/bin.
-# emulated: the CUDA sources on an emulator of the CPU, for checks without a GPU; slow.
-# --tests builds the tests too; --target builds just that. BIQA_JOBS limits the compilers at work (default: by cores and
-# free memory). BIQA_CUDA_ARCHITECTURES, such as "80;90": which GPUs cuda compiles for (default: all from sm_80 on).
+# Configures and builds a preset of CMakePresets.json into build/PRESET, with the programs in build/PRESET/bin. The default
+# preset is cpu. The preset emulated runs the CUDA sources in an emulator on the CPU, for checks without a GPU; it is slow.
+# --tests also builds the tests. --target builds only this target.
+# BIQA_JOBS limits the number of compilers that run at once (default: from the number of cores and the free memory).
+# BIQA_CUDA_ARCHITECTURES, such as "80;90", names the architectures for which cuda compiles (default: all from sm_80 on).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -16,7 +17,7 @@ while [[ $# -gt 0 ]]; do
     cpu | cuda | emulated | asan | tsan | fuzz) preset=$1 ;;
     --tests) tests=ON ;;
     --target) targets+=(--target "${2:?--target needs a name}"); shift ;;
-    -h | --help) sed -n '3,7s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '3,8s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) echo "error: launch/build.sh: unknown argument $1; see launch/build.sh --help" >&2; exit 2 ;;
   esac
   shift

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Usage: launch/bundle.sh [--build FOLDER] [--out FOLDER]
-# Makes a folder (build/bundle) of at most 60 MiB that checks the CUDA backend on a machine without compilers or packages:
-# programs and GPU tests of a build (build/cuda; launch/build.sh cuda --tests), their libraries, Open MPI's plug-ins, the tiny
-# model and tests/gpu.sh. There: `bash FOLDER/run.sh`. cuBLASLt, cuDNN and NCCL are not in it: run.sh takes them from
-# LD_LIBRARY_PATH, from the CUDA toolkit or from Python's nvidia-* packages of that machine. It needs glibc of this system's
-# version or later.
+# Makes a folder of at most 60 MiB (default: build/bundle) that checks the CUDA backend on a GPU machine without compilers or
+# packages. Copy the folder to that machine and run `bash FOLDER/run.sh` there.
+# The folder holds tests/gpu.sh, programs and GPU tests of a build, their libraries, Open MPI's plug-ins and the tiny model.
+# The build is build/cuda by default; make it with `launch/build.sh cuda --tests`.
+# cuBLASLt, cuDNN and NCCL are not in the folder. run.sh looks for them on the GPU machine: in LD_LIBRARY_PATH, in the CUDA
+# toolkit and in Python's nvidia-* packages. That machine needs the same version of glibc as this one, or a later one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

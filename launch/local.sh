@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # Usage: launch/local.sh [-n RANKS] [--restarts K] CONFIG [--set KEY=VALUE]… [--dry-run]
 # Trains on this machine with RANKS processes (default 1) that share its cores, through mpirun. After a failure (exit code
-# 1) it starts again from the newest checkpoint, at most K times (default 0). Ctrl-C and SIGTERM: the step is finished
-# and saved, exit code 75, and the same command goes on; SIGUSR1: save and go on. Exit codes are biqa_learner's.
-# BIQA_LEARNER names another program than build/cpu/bin/biqa_learner.
+# 1) it starts again from the newest checkpoint, at most K times (default 0).
+# On Ctrl-C or SIGTERM the run finishes the step, saves and exits with code 75; give the same command again to resume. On
+# SIGUSR1 it saves and continues. The exit codes are those of biqa_learner.
+# BIQA_LEARNER is the program to run (default: build/cpu/bin/biqa_learner).
 set -euo pipefail
 
 usage() {
@@ -23,7 +24,7 @@ config=''
 arguments=()
 while [[ $# -gt 0 ]]; do
   case $1 in
-    -h | --help) sed -n '3,7s/^# \?//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '3,8s/^# \?//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     -n) ranks=$(number -n "${2:-}"); shift ;;
     --restarts) restarts=$(number --restarts "${2:-}"); shift ;;
     --set) [[ $# -ge 2 ]] || usage "--set needs KEY=VALUE"; arguments+=(--set "$2"); shift ;;

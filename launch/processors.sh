@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Usage: launch/processors.sh
-# Prints how many processors a program started from here may use: those of its affinity mask (taskset, a batch system), no
-# more than its control groups grant (containers). As src/core/processors.h, for scripts.
+# Prints how many processors a program that is started here may use. These are the processors of the affinity mask (set by
+# taskset or a batch system), limited by the control groups (containers). src/core/processors.h has the same rules.
 set -euo pipefail
 
 case ${1:-} in

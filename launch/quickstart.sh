@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Usage: launch/quickstart.sh [--set KEY=VALUE]…
-# The embedded default from start to end: installs the Debian packages it needs, builds, trains a tiny Qwen2.5-VL that
-# ships with biqa on distorted photographs with known ratings, and rates a photograph with the result. A few minutes on
-# two cores. Safe to repeat: each call makes a new run folder; one that was interrupted is gone on with.
+# Shows all of biqa with the tiny Qwen2.5-VL that ships with it. Installs the packages that it needs, builds, trains the model
+# on distorted photographs with known scores, and rates a photograph with the result. Takes a few minutes on two cores.
+# Safe to repeat: each call makes a new run folder. An interrupted run is resumed instead.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -38,7 +38,7 @@ started=$SECONDS
 status=0
 build/cpu/bin/biqa_learner --config configs/quickstart.yaml --set train.out="$run" "$@" || status=$?
 if [[ $status == 75 ]]; then
-  echo "stopped on request; launch/quickstart.sh goes on from the checkpoint in $run"
+  echo "stopped on request; to resume from the checkpoint in $run, run launch/quickstart.sh again"
 fi
 [[ $status == 0 ]] || exit "$status"
 seconds=$((SECONDS - started))
@@ -76,5 +76,5 @@ Learning curves:     $run/curves.svg
 Rate your pictures:  build/cpu/bin/biqa_score --adapter $run photo.jpg
 Train another way:   build/cpu/bin/biqa_learner --config configs/quickstart.yaml --set train.seed=1 --set train.out=runs/mine
 On several ranks:    launch/local.sh -n 2 configs/quickstart.yaml --set train.out=runs/two
-Real data:           configs/koniq.yaml says what it needs; README.md goes on from here
+Real data:           configs/koniq.yaml says what it needs; README.md says how to train on it
 SUMMARY

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Usage: launch/setup.sh [--dev] [--fuzz] [--dry-run]
-# Installs the packages that building and running biqa needs, with --dev those of the tests' lint checks, and with --fuzz
-# the compiler of the fuzz harnesses, on Debian 12 and 13 and on Ubuntu 22.04 and 24.04. On another system, or where it may
-# not install, it goes on if CMake finds everything, and else lists what is needed. Safe to repeat: without anything
-# missing it changes nothing and is done at once. --dry-run only says what is missing. CUDA is no part of it: docs/cuda.md.
+# Installs the packages for building and running biqa, on Debian 12 and 13 and on Ubuntu 22.04 and 24.04.
+# --dev also installs the packages of the lint checks, --fuzz also the compiler of the fuzz harnesses.
+# On another system, or without the right to install, it asks CMake instead. If CMake finds everything, the script succeeds;
+# otherwise it lists the packages that are needed. If nothing is missing, it changes nothing.
+# --dry-run only prints what is missing. The script does not install CUDA: see docs/cuda.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -37,7 +38,7 @@ for argument in "$@"; do
     --dev) dev=yes ;;
     --fuzz) fuzz=yes ;;
     --dry-run) dry_run=yes ;;
-    -h | --help) sed -n '3,7s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '3,8s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) echo "error: launch/setup.sh: unknown argument $argument; see launch/setup.sh --help" >&2; exit 2 ;;
   esac
 done

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Usage: tests/gpu.sh [--build FOLDER] [--out FOLDER] [--golden FOLDER] [--parts NAME,...] [--seconds N]
-# Checks the CUDA backend on this machine's GPU, within nine minutes: one line per part, and FOLDER/gpu.json with the same.
-#   --build    a build with its tests (build/cuda; `launch/build.sh cuda --tests`). With build/emulated the script itself is
-#              tried without a GPU, slowly.
-#   --out      where logs and gpu.json go (build/gpu)
-#   --golden   a folder with cases.json and compare.py, to compare the network with the reference; needs Python with h5py
-#   --parts    of device, operations, network, golden, training, sanitizer (all)
-#   --seconds  for all parts together (540). A part that overruns its share is cut and says so.
-# Exit code 0: every part is ok or not run for a stated reason. 1: a part failed or was cut, or there is no GPU. 2: wrong
-# arguments.
+# Checks the CUDA backend on this machine's GPU, within nine minutes. Prints one line per part, and writes the same lines to
+# gpu.json in the folder of --out.
+#   --build    a build with its tests (default: build/cuda, made by `launch/build.sh cuda --tests`). With build/emulated,
+#              the script runs without a GPU, slowly
+#   --out      folder for logs and gpu.json (default: build/gpu)
+#   --golden   folder with cases.json and compare.py, which compares the network with the reference. Needs Python with h5py
+#   --parts    some of device, operations, network, golden, training, sanitizer (default: all)
+#   --seconds  limit for all parts together (default: 540). A part that exceeds its share is stopped and reported as cut
+# Exit code 0: no part failed; parts that were not run print the reason. 1: a part failed or was cut, or there is no GPU.
+# 2: wrong arguments.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -25,7 +26,7 @@ while [[ $# -gt 0 ]]; do
       declare "${1#--}=$2"
       shift 2
       ;;
-    -h | --help) sed -n '3,14s/^# \?//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '3,13s/^# \?//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) echo "error: tests/gpu.sh: unknown argument $1; see tests/gpu.sh --help" >&2; exit 2 ;;
   esac
 done

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Usage: with_instruction_set.sh SET PROGRAM [ARGUMENT]...
-# Runs a test program with the CPU backend limited to an instruction set (a value of ONEDNN_MAX_CPU_ISA). Exit code 77
-# where the processor lacks it.
+# Runs a test program with the CPU backend limited to an instruction set (a value of ONEDNN_MAX_CPU_ISA). Exit code 77 if
+# the processor does not have this instruction set.
 set -euo pipefail
 set_name=$1
 shift

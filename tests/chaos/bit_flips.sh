@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Usage: tests/chaos/bit_flips.sh [FLIPS [TRUNCATIONS [SEED]]]
-# Flips so many random single bits (2000) and makes so many truncations (200) in the files of a checkpoint, one at a time:
-# verify and load must refuse each and name the file. The last line has the count; exit code 0 means all were refused.
-# tests/run.sh runs the short form with the other tests.
+# Damages the files of a checkpoint, one fault at a time: FLIPS (2000) flipped bits and TRUNCATIONS (200) truncated files.
+# `biqa_ckpt verify` and loading must refuse each and name the file. The last line has the count; exit code 0 means that
+# all were refused. tests/run.sh runs a shorter version with the other tests.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 case ${1:-} in -h | --help) sed -n '3,6s/^# //p' "tests/chaos/$(basename "$0")"; exit 0 ;; esac

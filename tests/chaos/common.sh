@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash disable=SC2034
-# Sourced by the scripts beside it: jobs of the embedded model made small, in a temporary folder that goes at the end,
-# each job in a session of its own, by which all of its processes are found.
+# Sourced by the scripts in this folder. Starts jobs with a reduced version of the embedded model, in a temporary folder that
+# is deleted at the end. Each job has its own process session, by which the script finds all of its processes.
 #
-#   read_numbers DEFAULT… -- ARGUMENT…   the script's arguments as `numbers`, the missing ones as their defaults
-#   random BELOW           `drawn`: a whole number from 0; the same in every run with the same RANDOM=SEED
-#   nap MILLISECONDS
-#   start_job RANKS KEY=VALUE…           biqa_learner in the run folder `run`, output in `log`
-#   job_processes          `processes`: those of the job that are not dead
-#   process_of_rank RANK   `process`, or returns 1
-#   wait_job MILLISECONDS  until its launcher has ended: `status`; returns 1 if it has not
-#   wait_for COMMAND…      until COMMAND is true; returns 1 if the job ends before or a minute has passed
-#   kill_job               kill -9 of all of it
-#   not_ok WHAT            one failure, with the end of the log
+#   read_numbers DEFAULT… -- ARGUMENT…   sets `numbers` to the script's arguments, with defaults for missing ones
+#   random BELOW           sets `drawn` to a whole number from 0 to BELOW − 1; the same numbers with the same RANDOM=SEED
+#   nap MILLISECONDS       sleeps
+#   start_job RANKS KEY=VALUE…           starts biqa_learner in the run folder `run`, with its output in `log`
+#   job_processes          sets `processes` to the processes of the job that still run
+#   process_of_rank RANK   sets `process`; returns 1 if there is none
+#   wait_job MILLISECONDS  waits until the launcher has ended and sets `status`; returns 1 if it has not ended
+#   wait_for COMMAND…      waits until COMMAND succeeds; returns 1 if the job ends first or after a minute
+#   kill_job               kills all processes of the job with kill -9
+#   not_ok WHAT            counts a failure and prints it with the end of the log
 
 script=tests/chaos/$(basename "$0")
 learner=${BIQA_LEARNER:-$PWD/build/cpu/bin/biqa_learner}

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Usage: tests/chaos/disk_full.sh [SEED]
-# What a run does when its folder gives out: a disk that is full after some checkpoints (a small tmpfs), a folder that
-# becomes unwritable, is replaced by a file, or vanishes. Training goes on, or ends with exit code 1 and one error line that
-# names the file and the reason; earlier checkpoints stay whole; once the trouble is over the same command goes on. The
-# last line has the counts; exit code 0 means that all was well, 77 that nothing could be tried. Needs root for mount.
+# Checks what a run does if its folder fails: the disk (a small tmpfs) is full after some checkpoints, or the folder becomes
+# unwritable, is replaced by a file, or is deleted. The run must continue, or end with exit code 1 and one error line that
+# names the file and the reason. Earlier checkpoints must stay undamaged. After the folder is repaired, the same command
+# must resume. The last line has the counts. Exit code 0: no check failed; 77: nothing could be tested. Needs root for mount.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=tests/chaos/common.sh

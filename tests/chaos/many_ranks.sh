@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Usage: tests/chaos/many_ranks.sh [RANKS [STEPS]]
-# Runs a job of so many ranks (64) for so many steps (3) with the roles of `roles: auto`, colocated, and with more learners
-# than there are trajectories, and one of a single rank. All must end with exit code 0 and sample the same texts while the
-# adapter is the same: in the first step. Prints seconds and bytes of a step; exit code 0 means that all was well.
+# Runs jobs of RANKS (64) ranks for STEPS (3) steps: with `roles: auto`, colocated, and with more learners than trajectories.
+# Also runs one job with a single rank. All jobs must end with exit code 0. In the first step, before the adapters can
+# differ, all must sample the same completions. Prints seconds and bytes per step; exit code 0 means that no check failed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=tests/chaos/common.sh

@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Usage: tests/chaos/random_signals.sh [TRIES [SEED]]
-# Sends so many times (100) SIGKILL, SIGSTOP or SIGTERM to random ranks of a job of eight (4 actors, 1 reward, 3 learners):
-# at any moment, its start and end included. Each job must end by itself within 40 s and leave no process. A stopped rank is named
-# within 15 s in the only error line, exit code 1; a killed one is named by mpirun; asked to end the job exits with 75.
-# The next job goes on from a checkpoint: no step is lost after SIGTERM, at most one unless a learner is the lost rank.
-# Now and then two ranks are stopped at once, or the watch's centre, or the first learner. In the end every step stands
-# once in the run's files. The last line has the counts; exit code 0 means that all was well.
+# TRIES times (100), sends SIGKILL, SIGSTOP or SIGTERM to random ranks of a job of eight (4 actors, 1 reward rank, 3
+# learners), at any moment from its start to its end. Sometimes two ranks are stopped at once, or rank 0, which receives the
+# heartbeats of the others, or the first learner. The checks are:
+# - Each job ends by itself within 40 s and leaves no process.
+# - A stopped rank is named within 15 s, in the only error line; the exit code is 1.
+# - mpirun names a killed rank. After SIGTERM the exit code is 75.
+# - The next job resumes from a checkpoint. SIGTERM loses no step. Other signals lose at most one step, unless the lost
+#   rank is a learner.
+# - At the end, each file of the run has every step exactly once.
+# The last line has the counts; exit code 0 means that no check failed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=tests/chaos/common.sh

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Usage: tests/chaos/resume_equality.sh [KILLS [SEED]]
-# Runs 24 steps undisturbed, and again with up to two kill -9 of all processes at random steps behind the first checkpoint,
-# each followed by another start, until so many (20) kills are made. What the second run leaves must be the first one's,
-# byte for byte: adapter.h5, the last checkpoint (the moments among it), samples.jsonl, and metrics.jsonl but for times and
-# traffic. In turn: one process, three ranks that do all, five ranks with two learners; checkpoints every one to four
-# steps; every other time with evaluations. The last line has the counts; exit code 0 means that all was equal.
+# Checks that a run that was killed and resumed ends with the same files as an uninterrupted run. Each round runs 24 steps
+# without a kill, and the same steps again with one or two kills (kill -9 of all processes, at random steps after the first
+# checkpoint). Rounds continue until there were KILLS kills (20). Byte for byte equal must be adapter.h5, the last
+# checkpoint with its moments, samples.jsonl, and metrics.jsonl except for times and traffic. The rounds take turns: one
+# process, three colocated ranks, five ranks with two learners; a checkpoint every one to four steps; with evaluations
+# every other time. The last line has the counts; exit code 0 means that all files were equal.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=tests/chaos/common.sh

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Usage: tests/fuzz/run.sh [--seconds N] [--jobs N|all] [--nice N] [HARNESS]...
-# Builds the fuzz harnesses (launch/build.sh fuzz; needs clang 14, which launch/setup.sh --fuzz installs) and runs each of
-# them, or those named, for N seconds (20), so many at once (as many as there are cores). The corpus grows in
-# build/fuzz/corpus/HARNESS from one run to the next. What crashes, hangs, leaks or claims too much memory is kept in
-# build/fuzz/findings/HARNESS and the run goes on; `build/fuzz/fuzzers/HARNESS FILE` shows it again. Ends with a table and
-# the line `fuzz: N passed, N failed`, counting harnesses; exit code 77 with a reason where there is no clang.
+# Builds the fuzz harnesses and runs each of them, or those named, for --seconds (20). --jobs of them run at once (default: as
+# many as there are cores). Needs clang 14, which launch/setup.sh --fuzz installs. The corpus in build/fuzz/corpus/HARNESS is
+# kept between runs. An input that crashes, hangs, leaks or needs too much memory is stored in build/fuzz/findings/HARNESS,
+# and the harness continues. `build/fuzz/fuzzers/HARNESS FILE` reproduces the fault. Ends with a table and the line
+# `fuzz: N passed, N failed`, which counts harnesses. Exit code 77, with a reason, if there is no clang 14.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -18,7 +18,7 @@ while [[ $# -gt 0 ]]; do
     --seconds) seconds=${2:?--seconds needs a number}; shift ;;
     --jobs) jobs=${2:?--jobs needs a number}; shift ;;
     --nice) niceness=${2:?--nice needs a number}; shift ;;
-    -h | --help) sed -n '3,9s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '3,8s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
     -*) echo "error: tests/fuzz/run.sh: unknown argument $1; see tests/fuzz/run.sh --help" >&2; exit 2 ;;
     *) chosen+=("$1") ;;
   esac

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Usage: configs.sh BIQA_LEARNER CONFIG... Every configuration of the project is one that the program understands: what
-# it names may be missing here (exit code 1), but no key or value may be wrong (exit code 2).
+# Usage: configs.sh BIQA_LEARNER CONFIG... Checks every configuration of the project with the program. Files that a
+# configuration names may be missing here (exit code 1), but no key or value may be wrong (exit code 2).
 set -euo pipefail
 learner=$1
 shift

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Usage: cuda_sources.sh PROJECT. Refuses what the tests' emulator cannot follow in the CUDA folders of src/: PTX outside
-# warp.h, and shared memory outside launch.h (kernels use dynamic_shared<T>()).
+# Usage: cuda_sources.sh PROJECT. Refuses code in the CUDA folders of src/ that the emulator cannot run: PTX outside warp.h,
+# and shared memory outside launch.h (kernels use dynamic_shared<T>()).
 set -euo pipefail
 cd "${1:?usage: cuda_sources.sh PROJECT}"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Sourced by the checks: lists the project's own files, as git sees them or, without git, all but what is made here.
+# Sourced by the checks. Lists the project's own files: those that git does not ignore or, without git, all except build results.
 project_files() {
   if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
     git ls-files --cached --others --exclude-standard | while IFS= read -r name; do [[ -f $name ]] && printf '%s\n' "$name"; done

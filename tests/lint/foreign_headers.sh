@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Usage: foreign_headers.sh PROJECT. Refuses a library's header under src/ outside the files that may know the library.
+# Usage: foreign_headers.sh PROJECT. Refuses the include of a third-party header under src/, except in the files that wrap
+# that library.
 set -euo pipefail
 cd "${1:?usage: foreign_headers.sh PROJECT}"
 

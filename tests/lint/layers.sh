@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Usage: layers.sh PROJECT. Refuses an include under src/ of a folder that the includer's folder may not know, or of
-# another folder's private part (docs/architecture.md has the table).
+# Usage: layers.sh PROJECT. Refuses an include under src/ that breaks the order of the layers (docs/architecture.md), and an
+# include of another folder's private part.
 set -euo pipefail
 cd "${1:?usage: layers.sh PROJECT}"
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Usage: machine_paths.sh PROJECT. Refuses paths of somebody's machine in the project's text files.
+# Usage: machine_paths.sh PROJECT. Refuses paths in the project's text files that exist only on somebody's own machine.
 set -euo pipefail
 cd "${1:?usage: machine_paths.sh PROJECT}"
 source "$(dirname "${BASH_SOURCE[0]}")/files.sh"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Usage: setup.sh PROJECT. What launch/setup.sh does on each system, with stand-ins for apt-get, dpkg-query and CMake: it
-# installs under the names of the system, and where it can't, it goes on if CMake finds everything.
+# Usage: setup.sh PROJECT. Tests launch/setup.sh for each system, with replacements for apt-get, dpkg-query and CMake. The
+# script must install packages under the system's names. If it cannot install, it must succeed if CMake finds everything.
 set -euo pipefail
 setup=${1:?usage: setup.sh PROJECT}/launch/setup.sh
 folder=$(mktemp -d)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Usage: sizes.sh PROJECT. Prints the functions of more than 80 lines and the files of more than 600 below src/, tools/ and
-# bench/. Refuses those that tests/lint/sizes.txt does not list with a reason, and lines of the list that nothing needs.
+# Usage: sizes.sh PROJECT. Prints the functions of more than 80 lines and the files of more than 600 in src/, tools/ and
+# bench/. Refuses those that tests/lint/sizes.txt does not list with a reason. Also refuses lines of that list that are no
+# longer needed.
 set -euo pipefail
 cd "${1:?usage: sizes.sh PROJECT}"
 folders=()

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Usage: spdx.sh PROJECT. Refuses a source or script whose first line (second behind #!) is not the licence's.
+# Usage: spdx.sh PROJECT. Refuses a source or script whose first line (second line after #!) is not the SPDX licence line.
 set -euo pipefail
 cd "${1:?usage: spdx.sh PROJECT}"
 source "$(dirname "${BASH_SOURCE[0]}")/files.sh"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Usage: tidy.sh BUILD SECONDS. Runs clang-tidy 14 on the project's .cpp files that BUILD, a finished build, compiles. A
-# file is done again only when it, a header it includes or .clang-tidy has changed: what was found clean is remembered
-# in BUILD/tidy. After SECONDS no further file is begun. Ends with `tidy: C clean, D with findings, L left out` and exit
-# code 1 if D > 0; 77 without clang-tidy 14, for other versions have other opinions.
+# Usage: tidy.sh BUILD SECONDS. Runs clang-tidy 14 on the .cpp files of the project that BUILD, a finished build, compiles.
+# Clean files are recorded in BUILD/tidy. They are checked again only if the file, a header it includes or .clang-tidy has
+# changed. After SECONDS it starts no further file. Ends with `tidy: C clean, D with findings, L left out`. Exit code 1 if
+# D > 0; 77 without clang-tidy 14, because other versions give other warnings.
 set -euo pipefail
 build=$(cd "${1:?usage: tidy.sh BUILD SECONDS}" && pwd)
 seconds=${2:?usage: tidy.sh BUILD SECONDS}

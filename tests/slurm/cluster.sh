@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash disable=SC2034
-# Sourced by the tests: a Slurm of one's own on this machine, two nodes n1 and n2, everything in one folder, on loopback.
+# Sourced by the tests. Starts a private Slurm on this machine: two nodes n1 and n2, with all files in one folder, on
+# loopback.
 #
-#   start_cluster FOLDER   munged, slurmctld and two slurmd; returns 1 with the reason in `cluster_problem`
-#   stop_cluster           ends all of it, jobs included; safe to call at any point
-#   node_processes NODE    process ids of the node's daemon, step managers, launchers and ranks
-#   start_node NODE
-# Only processes that carry this cluster's folder in their environment or arguments are ever signalled.
+#   start_cluster FOLDER   starts munged, slurmctld and two slurmd; returns 1 with the reason in `cluster_problem`
+#   stop_cluster           ends the cluster and its jobs; safe to call at any point
+#   node_processes NODE    prints process ids of the node's daemon, step managers, launchers and ranks
+#   start_node NODE        starts the daemon of a node
+# The functions signal only processes whose environment or arguments contain the cluster's folder.
 
 cluster_folder=''
 cluster_problem=''

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Usage: tests/slurm/run.sh [NAME…]
-# launch/koniq.slurm on a real Slurm: starts one with two nodes on this machine (tests/slurm/cluster.sh), trains the
-# embedded model across both, and checks what the job does at its time limit, when it is preempted, asked to end, loses a
-# rank or a node, fails for good or is cancelled. Each job that went on must end with the very bits of one that was never
-# interrupted. About six minutes; NAMEs choose cases (the functions below), without them all are run. As root it installs
-# munge and slurm-wlm where they are missing.
-# Ends with `slurm: N passed, N failed`. Exit codes: 0; 1 something failed; 77 skipped, Slurm can't start here, with the
-# reason on the last line. Needs build/cpu/bin/biqa_learner (BIQA_LEARNER names another).
+# Tests launch/koniq.slurm on a private Slurm with two nodes, which it starts on this machine (tests/slurm/cluster.sh). Trains
+# the embedded model on both nodes. The cases are: the time limit, preemption, a request to stop, the loss of a rank or a
+# node, repeated failure, and cancellation. Each job that resumed must end with the same bits as one that was never
+# interrupted. Takes about six minutes. NAMEs select cases (the functions below); the default is all. As root it installs
+# munge and slurm-wlm if they are missing.
+# Ends with `slurm: N passed, N failed`. Exit code 0: none failed; 1: a case failed; 77: skipped because Slurm cannot start
+# here, with the reason on the last line. Needs build/cpu/bin/biqa_learner (or the program in BIQA_LEARNER).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=tests/slurm/cluster.sh
 source tests/slurm/cluster.sh
 
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then
-  sed -n '3,12s/^# \?//p' "${BASH_SOURCE[0]}"
+  sed -n '3,10s/^# \?//p' "${BASH_SOURCE[0]}"
   exit 0
 fi
 skip() {
