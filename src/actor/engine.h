@@ -46,15 +46,15 @@ class Engine {
   Engine(const QwenVl& model, Options options);
 
   void set_adapter(std::shared_ptr<const PackedAdapter> adapter) { adapter_ = std::move(adapter); }
-  /// Why a prompt with `members` members of `new_tokens` new tokens each can never fit into the cache. Empty if it
-  /// fits.
+  /// Why a prompt with `members` members of `new_tokens` new tokens each can never run: it exceeds the model's
+  /// positions or the cache. Empty if it can run.
   static std::string obstacle(const ModelConfig& config, const KvLayout& layout, std::int64_t kv_bytes,
                               std::int64_t prompt, std::int64_t members, std::int64_t new_tokens);
   /// Number of pages for such a request.
   static std::int64_t pages_needed(const KvLayout& layout, std::int64_t prompt, std::int64_t members,
                                    std::int64_t new_tokens);
   std::string obstacle(const GenerateRequest& request) const;
-  /// Adds a request to the queue. Throws Error if it can never fit.
+  /// Adds a request to the queue. Throws Error if it can never run.
   void submit(GenerateRequest request);
   /// Runs until no request is waiting or running. `done` receives each finished completion. `before_each` is called
   /// before every iteration, and once more when no request is left. Both may submit requests. The argument `idle` means

@@ -40,8 +40,9 @@ struct RolloutSample {
 };
 
 struct RolloutTimes {
-  double seconds = 0;                                 ///< of the whole rollout
-  double stage2_seconds = 0;                          ///< part of the second stage, by decoder tokens
+  double seconds = 0;  ///< of the whole rollout
+  /// share of the second stage in `seconds`, in proportion to its decoder tokens
+  double stage2_seconds = 0;
   std::int64_t stage1_tokens = 0, stage2_tokens = 0;  ///< generated
   std::int64_t captions_too_long = 0;                 ///< these have no second stage
 };

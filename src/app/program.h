@@ -53,11 +53,11 @@ class CommandLine {
 };
 
 /// Makes waiting OpenMP threads spin for a fraction of a millisecond and then sleep. libgomp's default of several
-/// milliseconds makes a step twenty times slower if other processes need the cores. Sleeping at once makes sampling
-/// half as fast if no other process does (docs/decisions/0019-waiting-threads.md). libgomp reads its settings before
-/// main, so this function sets GOMP_SPINCOUNT and starts the program again in the same process. Does nothing if the
-/// user has set GOMP_SPINCOUNT or OMP_WAIT_POLICY. Call it before setting signal handlers, which a new start removes.
-/// run_program calls it too.
+/// milliseconds makes a step twenty times slower if other processes need the cores. If no other process needs them,
+/// sleeping at once makes sampling half as fast (docs/decisions/0019-waiting-threads.md). libgomp reads its settings
+/// before main, so this function sets GOMP_SPINCOUNT and starts the program again in the same process. Does nothing if
+/// the user has set GOMP_SPINCOUNT or OMP_WAIT_POLICY. Call it before setting signal handlers, because the new start
+/// removes them. run_program calls it too.
 void limit_spinning(char** argv);
 
 /// Handles --help and --version, otherwise runs `body`. Prints an exception as `error: …` and ends the process with its

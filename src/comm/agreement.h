@@ -15,8 +15,8 @@ namespace biqa {
 void run_alike(Communicator& world, const std::function<void()>& work);
 
 /// Throws (usage) on the first rank if another rank has a different `digest`; the others wait as in run_alike().
-/// Without this check, ranks that read different files would wait for each other for ever. `what`: "other manifests".
-/// Collective.
+/// Without this check, ranks that read different files would wait for each other for ever. `what` completes the message
+/// "rank 3 has … than rank 0", for example "other manifests". Collective.
 void check_agreement(Communicator& world, const std::string& what, std::uint64_t digest);
 
 /// Throws (usage) on the first rank if two ranks have the same device on the same node; the others wait as in run_alike().

@@ -100,7 +100,8 @@ class Communicator {
   /// order. Over MPI, a message of more than a few KiB advances only while the sender calls its communicator: see
   /// progress().
   virtual void send(int to, int tag, std::span<const std::byte> bytes) = 0;
-  /// Returns a message that has arrived completely, or nothing. `from` may be kAnyRank; it serves the ranks in turn.
+  /// Returns a message that has arrived completely, or nothing. `from` may be kAnyRank; then the ranks are served in
+  /// turn.
   virtual std::optional<Message> try_receive(int from, int tag) = 0;
   /// Waits for a message with one of `tags`; earlier tags have priority. Errors contain `purpose` ("a scored group").
   virtual Message receive(int from, std::span<const int> tags, const char* purpose) = 0;

@@ -77,7 +77,7 @@ inline std::string describe(const Header& header) {
 
 using Clock = std::chrono::steady_clock;
 
-/// Counts pieces sent and received. A peer whose transfer advances is not silent, and neither end should sleep.
+/// Counts pieces sent and received. While pieces move, the peer is not silent, and neither end should sleep.
 class Movement {
  public:
   void note_piece() {

@@ -6,10 +6,11 @@
 
 namespace biqa {
 
-/// A name that two ranks share if they can share memory: host name, boot id, PID namespace and Slurm's node name.
+/// A name that is equal on two ranks if they can share memory. It consists of host name, boot id, PID namespace and
+/// Slurm's node name.
 std::string this_node();
 
-/// Number of ranks on this machine, as Open MPI reports it; otherwise `ranks`, the number of the job.
+/// Number of ranks on this machine, as Open MPI reports it. Without Open MPI: `ranks`, the number of ranks in the job.
 int ranks_on_node(int ranks);
 
 }  // namespace biqa

@@ -25,7 +25,7 @@ struct RolePlan {
   bool is_actor(int rank) const;
   bool is_reward(int rank) const;
   bool is_learner(int rank) const;
-  /// Index of the rank among those of the role, or -1.
+  /// Index of the rank in the list of the role; -1 if the rank does not have the role.
   int actor_index(int rank) const;
   int learner_index(int rank) const;
   /// The reward rank of a sample's group, and the learner of a group.
@@ -37,7 +37,7 @@ struct RolePlan {
   std::string describe() const;
 };
 
-/// Assigns ranks in the order actors, rewards, learners. Automatic:
+/// Assigns ranks in the order actors, rewards, learners. With `automatic`:
 ///   1 rank      all roles (colocated of size 1)
 ///   2-4 ranks   one learner, which also computes rewards; the others are actors
 ///   5 and more  ⌈ranks / 32⌉ reward ranks; a third of the rest (rounded) are learners; the others are actors

@@ -11,9 +11,9 @@
 
 namespace biqa {
 
-/// All tensors are dense [1, n] f32. `whole` has all shards of the link's Shards, and `shard` is this rank's, outside of `whole`.
-/// Both functions are collective and return when the result is available. Deadline, errors and poll are those of the
-/// communicator. After an Error every later call fails.
+/// All tensors are dense [1, n] f32. `whole` consists of all shards. `shard` is this rank's shard; it lies outside of
+/// `whole`. Both functions are collective and return when the result is available. Deadline, errors and poll are those
+/// of the communicator. After an Error every later call fails.
 class TensorLink {
  public:
   virtual ~TensorLink() = default;
@@ -23,15 +23,16 @@ class TensorLink {
   virtual void all_gather(ConstView shard, View whole) = 0;
 };
 
-/// The link for tensors in `memory`: between GPUs through NCCL if the build has it, otherwise through the host's memory and
-/// `ranks`. `shards` is the same on all ranks. `ranks` and `memory` must outlive the link. Does not communicate.
+/// Makes a link for tensors in `memory`. Between GPUs it uses NCCL if the build has NCCL. Otherwise it exchanges
+/// through host memory and `ranks`. `shards` is the same on all ranks. `ranks` and `memory` must outlive the link. Does
+/// not communicate.
 std::unique_ptr<TensorLink> make_tensor_link(Communicator& ranks, DeviceMemory& memory, Shards shards);
 
-/// The link through the host's memory and `ranks`, whatever the memory.
+/// Makes a link that exchanges through host memory and `ranks`, for any kind of `memory`.
 std::unique_ptr<TensorLink> make_host_link(Communicator& ranks, DeviceMemory& memory, Shards shards);
 
-/// For tests: make_tensor_link() returns what `make` returns, until it is called with an empty function. Call this before starting
-/// threads.
+/// For tests: from now on make_tensor_link() returns the result of `make`. An empty function restores the normal links.
+/// Call this before starting threads.
 using TensorLinkMaker = std::function<std::unique_ptr<TensorLink>(Communicator&, DeviceMemory&, Shards)>;
 void set_tensor_link_maker(TensorLinkMaker make);
 

@@ -15,7 +15,7 @@ namespace biqa {
 struct LostRank {
   int rank = 0;
   bool failed = false;  ///< it reported its own failure; otherwise it became silent
-  int exit_code = 1;    ///< the job's
+  int exit_code = 1;    ///< exit code of the job
   Seconds ago{0};       ///< time since this rank noticed it
 };
 

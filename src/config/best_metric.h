@@ -7,14 +7,14 @@
 
 namespace biqa {
 
-/// A choice of checkpoint.best, and the value in the lines of metrics.jsonl that it stands for.
+/// One choice of checkpoint.best, and where metrics.jsonl has its value.
 struct BestMetric {
   constexpr BestMetric(const char* name_, std::string_view condition_, std::string_view column_)
       : name(name_), value(name_), condition(condition_), column(column_) {}
   const char* name;
-  std::string_view value;      ///< the name again: in the configuration a choice is a text
-  std::string_view condition;  ///< of the evaluation
-  std::string_view column;     ///< of its line
+  std::string_view value;      ///< equal to `name`, because the configuration stores the choice as a text
+  std::string_view condition;  ///< condition of the evaluation line
+  std::string_view column;     ///< column of this line
 };
 
 inline constexpr std::array kBestMetrics{

@@ -61,7 +61,7 @@ enum class LeakGuard : std::uint8_t { off, strip, penalise };
 
 struct Stage2Settings {
   bool enabled = RolloutOptions{}.stage2;
-  Stage2Input input = Stage2Input::caption;  ///< replaces {caption}: the caption, or caption and reasoning
+  Stage2Input input = Stage2Input::caption;  ///< text that replaces {caption}
   bool train = false;                        ///< train on second-stage tokens too
   LeakGuard leak_guard = LeakGuard::strip;
 };
@@ -136,9 +136,9 @@ struct Config {
 
 /// Reads a configuration. `overrides` ("a.b=value", value in YAML) replace values of the file, the last one wins.
 /// Missing keys keep their defaults; those of clip_high, drop_zero_variance and mask_truncated depend on
-/// objective.loss. Relative paths, those of overrides included, are made absolute from the file's folder, `train.out`
-/// from the working directory. Does not check whether files exist. Throws Error (usage) with file:line and key:
-/// unknown key (with the nearest valid one), wrong type, wrong range, settings that contradict each other.
+/// objective.loss. Relative paths, also those of overrides, start at the file's folder. Only `train.out` starts at the
+/// working directory. All are made absolute. Does not check whether files exist. Throws Error (usage) with file:line
+/// and key: unknown key (with the nearest valid one), wrong type, wrong range, settings that contradict each other.
 Config load_config(const std::filesystem::path& file, std::span<const std::string> overrides = {});
 
 /// Throws Error (usage) naming the first key that training needs but the configuration does not set.
@@ -147,7 +147,8 @@ void require_training_keys(const Config& config);
 /// The resolved configuration with every key and absolute paths. load_config of this text gives the same configuration.
 std::string to_yaml(const Config& config);
 
-/// Settings of `now`, as "section.key: value", that are different or missing in `then`, a text of to_yaml.
+/// Lists the settings of `now` that are different or missing in `then`, as "section.key: value". `then` is a text that
+/// to_yaml returned.
 std::vector<std::string> changed_settings(const std::string& then, const Config& now);
 
 /// "a.b" of every key, in the order of to_yaml.

@@ -13,7 +13,8 @@
 
 namespace biqa {
 
-/// Exit codes of every program.
+/// Exit codes of every program. `done`: success. `world`: something outside the program failed. `usage`: wrong flags or
+/// configuration. `partial`: finished, but some inputs failed. `stopped`: stopped on request; the same command resumes.
 enum class ExitCode : int { done = 0, world = 1, usage = 2, partial = 3, stopped = 75 };
 
 /// `text` as one line: each control character becomes a space.

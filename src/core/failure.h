@@ -7,8 +7,8 @@
 
 namespace biqa {
 
-/// Sets the function that prints failures from now on, for example with the rank number. Empty: print only the message.
-/// One function per process; call this from the main thread.
+/// Sets the function that prints failures from now on, for example with the rank number. With an empty function, only
+/// the message is printed. One function per process; call this from the main thread.
 void on_failure(std::function<void(const std::string& message)> handler);
 
 /// Whether on_failure() has set a function.

@@ -11,8 +11,9 @@
 namespace biqa {
 namespace finite_detail {
 
-/// `exponent` has the exponent bits of every element in a 64-bit word, `lowest` the lowest of these bits. If all
-/// exponent bits of an element are set, the sum carries into its sign bit, which was masked out.
+/// Reads the elements as 64-bit words. `exponent` has the exponent bits of all elements of a word, `lowest` only the
+/// lowest exponent bit of each. Each word is masked with `exponent`, then `lowest` is added. The addition carries into
+/// the sign bit of every element whose exponent bits are all set.
 template <std::uint64_t exponent, std::uint64_t lowest, typename T>
 bool all_finite(std::span<const T> values) {
   constexpr std::size_t kElements = sizeof(std::uint64_t) / sizeof(T);

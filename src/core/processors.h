@@ -15,8 +15,8 @@ namespace biqa {
 std::vector<int> allowed_processors(pid_t process = 0);
 
 /// Processor time that the control groups of this process grant, as a number of processors; infinite without a limit.
-/// It is the minimum over a group and its parents of cpu.max, or cpu.cfs_quota_us in version 1. Tests replace "/" by
-/// `root`.
+/// A group's limit is in cpu.max (version 1: cpu.cfs_quota_us and cpu.cfs_period_us). The smallest limit of the group
+/// and its parents counts. Tests pass another folder than "/" as `root`.
 double granted_processors(const std::filesystem::path& root = "/");
 
 /// Number of processors that this process may use, at least 1. A grant of 2.5 counts as 2, because with a third thread

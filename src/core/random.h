@@ -48,10 +48,11 @@ BIQA_HOST_DEVICE inline std::uint64_t mix64(std::uint64_t x) {
   return x ^ (x >> 31);
 }
 
-/// The first parts of a stream's name. Streams that share them can be made from here.
+/// The first parts of a stream's name. Code that makes many streams with the same first parts hashes these parts only
+/// once.
 class StreamName {
  public:
-  /// `parts`: how many the whole name has.
+  /// `parts`: number of parts of the complete name.
   BIQA_HOST_DEVICE explicit StreamName(std::size_t parts) : state_(0x6269716100000000ULL + parts) {}
   BIQA_HOST_DEVICE StreamName with(std::uint64_t part) const {
     StreamName longer = *this;
@@ -75,7 +76,7 @@ class RandomStream {
     for (const std::uint64_t part : name) parts = parts.with(part);
     key_ = parts.key();
   }
-  /// `key`: that of a name with all its parts.
+  /// `key`: StreamName::key() of a complete name.
   BIQA_HOST_DEVICE explicit RandomStream(Words<2> key) : key_(key) {}
 
   BIQA_HOST_DEVICE Words<4> bits(std::uint64_t index) const {

@@ -29,8 +29,9 @@ double rmse(std::span<const double> x, std::span<const double> y);
 /// Ranks from 1; tied values share the average of their ranks. No value may be NaN.
 std::vector<double> average_ranks(std::span<const double> values);
 
-/// low + rise·s(x) + slope·x with s(x) = 1/(1 + exp(-(x - centre)/width)), width > 0. Four parameters: slope is 0 (high
-/// = low + rise). Five: VQEG's b1(½ - 1/(1 + exp(b2(x - b3)))) + b4·x + b5 with other names.
+/// low + rise·s(x) + slope·x with s(x) = 1/(1 + exp(-(x - centre)/width)), width > 0. With four parameters, slope is 0
+/// and the curve rises from low to low + rise. With five, it is VQEG's b1(½ - 1/(1 + exp(b2(x - b3)))) + b4·x + b5
+/// under other names.
 struct Logistic {
   double low = 0, rise = 0, centre = 0, width = 1, slope = 0;
   double operator()(double x) const;

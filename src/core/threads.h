@@ -36,8 +36,8 @@ class FirstFailure {
   std::exception_ptr failure_;
 };
 
-/// Runs body(0) … body(count − 1), each on its own thread, or on this one if the system has no more threads. Returns
-/// when all have ended; throws the first exception.
+/// Runs body(0) … body(count − 1). body(0) runs on this thread, each other call on a new thread. If the system has no
+/// more threads, the remaining calls also run on this thread. Returns when all have ended; throws the first exception.
 template <typename Body>
 void on_threads(std::int64_t count, const Body& body) {
   FirstFailure failure;

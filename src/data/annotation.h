@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What people have said of an image: the fields of a manifest row that rewards and evaluations see. They travel as one value
-// from the manifest (Sample::annotation) over samples, groups and messages to the rewards and the step dumps.
+// What people said about an image: the fields of a manifest row that rewards and evaluations use. Samples, groups,
+// messages between ranks and step dumps carry these fields as one value.
 #pragma once
 
 #include <string>

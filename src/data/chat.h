@@ -32,8 +32,8 @@ struct ModelTokenIds {
   std::int64_t vision_start = -1, vision_end = -1, image_pad = -1;
 };
 
-/// Looks up the control tokens by their text. Throws Error if one is absent, if the model gives one of them another id,
-/// or if the tokenizer has more ids than the model has rows.
+/// Looks up the control tokens by their text. Throws Error if one is absent or has another id in the model. Also throws
+/// Error if the tokenizer has more ids than the model has rows.
 ChatIds find_chat_ids(const Tokenizer& tokenizer, const ModelTokenIds& model);
 
 /// A prompt, ready for the model.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The chat template of a model folder, split into parts: its own texts before, between and after the system message,
 // the images and the user's text. The template is rendered with placeholders, so a user's text cannot become a control
-// token. Its questions about a text are answered for the real text.
+// token. If the template tests a text, for example whether it is empty, the test uses the real text.
 #pragma once
 
 #include <cstddef>

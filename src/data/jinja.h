@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The part of the Jinja language that chat templates use, rendered as in transformers (trim_blocks, lstrip_blocks):
 // texts, if, for, set, namespaces, the usual operators, tests, filters and string methods. Anything else is an Error.
-// In a branch that is not taken it is an Error only if it cannot be parsed. Any input gives a text or an Error in
-// bounded time.
+// In a branch that is not taken, other syntax is an Error only if it cannot be parsed. Any input gives a text or an
+// Error in bounded time.
 #pragma once
 
 #include <memory>
@@ -14,12 +14,13 @@
 
 namespace biqa {
 
-/// A text that a mark between two edges represents in the variables, so that it differs from the template's own text. A
-/// template's questions about the text (is it empty, does it contain, begin with, equal …) are answered for the real
-/// words. The output has the mark, with the edges that the template has not trimmed. Splitting such a text is an Error.
+/// Stands for a text in the variables. The variables contain a mark between two edges, so that the output shows where
+/// the template placed the text. If the template tests the text (is it empty, does it contain, begin with, equal …),
+/// the test uses the real words. The output contains the mark, and each edge that the template has not trimmed.
+/// Splitting such a text is an Error.
 struct JinjaMark {
-  static constexpr char kBegin = '\x01', kEnd = '\x02';  ///< around its name; templates never contain these
-  static constexpr char kEdge = '\x1c';                  ///< white space for trim(), and rare
+  static constexpr char kBegin = '\x01', kEnd = '\x02';  ///< around the name; templates never contain these
+  static constexpr char kEdge = '\x1c';  ///< an edge; trim() removes it, and texts rarely contain it
   std::string_view name, words;
 
   std::string core() const { return kBegin + std::string(name) + kEnd; }

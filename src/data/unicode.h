@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Unicode functions of the tokenizer, based on libutf8proc. Its Unicode version differs from that of Hugging Face's
-// tokenizers 0.23: with libutf8proc 2.8 (Unicode 15), to_nfc orders 54 marks by classes that the older tables do not
-// have. All other characters up to U+33000 are treated equally.
+// tokenizers 0.23: with libutf8proc 2.8 (Unicode 15), to_nfc orders 54 marks by classes that Hugging Face's older
+// tables do not have. All other characters up to U+33000 are treated equally.
 #pragma once
 
 #include <cstddef>

@@ -20,7 +20,7 @@ class AppendFile {
 
   /// Passes the record to the system at once, so that it survives the end of the process. If the record cannot be
   /// written whole (full disk), removes the written part and throws Error. Also throws Error if the path no longer
-  /// leads to this file (removed or moved), because the record could not be found.
+  /// leads to this file (removed or moved), because nobody would find the record.
   void append(std::string_view record);
   const std::filesystem::path& path() const { return file_; }
 

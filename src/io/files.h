@@ -45,8 +45,8 @@ class MappedFile {
   std::span<const std::byte> bytes_;
 };
 
-/// Marks in the hidden names of unfinished files and folders: those of one process, and those of checkpoints that
-/// several processes write.
+/// Marks in the hidden names of unfinished files and folders. kTemporaryMark: written by one process. kPartialMark: a
+/// checkpoint that several processes write.
 inline constexpr std::string_view kTemporaryMark = ".tmp-", kPartialMark = ".partial";
 
 /// An unused name in the folder of `target`: `.NAME.tmp-PID-COUNT`.

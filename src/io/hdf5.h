@@ -36,8 +36,8 @@ class Hdf5Writer {
   /// One-dimensional, UTF-8, padded with NULs to the longest text.
   void dataset(const std::string& path, std::span<const std::string> texts);
 
-  /// A scalar attribute of a group or dataset that exists ("/" is the root): bool as h5py's enum, integers as
-  /// int64, floating point as float64, text as UTF-8.
+  /// Writes an attribute of an existing group or dataset ("/" is the root). Stored types: bool as h5py's enum, integers
+  /// as int64, floating point as float64, text as UTF-8. A list of texts becomes an array; the others are scalars.
   template <typename T>
   void attribute(const std::string& object, const std::string& name, const T& value) {
     if constexpr (std::same_as<T, bool>) {

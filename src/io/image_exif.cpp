@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The orientation in a TIFF directory, which is also the format of an EXIF block. No library is used, because Pillow
-// accepts more than they do: libexif does not know the types IFD and LONG8, and libtiff accepts no floating-point
-// numbers here.
+// Reads the orientation from a TIFF directory, which is also the format of an EXIF block. No library is used, because
+// Pillow accepts values that libraries reject: libexif does not know the types IFD and LONG8, and libtiff accepts no
+// floating-point numbers here.
 #include <bit>
 #include <cstdint>
 #include <optional>

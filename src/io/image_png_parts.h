@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Private to io/image: splits a PNG file into chunks as Pillow does, because libpng refuses more files.
+// Private to io/image: splits a PNG file into chunks as Pillow does, because libpng refuses files that Pillow accepts.
 #pragma once
 
 #include <array>
@@ -25,7 +25,8 @@ class PngParts {
 
   /// Reads the pixels and everything after them.
   void read_rest();
-  /// Adds an empty chunk of pixels instead, because libpng reads a header up to there.
+  /// Call this instead of read_rest() if only the header is needed. It adds an empty pixel chunk, because libpng ends
+  /// the header there.
   void leave_out_rest() { add("IDAT", {}); }
 
   /// The input for libpng, in pieces.
@@ -56,7 +57,7 @@ class PngParts {
   std::deque<std::array<std::byte, 8>> heads_;
   std::vector<Bytes> pieces_;
   int colour_type_ = -1;
-  std::size_t palette_ = 0;  ///< colours
+  std::size_t palette_ = 0;  ///< number of colours
   std::optional<std::string> exif_;
   std::optional<Text> profile_;
   Text xmp_;

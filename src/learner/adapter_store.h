@@ -35,8 +35,8 @@ Lora read_adapter(const Hdf5File& file, const std::string& group, const ModelCon
 void write_frozen_parts(Hdf5Writer& out, const std::string& group, const Lora& lora);
 
 /// Reads the parts on frozen modules among the children of `group`; nullptr if there are none. Throws Error naming file
-/// and tensor for a shape that `config` does not have, for a part without its other half, and for a value or scale that
-/// is not finite.
+/// and tensor if a shape does not fit `config`, or if A or B is missing. Also throws Error if a value or a scale is not
+/// finite.
 std::shared_ptr<const FrozenParts> read_frozen_parts(const Hdf5File& file, const std::string& group,
                                                      const ModelConfig& config);
 

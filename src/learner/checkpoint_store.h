@@ -51,8 +51,8 @@ struct CheckpointManifest {
 };
 
 /// Reads manifest.json of a checkpoint folder. Throws Error naming the file if it is missing, damaged or of another
-/// format, or if its step, version or cursor is missing or impossible. Since format 2 it contains a digest of its own
-/// bytes.
+/// format. Also throws Error if its step, version or cursor is missing or impossible. Since format 2 it contains a
+/// digest of its own bytes.
 CheckpointManifest read_checkpoint_manifest(const std::filesystem::path& folder);
 
 /// Writes adapter.h5: f32 datasets named by PEFT key, including those on frozen modules, and the attributes rank,
@@ -64,8 +64,9 @@ void write_adapter_h5(const std::filesystem::path& file, const Lora& lora, const
 Lora read_adapter_h5(const std::filesystem::path& file, const ModelConfig& config);
 
 /// Reads an adapter in any form: a PEFT folder or its safetensors file, an adapter.h5, a checkpoint folder, or a run
-/// folder or its checkpoints/. Of a run it takes the final adapter. Otherwise it takes that of the newest
-/// checkpoint whose adapter is undamaged, whatever its shards are, and warns of each newer checkpoint. Throws Error as read_adapter_h5 does.
+/// folder or its checkpoints/. From a run it takes the final adapter. Without a final adapter, it takes the newest
+/// checkpoint with an undamaged adapter, even if shards are damaged. It warns of each newer checkpoint. Throws Error as
+/// read_adapter_h5 does.
 Lora read_any_adapter(const std::filesystem::path& path, const ModelConfig& config);
 
 /// Writes a checkpoint folder with a single shard. It appears whole or not at all. Throws Error if `folder` exists and
@@ -90,10 +91,10 @@ struct ShardFacts {
   std::string name;
   std::int64_t begin = 0, end = 0, updates = 0;
 };
-/// Throws Error if its tensors do not have the recorded range.
+/// Reads the facts of a shard. Throws Error if the shard's tensors do not have the recorded range.
 ShardFacts read_shard_facts(const std::filesystem::path& folder, const std::string& name);
-/// Throws Error unless the listed files are an adapter of this step and all shards of one number of learners, with
-/// ranges that join without gaps. `shards`: the facts of the listed shards. Reads adapter.h5.
+/// Throws Error unless the listed files are an adapter of this step and a complete set of shards. The ranges of the
+/// shards must join without gaps. `shards`: the facts of the listed shards. Reads adapter.h5.
 void check_parts(const std::filesystem::path& folder, const CheckpointManifest& manifest,
                  std::span<const ShardFacts> shards);
 /// What is wrong with a file that the manifest lists (missing, size, digest). Empty: nothing is wrong.
@@ -114,7 +115,7 @@ void point_best_checkpoint(const std::filesystem::path& root, std::int64_t step)
 /// The step that `best` points to. On file systems without links, `latest` and `best` are files with the checkpoint's
 /// name.
 std::optional<std::int64_t> best_checkpoint(const std::filesystem::path& root);
-/// Warns if it cannot.
+/// Removes a checkpoint. Prints a warning if that fails.
 void remove_checkpoint(const std::filesystem::path& folder);
 /// Keeps the newest `keep` checkpoints (0: all) and the one that `best` points to.
 void remove_old_checkpoints(const std::filesystem::path& root, std::int64_t keep);

@@ -80,7 +80,7 @@ struct TensorDifference {
   std::string name;
   std::vector<std::int64_t> shape_a, shape_b;  ///< empty where it is absent
   bool equal = false;                          ///< same shape, scale and bits
-  std::size_t differing = 0;                   ///< values
+  std::size_t differing = 0;                   ///< number of values that differ
   double largest = 0;                          ///< |a - b|
   double largest_relative = 0;                 ///< |a - b| / max(|a|, |b|)
 };

@@ -30,9 +30,10 @@ class CheckpointWriter {
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
 
-  /// For use before the first step: write small files in the way of a checkpoint, so that an unsuitable folder is found
-  /// early. Every learner calls try_part(). After that the first learner calls try_publishing(), which also checks that
-  /// `bytes` fit on the disk and removes the files of all. If one fails, it removes its files and throws Error.
+  /// For use before the first step: write small files as a checkpoint would, so that an unsuitable folder is found
+  /// early. Every learner calls try_part(). After that the first learner calls try_publishing(). It also checks that
+  /// `bytes` fit on the disk, and removes the files of all learners. If one of the functions fails, it removes its
+  /// files and throws Error.
   void try_part() const;
   void try_publishing(std::uint64_t bytes) const;
 

@@ -23,7 +23,8 @@ namespace biqa {
 struct LearnerSequence {
   std::span<const std::int64_t> completion;
   std::span<const float> behaviour_logp;  ///< empty for sft
-  std::span<const float> mask;  ///< empty: every token counts; all 0: no token counts, the sequence does
+  /// empty: every token counts; all 0: the sequence counts, but none of its tokens
+  std::span<const float> mask;
   double advantage = 0;
   std::uint64_t member = 0;  ///< index in its group; part of the key of the completion's dropout
 };
@@ -108,7 +109,7 @@ class Learner {
   Tensor flat(std::size_t size) const;
   /// This rank's range of the unpadded flat vector.
   std::pair<std::size_t, std::size_t> own_range() const;
-  /// Everyone's shard of the values to all.
+  /// Gathers the learners' shards of the values, so that every learner has all values.
   void gather_values();
   /// The shards of all ranks, without the padding.
   std::vector<float> gathered(const Tensor& shard);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Messages between learners, and the texts that others get of a checkpoint: all tags and layouts of this layer. All ranks
-// run the same build, so a struct is sent as its bytes.
+// Messages between learners, and texts that describe checkpoints to other ranks. This file has all tags and layouts of
+// this layer. All ranks run the same build, so a struct is sent as its bytes.
 #pragma once
 
 #include <cstdint>
@@ -16,11 +16,12 @@
 
 namespace biqa {
 
-/// Tag of messages between learners: one part of the state on a range, from who has read it to who owns it.
+/// Tag of messages between learners. The learner that has read a range of a checkpoint sends its values to the owner of
+/// the range.
 inline constexpr int kTagRange = 0;
 
 void send_values(Communicator& learners, int to, std::span<const float> values);
-/// Fills `values` with the next ones of rank `from`, which must be as many.
+/// Fills `values` with the next message of rank `from`, which must have the same number of values.
 void receive_values(Communicator& learners, int from, std::span<float> values);
 
 /// [begin, end) of the flat vector.
@@ -30,9 +31,9 @@ struct ValueRange {
 /// The ranges of all learners, by rank. Collective.
 std::vector<ValueRange> share_ranges(Communicator& learners, const ValueRange& own);
 
-/// The text of rank `root`, on every rank. Collective.
+/// Returns the text of rank `root` on every rank. Collective.
 std::string share_text(Communicator& ranks, const std::string& text, int root);
-/// A random text of the first learner, on all. Collective.
+/// The first learner chooses a random text; every learner returns it. Collective.
 std::string share_token(Communicator& learners);
 
 std::string text_of(std::span<const std::filesystem::path> paths);
@@ -46,7 +47,7 @@ struct CheckedFiles {
 std::string text_of(const CheckedFiles& checked);
 CheckedFiles checked_files_of(const std::string& text);
 
-/// Without `info` and `adapter`. Empty text: no checkpoint found.
+/// The text leaves out `info` and `adapter`. It is empty if no checkpoint was found.
 std::string text_of(const std::optional<FoundCheckpoint>& found);
 std::optional<FoundCheckpoint> found_checkpoint_of(const std::string& text);
 

@@ -34,8 +34,8 @@ class PeftConfig {
 
   /// False if a regular expression is not supported. Then the keys of the tensors decide which modules are adapted.
   bool names_are_known() const;
-  /// Whether a module is adapted, from target_modules, exclude_modules, layers_to_transform and layers_pattern. Either
-  /// path may match the included names. `before` selects the path for the excluded names.
+  /// Whether a module is adapted, from target_modules, exclude_modules, layers_to_transform and layers_pattern.
+  /// Included names may match either path. For excluded names, `before` selects the path that is compared.
   bool names(const ModulePath& path, bool before) const;
   /// Whether target_modules is "all-linear": every linear layer except the head.
   bool all_linear() const;

@@ -23,10 +23,10 @@ struct WindowPlan {
 };
 WindowPlan plan_windows(const VisionConfig& config, std::span<const Grid> grids);
 
-/// Reads tensors of a model folder into the backend's layout. With an arena, each becomes a block named after its first
-/// part, and is read only if the arena is filling(). An adapter's parts on frozen modules are merged during reading, in
-/// f32, and rounded once to the compute type. The name of such a block contains their digest, so that ranks with
-/// different weights never share it.
+/// Reads tensors of a model folder into the backend's layout. With an arena, each product or tensor becomes a block
+/// named after its first weight. It is read only if the arena is filling(). An adapter's parts on frozen modules are
+/// merged during reading, in f32, and rounded once to the compute type. The name of such a block contains their digest,
+/// so that ranks with different weights never share it.
 class WeightLoader {
  public:
   WeightLoader(const Checkpoint& checkpoint, Ops& ops, WeightArena* arena,

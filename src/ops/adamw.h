@@ -23,7 +23,7 @@ struct AdamWStep {
   std::int64_t step = 1;  ///< counts from 1
 };
 
-/// What an update multiplies by, each computed in double and rounded to T.
+/// The constants of an update. Each is computed in double and rounded to T.
 template <typename T>
 struct AdamWFactors {
   T scale, keep, share1, beta2, share2, rate, root_correction, eps;

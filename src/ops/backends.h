@@ -14,7 +14,7 @@ struct DeviceChoice {
   std::string device = "cpu";  ///< cpu | cuda
   DType compute = DType::f32;  ///< f32 | bf16
   int threads = 0;  ///< of the CPU backend; 0: all processors that this process may use, or OMP_NUM_THREADS
-  int local_rank = 0;  ///< number of this process among those of its node: which GPU it takes
+  int local_rank = 0;  ///< number of this process among those of its node; selects the GPU
 };
 
 /// Throws Error if the backend is not part of this build or finds no device.
@@ -24,10 +24,11 @@ std::unique_ptr<Ops> make_ops(const DeviceChoice& choice);
 /// starting threads.
 void set_further_backend(std::function<std::unique_ptr<Ops>(const DeviceChoice&)> make);
 
-/// Ops::kv_layout of a backend that need not exist here: plans and checks are made before it does.
+/// The layout that Ops::kv_layout of this backend returns. The backend need not exist yet, because plans and checks
+/// come before it.
 KvLayout kv_layout(const DeviceChoice& choice, const HeadShape& shape);
 
-/// Rows of logits [rows, vocabulary] f32 that the CPU backend holds at most at a time.
+/// Maximum number of rows of logits [rows, vocabulary] f32 that the CPU backend holds at a time.
 std::int64_t logit_rows(std::int64_t vocabulary);
 
 }  // namespace biqa

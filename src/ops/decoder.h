@@ -77,11 +77,12 @@ class Tape {
   Tape& operator=(const Tape&) = delete;
 };
 
-/// Inverted dropout on the adapter's inputs in a training pass; rate 0 is none. `key` is mixed from seed and step. Element
-/// `column` of the input of the n-th adapted projection among those that share it (in the order q, k, v; o; gate, up; down) is
-/// kept if u >= rate, and then scaled by 1/(1 − rate). u is word column mod 4 of block column div 4 of the random stream
-/// {mix64(key ^ mix64(4·layer + input)), n, the row's token key}, divided by 2^32; input is 0 for q, k, v, 1 for o, 2 for
-/// gate, up, 3 for down.
+/// Inverted dropout on the adapter's inputs in a training pass; rate 0 is none. `key` is mixed from seed and step. Four
+/// inputs of a layer feed projections: 0 (q, k, v), 1 (o), 2 (gate, up), 3 (down). Every adapted projection drops
+/// elements of its input independently. Element `column` is kept if u >= rate, and is then scaled by 1/(1 − rate). u is
+/// a word of a random stream (core/random.h), divided by 2^32: word column mod 4 of block column div 4. The stream of a
+/// row is {mix64(key ^ mix64(4·layer + input)), n, the row's token key}. n counts the adapted projections of the input
+/// in the order above, from 0.
 struct DropoutKey {
   double rate = 0;
   std::uint64_t key = 0;
@@ -93,9 +94,9 @@ struct ForwardOptions {
   DropoutKey dropout{};
 };
 
-/// How a next token is chosen. Greedy takes the first of the largest logits. Otherwise weights exp(logit/temperature) outside
-/// top-k and top-p become 0, and the token is the first, in order of ids, whose cumulative weight exceeds uniform times the
-/// sum of all.
+/// How the next token is chosen. `greedy` takes the largest logit, the lowest id among equals. Otherwise each id has
+/// the weight exp(logit/temperature), or 0 if top-k or top-p excludes it. The weights are summed in the order of the
+/// ids. The token is the first id whose cumulative weight exceeds `uniform` times the total.
 struct SampleRequest {
   float temperature = 1.0F;
   std::int32_t top_k = 0;  ///< 0: off
@@ -116,8 +117,8 @@ class SampledTokens {
   virtual ~SampledTokens() = default;
   SampledTokens(const SampledTokens&) = delete;
   SampledTokens& operator=(const SampledTokens&) = delete;
-  /// One token per pick, in order; waits for them. Throws Error where the network's output is not finite (a backend that
-  /// samples at once throws it in sample()).
+  /// One token per pick, in order; waits for them. Throws Error if the network's output is not finite. A backend that
+  /// samples at once throws this Error in sample().
   virtual std::span<const SampledToken> wait() = 0;
 };
 
@@ -149,9 +150,9 @@ class Decoder {
                         ConstView d_hidden, View gradient) = 0;
 
   /// For every pick: the log-probability of its target under softmax(logits / temperature), the entropy of that softmax
-  /// in nats, and unless empty d_picked [picks, hidden] f32 = ∂logp/∂hidden. The gradient of the loss with respect to
-  /// the hidden states is linear in its derivative with respect to logp. So one pass over the vocabulary serves forward
-  /// and backward. Only the logits of a chunk of rows are in memory. Waits.
+  /// in nats, and unless empty d_picked [picks, hidden] f32 = ∂logp/∂hidden. The loss's gradient with respect to the
+  /// hidden states is linear in its derivative with respect to logp. So one pass over the vocabulary serves forward and
+  /// backward. Only the logits of a chunk of rows are in memory. Waits.
   virtual void log_prob(const BatchPlan& plan, ConstView hidden, std::span<const std::int64_t> targets,
                         float temperature, std::span<float> logp, std::span<float> entropy,
                         View d_picked) = 0;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the single operations of a network are given besides tensors, on every backend.
+// Arguments of single operations of a network, besides tensors. The CPU backend and the operation tests of all backends
+// use them.
 #pragma once
 
 #include <cstdint>
@@ -49,7 +50,8 @@ struct AttentionRows {
 };
 
 /// A prompt and the completions that follow it, for the backward pass of attention. Key rows are packed rows of k and
-/// v. Query rows are packed rows of q. The numbers of a row differ if only some rows have queries.
+/// v. Query rows are packed rows of q. If only some rows have queries, a row has different numbers as a key row and as
+/// a query row.
 struct SharedPromptRows {
   struct Member {
     std::int64_t first_key_row = 0, rows = 0, first_query_row = 0;

@@ -1,24 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-// The seam between the program and a device. All computation on tensors of the network goes through these interfaces,
-// and each backend implements them (docs/decisions/0020-the-device-seam.md). Ops creates the parts of a network
-// (ops/decoder.h, ops/vision.h) and has the operations of the optimizer.
+// The interface between the program and a device. All computation on tensors of the network goes through these
+// interfaces, and each backend implements them (docs/decisions/0020-the-device-seam.md). Ops creates the parts of a
+// network (ops/decoder.h, ops/vision.h) and has the operations of the optimizer.
 //
 // Rules that hold for every operation of every backend
 // - Numbers. Activations that feed a product have the compute type (f32 or bf16); everything else is f32: the residual
 //   stream, results of products, gradients. Products accumulate in f32.
-// - Batch invariance: a row of an output depends on that row's inputs alone, to the bit: not on the number of rows, on the
-//   other rows, or on the thread count. Sums over tokens (weight gradients) run in row order.
-// - Memory. Tensors that are passed in or written lie in memory() unless the operation says "host". Host spans are read before
-//   the call returns, or filled by a call that says it waits.
-// - Order. Work is done in the order of the calls. A call may return before its work is done. The values of what it was given
-//   must stay as they are until a later call has waited: DeviceMemory::wait, Decoder::log_prob and squared_norm for all that was
-//   asked for before, SampledTokens::wait for what was asked for up to its sample(). Only DeviceMemory::wait fills the host
-//   targets of copies.
-// - Lifetime. Tensors, plans, stores, adapters, tapes and packed weights may be destroyed as soon as the call that they were
-//   given to has returned; the backend keeps what its work needs.
-// - Errors. Wrong arguments are a programmer's mistake (CHECK, at once). What fails while the work is done is thrown as Error
-//   by the next call that waits, and by every later one; a backend that does the work at once may throw it at once.
-// - Threads. One thread at a time calls an Ops and what it made.
+// - Batch invariance. Every bit of an output row depends only on that row's inputs. It does not depend on the number of
+//   rows, on the other rows or on the number of threads. Sums over tokens (weight gradients) run in row order.
+// - Memory. Tensors that are passed in or written lie in memory() unless the operation says "host". Host spans are
+//   inputs, read before the call returns, or outputs of calls that wait.
+// - Order. Work runs in the order of the calls. A call may return before its work has finished. The caller must not
+//   change the values of the arguments until a later call has waited for the work. DeviceMemory::wait,
+//   Decoder::log_prob and squared_norm wait for all earlier work. SampledTokens::wait waits for all work up to its
+//   sample(). Host targets of copies have their values only after DeviceMemory::wait.
+// - Lifetime. Tensors, plans, stores, adapters, tapes and packed weights may be destroyed as soon as the call that
+//   received them has returned. The backend keeps everything that its work still needs.
+// - Errors. Wrong arguments are programming errors (CHECK in the call). If work fails later, the next call that waits
+//   throws an Error, and so does every later call that waits. A backend that finishes its work within the call may throw
+//   the Error there.
+// - Threads. Only one thread at a time may use an Ops and the objects that it made.
 #pragma once
 
 #include <cstdint>
@@ -53,14 +54,16 @@ class Ops {
   Ops& operator=(const Ops&) = delete;
 
   virtual DType compute_type() const = 0;
-  /// Names the device of this process: equal in two processes of a node only if they use the same GPU. Empty for the CPU,
-  /// which processes share.
+  /// Name of the device of this process. Two processes of a node have equal names only if they use the same GPU. Empty
+  /// for the CPU, because processes may share it.
   virtual std::string device_name() const { return {}; }
   virtual DeviceMemory& memory() = 0;
   virtual KvLayout kv_layout(const HeadShape& shape) const = 0;
 
-  /// --- parts of a network --- `weight` [out, in] is dense and of any float type; `bias` is empty or [out] f32; both
-  /// are in host memory. `backward`: also prepare gradients with respect to the input.
+  // --- parts of a network ---
+
+  /// `weight` [out, in] is dense and of any float type; `bias` is empty or [out] f32; both are in host memory.
+  /// `backward`: also prepare gradients with respect to the input.
   virtual std::unique_ptr<FrozenLinear> pack(ConstView weight, std::span<const float> bias,
                                              bool backward) = 0;
   /// nullptr: packed weights cannot be shared.
@@ -72,12 +75,14 @@ class Ops {
   virtual std::unique_ptr<Decoder> make_decoder(const DecoderShape& shape, DecoderWeights weights) = 0;
   virtual std::unique_ptr<VisionEncoder> make_vision(const VisionShape& shape, VisionWeights weights) = 0;
 
-  /// --- single products (measurements, checks) --- y [T, out] f32 (+)= x [T, in] · Wᵀ + b; x has the compute type;
-  /// both dense.
+  // --- single products (measurements, checks) ---
+
+  /// y [T, out] f32 (+)= x [T, in] · Wᵀ + b. x has the compute type; x and y are dense.
   virtual void linear(ConstView x, const FrozenLinear& w, View y, bool accumulate = false) = 0;
 
-  /// --- optimizer; all [1, n] f32 --- Sum of squares in f64, in an order that depends only on n. Not finite if an
-  /// element is not. Waits.
+  // --- optimizer; all tensors are [1, n] f32 ---
+
+  /// Sum of squares in f64, in an order that depends only on n. Not finite if an element is not. Waits.
   virtual double squared_norm(ConstView gradient) = 0;
   /// Updates every element (ops/adamw.h).
   virtual void adamw(View values, ConstView gradient, View m, View v, const AdamWStep& step) = 0;

@@ -17,7 +17,7 @@ class RotaryTable {
  public:
   /// `section`: number of frequencies of the temporal, height and width coordinates; their sum is head_dim/2.
   RotaryTable(std::int64_t head_dim, double theta, const std::array<std::int64_t, 3>& section);
-  /// cosines, sines [positions, head_dim/2] f32, host: of position · frequency.
+  /// Fills cosines and sines [positions, head_dim/2] f32 in host memory. The angle is position · frequency.
   void fill(std::span<const Position> positions, View cosines, View sines);
 
  private:

@@ -20,13 +20,14 @@
 //             2·(⌊log2 H⌋ + blocks-1)·(block/B + λ), whichever ends earlier (broadcast_shape.h). Then `apply`, and
 //             four small maxima over H.
 //   waits     A rank that has waited w sleeps up to min(w/16, 5 ms) between two checks (comm/wait_times.h). Each hop of
-//             a tree or chain costs half of that. Where the last of n ranks counts, it costs n/(n+1) of that.
+//             a tree or chain costs half of this sleep. If the last of n ranks counts, it costs n/(n+1) of this sleep.
 //   cores     Ranks may share C cores. n busy ones run at min(1, C'/n) of their speed. C' is C minus the cores that
 //             waiting ranks use to check for messages.
 //   lag K     An actor begins step s when it has ended step s-1 and version s-1-K is published. A learner begins it when
 //             its groups are scored and version s-1 is published. With K = 0 the step is the sum of its parts.
-//   saving    Runs in the background: all bytes through the file system, or the first learner's through its own link. It
-//             delays only the next checkpoint. The step waits only for the copy (3·P/L/sum).
+//   saving    Runs in the background. Its time is the larger of two: all bytes through the file system, or the first
+//             learner's bytes through its own link. It delays only the next checkpoint. The step waits only for the
+//             copy (3·P/L/sum).
 #pragma once
 
 #include <array>
@@ -95,7 +96,7 @@ struct ScaleStep {
   double reduce_seconds = 0, publish_seconds = 0;
   /// part of publish_seconds: until the adapter has reached the last rank that needs it
   double broadcast_seconds = 0;
-  double checkpoint_seconds = 0;  ///< to write one
+  double checkpoint_seconds = 0;  ///< to write one checkpoint
   /// steps between two checkpoints: checkpoint_every, or more if the disk is slower
   std::int64_t checkpoint_steps = 0;
   double copy_seconds = 0;                       ///< time for copying checkpoint data, averaged per step

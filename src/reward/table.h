@@ -26,8 +26,8 @@ struct RewardInput {
 struct Reward {
   std::string_view name;   ///< key `rewards.NAME`, metrics `reward_NAME_mean` and `reward_NAME_std`
   double weight;           ///< default of `rewards.NAME`
-  std::string_view title;  ///< of its curve
-  std::string_view range;  ///< axis of its curve
+  std::string_view title;  ///< title of its curve
+  std::string_view range;  ///< range of values, shown next to the title
   bool needs_stage2;       ///< always 0 if the second stage is disabled
   bool may_be_full;  ///< no warning if all trajectories have the same value above 0, because that is the aim
   double (*value)(const RewardInput& input);

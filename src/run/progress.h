@@ -49,7 +49,7 @@ class Progress {
 /// "45 s", "1:15 min", "2:03 h".
 std::string duration_text(double seconds);
 
-/// The line. Its rate is that of `done - start` units in `seconds`.
+/// The text of the progress line. Its rate is (done - start) / seconds.
 std::string progress_text(const std::string& what, std::int64_t done, std::int64_t start, std::int64_t total,
                           double seconds, const std::string& detail);
 

@@ -92,7 +92,7 @@ MetricsFile read_metrics(const std::filesystem::path& file);
 /// Calls `visit` for each line of samples.jsonl in order. Otherwise like read_metrics.
 void read_samples(const std::filesystem::path& file, const std::function<void(const SampleRecord&)>& visit);
 
-/// The number in this column of the line; NaN if there is none of this name or it was not measured.
+/// The value in this column. NaN if no column has this name, or if it was not measured.
 double column_of(const EvalMetrics& metrics, std::string_view column);
 
 /// The numbers of a record for TensorBoard, without those that were not measured.

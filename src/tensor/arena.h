@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory of one pass, taken in order and returned in scopes. Every layer uses the same bytes, so only the first one
-// allocates.
+// Working memory of one pass. Blocks are taken in order and returned together at the end of a scope. Each layer reuses
+// the bytes of the layer before, so only the first layer allocates.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,8 @@ namespace biqa {
 /// A view from take() is valid until the current Scope or the arena ends.
 class Arena {
  public:
-  /// Takes blocks from `memory`, which must outlive the arena. Work on returned bytes must be in the order of the calls.
+  /// Takes blocks from `memory`, which must outlive the arena. Returned bytes may be taken again at once. So all work
+  /// on them must run in the order in which it was enqueued.
   explicit Arena(std::string label, DeviceMemory& memory = host_memory())
       : label_(std::move(label)), memory_(&memory) {}
   Arena(const Arena&) = delete;
@@ -23,7 +24,7 @@ class Arena {
   /// A dense matrix, 64-byte aligned (device memory: 256) and uninitialised. Throws Error if there is not enough memory.
   View take(DType type, std::int64_t rows, std::int64_t columns);
 
-  /// At its end returns everything taken since its beginning.
+  /// The end of a Scope returns everything that was taken since the Scope began.
   class Scope {
    public:
     explicit Scope(Arena& arena) : arena_(arena), block_(arena.block_), offset_(arena.offset_) {}

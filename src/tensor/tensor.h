@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Ownership and shapes of memory; no arithmetic.
 //   Buffer   owns aligned bytes under a label (printed on out-of-memory and in the memory report)
-//   View     borrows mutable elements, ConstView const ones: a matrix [rows, columns] whose rows may be spaced
+//   View     borrows mutable elements, ConstView const ones: a matrix [rows, columns] with a stride between rows
 //   Tensor   owns a dense matrix
 // All three know their kind of memory. The host cannot access elements of device memory (CHECK). The network needs only
 // two dimensions. A vector is one row; comments name higher shapes.
@@ -76,7 +76,7 @@ class Buffer {
     refuse_device();
     return data_;
   }
-  /// For backends: in whichever memory the bytes are.
+  /// For backends: returns the address in either kind of memory.
   void* address() { return data_; }
   const void* address() const { return data_; }
   std::size_t bytes() const { return bytes_; }
@@ -140,7 +140,7 @@ class BasicView {
     refuse_device();
     return data_;
   }
-  /// The first element, for backends: in whichever memory it is.
+  /// The first element, for backends: works for either kind of memory.
   Void* address() const { return data_; }
   /// The same; checks that the type is T.
   template <typename T>
@@ -241,7 +241,7 @@ class Tensor {
   std::size_t bytes() const { return buffer_.bytes(); }
   Memory memory() const { return buffer_.memory(); }
   const std::string& label() const { return buffer_.label(); }
-  /// Both are only for host memory (CHECK). DeviceMemory does the same for any memory.
+  /// clone() and zero() are only for host memory (CHECK). DeviceMemory copies and zeroes any memory.
   Tensor clone() const;
   void zero();
 

@@ -2,7 +2,8 @@
 // One copy of a model's frozen weights for all ranks of a node, as named blocks in shared memory
 // (docs/decisions/0006-weights-once-per-node.md).
 //
-// A model is loaded over an arena up to two times, with the same take() calls in any order. The states of an arena:
+// A model is loaded with an arena up to two times: first to plan the blocks, then to fill or use them. Both loads take
+// the same blocks, in any order. The states of an arena:
 //   planning   blocks have a name, a size and a fingerprint, but no memory; weights must not be read
 //   filling    after create(): blocks are memory of this process; the caller of take() must write them
 //   filled     after seal() or attach(): blocks have their weights and are read-only

@@ -43,7 +43,7 @@ struct WorkRequest {
   std::int64_t step = 0, groups = 0, row = 0, tokens = 0;
   int from = -1;  ///< the rank that asks; set by the receiver
 };
-/// Rows of a step for the actor that gets them. `last`: this step has no more for it.
+/// Rows of a step for the actor that gets them. `last`: the step has no more rows for this actor.
 struct WorkReply {
   std::int64_t step = 0;
   bool last = false;
@@ -53,7 +53,7 @@ void send_work_request(Communicator& world, int keeper, const WorkRequest& reque
 std::optional<WorkRequest> try_receive_work_request(Communicator& world);
 void send_work_reply(Communicator& world, int actor, const WorkReply& reply);
 std::optional<WorkReply> try_receive_work_reply(Communicator& world, int keeper);
-/// Waits for it.
+/// As try_receive_work_reply(), but waits.
 WorkReply receive_work_reply(Communicator& world, int keeper);
 
 /// Bytes of a report, of a request, and of a reply with one row.
@@ -61,7 +61,7 @@ inline constexpr std::size_t kReportWireBytes = sizeof(StepReport),
                              kWorkRequestWireBytes = 4 * sizeof(std::int64_t),
                              kWorkReplyWireBytes = 3 * sizeof(std::int64_t);
 
-/// What is left to do when a run starts, besides its steps.
+/// The evaluation that a starting run must do before its steps.
 enum class FirstEvaluation : std::int64_t {
   none,      ///< nothing
   due,       ///< before the first step

@@ -67,7 +67,7 @@ class RunCheckpoints {
   Communicator& learners_;
   CheckpointWriter writer_;
   SaveProgress saves_;
-  bool insured_ = false;  ///< outside the states: once, in any of them
+  bool insured_ = false;  ///< take_insurance() has returned true
   std::int64_t evaluated_step_ = -1, best_step_ = 0;
   double evaluated_ = kNotMeasured, best_ = -std::numeric_limits<double>::infinity();
 };

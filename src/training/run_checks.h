@@ -33,8 +33,8 @@ struct PromptSource {
   const PreprocessConfig& preprocess;  ///< with the configuration's limits
 };
 
-/// Throws Error if a prompt of either stage with its longest completion, or an sft completion, exceeds the model's
-/// positions or does not fit into rollout.kv_memory. Each sample must have its image size.
+/// Checks the prompts of both stages with their longest completions, and sft completions. Throws Error if one exceeds
+/// the model's positions or does not fit into rollout.kv_memory. Each sample must have its image size.
 void check_lengths(const Config& config, const PromptSource& source, std::span<const Sample> train,
                    std::span<const std::vector<Sample>> evaluation);
 

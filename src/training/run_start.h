@@ -33,7 +33,7 @@ struct ResumeCandidates {
 /// Throws Error if the folder in checkpoint.resume does not exist, or if train.out contains another run.
 ResumeCandidates resume_candidates(const Config& config);
 
-/// Fingerprints of the weights and data of a training: that of a checkpoint, or this one.
+/// Fingerprints of the weights and the data that a run trains on.
 struct TrainedOn {
   std::string base_weights, training_data;
 };
@@ -47,7 +47,7 @@ void check_resumed(const Config& config, const FoundCheckpoint& found, const Lor
 struct RunStart {
   bool finished = false;  ///< all steps, the last evaluation and the results exist, so nothing is left to do
   FirstEvaluation evaluation = FirstEvaluation::none;
-  std::optional<std::int64_t> resumed_step;  ///< for RunFolder
+  std::optional<std::int64_t> resumed_step;  ///< argument of RunFolder
   bool evaluated = true;                     ///< metrics.jsonl contains the evaluation of the resumed step
   std::map<std::int64_t, std::vector<EvalMetrics>> evaluations;  ///< those in metrics.jsonl, by step
 };

@@ -32,10 +32,10 @@ class SaveProgress {
   bool running() const { return state_ != SaveState::idle && state_ != SaveState::due; }
 
   void ask();
-  /// The same; this step's save must not be delayed by another save.
+  /// As ask(), but this step's save must not be delayed by another save.
   void ask_at_once(std::int64_t step);
   void withdraw();
-  /// The wanted save must wait for the running one. True if this is new.
+  /// Notes that the wanted save must wait for the running one. Returns true only the first time.
   bool delayed();
   /// True if a save may start now: no save is running, or that of `step` must not be delayed.
   bool may_begin(std::int64_t step) const { return !running() || urgent_step_ == step; }

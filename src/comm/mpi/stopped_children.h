@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Finds processes of this machine that a signal has stopped, by asking the kernel. For the times when ranks cannot send
-// heartbeats (during MPI's start and end).
+// Finds processes of this machine that a signal has stopped, by asking the kernel. Used while ranks cannot send
+// heartbeats: during MPI's start and end.
 #pragma once
 
 #include <sys/types.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// device_link.h in a build without NCCL.
+// Implements device_link.h in a build without NCCL.
 #include "comm/nccl/device_link.h"
 
 namespace biqa::nccl {

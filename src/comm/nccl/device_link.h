@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The link over NCCL as tensor_link.cpp sees it. It exists in every build, with NCCL (nccl_world.cpp) or without (absent.cpp).
+// The part of this folder that tensor_link.cpp uses. Every build has it: nccl_world.cpp implements it with NCCL,
+// absent.cpp without.
 #pragma once
 
 #include <memory>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Collectives on device memory through NCCL. The communicator carries only names and barriers. So a rank that never comes is
-// named, and every wait has the communicator's deadline and poll.
+// Collectives on device memory through NCCL. The communicator is used only for the name of the NCCL world and for
+// barriers. If a rank never arrives, the Error of the barrier names it. Every wait has the communicator's deadline and
+// calls its poll function.
 #pragma once
 
 #include <functional>

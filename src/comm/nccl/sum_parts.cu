@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A thread adds one element's parts, so the order is that of the ranks.
+// One thread adds all parts of one element, in the order of the ranks.
 #include "comm/nccl/sum_parts.h"
 
 #include "tensor/cuda/launch.h"

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The interface to NCCL, without NCCL's types, so that tests can replace it by threads. Nothing here waits. Private to this folder.
+// The interface to NCCL, without NCCL's types, so that tests can replace NCCL by threads. A world is what NCCL calls a
+// communicator. Nothing here waits. Private to this folder.
 #pragma once
 
 #include <array>
@@ -16,13 +17,13 @@ namespace biqa::nccl {
 /// Identifies a world. One rank makes it and sends it to the others.
 using WorldName = std::array<std::byte, 128>;
 
-/// One rank's part in moving f32 elements in device memory. `elements` is at least 1.
+/// One transfer of f32 elements in device memory, seen from one of its ranks. `elements` is at least 1.
 struct Move {
   enum class Kind : std::uint8_t { send, receive, broadcast };
   Kind kind = Kind::send;
-  int peer = 0;                 ///< the other rank; of a broadcast, the root
-  const float* from = nullptr;  ///< of a send, and of a broadcast on its root
-  float* to = nullptr;          ///< of a receive, and of a broadcast
+  int peer = 0;                 ///< the other rank of a send or receive; the root of a broadcast
+  const float* from = nullptr;  ///< source of a send, or of a broadcast on its root
+  float* to = nullptr;          ///< target of a receive or of a broadcast
   std::int64_t elements = 0;
 };
 
@@ -38,9 +39,11 @@ class World {
   /// Never waits for a peer. After leave() and with a ready state, it frees the world. Otherwise it aborts whatever is
   /// under way.
   virtual ~World() = default;
-  /// State of the creation, or of the last start() or leave(). `ready` after start(): all is in the stream, not yet done.
+  /// State of the creation, or of the last start() or leave(). After start(), `ready` means that all moves are enqueued
+  /// in the stream. They need not have finished.
   virtual State state() = 0;
-  /// Begins `moves` as one group, in the order of the stream. Moves between two ranks match in order.
+  /// Begins `moves` as one group, in the order of the stream. The n-th send from one rank to another matches the n-th
+  /// receive there.
   virtual void start(std::span<const Move> moves) = 0;
   /// Marks the current end of the stream. Only when the state is ready.
   virtual void mark() = 0;
@@ -55,7 +58,7 @@ class Library {
  public:
   virtual ~Library() = default;
   virtual WorldName make_name() = 0;
-  /// Begins to create this rank's end of a world; its device is selected. The world moves data in `stream`, which must
+  /// Begins to create this rank's end of a world, on the selected device. The world moves data in `stream`, which must
   /// outlive it.
   virtual std::unique_ptr<World> join(const WorldName& name, int rank, int ranks,
                                       const cuda::Stream& stream) = 0;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reads a whole foreign HDF5 file in a child process before the reader does.
+// Reads a whole HDF5 file without a seal in a child process, before the reader uses the file.
 #include <fcntl.h>
 #include <malloc.h>
 #include <sys/prctl.h>

@@ -55,8 +55,9 @@ inline herr_t take_description(unsigned /*depth*/, const H5E_error2_t* error, vo
   return 0;
 }
 
-// Why the last call failed: the innermost entry of the library's stack, in one line. After a failed read or write this
-// is the system's message among many numbers ("… errno = 28, error message = 'No space left on device', buf = …").
+// Why the last call failed: the innermost entry of the library's stack, in one line. After a failed read or write, this
+// entry contains the system's message among many numbers ("… errno = 28, error message = 'No space left on device', buf
+// = …"). Then only the system's message is returned.
 inline std::string last_reason() {
   std::string reason;
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_description, &reason);

@@ -63,7 +63,7 @@ struct Hdf5File::State {
 
   /// The caller must hold the lock.
   void check_in_a_child();
-  /// Runs in the child process: reads the whole file, writes kHarmless or the reason against it, and ends.
+  /// Runs in the child process. Reads the whole file, writes kHarmless or the fault it found to `report`, and ends.
   [[noreturn]] void inspect(int report);
   /// Reads everything that the methods of Hdf5File can reach. Ordinary read errors are left to these methods.
   void visit_everything() const;

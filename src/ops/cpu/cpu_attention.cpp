@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention over pages of keys and values, its backward, and attention inside segments.
+// Attention over pages of keys and values, its backward pass, and attention inside segments.
 #include <algorithm>
 #include <cmath>
 #include <cstring>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The adapter's part of a product.
+// The adapter's part of a product, its backward pass and its dropout.
 #include <algorithm>
 
 #include "core/random.h"

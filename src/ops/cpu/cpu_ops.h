@@ -47,7 +47,7 @@ struct AttentionTask {
   std::int64_t kv_head, first_pair, pairs;
 };
 
-/// Working memory that grows to what the largest call needs: of one thread, or of a pass.
+/// Working memory of one thread or of one pass. It grows to the size that the largest call needs.
 struct Scratch {
   /// Uninitialised; valid until the next call.
   float* floats(std::int64_t count) {
@@ -106,7 +106,7 @@ class CpuOps final : public Ops, public SharedPacking {
   void lora(ConstView x, const PackedLora& lora, const Dropout* dropout, View u, View y);
   /// g = scale · dy · B;  dA += gᵀ x̂;  dB += scale · dyᵀ u;  d_x += g · A (through the dropout mask) unless
   /// d_x is empty. x, dy [T, ·] have the compute type. u is f32, as lora() wrote it. One LoraGradients per projection.
-  /// `scratch`: a pass keeps it, because its size depends on the rows.
+  /// `scratch` belongs to the pass, because its size depends on the number of rows.
   void lora_backward(ConstView x, ConstView u, ConstView dy, const PackedLora& lora, const Dropout* dropout,
                      View d_x, std::span<const LoraGradients> gradients, cpu::Scratch& scratch);
 
@@ -155,7 +155,8 @@ class CpuOps final : public Ops, public SharedPacking {
                          std::span<const std::int64_t> boundaries, View out);
 
   /// --- head ---
-  /// Like Decoder::log_prob, with one target per row of h [T, hidden] (compute type). `arena`: for some rows of logits.
+  /// Like Decoder::log_prob, with one target per row of h [T, hidden] (compute type). `arena`: memory for the logits of
+  /// a few rows at a time.
   void log_prob(ConstView h, const FrozenLinear& head, std::span<const std::int64_t> targets,
                 float temperature, std::span<float> logp, std::span<float> entropy, View d_hidden,
                 Arena& arena);
@@ -213,7 +214,7 @@ class CpuOps final : public Ops, public SharedPacking {
     on_threads_of_library(threads_, count, true, call<decltype(task)>, &task);
   }
 
-  /// body(first, count, the thread's working memory) over pieces of `grain`.
+  /// Calls body(first, count, working memory of the thread) for pieces of `grain`.
   template <typename Body>
   void parallel_pieces(std::int64_t count, std::int64_t grain, const Body& body) {
     parallel_tasks((count + grain - 1) / grain, [&](std::int64_t piece, cpu::Scratch& scratch) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Patches to features: windowed and full attention, and the merger that joins the patches of a cell to one token.
+// Computes features from patches: windowed and full attention, then the merger, which joins the patches of a cell into
+// one token.
 #include "ops/cpu/cpu_network.h"
 
 #include <fmt/format.h>

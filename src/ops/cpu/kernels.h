@@ -42,7 +42,7 @@ struct AttendBlock {
   float lse[kQueryBlock];
 };
 
-/// The backward pass for queries that share a kv head. The scratch is contiguous over keys.
+/// The backward pass for queries that share a kv head. Keys and values are contiguous copies, not pages.
 struct AttendBackwardBlock {
   int queries;
   int head_dim;
@@ -118,7 +118,7 @@ struct Kernels {
   int product_rows, product_columns;
 };
 
-const Kernels& kernels();  ///< those of the best instruction set of this machine
+const Kernels& kernels();  ///< the kernels of the best instruction set of this machine
 
 namespace baseline {
 const Kernels& table();

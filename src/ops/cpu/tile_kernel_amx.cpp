@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The processor's tile registers. Own assembly: the compiler's intrinsics (g++ 12) don't tell it that a load reads memory.
+// Uses the tile registers of the processor. The instructions are inline assembly, because the intrinsics of g++ 12 do
+// not tell the compiler that a tile load reads memory.
 #if defined(__x86_64__)
 
 #include <cpuid.h>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tile product as a template of `Tiles`, the tile registers: those of the processor or simulated ones.
+// The tile product. The template parameter `Tiles` stands for the tile registers of the processor or for simulated
+// ones.
 //
 // A block of y is 32 rows × 32 columns in four tiles:   0 1 |  rows 0–15      x: tile 4 (rows 0–15), 5 (rows 16–31)
 //                                                       2 3 |  rows 16–31     B: tile 6 (columns 0–15), 7 (16–31)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stands in for the tile registers, so that packing, tails and blocking are tested on every machine.
+// Simulates the tile registers, so that packing, incomplete blocks and blocking can be tested on every machine.
 #include <array>
 #include <cmath>
 #include <limits>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Packing for the tile product, and its split over threads.
+// Packs weights for the tile product, and divides a product among threads.
 #include "ops/cpu/tile_product.h"
 
 #include <algorithm>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Our own bf16 products on tile registers (AMX). The bits of a row must not depend on its batch, but oneDNN's AMX kernels
-// divide the inner sum according to the number of rows (docs/decisions/0017-own-products.md).
+// Our own bf16 products on tile registers (AMX). The bits of a row must not depend on its batch. oneDNN's AMX kernels
+// are not used, because they divide the inner sum according to the number of rows
+// (docs/decisions/0017-own-products.md).
 //
 // Every element of y is one running sum in f32. It starts at the bias (or 0), and each step adds the products of 32 inner
 // elements, as the instruction TDPBF16PS does. The order of the steps does not depend on rows, threads or blocking.

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products on the vector unit, for instruction sets where oneDNN's rows depend on their batch: f32 without AVX-512
-// (another kernel for one row, other sums by the number of threads), bf16 without AVX512_BF16.
+// Products on the vector unit, for instruction sets on which a row of oneDNN's result depends on its batch. These are
+// f32 without AVX-512 and bf16 without AVX512_BF16. In f32, oneDNN uses another kernel for a single row, and its sums
+// depend on the number of threads.
 //
-// Weights lie in groups of panels, each cut into chunks of the inner width; a panel has as many columns as the kernel
-// keeps in registers. bf16 weights stay bf16 in memory and are widened as they are read, which is exact.
+// A panel has as many columns as the kernel keeps in registers. Panels form groups. A group is stored chunk by chunk of
+// the inner width, and each chunk panel by panel. bf16 weights stay bf16 in memory and are widened as they are read,
+// which is exact.
 #include <algorithm>
 #include <cstring>
 

@@ -54,7 +54,7 @@ void panel_sums(const PanelProduct& p) {
       w[v] = load_weights(weights + v / 2 * p.panel_stride + v % 2 * kVectorLanes);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
-      // x − 0 has the bits of x; 0 + x has not, if x is −0.
+      // x − 0 has the bits of x. 0 + x would turn −0 into 0.
       const Vector value = x[r * p.x_stride] - Vector{};
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) sums[r][v] += value * w[v];

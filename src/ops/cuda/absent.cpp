@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// device.h in a build without CUDA.
+// Implements device.h in a build without CUDA.
 #include "core/error.h"
 #include "ops/cuda/device.h"
 

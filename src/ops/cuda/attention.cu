@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A warp per query row and head goes over the keys in ascending blocks of 64 with an online softmax: a lane scores two keys
-// of a block, then takes every 32nd dimension of the sum of the values.
+// One warp computes one query row and head. It goes over the keys in ascending blocks of 64, with an online softmax.
+// Each lane computes the scores of two keys of a block. Then it adds the weighted values of every 32nd dimension.
 #include "ops/cuda/attention.h"
 
 #include <cmath>

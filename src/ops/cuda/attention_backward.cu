@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Two passes without atomics. A warp per query row and head goes over the keys for d_q; a warp per key row and kv head goes over
-// the queries for d_k and d_v. Both compute the same weight and derivative of a score, 64 at a time: two per lane. Then a lane
-// takes every 32nd dimension of the sums.
+// Two passes without atomics. In the first, a warp computes d_q of one query row and head by going over the keys. In
+// the second, a warp computes d_k and d_v of one key row and kv head by going over the queries. Both passes compute the
+// same weights and derivatives of scores, 64 at a time, two per lane. Then each lane adds to the sums of every 32nd
+// dimension.
 #include <cmath>
 #include <limits>
 

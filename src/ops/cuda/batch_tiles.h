@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tiles of a batch, for attention on tensor cores. Host code: a batch is planned without a device.
+// The tiles of a batch, for attention on tensor cores. This is host code that needs no device.
 #pragma once
 
 #include "ops/batch.h"
@@ -8,12 +8,13 @@
 namespace biqa::cuda {
 
 struct BatchTiles {
-  std::vector<QueryTile>
-      forward;  ///< key runs are places in the page table, where the sequences' pages follow each other
-  std::vector<QueryTile> backward;  ///< of the groups; key runs are packed rows
-  KeyBlocks keys;                   ///< of the groups
+  /// of all sequences; key runs are entries of the page table, which lists the pages of one sequence after the other
+  std::vector<QueryTile> forward;
+  std::vector<QueryTile> backward;  ///< of the groups only; key runs are packed rows
+  KeyBlocks keys;                   ///< of the groups only
 };
-/// `outputs_only`: query rows are the outputs, numbered by output; else all rows.
+/// `outputs_only`: only rows with an output are query rows, and they are numbered by output. Otherwise all rows are
+/// query rows.
 BatchTiles batch_tiles(const RowBatch& batch, std::int64_t heads_per_kv_head, bool outputs_only);
 
 }  // namespace biqa::cuda

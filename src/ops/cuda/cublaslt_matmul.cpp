@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// cuBLASLt is column-major, our matrices row-major: the transpose of y, [out, tokens] column-major, is
-// weightᵀ (stored [in, out]) transposed times x's transpose (stored [in, tokens]). The product without transposition is the
-// same with that weightᵀ as it is stored.
+// cuBLASLt expects column-major matrices; ours are row-major. A row-major matrix in memory is its transpose in
+// column-major order. So the calls compute the transpose of y [out, tokens]. For y = x · weightᵀ they compute weight ·
+// xᵀ, and cuBLASLt transposes the stored weightᵀ [in, out]. For y = x · weight they compute weightᵀ · xᵀ, with the
+// stored weightᵀ as it is.
 
 #include <cublasLt.h>
 

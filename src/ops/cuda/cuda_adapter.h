@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One version of an adapter on a CUDA device: per layer and input, the factors of the projections that share the input.
+// One version of an adapter on a CUDA device. Projections that share an input are stored together.
 #pragma once
 
 #include <array>
@@ -16,14 +16,14 @@ namespace biqa::cuda {
 /// The four inputs of a layer that feed projections.
 enum Input : std::uint8_t { kInputQkv, kInputO, kInputGateUp, kInputDown, kInputs };
 
-/// What a pass needs to drop elements of one input: the mask without its projection; rate 0 for none.
+/// The dropout of one input in a pass: a DropoutMask without its projection. `rate` 0 means no dropout.
 struct InputDropout {
   double rate = 0;
   std::uint64_t key = 0;
   DeviceSpan<std::uint64_t> token_keys;
 };
 
-/// The adapter's factors for one input. Empty where no projection of the input is adapted.
+/// The adapter's factors for one input of one layer. Empty if no projection of this input is adapted.
 class AdapterInput {
  public:
   struct Part {
@@ -32,18 +32,19 @@ class AdapterInput {
     std::int64_t rank_offset = 0;  ///< first column of the inner values u
     Tensor up;                     ///< B transposed: [rank, out] f32
   };
-  /// Adds a projection, whose output begins at `column`; all with the same input width.
+  /// Adds a projection whose output begins at `column`. All projections must have the same input width.
   void add(const LoraModule& module, std::int64_t column, ConstView flat, CudaMemory& memory,
            const Stream& stream);
-  /// After the last add().
+  /// Call it after the last add().
   void finish(CudaMemory& memory);
 
   bool empty() const { return parts_.empty(); }
   std::int64_t rank() const { return rank_; }
-  /// u [T, rank] f32 = inner values; y [T, stacked outputs] f32 += the adapter's part.
+  /// u [T, rank] f32 = dropout(x) · Aᵀ of all projections. y [T, stacked outputs] f32 += scale · u · Bᵀ, each
+  /// projection in its columns.
   void forward(ConstView x, const InputDropout& dropout, View u, View y, const Stream& stream) const;
-  /// Adds the gradients of A and B to `gradient` [1, n] f32 and the adapter's part to d_x (unless that is empty). x, dy of the
-  /// compute type; u as forward() left it. `scratch` [T, rank] f32.
+  /// Adds the gradients of A and B to `gradient` [1, n] f32. Unless d_x is empty, adds the adapter's part to d_x. x and
+  /// dy have the compute type. u is the result of forward(). `scratch` [T, rank] f32.
   void backward(ConstView x, ConstView u, ConstView dy, const InputDropout& dropout, View d_x, View gradient,
                 View scratch, const Stream& stream) const;
 
@@ -51,8 +52,8 @@ class AdapterInput {
   DropoutMask mask(const InputDropout& dropout, std::size_t projection) const;
 
   std::vector<Part> parts_;
-  std::vector<Tensor> downs_;  // A of each part until finish()
-  Tensor down_;                // all A, one below the other: [rank, in] f32
+  std::vector<Tensor> downs_;  // A of each part; empty after finish()
+  Tensor down_;                // all A, stacked row by row: [rank, in] f32
   std::int64_t rank_ = 0;
 };
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The head on a CUDA device: chunks of logits, log-probabilities with their derivatives, sampled tokens.
+// The head on a CUDA device. It computes the logits of a chunk of rows, and from them log-probabilities, their
+// derivatives or sampled tokens.
 #pragma once
 
 #include <memory>
@@ -13,10 +14,10 @@ class CudaHead {
  public:
   /// Borrows both.
   CudaHead(CudaOps& ops, const FrozenLinear& head) : ops_(ops), head_(head) {}
-  /// Decoder::log_prob for rows h [T, hidden] (compute type), a target each. Waits.
+  /// As Decoder::log_prob, with one target per row of h [T, hidden] (compute type). Waits.
   void log_prob(ConstView h, std::span<const std::int64_t> targets, float temperature, std::span<float> logp,
                 std::span<float> entropy, View d_hidden);
-  /// Decoder::sample, one token per row of h.
+  /// As Decoder::sample, with one token per row of h.
   std::unique_ptr<SampledTokens> sample(ConstView h, std::span<const SampleRequest> requests,
                                         std::span<const std::int64_t> suppressed);
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CUDA backend. Everything runs on one stream, in the order of the calls; a call returns once its work is enqueued unless
-// its contract says that it waits (ops/ops.h). The network is made of the kernels of this folder and of cuBLASLt's products.
+// The CUDA backend. All work runs on one stream, in the order of the calls. A call only enqueues its work, unless
+// ops/ops.h says that it waits. The network is made of the kernels of this folder and of cuBLASLt's products.
 #pragma once
 
 #include <memory>
@@ -11,7 +11,8 @@
 
 namespace biqa::cuda {
 
-/// W [out, in] of the compute type and the bias [1, out] f32 (or empty) in device memory; one copy serves both directions.
+/// W [out, in] of the compute type and the bias [1, out] f32 (or empty) in device memory. Forward and backward pass use
+/// the same copy of W.
 struct CudaLinear final : FrozenLinear {
   CudaLinear(Tensor weight_values, Tensor bias_values, bool with_backward)
       : FrozenLinear(weight_values.columns(), weight_values.rows()),
@@ -51,7 +52,7 @@ class CudaOps final : public Ops {
   std::unique_ptr<MatmulBackend> products_;
 };
 
-/// The parts of the network, made by CudaOps; both borrow `ops`.
+/// Make the parts of the network for CudaOps. Both results borrow `ops`.
 std::unique_ptr<Decoder> make_decoder(CudaOps& ops, const DecoderShape& shape, DecoderWeights weights);
 std::unique_ptr<VisionEncoder> make_vision(CudaOps& ops, const VisionShape& shape, VisionWeights weights);
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CUDA backend as the rest of the program sees it. Only this header of the folder and page_layout.h may be included by
-// other code. It exists in every build, with CUDA (device.cpp) or without (absent.cpp).
+// The part of the CUDA backend that the rest of the program uses. Code outside of this folder may include only this
+// header and page_layout.h. Every build has these functions: device.cpp implements them with CUDA, absent.cpp without.
 #pragma once
 
 #include <memory>
@@ -9,7 +9,7 @@
 
 namespace biqa {
 
-/// True in a build by `launch/build.sh cuda`, and in one by `launch/build.sh emulated`.
+/// True if the program was built by `launch/build.sh cuda` or `launch/build.sh emulated`.
 bool built_with_cuda();
 
 /// Selects a working CUDA device. Throws Error (exit code 1) if this build has no CUDA backend or this machine no

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Functions of every element by itself: activations, rotation, conversion.
+// Element-wise operations: activations, rotation and conversion.
 #include "ops/cuda/kernel_support.h"
 #include "ops/cuda/rows.h"
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What follows the logits of a row: log-probability with derivative, and sampling. One device routine computes the maximum and
-// the sums of a row for both, in fixed strides, so that actor and learner get the same bits. All calls only enqueue work.
+// Log-probabilities, their derivatives and sampled tokens from rows of logits. Both functions use the same device
+// function for the maximum and the sums of a row (softmax_row.h). So actor and learner get the same bits. All calls
+// only enqueue work.
 #pragma once
 
 #include <cstdint>
@@ -11,9 +12,9 @@
 
 namespace biqa::cuda {
 
-/// For every row of logits [T, vocabulary] f32, with z = logit / temperature: scores[t] = {logp of targets[t], entropy in nats};
-/// scores [T, 2] f32. Unless d_logits is empty, d_logits [T, vocabulary] (f32 or bf16) = ∂logp/∂logits = ([i = target] − p_i) /
-/// temperature.
+/// For every row of logits [T, vocabulary] f32 computes p = softmax(logits / temperature). Then scores[t] = {log p of
+/// targets[t], entropy of p in nats}; scores [T, 2] f32. Unless d_logits is empty, d_logits [T, vocabulary] (f32 or
+/// bf16) = ∂logp/∂logits = ([i = target] − p_i) / temperature.
 void log_prob(ConstView logits, DeviceSpan<std::int64_t> targets, float temperature, View scores,
               View d_logits, const Stream& stream);
 

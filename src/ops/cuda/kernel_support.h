@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What kernels share: rows in device memory, four elements at a time, and the launch of operations that take every element by
-// itself. Private to the .cu files.
+// Shared by kernels: rows in device memory, access to four elements at a time, and the launch of element-wise
+// operations. Private to the .cu files.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@
 
 namespace biqa::cuda {
 
-/// Rows of a matrix in device memory, which may be spaced.
+/// Rows of a matrix in device memory, with a stride between them.
 template <typename T>
 struct Rows {
   T* data = nullptr;
@@ -28,7 +28,7 @@ Rows<const T> rows_of(ConstView view) {
   return {elements<T>(view), view.stride()};
 }
 
-/// Calls f with a zero of the element type, f32 or bf16.
+/// Calls f with a zero of the element type, float or Bf16.
 template <typename F>
 void with_float_type(DType type, F f) {
   if (type == DType::f32) {
@@ -53,7 +53,7 @@ __device__ T rounded_to(float x) {
     return to_bf16(x);
 }
 
-/// Four neighbours, which a thread reads and writes at once where their address allows it.
+/// Four adjacent elements. If their address is aligned, a thread reads or writes them with one instruction.
 inline constexpr int kQuad = 4;
 template <typename T>
 struct alignas(kQuad * sizeof(T)) Quad {
@@ -63,7 +63,7 @@ template <typename T>
 __device__ bool is_whole_quad(const T* address, int count) {
   return count >= kQuad && reinterpret_cast<std::uintptr_t>(address) % sizeof(Quad<T>) == 0;
 }
-/// The first `count` of four elements; zeros stand for the others.
+/// Loads the first `count` of four elements. The others are zero.
 template <typename T>
 __device__ Quad<T> load_elements(const T* from, int count) {
   if (is_whole_quad(from, count)) return *reinterpret_cast<const Quad<T>*>(from);
@@ -105,7 +105,7 @@ __device__ inline int block_threads() {
   return static_cast<int>(blockDim.x);
 }
 
-/// Threads of a block that takes `columns` by fours: whole warps, `most` at most.
+/// Number of threads for a block in which each thread takes four columns: whole warps, at most `most`.
 inline int threads_for(std::int64_t columns, int most) {
   const std::int64_t quads = (columns + kQuad - 1) / kQuad;
   const std::int64_t warps = (quads + kWarpSize - 1) / kWarpSize;
@@ -117,10 +117,11 @@ inline unsigned grid_size(std::int64_t blocks) {
   return static_cast<unsigned>(blocks);
 }
 
-/// Columns that a block of for_quads takes.
+/// Maximum number of columns that a block of for_quads processes.
 inline constexpr int kColumnsOfBlock = 4096;
 
-/// body(row, column, count) for every four columns of every row; count is less than four at a row's end.
+/// Calls body(row, column, count) for every group of four columns of every row. `count` is 4, or less at the end of a
+/// row.
 template <typename Body>
 __global__ void for_quads(Body body, int columns) {
   const int begin = static_cast<int>(blockIdx.y) * kColumnsOfBlock;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every output is summed by one chain per thread; then the threads' parts are added in their order. Rows and ranks are taken
-// together in small tiles, so that a factor or an input that was read once serves several sums. The tiles change no order.
+// Each thread adds its part of an output's terms in order. Then the parts are added in a fixed order. A thread computes
+// a small tile of rows and ranks together, so that a factor or an input that it has read serves several sums. The tiles
+// do not change the order of any sum.
 #include "ops/cuda/lora.h"
 
 #include <cmath>

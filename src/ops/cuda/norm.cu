@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// RMSNorm and its backward: one block per row, strided partial sums, then those of the threads.
+// RMSNorm and its backward pass. One block computes one row. Each thread sums elements at a fixed stride, then the
+// threads' sums are added.
 #include "ops/cuda/kernel_support.h"
 #include "ops/cuda/reduce.h"
 #include "ops/cuda/rows.h"

@@ -9,7 +9,8 @@ namespace biqa::cuda {
 
 /// Number of doubles that squared_norm() needs as working memory.
 std::int64_t squared_norm_chunks(std::int64_t elements);
-/// *sum = Σ gradient² in f64; gradient [1, n] f32. Fixed chunks, added in an order that depends on n alone. `chunks` has squared_norm_chunks(n) doubles.
+/// *sum = Σ gradient² in f64; gradient [1, n] f32. The vector is divided into chunks of fixed size. The order of all
+/// sums depends only on n. `chunks` has squared_norm_chunks(n) doubles.
 void squared_norm(ConstView gradient, double* chunks, double* sum, const Stream& stream);
 /// Updates every element as adamw_update (ops/adamw.h); all [1, n] f32.
 void adamw(View values, ConstView gradient, View m, View v, const AdamWStep& step, const Stream& stream);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Pages of keys and values on a CUDA device; without CUDA types, since plans are made without a device too.
+// The layout of pages of keys and values on a CUDA device. This header has no CUDA types, because plans also need it in
+// builds without CUDA.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +12,7 @@ namespace biqa::cuda {
 /// Tokens of a page. A page holds, per kv head, keys [64, D] and then values [64, D].
 inline constexpr std::int64_t kPageTokens = 64;
 
-/// Elements that a page of one layer needs.
+/// Number of elements in a page of one layer.
 inline std::int64_t kv_page_elements(const HeadShape& shape) {
   return shape.kv_heads * 2 * kPageTokens * shape.head_dim;
 }

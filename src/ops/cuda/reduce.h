@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Combines one value per thread over a warp or a block. The order depends on the number of threads alone, and every thread
-// gets the same bits.
+// Combines one value per thread over a warp or a block. The order depends only on the number of threads, and every
+// thread gets the same bits.
 #pragma once
 
 #include "ops/cuda/kernel_support.h"
@@ -13,7 +13,7 @@ struct Sum {
     return a + b;
   }
 };
-/// Of a number and a NaN, the number: whoever needs the NaN must find it otherwise.
+/// The larger of two values. For floats, a NaN loses against a number, so the maximum does not show NaNs.
 struct Larger {
   __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
   template <typename T>
@@ -30,8 +30,8 @@ __device__ T combine_in_warp(T value, Combine combine) {
   return value;
 }
 
-/// For blocks of whole warps in x. `neutral` changes nothing when combined. `scratch` is shared memory with one T per warp; it
-/// may be the scratch of the call before.
+/// For one-dimensional blocks of whole warps. Combining a value with `neutral` does not change the value. `scratch` is
+/// shared memory with one T per warp. The next call may use the same scratch without a barrier between.
 template <typename T, typename Combine>
 __device__ T combine_in_block(T value, T neutral, T* scratch, Combine combine) {
   const int lane = thread_index() % kWarpSize;

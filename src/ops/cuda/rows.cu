@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows that move, are scaled or are added to others.
+// Gathers, scatters, scales and adds rows.
 #include "ops/cuda/rows.h"
 
 #include "ops/cuda/kernel_support.h"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Operations that take the rows of a matrix one by one, in device memory. Every sum over a row runs in an order that depends
-// on the row's length alone. Rows of inputs and outputs may be spaced; an output overlaps an input only where it says so.
-// All calls only enqueue work on `stream`.
+// Operations that take the rows of a matrix one by one, in device memory. Every sum over a row runs in an order that
+// depends only on the row's length. Rows of inputs and outputs may have a stride. An output may overlap an input only
+// if the function says so. All calls only enqueue work on `stream`.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +23,8 @@ void swiglu(ConstView gate_up, View h, const Stream& stream);
 void swiglu_backward(ConstView gate_up, ConstView dh, View d_gate_up, const Stream& stream);
 /// y = x · Φ(x), exact erf form; x f32, y f32 or bf16.
 void gelu(ConstView x, View y, const Stream& stream);
-/// Rotates in place the pairs (j, j + D/2) of every head of x [T, heads·D] f32 by the angles whose cosines and sines are rows
-/// of [T, D/2] f32; `inverse` rotates back.
+/// Rotates the pairs (j, j + D/2) of every head of x [T, heads·D] f32 in place. `cosines` and `sines` [T, D/2] f32 are
+/// those of the angles. `inverse` rotates back.
 void rotate(View x, std::int64_t head_dim, ConstView cosines, ConstView sines, bool inverse,
             const Stream& stream);
 /// y = x; each f32 or bf16; same shape.
@@ -33,10 +33,11 @@ void convert(ConstView x, View y, const Stream& stream);
 void round_to_bf16(ConstView x, View y, const Stream& stream);
 /// y[i] = x[rows[i]]; f32 or bf16, the same type.
 void gather_rows(ConstView x, DeviceSpan<std::int64_t> rows, View y, const Stream& stream);
-/// y[rows[i]] = x[i]; f32. No row is named twice.
+/// y[rows[i]] = x[i]; f32. `rows` must not name a row twice.
 void scatter_rows(ConstView x, DeviceSpan<std::int64_t> rows, View y, const Stream& stream);
 
-/// Which rows are added to which: target t receives the sources from first[t] to first[t+1], in this order.
+/// Assigns source rows to target rows. Row targets[t] receives the rows sources[first[t] … first[t+1] − 1], in this
+/// order.
 struct RowSums {
   DeviceSpan<std::int64_t> targets;  ///< [m], each row at most once
   DeviceSpan<std::int64_t> first;    ///< [m + 1]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One block per row of logits: weights exp(z − maximum), cut to top-k and top-p by selection, then the inverse of their
-// cumulative sum.
+// One block samples from one row of logits. It computes the weights exp(z − maximum). Selection sets the weights
+// outside of top-k and top-p to 0. Then the draw is looked up in the cumulative sum of the weights.
 #include <cstddef>
 #include <cstdint>
 

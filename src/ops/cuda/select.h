@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Selection by a block without sorting: the key at which the sum of the amounts of all smaller keys passes a limit. All amounts
-// are integers, so no sum depends on an order.
+// Selection by one block without sorting. Elements have a key and an amount. In the order of the keys, the amounts are
+// added until the sum exceeds a limit; the key reached is selected. Amounts are integers, so the order of addition does
+// not change the sums.
 #pragma once
 
 #include <cstdint>
@@ -12,14 +13,15 @@ namespace biqa::cuda {
 inline constexpr int kDigitBits = 8;
 inline constexpr int kDigits = 1 << kDigitBits;
 
-/// Sums of amounts by a digit of their keys, in shared memory.
+/// For each value of a digit (8 bits of the key), the sum of the amounts whose key has it. In shared memory.
 struct Histogram {
   unsigned low[kDigits];
   unsigned high[kDigits];
-  std::uint64_t groups[kWarpSize];  ///< of kDigits / kWarpSize digits each
+  std::uint64_t groups[kWarpSize];  ///< sums of groups of kDigits / kWarpSize digits
 };
 
-/// Adds to a 64-bit sum in two words, for which there are fast atomic additions in shared memory.
+/// Adds `amount` to the 64-bit sum of a digit. The sum consists of two words, because shared memory has fast atomic
+/// additions for words.
 __device__ inline void add(Histogram& histogram, unsigned digit, std::uint64_t amount) {
   const auto low = static_cast<unsigned>(amount);
   const unsigned before = low == 0 ? 0 : atomicAdd(&histogram.low[digit], low);
@@ -36,15 +38,16 @@ struct Selection {
   std::uint64_t below = 0;  ///< sum of the amounts of smaller keys
 };
 
-/// The smallest key with Σ amount(i) over key(i) <= it greater than `limit`, for i from 0 to count − 1. The sum of all amounts
-/// must be greater than `limit`. Every thread of the block calls this and gets the same.
+/// Returns the smallest key K for which Σ amount(i) over all i with key(i) <= K is greater than `limit`; i runs from 0
+/// to count − 1. The sum of all amounts must be greater than `limit`. Every thread of the block must call this. All
+/// threads get the same result.
 template <typename Key, typename Amount>
 __device__ Selection select(int count, const Key& key, const Amount& amount, std::uint64_t limit,
                             Histogram& histogram) {
   constexpr int kGroup = kDigits / kWarpSize;
   Selection selection;
   for (int shift = 32 - kDigitBits; shift >= 0; shift -= kDigitBits) {
-    __syncthreads();  // nobody reads the histogram of the digit before
+    __syncthreads();  // no thread still reads the histogram of the digit before
     for (int digit = thread_index(); digit < kDigits; digit += block_threads())
       histogram.low[digit] = histogram.high[digit] = 0;
     __syncthreads();

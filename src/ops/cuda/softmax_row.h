@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The softmax of a row of logits, by one block: what log_prob and sample share, so that both get the same bits.
+// The softmax of a row of logits, computed by one block. log_prob and sample share it, so that both get the same bits.
 #pragma once
 
 #include <algorithm>
@@ -13,13 +13,13 @@ namespace biqa::cuda {
 inline constexpr int kMaxRowThreads = 1024;
 inline constexpr float kLowestLogit = -std::numeric_limits<float>::infinity();
 
-/// Threads of a block for a row, always the same for a vocabulary: whole warps.
+/// Number of threads of the block for a row: whole warps. It depends only on the vocabulary.
 inline int row_threads(std::int64_t vocabulary) {
   const std::int64_t warps = (vocabulary + kWarpSize - 1) / kWarpSize;
   return static_cast<int>(std::min<std::int64_t>(warps * kWarpSize, kMaxRowThreads));
 }
 
-/// Of z = logit · inverse temperature.
+/// Statistics of z = logit · inverse temperature over a row.
 struct RowStatistics {
   float maximum = 0;
   float sum = 0;       ///< Σ exp(z − maximum)
@@ -30,8 +30,8 @@ __device__ inline float relative_logit(float logit, float inverse, float maximum
   return logit * inverse - maximum;
 }
 
-/// The same in every thread. A NaN in the row makes `sum` one; the maximum ignores it. `scratch` is shared memory with a float
-/// per warp.
+/// Every thread gets the same result. If the row has a NaN, `sum` is NaN, but `maximum` ignores it. `scratch` is shared
+/// memory with one float per warp.
 __device__ inline RowStatistics row_statistics(const float* logits, int vocabulary, float inverse,
                                                float* scratch) {
   float highest = kLowestLogit;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A warp holds the queries of 16 pairs in registers, in the layout of the left factor. For each block of keys it has the scores
-// in accumulators, updates the softmax and adds the weighted values. The next block is copied meanwhile.
+// A warp holds the queries of 16 pairs in registers, in the layout of the left factor. For each block of keys it
+// computes the scores in accumulators, updates the softmax and adds the weighted values. Meanwhile the next block is
+// copied to shared memory.
 #include <cmath>
 
 #include "ops/cuda/tile_kernels.h"

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Two passes that compute the weights again: one goes over the keys for each tile of queries (d_q), one over the queries for each
-// block of keys (d_k, d_v). Every sum has one owner and a fixed order.
+// Two passes; each computes the weights again. The first computes d_q: for each tile of queries it goes over the keys.
+// The second computes d_k and d_v: for each block of keys it goes over the queries. Every sum is computed by one warp
+// in a fixed order.
 #include <cmath>
 
 #include "ops/cuda/tile_kernels.h"

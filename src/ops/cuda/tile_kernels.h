@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the tensor-core kernels of attention share: blocks of rows in shared memory, fragments, products. Private to the .cu
-// files. D is the head dimension, rounded up to one that the kernels are compiled for. What lies between is zero.
+// Shared by the tensor-core kernels of attention: blocks of rows in shared memory, fragments and products. Private to
+// the .cu files. D is the head dimension, rounded up to a value for which the kernels are compiled. The additional
+// elements are zero.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +25,7 @@ namespace biqa::cuda {
 
 inline constexpr int kTileWarps = 4;
 inline constexpr int kTileThreads = kTileWarps * kWarpSize;
-inline constexpr int kWarpPairs = kTilePairs / kTileWarps;  // the rows of one mma
+inline constexpr int kWarpPairs = kTilePairs / kTileWarps;  // pairs of one warp: the rows of one mma
 static_assert(kWarpPairs == 16);
 inline constexpr int kChunk = 8;  // elements that copy_async takes at once
 inline constexpr float kLog2E = 1.44269504F;
@@ -34,7 +35,7 @@ inline constexpr float kLn2 = 0.693147182F;
 template <int D>
 inline constexpr int kRowStride = D + kChunk;
 
-/// Two neighbours, read and written at once.
+/// Two adjacent floats, read or written with one instruction.
 struct alignas(8) FloatPair {
   float low, high;
 };
@@ -54,7 +55,8 @@ __device__ inline int lane_row(int half) {
   return lane_index() / 4 + half * 8;
 }
 
-/// A pair of a tile as row and head. Pairs behind the last one stand for the first and are not written.
+/// Row and head of a pair of a tile. An index after the last pair gives the row and head of the first pair, with
+/// `there` = false; its results are not written.
 struct Pair {
   int row, head;
   int later;  // rows after the tile's first
@@ -68,15 +70,15 @@ __device__ inline Pair pair_at(int first_pair, int pairs, int index, int heads_p
           there};
 }
 
-/// Keys and values in global memory: in pages, or in packed rows where page_table is null.
+/// Keys and values in global memory: in pages, or in packed rows if page_table is null.
 struct KeySource {
-  const Bf16* keys;    // of kv head 0 in page or row 0
-  const Bf16* values;  // the same
+  const Bf16* keys;    // the keys of kv head 0 in page 0 or row 0
+  const Bf16* values;  // the same for values
   std::int64_t row_stride, head_stride;
   const std::int32_t* page_table;
   std::int64_t page_elements;
 
-  /// Of key `key` of the run that begins at `first`; in pages, the first key of one.
+  /// Offset of key `key` of the run that begins at `first`. In pages, `key` must be the first key of a page.
   __device__ std::int64_t offset(int first, int key, int kv_head) const {
     const std::int64_t start = page_table != nullptr ? page_table[first + key / kBlockKeys] * page_elements
                                                      : (static_cast<std::int64_t>(first) + key) * row_stride;
@@ -84,8 +86,8 @@ struct KeySource {
   }
 };
 
-/// Starts the copy of kKeys keys, and their values behind them, to shared memory [2 · kKeys, kRowStride<D>]. Zeros stand for
-/// those from `count` on, which are not read. Closes a copy group.
+/// Starts to copy kKeys keys, and after them their values, to shared memory [2 · kKeys, kRowStride<D>]. Keys and values
+/// from `count` on are not read; zeros are written for them. The copies form one copy group.
 template <int D, int kKeys>
 __device__ void load_keys(Bf16* shared, const KeySource& source, std::int64_t offset, int count,
                           int head_dim) {
@@ -104,33 +106,35 @@ __device__ void load_keys(Bf16* shared, const KeySource& source, std::int64_t of
 
 // Addresses that the lane hands to ldmatrix for 16 × 16 elements of a block in shared memory.
 
-/// The left factor of an mma, which sums over the columns.
+/// For the left factor of an mma. The mma sums over the columns of the block.
 template <int D>
 __device__ const Bf16* left_address(const Bf16* block, int row, int column) {
   const int lane = lane_index();
   return block + (row + lane % 16) * kRowStride<D> + column + lane / 16 * 8;
 }
-/// The right factor of a sum over the columns: registers 0 and 1 belong to rows 0 … 7, registers 2 and 3 to the others.
+/// For the right factor of an mma that sums over the columns of the block. Registers 0 and 1 belong to rows 0 … 7,
+/// registers 2 and 3 to rows 8 … 15.
 template <int D>
 __device__ const Bf16* right_address(const Bf16* block, int row, int column) {
   const int lane = lane_index();
   return block + (row + lane / 16 * 8 + lane % 8) * kRowStride<D> + column + lane / 8 % 2 * 8;
 }
-/// The right factor of a sum over the rows (transposed): registers 0 and 1 belong to columns 0 … 7.
+/// For the right factor of an mma that sums over the rows of the block, loaded with ldmatrix_transposed. Registers 0
+/// and 1 belong to columns 0 … 7, registers 2 and 3 to columns 8 … 15.
 template <int D>
 __device__ const Bf16* right_transposed_address(const Bf16* block, int row, int column) {
   const int lane = lane_index();
   return block + (row + lane / 8 % 2 * 8 + lane % 8) * kRowStride<D> + column + lane / 16 * 8;
 }
 
-/// sums [16, 16] += left [16, 16] · right, of which ldmatrix has given `right`.
+/// [first | second] [16, 16] += left [16, 16] · right [16, 16]. `right` was loaded by ldmatrix or ldmatrix_transposed.
 __device__ inline void multiply(float (&first)[4], float (&second)[4], const std::uint32_t (&left)[4],
                                 const std::uint32_t (&right)[4]) {
   mma(first, left, right[0], right[1]);
   mma(second, left, right[2], right[3]);
 }
 
-/// 16 columns of accumulators, rounded to bf16, as the left factor of the next product.
+/// Rounds 16 columns of accumulators to bf16, as the left factor of the next product.
 __device__ inline void pack_left(std::uint32_t (&left)[4], const float (&first)[4],
                                  const float (&second)[4]) {
   left[0] = pack_bf16(first[0], first[1]);
@@ -139,7 +143,7 @@ __device__ inline void pack_left(std::uint32_t (&left)[4], const float (&first)[
   left[3] = pack_bf16(second[2], second[3]);
 }
 
-/// sums [16, D] += weights [16, 8·kParts], rounded to bf16, · block [8·kParts, D] from row `first_row` on.
+/// sums [16, D] += weights [16, 8·kParts] · block [8·kParts, D]. The weights are rounded to bf16.
 template <int D, int kParts>
 __device__ void add_weighted(float (&sums)[D / 8][4], const float (&weights)[kParts][4], const Bf16* block) {
   BIQA_UNROLL

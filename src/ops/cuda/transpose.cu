@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A block turns a tile through shared memory, so that reads and writes both run along rows.
+// Each block transposes a tile in shared memory, so that reads and writes both run along rows.
 #include "ops/cuda/transpose.h"
 
 #include "ops/cuda/launch.h"

@@ -5,7 +5,7 @@
 
 namespace biqa::cuda {
 
-/// y [n, m] = the transpose of x [m, n]; f32, in device memory; y is not x. Only enqueues work on `stream`.
+/// y [n, m] = transpose of x [m, n]; f32, in device memory. y must not overlap x. Only enqueues work on `stream`.
 void transpose(ConstView x, View y, const Stream& stream);
 
 }  // namespace biqa::cuda

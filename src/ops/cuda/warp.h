@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a warp or a block does together and CUDA has no function for: tensor-core products, loads of their operands, copies
-// to shared memory beside the computation, the last block of several. This is the only file with PTX; under g++ the tests'
-// emulator does the same, lane by lane. "Warp" means that all 32 lanes must call it together.
+// Operations of a warp or a block for which CUDA has no function. They are tensor-core products, loads of their
+// operands, asynchronous copies to shared memory, and a function that finds the last of several blocks. This is the
+// only file with PTX. Under g++, the tests' emulator replaces these functions and computes each lane in turn. "Warp:"
+// means that all 32 lanes must call the function together.
 //
 // Fragments are those of PTX's mma.m16n8k16. With g = lane / 4 and c = 2 · (lane % 4), a lane holds
 //   a[0] row g, a[1] row g + 8, each columns c and c + 1; a[2] and a[3] the same rows, columns c + 8 and c + 9
@@ -42,7 +43,7 @@ __device__ __forceinline__ void ldmatrix(std::uint32_t (&r)[4], const void* row)
                : "r"(address)
                : "memory");
 }
-/// Warp: the same with every matrix transposed: r[m] gets elements g of rows c and c + 1.
+/// Warp: as ldmatrix(), but every matrix is transposed. r[m] gets element g of rows c and c + 1 of matrix m.
 __device__ __forceinline__ void ldmatrix_transposed(std::uint32_t (&r)[4], const void* row) {
   const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -51,25 +52,26 @@ __device__ __forceinline__ void ldmatrix_transposed(std::uint32_t (&r)[4], const
                : "memory");
 }
 
-/// Begins to copy 16 bytes from device to shared memory, both aligned to 16 bytes. Unless `there`, zeros are written and `from`
-/// is not read.
+/// Starts to copy 16 bytes from device to shared memory. Both addresses are aligned to 16 bytes. If `there` is false,
+/// zeros are written and `from` is not read.
 __device__ __forceinline__ void copy_async(void* to, const void* from, bool there) {
   const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(to));
   const int bytes = there ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes)
                : "memory");
 }
-/// Makes a group of the copies that this thread has begun since the last group.
+/// Combines the copies that this thread has started since its last group into a new group.
 __device__ __forceinline__ void copy_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
-/// Waits until all groups of this thread but the last `kOpen` have arrived. Other threads see them after a barrier.
+/// Waits until all copy groups of this thread have finished, except the last `kOpen`. Other threads can read the data
+/// after a barrier.
 template <int kOpen>
 __device__ __forceinline__ void copy_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kOpen) : "memory");
 }
 
-/// 2^x within 2 units in the last place; 0 instead of results below the smallest normal number.
+/// 2^x, accurate to 2 units in the last place. Results below the smallest normal number become 0.
 __device__ __forceinline__ float exp2_fast(float x) {
   float result;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
@@ -86,9 +88,9 @@ __device__ __forceinline__ std::uint32_t pack_bf16(float low, float high) {
   return packed;
 }
 
-/// All threads of a block call this when the block has written its part. True in the last of `arrivals` blocks that call it
-/// with the same counter: that block may read what the others wrote before. The counter must be 0 before the first one, and
-/// is 0 again after the last one.
+/// All threads of a block call this when the block has written its part. `arrivals` blocks call it with the same
+/// counter. The result is true in the last of them. That block may read what the other blocks wrote before their calls.
+/// The counter must be 0 before the first call, and is 0 again after the last.
 __device__ __forceinline__ bool count_arrival(unsigned* counter, unsigned arrivals) {
   __threadfence();
   __syncthreads();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Starts kernels and gives them dynamic shared memory. All sources use this, so that they also compile for the host
-// with the tests' emulator.
+// Starts kernels and gives them dynamic shared memory. All CUDA sources use these functions, so that they also compile
+// for the host with the tests' emulator.
 #pragma once
 
 #include <cuda_runtime.h>

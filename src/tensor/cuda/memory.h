@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The memory of a CUDA device, in the order of one stream.
+// The memory of a CUDA device. All its work runs in the order of one stream.
 #pragma once
 
 #include <memory>
@@ -27,13 +27,13 @@ class CudaMemory final : public DeviceMemory {
 
  private:
   std::shared_ptr<const Stream> stream_;
-  std::string failure_;  // of an earlier wait
+  std::string failure_;  // message of the first wait() that failed
 };
 
 /// Host arrays that go to the device in one copy.
 class Upload {
  public:
-  /// Where an array will be. It is valid for at() after commit().
+  /// The place of an added array. After commit(), at() returns the array for it.
   template <typename T>
   struct Place {
     std::size_t offset = 0;
@@ -44,7 +44,8 @@ class Upload {
   Place<T> add(const std::vector<T>& values) {
     return {append(values.data(), values.size() * sizeof(T)), static_cast<std::int64_t>(values.size())};
   }
-  /// Allocates device memory under `label` and enqueues the copy. The host arrays are no longer needed.
+  /// Allocates device memory under `label` and enqueues the copy. The host arrays may be destroyed before, because
+  /// add() copies them.
   void commit(CudaMemory& memory, const std::string& label);
   template <typename T>
   DeviceSpan<T> at(const Place<T>& place) const {

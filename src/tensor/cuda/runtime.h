@@ -14,11 +14,11 @@
 
 namespace biqa::cuda {
 
-/// Throws Error unless `status` is success. The message has the call, CUDA's text and the place.
+/// Throws Error unless `status` is success. The message contains the call, CUDA's error text and the source line.
 void check(cudaError_t status, const char* call, const char* file, int line);
 
-/// Selects CUDA device `local_rank` modulo the number of devices. A process that sees one device takes that, whatever its rank.
-/// Throws Error with advice if no device works.
+/// Selects CUDA device `local_rank` modulo the number of devices. A process that sees only one device selects that
+/// device, whatever its rank. Throws Error with advice if no device works.
 void select_device(int local_rank);
 /// PCI address of the selected device.
 std::string device_name();
@@ -44,7 +44,8 @@ class Stream {
   cudaStream_t handle_ = nullptr;
 };
 
-/// Told of every allocation's label, if set; the tests' emulator of a device names memory by it.
+/// If set, it is called with the label of every allocation. The tests' emulator uses the label to name memory in its
+/// reports.
 inline void (*observe_label)(const void* data, const std::string& label) = nullptr;
 
 /// Device memory with a label; move-only. Throws Error if the device has not enough memory.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// An array in device memory, as kernels take it: indices, keys, factors that a plan has uploaded. Borrows its elements.
+// A borrowed array in device memory, passed to kernels. Examples are the indices, keys and factors that a plan has
+// uploaded.
 #pragma once
 
 #include <cstdint>
