@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Usage: bench/scaling.sh [FOLDER]
-# Trains configs/quickstart.yaml for a few steps on 1 to 64 ranks of this machine, and on 64 with other roles, and prints a
-# row for each: median seconds of a step, bytes between the ranks per step and by kind, peak memory (sum of Pss), the load
-# of the machine, and beside them what biqa_scale says from the runs on one rank, with the ratio measured / simulated.
-# Other work on the machine would spoil that: so the seconds of one rank are taken times the share of a core it got
-# (processor time / wall time), and the cores of a simulated run are those that the measured one got, at most all. The
-# ratio is the median of those within a pass.
-# The runs stay in FOLDER (a temporary one). REPEATS (3): passes over all cases, so that a loaded moment hits all alike;
-# STEPS (3) of each run, the first of them left out; RANKS, the numbers of ranks. A few minutes.
-# Needs launch/build.sh first (BIQA_BIN names another folder of programs). Fails when a run fails or hangs.
+# Trains configs/quickstart.yaml for a few steps on 1 to 64 ranks of this machine, and on 64 ranks with other roles. Prints a
+# row for each case: median seconds of a step, bytes sent per step, peak memory (sum of Pss) and load of the machine. The row
+# also has the values that biqa_scale simulates from the runs on one rank, and the ratio measured / simulated.
+# The results are corrected for other work on the machine. The seconds of one rank are multiplied by the share of a core that
+# the rank received (processor time / wall time). A simulated run has as many cores as the measured run received, at most
+# those of the machine. The printed ratio is the median of the ratios of the rounds.
+# FOLDER keeps the runs (default: a temporary folder). Environment variables: REPEATS (3) rounds over all cases; STEPS (3)
+# of each run, of which the first is not counted; RANKS, the list of numbers of ranks. Takes a few minutes.
+# Needs launch/build.sh first; BIQA_BIN names another folder of programs. Ends with an error if a run fails or hangs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 repeats=${REPEATS:-3}

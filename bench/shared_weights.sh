@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Usage: bench/shared_weights.sh MODEL [RANKS]
-# Opens the checkpoint folder MODEL on 1 rank and on RANKS ranks (8) of this machine, once with one copy of the weights for
-# all and once with a copy each, and prints a line of JSON for each: seconds until all ranks have it, the sum over the
-# ranks of their proportional memory (Pss of /proc/PID/smaps_rollup, MiB), the part of that in shared memory, how much of
-# the sum came with the model, and tokens per second of all ranks together, one sequence each.
-# Needs launch/build.sh first (BIQA_BIN names another folder of programs). Fails when one copy for all saves less than
-# three quarters of what further copies cost.
+# Opens the model folder MODEL on this machine three times: on 1 rank, on RANKS ranks (8) with one copy of the weights per
+# rank, and on RANKS ranks with one shared copy. Prints a line of JSON for each:
+#   load_seconds       time until all ranks have the model
+#   pss_mib            proportional memory (Pss of /proc/PID/smaps_rollup), summed over the ranks, MiB
+#   pss_shared_mib     the part of pss_mib that is shared memory
+#   grown_mib          growth of pss_mib since the start, by the model, the tokenizer and the first tokens
+#   tokens_per_second  of all ranks together; each rank decodes one sequence
+# Ends with an error if the shared copy saves less than three quarters of the memory of the further copies. Needs
+# launch/build.sh first; BIQA_BIN names another folder of programs.
 set -euo pipefail
 model=${1:?usage: bench/shared_weights.sh MODEL [RANKS]}
 ranks=${2:-8}

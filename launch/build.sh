@@ -5,7 +5,7 @@
 # preset is cpu. The preset emulated runs the CUDA sources in an emulator on the CPU, for checks without a GPU; it is slow.
 # --tests also builds the tests. --target builds only this target.
 # BIQA_JOBS limits the number of compilers that run at once (default: from the number of cores and the free memory).
-# BIQA_CUDA_ARCHITECTURES, such as "80;90", names the architectures for which cuda compiles (default: all from sm_80 on).
+# BIQA_CUDA_ARCHITECTURES, such as "80;90", names the architectures of the preset cuda (default: all from sm_80 on).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -3,8 +3,8 @@
 # Usage: launch/setup.sh [--dev] [--fuzz] [--dry-run]
 # Installs the packages for building and running biqa, on Debian 12 and 13 and on Ubuntu 22.04 and 24.04.
 # --dev also installs the packages of the lint checks, --fuzz also the compiler of the fuzz harnesses.
-# On another system, or without the right to install, it asks CMake instead. If CMake finds everything, the script succeeds;
-# otherwise it lists the packages that are needed. If nothing is missing, it changes nothing.
+# On another system, or without the right to install, it runs CMake as a check. If CMake finds everything, the script
+# succeeds. Otherwise it lists the packages that are needed. If nothing is missing, it changes nothing.
 # --dry-run only prints what is missing. The script does not install CUDA: see docs/cuda.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

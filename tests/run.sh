@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Usage: tests/run.sh [fast|default|full]
-#   fast     lint, the CPU build and its tests; use it while you work
-#   default  also clang-tidy on every file, the sanitizers (addresses, undefined behaviour, threads) and the CUDA build; CI
-#            runs this
+#   fast     lint, the CPU build, its tests, and clang-tidy for a minute; use it while you work
+#   default  also the sanitizers (addresses, undefined behaviour, threads) and the CUDA build, and clang-tidy for five
+#            minutes; CI runs this
 #   full     also the tests labelled slow, each fuzz harness for 20 seconds (needs clang 14: launch/setup.sh --fuzz), and
 #            the job script on a private Slurm (installs slurm-wlm if it is root)
 # Installs what it needs (launch/setup.sh --dev). Ends with the line `N passed, N failed`; exit code 0 means none failed.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Usage: tools/format.sh [--check]. Formats the C++ and CUDA sources in place; --check only names the files that differ.
-# clang-format 14 is the judge: other versions differ in details.
+# Needs clang-format 14, because other versions differ in details.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tests/lint/files.sh

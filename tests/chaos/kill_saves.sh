@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Usage: tests/chaos/kill_saves.sh [TRIES [SEED]]
-# TRIES times (1000), kills all processes of a run with kill -9. The run saves after every step. Most kills come in the
-# middle of a save or of its publication, the others at any moment. One try in ten has two or three ranks. After each kill
-# the newest checkpoint or the one before it must be undamaged, and the next try must resume from it. After every 100
-# tries, the lines of the run's files are checked and another run begins. The last line has the counts; exit code 0 means
-# that no check failed.
+# TRIES times (1000), kills all processes of a run with kill -9. The run saves after every step. Most kills come while the
+# files of a checkpoint are written or just after its renaming, the others at any moment. One try in ten has two or three
+# ranks. After each kill the newest checkpoint or the one before it must be undamaged, and the next try must resume from it.
+# After every 100 tries, the lines of the run's files are checked and another run begins. The last line has the counts; exit
+# code 0 means that no check failed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=tests/chaos/common.sh

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Usage: tests/chaos/random_signals.sh [TRIES [SEED]]
 # TRIES times (100), sends SIGKILL, SIGSTOP or SIGTERM to random ranks of a job of eight (4 actors, 1 reward rank, 3
-# learners), at any moment from its start to its end. Sometimes two ranks are stopped at once, or rank 0, which receives the
-# heartbeats of the others, or the first learner. The checks are:
+# learners), at any moment from its start to its end. Some tries choose rank 0, which receives the heartbeats of the others,
+# or the first learner. Some stop two ranks at once. The checks are:
 # - Each job ends by itself within 40 s and leaves no process.
 # - A stopped rank is named within 15 s, in the only error line; the exit code is 1.
 # - mpirun names a killed rank. After SIGTERM the exit code is 75.

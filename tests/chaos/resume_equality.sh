@@ -3,10 +3,10 @@
 # Usage: tests/chaos/resume_equality.sh [KILLS [SEED]]
 # Checks that a run that was killed and resumed ends with the same files as an uninterrupted run. Each round runs 24 steps
 # without a kill, and the same steps again with one or two kills (kill -9 of all processes, at random steps after the first
-# checkpoint). Rounds continue until there were KILLS kills (20). Byte for byte equal must be adapter.h5, the last
-# checkpoint with its moments, samples.jsonl, and metrics.jsonl except for times and traffic. The rounds take turns: one
-# process, three colocated ranks, five ranks with two learners; a checkpoint every one to four steps; with evaluations
-# every other time. The last line has the counts; exit code 0 means that all files were equal.
+# checkpoint). Rounds continue until there were KILLS kills (20). These files must be equal byte for byte: config.yaml, both
+# forms of the adapter, the last checkpoint, samples.jsonl, and metrics.jsonl without times and traffic. Three layouts take
+# turns: one process, three colocated ranks, and five ranks with two learners. A checkpoint is saved every one to four steps.
+# Every second round has evaluations. The last line has the counts; exit code 0 means that all files were equal.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=tests/chaos/common.sh

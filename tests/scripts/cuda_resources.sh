@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Usage: tests/scripts/cuda_resources.sh FILE.cu...
-# Prints a table of the kernels in these files: registers a thread and bytes spilled, on sm_80 and sm_90. Needs nvcc (found as in
-# launch/build.sh) but no GPU. Ends with an error if a kernel spills.
+# Prints a table of the kernels in these files: registers per thread and bytes spilled, on sm_80 and sm_90. Needs nvcc (found
+# as in launch/build.sh) but no GPU. Ends with an error if a kernel spills.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 nvcc=${CUDACXX:-$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)}

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Makes the embedded default from scratch: make_assets.sh OUT
+# Makes the embedded model and its images from scratch: make_assets.sh OUT
 #   OUT    folder for model/, train.jsonl + train/, test.jsonl + test/, sample_*.png
 #   WORK   (environment) folder for the virtual environment, logs and unrounded weights;
-#          default OUT.work. A stage whose result lies there already is not run again.
+#          default OUT.work. A stage is skipped if its result is already there.
 #   PYTHON (environment) a Python that has requirements.txt; default: one is set up in WORK.
 set -euo pipefail
 
