@@ -41,7 +41,7 @@ if [[ $preset == cuda ]]; then
   export CUDACXX=$nvcc
 fi
 
-# A compiler takes about a gigabyte.
+# One compiler uses about 1 GiB of memory.
 cores=$(launch/processors.sh)
 free_kib=$(awk '/^MemAvailable:/ { print $2 }' /proc/meminfo 2>/dev/null || true)
 by_memory=$((${free_kib:-$((cores * 1048576))} / 1048576))
@@ -52,7 +52,7 @@ options=(-DBIQA_TESTS=$tests)
 if command -v ccache >/dev/null; then
   options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
   [[ $preset == cuda ]] && options+=(-DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)
-  # The same file compiled for another preset or checkout is found again.
+  # ccache then finds results of other presets and checkouts.
   export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
 fi
 

@@ -50,7 +50,7 @@ fi
 cp -rL "$mpi_lib" "$staging/openmpi/lib"
 cp -rL "$mpi_data" "$staging/openmpi/share"
 
-# Libraries of the programs and of the plug-ins, but for the system's own, the driver's and CUDA's large ones.
+# The libraries of the programs and plug-ins, without the C library, the driver, cuBLAS, cuDNN and NCCL.
 here='/(libc|libm|libdl|librt|libpthread|libresolv|ld-linux[^/]*|libcuda|libcublas|libcublasLt|libcudnn[^/]*|libnccl)\.so'
 for file in "$staging"/bin/* "$staging"/tests/*_test* "$staging"/openmpi/lib/*.so; do ldd "$file" 2>/dev/null || true; done |
   awk '$3 ~ /^\// { print $3 }' | sort -u | { grep -vE "$here" || true; } | while IFS= read -r library; do
@@ -63,7 +63,7 @@ tar -C "$staging" -cf - . | xz -3 -T0 >"$out/files.tar.xz"
 cat >"$out/run.sh" <<'END'
 #!/usr/bin/env bash
 # Usage: run.sh [ARGUMENTS OF tests/gpu.sh]
-# Unpacks files.tar.xz beside itself and runs tests/gpu.sh.
+# Unpacks files.tar.xz in its own folder and runs tests/gpu.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 if [[ ! -e files/.whole ]]; then
@@ -78,7 +78,7 @@ if [[ ! -e files/.whole ]]; then
 fi
 given=${LD_LIBRARY_PATH:-}
 folders=("$PWD/files/lib" ${given:+"$given"})
-# What is not in the bundle: from the loader's own places, the toolkit, or Python's packages.
+# Find the libraries that the bundle lacks: known to the loader, in the toolkit, or in Python's packages.
 for name in libcublasLt libcudnn libnccl; do
   if ldconfig -p 2>/dev/null | grep -q "$name\.so"; then
     echo "$name: of the system"

@@ -42,9 +42,9 @@ for needed in "$learner" mpirun; do
   exit 1
 done
 
-# Where ranks outnumber slots, Open MPI 5 gives a time slice away at each of our many polls: every rank gets a slot.
+# If Open MPI 5 has fewer slots than ranks, a waiting rank yields its core at every poll. So every rank gets a slot.
 export PRTE_MCA_prte_set_default_slots=${PRTE_MCA_prte_set_default_slots:-$ranks}
-# It complains where it finds no network between ranks of the same machine: that is only a reserve for shared memory.
+# Open MPI 5 prints a message if it finds no network between ranks of one machine. They use shared memory, so name lo.
 if [[ -z ${OMPI_MCA_btl_tcp_if_include:-}${OMPI_MCA_btl_tcp_if_exclude:-} ]]; then export OMPI_MCA_btl_tcp_if_include=lo; fi
 if [[ $EUID == 0 ]]; then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
 command=(mpirun -np "$ranks" --oversubscribe --bind-to none "$learner" --config "$config" "${arguments[@]}"
@@ -53,8 +53,8 @@ command=(mpirun -np "$ranks" --oversubscribe --bind-to none "$learner" --config 
 running=''
 stopper=''
 interrupted=no
-# SIGTERM and SIGINT would make mpirun kill the ranks; SIGUSR2 it passes on, and they end as after SIGTERM.
-# Repeated, as it may be lost while they start.
+# SIGTERM and SIGINT would make mpirun kill the ranks. mpirun passes SIGUSR2 on, and biqa_learner treats it like SIGTERM.
+# The signal is repeated, because it may be lost while the ranks start.
 stop() {
   interrupted=yes
   [[ -n $running ]] || exit 75
@@ -63,7 +63,7 @@ stop() {
     return
   fi
   echo "local.sh: stopping: the learner finishes its step and saves (ask again to kill it)" >&2
-  # Its sleep may outlive this script: without our output, which somebody may read to its end.
+  # `sleep` may outlive this script. It must not hold the output open, because a caller may wait for the end of the output.
   while kill -USR2 "$running"; do sleep 1; done >/dev/null 2>&1 &
   stopper=$!
 }
@@ -76,7 +76,7 @@ trap save USR1
 
 start=0
 while true; do
-  # In a session of its own the terminal's Ctrl-C reaches this script alone; without this script it ends.
+  # mpirun gets its own session, so the terminal's Ctrl-C reaches only this script. If this script dies, mpirun ends too.
   setsid setpriv --pdeathsig TERM "${command[@]}" </dev/null &
   running=$!
   interrupted=yes
@@ -90,12 +90,12 @@ while true; do
   case $status in
     0 | 2 | 3 | 75) exit "$status" ;;
     $((128 + $(kill -l USR1))) | $((128 + $(kill -l USR2))))
-      # What was asked came before the program listened and has killed it: nothing had begun.
+      # The signal killed the program before it handled signals. No step had begun.
       [[ -z $stopper ]] || exit 75
       continue
       ;;
   esac
-  # Killed ranks give 128 and their signal.
+  # If a signal kills a rank, mpirun's exit code is 128 + the signal.
   if [[ -n $stopper || $start -ge $restarts ]]; then exit 1; fi
   start=$((start + 1))
   echo "local.sh: failed with exit code $status; restart $start of at most $restarts" >&2

@@ -10,7 +10,7 @@ case ${1:-} in
 esac
 root=${1:-}  # stands for / in tests
 
-# nproc follows the mask, but also OMP_NUM_THREADS, which is about the threads of one process.
+# nproc counts the processors of the mask. It also obeys OMP_NUM_THREADS, which limits the threads of one process.
 count=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2>/dev/null || echo 1)
 
 take() {  # take QUOTA PERIOD: no more than these microseconds per period
@@ -29,7 +29,7 @@ look() {  # look FOLDER: the limits of one group
   take "$quota" "$period"
 }
 
-# A group and all above it.
+# The control group of this process and its parents.
 if [[ -r $root/proc/self/cgroup && -r $root/proc/self/mountinfo ]]; then
   while read -r _ _ _ top mount _ rest; do
     read -r type _ options <<<"${rest#*- }"

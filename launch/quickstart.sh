@@ -25,7 +25,7 @@ bash launch/setup.sh
 echo "== 2 of 4: build (launch/build.sh cpu)"
 bash launch/build.sh cpu
 
-# A finished run has its adapter; an unfinished one is resumed.
+# A finished run has adapter.h5, so the next call needs a new folder. An unfinished run is resumed.
 run=runs/quickstart
 number=1
 while [[ -e $run/adapter.h5 ]]; do
@@ -43,9 +43,9 @@ fi
 [[ $status == 0 ]] || exit "$status"
 seconds=$((SECONDS - started))
 
-# field LINE KEY: a number of one line of metrics.jsonl.
+# field LINE KEY: prints a number of one line of metrics.jsonl.
 field() { sed -n "s/.*\"$2\":\([-0-9.e]*\).*/\1/p" <<<"$1"; }
-# figure CONDITION DECODING KEY first|last
+# figure CONDITION DECODING KEY first|last: prints a metric of the first or last evaluation.
 figure() {
   local line
   line=$(grep "\"condition\":\"$1\",\"decoding\":\"$2\"" "$run/metrics.jsonl" | { [[ $4 == first ]] && head -n 1 || tail -n 1; })

@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# By Debian 12's names.
+# The names of Debian 12.
 packages=(
   build-essential cmake ninja-build pkg-config ccache git
   libdnnl-dev ocl-icd-opencl-dev  # the CMake package of the former asks for the latter
@@ -21,8 +21,8 @@ packages=(
 )
 lint_packages=(clang-format-14 clang-tidy-14 libomp-14-dev)
 fuzz_packages=(clang-14 libclang-rt-14-dev libomp-14-dev)
-# One line a system: its code name | what it is called | what of biqa has run there | what it calls a package otherwise;
-# nothing behind the = means that it has none.
+# One line per system: code name | title | what was tested there | packages with another name, as OURS=THEIRS. An empty THEIRS
+# means that the system does not have the package.
 systems=(
   "bookworm|Debian 12|tested|"
   "trixie|Debian 13|tested in part: the quickstart and some of the tests have run|clang-format-14= clang-tidy-14= libomp-14-dev= clang-14= libclang-rt-14-dev="
@@ -45,7 +45,7 @@ done
 [[ $dev == no ]] || packages+=("${lint_packages[@]}")
 [[ $fuzz == no ]] || packages+=("${fuzz_packages[@]}")
 
-# what_cmake_misses: empty where it finds everything.
+# what_cmake_misses: prints what CMake does not find; nothing if it finds everything.
 what_cmake_misses() {
   local folder tests=OFF
   [[ $dev == no ]] || tests=ON
@@ -59,7 +59,7 @@ what_cmake_misses() {
       END { print text != "" ? text : "it fails" }' "$folder/log" | sed 's/  */ /g; s/^ //'
   rm -rf "$folder"
 }
-# go_on_without WHY: nothing can be installed, for the reason WHY. All may be there all the same: CMake is asked.
+# go_on_without WHY: the script cannot install packages, for the reason WHY. Everything may be installed, so CMake checks.
 go_on_without() {
   local tool lacking='' reason=''
   for tool in cmake ninja g++ pkg-config mpirun; do
@@ -74,7 +74,7 @@ go_on_without() {
   exit 0
 }
 
-# A derivative names the release whose packages it has.
+# A derivative names the release whose packages it uses.
 release() { (. "${BIQA_OS_RELEASE:-/etc/os-release}" 2>/dev/null && eval "echo \"$1\""); }
 codename=$(release '${UBUNTU_CODENAME:-${DEBIAN_CODENAME:-${VERSION_CODENAME:-}}}') || codename=''
 title=''
