@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// JPEG through libjpeg-turbo with the settings Pillow uses, its defaults: accurate integer DCT, smooth chroma.
+// Reads JPEG with libjpeg-turbo and the settings that Pillow uses. These are the library's defaults: accurate integer
+// DCT and smooth chroma.
 #include <array>
 #include <csetjmp>
 #include <cstdio>
@@ -160,7 +161,7 @@ Pixels decode_jpeg(const PictureFile& file) {
   const jpeg_decompress_struct& info = reader.info();
   file.check_size(info.image_width, info.image_height);
   if (info.num_components == 2) {
-    file.refuse("a JPEG of two components");
+    file.refuse("a JPEG with two components is not supported");
   }
   Pixels pixels(info.image_width, info.image_height, info.num_components == 4 ? 4 : 3);
   pixels.orientation = orientation_of(info);

@@ -84,14 +84,14 @@ BmpLayout read_bmp_header(const PictureFile& file) {
     compression = in.u32(30);
     layout.colours = in.u32(46);
   } else {
-    file.refuse(fmt::format("a BMP header of {} bytes", header));
+    file.refuse(fmt::format("a BMP header of {} bytes is not supported", header));
   }
   if (compression != 0 && compression != kBitFields) {
     file.refuse(fmt::format("BMP compression {} is not supported", compression));
   }
   const bool packed = layout.bits == 16 || layout.bits == 24 || layout.bits == 32;
   if (!packed && layout.bits != 1 && layout.bits != 4 && layout.bits != 8) {
-    file.refuse(fmt::format("a BMP of {} bits per pixel", layout.bits));
+    file.refuse(fmt::format("a BMP with {} bits per pixel is not supported", layout.bits));
   }
   layout.palette_at = kFileHeader + header;
   std::size_t behind_header = layout.palette_at;
@@ -267,7 +267,7 @@ PnmHeader read_pnm_header(const PictureFile& file, PnmWords& words) {
   header.height = words.number("height");
   header.most = bilevel ? 1 : words.number("maximum");
   if (header.most < 1 || header.most > 65535) {
-    file.refuse(fmt::format("a PNM maximum of {}", header.most));
+    file.refuse(fmt::format("a PNM maximum of {} is not in 1 … 65535", header.most));
   }
   file.check_size(header.width, header.height);
   return header;

@@ -235,7 +235,7 @@ class StepReader {
       group.dropped = dropped;
       check_placeholders(path, group);
     } else if (prompt != group.prompt || dropped != group.dropped) {
-      refuse(path, "its prompt_ids or its being dropped differ from those of its group's first member");
+      refuse(path, "its prompt_ids or its attribute dropped differ from those of its group's first member");
     }
     DumpedTrajectory t;
     t.name = name;

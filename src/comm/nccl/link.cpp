@@ -53,7 +53,7 @@ NcclLink::~NcclLink() {
       pause(polls, waited);
     }
   } catch (const std::exception& error) {
-    LOG(WARNING) << "leaving an NCCL world: " << error.what();
+    LOG(WARNING) << "leaving an NCCL world failed: " << error.what();
   }
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// world.h by NCCL, 2.14 or later.
+// Implements world.h with NCCL, version 2.14 or later.
 #include <nccl.h>
 
 #include <cstring>
@@ -99,12 +99,14 @@ class NcclWorld final : public World {
     if (communicator_ != nullptr) {
       const bool finished = left_ && state().progress == Progress::ready;
       const ncclResult_t status = finished ? ncclCommDestroy(communicator_) : ncclCommAbort(communicator_);
-      LOG_IF(WARNING, !accepted(status)) << "freeing an NCCL communicator: " << ncclGetErrorString(status);
+      LOG_IF(WARNING, !accepted(status))
+          << "freeing an NCCL communicator failed: " << ncclGetErrorString(status);
       communicator_ = nullptr;
     }
     if (event_ == nullptr) return;
     const cudaError_t status = cudaEventDestroy(event_);
-    LOG_IF(WARNING, status != cudaSuccess) << "destroying a CUDA event: " << cudaGetErrorString(status);
+    LOG_IF(WARNING, status != cudaSuccess)
+        << "destroying a CUDA event failed: " << cudaGetErrorString(status);
     event_ = nullptr;
   }
 

@@ -47,7 +47,7 @@ class CudaSampled final : public SampledTokens {
     try {
       memory_.wait();
     } catch (const std::exception& error) {
-      LOG(WARNING) << "sampled tokens that nobody waited for: " << error.what();
+      LOG(WARNING) << "tokens were sampled but not used, and their sampling failed: " << error.what();
     }
   }
   static SampledToken checked(const DeviceSampledToken& token) {

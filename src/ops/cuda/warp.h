@@ -5,9 +5,10 @@
 // means that all 32 lanes must call the function together.
 //
 // Fragments are those of PTX's mma.m16n8k16. With g = lane / 4 and c = 2 · (lane % 4), a lane holds
-//   a[0] row g, a[1] row g + 8, each columns c and c + 1; a[2] and a[3] the same rows, columns c + 8 and c + 9
-//   b_low rows c and c + 1, b_high rows c + 8 and c + 9, each of column g
-//   d[0], d[1] row g, d[2], d[3] row g + 8, each columns c and c + 1
+//   a[0]: row g, columns c and c + 1         a[1]: row g + 8, columns c and c + 1
+//   a[2]: row g, columns c + 8 and c + 9     a[3]: row g + 8, columns c + 8 and c + 9
+//   b_low: rows c and c + 1 of column g      b_high: rows c + 8 and c + 9 of column g
+//   d[0], d[1]: row g, columns c and c + 1   d[2], d[3]: row g + 8, columns c and c + 1
 // Two bf16 share a word; the one with the lower index is the low half.
 #pragma once
 

@@ -63,7 +63,7 @@ Tensor CudaMemory::allocate(DType type, std::int64_t rows, std::int64_t columns,
   if (observe_label != nullptr) observe_label(data, label);
   const std::shared_ptr<const void> owner(data, [stream = stream_, label](const void* address) {
     const cudaError_t freed = cudaFreeAsync(const_cast<void*>(address), stream->get());
-    LOG_IF(WARNING, freed != cudaSuccess) << "freeing " << label << ": " << cudaGetErrorString(freed);
+    LOG_IF(WARNING, freed != cudaSuccess) << "freeing " << label << " failed: " << cudaGetErrorString(freed);
   });
   return {type, rows, columns, Buffer::borrow(data, bytes, std::move(label), owner, true, kind())};
 }

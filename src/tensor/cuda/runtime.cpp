@@ -97,7 +97,7 @@ Stream::Stream() {
 Stream::~Stream() {
   if (handle_ == nullptr) return;
   const cudaError_t status = cudaStreamDestroy(handle_);
-  LOG_IF(WARNING, status != cudaSuccess) << "destroying a CUDA stream: " << cudaGetErrorString(status);
+  LOG_IF(WARNING, status != cudaSuccess) << "destroying a CUDA stream failed: " << cudaGetErrorString(status);
 }
 
 void Stream::synchronise() const {
@@ -121,7 +121,7 @@ DeviceBuffer::DeviceBuffer(std::size_t bytes, std::string label) : bytes_(bytes)
 DeviceBuffer::~DeviceBuffer() {
   if (data_ == nullptr) return;
   const cudaError_t status = cudaFree(data_);
-  LOG_IF(WARNING, status != cudaSuccess) << "freeing " << label_ << ": " << cudaGetErrorString(status);
+  LOG_IF(WARNING, status != cudaSuccess) << "freeing " << label_ << " failed: " << cudaGetErrorString(status);
 }
 
 void copy_to_device(ConstView host, View device, const Stream& stream) {
