@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <functional>
+#include <cstddef>
 #include <numeric>
 
 #include "core/error.h"
@@ -21,13 +21,39 @@ float row_entropy(const cpu::RowStatistics& s) {
   return std::log(s.sum) - s.weighted / s.sum;
 }
 
-/// Inverse of the cumulative weights, in order of ids.
-std::int64_t draw(std::span<const float> weights, double uniform) {
-  constexpr std::size_t kBlock = 256;
-  std::vector<double> sums;
+constexpr std::size_t kDrawBlock = 256;  ///< weights that draw() sums before it looks at each
+
+/// A token that top-k or top-p may keep.
+struct Candidate {
+  float weight;
+  std::int64_t id;
+};
+
+/// Working memory for one row of logits at a time, in a thread's scratch. Its size depends on the vocabulary alone, so only
+/// the first token of a thread allocates.
+struct RowMemory {
+  RowMemory(cpu::Scratch& scratch, std::int64_t vocabulary) {
+    const auto n = static_cast<std::size_t>(vocabulary);
+    const std::size_t block_count = (n + kDrawBlock - 1) / kDrawBlock;
+    const std::size_t bytes = n * sizeof(Candidate) + block_count * sizeof(double) + n * sizeof(float);
+    void* memory = scratch.floats(static_cast<std::int64_t>((bytes + sizeof(float) - 1) / sizeof(float)));
+    // In the order of their alignment.
+    candidates = {static_cast<Candidate*>(memory), n};
+    memory = candidates.data() + n;
+    block_sums = {static_cast<double*>(memory), block_count};
+    memory = block_sums.data() + block_count;
+    weights = {static_cast<float*>(memory), n};
+  }
+  std::span<Candidate> candidates;  ///< [vocabulary]
+  std::span<double> block_sums;     ///< [ceil(vocabulary / kDrawBlock)]
+  std::span<float> weights;         ///< [vocabulary]
+};
+
+/// Inverse of the cumulative weights, in order of ids. Overwrites `block_sums`.
+std::int64_t draw(std::span<const float> weights, double uniform, std::span<double> block_sums) {
   double total = 0;
-  for (std::size_t first = 0; first < weights.size(); first += kBlock) {
-    const std::size_t end = std::min(weights.size(), first + kBlock);
+  for (std::size_t first = 0; first < weights.size(); first += kDrawBlock) {
+    const std::size_t end = std::min(weights.size(), first + kDrawBlock);
     std::array<double, 8> lanes{};  // chains of their own: one alone would wait for itself
     std::size_t i = first;
     for (; i + lanes.size() <= end; i += lanes.size()) {
@@ -36,18 +62,18 @@ std::int64_t draw(std::span<const float> weights, double uniform) {
     }
     for (; i < end; ++i) lanes[0] += static_cast<double>(weights[i]);
     const double sum = std::accumulate(lanes.begin(), lanes.end(), 0.0);
-    sums.push_back(sum);
+    block_sums[first / kDrawBlock] = sum;
     total += sum;
   }
   double rest = uniform * total;
   std::int64_t last = -1;
-  for (std::size_t b = 0; b < sums.size(); ++b) {
-    if (rest >= sums[b] && b + 1 < sums.size()) {
-      rest -= sums[b];
+  for (std::size_t b = 0; b < block_sums.size(); ++b) {
+    if (rest >= block_sums[b] && b + 1 < block_sums.size()) {
+      rest -= block_sums[b];
       continue;
     }
-    const std::size_t end = std::min(weights.size(), (b + 1) * kBlock);
-    for (std::size_t i = b * kBlock; i < end; ++i) {
+    const std::size_t end = std::min(weights.size(), (b + 1) * kDrawBlock);
+    for (std::size_t i = b * kDrawBlock; i < end; ++i) {
       if (weights[i] <= 0) continue;
       last = static_cast<std::int64_t>(i);
       rest -= static_cast<double>(weights[i]);
@@ -62,32 +88,77 @@ std::int64_t draw(std::span<const float> weights, double uniform) {
   return -1;
 }
 
+/// The tokens whose weights are not 0, in order of ids. Uses `memory`.
+std::span<Candidate> candidates_of(std::span<const float> weights, std::span<Candidate> memory) {
+  std::size_t count = 0;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    if (weights[i] > 0) memory[count++] = {weights[i], static_cast<std::int64_t>(i)};
+  }
+  return memory.first(count);
+}
+
 /// top-k (ties with the k-th stay), then top-p on what is left: the fewest largest whose mass exceeds p, as the
 /// reference's warpers do (ascending order, drop while the cumulative mass ≤ 1 − p, always keep the largest).
-void truncate(const SampleRequest& request, std::span<float> weights) {
-  const auto n = static_cast<std::int64_t>(weights.size());
-  if (request.top_k > 0 && request.top_k < n) {
-    std::vector<float> sorted(weights.begin(), weights.end());
-    std::nth_element(sorted.begin(), sorted.begin() + request.top_k - 1, sorted.end(), std::greater<>());
-    const float threshold = sorted[static_cast<std::size_t>(request.top_k - 1)];
+void truncate(const SampleRequest& request, std::span<float> weights, std::span<Candidate> memory) {
+  std::span<Candidate> left = candidates_of(weights, memory);
+  const auto k = static_cast<std::size_t>(request.top_k);
+  if (request.top_k > 0 && k < left.size()) {
+    const auto kth = left.begin() + static_cast<std::ptrdiff_t>(k) - 1;
+    std::nth_element(left.begin(), kth, left.end(),
+                     [](const Candidate& a, const Candidate& b) { return a.weight > b.weight; });
+    const float threshold = kth->weight;
     for (float& w : weights) {
       if (w < threshold) w = 0.0F;
     }
+    left = candidates_of(weights, memory);
   }
   if (request.top_p < 1.0F) {
-    std::vector<std::size_t> order(weights.size());
-    std::iota(order.begin(), order.end(), std::size_t{0});
-    std::stable_sort(order.begin(), order.end(),
-                     [&](std::size_t a, std::size_t b) { return weights[a] < weights[b]; });
     double total = 0;
-    for (const float w : weights) total += static_cast<double>(w);
+    for (const Candidate& c : left) total += static_cast<double>(c.weight);
+    // Equal weights in order of ids. A stable sort would do this alone, but it allocates.
+    std::sort(left.begin(), left.end(), [](const Candidate& a, const Candidate& b) {
+      return a.weight < b.weight || (a.weight == b.weight && a.id < b.id);
+    });
     double cumulative = 0;
-    for (std::size_t i = 0; i + 1 < order.size(); ++i) {
-      cumulative += static_cast<double>(weights[order[i]]);
+    for (std::size_t i = 0; i + 1 < left.size(); ++i) {
+      cumulative += static_cast<double>(left[i].weight);
       if (cumulative > (1.0 - static_cast<double>(request.top_p)) * total) break;
-      weights[order[i]] = 0.0F;
+      weights[static_cast<std::size_t>(left[i].id)] = 0.0F;
     }
   }
+}
+
+SampledToken sample_row(const cpu::Kernels& kernels, std::span<const float> logits,
+                        const SampleRequest& request, std::span<const std::int64_t> suppressed,
+                        const RowMemory& memory) {
+  const auto n = static_cast<std::int64_t>(logits.size());
+  const float inverse = request.greedy ? 1.0F : 1.0F / request.temperature;
+  const cpu::RowStatistics s = kernels.row_statistics(logits.data(), n, inverse);
+  if (!std::isfinite(s.maximum) || !std::isfinite(s.sum)) {
+    fail(
+        "cannot sample a token: the network's output is not finite; use other weights or another adapter, "
+        "or train with a lower optimizer.lr");
+  }
+  SampledToken token;
+  token.entropy = row_entropy(s);
+  const std::span<float> weights = memory.weights;
+  kernels.row_exp(logits.data(), n, inverse, s.maximum, 1.0F, weights.data(), false);
+  for (const std::int64_t id : suppressed) weights[static_cast<std::size_t>(id)] = -1.0F;
+  if (request.greedy) {
+    token.id = -1;
+    for (std::int64_t i = 0; i < n; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      if (weights[at] < 0) continue;
+      if (token.id < 0 || logits[at] > logits[static_cast<std::size_t>(token.id)]) token.id = i;
+    }
+  } else {
+    for (const std::int64_t id : suppressed) weights[static_cast<std::size_t>(id)] = 0.0F;
+    if (request.top_k > 0 || request.top_p < 1.0F) truncate(request, weights, memory.candidates);
+    token.id = draw(weights, request.uniform, memory.block_sums);
+  }
+  CHECK_GE(token.id, 0) << "no token may be sampled";
+  token.logp = row_logp(s, logits[static_cast<std::size_t>(token.id)], inverse);
+  return token;
 }
 
 }  // namespace
@@ -146,45 +217,14 @@ void CpuOps::sample(ConstView h, const FrozenLinear& head, std::span<const Sampl
   CHECK(static_cast<std::int64_t>(requests.size()) == h.rows() && tokens.size() == requests.size());
   for_logit_chunks(h, head, arena, [&](std::int64_t first, std::int64_t count, View logits) {
     parallel_pieces(count, 1, [&](std::int64_t begin, std::int64_t rows, cpu::Scratch& scratch) {
-      const std::span<float> weights(scratch.floats(head.out), static_cast<std::size_t>(head.out));
+      const RowMemory memory(scratch, head.out);
       for (std::int64_t r = begin; r < begin + rows; ++r) {
         const auto index = static_cast<std::size_t>(first + r);
-        tokens[index] = sample_row(ConstView(logits).row_range(r, 1).span<const float>(), requests[index],
-                                   suppressed, weights);
+        tokens[index] = sample_row(k_, ConstView(logits).row_range(r, 1).span<const float>(), requests[index],
+                                   suppressed, memory);
       }
     });
   });
-}
-
-SampledToken CpuOps::sample_row(std::span<const float> logits, const SampleRequest& request,
-                                std::span<const std::int64_t> suppressed, std::span<float> weights) const {
-  const auto n = static_cast<std::int64_t>(logits.size());
-  const float inverse = request.greedy ? 1.0F : 1.0F / request.temperature;
-  const cpu::RowStatistics s = k_.row_statistics(logits.data(), n, inverse);
-  if (!std::isfinite(s.maximum) || !std::isfinite(s.sum)) {
-    fail(
-        "cannot sample a token: the network's output is not finite; use other weights or another adapter, "
-        "or train with a lower optimizer.lr");
-  }
-  SampledToken token;
-  token.entropy = row_entropy(s);
-  k_.row_exp(logits.data(), n, inverse, s.maximum, 1.0F, weights.data(), false);
-  for (const std::int64_t id : suppressed) weights[static_cast<std::size_t>(id)] = -1.0F;
-  if (request.greedy) {
-    token.id = -1;
-    for (std::int64_t i = 0; i < n; ++i) {
-      const auto at = static_cast<std::size_t>(i);
-      if (weights[at] < 0) continue;
-      if (token.id < 0 || logits[at] > logits[static_cast<std::size_t>(token.id)]) token.id = i;
-    }
-  } else {
-    for (const std::int64_t id : suppressed) weights[static_cast<std::size_t>(id)] = 0.0F;
-    if (request.top_k > 0 || request.top_p < 1.0F) truncate(request, weights);
-    token.id = draw(weights, request.uniform);
-  }
-  CHECK_GE(token.id, 0) << "no token may be sampled";
-  token.logp = row_logp(s, logits[static_cast<std::size_t>(token.id)], inverse);
-  return token;
 }
 
 }  // namespace biqa

@@ -178,8 +178,6 @@ class CpuOps final : public Ops, public SharedPacking {
   /// Computes the logits of a few rows at a time, so that the full [rows, vocabulary] matrix is never built.
   template <typename Body>
   void for_logit_chunks(ConstView h, const FrozenLinear& head, Arena& arena, const Body& body);
-  SampledToken sample_row(std::span<const float> logits, const SampleRequest& request,
-                          std::span<const std::int64_t> suppressed, std::span<float> weights) const;
 
   /// Smallest number of rows, a multiple of 8, for which it pays to wake a thread. `multiplications`: per row.
   static std::int64_t rows_worth_a_thread(std::int64_t multiplications) {
