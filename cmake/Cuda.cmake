@@ -25,12 +25,14 @@ endif()
 find_package(CUDAToolkit REQUIRED)
 find_package(CUDNN REQUIRED)
 find_package(NCCL 2.14 REQUIRED)
+# What ptxas says of an object's kernels lies beside it: docs/cuda-resources.md is checked against that.
+set(CMAKE_CUDA_COMPILER_LAUNCHER bash ${PROJECT_SOURCE_DIR}/cmake/keep_ptxas_output.sh ${CMAKE_CUDA_COMPILER_LAUNCHER})
 
 # biqa_cuda_target(target layer): what the layer's cuda/ and nccl/ folders need. A contraction of a*b+c that the compiler may
 # or may not make would break bitwise agreement between kernels; one that is wanted is written as fmaf.
 function(biqa_cuda_target target layer)
   target_compile_options(${target} PRIVATE
-    $<$<COMPILE_LANGUAGE:CUDA>:-fmad=false -Xcompiler=-Wall,-Wextra,-Wshadow>
+    $<$<COMPILE_LANGUAGE:CUDA>:-fmad=false -Xptxas=-v -Xcompiler=-Wall,-Wextra,-Wshadow>
     $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${BIQA_WERROR}>>:-Werror=all-warnings>)
   if(layer STREQUAL "tensor")
     target_link_libraries(${target} PUBLIC CUDA::cudart)

@@ -178,7 +178,7 @@ if [[ $level != fast ]]; then
   if command -v "${CUDACXX:-nvcc}" >/dev/null || [[ -x /usr/local/cuda/bin/nvcc ]]; then
     architectures="80;90"  # full: all of them
     [[ $level == full ]] && architectures=
-    BIQA_CUDA_ARCHITECTURES=$architectures build cuda --tests --target biqa_all_programs --target biqa_gpu_tests && run_tests cuda --label-regex '^gpu$'
+    BIQA_CUDA_ARCHITECTURES=$architectures build cuda --tests --target biqa_all_programs --target biqa_gpu_tests && run_tests cuda --label-regex '^(gpu|resources)$'
   else
     echo "skipped: no nvcc here; the kernels ran in the emulator, as part of the CPU tests"
   fi

@@ -215,6 +215,7 @@ void run(ForwardArguments a, ConstView q, const HeadShape& shape, DeviceSpan<Que
   with_rounded_head_dim(shape.head_dim, [&](auto rounded) {
     constexpr int kD = decltype(rounded)::value;
     constexpr std::size_t kSharedBytes = std::size_t{2} * 2 * kBlockKeys * kRowStride<kD> * sizeof(Bf16);
+    static_assert(kSharedBytes == 512 * (kD + 8), "docs/cuda-resources.md has this formula");
     launch(tile_attention_kernel<kD>, grid, dim3(kTileThreads), kSharedBytes, stream, a);
   });
 }

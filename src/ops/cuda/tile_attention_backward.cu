@@ -403,13 +403,17 @@ void tile_attention_backward(ConstView q, ConstView k, ConstView v, ConstView ou
   const auto kv_heads = static_cast<unsigned>(shape.kv_heads);
   with_rounded_head_dim(shape.head_dim, [&](auto rounded) {
     constexpr int kD = decltype(rounded)::value;
-    constexpr std::size_t kRows = std::size_t{2} * (2 * kStepKeys + kTilePairs);
+    constexpr std::size_t kQueriesBytes =
+        std::size_t{2} * (2 * kStepKeys + kTilePairs) * kRowStride<kD> * sizeof(Bf16);
+    constexpr std::size_t kKeysBytes = sizeof(KeyBlockMemory<kD>);
+    static_assert(kQueriesBytes == 512 * (kD + 8) && kKeysBytes == 512 * (kD + 8) + 768,
+                  "docs/cuda-resources.md has these formulas");
     if (!tables.queries.empty())
       launch(backward_queries_kernel<kD>, dim3(grid_size(tables.queries.size), kv_heads), dim3(kTileThreads),
-             kRows * kRowStride<kD> * sizeof(Bf16), stream, a);
+             kQueriesBytes, stream, a);
     if (!tables.keys.empty())
       launch(backward_keys_kernel<kD>, dim3(grid_size(tables.keys.size), kv_heads), dim3(kTileThreads),
-             sizeof(KeyBlockMemory<kD>), stream, a);
+             kKeysBytes, stream, a);
   });
 }
 
