@@ -36,8 +36,8 @@ void RunCheckpoints::begin(const Learner& learner, const CheckpointInfo& info) {
 }
 
 bool RunCheckpoints::take_insurance() {
-  if (insured_ || writer_.state() == CheckpointWriter::State::writing) return false;
-  insured_ = true;
+  if (insurance_taken_ || writer_.state() == CheckpointWriter::State::writing) return false;
+  insurance_taken_ = true;
   return true;
 }
 

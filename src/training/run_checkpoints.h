@@ -67,7 +67,9 @@ class RunCheckpoints {
   Communicator& learners_;
   CheckpointWriter writer_;
   SaveProgress saves_;
-  bool insured_ = false;  ///< take_insurance() has returned true
+  /// take_insurance() has returned true. This is not a state of `saves_`: all learners have the same states, but SIGTERM reaches
+  /// each learner at a different time.
+  bool insurance_taken_ = false;
   std::int64_t evaluated_step_ = -1, best_step_ = 0;
   double evaluated_ = kNotMeasured, best_ = -std::numeric_limits<double>::infinity();
 };
