@@ -141,6 +141,8 @@ const std::vector<LoraCase>& lora_cases() {
         all.push_back({5, 33, 17, {{8, 17, 0, 0.5F}}, type, rate, 1});
         // A fused product of which the middle part is not adapted, ranks differ and one is above 16.
         all.push_back({37, 20, 60, {{3, 24, 0, 2.0F}, {20, 19, 41, 0.25F}}, type, rate, 1});
+        // The same with widths that are multiples of 8.
+        all.push_back({37, 24, 64, {{3, 24, 0, 2.0F}, {20, 24, 40, 0.25F}}, type, rate, 1});
       }
     }
     return all;
@@ -161,6 +163,8 @@ const std::vector<LoraCase>& lora_batch_cases() {
                        rate,
                        1,
                        {2, 7, 8, 9, 31, 33, 64, 300}});
+        all.push_back(
+            {130, 1096, 64, {{3, 24, 0, 2.0F}, {20, 24, 40, 0.25F}}, type, rate, 1, {2, 17, 64, 65, 130}});
       }
     }
     return all;

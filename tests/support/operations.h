@@ -32,6 +32,8 @@ class Operations {
                                              bool backward) = 0;
   virtual void linear(ConstView x, const FrozenLinear& w, View y, bool accumulate = false) = 0;
   virtual void linear_backward(ConstView dy, const FrozenLinear& w, View dx, bool accumulate = false) = 0;
+  /// Error of an adapter's products relative to the sizes of their terms, beyond rounding in f32 (docs/numerics.md).
+  virtual double lora_error() const { return 0; }
   virtual std::unique_ptr<PackedLora> pack_lora(std::int64_t in, std::span<const LoraFactors> factors) = 0;
   virtual void lora(ConstView x, const PackedLora& lora, const Dropout* dropout, View u, View y) = 0;
   virtual void lora_backward(ConstView x, ConstView u, ConstView dy, const PackedLora& lora,

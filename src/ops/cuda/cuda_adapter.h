@@ -7,7 +7,7 @@
 #include <optional>
 #include <vector>
 
-#include "ops/cuda/lora.h"
+#include "ops/cuda/tile_lora.h"
 #include "ops/decoder.h"
 #include "tensor/cuda/memory.h"
 
@@ -23,37 +23,54 @@ struct InputDropout {
   DeviceSpan<std::uint64_t> token_keys;
 };
 
-/// The adapter's factors for one input of one layer. Empty if no projection of this input is adapted.
+/// Narrow factors [rank, n] in the form that the kernels read: f32, or split for tensor cores.
+class Factors {
+ public:
+  Factors() = default;
+  /// `values` f32, dense.
+  Factors(Tensor values, bool tiled, CudaMemory& memory, const Stream& stream);
+  bool tiled() const { return values_.bytes() == 0; }
+  ConstView values() const { return values_.view(); }
+  SplitFactors split() const { return {high_.view(), low_.view()}; }
+
+ private:
+  Tensor values_;      // empty if split
+  Tensor high_, low_;  // empty if not
+};
+
+/// The adapter's factors for one input of one layer. Empty if no projection of this input is adapted. Tensor cores compute
+/// the products (tile_lora.h) if the compute type is bf16 and all widths are multiples of 8, else simple kernels (lora.h).
 class AdapterInput {
  public:
-  struct Part {
-    LoraModule module;
-    std::int64_t column = 0;       ///< first column of the input's stacked output
-    std::int64_t rank_offset = 0;  ///< first column of the inner values u
-    Tensor up;                     ///< B transposed: [rank, out] f32
-  };
   /// Adds a projection whose output begins at `column`. All projections must have the same input width.
   void add(const LoraModule& module, std::int64_t column, ConstView flat, CudaMemory& memory,
            const Stream& stream);
-  /// Call it after the last add().
-  void finish(CudaMemory& memory);
+  /// Call it after the last add(). `compute`: the type of x and dy. `outputs`: the columns of y and dy.
+  void finish(DType compute, std::int64_t outputs, CudaMemory& memory, const Stream& stream);
 
   bool empty() const { return parts_.empty(); }
   std::int64_t rank() const { return rank_; }
-  /// u [T, rank] f32 = dropout(x) · Aᵀ of all projections. y [T, stacked outputs] f32 += scale · u · Bᵀ, each
-  /// projection in its columns.
-  void forward(ConstView x, const InputDropout& dropout, View u, View y, const Stream& stream) const;
+  /// u [T, rank] f32 = dropout(x) · Aᵀ of all projections. y [T, outputs] f32 += scale · u · Bᵀ, each projection in its
+  /// columns. x and y are dense.
+  void forward(ConstView x, const InputDropout& dropout, View u, View y, Arena& arena,
+               const Stream& stream) const;
   /// Adds the gradients of A and B to `gradient` [1, n] f32. Unless d_x is empty, adds the adapter's part to d_x. x and
-  /// dy have the compute type. u is the result of forward(). `scratch` [T, rank] f32.
+  /// dy have the compute type. u is the result of forward(). All are dense.
   void backward(ConstView x, ConstView u, ConstView dy, const InputDropout& dropout, View d_x, View gradient,
-                View scratch, const Stream& stream) const;
+                Arena& arena, const Stream& stream) const;
 
  private:
+  struct Part {
+    LoraModule module;
+    std::int64_t column = 0;       // first column of the input's stacked output
+    std::int64_t rank_offset = 0;  // first column of the inner values u
+    Tensor down, up_values;        // A and B transposed until finish(): [rank, in] and [rank, out] f32
+    Factors up;                    // B transposed
+  };
   DropoutMask mask(const InputDropout& dropout, std::size_t projection) const;
 
   std::vector<Part> parts_;
-  std::vector<Tensor> downs_;  // A of each part; empty after finish()
-  Tensor down_;                // all A, stacked row by row: [rank, in] f32
+  Factors down_;  // all A, stacked row by row: [rank, in]
   std::int64_t rank_ = 0;
 };
 

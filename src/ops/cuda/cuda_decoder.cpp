@@ -131,6 +131,8 @@ class CudaDecoder final : public Decoder {
     std::int64_t column;  // first column in the input's stacked output
   };
   std::vector<InputPart> parts_of(int input) const;
+  /// Columns of the input's stacked output.
+  std::int64_t outputs_of(int input) const;
   LayerRecord take_record(const Pass& pass, std::size_t layer, bool for_backward, Arena& arena) const;
 
   void embed_rows(const CudaPlan& plan, View x);
@@ -173,6 +175,17 @@ std::vector<CudaDecoder::InputPart> CudaDecoder::parts_of(int input) const {
   }
 }
 
+std::int64_t CudaDecoder::outputs_of(int input) const {
+  switch (input) {
+    case kInputQkv:
+      return q_width() + 2 * kv_width();
+    case kInputGateUp:
+      return 2 * shape_.intermediate;
+    default:
+      return shape_.hidden;
+  }
+}
+
 std::shared_ptr<const PackedAdapter> CudaDecoder::pack_adapter(std::span<const LoraModule> modules,
                                                                ConstView flat) {
   auto packed = std::make_shared<CudaAdapter>(static_cast<std::size_t>(flat.size()));
@@ -188,7 +201,7 @@ std::shared_ptr<const PackedAdapter> CudaDecoder::pack_adapter(std::span<const L
         const LoraModule* module = table[layer][static_cast<std::size_t>(part.projection)];
         if (module != nullptr) entry.add(*module, part.column, flat, memory_, stream_);
       }
-      entry.finish(memory_);
+      entry.finish(ops_.compute_type(), outputs_of(input), memory_, stream_);
     }
   }
   return packed;
@@ -207,7 +220,7 @@ InputDropout CudaDecoder::dropout_of(const Pass& pass, std::size_t layer, int in
 void CudaDecoder::add_adapter(const Pass& pass, std::size_t layer, int input, ConstView x, View u, View y) {
   if (pass.adapter == nullptr) return;
   const AdapterInput& entry = pass.adapter->layers[layer][static_cast<std::size_t>(input)];
-  if (!entry.empty()) entry.forward(x, dropout_of(pass, layer, input), u, y, stream_);
+  if (!entry.empty()) entry.forward(x, dropout_of(pass, layer, input), u, y, pass.arena, stream_);
 }
 
 /// Adds the adapter's gradient of one input and its part of d_x.
@@ -215,9 +228,7 @@ void CudaDecoder::add_adapter_backward(const Pass& pass, std::size_t layer, int 
                                        ConstView u, ConstView dy, View d_x, View gradient) {
   const AdapterInput& entry = pass.adapter->layers[layer][static_cast<std::size_t>(input)];
   if (entry.empty()) return;
-  const Arena::Scope scope(pass.arena);
-  const View scratch = pass.arena.take(DType::f32, x.rows(), entry.rank());
-  entry.backward(x, u, dy, dropout_of(pass, layer, input), d_x, gradient, scratch, stream_);
+  entry.backward(x, u, dy, dropout_of(pass, layer, input), d_x, gradient, pass.arena, stream_);
 }
 
 // --- forward -----------------------------------------------------------------------------------------------------------

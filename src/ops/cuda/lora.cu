@@ -4,10 +4,7 @@
 // do not change the order of any sum.
 #include "ops/cuda/lora.h"
 
-#include <cmath>
-
-#include "core/random.h"
-#include "ops/cuda/kernel_support.h"
+#include "ops/cuda/dropout_mask.h"
 
 namespace biqa::cuda {
 namespace {
@@ -16,36 +13,6 @@ constexpr int kTileRows = 4;
 constexpr int kTileRanks = 8;
 constexpr int kTileOutputs = kTileRows * kTileRanks;
 constexpr int kMaxThreads = 256;
-
-/// DropoutMask for a kernel. A word w of the stream means u = w / 2^32 < rate exactly if w < threshold.
-struct Mask {
-  std::uint64_t threshold = 0;
-  float factor = 1;
-  StreamName name{3};
-  const std::uint64_t* token_keys = nullptr;
-
-  __device__ bool empty() const { return threshold == 0; }
-  __device__ RandomStream stream(std::int64_t row) const {
-    return RandomStream(name.with(token_keys[row]).key());
-  }
-  /// The columns from `column`, a multiple of four, times their factors.
-  __device__ void apply(const RandomStream& stream, int column, Quad<float>& values) const {
-    const Words<4> words = stream.bits(static_cast<std::uint64_t>(column) / kQuad);
-    for (int i = 0; i < kQuad; ++i) {
-      const bool dropped = std::uint64_t{words.word[i]} < threshold;
-      values.values[i] *= dropped ? 0.0F : factor;
-    }
-  }
-};
-
-Mask mask_of(const DropoutMask& mask, std::int64_t rows) {
-  if (mask.rate == 0) return {};
-  CHECK(mask.rate > 0 && mask.rate < 1) << "rate " << mask.rate;
-  CHECK(mask.token_keys.size == rows) << mask.token_keys.size << " keys for " << rows << " rows";
-  return {static_cast<std::uint64_t>(std::ceil(mask.rate * 0x1.0p32)),
-          static_cast<float>(1.0 / (1.0 - mask.rate)), StreamName(3).with(mask.key).with(mask.projection),
-          mask.token_keys.data};
-}
 
 /// Sums over the block's threads of kTileOutputs values of each: lane o of the first warp gets that of sums[o]. Within a
 /// warp the lanes are added in order, then the warps. `scratch` holds kTileOutputs · (threads + 1) + threads floats.

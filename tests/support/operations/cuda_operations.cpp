@@ -112,11 +112,14 @@ class CudaOperations final : public Operations {
     run(dx, accumulate, [&](View out) { ops_.linear_backward(input.view(), w, out, accumulate); });
   }
 
+  double lora_error() const override { return ops_.compute_type() == DType::bf16 ? 0x1.0p-16 : 0; }
   std::unique_ptr<PackedLora> pack_lora(std::int64_t in, std::span<const LoraFactors> factors) override {
     std::vector<float> flat;
     std::vector<LoraModule> modules;
     std::int64_t rank = 0;
+    std::int64_t outputs = 0;
     for (const LoraFactors& f : factors) {
+      outputs = std::max(outputs, f.out_offset + f.out);
       LoraModule module;
       module.rank = f.rank;
       module.in = in;
@@ -135,7 +138,7 @@ class CudaOperations final : public Operations {
     for (std::size_t p = 0; p < modules.size(); ++p) {
       packed->input.add(modules[p], factors[p].out_offset, device.view(), memory_, ops_.stream());
     }
-    packed->input.finish(memory_);
+    packed->input.finish(ops_.compute_type(), outputs, memory_, ops_.stream());
     packed->modules = std::move(modules);
     memory_.wait();
     return packed;
@@ -146,8 +149,9 @@ class CudaOperations final : public Operations {
     Upload keys;
     const cuda::InputDropout kept = device_dropout(dropout, keys);
     Tensor inner = memory_.allocate(DType::f32, u.rows(), u.columns(), "test output");
+    Arena arena("test scratch", memory_);
     run(y, true,
-        [&](View out) { packed.input.forward(input.view(), kept, inner.view(), out, ops_.stream()); });
+        [&](View out) { packed.input.forward(input.view(), kept, inner.view(), out, arena, ops_.stream()); });
     download(inner, u);
   }
   void lora_backward(ConstView x, ConstView u, ConstView dy, const PackedLora& lora, const Dropout* dropout,
@@ -163,10 +167,10 @@ class CudaOperations final : public Operations {
       std::copy_n(values, count, flat.row<float>(0) + offset);
     });
     Tensor gradient = upload(flat.view());
-    Tensor scratch = memory_.allocate(DType::f32, x.rows(), packed.rank, "test scratch");
+    Arena arena("test scratch", memory_);
     const auto backward = [&](View d_input) {
       packed.input.backward(input.view(), inner.view(), d_output.view(), kept, d_input, gradient.view(),
-                            scratch.view(), ops_.stream());
+                            arena, ops_.stream());
     };
     if (d_x.empty()) {
       backward({});
