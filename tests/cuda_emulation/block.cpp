@@ -210,8 +210,8 @@ int Block::pick() {
       for (unsigned skip = draws_.below(static_cast<unsigned>(std::popcount(set))); skip > 0; --skip)
         set &= set - 1;
     }
-    return std::countr_zero(set) %
-           kWarp;  // the set is not empty; GCC 14 fears an index of 32 without the remainder
+    // The set is not empty, but GCC 14 fears an index of 32 without the remainder.
+    return std::countr_zero(set) % kWarp;
   };
   if (ready_warps_ == 0) return -1;
   const int warp = one_of(ready_warps_);

@@ -216,7 +216,7 @@ constexpr int kRanksOfTile = 16;
 constexpr int kInnerStride = kRanksOfTile + kChunk;  // as kRowStride
 
 /// 64 rows of x, masked, and of g, split, in shared memory. Zeros stand for rows from `count` on and for missing columns.
-struct OuterTile {
+struct alignas(16) OuterTile {
   Bf16 x[kRowsOfTile * kRowStride<kColumnsOfTile>];
   Bf16 high[kRowsOfTile * kInnerStride];
   Bf16 low[kRowsOfTile * kInnerStride];
@@ -263,7 +263,7 @@ __device__ const Bf16* left_transposed_address(const Bf16* block, int row) {
 
 /// blockIdx: tile of columns, tile of ranks, part of the rows. A warp takes 16 columns.
 __global__ void __launch_bounds__(kTileThreads) tile_outer_kernel(OuterArguments a) {
-  __shared__ OuterTile tile;
+  OuterTile& tile = *dynamic_shared<OuterTile>();
   const int first_column = static_cast<int>(blockIdx.x) * kColumnsOfTile;
   const int first_rank = static_cast<int>(blockIdx.y) * kRanksOfTile;
   const std::int64_t begin = static_cast<std::int64_t>(blockIdx.z) * a.part_rows;
@@ -432,7 +432,7 @@ void outer(ConstView g, ConstView x, const DropoutMask& mask, float scale, bool 
       x.rows(),          parts.size,       static_cast<int>(columns), static_cast<int>(rank)};
   const dim3 grid(grid_size(tiles(columns, kColumnsOfTile)), small_grid_size(tiles(rank, kRanksOfTile)),
                   small_grid_size(parts.count));
-  launch(tile_outer_kernel, grid, dim3(kTileThreads), 0, stream, a);
+  launch(tile_outer_kernel, grid, dim3(kTileThreads), sizeof(OuterTile), stream, a);
   launch(add_parts_kernel, dim3(grid_size(tiles(rank * columns, kElementThreads))), dim3(kElementThreads), 0,
          stream, elements<float>(ConstView(sums)), static_cast<int>(parts.count), rank,
          static_cast<int>(columns), scale, true, transposed, rows_of<float>(target));

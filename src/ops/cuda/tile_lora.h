@@ -10,7 +10,7 @@
 namespace biqa::cuda {
 
 /// Factors [rank, n], each as two bf16: `high` is the rounded factor, `low` the rounded rest. So
-/// |high + low − factor| ≤ 2^-18 · |factor|.
+/// |high + low − factor| ≤ 2^-17 · |factor|.
 struct SplitFactors {
   ConstView high, low;
   SplitFactors row_range(std::int64_t first, std::int64_t count) const {
@@ -27,7 +27,8 @@ bool fits_tiles(ConstView matrix);
 /// are taken from `arena` and added in order.
 void reduce(ConstView x, const SplitFactors& factors, const DropoutMask& mask, View u, Arena& arena,
             const Stream& stream);
-/// As expand() in lora.h. u is split like the factors. The product of the two low halves, below 2^-18, is left out.
+/// As expand() in lora.h. u is split like the factors. The product of the two low halves is left out: it is below
+/// 2^-16 of the whole.
 void expand(ConstView u, const SplitFactors& factors, float scale, const DropoutMask& mask, View y,
             const Stream& stream);
 /// As outer() in lora.h, but x is bf16. g is split like factors. The rows are summed in up to 16 parts, whose number depends

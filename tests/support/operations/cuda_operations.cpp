@@ -112,7 +112,7 @@ class CudaOperations final : public Operations {
     run(dx, accumulate, [&](View out) { ops_.linear_backward(input.view(), w, out, accumulate); });
   }
 
-  double lora_error() const override { return ops_.compute_type() == DType::bf16 ? 0x1.0p-16 : 0; }
+  double lora_error() const override { return ops_.compute_type() == DType::bf16 ? 0x1.4p-15 : 0; }
   std::unique_ptr<PackedLora> pack_lora(std::int64_t in, std::span<const LoraFactors> factors) override {
     std::vector<float> flat;
     std::vector<LoraModule> modules;
