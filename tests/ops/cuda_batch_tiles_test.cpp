@@ -112,7 +112,7 @@ INSTANTIATE_TEST_SUITE_P(AllRowsOrOutputs, CudaBatchTiles, ::testing::Bool());
 
 TEST_P(CudaBatchTiles, ForwardTilesSeeTheSequencesPages) {
   const RowBatch all = batch();
-  const BatchTiles tiles = cuda::batch_tiles(all, kSharing, GetParam());
+  const BatchTiles tiles = cuda::batch_tiles(all, kSharing, GetParam(), 9);
   Seen expected;
   std::int64_t first_page = 0;
   for (std::size_t s = 0; s < all.sequences.size(); ++s) {
@@ -126,12 +126,12 @@ TEST_P(CudaBatchTiles, ForwardTilesSeeTheSequencesPages) {
     }
     first_page += static_cast<std::int64_t>(sequence.pages.size());
   }
-  EXPECT_EQ(seen_by_tiles(tiles.forward), expected);
+  EXPECT_EQ(seen_by_tiles(tiles.forward.tiles), expected);
 }
 
 TEST_P(CudaBatchTiles, BackwardTilesAndKeyBlocksSeeTheSame) {
   const RowBatch all = batch();
-  const BatchTiles tiles = cuda::batch_tiles(all, kSharing, GetParam());
+  const BatchTiles tiles = cuda::batch_tiles(all, kSharing, GetParam(), 9);
   const Seen expected = seen_in_groups(all, GetParam());
   EXPECT_EQ(seen_by_tiles(tiles.backward), expected);
   EXPECT_EQ(seen_by_blocks(tiles.keys), expected);
@@ -144,10 +144,94 @@ TEST_P(CudaBatchTiles, BackwardTilesAndKeyBlocksSeeTheSame) {
 TEST(CudaBatchTilesWithoutGroups, HaveNoBackward) {
   RowBatch all = batch();
   all.groups.clear();
-  const BatchTiles tiles = cuda::batch_tiles(all, kSharing, false);
-  EXPECT_FALSE(tiles.forward.empty());
+  const BatchTiles tiles = cuda::batch_tiles(all, kSharing, false, 9);
+  EXPECT_FALSE(tiles.forward.tiles.empty());
   EXPECT_TRUE(tiles.backward.empty());
   EXPECT_TRUE(tiles.keys.blocks.empty());
+}
+
+/// Sequences with one row that is the token after `preceding` others; their pages.
+RowBatch decoding(const std::vector<std::pair<std::int64_t, std::vector<std::int32_t>>>& sequences) {
+  RowBatch all;
+  for (const auto& [preceding, pages] : sequences) {
+    const auto row = static_cast<std::int64_t>(all.sequences.size());
+    all.sequences.push_back({row, 1, preceding, 1, pages});
+    all.ids.push_back(0);
+  }
+  return all;
+}
+/// The places that each row sees, as numbers of pages and keys in the page; in order.
+std::map<std::int32_t, std::vector<std::int32_t>> places_seen(const RowBatch& all,
+                                                              const cuda::ForwardTiles& tiles) {
+  std::vector<std::int32_t> table;
+  for (const SequenceRows& s : all.sequences) table.insert(table.end(), s.pages.begin(), s.pages.end());
+  std::map<std::int32_t, std::vector<std::int32_t>> seen;
+  for (const QueryTile& tile : tiles.tiles) {
+    const std::int32_t first_row = tile.first_pair / kSharing;
+    EXPECT_TRUE(tile.members == 0 || tile.pairs == tile.members * kSharing);
+    for (std::int32_t i = 0; i * kSharing < tile.pairs; ++i) {
+      auto& places = seen[first_row + i];
+      std::vector<KeyRun> runs{tile.keys};
+      if (tile.members > 0) runs.push_back(tiles.own[static_cast<std::size_t>(tile.first_member + i)]);
+      for (const KeyRun& run : runs) {
+        for (std::int32_t k = 0; k < run.length; ++k) {
+          const std::int32_t page = table[static_cast<std::size_t>(run.first + k / cuda::kPageTokens)];
+          places.push_back(page * cuda::kPageTokens + k % cuda::kPageTokens);
+        }
+      }
+    }
+  }
+  return seen;
+}
+
+TEST(CudaBatchTiles, DecodeRowsOfAGroupShareTheTilesOfTheirFirstPages) {
+  // Two whole pages in common, one, none; a group whose pages are not whole; a group at the end.
+  const RowBatch all = decoding({{130, {1, 2, 3}},
+                                 {140, {1, 2, 4}},
+                                 {128, {1, 2, 5}},
+                                 {64, {1, 6}},
+                                 {70, {7, 8}},
+                                 {63, {9}},
+                                 {40, {9}},
+                                 {300, {20, 21, 22, 23, 24}},
+                                 {301, {20, 21, 22, 25, 26}}});
+  const auto alone = cuda::batch_tiles(all, kSharing, false, 1).forward;
+  EXPECT_EQ(alone.tiles.size(), all.sequences.size());
+  EXPECT_TRUE(alone.own.empty());
+  const auto expected = places_seen(all, alone);
+  EXPECT_EQ(expected.size(), all.sequences.size());
+  for (const bool outputs_only : {false, true}) {
+    const auto shared = cuda::batch_tiles(all, kSharing, outputs_only, 9).forward;
+    EXPECT_EQ(places_seen(all, shared), expected);
+    std::multiset<std::pair<std::int32_t, std::int32_t>> members;  // with the keys they share
+    for (const QueryTile& tile : shared.tiles) {
+      if (tile.members > 0) members.insert({tile.members, tile.keys.length});
+    }
+    EXPECT_EQ(members, (std::multiset<std::pair<std::int32_t, std::int32_t>>{{2, 192}, {3, 128}}));
+  }
+  const auto pairs_of_rows = cuda::batch_tiles(all, kSharing, false, 2).forward;
+  EXPECT_EQ(places_seen(all, pairs_of_rows), expected);
+  EXPECT_EQ(pairs_of_rows.tiles.size(), 7U);
+}
+
+TEST(CudaBatchTiles, OnlySingleRowsShareTiles) {
+  RowBatch all = decoding({{130, {1, 2, 3}}, {140, {1, 2, 4}}, {128, {1, 2, 5}}});
+  all.sequences[1].rows = 2;
+  all.sequences[1].outputs = 2;
+  all.sequences[2].first_row = 3;
+  EXPECT_TRUE(cuda::batch_tiles(all, kSharing, false, 9).forward.own.empty());
+}
+
+TEST(CudaBatchTiles, FewRowsShareNothing) {
+  const auto members = [](std::size_t rows, const HeadShape& heads) {
+    return cuda::members_of_tile(
+        decoding(std::vector<std::pair<std::int64_t, std::vector<std::int32_t>>>(rows, {64, {1, 2}})), heads);
+  };
+  EXPECT_EQ(members(63, {28, 4, 128}), 1);  // fewer than 128 tiles remain if two rows share one
+  EXPECT_EQ(members(64, {28, 4, 128}), 2);
+  EXPECT_EQ(members(256, {28, 4, 128}), 8);
+  EXPECT_EQ(members(1000, {28, 4, 128}), 9);  // 63 of 64 pairs
+  EXPECT_EQ(members(1000, {128, 1, 128}), 1);
 }
 
 }  // namespace

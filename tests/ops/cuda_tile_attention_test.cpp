@@ -22,9 +22,11 @@
 namespace biqa {
 namespace {
 
+using cuda::ForwardTiles;
 using cuda::KeyRun;
 using cuda::QueryRows;
 using cuda::QueryTile;
+using cuda::SharedQueryRows;
 using oracle::matrix_of;
 using oracle::Real;
 using testing::AlignedOutput;
@@ -135,16 +137,31 @@ class Sequences {
     }
     return keys;
   }
+  /// The keys of a sequence from its first one on.
+  KeyRun run(std::size_t sequence, std::int32_t length) const { return {first_page_[sequence], length, 0}; }
+  /// A row that attends to the first `pages` pages of one sequence and then to all of another, as a sequence of its own.
+  QueryRows joined(std::int32_t row, std::size_t first, std::int32_t pages, std::size_t then) {
+    const auto entry = static_cast<std::int32_t>(table_.size());
+    for (std::int32_t i = 0; i < pages; ++i)
+      table_.push_back(table_[static_cast<std::size_t>(first_page_[first] + i)]);
+    for (std::int32_t i = 0; i * kPage < lengths_[then]; ++i)
+      table_.push_back(table_[static_cast<std::size_t>(first_page_[then] + i)]);
+    return {row, 1, {entry, pages * kPage + lengths_[then], 1}, {}};
+  }
   Result attend(ConstView q, const std::vector<QueryTile>& tiles, DType output, bool with_lse = true) {
+    return attend(q, ForwardTiles{tiles, {}}, output, with_lse);
+  }
+  Result attend(ConstView q, const ForwardTiles& tiles, DType output, bool with_lse = true) {
     Tensor pages = copied_to(memory, filled_pages().view(), "test");
     const cuda::KvPages kv{pages.view().address(), DType::bf16, page_elements()};
-    const DeviceTable<QueryTile> device_tiles(tiles, memory);
+    const DeviceTable<QueryTile> device_tiles(tiles.tiles, memory);
+    const DeviceTable<KeyRun> own(tiles.own, memory);
     const DeviceTable<std::int32_t> device_table(table_, memory);
     const Tensor device_q = copied_to(memory, q, "test");
     AlignedOutput out(output, q.rows(), q.columns(), memory);
     AlignedOutput lse(DType::f32, q.rows(), shape_.heads, memory);
-    cuda::tile_attention(device_q.view(), kv, shape_, device_tiles.span(), device_table.span(), out.view(),
-                         with_lse ? lse.view() : View{}, *stream);
+    cuda::tile_attention(device_q.view(), kv, shape_, {device_tiles.span(), own.span()}, device_table.span(),
+                         out.view(), with_lse ? lse.view() : View{}, *stream);
     return {out.on_host(), lse.on_host()};
   }
   /// By the plain kernel.
@@ -264,10 +281,37 @@ TEST_P(CudaTileAttention, ARowDoesNotDependOnItsTile) {
   for (std::int32_t pair = 0; pair < kLength * sharing;) {
     const std::int32_t size = std::min(kSizes[odd.size() % kSizes.size()], kLength * sharing - pair);
     const KeyRun keys = sequences.rows(0, 1, pair / sharing, 1).keys;
-    odd.push_back({pair, size, keys, {}});
+    odd.push_back({pair, size, keys, {}, 0, 0});
     pair += size;
   }
   EXPECT_TRUE(same_result(together, sequences.attend(q.view(), odd, DType::f32)));
+}
+
+// The members of a group while they are decoded: the tile reads the prompt's whole pages once.
+TEST_P(CudaTileAttention, ARowDoesNotDependOnRowsThatShareItsFirstKeys) {
+  constexpr std::int32_t kSharedPages = 2;
+  const HeadShape& shape = GetParam();
+  const std::vector<std::int32_t> lengths{150, 1, 64, 65, 130, 3, 66, 2, 5, 20, 70};
+  Sequences sequences(shape, lengths, 6, std::numeric_limits<float>::quiet_NaN());
+  const auto members = static_cast<std::int32_t>(lengths.size()) - 1;
+  const Tensor q = queries(shape, members + 30, 6);
+  std::vector<QueryRows> alone;
+  SharedQueryRows shared{0, sequences.run(0, kSharedPages * kPage), {}};
+  for (std::int32_t m = 0; m < members; ++m) {
+    const auto own = static_cast<std::size_t>(m) + 1;
+    alone.push_back(sequences.joined(m, 0, kSharedPages, own));
+    shared.own.push_back(sequences.run(own, lengths[own]));
+  }
+  const QueryRows prefill = sequences.rows(members, 0, 100, 30);
+  alone.push_back(prefill);
+  const Result expected = sequences.attend(q.view(), alone, DType::f32);
+  const std::int64_t sharing = shape.heads / shape.kv_heads;
+  for (const std::int64_t count :
+       {std::int64_t{1}, std::int64_t{2}, std::min(cuda::kTilePairs / sharing, std::int64_t{9})}) {
+    const ForwardTiles tiles = cuda::forward_tiles({prefill}, {shared}, sharing, count);
+    EXPECT_EQ(static_cast<std::int64_t>(tiles.own.size()), members);
+    EXPECT_TRUE(same_result(expected, sequences.attend(q.view(), tiles, DType::f32))) << count;
+  }
 }
 
 TEST_P(CudaTileAttention, ARowThatSeesOneKeyIsItsValue) {

@@ -31,6 +31,39 @@ bool tiles_fit(const HeadShape& shape, DType type) {
   return type == DType::bf16 && shape.head_dim % kStep == 0 && shape.head_dim <= kLargest;
 }
 
+ForwardTiles forward_tiles(const std::vector<QueryRows>& rows, const std::vector<SharedQueryRows>& shared,
+                           std::int64_t heads_per_kv_head, std::int64_t members) {
+  CHECK(members > 0 && (shared.empty() || members * heads_per_kv_head <= kTilePairs))
+      << members << " members";
+  ForwardTiles result{query_tiles(rows, heads_per_kv_head), {}};
+  std::vector<std::pair<std::int32_t, QueryTile>> counted;  // with the number of its keys
+  for (const QueryTile& tile : result.tiles) counted.emplace_back(key_count(tile), tile);
+  for (const SharedQueryRows& group : shared) {
+    CHECK(group.keys.length > 0 && group.keys.length % kBlockKeys == 0 && group.keys.growth == 0)
+        << group.keys.length << " shared keys";
+    const auto rows_of_group = static_cast<std::int64_t>(group.own.size());
+    for (std::int64_t first = 0; first < rows_of_group; first += members) {
+      const std::int64_t count = std::min(members, rows_of_group - first);
+      const auto own = group.own.begin() + first;
+      std::int32_t keys = group.keys.length;
+      for (auto run = own; run != own + count; ++run) keys += run->length;
+      counted.push_back({keys,
+                         {narrow((group.first_row + first) * heads_per_kv_head),
+                          narrow(count * heads_per_kv_head),
+                          group.keys,
+                          {},
+                          narrow(static_cast<std::int64_t>(result.own.size())),
+                          narrow(count)}});
+      result.own.insert(result.own.end(), own, own + count);
+    }
+  }
+  std::stable_sort(counted.begin(), counted.end(),
+                   [](const auto& a, const auto& b) { return a.first > b.first; });
+  result.tiles.clear();
+  for (const auto& [keys, tile] : counted) result.tiles.push_back(tile);
+  return result;
+}
+
 std::vector<QueryTile> query_tiles(const std::vector<QueryRows>& rows, std::int64_t heads_per_kv_head) {
   std::vector<QueryTile> tiles;
   for (const QueryRows& run : rows) {
@@ -38,7 +71,8 @@ std::vector<QueryTile> query_tiles(const std::vector<QueryRows>& rows, std::int6
     for (std::int64_t pair = 0; pair < pairs; pair += kTilePairs) {
       tiles.push_back({narrow(run.first_row * heads_per_kv_head + pair),
                        narrow(std::min<std::int64_t>(pairs - pair, kTilePairs)),
-                       later(run.keys, pair / heads_per_kv_head), later(run.own, pair / heads_per_kv_head)});
+                       later(run.keys, pair / heads_per_kv_head), later(run.own, pair / heads_per_kv_head), 0,
+                       0});
     }
   }
   std::stable_sort(tiles.begin(), tiles.end(),

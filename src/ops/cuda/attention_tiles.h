@@ -4,8 +4,10 @@
 // bits of a row depend only on its query and on the keys that it attends to, not on its tile. Products read bf16 and
 // sum in f32; see docs/numerics.md.
 //
-// The last row of a tile attends to the most keys. Keys and values after these may be anything, even NaN. Keys and
-// values to which only some rows of a tile attend must be finite. A NaN there would reach the other rows of the tile.
+// Rows of several sequences may be in one tile if the sequences share their first pages. The tile reads these once.
+//
+// The last row of a sequence in a tile attends to the most keys. Keys and values after these may be anything, even NaN.
+// Keys and values to which only some rows of a tile attend must be finite. A NaN there would reach the other rows.
 // No sum uses atomics. All calls only enqueue work on `stream`.
 #pragma once
 
@@ -37,19 +39,41 @@ struct QueryRows {
   std::int32_t first_row = 0, rows = 0;
   KeyRun keys, own;
 };
+/// Consecutive query rows of different sequences whose first keys are in the same pages, such as the members of a group
+/// while they are decoded. All rows attend to `keys`, whole blocks of them; then row i attends to own[i].
+struct SharedQueryRows {
+  std::int32_t first_row = 0;
+  KeyRun keys;
+  std::vector<KeyRun> own;
+};
 /// `pairs` consecutive pairs. A pair has the number row · heads per kv head + head within the kv head; `first_pair` is
-/// the first number. `keys` and `own` are those of the row of the first pair.
+/// the first number. `keys` and `own` are those of the row of the first pair. If `members` is not 0, the rows belong to
+/// so many sequences: row i then attends to ForwardTiles::own[first_member + i], not to `own`.
 struct QueryTile {
   std::int32_t first_pair = 0, pairs = 0;
   KeyRun keys, own;
+  std::int32_t first_member = 0, members = 0;
 };
 /// Divides all rows into tiles. The tiles with most keys come first.
 std::vector<QueryTile> query_tiles(const std::vector<QueryRows>& rows, std::int64_t heads_per_kv_head);
 
-/// Computes attention() of ops/cuda/attention.h for the rows of `tiles`. q [T, heads·D] f32; out [T, heads·D] f32 or
+struct ForwardTiles {
+  std::vector<QueryTile> tiles;  ///< the tiles with most keys come first
+  std::vector<KeyRun> own;       ///< of the rows that share keys with other sequences
+};
+/// Like query_tiles(), with rows that share keys. A tile holds at most `members` of the latter.
+ForwardTiles forward_tiles(const std::vector<QueryRows>& rows, const std::vector<SharedQueryRows>& shared,
+                           std::int64_t heads_per_kv_head, std::int64_t members);
+
+/// ForwardTiles in device memory.
+struct ForwardTable {
+  DeviceSpan<QueryTile> tiles;
+  DeviceSpan<KeyRun> own;
+};
+/// Computes attention() of ops/cuda/attention.h for the rows of `table`. q [T, heads·D] f32; out [T, heads·D] f32 or
 /// bf16; lse [T, heads] f32 unless empty. Rows of q begin at multiples of 8 bytes. Rows of out begin at multiples of
 /// two elements.
-void tile_attention(ConstView q, const KvPages& pages, const HeadShape& shape, DeviceSpan<QueryTile> tiles,
+void tile_attention(ConstView q, const KvPages& pages, const HeadShape& shape, const ForwardTable& table,
                     DeviceSpan<std::int32_t> page_table, View out, View lse, const Stream& stream);
 
 /// Computes segment_attention() for the rows of `tiles`. The key runs of the tiles are packed rows of k and v [T,

@@ -87,14 +87,17 @@ struct PlacedTables {
 
 struct PlacedTiles {
   PlacedTiles(Upload& upload, const BatchTiles& tiles)
-      : forward(upload.add(tiles.forward)),
+      : forward(upload.add(tiles.forward.tiles)),
+        own(upload.add(tiles.forward.own)),
         backward(upload.add(tiles.backward)),
         keys(upload.add(tiles.keys.blocks)),
         runs(upload.add(tiles.keys.runs)) {}
   TileTables at(const Upload& upload) const {
-    return {upload.at(forward), {upload.at(backward), upload.at(keys), upload.at(runs)}};
+    return {{upload.at(forward), upload.at(own)}, {upload.at(backward), upload.at(keys), upload.at(runs)}};
   }
-  Upload::Place<QueryTile> forward, backward;
+  Upload::Place<QueryTile> forward;
+  Upload::Place<KeyRun> own;
+  Upload::Place<QueryTile> backward;
   Upload::Place<KeyBlock> keys;
   Upload::Place<QueryRun> runs;
 };
@@ -177,8 +180,9 @@ CudaPlan::CudaPlan(const RowBatch& batch, RotaryTable& rotary, const HeadShape& 
   const PlacedTables every(upload_, tiled ? HostTables{} : backward_tables(batch, false));
   const PlacedTables last(upload_, tiled ? HostTables{} : backward_tables(batch, true));
   const std::int64_t sharing = heads.heads / heads.kv_heads;
-  const PlacedTiles every_tile(upload_, tiled ? batch_tiles(batch, sharing, false) : BatchTiles{});
-  const PlacedTiles last_tile(upload_, tiled ? batch_tiles(batch, sharing, true) : BatchTiles{});
+  const std::int64_t members = members_of_tile(batch, heads);
+  const PlacedTiles every_tile(upload_, tiled ? batch_tiles(batch, sharing, false, members) : BatchTiles{});
+  const PlacedTiles last_tile(upload_, tiled ? batch_tiles(batch, sharing, true, members) : BatchTiles{});
   upload_.commit(memory, "activations");
   ids = upload_.at(ids_place);
   writes = upload_.at(writes_place);

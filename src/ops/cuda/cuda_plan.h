@@ -12,7 +12,7 @@ namespace biqa::cuda {
 
 /// The attention tiles of a set of query rows.
 struct TileTables {
-  DeviceSpan<QueryTile> forward;
+  ForwardTable forward;
   TileBackwardTables backward;
 };
 

@@ -17,6 +17,7 @@ struct ForwardArguments {
   std::int64_t q_stride;
   KeySource source;
   const QueryTile* tiles;
+  const KeyRun* own;  // of tiles with members
   int heads, heads_per_kv_head, head_dim;
   float query_factor;  // makes the scores logarithms to base 2
   void* out;           // bf16 if out_is_bf16, else f32
@@ -131,6 +132,26 @@ __device__ void write_pair(const ForwardArguments& a, const Pair& pair, int half
     a.lse[pair.row * a.lse_stride + pair.head] = fmadd(state.top[half], kLn2, logf(state.sum[half]));
 }
 
+/// A block of keys of a tile. First come the tile's keys (member −1), then those of each member.
+struct BlockPosition {
+  int member = -1;
+  int key = 0;  // the block's first key, counted from the first of its run
+  KeyRun run;   // its length is that of the tile's last row
+  __device__ bool is_last(const QueryTile& tile) const {
+    return key + kBlockKeys >= run.length && member + 1 >= tile.members;
+  }
+  __device__ BlockPosition next(const QueryTile& tile, const KeyRun* own) const {
+    if (key + kBlockKeys < run.length) return {member, key + kBlockKeys, run};
+    return {member + 1, 0, own[tile.first_member + member + 1]};
+  }
+};
+
+/// How many of the block's keys a row sees.
+__device__ int seen_keys(const BlockPosition& at, const QueryTile& tile, const Pair& pair) {
+  if (at.member < 0) return tile.keys.length + tile.keys.growth * pair.later - at.key;
+  return pair.later == at.member ? at.run.length - at.key : 0;
+}
+
 template <int D>
 __global__ void __launch_bounds__(kTileThreads) tile_attention_kernel(ForwardArguments a) {
   constexpr int kBlockElements = 2 * kBlockKeys * kRowStride<D>;
@@ -149,39 +170,46 @@ __global__ void __launch_bounds__(kTileThreads) tile_attention_kernel(ForwardArg
     state.top[half] = kLowest;
     state.sum[half] = 0.0F;
   }
-  const bool works = warp_index() * kWarpPairs < tile.pairs;
-  const int last_row = (tile.first_pair + tile.pairs - 1) / a.heads_per_kv_head;
-  const int rows_later = last_row - tile.first_pair / a.heads_per_kv_head;
-  const int length = tile.keys.length + tile.keys.growth * rows_later;
-  const int blocks = (length + kBlockKeys - 1) / kBlockKeys;
-  const auto load = [&](int block) {
-    const int key = block * kBlockKeys;
-    load_keys<D, kBlockKeys>(shared + block % 2 * kBlockElements, a.source,
-                             a.source.offset(tile.keys.first, key, kv_head), length - key, a.head_dim);
+  const auto later_of = [&](int pair) {
+    return (tile.first_pair + pair) / a.heads_per_kv_head - tile.first_pair / a.heads_per_kv_head;
   };
-  load(0);
+  const int first_pair = warp_index() * kWarpPairs;
+  const bool works = first_pair < tile.pairs;
+  const int pairs_end = first_pair + kWarpPairs < tile.pairs ? first_pair + kWarpPairs : tile.pairs;
+  const auto load = [&](const BlockPosition& at, int buffer) {
+    load_keys<D, kBlockKeys>(shared + buffer * kBlockElements, a.source,
+                             a.source.offset(at.run.first, at.key, kv_head), at.run.length - at.key,
+                             a.head_dim);
+  };
+  BlockPosition at{-1, 0, tile.keys};
+  at.run.length += tile.keys.growth * later_of(tile.pairs - 1);
+  load(at, 0);
+  int buffer = 0;
   BIQA_KEEP_LOOP
-  for (int block = 0; block < blocks; ++block) {
-    if (block + 1 < blocks) {
-      load(block + 1);
+  for (bool last = false; !last; buffer ^= 1) {
+    last = at.is_last(tile);
+    const BlockPosition next = last ? at : at.next(tile, a.own);
+    if (!last) {
+      load(next, buffer ^ 1);
       copy_wait<1>();
     } else {
       copy_wait<0>();
     }
     __syncthreads();
-    if (works) {
-      const Bf16* keys = shared + block % 2 * kBlockElements;
+    // Keys of a member are no work for the warps that have none of its rows.
+    const bool has_rows =
+        at.member < 0 || (at.member >= later_of(first_pair) && at.member <= later_of(pairs_end - 1));
+    if (works && has_rows) {
+      const Bf16* keys = shared + buffer * kBlockElements;
       float scores[kScoreParts][4];
       score<D>(scores, queries, keys);
-      const int hidden = block * kBlockKeys - tile.keys.length;
-      if (hidden + kBlockKeys > 0) {  // the tile's first row does not see all of it
-        hide(scores,
-             {tile.keys.growth * pairs[0].later - hidden, tile.keys.growth * pairs[1].later - hidden});
-      }
+      if (at.member >= 0 || at.key + kBlockKeys > tile.keys.length)  // some rows do not see all of it
+        hide(scores, {seen_keys(at, tile, pairs[0]), seen_keys(at, tile, pairs[1])});
       weigh<D>(scores, state);
       add_weighted<D>(state.values, scores, keys + kBlockKeys * kRowStride<D>);
     }
     __syncthreads();
+    at = next;
   }
   BIQA_UNROLL
   for (int half = 0; half < 2; ++half) {
@@ -189,19 +217,20 @@ __global__ void __launch_bounds__(kTileThreads) tile_attention_kernel(ForwardArg
   }
 }
 
-void run(ForwardArguments a, ConstView q, const HeadShape& shape, DeviceSpan<QueryTile> tiles, View out,
+void run(ForwardArguments a, ConstView q, const HeadShape& shape, const ForwardTable& table, View out,
          View lse, const Stream& stream) {
   CHECK(shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0)
       << shape.heads << " heads, " << shape.kv_heads << " kv heads";
   CHECK(q.columns() == shape.heads * shape.head_dim && out.columns() == q.columns() && q.rows() == out.rows())
       << q.rows() << "x" << q.columns() << " " << out.rows() << "x" << out.columns();
   CHECK(lse.empty() || (lse.rows() == q.rows() && lse.columns() == shape.heads));
-  if (tiles.empty()) return;
+  if (table.tiles.empty()) return;
   check_aligned(q, sizeof(FloatPair));
   check_aligned(out, 2 * size_of(out.type()));
   a.q = elements<float>(q);
   a.q_stride = q.stride();
-  a.tiles = tiles.data;
+  a.tiles = table.tiles.data;
+  a.own = table.own.data;
   a.heads = static_cast<int>(shape.heads);
   a.heads_per_kv_head = static_cast<int>(shape.heads / shape.kv_heads);
   a.head_dim = static_cast<int>(shape.head_dim);
@@ -211,7 +240,7 @@ void run(ForwardArguments a, ConstView q, const HeadShape& shape, DeviceSpan<Que
   a.out_stride = out.stride();
   a.lse = lse.empty() ? nullptr : elements<float>(lse);
   a.lse_stride = lse.stride();
-  const dim3 grid(grid_size(tiles.size), static_cast<unsigned>(shape.kv_heads));
+  const dim3 grid(grid_size(table.tiles.size), static_cast<unsigned>(shape.kv_heads));
   with_rounded_head_dim(shape.head_dim, [&](auto rounded) {
     constexpr int kD = decltype(rounded)::value;
     constexpr std::size_t kSharedBytes = std::size_t{2} * 2 * kBlockKeys * kRowStride<kD> * sizeof(Bf16);
@@ -222,7 +251,7 @@ void run(ForwardArguments a, ConstView q, const HeadShape& shape, DeviceSpan<Que
 
 }  // namespace
 
-void tile_attention(ConstView q, const KvPages& pages, const HeadShape& shape, DeviceSpan<QueryTile> tiles,
+void tile_attention(ConstView q, const KvPages& pages, const HeadShape& shape, const ForwardTable& table,
                     DeviceSpan<std::int32_t> page_table, View out, View lse, const Stream& stream) {
   CHECK(tiles_fit(shape, pages.type)) << "heads of " << shape.head_dim << " " << name_of(pages.type);
   CHECK(pages.page_elements % kChunk == 0) << pages.page_elements;
@@ -234,7 +263,7 @@ void tile_attention(ConstView q, const KvPages& pages, const HeadShape& shape, D
               2 * kBlockKeys * shape.head_dim,
               page_table.data,
               pages.page_elements};
-  run(a, q, shape, tiles, out, lse, stream);
+  run(a, q, shape, table, out, lse, stream);
 }
 
 void tile_segment_attention(ConstView q, ConstView k, ConstView v, const HeadShape& shape,
@@ -249,7 +278,7 @@ void tile_segment_attention(ConstView q, ConstView k, ConstView v, const HeadSha
   check_aligned(v, kBytes);
   ForwardArguments a{};
   a.source = {elements<Bf16>(k), elements<Bf16>(v), k.stride(), shape.head_dim, nullptr, 0};
-  run(a, q, shape, tiles, out, {}, stream);
+  run(a, q, shape, {tiles, {}}, out, {}, stream);
 }
 
 }  // namespace biqa::cuda
