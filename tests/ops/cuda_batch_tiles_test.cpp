@@ -217,9 +217,12 @@ TEST(CudaBatchTiles, DecodeRowsOfAGroupShareTheTilesOfTheirFirstPages) {
 TEST(CudaBatchTiles, OnlySingleRowsShareTiles) {
   RowBatch all = decoding({{130, {1, 2, 3}}, {140, {1, 2, 4}}, {128, {1, 2, 5}}});
   all.sequences[1].rows = 2;
-  all.sequences[1].outputs = 2;
   all.sequences[2].first_row = 3;
-  EXPECT_TRUE(cuda::batch_tiles(all, kSharing, false, 9).forward.own.empty());
+  for (const std::int64_t outputs : {1, 2}) {
+    all.sequences[1].outputs = outputs;
+    for (const bool outputs_only : {false, true})
+      EXPECT_TRUE(cuda::batch_tiles(all, kSharing, outputs_only, 9).forward.own.empty());
+  }
 }
 
 TEST(CudaBatchTiles, FewRowsShareNothing) {
