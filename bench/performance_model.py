@@ -4,7 +4,7 @@
 
 Usage: bench/performance_model.py [--rate NAME=VALUE]...
 Every figure is computed from shapes and from the rates below. None is measured. Two forms are computed: "planned" (fused
-adapter, bf16 results, shared prompts read once) and "built" (what src/ops/cuda does today, docs/cuda.md).
+adapter, bf16 results, no wait for tokens) and "built" (what src/ops/cuda does today, docs/cuda.md).
 """
 import argparse
 
@@ -20,7 +20,7 @@ RATES = {
     "vision_product": 500e12,  # inner widths of 1,280 and 3,420
     "attention": 230e12,  # forward on tensor cores with mma.sync
     "attention_backward": 200e12,
-    "plain": 10e12,  # our f32 kernels without tensor cores: 15 % of the data sheet's 67e12
+    "narrow": 100e12,  # the adapter's kernels on tensor cores, whose operands come from memory with little reuse
     "memory": 3.0e12,  # a copy; data sheet 3.35e12
     "launch": 4.0e-6,  # the shortest kernel, with its launch
     "host_wait": 1.0e-3,  # the engine reads each step's tokens before it plans the next
@@ -40,14 +40,15 @@ class Model:
 
     def adapter(self, rows, backward):
         """Seconds of the adapter's own kernels in a layer; fused into the products in the planned form."""
-        products = 2 * RANK * rows * (INPUTS + OUTPUTS)
+        # A factor is two numbers in bf16: two products with the inputs, three with the inner values (src/ops/cuda/tile_lora.h).
+        down, up = 2 * RANK * rows * INPUTS, 2 * RANK * rows * OUTPUTS
         if not self.built:
             return 0.014 * 2 * rows * LAYER / self.r["product"]
         if backward:
             bytes_ = rows * (2 * OUTPUTS + 2 * INPUTS + 2 * OUTPUTS + 8 * INPUTS)
-            return max(2 * products / self.r["plain"], bytes_ / self.r["memory"])
+            return max((5 * down + 4 * up) / self.r["narrow"], bytes_ / self.r["memory"])
         bytes_ = rows * (2 * SHARED_INPUTS + 8 * OUTPUTS)
-        return max(products / self.r["plain"], bytes_ / self.r["memory"])
+        return max((2 * down + 3 * up) / self.r["narrow"], bytes_ / self.r["memory"])
 
     def elements(self, rows, backward):
         """Seconds of norms, rotation, SwiGLU and copies in a layer: bytes that are read and written."""
@@ -87,12 +88,14 @@ class Model:
     def iteration(self, members, group, prompt, own):
         """Seconds of one decoding step of `members` sequences, `group` of them per prompt."""
         products = max(2 * LAYER * members / self.r["product"], 2 * LAYER / self.r["memory"])
-        read_once = not self.built
-        keys = members * own + (members / group if read_once else members) * prompt
-        # A tile has 64 pairs of a row and a head; seven heads share keys and values.
-        attention = keys * KEY_BYTES / self.r["memory"]
-        if self.built:
-            attention = max(attention, 4 * 64 * 128 * (KV / 128) * members * (prompt + own) / self.r["attention"])
+        # A tile has 64 pairs of a row and a head, so up to nine members with seven heads each. With fewer than 128 tiles some
+        # multiprocessors would have none (members_of_tile in src/ops/cuda/batch_tiles.cpp).
+        sharing = min(group, max(1, min(9, members * KV // 128 // 128)))
+        prompts = members / sharing * prompt
+        attention = (prompts + members * own) * KEY_BYTES / self.r["memory"]
+        if self.built:  # two of a tile's four warps work on the keys of a member
+            pairs = 64 * prompts + (32 if sharing > 1 else 64) * members * own
+            attention = max(attention, 4 * 128 * (KV / 128) * pairs / self.r["attention"])
         kernels = 16 if self.built else 8  # besides products and attention
         layer = products + attention + kernels * self.r["launch"]
         head = max(2 * HEAD * members / self.r["product"], 2 * HEAD / self.r["memory"])
