@@ -172,7 +172,8 @@ std::map<std::int32_t, std::vector<std::int32_t>> places_seen(const RowBatch& al
     for (std::int32_t i = 0; i * kSharing < tile.pairs; ++i) {
       auto& places = seen[first_row + i];
       std::vector<KeyRun> runs{tile.keys};
-      if (tile.members > 0) runs.push_back(tiles.own[static_cast<std::size_t>(tile.first_member + i)]);
+      if (tile.members > 0)
+        runs.push_back(tiles.own[static_cast<std::size_t>(tile.first_member) + static_cast<std::size_t>(i)]);
       for (const KeyRun& run : runs) {
         for (std::int32_t k = 0; k < run.length; ++k) {
           const std::int32_t page = table[static_cast<std::size_t>(run.first + k / cuda::kPageTokens)];

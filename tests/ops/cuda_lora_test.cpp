@@ -33,8 +33,9 @@ struct Case {
   DType type;
   double rate;
 };
-void PrintTo(const Case& c, std::ostream* out) {
-  *out << c.rows << "x" << c.columns << " rank " << c.rank << " " << name_of(c.type) << " rate " << c.rate;
+std::ostream& operator<<(std::ostream& out, const Case& c) {
+  return out << c.rows << "x" << c.columns << " rank " << c.rank << " " << name_of(c.type) << " rate "
+             << c.rate;
 }
 
 class CudaLora : public ::testing::TestWithParam<Case> {

@@ -33,8 +33,8 @@ struct RowKernel {
   std::int64_t output_width;
   std::function<void(ConstView x, ConstView dy, ConstView weight, View y, const Stream&)> run;
 };
-void PrintTo(const RowKernel& kernel, std::ostream* out) {
-  *out << kernel.name;
+std::ostream& operator<<(std::ostream& out, const RowKernel& kernel) {
+  return out << kernel.name;
 }
 
 std::vector<RowKernel> row_kernels() {

@@ -143,9 +143,9 @@ class Sequences {
   QueryRows joined(std::int32_t row, std::size_t first, std::int32_t pages, std::size_t then) {
     const auto entry = static_cast<std::int32_t>(table_.size());
     for (std::int32_t i = 0; i < pages; ++i)
-      table_.push_back(table_[static_cast<std::size_t>(first_page_[first] + i)]);
+      table_.push_back(table_[static_cast<std::size_t>(first_page_[first]) + static_cast<std::size_t>(i)]);
     for (std::int32_t i = 0; i * kPage < lengths_[then]; ++i)
-      table_.push_back(table_[static_cast<std::size_t>(first_page_[then] + i)]);
+      table_.push_back(table_[static_cast<std::size_t>(first_page_[then]) + static_cast<std::size_t>(i)]);
     return {row, 1, {entry, pages * kPage + lengths_[then], 1}, {}};
   }
   Result attend(ConstView q, const std::vector<QueryTile>& tiles, DType output, bool with_lse = true) {

@@ -35,8 +35,8 @@ struct Case {
   std::int64_t rows, columns, rank;
   double rate;
 };
-void PrintTo(const Case& c, std::ostream* out) {
-  *out << c.rows << "x" << c.columns << " rank " << c.rank << " rate " << c.rate;
+std::ostream& operator<<(std::ostream& out, const Case& c) {
+  return out << c.rows << "x" << c.columns << " rank " << c.rank << " rate " << c.rate;
 }
 
 class CudaTileLora : public DeviceTest, public ::testing::WithParamInterface<Case> {
