@@ -76,7 +76,8 @@ void Engine::make_room() {
 }
 
 std::vector<Engine::Admitted> Engine::admit() {
-  // Nothing is in the cache then, so it may be replaced by one that holds all that waits, within the limit.
+  // Without running sequences the cache is empty. So a cache for all waiting requests, within the limit, may replace
+  // it.
   if (running_.empty()) make_room();
   std::vector<Admitted> admitted;
   std::int64_t rows = 0;

@@ -46,8 +46,9 @@ class Engine {
   Engine(const QwenVl& model, Options options);
 
   void set_adapter(std::shared_ptr<const PackedAdapter> adapter) { adapter_ = std::move(adapter); }
-  /// Why a prompt with `members` members of `new_tokens` new tokens each can never run: it exceeds the model's
-  /// positions or the cache. Empty if it can run.
+  /// The reason why a request can never run: it needs more positions than the model has, or more pages than the cache.
+  /// Empty if it can run. The request is a prompt of `prompt` tokens with `members` completions of `new_tokens` tokens
+  /// each.
   static std::string obstacle(const ModelConfig& config, const KvLayout& layout, std::int64_t kv_bytes,
                               std::int64_t prompt, std::int64_t members, std::int64_t new_tokens);
   /// Number of pages for such a request.
@@ -57,8 +58,8 @@ class Engine {
   /// Adds a request to the queue. Throws Error if it can never run.
   void submit(GenerateRequest request);
   /// Runs until no request is waiting or running. `done` receives each finished completion. `before_each` is called
-  /// before every iteration, and once more when no request is left. Both may submit requests. The argument `idle` means
-  /// that no request is waiting or running, so the function may block.
+  /// before every iteration, and once more when no request is left. Both may submit requests. With `idle` no request is
+  /// waiting or running, so `before_each` may block.
   void run(const std::function<void(Generated&&)>& done,
            const std::function<void(bool idle)>& before_each = {});
   const EngineStatistics& statistics() const { return statistics_; }
@@ -80,7 +81,7 @@ class Engine {
   std::int64_t pages_needed(const GenerateRequest& request) const;
   void make_room();
   std::vector<Admitted> admit();
-  /// Makes the members of an admitted prompt running sequences.
+  /// Turns the members of an admitted prompt into running sequences.
   void start_members(Admitted& admitted);
   /// The iteration's rows and picks: one token of each running sequence, then the admitted prompts. All members of a
   /// prompt use its last hidden state.

@@ -30,7 +30,7 @@ struct RolloutOptions {
   PromptTexts prompts;
   bool stage2 = true;
   bool stage2_with_reasoning = false;  ///< {caption} is replaced by caption and reasoning
-  bool strip_ratings = true;           ///< leak guard
+  bool strip_ratings = true;           ///< leak guard: the caption loses numbers that look like a rating
   std::uint64_t seed = 0;
   std::int64_t step = 0;
   std::int64_t policy_version = 0;

@@ -39,7 +39,7 @@ std::vector<EncodedPicture> PictureEncoder::encode(std::span<const std::filesyst
     else
       missing.push_back(i);
   }
-  // Reads a limited number of images at a time, so that the patches waiting for the tower stay few.
+  // Reads a limited number of images at a time, to limit the memory of patches that wait for the vision tower.
   for (std::size_t first = 0; first < missing.size();) {
     std::vector<Patches> read;
     std::int64_t rows = 0;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Computes image features from image files. The tower is frozen, so features are cached for later steps and epochs.
+// Computes image features from image files. The vision tower is frozen, so features are cached for later steps and
+// epochs.
 #pragma once
 
 #include <deque>

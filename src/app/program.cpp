@@ -211,12 +211,12 @@ void flush_output() {
 
 void limit_spinning(char** argv) {
   if (std::getenv("GOMP_SPINCOUNT") != nullptr || std::getenv("OMP_WAIT_POLICY") != nullptr) return;
-  // The file's own name, not that of the link: tools that list processes show it.
+  // Uses the file's own name, not that of a link, because tools that list processes show this name.
   std::error_code failure;
   const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", failure);
   if (failure || ::setenv("GOMP_SPINCOUNT", kSpinCount, 1) != 0) return;
   ::execv(program.c_str(), argv);
-  // Where that is refused, the threads spin longer, and all else is the same.
+  // If execv fails, the threads spin longer. Nothing else changes.
 }
 
 int run_program(int argc, char** argv, const ProgramInfo& info,
@@ -263,7 +263,8 @@ int run_program(int argc, char** argv, const ProgramInfo& info,
     report_usage(info, one_line(message));
   else
     report_failure(message);
-  // Exit handlers of libraries trip over what a failure leaves open: HDF5 crashes on a file that it could not write.
+  // Skips the exit handlers of libraries. After a failure they may crash, as HDF5's does for a file that it could not
+  // write.
   std::fflush(stderr);
   std::_Exit(static_cast<int>(code));
 }

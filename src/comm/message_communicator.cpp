@@ -92,7 +92,7 @@ class MessageCommunicator final : public Communicator {
   std::unique_ptr<Communicator> split(std::span<const int> members, const std::string& name) override;
 
  private:
-  /// A message with a tag, while it comes in.
+  /// A message with a tag that has not yet arrived completely.
   struct Partial {
     Message message;
     std::unique_ptr<Incoming> incoming;
@@ -151,7 +151,7 @@ class MessageCommunicator final : public Communicator {
           });
     }
 
-    /// Waits until everything is sent, or all but this many messages.
+    /// Waits until at most `under_way` messages are not yet sent.
     void finish(std::size_t under_way = 0) {
       communicator_.wait(
           header_.operation, purpose_, kPatience,
@@ -208,7 +208,8 @@ class MessageCommunicator final : public Communicator {
                        endpoint_->transport().rank());
   }
 
-  /// Polls until `ready`; when nothing came for the deadline, an Error names the ranks that `missing` lists.
+  /// Polls until `ready` returns true. If nothing arrives within the deadline, throws an Error that names the ranks of
+  /// `missing`.
   template <typename Ready, typename Missing>
   void wait(Operation operation, const char* purpose, double patience, Ready ready, Missing missing) {
     constexpr Seconds kShortest{10e-6};
@@ -230,14 +231,15 @@ class MessageCommunicator final : public Communicator {
             "{}: {} did not answer within {:.1f} s; look for an earlier error there, or raise the deadline "
             "(BIQA_DEADLINE_SECONDS)",
             where(operation, purpose), list_ranks(missing()), limit.count());
-      // Sleeps grow with the wait: a reply comes at most some 6 % late and an idle rank takes next to no processor.
+      // Sleeps grow with the wait. So a reply is noticed at most about 6 % late, and an idle rank uses almost no
+      // processor time.
       if (polls >= kEager) {
         const bool moving = endpoint_->movement.is_recent(last);
         endpoint_->transport().idle(
             moving ? kShortest : std::clamp<Seconds>(waited * kSleepShare, kShortest, kLongestSleep));
       }
       const auto now = Clock::now();
-      // Time in which this process itself was stopped is not the peers' silence.
+      // Time in which this process itself was stopped does not count as silence of the peers.
       waited += std::min<Seconds>(now - last, Seconds{1});
       last = now;
     }
@@ -341,7 +343,7 @@ void MessageCommunicator::reduce_at_root(Operation operation, Element element, s
   if (rank_ != 0) {
     call.send(0, std::as_bytes(values));
     call.expect(0, std::as_writable_bytes(values));
-    // The values are replaced while they may still be on their way out, which needs them to be copied.
+    // The result may replace the values before they are sent, so sending must have copied them.
     static_assert(kRootedElements * sizeof(double) <= kInlineBytes);
     call.receive(kPatience);
   } else {
@@ -486,7 +488,7 @@ std::optional<Message> MessageCommunicator::try_receive(int from, int tag) {
   CHECK(tag >= 0 && tag <= kMaxTag) << tag;
   endpoint_->progress();
   if (from != kAnyRank) return try_receive_from(from, tag);
-  // Whoever waits looks again and again: only where something has arrived are the ranks asked in turn.
+  // Waiting callers poll often. So the ranks are asked one by one only if some message has arrived.
   const bool begun = std::any_of(partials_.begin(), partials_.end(),
                                  [&](const auto& one) { return one.first.second == tag; });
   if (!begun && !endpoint_->transport().probe_any(channel_of(tag))) return std::nullopt;
@@ -542,7 +544,8 @@ std::unique_ptr<Communicator> MessageCommunicator::split(std::span<const int> me
     job_ranks.push_back(job_rank(member));
     digest = (digest ^ static_cast<std::uint64_t>(member)) * 0x100000001B3ULL;
   }
-  // The lowest context that no rank here has used: two communicators with a pair of ranks in common never share one.
+  // The lowest context that no rank here has used. So two communicators that share a pair of ranks have different
+  // contexts.
   std::uint64_t context = endpoint_->next_context;
   reduce_at_root(Operation::split, Element::member_digest, digest, std::span(&context, 1),
                  [](std::uint64_t a, std::uint64_t b) { return std::max(a, b); });

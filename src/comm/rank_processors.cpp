@@ -63,7 +63,7 @@ void warn_if_bound(std::size_t allowed, int share) {
 }  // namespace
 
 std::vector<int> shares_of_processors(std::span<const RankProcessors> ranks) {
-  std::map<std::pair<std::string, int>, int> users;  // of a node's processor
+  std::map<std::pair<std::string, int>, int> users;  // number of ranks, by node and processor
   std::map<std::string, int> on_node;
   for (const RankProcessors& rank : ranks) {
     ++on_node[rank.node];

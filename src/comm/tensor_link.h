@@ -11,7 +11,7 @@
 
 namespace biqa {
 
-/// All tensors are dense [1, n] f32. `whole` consists of all shards. `shard` is this rank's shard; it lies outside of
+/// All tensors are dense [1, n] f32. `whole` consists of all shards. `shard` is this rank's shard and does not overlap
 /// `whole`. Both functions are collective and return when the result is available. Deadline, errors and poll are those
 /// of the communicator. After an Error every later call fails.
 class TensorLink {

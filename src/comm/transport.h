@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a communicator needs from a network: messages between two ranks, in order per channel. Private to comm.
-// message_communicator.cpp builds all collectives on it.
+// The interface between a communicator and a network: messages between two ranks, in order per channel. Private to
+// comm. message_communicator.cpp builds all collectives on it.
 #pragma once
 
 #include <cstddef>
@@ -32,7 +32,7 @@ class Transport {
   virtual std::unique_ptr<Transfer> start_send(int to, int channel, std::span<const std::byte> bytes) = 0;
   /// Size of the next message, if one has arrived.
   virtual std::optional<std::size_t> probe(int from, int channel) = 0;
-  /// A rank whose message has arrived, if any. Its cost does not depend on the number of ranks.
+  /// A rank whose message has arrived, if any. The cost of the call does not depend on the number of ranks.
   virtual std::optional<int> probe_any(int channel) = 0;
   /// Receives the message that probe has just reported. `bytes` has its size.
   virtual std::unique_ptr<Transfer> start_receive(int from, int channel, std::span<std::byte> bytes) = 0;

@@ -129,7 +129,7 @@ void apply_override(YamlNode& root, const std::string& text) {
   *node = std::move(value);
 }
 
-// Reads every key that the tree holds; everything else in it is unknown.
+// Reads all values of the tree. Throws Error (usage) for a key that is not in the table.
 void read_tree(const YamlNode& root, const std::vector<Field>& fields) {
   if (root.kind == YamlKind::null) return;
   if (root.kind != YamlKind::map) {
@@ -159,7 +159,7 @@ void read_tree(const YamlNode& root, const std::vector<Field>& fields) {
   }
 }
 
-// What the papers of single losses chose; a value that the configuration gives stays.
+// Sets the loss's own defaults (LossRow). Values in the configuration are kept.
 void set_defaults_of_loss(ObjectiveSettings& objective, const YamlNode& root) {
   const YamlNode* section = root.find("objective");
   const auto given = [&](std::string_view key) {
@@ -171,7 +171,7 @@ void set_defaults_of_loss(ObjectiveSettings& objective, const YamlNode& root) {
   if (!given("mask_truncated")) objective.mask_truncated = loss.mask_truncated;
 }
 
-// Settings that are each possible but not together.
+// Checks settings that are valid alone, but not together.
 void check_together(const Config& c, const YamlNode& root) {
   const auto where = [&](std::string_view section, std::string_view key) {
     const YamlNode* parent = root.find(section);
@@ -246,7 +246,7 @@ void require_training_keys(const Config& config) {
 }
 
 std::string to_yaml(const Config& config) {
-  // The table needs members that can be written; a copy serves.
+  // fields_of() needs members that it may change, so it gets a copy.
   Config copy = config;
   std::string text =
       "# Every key of biqa's configuration as this run used it; docs/configuration.md describes them.\n";

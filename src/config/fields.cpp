@@ -485,7 +485,7 @@ std::string shown(const YamlNode& node) {
   }
   constexpr std::size_t kLongest = 60;
   const std::string text = node.text.size() > kLongest ? node.text.substr(0, kLongest) + "…" : node.text;
-  // Text in quotes looks right to whoever wrote it.
+  // Mentions the quotes, because the author may overlook that they turn a number or boolean into text.
   const bool stands_for_more = node.quoted && (yaml_boolean(unquoted(node)) || yaml_number(unquoted(node)));
   return "'" + text + "'" + (stands_for_more ? " in quotes" : "");
 }

@@ -68,13 +68,13 @@ std::string without_escapes(const std::string& text) {
   return plain;
 }
 
-/// Where this process stands in a hierarchy of control groups, and the file system that shows it.
+/// The place of this process in a hierarchy of control groups: a mount point and the path below it.
 struct Group {
   fs::path mount, below;
   bool unified = false;  ///< version 2
 };
 
-/// The group of the hierarchy that rations processors: "0::/path" in version 2, "4:cpu,cpuacct:/path" in version 1.
+/// The path of the group that limits processors: "0::/path" in version 2, "4:cpu,cpuacct:/path" in version 1.
 std::optional<std::string> group_path(const fs::path& root, bool unified) {
   std::ifstream groups(root / "proc/self/cgroup");
   for (std::string line; std::getline(groups, line);) {
@@ -88,8 +88,8 @@ std::optional<std::string> group_path(const fs::path& root, bool unified) {
   return std::nullopt;
 }
 
-/// What lies below the mounted part of the hierarchy; nothing where that is another part, as in containers that see
-/// only their own.
+/// The path of `group` below the mounted part of the hierarchy. Empty if the group is outside of it, as in containers
+/// that see only their own part.
 fs::path below_mount(const std::string& group, const std::string& mounted) {
   if (group.find("..") != std::string::npos) return {};
   if (mounted == "/") return fs::path(group).relative_path();
@@ -119,7 +119,7 @@ std::vector<Group> groups_of(const fs::path& root) {
   return groups;
 }
 
-/// Of one group alone.
+/// The limit of one group alone, without its parents.
 double limit_of(const fs::path& group, bool unified) {
   std::string quota;
   double period = 0;

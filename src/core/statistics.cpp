@@ -150,7 +150,7 @@ class StandardFit {
         largest = std::max(largest, std::abs(step[i]) / (1 + std::abs(parameters[i])));
       }
       const double after = solved ? sum_of_squares(next) : kUndefined;
-      // Close to the minimum the sum is flat to rounding: steps still improve the parameters there.
+      // Close to the minimum, rounding hides changes of the sum, but steps still improve the parameters.
       if (after <= squares * (1 + 1e-13)) {
         parameters = next;
         squares = std::min(squares, after);
@@ -312,7 +312,7 @@ double rmse(std::span<const double> x, std::span<const double> y) {
   }
   const auto count = static_cast<double>(x.size());
   if (std::isfinite(sum)) return std::sqrt(sum / count);
-  // One difference of 1e200 has no square.
+  // The square of a difference of 1e200 overflows, so the differences are scaled first.
   sum = 0;
   for (std::size_t i = 0; i < x.size(); ++i) sum += std::pow((x[i] - y[i]) / largest, 2);
   return largest * std::sqrt(sum / count);

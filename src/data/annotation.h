@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What people said about an image: the fields of a manifest row that rewards and evaluations use. Samples, groups,
+// Human annotation of an image: the fields of a manifest row that rewards and evaluations use. Samples, groups,
 // messages between ranks and step dumps carry these fields as one value.
 #pragma once
 

@@ -78,7 +78,7 @@ std::vector<ChatTemplate::Part> parts_of(const ChatIds& ids, const std::optional
     try {
       return ids.form->parts(system.has_value(), images, {system ? *system : std::string_view(), user_text});
     } catch (const Error&) {
-      if (ids.form->follows(system.has_value(), images)) throw;  // it is these words that it refuses
+      if (ids.form->follows(system.has_value(), images)) throw;  // only these texts are refused
     }
   }
   // find_chat_template has warned of it.

@@ -147,7 +147,7 @@ std::vector<ChatTemplate::Part> ChatTemplate::parts_of(bool system, std::size_t 
 std::vector<ChatTemplate::Part> ChatTemplate::parts(bool system, std::size_t images,
                                                     const Words& words) const {
   if (images > 0) return parts_of(system, images, words, true);
-  // Most templates take a text as it is, some only lists.
+  // Most templates take a text as it is. Some take only lists of parts.
   std::optional<Error> first;
   try {
     return parts_of(system, 0, words, false);
@@ -171,7 +171,8 @@ bool ChatTemplate::follows(bool system, std::size_t images) const {
 }
 
 std::shared_ptr<const ChatTemplate> find_chat_template(const fs::path& folder, bool tell) {
-  // What can be mended by fetching a file is no reason for another form: a pointer of Git LFS, a link that leads nowhere.
+  // A file that exists but cannot be read is an Error, and no reason for another template. Examples are a Git LFS
+  // pointer and a broken link.
   for (const char* name : kFiles) {
     const fs::path file = folder / name;
     if (fs::exists(fs::symlink_status(file))) read_beginning(file, 1);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The chat template of a model folder, split into parts: its own texts before, between and after the system message,
-// the images and the user's text. The template is rendered with placeholders, so a user's text cannot become a control
-// token. If the template tests a text, for example whether it is empty, the test uses the real text.
+// The chat template of a model folder, split into parts: the system message, the user's text, and the template's own
+// text around them. The control tokens of images are part of the template's own text. The template is rendered with
+// placeholders, so a user's text cannot become a control token. If the template tests a text, for example whether it is
+// empty, the test uses the real text.
 #pragma once
 
 #include <cstddef>
@@ -54,7 +55,7 @@ class ChatTemplate {
   std::map<std::string, std::string> tokens_;
 };
 
-/// As find(), but warns instead of throwing if the template is not supported, or not for some kinds of prompts. The
+/// As find(), but if the template, or a kind of prompt in it, is not supported, this warns instead of throwing. The
 /// warning names the reason and the prompts that use Qwen2.5-VL's template instead. Throws Error if an existing file
 /// cannot be read. `tell`: whether this rank prints the warning.
 std::shared_ptr<const ChatTemplate> find_chat_template(const std::filesystem::path& folder, bool tell = true);

@@ -44,13 +44,13 @@ std::string stripped(std::string text, std::string_view characters, bool left, b
 
 std::string in_case(std::string text, char first, char last) {
   for (char& c : text) {
-    if (static_cast<unsigned char>(c) >= 0x80) return text;  // other alphabets than this one's are left
+    if (static_cast<unsigned char>(c) >= 0x80) return text;  // stops at the first character outside ASCII
     if (c >= first && c <= last) c = static_cast<char>(c ^ 0x20);
   }
   return text;
 }
 
-/// What a copy of a text costs.
+/// Cost of copying a text.
 std::int64_t weight_of_text(std::string_view text) {
   return static_cast<std::int64_t>(text.size() / 64);
 }
@@ -94,7 +94,7 @@ class Renderer {
   [[noreturn]] void refuse(const std::string& what) const {
     fail("cannot use {}:{}: {}; simplify the template", name_, line_, in_short(what));
   }
-  /// What counts is what it costs, before it is done: no template takes longer than others, whatever it asks for.
+  /// Counts the cost of an operation before the operation runs. So no template can take longer than the limit.
   void work(std::int64_t amount = 1) {
     worked_ += amount;
     if (worked_ > kMostWork) refuse("it takes too long");
@@ -173,7 +173,7 @@ class Renderer {
       refuse("a loop has more or fewer names than values");
     for (std::size_t i = 0; i < s.names.size(); ++i) scopes_.back()[s.names[i]] = item[i];
   }
-  /// What a loop goes over: elements, keys or characters.
+  /// The elements that a loop visits: list elements, keys or characters.
   Json listed(const Json& value) {
     Json list = Json::array();
     if (value.is_array()) return value;
@@ -207,13 +207,13 @@ class Renderer {
     return value.get_ref<const std::string&>();
   }
   static bool is_marked(const std::string& text) { return text.find(JinjaMark::kBegin) != std::string::npos; }
-  /// A text to take apart or change: none whose words are behind a mark.
+  /// Returns a text that will be split or changed. Refuses a text that contains a mark.
   const std::string& plain(const Json& value, const char* what) const {
     const std::string& text = text_of(value, what);
     if (is_marked(text)) refuse(fmt::format("it {} the words of a message", what));
     return text;
   }
-  /// What a template sees of a value: the words in the place of their marks.
+  /// The value as a test of the template sees it: the real words replace their marks.
   Json seen(const Json& value) {
     if (value.is_structured()) {
       Json all = value;
@@ -255,7 +255,8 @@ class Renderer {
     return nullptr;
   }
 
-  /// Every value counts with its weight: lists of lists would grow without end, and deeper than can be copied.
+  /// Every value counts with its weight. Otherwise lists of lists could grow without limit, and become too deep to be
+  /// copied.
   Json value_of(const Expression& e) {
     work();
     Json value = evaluated(e);
@@ -378,7 +379,7 @@ class Renderer {
     if (sign == "<=") return a <= b;
     if (sign == ">=") return a >= b;
     if (sign == "/" || b == 0) refuse("division is not supported");
-    const std::int64_t rest = (a % b + b) % b;  // Python's: of the divisor's sign
+    const std::int64_t rest = (a % b + b) % b;  // has the sign of the divisor, as in Python
     return sign == "%" ? rest : (a - rest) / b;
   }
   std::string joined(std::string left, std::string_view right) const {

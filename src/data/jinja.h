@@ -14,10 +14,10 @@
 
 namespace biqa {
 
-/// Stands for a text in the variables. The variables contain a mark between two edges, so that the output shows where
-/// the template placed the text. If the template tests the text (is it empty, does it contain, begin with, equal …),
-/// the test uses the real words. The output contains the mark, and each edge that the template has not trimmed.
-/// Splitting such a text is an Error.
+/// Marks the place of a text in the output of a template. In the variables, a mark between two edge characters replaces
+/// the text. If the template tests the text (is it empty, does it contain, begin with, equal …), the test uses the real
+/// words. The output contains the mark, and each edge character that the template has not trimmed. Splitting such a
+/// text is an Error.
 struct JinjaMark {
   static constexpr char kBegin = '\x01', kEnd = '\x02';  ///< around the name; templates never contain these
   static constexpr char kEdge = '\x1c';  ///< an edge; trim() removes it, and texts rarely contain it

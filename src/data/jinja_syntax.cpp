@@ -19,7 +19,8 @@ using Statement = JinjaStatement;
 
 constexpr std::size_t kMaxBytes = std::size_t{1} << 20;
 constexpr int kMaxDepth = 64, kMaxNodes = 2000;
-/// Of the tree that an expression becomes: a chain nests without brackets, and what evaluates it calls itself.
+/// Maximum depth of an expression's tree. A chain becomes a deep tree without any brackets, and its evaluation is
+/// recursive.
 constexpr int kMaxTree = 200;
 constexpr std::size_t kMaxName = 200;
 constexpr std::string_view kBlank = " \t\n\v\f\r";
@@ -114,7 +115,7 @@ class Cutter {
     return std::string::npos;
   }
 
-  /// Of a place not before the last one asked for.
+  /// The line of a position. The position must not be before that of the last call.
   int line_of(std::size_t at) {
     const auto begin = text_.begin();
     line_ += static_cast<int>(std::count(begin + static_cast<std::ptrdiff_t>(counted_),
@@ -142,7 +143,7 @@ bool is_digit(char c) {
   return c >= '0' && c <= '9';
 }
 
-/// What stands inside a tag, read from left to right.
+/// Reads the content of a tag from left to right.
 class TagReader {
  public:
   TagReader(const Piece& piece, const std::string& name) : line_(piece.line), name_(name) { cut(piece.text); }
@@ -183,14 +184,14 @@ class TagReader {
     --depth_;
     return value;
   }
-  /// Without the "if" of a choice, which ends the list of a loop.
+  /// An expression without `if`, because in a loop `if` ends the list.
   Expression either() {
     return chain({"or"}, [this] { return chain({"and"}, [this] { return inversion(); }); });
   }
 
  private:
   Expression undefined() { return node(Expression::Kind::name, ""); }
-  /// The parts are moved: a chain that copied what stands before each link would take quadratic time.
+  /// Moves the parts, because copying the earlier parts of a chain for each link would take quadratic time.
   template <typename... Parts>
   Expression node(Expression::Kind kind, std::string text, Parts... parts) {
     if (++nodes_ > kMaxNodes) refuse("its expression is too long");
@@ -420,7 +421,7 @@ class TagReader {
   std::size_t at_ = 0;
 };
 
-/// Pieces to statements.
+/// Turns pieces into statements.
 class Parser {
  public:
   Parser(std::vector<Piece> pieces, const std::string& name) : pieces_(std::move(pieces)), name_(name) {}
@@ -432,7 +433,8 @@ class Parser {
   }
 
  private:
-  /// Statements up to a tag that begins with one of `ends`, whose reader is left in `end_`.
+  /// Reads statements up to a tag that begins with one of `ends`. `ended` receives this word, `end_` the condition of
+  /// an elif.
   std::vector<Statement> body(std::initializer_list<std::string_view> ends, std::string& ended) {
     if (++depth_ > kMaxDepth)
       fail("cannot read {}: its tags are nested too deeply; correct the template", name_);
@@ -529,7 +531,7 @@ class Parser {
   std::vector<Expression> end_;
 };
 
-/// Line ends of every kind as "\n", and not the last one.
+/// Replaces line ends of every kind by "\n" and removes one at the end.
 std::string with_plain_line_ends(const std::string& text) {
   std::string plain;
   for (std::size_t i = 0; i < text.size(); ++i) {

@@ -29,7 +29,7 @@ struct Sample {
 
   /// description, good and bad with one space between the parts that are not blank; empty without human text.
   std::string human_text() const;
-  /// What rewards and evaluations see of this row.
+  /// The fields of this row that rewards and evaluations use.
   Annotation annotation() const;
 };
 

@@ -89,11 +89,12 @@ PreprocessConfig parse_config(const JsonFields& fields) {
   config.merge = fields.integer("merge_size", 1, 16).value_or(config.merge);
   config.temporal = fields.integer("temporal_patch_size", 1, 16).value_or(config.temporal);
 
-  // A file that names no limits means those of the reference's class, not of the published checkpoints.
+  // If the file has no limits, the defaults of the reference's class apply, not those of the published checkpoints.
   constexpr std::int64_t kClassMaxPixels = 28 * 28 * 1280;
   std::optional<std::int64_t> min = read_area(fields, "min_pixels");
   std::optional<std::int64_t> max = read_area(fields, "max_pixels");
-  // Beside both limits, `size` is redundant: older files spell it {min_pixels, max_pixels}, {height, width} and the like.
+  // If both limits are present, `size` is redundant. Older files give it other keys: {min_pixels, max_pixels}, {height,
+  // width}.
   if ((!min || !max) && fields.has("size")) {
     const JsonFields size = *fields.object("size");
     const auto fill = [&](std::optional<std::int64_t>& limit, const char* key) {
@@ -111,7 +112,7 @@ PreprocessConfig parse_config(const JsonFields& fields) {
 // Pillow's fixed point: weights and sums carry 22 fractional bits.
 constexpr int kWeightBits = 22;
 
-/// Which inputs make an output along one axis, and with what weights.
+/// The inputs of one output along one axis, and their weights.
 struct Taps {
   std::int64_t first = 0;
   std::vector<std::int32_t> weights;

@@ -47,13 +47,13 @@ std::size_t contraction_length(std::string_view text) {
   }
 }
 
-/// The alternatives for text that begins with white space which does not belong to a following letter or symbol.
+/// Length of the white space at the start of `text`, if it does not belong to a letter or symbol after it.
 std::size_t space_length(std::string_view text) {
   const std::size_t end = run_end(text, 0, CharClass::space);
   const std::size_t newline = text.substr(0, end).find_last_of("\r\n");
   if (newline != std::string_view::npos) return newline + 1;
   if (end == text.size()) return end;
-  // \s+(?!\S) leaves the last one to the word that follows, \s+ takes it if it is the only one.
+  // \s+(?!\S) leaves the last white space to the next word. If there is only one, \s+ takes it.
   std::size_t last = end - 1;
   while ((static_cast<unsigned char>(text[last]) & 0xC0) == 0x80) --last;
   return last == 0 ? end : last;

@@ -34,11 +34,10 @@ std::optional<double> parse_stage2(const Profile& profile, std::string_view text
 inline constexpr double kLeastRating = 1, kMostRating = 5;
 /// Whether there is a rating and it is not on the scale.
 bool out_of_scale(const std::optional<double>& rating);
-/// Whether the rating part of a completion of either stage is a number outside the scale that is not accepted as a
+/// Whether the rating part of a completion (of either stage) has a number outside the scale that is not accepted as a
 /// rating. Such a number has an exponent or a plus sign, is infinite, or is too long for a double.
 bool holds_number_off_scale(const Profile& profile, std::string_view text);
-/// Whether a completion of either stage is marked and counted as out of scale: out_of_scale(rating) or
-/// holds_number_off_scale(text).
+/// Whether a completion (of either stage) counts as out of scale: out_of_scale(rating) or holds_number_off_scale(text).
 bool answer_out_of_scale(const Profile& profile, const std::optional<double>& rating, std::string_view text);
 
 /// The text before the opening tag of the rating part; nullopt if that tag does not occur exactly once.
@@ -46,8 +45,8 @@ std::optional<std::string_view> before_rating(const Profile& profile, std::strin
 
 /// Leak guard: returns the caption without numbers that look like a rating. Such a number is a decimal number from 1 to
 /// 5, with a point, or with a comma before one or two digits. It is not part of a word, a longer integer or a
-/// percentage. Found are "3", "4.25", "3,5", both numbers of "4/5" and all of "3.5,4.0". Not found are "4K", "2nd",
-/// "f2.8", "1080", "1,000" and "3%". Numbers written as words are not found.
+/// percentage. The guard finds "3", "4.25", "3,5", both numbers of "4/5" and all of "3.5,4.0". It does not find "4K",
+/// "2nd", "f2.8", "1080", "1,000" and "3%". It does not find numbers written as words.
 std::string strip_ratings(std::string_view caption);
 
 /// Whether the caption contains a number (as above) that reveals the rating: the rating, rounded to the number's

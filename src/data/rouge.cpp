@@ -258,7 +258,8 @@ Rouge rouge1(std::string_view reference, std::string_view hypothesis, bool stem)
 Rouge rougel(std::string_view reference, std::string_view hypothesis, bool stem) {
   const std::vector<std::string> reference_words = rouge_words(reference, stem);
   const std::vector<std::string> hypothesis_words = rouge_words(hypothesis, stem);
-  // longest[j]: of the reference words so far and the first j hypothesis words.
+  // longest[j]: length of the longest common subsequence of the reference words so far and the first j hypothesis
+  // words.
   std::vector<std::size_t> longest(hypothesis_words.size() + 1, 0);
   for (const std::string& word : reference_words) {
     std::size_t diagonal = 0;

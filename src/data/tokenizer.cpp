@@ -133,7 +133,8 @@ struct Tokenizer::Tables {
 
   // Reading the files. `where` is the file, `field` the place in it.
 
-  /// `name` makes the place for a message: naming all 151,643 tokens beforehand would cost more than reading them.
+  /// `name` composes the token's name for an error message. Composing it for all 151,643 tokens would cost more than
+  /// reading.
   template <typename Name>
   void add_token(const std::string& where, const Name& name, const std::string& spelling, std::int64_t id) {
     if (spelling.empty()) fail("cannot read {}: {} is an empty token; {}", where, name(), kRemedy);
@@ -262,7 +263,7 @@ const json& required_array(const JsonFields& fields, const char* key) {
   return *array;
 }
 
-/// Everything of tokenizer.json that decides about ids, other than the tables themselves.
+/// Checks all fields of tokenizer.json that influence ids, except the tables themselves.
 void check_pipeline(const JsonFields& root, const JsonFields& model) {
   require_one_of(required_object(root, "normalizer"), "type", {"NFC"});
   const JsonFields pretokenizer = required_object(root, "pre_tokenizer");
@@ -372,7 +373,7 @@ void Tokenizer::Tables::read_vocabulary_and_merges(const std::filesystem::path& 
   const std::filesystem::path config_path = directory / "tokenizer_config.json";
   const json document = read_json(config_path);
   const JsonFields config(document, config_path.string());
-  // These files do not tell how texts are split; the class does.
+  // These files do not contain the split expression. The class of the tokenizer determines it.
   require_one_of(config, "tokenizer_class", {"Qwen2Tokenizer", "Qwen2TokenizerFast"});
   require_one_of(config, "add_prefix_space", {nullptr, false});
   const json* added = config.find("added_tokens_decoder");

@@ -25,7 +25,7 @@ bool is_ascii(char c) {
 }
 
 struct Sequence {
-  std::size_t length;  ///< of the character, or of the longest part of it that is there
+  std::size_t length;  ///< of the character, or of the available part of an incomplete one
   bool valid;
 };
 

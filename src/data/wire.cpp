@@ -85,7 +85,7 @@ class Reader {
   }
 
  private:
-  /// A count of elements that the bytes at hand can hold.
+  /// Reads a number of elements. Refuses a number that the rest of the message cannot hold.
   std::size_t length(std::size_t element) {
     std::uint64_t count = 0;
     (*this)(count);
@@ -127,7 +127,7 @@ void visit_trajectory(Archive& archive, T& trajectory) {
   archive(trajectory.advantage);
 }
 
-/// All of a group but its members.
+/// Visits all fields of a group except its members.
 template <typename Archive, typename G>
 void visit_group(Archive& archive, G& group) {
   archive(group.sample_id);
@@ -158,7 +158,7 @@ Group parse_group(std::span<const std::byte> bytes) {
   visit_group(reader, group);
   std::uint64_t members = 0;
   reader(members);
-  // Grown one by one: a member takes bytes, so a false count ends at the last byte and not at the last of memory.
+  // Members are added one by one. So a wrong number fails at the end of the message, before the memory is exhausted.
   for (std::uint64_t i = 0; i < members; ++i) visit_trajectory(reader, group.members.emplace_back());
   if (reader.left() != 0) reader.refuse("there are bytes after its end");
   return group;

@@ -93,7 +93,7 @@ void EvaluationPass::run_share(const std::vector<Sample>& samples, RolloutOption
   world.send(to, tag, {});
 }
 
-/// In the order of the set; none where an actor stopped.
+/// Receives the groups of a set and returns them in its order. Returns none if an actor stopped early.
 std::vector<Group> EvaluationPass::collect(std::size_t images, int tag) const {
   std::vector<Group> groups(images);
   std::size_t received = 0;

@@ -92,7 +92,7 @@ void refuse_pointer(int descriptor, std::size_t size, const fs::path& path) {
   }
 }
 
-// Only regular files: a pipe would block and a device never end.
+// Opens only regular files, because a pipe would block and a device may never end.
 Opened open_regular(const fs::path& path) {
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (descriptor < 0) fail_with(errno, "read", path);
@@ -123,7 +123,8 @@ int fsync_path(const fs::path& path, int flags) {
   return ::fsync(file.get()) == 0 ? 0 : errno;
 }
 
-// 0, or the error number. Some file systems cannot sync, most of these only folders: told once, for all is written.
+// Returns 0 or the error number. Some file systems cannot sync, most of these only folders. This is reported once and
+// is no failure, because all data are written.
 int synchronise(const fs::path& path, int flags) {
   const int error = fsync_path(path, flags);
   const bool closed = error == EBADF || error == EACCES || error == EPERM;
@@ -157,8 +158,9 @@ fs::path without_trailing_slash(const fs::path& path) {
   return path.has_filename() || !path.has_relative_path() ? path : path.parent_path();
 }
 
-// Where a write to `target` ends up: links are followed, also to what does not exist yet. Refuses what a rename would
-// destroy, a device or a pipe, and a folder in a file's place or the reverse.
+// The path that a write to `target` creates or replaces. Links are followed, even if their target does not exist.
+// Throws Error for a device or a pipe, because a rename would destroy it. Also throws for a folder instead of a file,
+// or the reverse.
 fs::path resolve_target(const fs::path& target, bool folder) {
   fs::path place = without_trailing_slash(target);
   constexpr int kMostLinks = 40;  // as the kernel's
@@ -185,11 +187,11 @@ fs::path resolve_target(const fs::path& target, bool folder) {
   }
 }
 
-// 0, or the error number. The new folder takes the old one's name; the old one ends up under the temporary name.
+// Exchanges two folders, so that the old one gets the temporary name. Returns 0 or the error number.
 int swap_folders(const fs::path& temporary, const fs::path& target) {
   if (::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, target.c_str(), RENAME_EXCHANGE) == 0) return 0;
   if (errno != EINVAL && errno != ENOSYS) return errno;
-  // A file system without exchange: the old folder steps aside for a moment.
+  // The file system cannot exchange names, so the old folder gets a third name for a moment.
   const fs::path aside = temporary_beside(target);
   if (::rename(target.c_str(), aside.c_str()) != 0) return errno;
   if (::rename(temporary.c_str(), target.c_str()) != 0) {
@@ -200,7 +202,7 @@ int swap_folders(const fs::path& temporary, const fs::path& target) {
   return ::rename(aside.c_str(), temporary.c_str()) == 0 ? 0 : errno;
 }
 
-/// At most `bytes` from where the descriptor stands.
+/// Reads at most `bytes` from the descriptor's current position.
 std::string read_from(const Descriptor& file, const fs::path& path, std::size_t bytes) {
   std::string content(bytes, '\0');
   std::size_t filled = 0;
@@ -246,7 +248,7 @@ MappedFile::MappedFile(const fs::path& path) {
   const Opened opened = open_regular(path);
   const Descriptor file(opened.descriptor);
   if (opened.size == 0) return;
-  // Private: some file systems refuse shared mappings. Pages that are only read are shared all the same.
+  // Some file systems refuse shared mappings. In a private mapping, pages that are only read are shared too.
   void* address = ::mmap(nullptr, opened.size, PROT_READ, MAP_PRIVATE, file.get(), 0);
   if (address == MAP_FAILED) fail_with(errno, "map", path);
   bytes_ = {static_cast<const std::byte*>(address), opened.size};
@@ -264,7 +266,7 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 }
 
 fs::path temporary_beside(const fs::path& target) {
-  // Drawn: in a container the next process may have the number of the one that left a file behind.
+  // A random number, because in a container a later process may have the process id in the name of a leftover file.
   static const unsigned drawn = std::random_device{}();
   static std::atomic<unsigned> counter{0};
   const fs::path clean = without_trailing_slash(target);
@@ -302,7 +304,7 @@ void publish(const fs::path& temporary, const fs::path& target, bool replace_fol
     error = errno;
     if (replace_folder && (error == ENOTEMPTY || error == EEXIST)) error = swap_folders(temporary, clean);
   }
-  // After a swap the old folder stands under the temporary name; after a rename nothing does.
+  // After a swap the temporary name is that of the old folder. After a rename it does not exist.
   fs::remove_all(temporary, ignored);
   if (error != 0) fail_with(error, "write", clean);
   if (error = synchronise(parent_of(clean), O_DIRECTORY); error != 0) fail_with(error, "write", clean);

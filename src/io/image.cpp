@@ -86,7 +86,7 @@ Image turn_upright(Pixels&& pixels) {
   return upright;
 }
 
-/// What reads a format, whole and its header.
+/// The functions that read a format: the whole image, and the size in its header.
 struct Format {
   Pixels (*decode)(const PictureFile&);
   ImageSize (*size)(const PictureFile&);
@@ -94,7 +94,7 @@ struct Format {
 
 using namespace std::string_view_literals;
 
-/// What a file that is not read holds, as far as its beginning tells; empty where it tells nothing.
+/// The kind of a file that biqa cannot read, judged by its first bytes. Empty if it is unknown.
 std::string_view unread_kind(std::string_view head) {
   struct Kind {
     std::size_t at;
@@ -179,13 +179,13 @@ ImageSize read_image_size(const std::filesystem::path& path, const ImageLimits& 
   std::error_code unknown;
   const std::uintmax_t bytes = std::filesystem::file_size(path, unknown);
   if (!unknown && bytes > static_cast<std::uintmax_t>(limits.max_file_bytes))
-    read_file(path, static_cast<std::size_t>(limits.max_file_bytes));  // refuses it
+    read_file(path, static_cast<std::size_t>(limits.max_file_bytes));  // throws: the file is too large
   const std::string beginning = read_beginning(path, kHeaderBytes);
   if (beginning.size() < kHeaderBytes) return size_in(beginning);
   try {
     return size_in(beginning);
   } catch (const Error&) {
-    // The header may be longer, or stand at the end as in many TIFF files; the whole file decides.
+    // The header may be longer, or at the end of the file, as in many TIFF files. So the whole file is read.
     return size_in(read_file(path, static_cast<std::size_t>(limits.max_file_bytes)));
   }
 }

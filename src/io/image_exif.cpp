@@ -52,7 +52,7 @@ class TiffDirectory {
       if (*count > offset_bytes / unit) {
         value = *place;
         if (value >= std::uint64_t{1} << 63) continue;
-        // All values together are no longer than the file.
+        // Fields are skipped if all values together would be longer than the file.
         stored_elsewhere += *count > bytes_.size() / unit ? bytes_.size() + 1 : *count * unit;
         if (stored_elsewhere > bytes_.size()) continue;
         if (value > bytes_.size() || *count * unit > bytes_.size() - value) return std::nullopt;
@@ -106,7 +106,7 @@ class TiffDirectory {
     }
   }
 
-  /// Nothing behind the end.
+  /// Reads an unsigned integer. Returns nothing if it ends after the end of the file.
   std::optional<std::uint64_t> number(std::uint64_t at, std::uint64_t bytes) const {
     if (at > bytes_.size() || bytes > bytes_.size() - at) return std::nullopt;
     std::uint64_t value = 0;
@@ -159,7 +159,7 @@ int valid_orientation(double code) {
   return 1;
 }
 
-/// What an XMP packet says, as attribute or as element; 1 where it says nothing.
+/// The orientation in an XMP packet, as attribute or as element; 1 if there is none.
 int xmp_orientation(std::string_view packet) {
   constexpr std::string_view kName = "tiff:Orientation";
   for (std::size_t at = packet.find(kName); at != std::string_view::npos; at = packet.find(kName, at + 1)) {

@@ -77,7 +77,7 @@ class JpegReader {
     std::longjmp(reader.jump_, 1);
   }
 
-  /// Where libjpeg would go on by inventing pixels, we stop; stray bytes and odd headers are harmless.
+  /// Stops at warnings after which libjpeg would invent pixels. Stray bytes and odd headers are harmless.
   static void on_warning(j_common_ptr info, int level) {
     if (level >= 0) {
       return;
@@ -110,7 +110,7 @@ class JpegReader {
   std::array<char, JMSG_LENGTH_MAX> message_{};
 };
 
-/// CMYK as Adobe's programs store it, inverted, to RGB in place as Pillow does.
+/// Converts CMYK to RGB in place, as Pillow does. The CMYK values are inverted, as Adobe's programs store them.
 void cmyk_to_rgb(Pixels& pixels) {
   const auto count = static_cast<std::size_t>(pixels.width * pixels.height);
   for (std::size_t i = 0; i < count; ++i) {
@@ -128,7 +128,7 @@ void cmyk_to_rgb(Pixels& pixels) {
 int orientation_of(const jpeg_decompress_struct& info) {
   constexpr std::string_view kExif("Exif\0\0", 6);
   constexpr std::string_view kXmp("http://ns.adobe.com/xap/1.0/\0", 29);
-  std::string exif;  // a long block goes on in further markers
+  std::string exif;  // a long block continues in further markers
   std::string_view xmp;
   for (const jpeg_marker_struct* marker = info.marker_list; marker != nullptr; marker = marker->next) {
     const std::string_view content =

@@ -77,7 +77,7 @@ class PngReader {
   const std::string& message() const { return message_; }
 
  private:
-  /// libpng counts a row when it is in its place, and looks for the check sum behind the last one.
+  /// Whether all rows are decoded. libpng counts a row when it is decoded, and reads the checksum after the last row.
   bool has_all_rows() const {
     constexpr int kPasses = 7;
     return png_get_interlace_type(png_, info_) == PNG_INTERLACE_NONE
@@ -89,7 +89,7 @@ class PngReader {
     static_cast<PngReader*>(png_get_error_ptr(png))->message_ = message;
     png_longjmp(png, 1);
   }
-  /// Only a wrong check sum of the pixels is more than a warning.
+  /// Ignores every warning except a wrong checksum of the pixels.
   static void on_warning(png_structp png, png_const_charp message) {
     if (!std::string_view(message).starts_with("IDAT: incorrect data check")) return;
     static_cast<PngReader*>(png_get_error_ptr(png))->wrong_sum_ = true;

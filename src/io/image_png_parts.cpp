@@ -138,7 +138,7 @@ std::optional<PngParts::Chunk> PngParts::next_chunk(std::uint32_t& length) {
   return Chunk{kind, content};
 }
 
-/// With a head that gives the length of what is there, and a checksum that libpng passes over.
+/// Adds a chunk whose head has the length of `content`. Its checksum is 0, because libpng ignores it.
 void PngParts::add(std::string_view kind, Bytes content) {
   static constexpr std::array<std::byte, 4> kSum{};
   std::array<std::byte, 8>& head = heads_.emplace_back();
@@ -147,7 +147,7 @@ void PngParts::add(std::string_view kind, Bytes content) {
   pieces_.insert(pieces_.end(), {head, content, kSum});
 }
 
-/// libpng passes over a transparency of another length than it expects, as if there were none.
+/// Adds the transparency in the expected length, because libpng ignores a chunk of another length.
 void PngParts::read_transparency(Bytes content) {
   const std::size_t needed = colour_type_ == 0 ? 2 : colour_type_ == 2 ? 6 : 0;
   if (content.size() < needed) file_.refuse("its transparency is cut off");
@@ -155,7 +155,7 @@ void PngParts::read_transparency(Bytes content) {
   if (colour_type_ == 3 && !content.empty()) add("tRNS", content.first(std::min(content.size(), palette_)));
 }
 
-/// A chunk that may tell the orientation; the last one of a kind counts.
+/// Reads a chunk that may contain the orientation. The last chunk of each kind counts.
 void PngParts::read_note(const Chunk& chunk) {
   std::string_view text = as_text(chunk.content);
   if (chunk.kind == "eXIf") exif_ = std::string("Exif\0\0", 6) + std::string(text);

@@ -100,7 +100,7 @@ BmpLayout read_bmp_header(const PictureFile& file) {
     layout.masks = layout.bits == 16 ? std::array<std::uint32_t, 4>{0x7C00, 0x3E0, 0x1F, 0}
                                      : std::array<std::uint32_t, 4>{0xFF0000, 0xFF00, 0xFF, 0};
     if (compression == kBitFields) {
-      // Behind the shortest header or inside the longer ones: the same place.
+      // The masks follow the shortest header and are part of the longer headers. Their offset is the same.
       layout.masks = {in.u32(54), in.u32(58), in.u32(62), header >= 56 ? in.u32(66) : 0};
       behind_header = std::max<std::size_t>(behind_header, 66);
     }
@@ -109,7 +109,7 @@ BmpLayout read_bmp_header(const PictureFile& file) {
     layout.colours = layout.colours == 0 ? most : std::min(layout.colours, most);
     behind_header += layout.palette_entry * layout.colours;
   }
-  // Some writers forget what stands between header and pixels.
+  // Some writers leave the offset of the pixels 0, or forget the palette in it.
   const std::size_t stated = in.u32(10);
   layout.pixels_at = stated == 0 || (!packed && stated == layout.palette_at) ? behind_header : stated;
   return layout;
@@ -153,7 +153,7 @@ class PnmWords {
  public:
   explicit PnmWords(const PictureFile& file) : file_(file) {}
 
-  /// The next number; `what` names it in errors. Consumes the one character behind it.
+  /// The next number; `what` names it in errors. Also consumes the one character after it.
   std::int64_t number(const char* what) {
     skip_blanks();
     constexpr std::int64_t kTooLarge = 1'000'000'000;
@@ -172,7 +172,7 @@ class PnmWords {
     return value;
   }
 
-  /// A digit 0 or 1, which needs no blank behind it.
+  /// A digit 0 or 1, which needs no blank after it.
   bool bit() {
     skip_blanks();
     if (at_ == size() || (current() != '0' && current() != '1')) {
@@ -292,7 +292,7 @@ Pixels decode_pnm(const PictureFile& file) {
   const std::int64_t sample_bytes = most > 255 ? 2 : 1;
   const std::int64_t row_bytes = kind == 4 ? (width + 7) / 8 : row * (plain ? 1 : sample_bytes);
   const Reader in(file);
-  // For plain samples a lower bound, which keeps short files from claiming memory.
+  // For plain samples this is a lower bound. It prevents short files from claiming memory.
   const std::uint8_t* from = in.need(words.position(), static_cast<std::size_t>(row_bytes * height));
 
   const std::vector<std::uint8_t> scaled = scale_to_255(most);

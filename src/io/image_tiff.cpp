@@ -59,7 +59,7 @@ toff_t size_of_memory(thandle_t handle) {
 
 int map_memory(thandle_t handle, void** base, toff_t* size) {
   const Bytes content = memory(handle).content;
-  // Opened for reading, libtiff never writes there.
+  // libtiff does not write to a file that is opened for reading.
   *base = const_cast<std::byte*>(content.data());
   *size = content.size();
   return 1;
@@ -88,11 +88,11 @@ int ignore_message(TIFF* /*tiff*/, void* /*to*/, const char* /*module*/, const c
   return 1;
 }
 
-/// What the fourth value of libtiff's raster means.
+/// The meaning of the fourth value in libtiff's raster.
 enum class Alpha { none, straight, premultiplied };
 
-/// libtiff multiplies colours by their alpha, but not greys and not where it sees no alpha; which samples are
-/// an alpha is decided as Pillow decides it.
+/// libtiff multiplies colours by their alpha, but not grey values, and not if it finds no alpha. The choice of the
+/// sample that is an alpha is Pillow's.
 Alpha kind_of_alpha(TIFF* tiff) {
   std::uint16_t photometric = 0;
   std::uint16_t samples = 0;
@@ -125,7 +125,7 @@ using TiffPointer = std::unique_ptr<TIFF, void (*)(TIFF*)>;
 
 /// `source` and `complaints` must outlive the result.
 TiffPointer open_tiff(const PictureFile& file, MemoryFile& source, Complaints& complaints) {
-  // Tags and decoded strips; a tile may be larger than a small picture.
+  // Limit for one allocation: tags and decoded strips. A tile may be larger than a small picture.
   constexpr std::int64_t kLeast = std::int64_t{64} << 20;
   const std::int64_t most = std::max(kLeast, std::min(file.limits.max_pixels, kLeast << 10) * 8);
   const std::unique_ptr<TIFFOpenOptions, void (*)(TIFFOpenOptions*)> options(TIFFOpenOptionsAlloc(),
@@ -178,7 +178,7 @@ Pixels decode_tiff(const PictureFile& file) {
     file.refuse(why.data());
   }
   const std::unique_ptr<TIFFRGBAImage, void (*)(TIFFRGBAImage*)> end(&image, TIFFRGBAImageEnd);
-  // Rows as stored: the orientation is applied with all other formats'.
+  // Requests the rows as stored, because the orientation is applied later, as for all formats.
   image.req_orientation = image.orientation;
   std::vector<std::uint32_t> raster(std::size_t{width} * height);
   if (TIFFRGBAImageGet(&image, raster.data(), width, height) == 0 || !complaints.first.empty()) {

@@ -69,7 +69,7 @@ nlohmann::json read_json(const std::filesystem::path& path, std::size_t max_byte
 }
 
 std::string shown(const nlohmann::json& value) {
-  // Keys and names may be hostile: whatever is no text is replaced, never thrown.
+  // Keys and names may be hostile. Bytes that are no text are replaced and never throw.
   return shortened(value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace));
 }
 

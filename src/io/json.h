@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // JSON read strictly: duplicate keys, deep nesting and bad UTF-8 are errors that name file, position and key.
-// A user includes <nlohmann/json.hpp> in its .cpp file.
+// A .cpp file that uses this header includes <nlohmann/json.hpp> itself.
 #pragma once
 
 #include <cstddef>

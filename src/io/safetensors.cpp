@@ -298,7 +298,7 @@ void write_safetensors(const std::filesystem::path& path, std::span<const NamedT
   std::uint64_t offset = 0;
   for (const NamedTensor* tensor : order) {
     const std::uint64_t end = offset + tensor->bytes.size();
-    // Assigned one by one: an initialiser list of pairs would not keep its order.
+    // Assigns one by one, because an initialiser list of pairs would not keep the order.
     nlohmann::ordered_json& entry = json[tensor->name];
     entry["dtype"] = name_of(tensor->type);
     entry["shape"] = tensor->shape;

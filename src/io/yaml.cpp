@@ -118,7 +118,7 @@ class Copier {
   std::size_t values_ = 0;
 };
 
-// Sees documents begin and nothing else.
+// Counts documents and ignores everything else.
 class DocumentCounter : public YAML::EventHandler {
  public:
   explicit DocumentCounter(const std::string& name) : name_(name) {}
@@ -145,7 +145,7 @@ class DocumentCounter : public YAML::EventHandler {
   int documents_ = 0;
 };
 
-// YAML::LoadAll is no way to find out: where a document begins with a comma, it finds one more without end.
+// YAML::LoadAll cannot be used: if a document begins with a comma, it never ends.
 void require_one_document(const std::string& text, const std::string& name) {
   std::istringstream stream(text);
   YAML::Parser parser(stream);
@@ -182,7 +182,7 @@ std::optional<double> yaml_number(const YamlNode& node) {
   const bool negative = take_sign(text);
   if (is_one_of(text, {".inf", ".Inf", ".INF"}))
     return negative ? -std::numeric_limits<double>::infinity() : std::numeric_limits<double>::infinity();
-  // from_chars knows no locale, but it reads a sign of its own, "inf" and "nan".
+  // from_chars ignores the locale, but it also reads a sign, "inf" and "nan".
   if (text.find_first_not_of("0123456789.eE+-") != std::string_view::npos || text.starts_with('-'))
     return std::nullopt;
   double value = 0;

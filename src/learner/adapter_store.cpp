@@ -44,7 +44,7 @@ void write_module(Hdf5Writer& out, const std::string& group, const LoraModule& m
        why);
 }
 
-/// The module with the rank and the scale that its tensors say; nothing if there is no A.
+/// The module with the rank and scale of its tensors; nothing if there is no A.
 std::optional<LoraModule> read_module(const Hdf5File& file, const std::string& group,
                                       const ModelConfig& config, const LoraSpec& spec, LoraModule module) {
   const std::string a = place_in(group, peft_key(module, 'A'));
@@ -75,7 +75,7 @@ void write_factors(Hdf5Writer& out, const std::string& group, const LoraLayout& 
 }
 
 std::vector<float> read_factors(const Hdf5File& file, const std::string& group, const LoraLayout& layout) {
-  // Grown as it is read, in the layout's order: a shape alone claims no memory.
+  // Grows while tensors are read, in the layout's order. So a shape alone cannot claim memory.
   std::vector<float> values;
   for (const LoraModule& m : layout.modules()) {
     for (const char half : {'A', 'B'}) {
@@ -124,7 +124,7 @@ Lora read_adapter(const Hdf5File& file, const std::string& group, const ModelCon
     }
   }
   for (const std::string& name : file.children(group.empty() ? "/" : group)) {
-    // Beside the tensors in the root there may be anything.
+    // The root may contain other things besides tensors.
     const bool tensor = !group.empty() || name.starts_with("base_model");
     if (tensor && !is_frozen_key(name) && !known.contains(name))
       refuse(file, place_in(group, name), "belongs to no module of the model");

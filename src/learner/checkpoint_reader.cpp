@@ -49,7 +49,8 @@ CheckedFiles CheckpointReader::check_part(const fs::path& folder) const {
   return checked;
 }
 
-/// The first learner: what is wrong with the checkpoint as a whole; empty: nothing, and `found` is filled.
+/// For the first learner. Returns the damage of the checkpoint as a whole. If there is none, fills `found` and returns
+/// an empty text.
 std::string CheckpointReader::judge(const fs::path& folder, const std::vector<std::vector<std::byte>>& parts,
                                     const std::function<ModelConfig()>& model, FoundCheckpoint& found) const {
   try {
@@ -113,7 +114,7 @@ void CheckpointReader::read_files(const FoundCheckpoint& found) {
 
 CheckpointReader::State CheckpointReader::exchange(const FoundCheckpoint& found, std::size_t begin,
                                                    std::size_t end) {
-  // Everyone's range, so that who has read a file knows who needs which part of it.
+  // Each learner gets the ranges of all. So the reader of a file knows the receivers of its parts.
   const std::vector<ValueRange> ranges = share_ranges(learners_, {begin, end});
   const auto overlap = [&](std::size_t shard, int learner) {
     const ValueRange& range = ranges[static_cast<std::size_t>(learner)];

@@ -34,7 +34,7 @@ constexpr const char* kManifestDigest = "manifest_digest";
 constexpr std::size_t kDigestDigits = 16;
 constexpr std::size_t kManifestLimit = std::size_t{16} << 20;
 
-/// One entry per stored tensor: where it lies in the flat vector.
+/// Writes one entry per stored tensor: its offset and length in the flat vector.
 void write_name_table(Hdf5Writer& out, const LoraLayout& layout) {
   std::vector<std::string> names;
   std::vector<std::int64_t> offsets, lengths;
@@ -51,8 +51,8 @@ void write_name_table(Hdf5Writer& out, const LoraLayout& layout) {
   out.dataset("length", std::span<const std::int64_t>(lengths), {static_cast<std::int64_t>(lengths.size())});
 }
 
-/// Where the digits of a manifest's own digest stand; npos where there are none. Inside texts the quotes of this pattern
-/// are escaped, so it is found only as a field.
+/// The position of the manifest's own digest; npos if there is none. Inside texts the quotes of this pattern are
+/// escaped, so it is found only as a field.
 std::size_t find_manifest_digest(const std::string& text) {
   const std::string field = fmt::format("\"{}\": \"", kManifestDigest);
   const std::size_t place = text.find(field);
@@ -60,8 +60,8 @@ std::size_t find_manifest_digest(const std::string& text) {
     return std::string::npos;
   return place + field.size();
 }
-/// XXH3-64 of the manifest's bytes with its digest's own digits as zeros: of the bytes, because JSON spells one value in
-/// several ways.
+/// XXH3-64 of the manifest's bytes, with zeros as the digits of its own digest. It covers bytes, because JSON can spell
+/// a value in several ways.
 std::string digest_of_manifest(std::string text, std::size_t place) {
   text.replace(place, kDigestDigits, kDigestDigits, '0');
   return fmt::format("{:016x}", digest_of_bytes(std::as_bytes(std::span(text))));
@@ -109,7 +109,7 @@ std::optional<std::int64_t> step_of_name(const std::string& name) {
   return step;
 }
 
-/// There is a whole checkpoint that lists the same files.
+/// Whether `folder` is an undamaged checkpoint that lists the same files.
 bool holds_same_files(const fs::path& folder, const CheckpointManifest& manifest) {
   try {
     CheckpointStore::verify(folder);
@@ -123,7 +123,7 @@ bool holds_same_files(const fs::path& folder, const CheckpointManifest& manifest
   }
 }
 
-/// Renames a checkpoint so that it is none of the run any more.
+/// Renames a checkpoint so that it no longer counts as a checkpoint of the run.
 void set_aside(const fs::path& folder) {
   const std::string name = "replaced-" + folder.filename().string();
   fs::path target = folder.parent_path() / name;
@@ -132,7 +132,7 @@ void set_aside(const fs::path& folder) {
   LOG(WARNING) << folder.string() << " is now " << target.string();
 }
 
-/// Where a link leads, or what the file holds that stands for it; empty where there is neither.
+/// The target of a link, or the name in the file that replaces it. Empty if neither exists.
 fs::path target_of(const fs::path& link) {
   constexpr std::size_t kLongestName = 255;
   std::error_code no_link, ignored;
@@ -147,7 +147,7 @@ fs::path target_of(const fs::path& link) {
   }
 }
 
-/// A relative link appears with its new target at once; where the file system has no links, a file with its name.
+/// Replaces a relative link in one operation. On a file system without links, writes a file with the target's name.
 void replace_link(const fs::path& link, const fs::path& target) {
   const fs::path temporary = temporary_beside(link);
   std::error_code error, ignored;
@@ -301,7 +301,7 @@ CheckpointManifest read_checkpoint_manifest(const fs::path& folder) {
     fail("checkpoint {}: {} has the format '{}', not {}; use a checkpoint of this version", folder.string(),
          kManifest, format, kFormat);
   }
-  // An old manifest has no digest; one that has is a new one whose format was damaged.
+  // An old manifest has no digest. A manifest with the old format and a digest is a new one with a damaged format.
   if (format == kFormat || json.contains(kManifestDigest))
     check_manifest_digest(folder, text, fields.text(kManifestDigest).value_or(""));
   CheckpointManifest manifest;
@@ -348,7 +348,7 @@ void write_adapter_h5(const fs::path& path, const Lora& lora, const CheckpointIn
   out.attribute("/", "rslora", spec.rslora);
   std::vector<std::string> targets;
   for (const Projection p : spec.targets) targets.emplace_back(name_of(p));
-  if (!targets.empty()) out.attribute("/", "targets", targets);  // HDF5 has no empty ones
+  if (!targets.empty()) out.attribute("/", "targets", targets);  // HDF5 has no empty attributes
   out.attribute("/", "base_model", info.base_model);
   out.attribute("/", "step", info.step);
   out.attribute("/", "version", info.version);
@@ -383,7 +383,7 @@ Lora read_any_adapter(const fs::path& path, const ModelConfig& config) {
     return path.extension() == ".h5" ? read_adapter_h5(path, config) : read_peft(path, config);
   if (fs::exists(path / "adapter_config.json")) return read_peft(path, config);
   if (fs::exists(path / kManifest)) {
-    // Of a checkpoint only the adapter need be whole.
+    // Of a checkpoint, only the adapter must be undamaged.
     if (const std::string damage = damage_of_adapter(path); !damage.empty()) throw Error(damage);
   }
   if (fs::exists(path / "adapter.h5")) return read_adapter_h5(path / "adapter.h5", config);
@@ -464,7 +464,7 @@ void take_over_checkpoints(const fs::path& root, std::int64_t step) {
 }
 
 void remove_checkpoint(const fs::path& folder) {
-  // Out of sight first: whoever is killed meanwhile leaves no half of it.
+  // First hides the folder. So a process that is killed meanwhile leaves no half of a checkpoint.
   fs::path removed = temporary_beside(folder);
   std::error_code error;
   fs::rename(folder, removed, error);
@@ -507,7 +507,7 @@ std::vector<std::string> CheckpointStore::find_damage(const fs::path& folder) {
     for (const CheckpointManifest::File& file : manifest.files) {
       if (std::string one = damage_of_file(folder, file); !one.empty()) damage.push_back(std::move(one));
     }
-    // Files that are damaged need not be understood.
+    // If files are damaged, their contents are not read.
     if (!damage.empty()) return damage;
     std::vector<ShardFacts> shards;
     for (const CheckpointManifest::File& file : manifest.files) {

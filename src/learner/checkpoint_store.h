@@ -17,7 +17,7 @@
 
 namespace biqa {
 
-/// What a checkpoint holds besides tensors.
+/// The data of a checkpoint besides its tensors.
 struct CheckpointInfo {
   std::int64_t step = 0, version = 0;
   std::int64_t data_cursor = 0;  ///< place in the training data: rows used so far, over all epochs
@@ -97,9 +97,9 @@ ShardFacts read_shard_facts(const std::filesystem::path& folder, const std::stri
 /// shards must join without gaps. `shards`: the facts of the listed shards. Reads adapter.h5.
 void check_parts(const std::filesystem::path& folder, const CheckpointManifest& manifest,
                  std::span<const ShardFacts> shards);
-/// What is wrong with a file that the manifest lists (missing, size, digest). Empty: nothing is wrong.
+/// Describes the damage of a file that the manifest lists (missing, size, digest). Empty if it is undamaged.
 std::string damage_of_file(const std::filesystem::path& folder, const CheckpointManifest::File& file);
-/// Why the adapter of a checkpoint cannot be read; empty if it can. Ignores the checkpoint's other files.
+/// The reason why the adapter of a checkpoint cannot be read; empty if it can. Ignores the checkpoint's other files.
 std::string damage_of_adapter(const std::filesystem::path& folder);
 
 /// Name, size and digest of a file, as the manifest lists them.

@@ -37,7 +37,7 @@ bool is_folder(const fs::path& path) {
   return fs::is_directory(path, ignored);
 }
 
-// PEFT stores the head beside an adapter of it. biqa's files don't.
+// PEFT stores the head together with an adapter of it. biqa's files do not.
 void warn_of_copies(const Lora& lora) {
   if (lora.frozen == nullptr) return;
   for (const BaseCopy& copy : lora.frozen->copies) {
@@ -47,7 +47,7 @@ void warn_of_copies(const Lora& lora) {
   }
 }
 
-// A run's checkpoints/ or that folder itself; nothing where it is neither.
+// The checkpoints/ of a run, also if `path` is that folder itself. Nothing if it is neither.
 std::optional<fs::path> checkpoints_of(const fs::path& path) {
   if (is_folder(path / "checkpoints")) return path / "checkpoints";
   if (!CheckpointStore(path).newest_first().empty()) return path;
@@ -55,13 +55,13 @@ std::optional<fs::path> checkpoints_of(const fs::path& path) {
 }
 
 bool is_checkpoint(const fs::path& folder) {
-  // `latest/` ends in nothing; the link's target has the name.
+  // A path that ends in a slash, such as `latest/`, has no file name.
   const fs::path clean = folder.has_filename() ? folder : folder.parent_path();
   return is_there(folder / "manifest.json") ||
          (clean.filename().string().starts_with("step-") && !is_there(folder / "checkpoints"));
 }
 
-// `latest` moves on; what it leads to now does not.
+// The current target of a link, because `latest` may point to another checkpoint later.
 fs::path behind_link(const fs::path& path) {
   const fs::path clean = path.has_filename() ? path : path.parent_path();
   std::error_code error;
@@ -99,7 +99,7 @@ TensorDifference compare_values(std::string name, std::span<const float> a, std:
     ++difference.differing;
     const double left = a[i], right = b[i], apart = std::abs(left - right);
     difference.largest = std::max(difference.largest, apart);
-    // Zeros of either sign differ in their bits alone.
+    // Zeros of different sign differ only in their bits.
     if (apart > 0) {
       difference.largest_relative =
           std::max(difference.largest_relative, apart / std::max(std::abs(left), std::abs(right)));
@@ -116,7 +116,7 @@ std::vector<std::string> lines_of(const std::string& text) {
   return lines;
 }
 
-// Lines of `a` that `b` lacks, in their order; one that occurs twice must occur there twice.
+// Lines of `a` that `b` lacks, in their order. A line that occurs twice in `a` must also occur twice in `b`.
 std::vector<std::string> lines_only_in(const std::string& a, const std::string& b) {
   std::multiset<std::string> others;
   for (std::string& line : lines_of(b)) others.insert(std::move(line));
@@ -214,7 +214,7 @@ AdapterPlace find_adapter_alone(const fs::path& path) {
 
 Lora read_placed_adapter(const AdapterPlace& place, const std::optional<fs::path>& model) {
   const ModelConfig config = config_for(place, model);
-  // The file's ending is the user's; what it holds is known here.
+  // The kind is known here, so the file name may have any ending.
   if (place.kind == AdapterKind::peft) return read_peft(place.path, config);
   return read_any_adapter(place.path, config);
 }
@@ -369,7 +369,7 @@ AdapterDifference compare_adapters(const AdapterState& a, const AdapterState& b)
   field("targets", targets_text(spec_a), targets_text(spec_b));
   if (other_scales > 0) field("scales", "", fmt::format("different in {} tensors", other_scales));
   field("base_model", left.info.base_model, right.info.base_model);
-  // A PEFT folder knows neither step nor version, an adapter.h5 no more than these.
+  // A PEFT folder has neither step nor version. An adapter.h5 has both, but none of the values below.
   if (a.place.kind != AdapterKind::peft && b.place.kind != AdapterKind::peft) {
     number("step", left.info.step, right.info.step);
     number("version", left.info.version, right.info.version);
@@ -432,7 +432,7 @@ void export_peft(const AdapterPlace& place, const std::optional<fs::path>& model
       base_model = read_peft_base_model(place.path);
     else if (const Hdf5File file(adapter_file_of(place)); file.has_attribute("/", "base_model"))
       base_model = file.attribute_text("/", "base_model");
-    // The model may have more layers than are adapted. Beside one that is not, write_peft names every module.
+    // The model may have more layers than the adapter. With one more layer, write_peft names every module.
     ModelConfig config = config_for(place, model);
     ++config.text.layers;
     lora.layout =

@@ -19,7 +19,7 @@ const char* name_of(AdapterKind kind);
 
 struct AdapterPlace {
   AdapterKind kind = AdapterKind::checkpoint;
-  std::filesystem::path path;  ///< the checkpoint's or PEFT folder, the .h5 file
+  std::filesystem::path path;  ///< checkpoint folder, PEFT folder or .h5 file
 };
 /// Finds the adapter that a path means. The path is a checkpoint folder or a link to one, a run folder or its
 /// checkpoints/, a PEFT folder, an adapter.h5 or a folder that holds one. In a run folder it takes the newest undamaged
@@ -106,8 +106,8 @@ struct Verdict {
 /// checkpoints, the link `latest` and the run's adapter.h5. Throws Error if there is nothing to verify.
 std::vector<Verdict> verify_path(const std::filesystem::path& path);
 
-/// Writes a PEFT folder. It lists every module by name, unless `model` shows that every layer is adapted. Throws Error
-/// if `peft` exists.
+/// Writes a PEFT folder. Its configuration lists every module by name, unless `model` shows that every layer is
+/// adapted. Throws Error if `peft` exists.
 void export_peft(const AdapterPlace& place, const std::optional<std::filesystem::path>& model,
                  const std::filesystem::path& peft);
 /// Writes a PEFT adapter as an adapter.h5 if `target` ends in .h5. Otherwise writes a checkpoint folder of step 0 with

@@ -22,10 +22,10 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-/// How long the first learner waits for the next shard.
+/// Time that the first learner waits for the next shard.
 constexpr Seconds kShardPatience{300};
 constexpr Seconds kLook{0.02};
-/// How long a file written on another node may take to become visible.
+/// Time until a file that another node has written must be visible.
 constexpr Seconds kTrialPatience{60};
 constexpr std::size_t kAnnouncementLimit = 1 << 16;
 
@@ -33,7 +33,7 @@ fs::path announcement(const fs::path& folder, int learner) {
   return folder / fmt::format("written-{:05}.json", learner);
 }
 
-/// What a learner says of its shard.
+/// A learner's description of its shard.
 nlohmann::json describe_shard(const fs::path& file, std::int64_t step, std::int64_t updates) {
   return {
       {"bytes", fs::file_size(file)}, {"xxh3", digest_of_file(file)}, {"step", step}, {"updates", updates}};
@@ -47,7 +47,7 @@ struct CheckpointWriter::Part {
   std::size_t begin = 0, end = 0;
   std::vector<float> m, v;
   std::int64_t updates = 0;
-  std::int64_t replaces = -1;  // an insurance
+  std::int64_t replaces = -1;  // step of the insurance that this save replaces
 };
 
 CheckpointWriter::CheckpointWriter(fs::path root, std::int64_t keep, std::string token, int learner,
@@ -128,7 +128,7 @@ void CheckpointWriter::try_publishing(std::uint64_t bytes) const {
   publish(folder, target);
   fs::remove_all(target, ignored);
   const fs::space_info space = fs::space(root_, ignored);
-  // Some file systems know nothing of their size.
+  // Some file systems do not report their size.
   if (!ignored && space.capacity > 0 && space.available < bytes) {
     fail(
         "cannot save checkpoints in {}: a checkpoint needs {} MiB, but only {} MiB are free; free some space "
@@ -139,7 +139,7 @@ void CheckpointWriter::try_publishing(std::uint64_t bytes) const {
 
 void CheckpointWriter::begin(const Learner& learner, const CheckpointInfo& info, bool insurance) {
   if (info.step == newest_step_ && state() != State::failed) {
-    if (!insurance) insured_step_ = -1;  // due anyway
+    if (!insurance) insured_step_ = -1;  // this save is now a regular one
     return;
   }
   if (insurance_) give_up("a newer save is due");
@@ -243,7 +243,7 @@ void save_checkpoint(const fs::path& root, std::int64_t keep, const Learner& lea
   CheckpointWriter writer(root, keep, share_token(learners), learners.rank(), learners.size());
   writer.begin(learner, info);
   const auto failed = [&] { return writer.state() == CheckpointWriter::State::failed; };
-  // The others' shards first: the first learner waits for them and need not when one has failed.
+  // The other learners wait for their shards first. If one has failed, the first learner need not wait for it.
   if (learners.rank() != 0) writer.wait(kShardPatience);
   const bool others = learners.all_and(learners.rank() == 0 || !failed());
   if (!others && learners.rank() == 0)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Saves checkpoints while training continues: begin() copies this learner's part and returns, and a thread writes it.
 // The learners exchange no messages for it. Each writes its shard and an announcement into one temporary folder. The
-// first learner collects the announcements, writes the manifest and renames the folder. So a save continues while
-// another rank computes or after a rank that is no learner is lost.
+// first learner collects the announcements, writes the manifest and renames the folder. So a save also continues while
+// another rank computes, or after the loss of a rank that is not a learner.
 #pragma once
 
 #include <condition_variable>
@@ -46,7 +46,7 @@ class CheckpointWriter {
   /// State of the newest save. On the first learner `done` means that the checkpoint is published, on the others that
   /// their shard is written.
   State state() const;
-  /// Why the newest save failed; empty if it did not fail.
+  /// The reason why the newest save failed; empty if it did not fail.
   std::string failure() const;
   /// Returns whether all saves have ended; waits at most this long.
   bool wait(Seconds at_most) const;

@@ -24,7 +24,7 @@ double mask_sum(const LearnerSequence& sequence) {
   return std::accumulate(sequence.mask.begin(), sequence.mask.end(), 0.0);
 }
 
-/// The groups' sequences that have a token that counts (`weighty`), or those that have none. `places` receives the
+/// Selects the sequences that have a token that counts (`weighty`), or those that have none. `places` receives the
 /// original index of each.
 std::vector<LearnerGroup> select(std::span<const LearnerGroup> groups, bool weighty,
                                  std::vector<std::size_t>& places) {

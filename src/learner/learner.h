@@ -55,7 +55,8 @@ struct UpdateResult {
 
 class Learner {
  public:
-  /// What update() reduces over the learners: the counts in one sum, the sums in another, and each maximum on its own.
+  /// The values that update() reduces over the learners. One sum reduces all counts and another all sums. Each maximum
+  /// has a reduction of its own.
   enum Count : std::uint8_t { kSequences, kTokens, kCounts };
   enum Sum : std::uint8_t {
     kSumOfLoss,
@@ -130,7 +131,7 @@ class Learner {
   DeviceMemory& memory_;
   std::unique_ptr<TensorLink> link_;
   std::size_t shard_size_ = 0;
-  // In the backend's memory, [1, n] f32. gradient_ is padded to learners · shard_size_; the others are this rank's
+  // In the backend's memory, [1, n] f32. gradient_ is padded to learners · shard_size_. The others hold this rank's
   // shard.
   Tensor gradient_, shard_gradient_, values_, m_, v_;
   mutable Tensor host_m_, host_v_;  // host copies for shard(), unless the backend's memory is the host's

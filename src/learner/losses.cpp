@@ -30,7 +30,7 @@ LossTerm clipped(const ObjectiveConfig& config, double /*logp*/, double ratio, d
   const double within = std::clamp(ratio, 1 - config.clip_low, 1 + config.clip_high);
   const double plain = capped * advantage;
   const double bounded = within * advantage;
-  // The derivative of a minimum of two equal things is their mean, as PyTorch has it.
+  // If both terms are equal, the derivative of their minimum is the mean of both derivatives, as in PyTorch.
   const double plain_slope = capped == ratio ? 1 : 0;
   const double bounded_slope = within == ratio ? 1 : 0;
   const double slope = plain < bounded   ? plain_slope

@@ -65,7 +65,7 @@ std::string share_token(Communicator& learners) {
   return fmt::format("{:016x}", common);
 }
 
-// Each behind a NUL, which no path has.
+// A NUL precedes each path, because no path contains one.
 std::string text_of(std::span<const fs::path> paths) {
   std::string text;
   for (const fs::path& path : paths) text += '\0' + path.native();
@@ -102,7 +102,7 @@ std::string text_of(const std::optional<FoundCheckpoint>& found) {
   for (const ShardFacts& shard : found->shards) shards.push_back(json_of(shard));
   const Json numbers{found->step,    found->version, found->data_cursor,
                      found->updates, found->frozen,  std::move(shards)};
-  return numbers.dump() + '\0' + found->path.native();  // which need not be UTF-8
+  return numbers.dump() + '\0' + found->path.native();  // a path need not be UTF-8
 }
 
 std::optional<FoundCheckpoint> found_checkpoint_of(const std::string& text) {

@@ -39,7 +39,7 @@ std::string share_token(Communicator& learners);
 std::string text_of(std::span<const std::filesystem::path> paths);
 std::vector<std::filesystem::path> paths_of(const std::string& text);
 
-/// What a learner has found in the files of a checkpoint that it has verified.
+/// The result of a learner's check of some files of a checkpoint.
 struct CheckedFiles {
   std::string damage;  ///< empty: none
   std::vector<ShardFacts> shards;

@@ -46,7 +46,7 @@ SequenceLoss<T> sequence_loss(const ObjectiveConfig& config, const SequenceInput
   SequenceLoss<T> result;
   result.token_loss.assign(count, T{0});
   std::vector<double> gradient(count, 0.0);
-  // Masked tokens are skipped, not multiplied by 0: what stands there may be anything.
+  // Masked tokens are skipped, not multiplied by 0, because their values may be anything, even NaN.
   double gap_sum = 0;
   for (std::size_t t = 0; t < count; ++t) {
     const double m = input.mask[t];

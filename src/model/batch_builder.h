@@ -26,8 +26,8 @@ class BatchBuilder {
  public:
   explicit BatchBuilder(const KvCache& cache) : cache_(cache) {}
 
-  /// Adds tokens [first, first + count) of a prompt and stores them in `sequence`. The last `outputs` of them have
-  /// outputs (hidden states). Returns the index of the first output.
+  /// Adds tokens [first, first + count) of a prompt and stores them in `sequence`. The last `outputs` of these tokens
+  /// have hidden states as outputs. Returns the index of the first output.
   std::int64_t add_prompt(const PromptInput& prompt, std::int64_t first, std::int64_t count,
                           const KvSequence& sequence, std::int64_t outputs);
   std::int64_t add_prompt(const PromptInput& prompt, const KvSequence& sequence, std::int64_t outputs) {
@@ -38,7 +38,7 @@ class BatchBuilder {
   std::int64_t add_tokens(std::span<const std::int64_t> ids, std::int32_t position, std::int64_t cached,
                           const KvSequence& sequence);
   /// For training: adds a prompt, whose last token has an output, and then its completions. Each member's sequence is a
-  /// KvCache::fork_to_write of the prompt's. It therefore also stores the prompt's tokens of the partly filled page.
+  /// KvCache::fork_to_write of the prompt's. So add_member() also stores the prompt's tokens of the partly filled page.
   std::int64_t begin_group(const PromptInput& prompt, const KvSequence& sequence);
   std::int64_t add_member(std::span<const std::int64_t> ids, const KvSequence& sequence);
   /// Selects the output from which the next scored or sampled token is computed.

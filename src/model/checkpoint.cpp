@@ -179,7 +179,7 @@ Checkpoint Checkpoint::open(const fs::path& directory, const ModelConfig& config
     }
   }
 
-  // A tied model may store its head or not; an untied one must.
+  // A tied model may have a stored head. An untied model must have one.
   const bool head_stored = tensors.count(kHead) != 0;
   const std::vector<ExpectedTensor> expected = expected_tensors(config, head_stored || !config.text.tied);
   std::set<std::string> names;

@@ -33,7 +33,7 @@ constexpr std::int64_t kDefaultVisionStart = 151652;
 constexpr std::int64_t kDefaultVisionEnd = 151653;
 constexpr std::int64_t kDefaultVisionPad = 151654;
 
-// The two levels of config.json: `inner` is text_config where there is one, else the top level again.
+// The two levels of config.json. `inner` is text_config if it exists, otherwise the top level again.
 struct Levels {
   const JsonFields& outer;
   const JsonFields& inner;
@@ -67,7 +67,7 @@ std::optional<JsonFields> rope_of(const JsonFields& fields) {
   return rope ? rope : fields.object("rope_scaling");
 }
 
-// Plain RoPE with M-RoPE sections under each of its spellings; anything that scales frequencies is refused.
+// Reads plain RoPE with M-RoPE sections in each of its spellings. Refuses any scaling of frequencies.
 void read_text_rope(const Levels& levels, TextConfig& text) {
   auto rope = rope_of(levels.inner);
   if (!rope) rope = rope_of(levels.outer);
@@ -113,14 +113,14 @@ TextConfig read_text(const Levels& levels) {
   text.max_position = levels.holding("max_position_embeddings")
                           .integer("max_position_embeddings", 1, kMaxPositions)
                           .value_or(kDefaultMaxPosition);
-  // True at either level means tied: the two may disagree.
+  // The two levels may differ. The model is tied if either is true.
   text.tied = levels.outer.boolean("tie_word_embeddings").value_or(false) ||
               levels.inner.boolean("tie_word_embeddings").value_or(false);
   read_text_rope(levels, text);
   return text;
 }
 
-// Files may leave out most fields (the 32B's do): VisionConfig's own values are what every released model has.
+// Files may leave out most fields (the 32B's do). The defaults of VisionConfig are the values of every released model.
 VisionConfig read_vision(const JsonFields& fields, std::int64_t text_hidden) {
   require_text(fields, "hidden_act", {"silu"});
   VisionConfig vision;
@@ -165,7 +165,7 @@ void read_tokens(const Levels& levels, const std::optional<JsonFields>& generati
   config.video_token = levels.token("video_token_id").value_or(kDefaultVideoToken);
   config.vision_start = levels.token("vision_start_token_id").value_or(kDefaultVisionStart);
   config.vision_end = levels.token("vision_end_token_id").value_or(kDefaultVisionEnd);
-  // No class reads this one and transformers 5 may leave it out.
+  // No class of transformers reads this field, and transformers 5 may leave it out.
   config.vision_pad = levels.token("vision_token_id")
                           .value_or(kDefaultVisionPad < config.text.vocab ? kDefaultVisionPad : -1);
 

@@ -16,7 +16,7 @@ struct TextConfig {
   double rope_theta = 1e6;
   std::array<std::int64_t, 3> mrope_section{};  ///< temporal, height, width; their sum is head_dim / 2
   std::int64_t max_position = 0;
-  bool tied = false;  ///< as in config.json; Checkpoint::tied() decides if a head is stored nevertheless
+  bool tied = false;  ///< as in config.json; if a head is stored nevertheless, Checkpoint::tied() decides
 };
 
 struct VisionConfig {

@@ -52,7 +52,7 @@ struct BaseCopy {
 
 struct FrozenParts {
   std::vector<FrozenPart> parts;  ///< in the order of frozen_modules()
-  /// They are compared with the model's weights when these are read, and never written to a file.
+  /// When the model's weights are read, they are compared with these copies. The copies are never written to a file.
   std::vector<BaseCopy> copies;
   std::optional<Safetensors> copies_file;  ///< the file that contains them
 

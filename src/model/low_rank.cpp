@@ -53,7 +53,7 @@ bool merge_rows(const StoredTensor& weight, const LowRank& change, std::int64_t 
     std::fill(sum.begin(), sum.end(), 0.0F);
     const float* b = change.b + o * change.rank;
     std::int64_t r = 0;
-    // Four at a time, each sum still in the order of r.
+    // Adds four terms at a time. Each sum still adds in the order of r.
     for (; r + 4 <= change.rank; r += 4) {
       const float* a0 = change.a + r * change.in;
       const float* a1 = a0 + change.in;

@@ -97,7 +97,7 @@ MergeReport write_merged_model(const fs::path& model, const Lora& lora, const fs
   for (const fs::path& path : checkpoint.files()) {
     const MappedFile source(path);
     const Safetensors file = Safetensors::open(path);
-    // Shapes and dtypes stay, so the header does too.
+    // Shapes and dtypes do not change, so the header does not change either.
     std::uint64_t header_bytes = 0;
     std::memcpy(&header_bytes, source.bytes().data(), sizeof header_bytes);
     AtomicFile out(folder.path() / path.filename());

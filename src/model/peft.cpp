@@ -108,7 +108,7 @@ Contents collect(const Safetensors& file, const std::string& where, const ModelC
   return contents;
 }
 
-// Both parts are there, and the configuration names the module.
+// Checks that both parts are present and that the configuration names the module.
 void check_pair(const ModulePath& path, const Pair& pair, const PeftConfig& settings, bool old_names,
                 const std::string& where) {
   for (const auto& [tensor, part] : {std::pair(pair.a, "lora_A"), std::pair(pair.b, "lora_B")}) {
@@ -125,7 +125,7 @@ void check_pair(const ModulePath& path, const Pair& pair, const PeftConfig& sett
   }
 }
 
-// Every module has both parts, and the file holds exactly the modules which the configuration names.
+// Checks that every module has both parts, and that the file has exactly the modules that the configuration names.
 void check_complete(const Contents& contents, const PeftConfig& settings, const ModelConfig& config,
                     const std::string& where) {
   const bool old_names = contents.old_names;
@@ -144,7 +144,7 @@ void check_complete(const Contents& contents, const PeftConfig& settings, const 
       if (settings.names(path, old_names) && contents.trained.count({layer, projection}) == 0) missing(path);
     }
   }
-  // Whoever trained on the language model alone may have taken them away, all of them.
+  // A user of the language model alone may have removed the tensors of the vision tower, but then all of them.
   std::vector<ModulePath> absent;
   for (const FrozenModule& module : frozen_modules(config)) {
     const ModulePath path = path_of(module);
@@ -227,14 +227,14 @@ std::shared_ptr<const FrozenParts> read_frozen(const Safetensors& file, const Co
 
 // ---- writing ----
 
-// As JSON has it in PEFT's own files: an integer where the number is one.
+// A number as in PEFT's own files: an integer if it is a whole number.
 nlohmann::json number_of(double value) {
   const auto rounded = static_cast<std::int64_t>(std::llround(value));
   if (static_cast<double>(rounded) == value) return rounded;
   return value;
 }
 
-// The alpha that gives a module's scale again.
+// The alpha from which PEFT computes the module's scale.
 double alpha_of(std::int64_t rank, float scale, const LoraSpec& spec) {
   const double divisor = spec.rslora ? std::sqrt(static_cast<double>(rank)) : static_cast<double>(rank);
   const double exact = static_cast<double>(scale) * divisor;
@@ -244,8 +244,8 @@ double alpha_of(std::int64_t rank, float scale, const LoraSpec& spec) {
   return exact;
 }
 
-// An expression where the same projections are adapted in every layer and nothing else is (a list of plain names would hit
-// the vision tower's MLP too), else the modules' own paths.
+// Returns an expression if the same projections are adapted in every layer and nothing else is. A list of plain names
+// would also match the MLP of the vision tower. Otherwise returns the paths of all modules.
 nlohmann::json target_modules(const LoraLayout& layout, std::span<const FrozenPart> parts, bool old_names) {
   std::set<Projection> projections;
   nlohmann::json paths = nlohmann::json::array();
@@ -259,7 +259,7 @@ nlohmann::json target_modules(const LoraLayout& layout, std::span<const FrozenPa
     return paths;
   std::vector<std::string> names;
   for (const Projection projection : projections) {
-    // "self_attn\.q_proj" out of the path's end.
+    // Takes "self_attn\.q_proj" from the end of the path.
     const std::string path = module_path({0, projection}, old_names);
     const std::size_t start = path.find(".0.") + 3;
     const std::size_t dot = path.find('.', start);
@@ -366,7 +366,7 @@ Lora read_peft(const fs::path& path, const ModelConfig& config) {
   Lora lora;
   lora.frozen = read_frozen(file, contents, settings, config, where);
   lora.layout = std::make_shared<const LoraLayout>(config, spec, std::move(modules));
-  // First, so that the files' own bytes bound what is allocated.
+  // Checks shapes before the allocation, so the file's own bytes limit the memory.
   for (const LoraModule& module : lora.layout->modules()) {
     const Pair& pair = contents.trained.at({module.layer, module.projection});
     check_shape(*pair.a, {module.rank, module.in}, where);

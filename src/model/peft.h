@@ -29,9 +29,9 @@ std::optional<PeftKey> parse_peft_key(const std::string& key);
 [[noreturn]] void refuse_peft_key(const std::string& key, const std::string& where);
 
 /// Derives a model's configuration from the tensors of an adapter (key to shape). It is sufficient to read and compare
-/// adapters without the model. `text.layers` and `vision.depth` end with the last adapted one; the model may have more.
-/// Unused widths are 0 or the usual values. Throws Error beginning with `where` for other keys and for contradicting
-/// shapes.
+/// adapters without the model. `text.layers` and `vision.depth` count up to the last adapted layer or block; the model
+/// may have more. Unused widths are 0 or the usual values. Throws Error beginning with `where` for other keys and for
+/// contradicting shapes.
 ModelConfig config_of_adapter(const std::map<std::string, std::vector<std::int64_t>>& shapes,
                               const std::string& where);
 /// Shapes of the tensors in PEFT's adapter_model.safetensors, without copies of the model's weights. `path` is the file

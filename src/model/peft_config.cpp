@@ -123,7 +123,7 @@ bool is_off(const nlohmann::json* value) {
          (value->is_structured() && value->empty());
 }
 
-// What plain LoRA does not have.
+// Refuses settings that plain LoRA does not have.
 void refuse_variants(const JsonFields& fields) {
   const auto refuse = [&](const std::string& key, const char* why) {
     fail(
@@ -168,7 +168,7 @@ void refuse_variants(const JsonFields& fields) {
   }
 }
 
-// New fields of a later PEFT may or may not change the meaning: they are ignored, but not silently.
+// Fields of a later PEFT may change the meaning. They are ignored with a warning.
 void warn_of_unknown(const JsonFields& fields, const nlohmann::json& json) {
   static const std::set<std::string> kKnown{"peft_type",
                                             "task_type",
@@ -201,10 +201,10 @@ void warn_of_unknown(const JsonFields& fields, const nlohmann::json& json) {
   }
 }
 
-// The number of the block that a path lies in, as layers_to_transform means it: the first number between two dots, behind
-// the name of a list (one of `lists`; any where there are none).
+// The number of the block that contains a path, as layers_to_transform counts. It is the first number between two dots
+// after the name of a list. The name must be one of `lists`; any name counts if `lists` is empty.
 std::optional<std::int64_t> block_of(const std::string& path, const std::vector<std::string>& lists) {
-  std::size_t list_start = std::string::npos, start = 0;  // of the part before, and of this one
+  std::size_t list_start = std::string::npos, start = 0;  // starts of the previous part and of this one
   for (std::size_t dot = path.find('.'); dot != std::string::npos; dot = path.find('.', start)) {
     const std::string part = path.substr(start, dot - start);
     const bool number = !part.empty() && part.find_first_not_of("0123456789") == std::string::npos;
@@ -222,7 +222,7 @@ std::optional<std::int64_t> block_of(const std::string& path, const std::vector<
   return std::nullopt;
 }
 
-// Which modules the configuration names: target_modules, exclude_modules, layers_to_transform, layers_pattern.
+// The modules that target_modules, exclude_modules, layers_to_transform and layers_pattern select.
 class Targets {
  public:
   explicit Targets(const JsonFields& fields) {
@@ -243,11 +243,11 @@ class Targets {
     }
     std::erase(lists_, "");
   }
-  // False where an expression is beyond Pattern: the keys of the file decide then.
+  // False if Pattern does not support an expression. Then the keys of the file decide.
   bool known() const { return !included_.unknown && !excluded_.unknown; }
   bool everything() const { return included_.everything; }
   bool matches(const ModulePath& path, bool before) const {
-    // Either spelling of the path is included, whichever the keys of the file have.
+    // A path is included in either spelling, whichever spelling the keys of the file have.
     return (includes(path.now) || includes(path.before)) &&
            !excluded_.matches(before ? path.before : path.now);
   }

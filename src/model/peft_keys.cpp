@@ -73,7 +73,7 @@ std::int64_t& width_of(TextConfig& text, Projection projection, bool a) {
   return a ? text.intermediate : text.hidden;
 }
 
-// What does not divide is left to be found where the shape is checked against the configuration.
+// Accepts sizes that do not divide evenly. The later check of the shape against the configuration finds them.
 void take_vision_widths(ModelConfig& config, const PeftKey& key, const std::string& name,
                         const std::vector<std::int64_t>& shape, const Widths& widths) {
   VisionConfig& vision = config.vision;
@@ -124,7 +124,7 @@ std::optional<PeftKey> parse_peft_key(const std::string& spelled) {
       module.projection = parsed.projection = projection;
       for (const char part : {'A', 'B'}) {
         parsed.part = part;
-        // Comparing with the only two spellings there are needs no rule of its own for zeros, signs and tails.
+        // Compares with the only two spellings. So zeros, signs and endings of the number need no rules of their own.
         for (const bool old_names : {false, true}) {
           parsed.old_names = old_names;
           if (key == peft_key(module, part, old_names)) return parsed;
@@ -152,7 +152,7 @@ std::optional<PeftKey> parse_peft_key(const std::string& spelled) {
 ModelConfig config_of_adapter(const std::map<std::string, std::vector<std::int64_t>>& shapes,
                               const std::string& where) {
   ModelConfig config;
-  // Heads and their width matter to an adapter by their product only.
+  // Only the product of the number of heads and their width matters to an adapter.
   config.text.head_dim = 1;
   config.vision.hidden = config.vision.intermediate = config.vision.depth = 0;
   const Widths widths(where);

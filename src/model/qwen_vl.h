@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Qwen2.5-VL: reads a model folder and gives its weights to a backend's decoder and vision tower. Weights are constant
-// after loading. Caches, adapter and tape are arguments. The reference is the same object without an adapter, or with
-// the adapter of `model.adapter`.
+// after loading. Caches, adapter and tape are arguments. The reference policy is the same object without an adapter, or
+// with the adapter of `model.adapter`.
 #pragma once
 
 #include <cstdint>

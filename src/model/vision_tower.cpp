@@ -136,7 +136,8 @@ void WeightLoader::check_rows() const {
   if (!reads()) return;
   const auto start = std::chrono::steady_clock::now();
   const auto budget = (start - start_) / 100;
-  // One row alone differs most often, and libraries cut the longest sums first.
+  // Starts with a single row, whose bits differ most often. Starts with the longest sums, because libraries divide
+  // these first.
   for (const std::vector<std::int64_t>& counts : {std::vector<std::int64_t>{1}, {7, 31}}) {
     for (auto shape = shapes_.rbegin(); shape != shapes_.rend(); ++shape) {
       ops_.check_rows(*shape->second, counts);
@@ -276,7 +277,7 @@ Tensor VisionTower::encode(std::span<const ImagePatches> images, Ops& ops, const
   const std::int64_t cell = config_.merge * config_.merge;
   const std::int64_t half = config_.hidden / config_.heads / 2;
 
-  // In window order.
+  // The rows are in window order.
   Tensor patches(DType::f32, rows, patch_width_, "activations");
   Tensor cosines(DType::f32, rows, half, "activations");
   Tensor sines(DType::f32, rows, half, "activations");

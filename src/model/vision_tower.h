@@ -24,9 +24,9 @@ struct WindowPlan {
 WindowPlan plan_windows(const VisionConfig& config, std::span<const Grid> grids);
 
 /// Reads tensors of a model folder into the backend's layout. With an arena, each product or tensor becomes a block
-/// named after its first weight. It is read only if the arena is filling(). An adapter's parts on frozen modules are
-/// merged during reading, in f32, and rounded once to the compute type. The name of such a block contains their digest,
-/// so that ranks with different weights never share it.
+/// named after its first weight. The weights of a block are read only if the arena is filling(). An adapter's parts on
+/// frozen modules are merged during reading, in f32, and rounded once to the compute type. The name of such a block
+/// contains their digest, so that ranks with different weights never share it.
 class WeightLoader {
  public:
   WeightLoader(const Checkpoint& checkpoint, Ops& ops, WeightArena* arena,
@@ -44,9 +44,9 @@ class WeightLoader {
   /// Ops::pack, or SharedPacking::pack_into the arena.
   std::unique_ptr<FrozenLinear> pack(const std::string& name, ConstView weight, std::span<const float> bias,
                                      bool backward) const;
-  /// Checks with Ops::check_rows that a row does not depend on its batch. It checks the widest product, and as many
-  /// other shapes as fit into about 1 % of the time since the loader was created. Does nothing if another process
-  /// checks. The products of this loader must still exist.
+  /// Checks with Ops::check_rows that a row does not depend on its batch. It checks the widest product first. Then it
+  /// checks other shapes until it has used about 1 % of the time since the loader was created. Does nothing if another
+  /// process checks. The products of this loader must still exist.
   void check_rows() const;
 
  private:

@@ -15,7 +15,7 @@ struct HeadShape {
   std::int64_t heads = 0, kv_heads = 0, head_dim = 0;
 };
 
-/// How keys and values are divided into pages.
+/// The division of keys and values into pages.
 struct KvLayout {
   std::int64_t page_tokens = 0;
   std::int64_t page_bytes = 0;  ///< of one page of one layer

@@ -94,9 +94,9 @@ struct ForwardOptions {
   DropoutKey dropout{};
 };
 
-/// How the next token is chosen. `greedy` takes the largest logit, the lowest id among equals. Otherwise each id has
-/// the weight exp(logit/temperature), or 0 if top-k or top-p excludes it. The weights are summed in the order of the
-/// ids. The token is the first id whose cumulative weight exceeds `uniform` times the total.
+/// Parameters of the choice of the next token. `greedy` takes the largest logit, the lowest id among equals. Otherwise
+/// each id has the weight exp(logit/temperature), or 0 if top-k or top-p excludes it. The weights are summed in the
+/// order of the ids. The token is the first id whose cumulative weight exceeds `uniform` times the total.
 struct SampleRequest {
   float temperature = 1.0F;
   std::int32_t top_k = 0;  ///< 0: off
@@ -140,8 +140,8 @@ class Decoder {
   virtual std::shared_ptr<const PackedAdapter> pack_adapter(std::span<const LoraModule> modules,
                                                             ConstView flat) = 0;
 
-  /// hidden [outputs, hidden] (compute type, backend's memory) = hidden states after the final norm. Image features enter
-  /// rounded to the compute type.
+  /// hidden [outputs, hidden] (compute type, backend's memory) = hidden states after the final norm. Image features are
+  /// first rounded to the compute type.
   virtual void forward(const BatchPlan& plan, KvStore& kv, const PackedAdapter* adapter, View hidden,
                        const ForwardOptions& options) = 0;
   /// gradient [1, n] f32 += the adapter's gradient, given d_hidden [outputs, hidden] f32; both in the backend's memory.
@@ -149,10 +149,10 @@ class Decoder {
   virtual void backward(const BatchPlan& plan, KvStore& kv, const PackedAdapter& adapter, const Tape& tape,
                         ConstView d_hidden, View gradient) = 0;
 
-  /// For every pick: the log-probability of its target under softmax(logits / temperature), the entropy of that softmax
-  /// in nats, and unless empty d_picked [picks, hidden] f32 = ∂logp/∂hidden. The loss's gradient with respect to the
-  /// hidden states is linear in its derivative with respect to logp. So one pass over the vocabulary serves forward and
-  /// backward. Only the logits of a chunk of rows are in memory. Waits.
+  /// For every pick: the log-probability of its target under softmax(logits / temperature), and the entropy of that
+  /// softmax in nats. Unless d_picked is empty, d_picked [picks, hidden] f32 = ∂logp/∂hidden. The loss's gradient with
+  /// respect to the hidden states is linear in the loss's derivative with respect to logp. So one pass over the
+  /// vocabulary serves forward and backward. Only the logits of a chunk of rows are in memory. Waits.
   virtual void log_prob(const BatchPlan& plan, ConstView hidden, std::span<const std::int64_t> targets,
                         float temperature, std::span<float> logp, std::span<float> entropy,
                         View d_picked) = 0;

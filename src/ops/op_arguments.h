@@ -19,7 +19,7 @@ struct LoraFactors {
   float scale = 0;
 };
 
-/// Where the gradients of one adapted projection are accumulated.
+/// The memory to which the gradients of one adapted projection are added.
 struct LoraGradients {
   float* a = nullptr;  ///< [rank, in]
   float* b = nullptr;  ///< [out, rank]

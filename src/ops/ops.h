@@ -8,7 +8,7 @@
 //   stream, results of products, gradients. Products accumulate in f32.
 // - Batch invariance. Every bit of an output row depends only on that row's inputs. It does not depend on the number of
 //   rows, on the other rows or on the number of threads. Sums over tokens (weight gradients) run in row order.
-// - Memory. Tensors that are passed in or written lie in memory() unless the operation says "host". Host spans are
+// - Memory. Tensors that are passed in or written are in memory() unless the operation says "host". Host spans are
 //   inputs, read before the call returns, or outputs of calls that wait.
 // - Order. Work runs in the order of the calls. A call may return before its work has finished. The caller must not
 //   change the values of the arguments until a later call has waited for the work. DeviceMemory::wait,

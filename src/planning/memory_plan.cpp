@@ -14,7 +14,8 @@ namespace biqa {
 namespace {
 
 constexpr std::int64_t kFloat = sizeof(float);
-/// oneDNN's generated code, its scratch, the heap's gaps and blocks kept; measured (bench/plan_memory.sh).
+/// Memory of oneDNN's generated code and scratch, of gaps in the heap and of kept blocks; measured with
+/// bench/plan_memory.sh.
 constexpr std::int64_t kLibraryBytes = std::int64_t{14} << 20;
 
 std::int64_t round_up(std::int64_t value, std::int64_t to) {
@@ -92,7 +93,7 @@ std::int64_t vision_bytes(const MemoryInputs& in, std::int64_t images) {
 std::int64_t kv_bytes(const MemoryInputs& in) {
   const KvLayout layout = kv_layout({"cpu", in.dtype, 0}, head_shape(in.model.text));
   const std::int64_t first = in.images * Engine::pages_needed(layout, in.prompt, in.group, in.new_tokens);
-  // Answers of one length end together, and then all second stages wait at once.
+  // Completions of equal length end together. Then all second stages wait at once.
   const std::int64_t second =
       in.stage2_prompt > 0
           ? in.images * in.group * Engine::pages_needed(layout, in.stage2_prompt, 1, in.stage2_new)
@@ -146,7 +147,7 @@ MemoryPlan plan_memory(const MemoryInputs& in) {
   plan.held = {{"program, tokenizer, manifests", in.process_bytes},
                {"libraries and heap", kLibraryBytes},
                {"adapter, gradient, moments", (in.learner ? 8 : 2) * adapter + packed}};
-  // The cache comes with the first rollout, the features with the pictures: the checkpoint's file is mapped before.
+  // The checkpoint's file is mapped only before the KV cache and the image features exist.
   const std::int64_t kept = kv + features;
   plan.passing.emplace_back("loading (the mapped checkpoint)",
                             in.file_bytes + c * std::max({table, 2 * w.hidden * w.mlp}));
@@ -174,7 +175,7 @@ MemoryPlan plan_memory(const MemoryInputs& in) {
     if (in.recompute) {
       tape = text.layers * kFloat * w.hidden * batch.rows + layer * batch.rows;
     } else {
-      // Of the last layer only the rows with an output go beyond keys and values.
+      // In the last layer, only rows with an output need more than keys and values.
       tape = text.layers * kFloat * w.hidden * batch.rows + (text.layers - 1) * layer * batch.rows +
              kFloat * (w.q + 2 * w.kv) * batch.rows + (layer - kFloat * (w.q + 2 * w.kv)) * batch.outputs;
     }

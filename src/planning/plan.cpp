@@ -91,7 +91,7 @@ double product_rate(const ModelConfig& model, DType dtype, int threads, std::int
   return 2.0 * static_cast<double>(rows * in * out * runs) / seconds;
 }
 
-/// What a plan reads of the model and the data.
+/// The parts of the model and the data that a plan reads.
 struct Sources {
   ModelConfig model;
   Tokenizer tokenizer;
@@ -112,7 +112,7 @@ struct Sources {
   }
 };
 
-/// Without a manifest: images of max_pixels, enough for one step.
+/// Without a manifest, returns images of max_pixels, enough for one step.
 std::vector<Sample> training_samples(const Config& config, const PreprocessConfig& preprocess,
                                      std::vector<std::string>& assumptions) {
   std::error_code unknown;
@@ -164,7 +164,7 @@ Sources read_sources(const Config& config, std::vector<std::string>& assumptions
   return sources;
 }
 
-/// Prompts and tokens of a step, into the plan and into what its memory follows from.
+/// Counts prompts and tokens of a step, for the plan and for its memory.
 void count_tokens(const Config& config, const Sources& sources, RunPlan& plan, MemoryInputs& memory) {
   const auto tokens_of = [&](const std::optional<std::string>& system, std::span<const std::int64_t> images,
                              std::string_view user) {
@@ -229,7 +229,8 @@ RolloutFlop count_operations(const Config& config, const ModelConfig& model, std
   rollout.decode = number(plan.rollout_tokens) * (token_flop + head_flop) +
                    attention_flop(plan.rollout_tokens, number(plan.prompt_tokens) + half_answer);
   plan.rollout_flop = rollout.prefill + rollout.decode;
-  // A forward without adapter where the KL term needs it, a forward, a backward of the inputs (the weights are frozen).
+  // Passes: a forward without adapter if the KL term needs it, a forward, and a backward. The backward computes only
+  // gradients of inputs, because the weights are frozen.
   const double passes =
       (config.objective.loss.beta != 0 ? 3 : 2) + (config.objective.recompute_layers ? 1 : 0);
   const double learned = number(plan.trained_rows) * token_flop +
@@ -239,7 +240,7 @@ RolloutFlop count_operations(const Config& config, const ModelConfig& model, std
   return rollout;
 }
 
-/// What the memory of every rank follows from alike; `memory` has the tokens already.
+/// Fills the memory inputs that are equal on all ranks. `memory` already has the tokens.
 void fill_memory_inputs(const Config& config, const ModelConfig& model, RunPlan& plan, MemoryInputs& memory) {
   memory.model = model;
   memory.dtype = config.model.dtype;
@@ -269,7 +270,7 @@ void fill_memory_inputs(const Config& config, const ModelConfig& model, RunPlan&
 /// Memory of the rank and of the node that need most.
 void plan_ranks(const MemoryInputs& common, std::int64_t largest_set, RunPlan& plan) {
   const std::size_t actors = plan.roles.actors.size(), learners = plan.roles.learners.size();
-  std::vector<std::int64_t> alone;  // of each rank, without what its node holds once
+  std::vector<std::int64_t> alone;  // of each rank, without memory shared on its node
   for (int rank = 0; rank < static_cast<int>(plan.ranks); ++rank) {
     MemoryInputs own = common;
     own.actor = plan.roles.is_actor(rank);
@@ -289,13 +290,13 @@ void plan_ranks(const MemoryInputs& common, std::int64_t largest_set, RunPlan& p
       plan.fullest = plan.roles.role_name(rank);
     }
   }
-  // The ranks of a node may be any: those that need most.
+  // Any ranks may share a node, so the plan takes those that need the most.
   plan.node_ranks = std::min<std::int64_t>(plan.ranks, ranks_on_node(static_cast<int>(plan.ranks)));
   std::sort(alone.begin(), alone.end(), std::greater<>());
   plan.node_bytes = std::accumulate(alone.begin(), alone.begin() + plan.node_ranks, plan.node_shared_bytes);
 }
 
-/// Times of a step, from a moment's measurement on this machine.
+/// Times of a step, from a short measurement on this machine.
 void estimate_times(const Config& config, const ModelConfig& model, const RolloutFlop& rollout,
                     RunPlan& plan) {
   constexpr std::int64_t kManyRows = 256;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Estimates, before a run starts, what it will need: ranks, memory by part, tokens, operations and time.
+// Estimates the needs of a run before it starts: ranks, memory by part, tokens, operations and time.
 #pragma once
 
 #include <cstdint>

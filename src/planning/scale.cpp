@@ -52,7 +52,7 @@ double transfer_seconds(double bytes, double bytes_per_second) {
 /// Speed of `busy` of `ranks` ranks that share cores; 1 is the speed on an own core.
 double speed_of(const ScaleInputs& in, double busy, double ranks) {
   if (in.cores <= 0 || busy <= 0) return 1;
-  constexpr double kLeast = 0.05;  // the scheduler leaves that to the busy
+  constexpr double kLeast = 0.05;  // busy ranks always get this share
   const double left = std::max(kLeast * in.cores, in.cores - in.idle_core_share * (ranks - busy));
   return std::min(1.0, left / busy);
 }
@@ -100,12 +100,12 @@ class SimulatedActor {
     for (const double length : work.lengths) running_.push({tick_ + length, group, false});
   }
   bool idle() const { return running_.empty(); }
-  /// Until the next member ends a stage.
+  /// Seconds until the next member ends a stage.
   double next_seconds() const {
     const double iteration = in_.iteration_seconds + number(running_.size()) * in_.token_seconds;
     return pause_ + (running_.top().end - tick_) * iteration;
   }
-  /// That member; true when its group has ended with it.
+  /// Ends the stage of that member. Returns true if the member's group has ended too.
   bool advance(std::size_t& group) {
     const Member member = running_.top();
     running_.pop();
@@ -273,7 +273,7 @@ double tree_seconds(const ScaleInputs& in, double members, double hop, double wa
     seconds += hop + late_seconds(in, waited + seconds);
   return seconds;
 }
-/// The first block meets every rank of its way asleep, the others follow it.
+/// The ranks on the way of the first block sleep when it arrives. The other blocks find them awake.
 double pipeline_seconds(const ScaleInputs& in, double members, double hop, const BroadcastShape& shape) {
   if (members <= 1) return 0;
   const double turn = hop * shape.children;  // a rank sends a block to each of its children
@@ -389,7 +389,7 @@ class StepSimulation {
            step_.broadcast_seconds + apply + kPublishSums * rooted_seconds(in_, holders_, ranks_);
   }
 
-  /// When each step is rolled out, scored, learned and published; means over the steps.
+  /// Computes when each step is rolled out, scored, learned and published, and the means over the steps.
   void order(const std::vector<Parts>& parts) {
     step_.broadcast_seconds = broadcast_seconds(in_, holders_, ranks_);
     if (in_.checkpoint_every > 0)
@@ -403,7 +403,7 @@ class StepSimulation {
       const Parts& part = parts[s];
       const double reduce = reduce_seconds(in_, learners_, ranks_, part.learn - part.even_learn);
       const double publish = publish_seconds(part);
-      const auto back = s - 1 - static_cast<std::size_t>(lag_);  // wraps where there is none
+      const auto back = s - 1 - static_cast<std::size_t>(lag_);  // wraps around if there is no such step
       const double version = s >= 1 + static_cast<std::size_t>(lag_) ? published[back] : 0;
       const double begin = std::max(s > 0 ? rolled[s - 1] : 0, version);
       rolled[s] = begin + part.rollout;
@@ -418,7 +418,7 @@ class StepSimulation {
       step_.publish_seconds += publish / count;
       core_seconds += part.core_seconds / count;
     }
-    // The pipeline of a lag takes as many steps to fill.
+    // With lag L, the pipeline needs L steps to fill.
     const std::size_t filled = std::min(steps_ - 1, static_cast<std::size_t>(lag_));
     step_.step_seconds = filled == 0 ? published.back() / count
                                      : (published.back() - published[filled - 1]) / number(steps_ - filled);
@@ -441,7 +441,7 @@ class StepSimulation {
                    static_cast<std::int64_t>(std::ceil(step_.checkpoint_seconds / step_.step_seconds)));
   }
 
-  /// What takes most of the step. With a lag only the longer side is waited for.
+  /// The part that takes most of the step. With a lag, the step waits only for the longer side.
   std::string limit() const {
     std::vector<std::pair<double, std::string>> limits;
     const double learning_side = step_.learn_seconds + step_.reduce_seconds + step_.publish_seconds;
@@ -498,7 +498,7 @@ RolePlan find_best_roles(const ScaleInputs& in, int ranks) {
       before = learners;
       const RolePlan roles = plan_roles({false, actors, rewards, learners, false}, ranks);
       const double seconds = simulate_step(in, roles, ranks).step_seconds;
-      // Ties go to what came first, with fewer ranks that only score.
+      // Among equal times the first one wins, which has fewer separate reward ranks.
       if (seconds < best_seconds * (1 - 1e-9)) {
         best = roles;
         best_seconds = seconds;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Simulates a training step on N ranks from the times and sizes of its parts. Computes how long it takes and what
-// limits it. docs/scaling.md has results and compares them with real runs.
+// Simulates a training step on N ranks from the times and sizes of its parts. Computes the time of the step and the
+// part that limits it. docs/scaling.md has results and compares them with real runs.
 //
 // G images with M members each; A actors, R reward ranks, L learners, H ranks that hold the adapter, N ranks; P bytes
 // of adapter, b bytes of a group; B bytes/s of a rank's link, λ its latency, μ the time to send or receive a message:
@@ -20,7 +20,7 @@
 //             2·(⌊log2 H⌋ + blocks-1)·(block/B + λ), whichever ends earlier (broadcast_shape.h). Then `apply`, and
 //             four small maxima over H.
 //   waits     A rank that has waited w sleeps up to min(w/16, 5 ms) between two checks (comm/wait_times.h). Each hop of
-//             a tree or chain costs half of this sleep. If the last of n ranks counts, it costs n/(n+1) of this sleep.
+//             a tree or chain costs half of this sleep. A wait for the last of n ranks costs n/(n+1) of this sleep.
 //   cores     Ranks may share C cores. n busy ones run at min(1, C'/n) of their speed. C' is C minus the cores that
 //             waiting ranks use to check for messages.
 //   lag K     An actor begins step s when it has ended step s-1 and version s-1-K is published. A learner begins it when

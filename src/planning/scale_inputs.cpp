@@ -172,7 +172,7 @@ double median(std::vector<double> values) {
   return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
 }
 
-/// Lengths of a run's answers relative to their mean, by their letters.
+/// Lengths of a run's completions relative to their mean, measured in bytes of text.
 std::vector<double> relative_lengths(const std::filesystem::path& samples) {
   std::vector<double> lengths;
   if (!std::filesystem::exists(samples)) return lengths;
@@ -230,7 +230,7 @@ ScaleInputs read_scale_runs(std::span<const std::filesystem::path> folders, Scal
     inputs.prompt_tokens = number(make_plan(config, 1).prompt_tokens);
     const LoraLayout layout(ModelConfig::load(config.model.path), config.lora);
     inputs.adapter_bytes = number(sizeof(float) * layout.size());
-    // Alone a group is sent twice, to itself.
+    // On a single rank, a group is sent twice, both times to this rank.
     const double sent = middle([](const StepMetrics& m) { return number(m.traffic_bytes); });
     inputs.group_bytes = std::max(0.0, (sent - number(sizeof(StepReport))) / 2 / number(run.images));
   }

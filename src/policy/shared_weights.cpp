@@ -74,8 +74,8 @@ class Nodes {
   std::vector<std::int64_t> sizes_;
 };
 
-/// The leaders that receive their bytes from the first of them. The first has both parts if any of them has. With fewer
-/// than two, nothing is sent.
+/// The leaders that exchange the bytes: the first one sends, the others receive. The first has both parts if any of
+/// them has. With fewer than two leaders nothing is sent.
 struct Receivers {
   Receivers(const Nodes& nodes, const std::vector<Planned>& plans) {
     std::vector<int> leaders;
@@ -117,7 +117,7 @@ void broadcast(std::span<std::byte> bytes, Communicator& leaders) {
   }
 }
 
-/// Called by every rank; `members` hold the part and the first of them has it filled.
+/// Every rank calls this. `members` are the ranks that hold the part. The first of them has filled it.
 void spread(WeightArena& arena, WeightPart part, Communicator& ranks, const std::vector<int>& members) {
   if (members.size() < 2) return;
   const auto leaders = ranks.split(members, "first ranks of the nodes");

@@ -34,8 +34,8 @@ struct RewardConfig {
 /// Sets format_ok, caption, reasoning, rating and stage2_rating of every member from its texts. Then it computes the
 /// rewards and their weighted sum `reward`:
 /// - prediction: closeness of the first-stage rating to the human score; 0 without a rating;
-/// - consistency: closeness of the second-stage rating; 0 without one or without a first-stage rating;
-/// - reasoning: max(floor, ROUGE-1 against the human text); the floor for the whole group without human text, and for a
+/// - consistency: closeness of the second-stage rating; 0 if either rating is missing;
+/// - reasoning: max(floor, ROUGE-1 against the human text). It is the floor for a group without human text, and for a
 ///  completion without a rating or without the configured span;
 /// - format: 0.5 if the completion consists of exactly the required parts in order, otherwise 0.
 void score(Group& group, const RewardConfig& config, const Profile& profile);

@@ -27,13 +27,13 @@ struct Series {
   std::string css;   // class of its colour
   std::string name;  // for the tooltip
   bool points_only = false;
-  bool labelled = false;  // first and last value stand beside their points
+  bool labelled = false;  // first and last value are written next to their points
 };
 
 struct Panel {
   std::string title, unit;
   std::vector<Series> series;
-  double least_step = 0.01;  // of the value axis: a finer one would blow noise up
+  double least_step = 0.01;  // of the value axis; finer steps would enlarge noise
 };
 
 // Pixels.
@@ -120,7 +120,7 @@ struct Axis {
   double tick(int i) const { return low + step * i; }
   std::string text(double value) const {
     const int decimals = std::clamp(static_cast<int>(std::ceil(-std::log10(step) - 1e-9)), 0, 8);
-    // Minus zero comes from rounding and says nothing.
+    // Minus zero is a result of rounding, so it is printed as zero.
     return fmt::format("{:.{}f}", std::abs(value) < step / 1e6 ? 0.0 : value, decimals);
   }
 };
@@ -155,7 +155,7 @@ std::string draw_panel(const Panel& panel, double left, double top, double least
       std::any_of(panel.series.begin(), panel.series.end(), [](const Series& s) { return s.labelled; });
   const Axis y_axis = Axis::around(least, most, 4, panel.least_step);
   const Axis x_axis = Axis::around(least_x, most_x, 5, 1);
-  // Values of evaluations are written beside their points: those need room left and right.
+  // Values of evaluations are written next to their points, which needs room on the left and right.
   const double room = labelled ? 42 : 6;
   const double x0 = left + kLeft + room, x1 = left + kPanelWidth - kRight - room;
   const double y0 = top + kPanelHeight - kBottom, y1 = top + kTop + 8;

@@ -114,7 +114,7 @@ RunLock::RunLock(fs::path root) : root_(std::move(root)) {
           "another folder",
           root_.string());
     }
-    // Whoever held it before may have removed the file meanwhile: then it locks nobody out.
+    // The last owner may have removed the file meanwhile. Then this lock would exclude nobody.
     struct stat held {
     }, there{};
     if (::fstat(descriptor_, &held) == 0 && ::stat(file.c_str(), &there) == 0 &&
@@ -129,7 +129,7 @@ RunLock::RunLock(fs::path root) : root_(std::move(root)) {
 RunLock::~RunLock() {
   if (descriptor_ < 0) return;
   std::error_code ignored;
-  // Nothing beside the lock: no run has begun.
+  // If the folder contains only the lock, no run has begun.
   const bool empty = std::distance(fs::directory_iterator(root_, ignored), fs::directory_iterator()) <= 1;
   for (const fs::path& path : made_) {
     if (!empty || !fs::remove(path, ignored) || ignored) break;

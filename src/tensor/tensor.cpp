@@ -51,7 +51,7 @@ void account(const std::string& label, std::size_t bytes, bool take) {
 /// and kept when freed, as long as all blocks together are little more than the maximum in use.
 class Blocks {
  public:
-  static constexpr std::size_t kLeast = std::size_t{256} << 10;  // smaller buffers are the heap's
+  static constexpr std::size_t kLeast = std::size_t{256} << 10;  // smaller buffers come from the heap
 
   /// nullptr if the system has no memory left.
   void* take(std::size_t bytes) {
@@ -94,7 +94,7 @@ class Blocks {
  private:
   using Kept = std::multimap<std::size_t, void*>;
 
-  /// Up to one of eight sizes between powers of two, so that blocks fit again.
+  /// Rounds up to one of eight sizes between powers of two, so that blocks can be reused.
   static std::size_t rounded(std::size_t bytes) {
     const std::size_t step = std::max(std::bit_floor(bytes) / 8, std::size_t{4096});
     return (bytes + step - 1) / step * step;
@@ -119,7 +119,7 @@ class Blocks {
   std::size_t kept_bytes_ = 0, in_use_ = 0, most_in_use_ = 0;
 };
 
-/// What is smaller stays with the heap, which keeps it.
+/// Makes the heap keep the memory of freed smaller buffers.
 [[maybe_unused]] const bool kHeapKeepsMemory = [] {
   constexpr int kNever = std::numeric_limits<int>::max();
   return mallopt(M_MMAP_MAX, 0) == 1 && mallopt(M_TRIM_THRESHOLD, kNever) == 1;
@@ -132,7 +132,7 @@ Blocks& blocks() {
 
 bool has_own_block([[maybe_unused]] std::size_t bytes) {
 #ifdef __SANITIZE_ADDRESS__
-  return false;  // the sanitizer watches what the heap gives
+  return false;  // the sanitizer can watch only memory of the heap
 #else
   return bytes >= Blocks::kLeast;
 #endif

@@ -40,7 +40,7 @@ constexpr DType dtype_of() {
   }
 }
 
-/// Where bytes live. The host may not touch device memory; only a backend's operations may.
+/// The kind of memory. The host may not touch device memory; only a backend's operations may.
 enum class Memory : std::uint8_t { host, device };
 
 namespace detail {

@@ -80,7 +80,7 @@ class WeightArena::Mapping {
   Mapping(int descriptor, std::size_t bytes, int protection)
       : data_(mmap(nullptr, bytes, protection, MAP_SHARED, descriptor, 0)), bytes_(bytes) {
     if (data_ == MAP_FAILED) no_memory(bytes, errno);
-    // Fewer page faults and address look-ups; where the system gives no large pages to shared memory, no harm.
+    // Large pages cause fewer page faults and address look-ups. If the system refuses them, nothing else changes.
     madvise(data_, bytes_, MADV_HUGEPAGE);
   }
   ~Mapping() { munmap(data_, bytes_); }
@@ -183,7 +183,7 @@ std::span<std::byte> WeightArena::contents(WeightPart part) {
 void WeightArena::seal() {
   CHECK(filling());
   mapping_->make_read_only();
-  // Kernels before 5.1 know no seal against writing; the others open it for reading only in any case.
+  // Kernels before 5.1 have no seal against writing. Other processes open the memory read-only in any case.
   PCHECK(fcntl(descriptor_, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) == 0);
   fcntl(descriptor_, F_ADD_SEALS, F_SEAL_FUTURE_WRITE);
   state_ = State::filled;

@@ -67,7 +67,7 @@ class WeightArena {
   std::span<std::byte> contents(WeightPart part);
   /// Ends filling. After this no process can write.
   void seal();
-  /// For attach() in other processes, as long as this arena exists.
+  /// The handle that other processes pass to attach(). It is valid as long as this arena exists.
   ArenaHandle handle() const;
 
   /// Ends planning and uses the memory of another process, which has sealed it. Throws CannotShare if that memory

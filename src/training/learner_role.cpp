@@ -133,7 +133,7 @@ void LearnerRole::learn_from_groups(LearnedStep& learned) {
   for (std::int64_t pass = 0; pass < config_.objective.updates_per_rollout; ++pass) {
     const double lr = rate();
     const UpdateResult done = update(learned.step, groups, shares, inputs, dumps(learned.step) && pass == 0);
-    // The first pass is the one that is on-policy: its figures are the step's, but for those of clipping.
+    // Only the first pass is on-policy. Its metrics are those of the step, except the metrics of clipping.
     if (pass > 0) {
       learned.result.ratio_max_deviation =
           std::max(learned.result.ratio_max_deviation, done.ratio_max_deviation);
@@ -193,7 +193,7 @@ double LearnerRole::rate() const {
                        data_.steps * config_.objective.updates_per_rollout, config_.optimizer.lr);
 }
 
-/// One update, with its dump where one is asked for.
+/// Makes one update, and writes its dump if one is requested.
 UpdateResult LearnerRole::update(std::int64_t step, std::span<const Group> groups, const Shares& shares,
                                  const LearnInputs& inputs, bool dump) {
   const double lr = rate();
@@ -216,7 +216,7 @@ UpdateResult LearnerRole::update(std::int64_t step, std::span<const Group> group
   return result;
 }
 
-/// Whatever the loss: an update that changed nothing is reported, and a few in a row end the run.
+/// Reports an update that changed nothing, for any loss. Several such updates in a row end the run.
 void LearnerRole::note_skipped(std::int64_t step, const UpdateResult& result) {
   if (!result.skipped) {
     skipped_ = 0;

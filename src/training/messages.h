@@ -71,7 +71,7 @@ enum class FirstEvaluation : std::int64_t {
 /// Bytes of a Boundary in a message.
 inline constexpr std::size_t kBoundaryWireBytes = 4 * sizeof(std::int64_t);
 
-/// How the run continues after a step; before the first step, how it begins.
+/// Decisions of the first learner after a step, or before the first step.
 struct Boundary {
   std::int64_t version = 0;    ///< of the adapter that is published next
   std::int64_t last_step = 0;  ///< the run ends after this step; negative: it is already finished

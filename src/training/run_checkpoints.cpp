@@ -68,11 +68,11 @@ void RunCheckpoints::finish() {
     if (first_failed == learners_.rank()) throw Error(writer_.failure());
     if (first_failed < learners_.size()) {
       if (first()) writer_.give_up("another learner could not write its shard");
-      learners_.barrier("the end of the job");  // told once, by that learner
+      learners_.barrier("the end of the job");  // only the learner that failed reports it
     }
     const int slowest = first_of_learners(writer_.state() == CheckpointWriter::State::writing);
     if (slowest == learners_.size()) saves_.ended();
-    // A write can't be taken back: whoever watches must decide.
+    // A running write cannot be cancelled, so a person must decide.
     const Seconds waited = std::chrono::steady_clock::now() - start;
     if (slowest == learners_.rank() && waited - told > kPatience) {
       told = waited;

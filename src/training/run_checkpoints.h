@@ -34,13 +34,14 @@ class RunCheckpoints {
   /// checkpoint is the best so far.
   void take_over(std::int64_t step, const std::map<std::int64_t, std::vector<EvalMetrics>>& figures);
 
-  /// Whether a save is wanted, and whether it may start now. A best step's save is never delayed.
+  /// The state of the saves: whether a save is wanted, and whether it may start now. The save of a new best step is
+  /// never delayed.
   SaveProgress& saves() { return saves_; }
   const SaveProgress& saves() const { return saves_; }
   void begin(const Learner& learner, const CheckpointInfo& info);
   bool may_begin(std::int64_t step) const { return saves_.may_begin(step); }
-  /// Whether to call insure() now. An insurance is a save that does not wait for other learners, for the time between a
-  /// launcher's SIGTERM and its SIGKILL. True at most once, and never during another save.
+  /// Whether to call insure() now. An insurance is a save that does not wait for other learners. It uses the time
+  /// between a launcher's SIGTERM and its SIGKILL. True at most once, and never during another save.
   bool take_insurance();
   void insure(const Learner& learner, const CheckpointInfo& info) { writer_.begin(learner, info, true); }
 
@@ -50,8 +51,8 @@ class RunCheckpoints {
   /// Called after the last step: waits for the last save. Throws Error if it fails.
   void finish();
 
-  /// If this step is the best so far, it gets its own checkpoint and the link `best` points to it. Then its save is
-  /// wanted at once, and the result is true. `figures` is used on the first learner only.
+  /// If this step is the best so far, requests its own checkpoint at once, lets the link `best` point to it, and
+  /// returns true. `figures` is used on the first learner only.
   bool note_evaluation(std::int64_t step, std::span<const EvalMetrics> figures);
   /// Value of the metric `checkpoint.best` for the adapter of `step`; NaN if it was not evaluated.
   double figure_of(std::int64_t step) const { return evaluated_step_ == step ? evaluated_ : kNotMeasured; }

@@ -33,7 +33,7 @@ StartParts read_start_parts(const Config& config, const std::optional<FoundCheck
   if (!start.empty()) parts.given = read_adapter_for(model, start);
   if (parts.given) parts.frozen = parts.given->frozen;
   if (!found) return parts;
-  Lora then;  // every rank may have to read weights
+  Lora then;  // read on every rank, because any rank may read weights
   if (found->frozen) then = read_adapter_for(model, found->path);
   if (parts.given && !same_parts(*parts.given, then)) {
     fail(

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Decides how a run starts: from which checkpoint, whether it fits, and what its folder already contains. Plain
-// functions. The first learner calls them while it holds the lock of the folder.
+// Functions that decide how a run starts. They choose the checkpoint, check that it fits, and examine the run folder.
+// The first learner calls them while it holds the lock of the folder. Only possible_lag() is called on every rank.
 #pragma once
 
 #include <cstdint>

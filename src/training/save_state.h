@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// When a run may begin its next save. All learners go through the same states in the same order.
+// Decides when a run may begin its next save. All learners go through the same states in the same order.
 #pragma once
 
 #include <cstdint>
@@ -40,7 +40,7 @@ class SaveProgress {
   /// True if a save may start now: no save is running, or that of `step` must not be delayed.
   bool may_begin(std::int64_t step) const { return !running() || urgent_step_ == step; }
   void begin() { state_ = SaveState::writing; }
-  /// The running save has ended, well or not.
+  /// The running save has ended, successfully or not.
   void ended();
 
  private:

@@ -18,7 +18,7 @@ class TrafficMeter {
   SentBytes total() const;
   /// Bytes since the last call of take(), or since the start.
   SentBytes take();
-  /// Excludes from the next take() everything sent since `before`, an earlier total().
+  /// Makes the next take() ignore everything sent since `before`, an earlier total().
   void leave_out_since(const SentBytes& before);
 
  private:

@@ -47,9 +47,9 @@ namespace {
 /// Replaces the step in the keys of an evaluation's random numbers, so that all evaluations use the same numbers.
 constexpr std::int64_t kEvaluationStep = -1;
 
-/// How long a learner may continue its update after the loss of a rank that is no learner.
+/// Time that a learner may continue its update after the loss of a rank that is not a learner.
 constexpr Seconds kUpdatePatience{3};
-/// How long the first learner waits for the shards of a checkpoint after the loss of a rank.
+/// Time that the first learner waits for the shards of a checkpoint after the loss of a rank.
 constexpr Seconds kLastSavePatience{6};
 
 std::uint64_t digest_of_text(const std::string& text) {
@@ -125,8 +125,8 @@ class Trainer {
   std::optional<RankLog> log_;
 
   std::int64_t lag_ = 0;
-  std::int64_t step_ = 0;       ///< the last one this rank has done with
-  std::int64_t last_step_ = 0;  ///< the run ends after it: data_.steps, or less once a stop is asked for
+  std::int64_t step_ = 0;       ///< last step that this rank has completed
+  std::int64_t last_step_ = 0;  ///< the run ends after this step: data_.steps, or less after a stop request
 };
 
 // ---------------------------------------------------------------------------------------------------- start
@@ -148,7 +148,7 @@ Trainer::Trainer(const Config& config, Communicator& world, StopSignals& signals
   }
   learners_ = world_.split(roles_.learners, "learners");
   holders_ = world_.split(holders, "adapter holders");
-  const std::optional<FoundCheckpoint> found = find_checkpoint();  // the folder is this run's from here on
+  const std::optional<FoundCheckpoint> found = find_checkpoint();  // locks the folder for this run
   settle_data(threads);
   StartParts parts;
   run_alike(world_, [&] { parts = read_start_parts(config_, found); });
@@ -172,8 +172,9 @@ void Trainer::settle_data(int threads) {
   run_alike(world_, [&] { settle_training_data(config_, found, first_learner(), data_); });
 }
 
-/// The first learner names the checkpoints that may be resumed from, the learners look at them together, and all ranks get
-/// the result. From here on the folder is this run's: a job that still writes its last checkpoint there has it until then.
+/// The first learner lists the checkpoints from which the run may resume. The learners check them together, and all
+/// ranks get the result. The first learner locks the folder before that, because an earlier job may still write its
+/// last checkpoint there.
 std::optional<FoundCheckpoint> Trainer::find_checkpoint() {
   ResumeCandidates asked;
   run_alike(world_, [&] {
@@ -227,7 +228,7 @@ void Trainer::resume(const FoundCheckpoint& found) {
               << ": the first steps are sampled with this adapter, without the usual lag";
 }
 
-/// The first learner's: what the folder already holds decides how the run begins.
+/// Called on the first learner. The content of the folder decides how the run begins.
 Boundary Trainer::open_folder() {
   const RunStart start = plan_start(config_, step_, data_.steps, data_.eval.size());
   if (start.finished) return {step_, -1};
@@ -239,13 +240,13 @@ Boundary Trainer::open_folder() {
   return {step_, data_.steps, false, start.evaluation};
 }
 
-/// A folder that cannot hold a checkpoint is better known now than after the last step.
+/// Tests now, not only after the last step, that the folder can hold a checkpoint.
 void Trainer::try_saving() {
   run_alike(world_, [&] {
     if (checkpoints_ != nullptr) checkpoints_->writer().try_part();
   });
   run_alike(world_, [&] {
-    // The adapter, and with each shard its part of that again, m and v.
+    // A checkpoint has the values in adapter.h5, and values, m and v in the shards.
     if (first_learner())
       checkpoints_->writer().try_publishing(4 * sizeof(float) * exchange_->adapter().values.size());
   });
@@ -272,7 +273,7 @@ ExitCode Trainer::run() {
   });
   try_saving();
   if (first_learner() && world_.size() > 1) LOG(INFO) << roles_.describe();
-  // Loading is no part of a step, the first adapter is.
+  // Loading is not part of a step, but sending the first adapter is.
   traffic_.emplace(std::vector<const Communicator*>{&world_, learners_.get(), holders_.get()});
   adopt(start);
   const std::int64_t first = step_;
@@ -294,7 +295,7 @@ ExitCode Trainer::run() {
   return ExitCode::done;
 }
 
-/// A learner's steps: it knows every step's adapter as soon as there is one.
+/// The steps of a learner. It knows the adapter of every step as soon as the step is learned.
 void Trainer::learn_steps() {
   while (step_ < last_step_) {
     const auto start = Clock::now();
@@ -319,7 +320,7 @@ void Trainer::learn_steps() {
   }
 }
 
-/// The steps of actors and reward ranks that don't learn. With lag L they begin a step L adapters before the newest.
+/// The steps of actors and reward ranks that are not learners. With lag L they begin step s with version s − 1 − L.
 void Trainer::follow_steps() {
   const std::int64_t first = step_;  // evaluated before, if at all
   std::int64_t known = step_;
@@ -364,20 +365,21 @@ void Trainer::report(StepReport own) {
   send_report(world_, roles_.learners.front(), own);
 }
 
-/// Of all ranks, on the first learner; decides how the run continues.
+/// Reads the reports of all ranks, on the first learner, and decides how the run continues.
 void Trainer::read_reports(std::int64_t step) {
   bool save = config_.checkpoint.every > 0 && step % config_.checkpoint.every == 0;
   for (int rank = 0; rank < world_.size(); ++rank) {
     const StepReport theirs = receive_report(world_, rank);
     records_->add_report(theirs);
-    // Actors may be lag_ steps ahead: what they have begun is learned from.
+    // Actors may be lag_ steps ahead. The steps that they have begun are still learned.
     if (theirs.stop) last_step_ = std::min(last_step_, step + lag_);
     save = save || theirs.save;
   }
   if (save) checkpoints_->saves().ask();
 }
 
-/// After a step, on every rank in the same order of steps: the adapter to all who hold one, and how the run continues.
+/// Called after each step, on every rank in the same order of steps. Publishes the adapter, and shares how the run
+/// continues.
 void Trainer::boundary(std::int64_t step) {
   const Boundary next = share_boundary(
       world_, roles_.learners.front(),
@@ -395,7 +397,8 @@ void Trainer::adopt(const Boundary& boundary) {
   if (actor_ != nullptr) actor_->set_adapter(exchange_->adapter());
 }
 
-/// All sets and decodings with the adapter of `step`. False when a stop broke it off: then nothing is recorded.
+/// Evaluates all sets and decodings with the adapter of `step`. Returns false if a stop request ended it early; then
+/// nothing is recorded.
 bool Trainer::evaluate(std::int64_t step) {
   const SentBytes before = traffic_->total();
   Rollout* rollout = actor_ != nullptr ? &actor_->rollout() : nullptr;
@@ -411,7 +414,7 @@ bool Trainer::evaluate(std::int64_t step) {
   return true;
 }
 
-/// False: broken off by a stop.
+/// Returns false if a stop request ended the evaluation early.
 bool Trainer::evaluate_if_due(std::int64_t step) {
   if (!evaluation_due(config_, step, last_step_)) return true;
   if (records_) records_->clear_progress();
@@ -442,11 +445,11 @@ void Trainer::save_if_due(std::int64_t step) {
   }
 }
 
-/// Called in every wait: gives up on ranks that are known to be lost, and makes use of the moment between a launcher's
-/// SIGTERM and its SIGKILL.
+/// Called in every wait. Throws PeerLost if a rank is known to be lost. Between a launcher's SIGTERM and its SIGKILL,
+/// starts an insurance.
 void Trainer::poll() {
   if (const std::optional<LostRank> loss = watch_->loss()) {
-    // Learners in the middle of an update may still come to its end, if they are all there.
+    // A running update may still end if all learners are there.
     const bool may_end = learner_ != nullptr && learner_->is_updating() && !roles_.is_learner(loss->rank) &&
                          loss->ago < kUpdatePatience;
     if (!may_end)
@@ -458,7 +461,8 @@ void Trainer::poll() {
   checkpoints_->insure(learner_->learner(), info(learner_->learned_step()));
 }
 
-/// Before a checkpoint that cannot wait for the step's boundary: a run that resumes from it does not make the line again.
+/// Called before a checkpoint that cannot wait for the step's boundary. A run that resumes from it does not write this
+/// line again.
 void Trainer::record_learned_step() {
   if (records_) records_->record(learner_->learned_step());
 }
@@ -535,7 +539,7 @@ ExitCode run_training(const Config& config, Communicator& world, StopSignals& si
     }
     const auto* known = dynamic_cast<const Error*>(&error);
     const ExitCode code = known != nullptr ? known->code() : ExitCode::world;
-    // What a peer's loss has brought about is not reported again.
+    // A failure that the loss of a peer has caused is not reported again.
     if (!watch->loss()) {
       report_failure(error.what());
       watch->tell_failure(static_cast<int>(code));

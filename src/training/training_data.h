@@ -20,7 +20,7 @@ struct TrainingData {
   std::int64_t epochs = 0;  ///< of the whole run; 0: the run is limited by train.steps
   std::int64_t steps = 0;   ///< of the whole run
   std::uint64_t seed = 0;
-  std::vector<std::size_t> left_out;  ///< bad rows of the training manifest, then of each evaluation set
+  std::vector<std::size_t> left_out;  ///< numbers of bad rows: of the training manifest, then of each set
 
   /// Every set, in the order of left_out.
   std::vector<const std::vector<Sample>*> sets() const;

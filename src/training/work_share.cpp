@@ -40,7 +40,7 @@ void WorkShare::finished(std::size_t row, std::int64_t tokens) {
 std::vector<std::size_t> WorkShare::next(bool wait) {
   listen();
   while (wait && mine_.empty() && !ended_) {
-    CHECK(!keeper());  // it takes what is left itself
+    CHECK(!keeper());  // the keeper gives rows to itself at once
     accept(receive_work_reply(world_, actors_.front()));
   }
   return std::exchange(mine_, {});
@@ -77,9 +77,9 @@ WorkShare::List& WorkShare::list_of(std::int64_t step) {
 }
 
 void WorkShare::give(int actor, std::int64_t step, std::int64_t groups) {
-  if (step <= given_out_) return;  // asked before it knew that there is no more
+  if (step <= given_out_) return;  // the actor asked before it knew that no rows are left
   List& list = list_of(step);
-  if (list.told.count(actor) != 0) return;  // asked before it knew that there is no more
+  if (list.told.count(actor) != 0) return;  // the actor asked before it knew that no rows are left
   const std::size_t count = std::min(static_cast<std::size_t>(groups), list.rows.size() - list.given);
   const auto rows = std::span(list.rows).subspan(list.given, count);
   list.given += count;

@@ -36,15 +36,15 @@ void prefer(const char* name, const char* value) {
   setenv(name, value, 0);
 }
 
-/// Starting and ending MPI wait for all ranks without a deadline, and the watch is not there yet or any more. Ends this
-/// process, and by that the job, when a rank of this machine is stopped meanwhile, or when it takes too long for another
-/// reason. BIQA_START_SECONDS: how long that is.
+/// MPI's start and end wait for all ranks without a deadline, and the watch does not run then. This class ends the
+/// process, and so the job, if a rank of this machine is stopped or the call takes too long. BIQA_START_SECONDS is this
+/// limit.
 class Patience {
  public:
-  /// `over`: all ranks have done their work, so a stopped one is named and woken.
+  /// `over`: all ranks have finished their work. Then a stopped rank is reported and continued (SIGCONT).
   explicit Patience(const char* call, bool over = false) : call_(call), over_(over) {
     const int asked = number_from({"BIQA_START_SECONDS"});
-    // The first that came says so and ends the job.
+    // Lower ranks have shorter limits, so that one rank reports the failure and ends the job before the others do.
     const int turn = std::min(number_from(kRankVariables), kLastTurn);
     limit_ = Seconds{asked > 0 ? asked : kDefaultSeconds} + turn * kLongTurn;
     stopped_limit_ = WatchTimes{}.silence + turn * kTurn;
@@ -74,7 +74,7 @@ class Patience {
     std::unique_lock lock(mutex_);
     while (!changed_.wait_for(lock, kTick, [this] { return ended_; })) {
       const auto now = Clock::now();
-      // Time in which this process itself was stopped: the whole job was, say, and goes on.
+      // Time in which this process itself was stopped does not count, because the whole job may have been stopped.
       const Seconds passed = std::min<Seconds>(now - last, 2 * kTick);
       last = now;
       std::map<pid_t, Seconds> before = std::exchange(stopped, {});
@@ -130,13 +130,14 @@ MpiRuntime::MpiRuntime(Seconds deadline) {
     world_ = make_local(deadline);
     return;
   }
-  // Reading the peer's memory directly is refused in many containers, with a warning per message, and would
-  // let a peer read buffers of a rank that has already failed; copying through shared memory is as quick.
-  prefer("OMPI_MCA_btl_vader_single_copy_mechanism", "none");  // of Open MPI 4
-  prefer("OMPI_MCA_smsc", "^cma,knem,xpmem");                  // of 5
-  // Each of our many polls would give a whole time slice away on a busy machine; between them we sleep instead.
+  // Many containers refuse direct reads of another process's memory, and MPI then warns for every message. Such reads
+  // could also access buffers of a rank that has already failed. Copying through shared memory is equally fast.
+  prefer("OMPI_MCA_btl_vader_single_copy_mechanism", "none");  // for Open MPI 4
+  prefer("OMPI_MCA_smsc", "^cma,knem,xpmem");                  // for Open MPI 5
+  // This program polls often. On a busy machine, each poll would give away a whole time slice. Instead the program
+  // sleeps between polls.
   prefer("OMPI_MCA_mpi_yield_when_idle", "0");
-  // No complaint about network hardware that a machine doesn't have.
+  // Prevents warnings about network hardware that the machine does not have.
   prefer("OMPI_MCA_btl_base_warn_component_unused", "0");
   int provided = 0;
   const Patience patience("MPI_Init_thread");

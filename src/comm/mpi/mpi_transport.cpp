@@ -27,7 +27,8 @@ class MpiTransfer final : public Transfer {
  public:
   MpiTransfer() = default;
   ~MpiTransfer() override {
-    // Unfinished only after failures. No later MPI call may then move the bytes.
+    // A transfer is unfinished here only after a failure. After that no MPI call may be made, because it could move the
+    // bytes.
     if (request_ != MPI_REQUEST_NULL) MPI_Request_free(&request_);
   }
   bool done() override {
@@ -96,7 +97,7 @@ class MpiTransport final : public Transport {
     return transfer;
   }
 
-  // Not sched_yield: on a busy machine that gives a whole time slice away, while a sleeper is woken in time.
+  // Not sched_yield, because on a busy machine it gives away a whole time slice. A sleeping thread wakes in time.
   void idle(Seconds at_most) override { std::this_thread::sleep_for(at_most); }
 
  private:

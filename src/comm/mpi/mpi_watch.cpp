@@ -25,7 +25,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// How often the thread checks.
+/// Time between two checks of the thread.
 constexpr Seconds kTick{0.2};
 /// All ranks notice the loss of rank 0 at the same time. Rank 1 reports it. Each further rank waits this much longer
 /// than the one before it, which may also be lost. The total wait is limited, because one of many ranks will be alive.
@@ -83,7 +83,7 @@ class MpiWatch final : public Watch {
  private:
   struct Peer {
     Seconds silent{0};
-    bool told = false;  ///< that there is a loss
+    bool told = false;  ///< this peer has been sent the news of a loss
     Beat beat;
     MPI_Request request = MPI_REQUEST_NULL;
   };
@@ -99,14 +99,14 @@ class MpiWatch final : public Watch {
         if (ending_) return;
       }
       const auto now = Clock::now();
-      // Time in which this process itself was stopped is not the others' silence.
+      // Time in which this process itself was stopped does not count as silence of the others.
       const Seconds passed = std::min<Seconds>(now - last, 3 * kTick);
       last = now;
       listen();
       since_beat += passed;
       const bool beat = since_beat >= times_.beat;
       if (beat) since_beat = Seconds{0};
-      // The others of rank 0; rank 0 alone of the others, until that one is lost.
+      // Rank 0 watches all other ranks. Each other rank watches only rank 0.
       const int watched = rank_ == 0 ? size_ : 1;
       for (int peer = 0; peer < watched; ++peer) {
         if (peer == rank_) continue;
@@ -142,7 +142,7 @@ class MpiWatch final : public Watch {
     }
   }
 
-  /// A sign of life when it is time, and once the news of a loss.
+  /// Sends a heartbeat if one is due, and once the news of a loss.
   void speak(int to, bool beat) {
     Peer& peer = peers_[static_cast<std::size_t>(to)];
     if (peer.request != MPI_REQUEST_NULL) {
@@ -207,9 +207,9 @@ class MpiWatch final : public Watch {
   const pid_t parent_;
   MPI_Comm communicator_ = MPI_COMM_NULL;
   int rank_ = 0, size_ = 1;
-  // The thread's own.
+  // Only the thread uses these.
   std::vector<Peer> peers_;     // by rank
-  bool missed_centre_ = false;  // was the first to miss rank 0, so tells the others
+  bool missed_centre_ = false;  // this rank was the first to miss rank 0, so it informs the others
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   bool ending_ = false;

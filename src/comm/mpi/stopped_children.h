@@ -14,8 +14,8 @@ struct StoppedChild {
   int rank = -1;  ///< from the launcher's environment variables; -1 without them
 };
 
-/// Children of `parent` that a signal has stopped (not a debugger). Empty if /proc does not show them: on another
-/// system, for another user's processes, or with a PID namespace per rank.
+/// Children of `parent` that a signal has stopped. Those stopped by a debugger are not listed. Empty if /proc does not
+/// show the children: on another system, for another user's processes, or with a PID namespace per rank.
 std::vector<StoppedChild> stopped_children(pid_t parent);
 
 }  // namespace biqa

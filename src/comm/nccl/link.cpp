@@ -62,7 +62,7 @@ void NcclLink::reduce_scatter_sum(ConstView whole, View shard) {
   shards_.check(own, whole, shard);
   CHECK(whole.memory() == Memory::device && shard.memory() == Memory::device);
   run(kSum, [&] {
-    // In rounds, which bound the memory for what is received.
+    // Works in rounds, which limit the memory for received parts.
     const auto block = static_cast<std::int64_t>(reduce_block(static_cast<std::size_t>(ranks_.size())));
     const std::int64_t peers = ranks_.size() - 1;
     Tensor received =
@@ -112,7 +112,7 @@ void NcclLink::all_gather(ConstView shard, View whole) {
 void NcclLink::run(const char* operation, const std::function<void()>& work) {
   if (broken_) fail("{}: an earlier operation failed; end the job", where(operation));
   try {
-    ranks_.barrier(operation);  // its Error names the ranks that do not come, which NCCL cannot
+    ranks_.barrier(operation);  // its Error names ranks that do not arrive; NCCL cannot name them
     if (world_ == nullptr) join();
     work();
     memory_.wait();
@@ -165,7 +165,7 @@ void NcclLink::wait(const char* operation, Until until) {
           where(operation), waited.count(), peers());
     pause(polls, waited);
     const auto now = Clock::now();
-    // Time in which this process itself was stopped is not the peers' silence.
+    // Time in which this process itself was stopped does not count as silence of the peers.
     waited += std::min<Seconds>(now - last, Seconds{1});
     last = now;
   }

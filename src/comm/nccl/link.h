@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Collectives on device memory through NCCL. The communicator is used only for the name of the NCCL world and for
-// barriers. If a rank never arrives, the Error of the barrier names it. Every wait has the communicator's deadline and
-// calls its poll function.
+// Collectives on device memory through NCCL. The communicator moves no tensors. It only distributes the name of the
+// NCCL world and runs barriers. If a rank never arrives, the Error of the barrier names it. Every wait has the
+// communicator's deadline and calls its poll function.
 #pragma once
 
 #include <functional>

@@ -62,7 +62,7 @@ class NcclWorld final : public World {
       status = post(move);
       if (!accepted(status)) break;
     }
-    const ncclResult_t end = ncclGroupEnd();  // also after a failure, which would leave the group open
+    const ncclResult_t end = ncclGroupEnd();  // needed after a failure too, to close the group
     check(status, "for a move", communicator_);
     check(end, "ncclGroupEnd", communicator_);
   }

@@ -36,8 +36,8 @@ struct State {
 /// One rank's end of a world. While the state is `under_way`, only state() and the destructor may be called.
 class World {
  public:
-  /// Never waits for a peer. After leave() and with a ready state, it frees the world. Otherwise it aborts whatever is
-  /// under way.
+  /// Never waits for a peer. If leave() was called and the state is ready, the destructor frees the world. Otherwise it
+  /// aborts all work that is under way.
   virtual ~World() = default;
   /// State of the creation, or of the last start() or leave(). After start(), `ready` means that all moves are enqueued
   /// in the stream. They need not have finished.
@@ -47,7 +47,7 @@ class World {
   virtual void start(std::span<const Move> moves) = 0;
   /// Marks the current end of the stream. Only when the state is ready.
   virtual void mark() = 0;
-  /// True if the stream has reached the mark. Throws the Error of work in the stream that failed.
+  /// True if the stream has reached the mark. Throws Error if work in the stream has failed.
   virtual bool passed() = 0;
   /// Begins to leave the world. Nothing may be started afterwards.
   virtual void leave() = 0;

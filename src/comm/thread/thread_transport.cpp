@@ -55,7 +55,7 @@ class ThreadSend final : public Transfer {
   }
   ~ThreadSend() override {
     if (done()) return;
-    // The receiver copies under this lock: behind it, nobody reads the sender's bytes any more.
+    // The receiver copies under this lock. After this, nobody reads the sender's bytes.
     const std::lock_guard lock(box_.mutex);
     std::erase(box_.waiting[key_], posted_);
   }

@@ -35,7 +35,7 @@ inline constexpr std::size_t kMaxFixedText = 32768;
 class LibraryLock {
  public:
   LibraryLock() : lock_(mutex()) {
-    // biqa reports failures itself; without this the library prints its own stack. At exit the library would repeat
+    // biqa reports failures itself, so the library must not print its own error stack. At exit the library would repeat
     // writes that failed on a full disk, and crash.
     H5dont_atexit();
     H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
@@ -125,7 +125,8 @@ inline Handle reading_list() {
   return list;
 }
 
-// The format of HDF5 1.10, because its metadata have checksums, so that damage is an error. The older default has none.
+// Selects the format of HDF5 1.10. Its metadata have checksums, so damage is an error. Metadata of the older default
+// have none.
 inline Handle writing_list() {
   Handle list = reading_list();
   CHECK_GE(H5Pset_libver_bounds(list.get(), H5F_LIBVER_V110, H5F_LIBVER_V110), 0);

@@ -18,7 +18,7 @@ using cpu::Rows;
 using cpu::rows_of;
 using cpu::Scratch;
 
-/// Page layout: per kv head keys [D, 16] then values [16, padded D]; heads one behind the other.
+/// Page layout: for each kv head, keys [D, 16] and then values [16, padded D]. The heads follow each other.
 struct PageLayout {
   explicit PageLayout(const HeadShape& shape)
       : padded_dim(round_up(shape.head_dim, kPageTokens)),
@@ -31,8 +31,8 @@ std::pair<std::int64_t, std::int64_t> pair_of(std::int64_t pair, std::int64_t kv
   return {pair / sharing, kv_head * sharing + pair % sharing};
 }
 
-/// Backward of attention for one kv head of one group: keys of the prompt stay in place, those of each
-/// member are put behind them in turn; gradients of the prompt's keys add up over the members in order.
+/// The backward pass of attention for one kv head of one group. The keys of the prompt stay in place, and the keys of
+/// one member at a time follow them. Gradients of the prompt's keys are summed over the members in order.
 class BackwardTask {
  public:
   BackwardTask(const cpu::Kernels& kernels, const HeadShape& shape, DType kv_type, std::int64_t kv_head,
@@ -95,7 +95,7 @@ class BackwardTask {
     }
   }
 
-  /// `first_position`: keys that the first query sees, less one.
+  /// `first_position`: number of keys to which the first query attends, minus one.
   void queries(ConstView q, ConstView out, ConstView lse, ConstView d_out, View d_q, std::int64_t first_row,
                std::int64_t rows, std::int64_t first_position) {
     const std::int64_t pairs = rows * sharing_;

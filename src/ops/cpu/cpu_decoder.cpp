@@ -30,7 +30,7 @@ struct CpuAdapter final : PackedAdapter {
   std::vector<std::array<AdapterEntry, kInputs>> layers;
 };
 
-/// What the forward computes in a layer and the backward reads. `input` is enough to compute the rest again.
+/// Results of a layer's forward pass that the backward pass reads. The others can be recomputed from `input`.
 struct LayerRecord {
   View input;                   // [T, hidden] f32
   View qkv;                     // [T, q + 2 kv] f32, rotated
@@ -52,7 +52,7 @@ struct CpuTape final : Tape {
 struct CpuKv final : KvStore {
   CpuKv(DType type, std::int64_t pages, std::int64_t layers, std::int64_t elements)
       : storage(type, layers, pages * elements, "kv_cache"), page_elements(elements) {
-    storage.zero();  // touched now: later there might be no memory left
+    storage.zero();  // claims the memory now, because later it may be missing
   }
   KvPages layer(std::int64_t index) {
     const View row = storage.view().row_range(index % storage.rows(), 1);
@@ -69,14 +69,14 @@ class CpuSampled final : public SampledTokens {
   std::vector<SampledToken> tokens;
 };
 
-/// What all layers of a pass share.
+/// Data shared by all layers of a pass.
 struct Pass {
   const CpuPlan& plan;
   CpuKv& kv;
   const CpuAdapter* adapter;
   DropoutKey dropout;
   Arena& arena;
-  Scratch& scratch;  // of the adapter's gradients
+  Scratch& scratch;  // for the adapter's gradients
 };
 
 void copy(ConstView from, View to) {
@@ -271,7 +271,7 @@ void CpuDecoder::embed(const CpuPlan& plan, View x) {
   }
 }
 
-/// Memory for what a layer computes.
+/// Takes memory for the results of a layer.
 LayerRecord CpuDecoder::take_record(const Pass& pass, std::size_t layer, bool for_backward,
                                     Arena& arena) const {
   const std::int64_t all = pass.plan.rows;
@@ -334,7 +334,7 @@ void CpuDecoder::forward(const BatchPlan& batch_plan, KvStore& kv, const PackedA
   copy(x, tape->final_input);
 }
 
-/// out [T', hidden] = the layer applied to x [T, hidden]; the two are one where the layer keeps all rows.
+/// out [T', hidden] = the layer applied to x [T, hidden]. If the layer keeps all rows, x and out are the same memory.
 void CpuDecoder::layer_forward(const Pass& pass, std::size_t l, View x, View out, const LayerRecord& record,
                                bool for_backward) {
   const DecoderWeights::Layer& layer = weights_.layers[l];
@@ -421,8 +421,9 @@ void CpuDecoder::backward(const BatchPlan& batch_plan, KvStore& kv, const Packed
   }
 }
 
-/// d_x [T, hidden] = gradient with respect to the layer's input, from d_out [T', hidden] with respect to its output, which
-/// is used up. The two are one where the layer keeps all rows. Nothing flows into the embeddings, so the first layer has none.
+/// Computes d_x [T, hidden], the gradient of the layer's input, from d_out [T', hidden], the gradient of its output.
+/// Overwrites d_out. If the layer keeps all rows, both are the same memory. The embeddings need no gradient, so the
+/// first layer computes no d_x.
 void CpuDecoder::layer_backward(const Pass& pass, std::size_t l, const LayerRecord& record, View d_out,
                                 View d_x, View gradient) {
   const DecoderWeights::Layer& layer = weights_.layers[l];
@@ -449,7 +450,7 @@ void CpuDecoder::layer_backward(const Pass& pass, std::size_t l, const LayerReco
   ops_.rms_norm_backward(record.input, layer.input_norm.view(), shape_.rms_eps, d_normed, d_x);
 }
 
-/// d_x [T', hidden] of the layer's output becomes that of the residual stream between attention and MLP.
+/// Changes d_x [T', hidden] from the gradient of the layer's output into that of the residual stream after attention.
 void CpuDecoder::mlp_backward(const Pass& pass, std::size_t l, const LayerRecord& record, View d_x,
                               View gradient) {
   const DecoderWeights::Layer& layer = weights_.layers[l];

@@ -54,7 +54,7 @@ std::int64_t draw(std::span<const float> weights, double uniform, std::span<doub
   double total = 0;
   for (std::size_t first = 0; first < weights.size(); first += kDrawBlock) {
     const std::size_t end = std::min(weights.size(), first + kDrawBlock);
-    std::array<double, 8> lanes{};  // chains of their own: one alone would wait for itself
+    std::array<double, 8> lanes{};  // several sums, because additions to a single one would wait
     std::size_t i = first;
     for (; i + lanes.size() <= end; i += lanes.size()) {
       for (std::size_t lane = 0; lane < lanes.size(); ++lane)
@@ -81,7 +81,7 @@ std::int64_t draw(std::span<const float> weights, double uniform, std::span<doub
     }
   }
   if (last >= 0) return last;
-  // Rounding carried the draw past the end and the last block is empty: the last token that may be drawn.
+  // Rounding moved the draw past the end, and the last block is empty. Takes the last token that may be drawn.
   for (std::size_t i = weights.size(); i-- > 0;) {
     if (weights[i] > 0) return static_cast<std::int64_t>(i);
   }
@@ -97,8 +97,9 @@ std::span<Candidate> candidates_of(std::span<const float> weights, std::span<Can
   return memory.first(count);
 }
 
-/// top-k (ties with the k-th stay), then top-p on what is left: the fewest largest whose mass exceeds p, as the
-/// reference's warpers do (ascending order, drop while the cumulative mass ≤ 1 − p, always keep the largest).
+/// Applies top-k (ties with the k-th stay), then top-p to the rest. Top-p keeps the fewest largest weights whose mass
+/// exceeds p, as transformers' warpers do. The warpers go in ascending order, drop while the cumulative mass ≤ 1 − p,
+/// and always keep the largest.
 void truncate(const SampleRequest& request, std::span<float> weights, std::span<Candidate> memory) {
   std::span<Candidate> left = candidates_of(weights, memory);
   const auto k = static_cast<std::size_t>(request.top_k);

@@ -18,7 +18,7 @@ namespace {
 struct CpuLinear final : FrozenLinear {
   CpuLinear(std::int64_t in_width, std::int64_t out_width, cpu::PackedMatrix forward_matrix)
       : FrozenLinear(in_width, out_width), forward(std::move(forward_matrix)) {}
-  // Making a product of a new row count fills a cache, which the caller need not see.
+  // A product with a new row count fills a cache, which callers need not know.
   mutable cpu::PackedMatrix forward;
   mutable std::optional<cpu::PackedMatrix> backward;
 };
@@ -28,7 +28,7 @@ struct CpuLinear final : FrozenLinear {
 CpuOps::CpuOps(DType compute, int threads)
     : compute_(compute), threads_(threads_for(usable_processors(), threads)) {
   CHECK(compute == DType::f32 || compute == DType::bf16);
-  omp_set_num_threads(threads_);  // oneDNN takes as many as OpenMP would for the whole process
+  omp_set_num_threads(threads_);  // oneDNN takes OpenMP's number of threads
 }
 
 KvLayout CpuOps::kv_layout(const HeadShape& shape) const {

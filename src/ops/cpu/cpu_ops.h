@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CPU backend. Matrix products use oneDNN or our own kernels, all other operations our own vectorised loops. The
-// outputs of an operation are divided into independent pieces. One thread computes a piece with one kernel. An operation
-// has finished when its call returns.
+// The CPU backend. Matrix products use oneDNN or our own kernels. All other operations use our own vectorised loops.
+// The outputs of an operation are divided into independent pieces. One thread computes a piece with one kernel. An
+// operation has finished when its call returns.
 //
 // The decoder and the vision tower (cpu_network.h) call the operations below. The rules of ops/ops.h apply to all
 // operations. In addition:
@@ -52,7 +52,7 @@ struct Scratch {
   /// Uninitialised; valid until the next call.
   float* floats(std::int64_t count) {
     if (static_cast<std::int64_t>(buffer.bytes()) < count * 4) {
-      buffer = Buffer();  // not both at once
+      buffer = Buffer();  // frees the old memory before taking more
       buffer = Buffer(static_cast<std::size_t>(count) * 4, "scratch");
     }
     return static_cast<float*>(buffer.data());
@@ -185,8 +185,8 @@ class CpuOps final : public Ops, public SharedPacking {
     return cpu::round_up(std::clamp(kWorth / std::max<std::int64_t>(multiplications, 1), kEight, kMost),
                          kEight);
   }
-  /// Calls body(first, count) for pieces of `grain`, or once for all with a single thread. The results must not depend on
-  /// which thread computes a piece.
+  /// Calls body(first, count) for pieces of `grain`. With a single thread or piece it makes one call for everything.
+  /// The results must not depend on which thread computes a piece.
   template <typename Body>
   void parallel(std::int64_t count, std::int64_t grain, const Body& body) const {
     const std::int64_t pieces = (count + grain - 1) / grain;

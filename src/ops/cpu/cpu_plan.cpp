@@ -12,7 +12,7 @@ CpuPlan::CpuPlan(const RowBatch& description, RotaryTable& rotary, std::int64_t 
       cosines(DType::f32, rows, head_dim / 2, "activations"),
       sines(DType::f32, rows, head_dim / 2, "activations") {
   rotary.fill(batch.positions, cosines.view(), sines.view());
-  // The rows of features take no token's embedding.
+  // Rows of image features use no embedding, so their ids become 0.
   for (const FeatureRows& f : batch.features) {
     for (std::int64_t i = 0; i < f.features.rows(); ++i)
       batch.ids[static_cast<std::size_t>(f.first_row + i)] = 0;

@@ -10,7 +10,7 @@ namespace {
 
 InstructionSet find() {
 #if defined(__x86_64__)
-  // The library's values are sets of bits: a later processor's holds those of the earlier ones.
+  // The library's values are bit sets. The value of a later processor includes the bits of earlier ones.
   const auto allowed = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
   const auto allows = [allowed](dnnl::cpu_isa isa) {
     return (allowed & static_cast<unsigned>(isa)) == static_cast<unsigned>(isa);

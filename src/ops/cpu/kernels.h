@@ -23,8 +23,8 @@ struct MutableRows {
 /// Largest number of queries that attend() takes at once.
 inline constexpr int kQueryBlock = 8;
 
-/// Queries that share a kv head. Keys lie in pages of 16. The p-th page of the sequence has the index pages[p], or p if
-/// `pages` is null.
+/// Queries that share a kv head. Keys are stored in pages of 16. The p-th page of the sequence has the index pages[p],
+/// or p if `pages` is null.
 struct AttendBlock {
   int queries;
   int head_dim;

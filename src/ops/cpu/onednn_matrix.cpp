@@ -20,7 +20,8 @@ using Tag = dnnl::memory::format_tag;
 
 /// Rows that one call works on; larger products run in steps of this many.
 constexpr std::int64_t kBlockRows = 512;
-/// Up to here every row count has its own primitive, beyond it multiples of 32 and a rest: few are ever made.
+/// Up to this count, every row count has its own primitive. Above it there are multiples of 32 and a rest, so few
+/// primitives are made.
 constexpr std::int64_t kExactRows = 64;
 /// Row count for which oneDNN is asked to choose the layout of the weights.
 constexpr std::int64_t kLayoutRows = 256;
@@ -38,7 +39,7 @@ memory::data_type type_of(DType type) {
   return type == DType::bf16 ? memory::data_type::bf16 : memory::data_type::f32;
 }
 
-/// oneDNN takes mutable pointers even for what it only reads.
+/// oneDNN takes mutable pointers even for memory that it only reads.
 void* mutable_pointer(const void* pointer) {
   return const_cast<void*>(pointer);  // NOLINT(cppcoreguidelines-pro-type-const-cast)
 }

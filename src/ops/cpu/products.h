@@ -30,7 +30,7 @@ struct MatrixSource {
   bool transposed = false;
   std::span<const float> bias;  ///< [n] or empty
   DType compute = DType::f32;   ///< type of x
-  /// Not null: the packed matrix lies in this arena, and weight and bias are read only if the arena is filling().
+  /// Not null: the packed matrix is in this arena, and weight and bias are read only if the arena is filling().
   const ArenaPlace* place = nullptr;
 
   std::int64_t inner() const { return transposed ? weight.columns() : weight.rows(); }

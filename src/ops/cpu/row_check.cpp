@@ -38,7 +38,7 @@ std::optional<std::int64_t> rows_with_other_bits(std::int64_t inner, std::int64_
   multiply(x.const_view(), all.view());
   Tensor some(DType::f32, most, columns, "scratch");
   for (const std::int64_t rows : counts) {
-    const std::int64_t first = most - rows;  // other places in the batch too
+    const std::int64_t first = most - rows;  // so the rows also change their places in the batch
     const View y = some.view().row_range(0, rows);
     multiply(x.const_view().row_range(first, rows), y);
     const auto bytes = static_cast<std::size_t>(rows * columns) * sizeof(float);

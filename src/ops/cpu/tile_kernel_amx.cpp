@@ -13,7 +13,8 @@ namespace biqa::cpu {
 namespace {
 
 struct AmxTiles {
-  /// Tiles 0, 1 and 4 get `upper` rows, 2, 3 and 5 `lower`, the weights' 16; all 64 bytes a row.
+  /// Tiles 0, 1 and 4 have `upper` rows. Tiles 2, 3 and 5 have `lower` rows. The tiles of the weights have 16 rows. A
+  /// row has 64 bytes.
   static void configure(std::int64_t upper, std::int64_t lower) {
     struct alignas(64) Configuration {
       std::uint8_t palette = 1, start_row = 0, reserved[14] = {};

@@ -4,7 +4,7 @@
 //
 // A block of y is 32 rows × 32 columns in four tiles:   0 1 |  rows 0–15      x: tile 4 (rows 0–15), 5 (rows 16–31)
 //                                                       2 3 |  rows 16–31     B: tile 6 (columns 0–15), 7 (16–31)
-// x is read in place. Between two chunks of the inner width, the sums lie in the scratch.
+// x is read in place. Between two chunks of the inner width, the scratch holds the sums.
 #pragma once
 
 #include <algorithm>

@@ -10,8 +10,9 @@
 namespace biqa::cpu {
 namespace {
 
-/// A multiplication of tiles as Intel's manual has it (TDPBF16PS): the even and the odd elements of 16 pairs are summed
-/// apart by fused multiply-adds from 0, the two sums are added, then added to the target; denormal numbers are zero.
+/// The multiplication of tiles as in Intel's manual (TDPBF16PS). The even and the odd elements of 16 pairs are summed
+/// separately, by fused multiply-adds from 0. The two sums are added, and the result is added to the target. Denormal
+/// numbers are zero.
 class ScalarTiles {
  public:
   static void configure(std::int64_t upper, std::int64_t lower) {
@@ -69,7 +70,7 @@ class ScalarTiles {
     return instance;
   }
   static std::size_t at(std::int64_t row) { return static_cast<std::size_t>(row); }
-  /// The processor faults where a tile is used that is not configured.
+  /// The processor faults if a tile is used without a configuration.
   static Tile& used(int tile) {
     CHECK_GT(registers().rows[static_cast<std::size_t>(tile)], 0) << "tile " << tile << " is not configured";
     return registers().elements[static_cast<std::size_t>(tile)];

@@ -20,7 +20,7 @@ Bf16 element(ConstView weight, std::int64_t row, std::int64_t column) {
                                       : to_bf16(weight.row<float>(row)[column]);
 }
 
-/// One step of one block, element by element: any type, edges.
+/// Packs one step of one block, element by element. Works for any type and at the edges.
 void pack_step(ConstView weight, bool transposed, const TileLayout& layout, std::int64_t step,
                std::int64_t block, Bf16* to) {
   for (std::int64_t half = 0; half < 2; ++half) {
@@ -38,7 +38,7 @@ void pack_step(ConstView weight, bool transposed, const TileLayout& layout, std:
   }
 }
 
-/// The same inside a bf16 matrix.
+/// Packs one step of one block, if both are completely inside a bf16 matrix.
 void pack_whole_step(ConstView weight, bool transposed, std::int64_t step, std::int64_t block, Bf16* to) {
   const std::int64_t inner = step * TileLayout::kStep, column = block * TileLayout::kBlock;
   for (std::int64_t half = 0; half < 2; ++half, to += 512) {
@@ -92,7 +92,7 @@ class TileMatrix final : public PackedMatrix::Implementation {
     product.last_step = last_step_of(x);
 
     const std::int64_t parts = parts_worth(x.rows(), threads);
-    // Grows to what the threads of the largest product need and stays.
+    // Grows to the size that the largest product needs, and is kept.
     thread_local Buffer scratch;
     const std::size_t needed = static_cast<std::size_t>(parts * kTileScratch) * sizeof(float);
     if (scratch.bytes() < needed) scratch = Buffer(needed, "scratch");
@@ -111,8 +111,8 @@ class TileMatrix final : public PackedMatrix::Implementation {
   }
 
  private:
-  /// The inner elements that are no whole step, filled up with zeros; nullptr where there are none. Valid until this thread's
-  /// next product.
+  /// The last inner elements of each row if they do not fill a whole step, followed by zeros. nullptr if there are
+  /// none. Valid until this thread's next product.
   const Bf16* last_step_of(ConstView x) const {
     const std::int64_t rest = layout_.inner % TileLayout::kStep;
     if (rest == 0) return nullptr;
@@ -128,7 +128,8 @@ class TileMatrix final : public PackedMatrix::Implementation {
     return steps;
   }
 
-  /// As many threads as each get a few microseconds' work, by what a thread reads and multiplies in a nanosecond.
+  /// The number of threads that gives each a few microseconds of work. The estimate uses the bytes and multiplications
+  /// of a thread per nanosecond.
   std::int64_t parts_worth(std::int64_t rows, int threads) const {
     constexpr std::int64_t kBytes = 40, kMultiplications = 600, kWorth = 3000;
     const std::int64_t elements = layout_.elements();
@@ -149,8 +150,8 @@ TileLayout::TileLayout(std::int64_t inner_width, std::int64_t column_count)
       columns(column_count),
       steps(divide_up(inner_width, kStep)),
       blocks(divide_up(column_count, kBlock)) {
-  // Rows of x and weights of a chunk stay in the first cache together where it has 8 steps. Up to 16 steps it is better
-  // not to cut at all: the sums needn't wait.
+  // With 8 steps, the rows of x and the weights of a chunk fit into the L1 cache together. Up to 16 steps a single
+  // chunk is faster, because no sums are stored between chunks.
   constexpr std::int64_t kUncut = 16, kChunk = 8;
   chunk_steps = steps <= kUncut ? steps : kChunk;
 }

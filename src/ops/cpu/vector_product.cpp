@@ -18,8 +18,8 @@
 namespace biqa::cpu {
 namespace {
 
-constexpr std::int64_t kChunk = 256;         // inner elements: a panel's chunk stays in the first cache
-constexpr std::int64_t kGroupColumns = 256;  // whose sums wait between chunks
+constexpr std::int64_t kChunk = 256;         // inner elements; a panel's chunk stays in the L1 cache
+constexpr std::int64_t kGroupColumns = 256;  // columns whose sums are stored between chunks
 constexpr std::int64_t kGroupRows = 240;     // a multiple of every kernel's rows
 /// Rows that one call works on, so that the widened x stays small.
 constexpr std::int64_t kCallRows = 480;

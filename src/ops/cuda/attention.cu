@@ -72,12 +72,12 @@ __device__ float dot(const float* query, const T* key, int head_dim) {
   return sum;
 }
 
-/// exp(score − top) without −inf − −inf. A NaN stays one, and +inf becomes one.
+/// exp(score − top), without computing −inf − (−inf). NaN stays NaN, and +inf becomes NaN.
 __device__ float weight_of(float score, float top) {
   return score == kLowest ? 0.0F : expf(score - top);
 }
 
-/// What a warp knows of a row's softmax after some blocks of keys.
+/// A warp's softmax state of a row after some blocks of keys.
 struct Softmax {
   float highest = kLowest;
   float sum = 0.0F;                       // of the lane's own weights, relative to `highest`
@@ -92,7 +92,7 @@ __device__ void add_block(const KeyBlock<T>& block, int count, int head_dim, flo
   float scores[kKeysPerLane];
   float top = kLowest;
   for (int i = 0; i < kKeysPerLane; ++i) {
-    // What lies behind the last key is never read: it may be anything.
+    // Memory after the last key is never read, because it may hold anything.
     const int key = lane + i * kWarpSize;
     scores[i] =
         key < count ? dot(memory.query, block.keys + key * block.key_stride, head_dim) * scale : kLowest;

@@ -114,7 +114,7 @@ __global__ void query_kernel(Inputs in, Rows<const Output> all_out, Shape shape,
   }
 }
 
-/// What the warp of a key sums up, of dimensions lane, lane + 32, …
+/// The sums of a key's warp. A lane has the dimensions lane, lane + 32, …
 struct KeySums {
   float d_key[kDimsPerLane]{};
   float d_value[kDimsPerLane]{};
@@ -133,7 +133,8 @@ __device__ KeyMemory key_memory(int head_dim) {
   return {own + 2 * kBlockScores, own + 2 * kBlockScores + head_dim, reinterpret_cast<Score*>(own)};
 }
 
-/// Adds what the key gets from consecutive query rows, row by row, and in a row from the heads that share the key.
+/// Adds the contributions of consecutive query rows to the key. The order is row by row, and within a row by the heads
+/// that share the key.
 template <typename Kv, typename Output>
 __device__ void add_queries(const Inputs& in, Rows<const Output> out, const Shape& shape, QueryRange range,
                             int kv_head, const KeyMemory& memory, KeySums& sums) {

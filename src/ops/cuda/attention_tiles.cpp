@@ -13,7 +13,7 @@ std::int32_t narrow(std::int64_t value) {
   return static_cast<std::int32_t>(value);
 }
 
-/// Of the row that comes `rows` after the run's first.
+/// The keys of the row that comes `rows` after the run's first.
 KeyRun later(KeyRun run, std::int64_t rows) {
   run.length = narrow(run.length + rows * run.growth);
   return run;
@@ -82,7 +82,7 @@ std::vector<QueryTile> query_tiles(const std::vector<QueryRows>& rows, std::int6
 
 KeyBlocks key_blocks(const std::vector<SharedKeys>& all) {
   KeyBlocks result;
-  std::vector<std::pair<std::int64_t, KeyBlock>> weighted;  // with the rows that see it
+  std::vector<std::pair<std::int64_t, KeyBlock>> weighted;  // with the number of rows that attend to it
   for (const SharedKeys& keys : all) {
     const auto first_run = narrow(static_cast<std::int64_t>(result.runs.size()));
     result.runs.insert(result.runs.end(), keys.queries.begin(), keys.queries.end());

@@ -81,7 +81,8 @@ struct GroupTables {
   std::vector<QueryRows> queries;
   std::vector<SharedKeys> keys;
 };
-/// The rows of a prompt see its keys up to their own; those of a member see the whole prompt, then the member's up to their own.
+/// A prompt's row attends to the prompt's keys up to its own. A member's row attends to the whole prompt and to the
+/// member's keys up to its own.
 GroupTables group_tables(const RowBatch& batch, const std::vector<Queries>& queries) {
   GroupTables tables;
   for (const GroupRows& group : batch.groups) {

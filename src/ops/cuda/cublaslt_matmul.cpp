@@ -80,7 +80,7 @@ std::uint32_t common_alignment(std::initializer_list<ConstView> operands) {
   return static_cast<std::uint32_t>(bits & (~bits + 1));
 }
 
-/// Everything but the number of rows that cuBLASLt's choice may depend on.
+/// Everything on which cuBLASLt's choice may depend, except the number of rows.
 struct ProductKey {
   DType input, output;
   std::int64_t inner, outer, x_stride, weight_stride, y_stride;
@@ -144,9 +144,9 @@ class CublasLtMatmul final : public MatmulBackend {
     set(operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, cuda_type(bias.type()));
   }
 
-  /// The one algorithm of a product, whatever the number of rows: rows must not depend on their batch, and other algorithms
-  /// may round otherwise. It is cuBLASLt's first answer for kAnchorRows, by rule and not by timing, so that every process
-  /// takes the same.
+  /// The only algorithm of a product, for any number of rows. Rows must not depend on their batch, and other algorithms
+  /// may round differently. It is cuBLASLt's first answer for kAnchorRows. The answer follows rules, not timings, so
+  /// every process gets the same.
   const cublasLtMatmulAlgo_t& algorithm_for(const ProductKey& key, const Operation& operation,
                                             const Layout& weight_layout) {
     const auto found = algorithms_.find(key);

@@ -14,8 +14,8 @@
 namespace biqa::cuda {
 namespace {
 
-/// What the forward computes in a layer and the backward reads. `input` is enough to compute the rest again. T' rows are those
-/// behind attention: all, or the outputs in the last layer.
+/// Results of a layer's forward pass that the backward pass reads. The others can be recomputed from `input`. T' is the
+/// number of rows after attention: all rows, or the outputs in the last layer.
 struct LayerRecord {
   View input;                   // [T, hidden] f32
   View qkv;                     // [T, q + 2 kv] f32, rotated
@@ -48,7 +48,7 @@ struct CudaKv final : KvStore {
   std::int64_t page_elements;
 };
 
-/// What all layers of a pass share.
+/// Data shared by all layers of a pass.
 struct Pass {
   const CudaPlan& plan;
   CudaKv& kv;
@@ -244,7 +244,7 @@ void CudaDecoder::embed_rows(const CudaPlan& plan, View x) {
   }
 }
 
-/// Memory for what a layer computes.
+/// Takes memory for the results of a layer.
 LayerRecord CudaDecoder::take_record(const Pass& pass, std::size_t layer, bool for_backward,
                                      Arena& arena) const {
   const std::int64_t all = pass.plan.rows;
@@ -301,7 +301,7 @@ void CudaDecoder::forward(const BatchPlan& batch_plan, KvStore& kv, const Packed
   memory_.copy(x, tape->final_input);
 }
 
-/// out [T', hidden] = the layer applied to x [T, hidden]; the two are one where the layer keeps all rows.
+/// out [T', hidden] = the layer applied to x [T, hidden]. If the layer keeps all rows, x and out are the same memory.
 void CudaDecoder::layer_forward(const Pass& pass, std::size_t l, View x, View out, const LayerRecord& record,
                                 bool for_backward) {
   const DecoderWeights::Layer& layer = weights_.layers[l];
@@ -385,8 +385,9 @@ void CudaDecoder::backward(const BatchPlan& batch_plan, KvStore& kv, const Packe
   }
 }
 
-/// d_x [T, hidden] = gradient with respect to the layer's input, from d_out [T', hidden] with respect to its output, which
-/// is used up. The two are one where the layer keeps all rows. Nothing flows into the embeddings, so the first layer has none.
+/// Computes d_x [T, hidden], the gradient of the layer's input, from d_out [T', hidden], the gradient of its output.
+/// Overwrites d_out. If the layer keeps all rows, both are the same memory. The embeddings need no gradient, so the
+/// first layer computes no d_x.
 void CudaDecoder::layer_backward(const Pass& pass, std::size_t l, const LayerRecord& record, View d_out,
                                  View d_x, View gradient) {
   const DecoderWeights::Layer& layer = weights_.layers[l];
@@ -412,7 +413,7 @@ void CudaDecoder::layer_backward(const Pass& pass, std::size_t l, const LayerRec
   rms_norm_backward(record.input, layer.input_norm.view(), shape_.rms_eps, d_normed, d_x, stream_);
 }
 
-/// d_x [T', hidden] of the layer's output becomes that of the residual stream between attention and MLP.
+/// Changes d_x [T', hidden] from the gradient of the layer's output into that of the residual stream after attention.
 void CudaDecoder::mlp_backward(const Pass& pass, std::size_t l, const LayerRecord& record, View d_x,
                                View gradient) {
   const DecoderWeights::Layer& layer = weights_.layers[l];

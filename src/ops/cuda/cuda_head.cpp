@@ -19,7 +19,8 @@ constexpr std::int64_t kLogitRows = 256;
 constexpr std::int64_t kTokenWords = sizeof(DeviceSampledToken) / sizeof(std::int64_t);
 static_assert(sizeof(DeviceSampledToken) % sizeof(std::int64_t) == 0);
 
-/// Tokens on their way from the device. Their landing place lives until the memory has been waited for.
+/// Sampled tokens whose copy to the host may still run. The target of the copy exists until the memory has been waited
+/// for.
 class CudaSampled final : public SampledTokens {
  public:
   /// tokens [T, kTokenWords] i64: a DeviceSampledToken per row.

@@ -83,7 +83,7 @@ void CudaOps::check_rows(const FrozenLinear& w, std::span<const std::int64_t> co
 
 double CudaOps::squared_norm(ConstView gradient) {
   const std::int64_t chunks = squared_norm_chunks(gradient.size());
-  // Doubles in the bytes of 64-bit integers: tensors have no type for them.
+  // Tensors have no f64 type, so the doubles use the bytes of 64-bit integers.
   Tensor scratch = memory_.allocate(DType::i64, 1, chunks + 1, "scratch");
   auto* doubles = static_cast<double*>(scratch.view().address());
   cuda::squared_norm(gradient, doubles, doubles + chunks, *stream_);

@@ -15,7 +15,7 @@ std::int32_t narrow(std::int64_t value) {
   return static_cast<std::int32_t>(value);
 }
 
-/// Where each sequence's outputs begin.
+/// The index of each sequence's first output.
 std::vector<std::int64_t> first_outputs(const RowBatch& batch) {
   std::vector<std::int64_t> first;
   std::int64_t next = 0;
@@ -32,8 +32,8 @@ struct HostTables {
   std::vector<QueryRange> ranges;
 };
 
-/// What sees what in the groups of a batch. `outputs_only`: query rows are numbered by output, and those of the prompt's rows
-/// without an output are left out.
+/// The keys of each query row and the query rows of each key, for the groups of a batch. `outputs_only`: query rows are
+/// numbered by output, and prompt rows without an output are left out.
 HostTables backward_tables(const RowBatch& batch, bool outputs_only) {
   const std::vector<std::int64_t> outputs = first_outputs(batch);
   HostTables tables;
@@ -106,7 +106,7 @@ struct HostSums {
   std::vector<std::int64_t> targets, first{0}, sources;
 };
 
-/// Which picks are added to which output, in order.
+/// For each output, the picks that are added to it, in order.
 HostSums sums_of(const std::vector<std::int64_t>& targets) {
   std::map<std::int64_t, std::vector<std::int64_t>> sources;
   for (std::size_t i = 0; i < targets.size(); ++i)
@@ -122,7 +122,7 @@ HostSums sums_of(const std::vector<std::int64_t>& targets) {
 
 std::vector<std::int64_t> ids_of(const RowBatch& batch, std::int64_t vocabulary) {
   std::vector<std::int64_t> ids = batch.ids;
-  for (const FeatureRows& f : batch.features) {  // these rows take no token's embedding
+  for (const FeatureRows& f : batch.features) {  // these rows use no embedding
     std::fill_n(ids.begin() + f.first_row, f.features.rows(), 0);
   }
   for (const std::int64_t id : ids)

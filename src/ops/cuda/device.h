@@ -12,8 +12,8 @@ namespace biqa {
 /// True if the program was built by `launch/build.sh cuda` or `launch/build.sh emulated`.
 bool built_with_cuda();
 
-/// Selects a working CUDA device. Throws Error (exit code 1) if this build has no CUDA backend or this machine no
-/// working device; the message says which, and what to do.
+/// Selects a working CUDA device. Throws Error (exit code 1) if this build has no CUDA backend, or if this machine has
+/// no working device. The message says what to do.
 void require_cuda_device();
 
 /// The CUDA backend on device `local_rank` modulo the number of devices that this process sees. Throws Error as

@@ -14,7 +14,7 @@ constexpr int kTileRanks = 8;
 constexpr int kTileOutputs = kTileRows * kTileRanks;
 constexpr int kMaxThreads = 256;
 
-/// Sums over the block's threads of kTileOutputs values of each: lane o of the first warp gets that of sums[o]. Within a
+/// Sums kTileOutputs values of every thread over the block. Lane o of the first warp gets the sum of sums[o]. Within a
 /// warp the lanes are added in order, then the warps. `scratch` holds kTileOutputs · (threads + 1) + threads floats.
 __device__ float sum_tile(const float (&sums)[kTileOutputs], float* scratch) {
   const int warp = thread_index() / kWarpSize;

@@ -64,7 +64,7 @@ struct Embed {
   }
 };
 
-/// `rows` names one row of the matrix with its own width for each row of `listed`.
+/// Checks that `listed` has `rows` rows and the width of `other`.
 void check_rows(std::int64_t rows, ConstView listed, ConstView other) {
   CHECK(rows == listed.rows() && listed.columns() == other.columns())
       << rows << " rows named, " << listed.rows() << "x" << listed.columns() << " and " << other.rows() << "x"

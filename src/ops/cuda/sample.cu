@@ -16,9 +16,10 @@ namespace {
 constexpr int kMaxWarps = kMaxRowThreads / kWarpSize;
 constexpr int kDrawBlock = 256;  // ids
 
-/// Top-p compares sums of weights. They are taken of integers, since a sum of floats in the order of size would need a sort:
-/// a weight counts in units of 2^-kMassBits of the largest weight's power of two, rounded down. So the sum of all is off by at
-/// most vocabulary · 2^-kMassBits of itself (9e-9 for 152,064 ids), and it fits 64 bits for kMaxVocabulary ids.
+/// Top-p compares sums of weights. A sum of floats in the order of size would need a sort, so integers are summed. The
+/// unit is 2^-kMassBits of the largest weight's power of two, and a weight is rounded down to it. So the relative error
+/// of the total is at most vocabulary · 2^-kMassBits (9e-9 for 152,064 ids). The total fits into 64 bits for
+/// kMaxVocabulary ids.
 constexpr int kMassBits = 44;
 constexpr std::int64_t kMaxVocabulary = std::int64_t{1} << (64 - kMassBits - 1);
 constexpr int kSignificandBits = 23;
@@ -41,7 +42,7 @@ __device__ bool is_finite(float x) {
 /// The first of the largest logits whose weight is not negative, −1 if there is none; the same in every thread.
 __device__ int first_of_largest(const float* logits, const float* weights, int vocabulary,
                                 RowMemory& memory) {
-  // Larger is what has the larger logit, then the lower id. The sum makes −0 a 0.
+  // The larger element has the larger logit, or the lower id if logits are equal. Adding 0 turns −0 into 0.
   std::uint64_t best = 0;
   for (int i = thread_index(); i < vocabulary; i += block_threads()) {
     if (weights[i] < 0) continue;
@@ -78,8 +79,8 @@ __device__ std::uint64_t mass_of(unsigned bits, int largest_exponent) {
   return shift > -64 ? significand >> -shift : 0;
 }
 
-/// In ascending order (equal weights in order of ids), weights become 0 while the mass up to them is at most 1 − p of all. The
-/// last one stays.
+/// Weights become 0 in ascending order (equal weights in order of ids), while their sum is at most 1 − p of the total.
+/// The last weight always stays.
 __device__ void keep_top_p(float p, float* weights, int vocabulary, RowMemory& memory) {
   const auto bits = [&](int i) { return __float_as_uint(weights[i]); };
   unsigned largest = 0;
@@ -98,7 +99,7 @@ __device__ void keep_top_p(float p, float* weights, int vocabulary, RowMemory& m
 
   const Selection smallest = select(vocabulary, bits, mass, limit, memory.histogram);
   const std::uint64_t dropped_equals = (limit - smallest.below) / mass_of(smallest.key, exponent);
-  unsigned first_equal = 0;  // that stays
+  unsigned first_equal = 0;  // the first of the equal weights that stays
   if (dropped_equals > 0) {
     const auto id = [](int i) { return static_cast<unsigned>(i); };
     const auto is_equal = [&](int i) { return std::uint64_t{bits(i) == smallest.key}; };
@@ -112,8 +113,8 @@ __device__ void keep_top_p(float p, float* weights, int vocabulary, RowMemory& m
   __syncthreads();
 }
 
-/// Thread 0: the block of ids in which the cumulative weight passes uniform · total, or −1 if all weights are 0. Where rounding
-/// carries the draw past the end, it is the last block that has any weight.
+/// Thread 0 finds the block of ids in which the cumulative weight passes uniform · total; −1 if all weights are 0. If
+/// rounding moves the draw past the end, it takes the last block with a weight.
 __device__ void choose_block(double uniform, const double* sums, int blocks, RowMemory& memory) {
   double total = 0;
   for (int b = 0; b < blocks; ++b) total += sums[b];
@@ -170,8 +171,7 @@ __global__ void sample_kernel(Rows<const float> logits, int vocabulary, const De
   const bool greedy = request.greedy != 0;
   const float inverse = greedy ? 1.0F : 1.0F / request.temperature;
   const RowStatistics s = row_statistics(row, vocabulary, inverse, memory.floats);
-  if (!is_finite(
-          s.sum)) {  // nor is it where the maximum is infinite: the exponent of that logit is inf − inf
+  if (!is_finite(s.sum)) {  // also not finite if the maximum is infinite, because inf − inf is NaN
     if (thread_index() == 0) tokens[blockIdx.x] = DeviceSampledToken{};
     return;
   }

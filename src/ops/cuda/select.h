@@ -13,7 +13,7 @@ namespace biqa::cuda {
 inline constexpr int kDigitBits = 8;
 inline constexpr int kDigits = 1 << kDigitBits;
 
-/// For each value of a digit (8 bits of the key), the sum of the amounts whose key has it. In shared memory.
+/// For each value of a digit (8 bits of the key): the sum of the amounts of all keys with this digit. In shared memory.
 struct Histogram {
   unsigned low[kDigits];
   unsigned high[kDigits];

@@ -27,7 +27,7 @@ struct ForwardArguments {
   std::int64_t lse_stride;
 };
 
-/// What a lane knows of its two pairs after some blocks of keys. Logarithms are to base 2.
+/// A lane's softmax state of its two pairs after some blocks of keys. Logarithms are to base 2.
 template <int D>
 struct Softmax {
   float values[D / 8][4];  // weighted
@@ -82,8 +82,9 @@ __device__ float sum_of_row(float x) {
   return x + __shfl_xor_sync(kWholeWarp, x, 2);
 }
 
-/// Scores become weights relative to the row's new maximum; sum and values so far fade to it. A block that a row does not see
-/// multiplies by exactly 1 and adds 0, so that the tile's other rows do not matter to it.
+/// Turns scores into weights relative to the row's new maximum, and rescales the row's sum and values to it. A block to
+/// which a row does not attend multiplies these by exactly 1 and adds 0. So the tile's other rows do not change the
+/// row's bits.
 template <int D>
 __device__ void weigh(float (&scores)[kScoreParts][4], Softmax<D>& state) {
   BIQA_UNROLL

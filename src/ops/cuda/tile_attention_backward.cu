@@ -94,7 +94,8 @@ __device__ void write_row(float* to, const float (&sums)[D / 8][4], int half, fl
   }
 }
 
-/// first = left · firstᵀ and second likewise, over the columns: 16 rows of two blocks against kParts · 8 rows of two others.
+/// first = first_left · first_rightᵀ and second = second_left · second_rightᵀ, summed over the columns. Each product
+/// has 16 rows and kParts · 8 columns.
 template <int D, int kParts>
 __device__ void multiply_rows(float (&first)[kParts][4], float (&second)[kParts][4], const Bf16* first_left,
                               const Bf16* second_left, const Bf16* first_right, const Bf16* second_right) {
@@ -123,7 +124,8 @@ __device__ inline float score_gradient(float weight, float d_weight, float delta
   return seen ? weight * (d_weight - delta) : 0.0F;
 }
 
-/// d_q of the warp's 16 pairs takes the keys of one step, with their values behind them. The pairs see the first `seen`.
+/// Adds the keys of one step to d_q of the warp's 16 pairs. The values follow the keys in memory. A pair attends to the
+/// first `seen` keys.
 template <int D>
 __device__ void add_keys(float (&d_q)[D / 8][4], const Bf16* q, const Bf16* d_out, const Bf16* keys,
                          const float (&lse)[2], const float (&delta)[2], const int (&seen)[2]) {
@@ -252,7 +254,7 @@ __device__ void load_step(PairStep<D>& to, PairNumbers& numbers, const BackwardA
   numbers.seen[i] = pair.there ? run.seen + run.growth * pair.later - position : 0;
 }
 
-/// d_k and d_v of the warp's 16 keys take the pairs of one step. Rows are keys here, columns are pairs.
+/// Adds the pairs of one step to d_k and d_v of the warp's 16 keys. Rows are keys here, columns are pairs.
 template <int D>
 __device__ void add_step(float (&d_k)[D / 8][4], float (&d_v)[D / 8][4], const KeyBlockMemory<D>& memory,
                          int slot) {
@@ -343,7 +345,7 @@ void check_shapes(ConstView q, ConstView k, ConstView v, ConstView out, ConstVie
   for (const ConstView& rows : {q, d_out, d_q, d_k, d_v}) check_aligned(rows, sizeof(FloatPair));
 }
 
-/// What the two passes read, written to `scratch`.
+/// Writes the inputs of the two passes to `scratch`.
 BackwardArguments prepare(ConstView q, ConstView out, ConstView lse, ConstView d_out, const HeadShape& shape,
                           Arena& scratch, const Stream& stream) {
   const View rounded_q = scratch.take(DType::bf16, q.rows(), q.columns());

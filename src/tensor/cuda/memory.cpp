@@ -19,7 +19,7 @@ std::size_t pitch_bytes(ConstView view) {
   return static_cast<std::size_t>(view.stride()) * size_of(view.type());
 }
 
-/// One row of all elements where the rows lie side by side.
+/// Width in bytes and number of rows of a copy. `joined`: the rows are contiguous and are copied as one row.
 std::pair<std::size_t, std::size_t> width_and_rows(ConstView view, bool joined) {
   const auto rows = static_cast<std::size_t>(view.rows());
   if (joined) return {row_bytes(view) * rows, 1};
