@@ -3,8 +3,11 @@
 #include "ops/cpu/row_check.h"
 
 #include <gtest/gtest.h>
+#include <omp.h>
 
 #include <cmath>
+#include <filesystem>
+#include <iterator>
 
 #include "ops/cpu/kernels.h"
 #include "ops/cpu/products.h"
@@ -31,6 +34,11 @@ void multiply_in_pieces(ConstView x, View y, std::int64_t pieces) {
       y.row<float>(r)[c] = sum;
     }
   }
+}
+
+std::ptrdiff_t threads_of_this_process() {
+  return std::distance(std::filesystem::directory_iterator("/proc/self/task"),
+                       std::filesystem::directory_iterator());
 }
 
 TEST(RowCheck, NoticesRowsThatDependOnTheirBatch) {
@@ -69,6 +77,24 @@ TEST(RowCheck, NoticesBitsThatDependOnTheThreads) {
     EXPECT_FALSE(cpu::threads_change_bits(300, 20, type, 3, in_pieces(2), in_pieces(2)));
     EXPECT_TRUE(cpu::threads_change_bits(300, 20, type, 3, in_pieces(2), in_pieces(1)));
   }
+}
+
+// Else the check would compare the library's threads with themselves.
+TEST(RowCheck, OneThreadOfTheLibraryIsOneThread) {
+  const int before = omp_get_max_threads();
+  const Tensor weight = testing::random_tensor(DType::f32, 512, 512, 1, 1);
+  const Tensor x = testing::random_tensor(DType::f32, 256, 512, 1, 2);
+  Tensor y(DType::f32, 256, 512, "test");
+  omp_set_num_threads(1);  // packing starts no threads either
+  const auto product = cpu::make_onednn_matrix({weight.view(), true, {}, DType::f32, nullptr});
+  omp_set_num_threads(2);
+  const std::ptrdiff_t at_first = threads_of_this_process();
+  product->multiply(x.view(), y.view(), false, 1);
+  EXPECT_EQ(threads_of_this_process(), at_first);
+  EXPECT_EQ(omp_get_max_threads(), 2);
+  product->multiply(x.view(), y.view(), false, 2);
+  EXPECT_EQ(threads_of_this_process(), at_first + 1) << "the same product, divided among two threads";
+  omp_set_num_threads(before);
 }
 
 }  // namespace

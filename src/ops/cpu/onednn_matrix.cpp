@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
+#include <omp.h>
 
 #include <oneapi/dnnl/dnnl.hpp>
 
@@ -44,6 +45,23 @@ void* mutable_pointer(const void* pointer) {
   return const_cast<void*>(pointer);  // NOLINT(cppcoreguidelines-pro-type-const-cast)
 }
 
+/// While it lives, oneDNN uses this many threads for calls of this thread. It takes as many as OpenMP would.
+class ThreadsOfLibrary {
+ public:
+  explicit ThreadsOfLibrary(int threads) : before_(omp_get_max_threads()), changed_(threads != before_) {
+    if (changed_) omp_set_num_threads(threads);
+  }
+  ~ThreadsOfLibrary() {
+    if (changed_) omp_set_num_threads(before_);
+  }
+  ThreadsOfLibrary(const ThreadsOfLibrary&) = delete;
+  ThreadsOfLibrary& operator=(const ThreadsOfLibrary&) = delete;
+
+ private:
+  int before_;
+  bool changed_;
+};
+
 class OneDnnMatrix final : public PackedMatrix::Implementation {
  public:
   explicit OneDnnMatrix(const MatrixSource& source)
@@ -56,7 +74,8 @@ class OneDnnMatrix final : public PackedMatrix::Implementation {
     }
   }
 
-  void multiply(ConstView x, View y, bool accumulate, int /*threads*/) override {
+  void multiply(ConstView x, View y, bool accumulate, int threads) override {
+    const ThreadsOfLibrary used(threads);
     try {
       for (std::int64_t first = 0; first < x.rows();) {
         const std::int64_t rest = x.rows() - first;
@@ -64,9 +83,9 @@ class OneDnnMatrix final : public PackedMatrix::Implementation {
                                   : rest <= kExactRows ? rest
                                                        : rest & ~std::int64_t{31};
         if (rows < kLeastRows)
-          run_repeated(x.row_range(first, rows), y.row_range(first, rows), accumulate);
+          run_repeated(x.row_range(first, rows), y.row_range(first, rows), accumulate, threads);
         else
-          run(x.row_range(first, rows).data(), y.row<float>(first), rows, accumulate);
+          run(x.row_range(first, rows).data(), y.row<float>(first), rows, accumulate, threads);
         first += rows;
       }
     } catch (const dnnl::error& error) {
@@ -121,7 +140,7 @@ class OneDnnMatrix final : public PackedMatrix::Implementation {
   }
 
   /// Multiplies one row as kLeastRows equal ones and keeps the first result.
-  void run_repeated(ConstView x, View y, bool accumulate) {
+  void run_repeated(ConstView x, View y, bool accumulate, int threads) {
     CHECK_EQ(x.rows(), 1);
     const std::size_t x_bytes = static_cast<std::size_t>(inner_) * size_of(compute_);
     const std::size_t y_bytes = static_cast<std::size_t>(columns_) * sizeof(float);
@@ -137,12 +156,13 @@ class OneDnnMatrix final : public PackedMatrix::Implementation {
       std::memcpy(rows + row * x_bytes, x.data(), x_bytes);
       if (accumulate) std::memcpy(results + row * (y_bytes / sizeof(float)), y.data(), y_bytes);
     }
-    run(rows, results, kLeastRows, accumulate);
+    run(rows, results, kLeastRows, accumulate, threads);
     std::memcpy(y.data(), results, y_bytes);
   }
 
-  void run(const void* x, float* y, std::int64_t rows, bool accumulate) {
-    const std::int64_t key = 2 * rows + (accumulate ? 1 : 0);
+  void run(const void* x, float* y, std::int64_t rows, bool accumulate, int threads) {
+    // A primitive divides its work by the threads that there were when it was made.
+    const std::int64_t key = 2 * (threads * (kBlockRows + 1) + rows) + (accumulate ? 1 : 0);
     auto found = products_.find(key);
     if (found == products_.end()) {
       const auto description = describe(rows, weights_.get_desc(), accumulate);
@@ -165,7 +185,7 @@ class OneDnnMatrix final : public PackedMatrix::Implementation {
   DType compute_;
   Buffer storage_, bias_storage_;
   memory weights_, bias_;
-  std::unordered_map<std::int64_t, Product> products_;  // by 2·rows + accumulate
+  std::unordered_map<std::int64_t, Product> products_;  // by threads, rows and accumulate
 };
 
 }  // namespace
