@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "support/no_more_threads.h"
 
 namespace biqa {
 namespace {
@@ -30,6 +31,15 @@ TEST(Threads, AnExceptionOfAnyPartComesOut) {
                  std::bad_alloc);
   }
   EXPECT_THROW(on_threads(8, [](std::int64_t index) { fail("part {}", index); }), Error);
+}
+
+TEST(Threads, WithoutMoreThreadsThisOneDoesAll) {
+  const testing::NoMoreThreads none;
+  std::vector<std::thread::id> by(5);
+  on_threads(5,
+             [&](std::int64_t index) { by[static_cast<std::size_t>(index)] = std::this_thread::get_id(); });
+  EXPECT_EQ(by, std::vector<std::thread::id>(5, std::this_thread::get_id()));
+  EXPECT_THROW(on_threads(3, [](std::int64_t index) { fail("part {}", index); }), Error);
 }
 
 TEST(Threads, OnlyTheFirstFailureIsKept) {
