@@ -9,9 +9,9 @@
 #include <exception>
 #include <mutex>
 #include <sstream>
-#include <thread>
 #include <tuple>
 
+#include "core/threads.h"
 #include "io/image.h"
 
 namespace biqa {
@@ -79,10 +79,7 @@ Share check_share(std::span<const std::vector<Sample>* const> sets, std::span<co
       ++checked;
     }
   };
-  std::vector<std::thread> others;
-  for (int i = 1; i < std::min(threads, kMostThreads); ++i) others.emplace_back(work, false);
-  work(tells);
-  for (std::thread& thread : others) thread.join();
+  on_threads(std::min(threads, kMostThreads), [&](std::int64_t thread) { work(tells && thread == 0); });
   return {checked, ended, findings};
 }
 

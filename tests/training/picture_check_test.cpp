@@ -6,6 +6,8 @@
 #include <chrono>
 #include <thread>
 
+#include "support/no_more_threads.h"
+
 namespace biqa {
 namespace {
 
@@ -20,6 +22,15 @@ TEST(PictureCheck, EndsEarlyWhenAsked) {
   int left = 1;
   EXPECT_EQ(check_pictures(*world, sets, 1, patience, [&left] { return left-- <= 0; }).checked, 1U);
   EXPECT_EQ(check_pictures(*world, sets, 2, Seconds{-1}, [] { return false; }).checked, 0U);
+}
+
+TEST(PictureCheck, OneThreadChecksAllWhereThereAreNoMore) {
+  std::vector<Sample> rows(3);
+  for (Sample& row : rows) row.image = BIQA_SOURCE_DIR "/assets/tiny/sample_cat.png";
+  const std::vector<const std::vector<Sample>*> sets{&rows};
+  auto world = make_local();
+  const testing::NoMoreThreads none;
+  EXPECT_EQ(check_pictures(*world, sets, 4, Seconds{100}, [] { return false; }).checked, 3U);
 }
 
 TEST(PictureCheck, RanksThatAreSlowAreHelped) {
