@@ -99,9 +99,10 @@ std::vector<Engine::Admitted> Engine::admit() {
   return admitted;
 }
 
-SampleRequest Engine::next_draw(const Running& running) const {
+SampleRequest Engine::next_draw(const Running& running) {
   const SamplingParameters& s = running.sampling;
-  return {s.temperature, s.top_k, s.top_p, s.greedy, running.stream.uniform(running.result.ids.size())};
+  return {s.temperature, s.top_k, s.top_p, s.greedy,
+          running.stream.uniform(static_cast<std::uint64_t>(running.drawn))};
 }
 
 bool Engine::accept(Running& running, const SampledToken& token) const {
@@ -118,9 +119,16 @@ bool Engine::accept(Running& running, const SampledToken& token) const {
 BatchBuilder Engine::pack(const std::vector<Admitted>& admitted) {
   BatchBuilder builder(*cache_);
   for (const auto& running : running_) {
-    const std::int64_t id = running->result.ids.back();
-    builder.pick(
-        builder.add_tokens(std::span(&id, 1), running->next_position++, running->length++, running->cache));
+    const std::int32_t position = running->next_position++;
+    const std::int64_t cached = running->length++;
+    const auto known = static_cast<std::int64_t>(running->result.ids.size());
+    if (known < running->drawn) {
+      builder.pick(
+          builder.add_sampled(*pending_->tokens, running->last_pick, position, cached, running->cache));
+    } else {
+      const std::int64_t id = running->result.ids.back();
+      builder.pick(builder.add_tokens(std::span(&id, 1), position, cached, running->cache));
+    }
   }
   for (const Admitted& a : admitted) {
     const std::int64_t output = builder.add_prompt(*a.request.prompt, a.cache, 1);
@@ -133,7 +141,7 @@ BatchBuilder Engine::pack(const std::vector<Admitted>& admitted) {
 void Engine::start_members(Admitted& admitted) {
   const PromptInput& prompt = *admitted.request.prompt;
   for (std::size_t m = 0; m < admitted.request.streams.size(); ++m) {
-    auto member = std::make_unique<Running>(Running{{},
+    auto member = std::make_shared<Running>(Running{{},
                                                     prompt.tokens(),
                                                     prompt.next_position,
                                                     admitted.request.sampling,
@@ -148,9 +156,7 @@ void Engine::start_members(Admitted& admitted) {
   cache_->release(admitted.cache);
 }
 
-void Engine::iterate(const std::function<void(Generated&&)>& done) {
-  const auto start = std::chrono::steady_clock::now();
-  std::vector<Admitted> admitted = admit();
+Engine::Pass Engine::start_pass(std::vector<Admitted>& admitted) {
   Ops& ops = model_.ops();
   Decoder& decoder = model_.decoder();
   const std::unique_ptr<BatchPlan> plan = decoder.plan(pack(admitted).batch());
@@ -160,30 +166,56 @@ void Engine::iterate(const std::function<void(Generated&&)>& done) {
   for (Admitted& a : admitted) start_members(a);
   std::vector<SampleRequest> draws;
   draws.reserve(running_.size());
-  for (const auto& running : running_) draws.push_back(next_draw(*running));
-  const std::unique_ptr<SampledTokens> sampled = decoder.sample(*plan, hidden.view(), draws, suppressed_);
-  const std::span<const SampledToken> tokens = sampled->wait();
-
-  std::vector<std::unique_ptr<Running>> rest;
-  std::vector<Generated> finished;
-  for (std::size_t i = 0; i < running_.size(); ++i) {
-    if (accept(*running_[i], tokens[i])) {
-      cache_->release(running_[i]->cache);
-      finished.push_back(std::move(running_[i]->result));
-    } else {
-      rest.push_back(std::move(running_[i]));
-    }
+  for (const auto& running : running_) {
+    running->last_pick = static_cast<std::int64_t>(draws.size());
+    draws.push_back(next_draw(*running));
+    ++running->drawn;
   }
-  running_ = std::move(rest);
-  statistics_.generated_tokens += static_cast<std::int64_t>(tokens.size());
+  Pass pass{decoder.sample(*plan, hidden.view(), draws, suppressed_), running_};
   ++statistics_.iterations;
+  // The limit is known before the tokens are.
+  std::erase_if(running_, [](const auto& r) { return r->drawn == r->sampling.max_new_tokens; });
+  return pass;
+}
+
+void Engine::settle(Pass pass, std::vector<Generated>& finished) {
+  const std::span<const SampledToken> tokens = pass.tokens->wait();
+  for (std::size_t i = 0; i < pass.rows.size(); ++i) {
+    Running& running = *pass.rows[i];
+    if (running.finished) continue;
+    ++statistics_.generated_tokens;
+    if (!accept(running, tokens[i])) continue;
+    running.finished = true;
+    cache_->release(running.cache);
+    finished.push_back(std::move(running.result));
+  }
+  std::erase_if(running_, [](const auto& running) { return running->finished; });
+}
+
+void Engine::iterate(const std::function<void(Generated&&)>& done) {
+  const auto start = std::chrono::steady_clock::now();
+  std::vector<Generated> finished;
+  const auto settle_pending = [&] {
+    Pass pass = std::move(*pending_);
+    pending_.reset();
+    settle(std::move(pass), finished);
+  };
+  // Without a sequence to go on with, its tokens are all that is left to wait for, and their cache may then be replaced.
+  if (pending_ && (running_.empty() || pending_->tokens->ready())) settle_pending();
+  std::vector<Admitted> admitted = admit();
+  if (!running_.empty() || !admitted.empty()) {
+    Pass pass = start_pass(admitted);
+    if (pending_) settle_pending();
+    pending_ = std::move(pass);
+    if (pending_->tokens->ready()) settle_pending();
+  }
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   (admitted.empty() ? statistics_.decode_seconds : statistics_.prefill_seconds) += seconds;
   for (Generated& result : finished) done(std::move(result));
 }
 
 void Engine::run(const std::function<void(Generated&&)>& done, const std::function<void(bool)>& before_each) {
-  const auto idle = [this] { return waiting_.empty() && running_.empty(); };
+  const auto idle = [this] { return waiting_.empty() && running_.empty() && !pending_; };
   for (;;) {
     if (before_each) before_each(idle());
     if (idle()) return;

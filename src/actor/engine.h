@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Continuous batching: every iteration runs the decoder once on one token of each running sequence and the prompts of
 // newly admitted requests. The result of a sequence never depends on the other sequences in the batch.
+//
+// On a device that computes later, the engine starts a pass before it has seen the tokens of the pass before. So the device
+// need not wait for the host. A sequence that has ended is noticed one pass late; its last row is then computed in vain.
 #pragma once
 
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -73,6 +77,14 @@ class Engine {
     SamplingParameters sampling;
     RandomStream stream;
     Generated result;
+    std::int64_t drawn = 0;      ///< tokens asked for; those of the last pass may not be in `result` yet
+    std::int64_t last_pick = 0;  ///< of the last pass
+    bool finished = false;
+  };
+  /// A pass whose tokens may still be computing.
+  struct Pass {
+    std::unique_ptr<SampledTokens> tokens;
+    std::vector<std::shared_ptr<Running>> rows;  ///< one per token
   };
   struct Admitted {
     GenerateRequest request;
@@ -86,9 +98,14 @@ class Engine {
   /// The iteration's rows and picks: one token of each running sequence, then the admitted prompts. All members of a
   /// prompt use its last hidden state.
   BatchBuilder pack(const std::vector<Admitted>& admitted);
+  /// Starts a pass over what is running and admitted. Then settles the pass before it, and this one if it is ready.
   void iterate(const std::function<void(Generated&&)>& done);
+  Pass start_pass(std::vector<Admitted>& admitted);
+  /// Waits for the pass and gives its tokens to the sequences. A sequence may have ended in the pass before; its token is
+  /// dropped. Appends the completions that are finished.
+  void settle(Pass pass, std::vector<Generated>& finished);
   bool accept(Running& running, const SampledToken& token) const;
-  SampleRequest next_draw(const Running& running) const;
+  static SampleRequest next_draw(const Running& running);
 
   const QwenVl& model_;
   Options options_;
@@ -97,7 +114,8 @@ class Engine {
   KvLayout layout_;
   std::unique_ptr<KvCache> cache_;
   std::deque<GenerateRequest> waiting_;
-  std::vector<std::unique_ptr<Running>> running_;
+  std::vector<std::shared_ptr<Running>> running_;  // all that get another token
+  std::optional<Pass> pending_;                    // the last pass, unless it is settled
   EngineStatistics statistics_;
 };
 

@@ -41,6 +41,15 @@ std::int64_t BatchBuilder::add_tokens(std::span<const std::int64_t> ids, std::in
   return outputs_ - count;
 }
 
+std::int64_t BatchBuilder::add_sampled(SampledTokens& sampled, std::int64_t pick, std::int32_t position,
+                                       std::int64_t cached, const KvSequence& sequence) {
+  CHECK(batch_.sampled == nullptr || batch_.sampled == &sampled);
+  batch_.sampled = &sampled;
+  batch_.sampled_rows.push_back({batch_.rows(), pick});
+  constexpr std::int64_t kUnknown = 0;
+  return add_tokens(std::span(&kUnknown, 1), position, cached, sequence);
+}
+
 std::int64_t BatchBuilder::begin_group(const PromptInput& prompt, const KvSequence& sequence) {
   group_prompt_ = &prompt;
   group_row_ = batch_.rows();

@@ -10,6 +10,8 @@
 
 namespace biqa {
 
+class SampledTokens;
+
 /// Shape of grouped-query attention.
 struct HeadShape {
   std::int64_t heads = 0, kv_heads = 0, head_dim = 0;
@@ -49,9 +51,14 @@ struct GroupRows {
   std::vector<std::size_t> members;
 };
 
+/// A row whose token is that of pick `pick` of RowBatch::sampled.
+struct SampledRow {
+  std::int64_t row = 0, pick = 0;
+};
+
 /// Packed rows, sequence after sequence, never padded. Outputs are numbered in the order of the sequences.
 struct RowBatch {
-  std::vector<std::int64_t> ids;    // [T]; ignored for rows of features
+  std::vector<std::int64_t> ids;    // [T]; ignored for rows of features and in `sampled_rows`
   std::vector<Position> positions;  // [T]
   std::vector<FeatureRows> features;
   std::vector<SequenceRows> sequences;
@@ -60,6 +67,10 @@ struct RowBatch {
   std::vector<std::uint64_t> token_keys;  // [T]; only with dropout: key of the token
   /// For each scored or sampled token, the output from which it is computed. Several tokens may share an output.
   std::vector<std::int64_t> picks;
+  /// Tokens of an earlier pass of the same decoder, which may still be computing. plan() reads them, and does not wait
+  /// for them if the backend computes later.
+  SampledTokens* sampled = nullptr;
+  std::vector<SampledRow> sampled_rows;
   std::int64_t rows() const { return static_cast<std::int64_t>(ids.size()); }
   std::int64_t outputs() const {
     std::int64_t count = 0;

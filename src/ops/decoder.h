@@ -117,6 +117,8 @@ class SampledTokens {
   virtual ~SampledTokens() = default;
   SampledTokens(const SampledTokens&) = delete;
   SampledTokens& operator=(const SampledTokens&) = delete;
+  /// Whether wait() returns without waiting.
+  virtual bool ready() { return true; }
   /// One token per pick, in order; waits for them. Throws Error if the network's output is not finite. A backend that
   /// samples at once throws this Error in sample().
   virtual std::span<const SampledToken> wait() = 0;

@@ -57,6 +57,40 @@ TEST_P(Remote, Generation) {
   }
 }
 
+// The engine is a pass ahead of the tokens that it has seen. A text that ends costs one row, and one pass if it is the last.
+TEST_P(Remote, TheNextPassStartsBeforeTheTokensAreKnown) {
+  const auto cpu = load(false), remote = load(true);
+  std::size_t ended = 0;
+  std::size_t full = 0;
+  for (std::uint64_t tag = 0; tag < 12; ++tag) {
+    GenerateRequest request;
+    request.prompt = std::make_shared<PromptInput>(testing::text_prompt(cpu->config(), 9, 1));
+    request.streams = {RandomStream{9, tag}};
+    request.sampling.temperature = 3.0F;
+    request.sampling.max_new_tokens = 60;
+    const auto run = [&](const QwenVl& model) {
+      Engine engine(model, {});
+      engine.submit(request);
+      Generated result;
+      engine.run([&](Generated&& g) { result = std::move(g); });
+      return std::pair(std::move(result), engine.statistics());
+    };
+    const auto [expected, passes] = run(*cpu);
+    const auto [result, remote_passes] = run(*remote);
+    EXPECT_EQ(result.ids, expected.ids);
+    EXPECT_EQ(result.logp, expected.logp);
+    EXPECT_EQ(result.ended, expected.ended);
+    EXPECT_EQ(passes.iterations, static_cast<std::int64_t>(expected.ids.size()));
+    EXPECT_EQ(remote_passes.generated_tokens, passes.generated_tokens);
+    const bool cut_at_the_limit = expected.ids.size() == 60;
+    EXPECT_EQ(remote_passes.iterations, passes.iterations + (cut_at_the_limit ? 0 : 1));
+    ended += cut_at_the_limit ? 0U : 1U;
+    full += cut_at_the_limit ? 1U : 0U;
+  }
+  EXPECT_GT(ended, 0U);
+  EXPECT_GT(full, 0U);
+}
+
 TEST_P(Remote, Updates) {
   for (const bool recompute : {false, true}) {
     LearnerOptions options;

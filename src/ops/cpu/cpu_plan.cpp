@@ -12,6 +12,10 @@ CpuPlan::CpuPlan(const RowBatch& description, RotaryTable& rotary, std::int64_t 
       cosines(DType::f32, rows, head_dim / 2, "activations"),
       sines(DType::f32, rows, head_dim / 2, "activations") {
   rotary.fill(batch.positions, cosines.view(), sines.view());
+  for (const SampledRow& r : batch.sampled_rows) {
+    const SampledToken& token = batch.sampled->wait()[static_cast<std::size_t>(r.pick)];
+    batch.ids[static_cast<std::size_t>(r.row)] = token.id;
+  }
   // Rows of image features use no embedding, so their ids become 0.
   for (const FeatureRows& f : batch.features) {
     for (std::int64_t i = 0; i < f.features.rows(); ++i)

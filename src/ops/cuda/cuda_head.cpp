@@ -2,11 +2,9 @@
 #include "ops/cuda/cuda_head.h"
 
 #include <algorithm>
-#include <cstring>
-#include <utility>
 #include <vector>
 
-#include "core/error.h"
+#include "ops/cuda/cuda_sampled.h"
 #include "ops/cuda/head.h"
 #include "tensor/arena.h"
 
@@ -15,57 +13,6 @@ namespace {
 
 /// Rows of logits that are in memory at a time: 0.16 GB of f32 for 152,000 ids.
 constexpr std::int64_t kLogitRows = 256;
-
-constexpr std::int64_t kTokenWords = sizeof(DeviceSampledToken) / sizeof(std::int64_t);
-static_assert(sizeof(DeviceSampledToken) % sizeof(std::int64_t) == 0);
-
-/// Sampled tokens whose copy to the host may still run. The target of the copy exists until the memory has been waited
-/// for.
-class CudaSampled final : public SampledTokens {
- public:
-  /// tokens [T, kTokenWords] i64: a DeviceSampledToken per row.
-  CudaSampled(CudaMemory& memory, const Tensor& tokens)
-      : memory_(memory), landed_(tokens.type(), tokens.rows(), tokens.columns(), "activations") {
-    memory_.copy(tokens.view(), landed_.view());
-  }
-  ~CudaSampled() override {
-    if (!waited_) abandon();
-  }
-  std::span<const SampledToken> wait() override {
-    if (waited_) return tokens_;
-    memory_.wait();
-    waited_ = true;
-    for (std::int64_t row = 0; row < landed_.rows(); ++row) {
-      DeviceSampledToken token;
-      std::memcpy(static_cast<void*>(&token), landed_.row<std::int64_t>(row), sizeof token);
-      tokens_.push_back(checked(token));
-    }
-    return tokens_;
-  }
-
- private:
-  void abandon() noexcept {
-    try {
-      memory_.wait();
-    } catch (const std::exception& error) {
-      LOG(WARNING) << "tokens were sampled but not used, and their sampling failed: " << error.what();
-    }
-  }
-  static SampledToken checked(const DeviceSampledToken& token) {
-    if (token.finite == 0) {
-      fail(
-          "cannot sample a token: the network's output is not finite; use other weights or another adapter, "
-          "or train with "
-          "a lower optimizer.lr");
-    }
-    CHECK_GE(token.id, 0) << "no token may be sampled";
-    return {token.id, token.logp, token.entropy};
-  }
-  CudaMemory& memory_;
-  Tensor landed_;
-  std::vector<SampledToken> tokens_;
-  bool waited_ = false;
-};
 
 std::vector<DeviceSampleRequest> device_requests(std::span<const SampleRequest> requests) {
   std::vector<DeviceSampleRequest> all;
@@ -120,8 +67,7 @@ std::unique_ptr<SampledTokens> CudaHead::sample(ConstView h, std::span<const Sam
   const auto requests_place = upload.add(device_requests(requests));
   const auto suppressed_place = upload.add(std::vector<std::int64_t>(suppressed.begin(), suppressed.end()));
   upload.commit(memory, "activations");
-  Tensor tokens = memory.allocate(DType::i64, h.rows(), kTokenWords, "activations");
-  auto* sampled = static_cast<DeviceSampledToken*>(tokens.view().address());
+  auto tokens = std::make_unique<CudaSampled>(h.rows(), memory);
   Arena arena("logits", memory);
   for (std::int64_t first = 0; first < h.rows(); first += kLogitRows) {
     const Arena::Scope scope(arena);
@@ -130,9 +76,10 @@ std::unique_ptr<SampledTokens> CudaHead::sample(ConstView h, std::span<const Sam
     const View weights = arena.take(DType::f32, count, head_.out);
     ops_.linear(h.row_range(first, count), head_, logits);
     cuda::sample(logits, part(upload.at(requests_place), first, count), upload.at(suppressed_place), weights,
-                 sampled + first, ops_.stream());
+                 tokens->on_device() + first, ops_.stream());
   }
-  return std::make_unique<CudaSampled>(memory, tokens);
+  tokens->send();
+  return tokens;
 }
 
 }  // namespace biqa::cuda

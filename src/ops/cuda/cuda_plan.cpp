@@ -6,6 +6,7 @@
 #include <map>
 
 #include "ops/cuda/batch_tiles.h"
+#include "ops/cuda/cuda_sampled.h"
 
 namespace biqa::cuda {
 namespace {
@@ -166,6 +167,7 @@ CudaPlan::CudaPlan(const RowBatch& batch, RotaryTable& rotary, const HeadShape& 
   const HostSums sums = sums_of(batch.picks);
 
   const auto ids_place = upload_.add(ids_of(batch, vocabulary));
+  const auto sampled_place = upload_.add(batch.sampled_rows);
   const auto writes_place = upload_.add(batch.writes);
   const auto pages_place = upload_.add(pages);
   const auto queries_place = upload_.add(queries);
@@ -185,6 +187,10 @@ CudaPlan::CudaPlan(const RowBatch& batch, RotaryTable& rotary, const HeadShape& 
   const PlacedTiles last_tile(upload_, tiled ? batch_tiles(batch, sharing, true, members) : BatchTiles{});
   upload_.commit(memory, "activations");
   ids = upload_.at(ids_place);
+  if (batch.sampled != nullptr) {
+    write_sampled(dynamic_cast<CudaSampled&>(*batch.sampled).on_device(), upload_.at(sampled_place),
+                  const_cast<std::int64_t*>(ids.data), memory.stream());
+  }
   writes = upload_.at(writes_place);
   page_table = upload_.at(pages_place);
   every_query = upload_.at(queries_place);

@@ -25,7 +25,7 @@ struct CudaPlan final : BatchPlan {
 
   Tensor cosines, sines;              // [rows, head_dim/2] f32
   std::vector<FeatureRows> features;  // forward() reads the views
-  DeviceSpan<std::int64_t> ids;       // 0 for rows of features
+  DeviceSpan<std::int64_t> ids;       // 0 for rows of features; sampled tokens are written after the upload
   DeviceSpan<KvWrite> writes;
   DeviceSpan<std::int32_t> page_table;
   DeviceSpan<std::int64_t> output_rows;             // [outputs] packed rows

@@ -34,6 +34,9 @@ struct DeviceSampledToken {
   std::int32_t finite = 0;
   std::int32_t padding = 0;
 };
+/// ids[rows[i].row] = the id of tokens[rows[i].pick], but 0 where there is no token.
+void write_sampled(const DeviceSampledToken* tokens, DeviceSpan<SampledRow> rows, std::int64_t* ids,
+                   const Stream& stream);
 /// One token for each row of logits [T, vocabulary] f32 (Decoder::sample, SampleRequest). `weights` [T, vocabulary] f32 is
 /// working memory. Ids in `suppressed` are never chosen but count in the softmax.
 void sample(ConstView logits, DeviceSpan<DeviceSampleRequest> requests, DeviceSpan<std::int64_t> suppressed,

@@ -199,7 +199,24 @@ __global__ void sample_kernel(Rows<const float> logits, int vocabulary, const De
   tokens[blockIdx.x] = token;
 }
 
+__global__ void write_sampled_kernel(const DeviceSampledToken* tokens, DeviceSpan<SampledRow> rows,
+                                     std::int64_t* ids) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * block_threads() + thread_index();
+  if (i >= rows.size) return;
+  const SampledRow row = rows.data[i];
+  const std::int64_t id = tokens[row.pick].id;
+  ids[row.row] = id < 0 ? 0 : id;  // no token is an error, which the host finds when it waits
+}
+
 }  // namespace
+
+void write_sampled(const DeviceSampledToken* tokens, DeviceSpan<SampledRow> rows, std::int64_t* ids,
+                   const Stream& stream) {
+  if (rows.empty()) return;
+  constexpr unsigned kThreads = 128;
+  const auto blocks = static_cast<unsigned>((rows.size + kThreads - 1) / kThreads);
+  launch(write_sampled_kernel, dim3(blocks), dim3(kThreads), 0, stream, tokens, rows, ids);
+}
 
 void sample(ConstView logits, DeviceSpan<DeviceSampleRequest> requests, DeviceSpan<std::int64_t> suppressed,
             View weights, DeviceSampledToken* tokens, const Stream& stream) {

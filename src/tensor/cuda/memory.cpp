@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tensor/cuda/memory.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -73,6 +74,36 @@ void CudaMemory::copy(ConstView from, View to) {
   CHECK(from.rows() == to.rows() && from.columns() == to.columns())
       << from.rows() << "x" << from.columns() << " into " << to.rows() << "x" << to.columns();
   if (from.empty()) return;
+  if (from.memory() == Memory::host && to.memory() != Memory::host)
+    copy_from_host(from, to);
+  else
+    copy_directly(from, to);
+}
+
+void CudaMemory::copy_from_host(ConstView from, View to) {
+  if (from.dense() && to.dense() && from.rows() > 1) {
+    const std::int64_t size = from.size();
+    copy_from_host({from.address(), from.type(), 1, size, size, from.memory()},
+                   {to.address(), to.type(), 1, size, size, to.memory()});
+    return;
+  }
+  // The device copies a chunk while the host fills the next one.
+  constexpr std::size_t kChunkBytes = std::size_t{16} << 20U;
+  const auto chunk = static_cast<std::int64_t>(kChunkBytes / size_of(from.type()));
+  for (std::int64_t row = 0; row < from.rows(); ++row) {
+    for (std::int64_t first = 0; first < from.columns(); first += chunk) {
+      const std::int64_t columns = std::min(chunk, from.columns() - first);
+      const auto bytes = static_cast<std::size_t>(columns) * size_of(from.type());
+      const std::shared_ptr<PinnedBuffer> buffer = pinned_.take(bytes);
+      std::memcpy(buffer->data(), from.row_range(row, 1).column_range(first, columns).address(), bytes);
+      copy_directly({buffer->data(), from.type(), 1, columns, columns},
+                    to.row_range(row, 1).column_range(first, columns));
+      buffer->last_use.record(*stream_);
+    }
+  }
+}
+
+void CudaMemory::copy_directly(ConstView from, View to) {
   const bool joined = from.dense() && to.dense();
   const auto [width, rows] = width_and_rows(from, joined);
   const std::size_t from_pitch = joined ? width : pitch_bytes(from);
@@ -89,14 +120,23 @@ void CudaMemory::zero(View values) {
   BIQA_CUDA_CHECK(cudaMemset2DAsync(values.address(), pitch, 0, width, rows, stream_->get()));
 }
 
-void CudaMemory::wait() {
+template <typename F>
+void CudaMemory::remember_failure(const F& waits) {
   if (!failure_.empty()) fail("{}", failure_);
   try {
-    stream_->synchronise();
+    waits();
   } catch (const Error& error) {
     failure_ = error.what();
     throw;
   }
+}
+
+void CudaMemory::wait() {
+  remember_failure([this] { stream_->synchronise(); });
+}
+
+void CudaMemory::wait(const Event& event) {
+  remember_failure([&event] { event.wait(); });
 }
 
 std::size_t Upload::append(const void* values, std::size_t bytes) {

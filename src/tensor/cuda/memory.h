@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "tensor/cuda/pinned.h"
 #include "tensor/cuda/runtime.h"
 #include "tensor/cuda/span.h"
 #include "tensor/device_memory.h"
@@ -20,13 +21,23 @@ class CudaMemory final : public DeviceMemory {
 
   Memory kind() const override { return Memory::device; }
   Tensor allocate(DType type, std::int64_t rows, std::int64_t columns, std::string label) override;
+  /// From the host, elements go through page-locked memory, so that the copy does not wait for earlier work.
   void copy(ConstView from, View to) override;
   void zero(View values) override;
   void wait() override;
+  /// Waits for the work before the event only.
+  void wait(const Event& event);
   const Stream& stream() const { return *stream_; }
+  PinnedPool& pinned() { return pinned_; }
 
  private:
+  void copy_directly(ConstView from, View to);
+  void copy_from_host(ConstView from, View to);
+  template <typename F>
+  void remember_failure(const F& waits);
+
   std::shared_ptr<const Stream> stream_;
+  PinnedPool pinned_;
   std::string failure_;  // message of the first wait() that failed
 };
 

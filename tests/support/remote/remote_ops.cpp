@@ -256,14 +256,20 @@ class RemoteSampled final : public SampledTokens {
   RemoteSampled(std::shared_ptr<Device> device, std::int64_t number,
                 std::shared_ptr<std::vector<SampledToken>> tokens)
       : device_(std::move(device)), number_(number), tokens_(std::move(tokens)) {}
+  /// As slow as a device can be: never, before somebody has waited.
+  bool ready() override { return waited_; }
   std::span<const SampledToken> wait() override {
     device_->wait_for(number_);
+    waited_ = true;
     return *tokens_;
   }
+  /// For work in the queue after the sampling.
+  std::shared_ptr<const std::vector<SampledToken>> tokens() const { return tokens_; }
 
  private:
   std::shared_ptr<Device> device_;
   std::int64_t number_;
+  bool waited_ = false;
   std::shared_ptr<std::vector<SampledToken>> tokens_;
 };
 
@@ -275,7 +281,13 @@ class RemoteDecoder final : public Decoder {
   std::unique_ptr<BatchPlan> plan(const RowBatch& batch) override {
     const auto picks = static_cast<std::int64_t>(batch.picks.size());
     auto state = std::make_shared<RemotePlan>(batch.rows(), batch.outputs(), picks);
-    device_->enqueue([inner = inner_, device = device_.get(), state, copy = batch]() mutable {
+    std::shared_ptr<const std::vector<SampledToken>> tokens;
+    if (batch.sampled != nullptr) tokens = dynamic_cast<RemoteSampled&>(*batch.sampled).tokens();
+    device_->enqueue([inner = inner_, device = device_.get(), state, tokens, copy = batch]() mutable {
+      for (const SampledRow& r : copy.sampled_rows)
+        copy.ids[static_cast<std::size_t>(r.row)] = (*tokens)[static_cast<std::size_t>(r.pick)].id;
+      copy.sampled = nullptr;
+      copy.sampled_rows.clear();
       for (FeatureRows& f : copy.features) f.features = device->real(f.features);
       state->plan = inner->plan(copy);
     });
