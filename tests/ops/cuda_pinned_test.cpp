@@ -54,16 +54,23 @@ TEST_F(CudaPinned, ABufferIsUsedAgainOnlyAfterTheDevice) {
 
 TEST_F(CudaPinned, ALargePoolWaitsInsteadOfGrowing) {
   PinnedPool pool;
-  constexpr std::size_t kBytes = std::size_t{16} << 20U;
-  Tensor there = memory_.allocate(DType::u8, 1, 8, "test");
+  constexpr std::size_t kBytes = std::size_t{64} << 20U;
+  constexpr std::int64_t kCopies = 3;
+  Tensor there = memory_.allocate(DType::u8, kCopies, 1, "test");
   std::set<const std::byte*> addresses;
-  for (int i = 0; i < 12; ++i) {
+  for (std::int64_t i = 0; i < kCopies; ++i) {
     const auto buffer = pool.take(kBytes);
     addresses.insert(buffer->data());
-    memory_.copy(View(buffer->data(), DType::u8, 1, 8, 8), there.view());
+    buffer->data()[0] = static_cast<std::byte>(i);
+    for (int work = 0; work < 8; ++work) memory_.zero(there.view().row_range(i, 1));  // before the copy
+    BIQA_CUDA_CHECK(cudaMemcpyAsync(there.view().row_range(i, 1).address(), buffer->data(), 1,
+                                    cudaMemcpyHostToDevice, stream_->get()));
     buffer->last_use.record(*stream_);
   }
-  EXPECT_EQ(addresses.size(), 4U);
+  EXPECT_EQ(addresses.size(), 1U);
+  const Tensor back = copied_to_host(memory_, there.view(), "test");
+  for (std::int64_t i = 0; i < kCopies; ++i)
+    EXPECT_EQ(back.row<std::uint8_t>(i)[0], i) << "written before the device had read it";
 }
 
 // The source may change as soon as the call has returned. 40 MiB are three chunks.
