@@ -4,7 +4,7 @@
 
 Usage: bench/performance_model.py [--rate NAME=VALUE]...
 Every figure is computed from shapes and from the rates below. None is measured. Two forms are computed: "planned" (fused
-adapter, bf16 results, no wait for tokens) and "built" (what src/ops/cuda does today, docs/cuda.md).
+adapter, bf16 results) and "built" (what src/ops/cuda does today, docs/cuda.md).
 """
 import argparse
 
@@ -23,7 +23,6 @@ RATES = {
     "narrow": 100e12,  # the adapter's kernels on tensor cores, whose operands come from memory with little reuse
     "memory": 3.0e12,  # a copy; data sheet 3.35e12
     "launch": 4.0e-6,  # the shortest kernel, with its launch
-    "host_wait": 1.0e-3,  # the engine reads each step's tokens before it plans the next
 }
 
 LAYER = HIDDEN * (Q + 2 * KV) + Q * HIDDEN + 3 * HIDDEN * MLP
@@ -100,7 +99,7 @@ class Model:
         layer = products + attention + kernels * self.r["launch"]
         head = max(2 * HEAD * members / self.r["product"], 2 * HEAD / self.r["memory"])
         sampling = 0.5e-3
-        return LAYERS * layer + head + sampling + (self.r["host_wait"] if self.built else 0)
+        return LAYERS * layer + head + sampling
 
     def vision_flop(self, patches):
         block = 4 * V_HIDDEN * V_HIDDEN + 3 * V_HIDDEN * V_MLP
