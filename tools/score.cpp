@@ -196,10 +196,13 @@ struct OffScale {
 
   void tell() const {
     if (ratings + caption_ratings == 0) return;
-    std::string from_captions;
-    if (caption_ratings > 0) from_captions = fmt::format(" and {} from captions", caption_ratings);
-    say("warning: {} of {} ratings{} are out of scale ({} to {}); their rows are marked out_of_scale\n",
-        ratings, pictures, from_captions, kLeastRating, kMostRating);
+    std::string from_captions, marked = "their rows are marked out_of_scale";
+    if (caption_ratings > 0) {
+      from_captions = fmt::format(" and {} from captions", caption_ratings);
+      marked = "out_of_scale marks the rows whose rating from the image is";
+    }
+    say("warning: {} of {} ratings{} are out of scale ({} to {}); {}\n", ratings, pictures, from_captions,
+        kLeastRating, kMostRating, marked);
   }
 };
 

@@ -304,13 +304,16 @@ TEST_F(Programs, RatingsOutOfScaleAreMarkedAndCounted) {
   EXPECT_GT(row["rating"], 1000);
   EXPECT_EQ(row["out_of_scale"], true);
   EXPECT_EQ(row["parse_ok"], true);
-  EXPECT_THAT(off.err, HasSubstr("warning: 1 of 1 ratings and 1 from captions are out of scale (1 to 5)"));
+  EXPECT_THAT(off.err,
+              HasSubstr("warning: 1 of 1 ratings and 1 from captions are out of scale (1 to 5); out_of_scale "
+                        "marks the rows whose rating from the image is"));
   EXPECT_EQ(off.err.find("warning"), off.err.rfind("warning"));
 
   const Outcome caption = rate(model.string(), {"--caption-only", "--format", "csv"});
   EXPECT_THAT(caption.out, HasSubstr("parse_ok,out_of_scale,seconds\n"));
   EXPECT_THAT(caption.out, HasSubstr(",true,true,"));
-  EXPECT_THAT(caption.err, HasSubstr("warning: 1 of 1 ratings are out of scale (1 to 5)"));
+  EXPECT_THAT(caption.err,
+              HasSubstr("warning: 1 of 1 ratings are out of scale (1 to 5); their rows are marked"));
 
   const Outcome good = rate((kTiny / "model").string(), {"--format", "json"});
   EXPECT_EQ(nlohmann::json::parse(good.out)["out_of_scale"], false);
