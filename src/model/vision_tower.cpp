@@ -133,9 +133,11 @@ std::unique_ptr<FrozenLinear> WeightLoader::pack(const std::string& name, ConstV
 }
 
 void WeightLoader::check_rows() const {
-  if (!reads()) return;
+  if (arena_ != nullptr && !arena_->filling() && !arena_->filled()) return;
+  // A rank that maps the weights of another also checks: its processor or number of threads may differ.
+  constexpr std::chrono::milliseconds kBudgetWithoutReading{100};
   const auto start = std::chrono::steady_clock::now();
-  const auto budget = (start - start_) / 100;
+  const auto budget = reads() ? (start - start_) / 100 : kBudgetWithoutReading;
   // Starts with a single row, whose bits differ most often. Starts with the longest sums, because libraries divide
   // these first.
   for (const std::vector<std::int64_t>& counts : {std::vector<std::int64_t>{1}, {7, 31}}) {

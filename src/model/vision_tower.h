@@ -45,8 +45,8 @@ class WeightLoader {
   std::unique_ptr<FrozenLinear> pack(const std::string& name, ConstView weight, std::span<const float> bias,
                                      bool backward) const;
   /// Checks with Ops::check_rows that a row does not depend on its batch. It checks the widest product first. Then it
-  /// checks other shapes until it has used about 1 % of the time since the loader was created. Does nothing if another
-  /// process checks. The products of this loader must still exist.
+  /// checks other shapes until it has used about 1 % of the time since the loader was created, or 0.1 s if the loader
+  /// read no weights. Does nothing while the arena has no memory. The products of this loader must still exist.
   void check_rows() const;
 
  private:

@@ -18,6 +18,7 @@
 #include "comm/communicator.h"
 #include "comm/node.h"
 #include "policy/policy.h"
+#include "support/altered_products.h"
 #include "support/compare.h"
 #include "support/tiny_model.h"
 
@@ -214,6 +215,23 @@ TEST(NodeFailures, TheReasonIsToldAndTheOthersDoNotWait) {
     EXPECT_THAT(errors[static_cast<std::size_t>(broken)], HasSubstr(empty.path().string()));
     for (const std::string& error : errors) EXPECT_NE(error, "");
     EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(30));
+  }
+}
+
+// The rank that reads the weights has one thread, so it cannot notice anything.
+TEST(NodeFailures, EveryRankChecksItsOwnThreads) {
+  const TinyModel files;
+  const testing::AlteredProducts products([](std::int64_t, int threads) { return threads == 2; });
+  for (const char* last_node : {"a", "b"}) {
+    const auto errors = as_ranks(
+        [&](Communicator& world) {
+          const bool last = world.rank() == kRanks - 1;
+          load_shared(world, last ? last_node : "a", files.path(),
+                      make_ops({"cpu", DType::f32, last ? 2 : 1}), false);
+        },
+        kShort);
+    EXPECT_THAT(errors[kRanks - 1], HasSubstr(" has other bits with 2 threads than with one")) << last_node;
+    for (const std::string& error : errors) EXPECT_NE(error, "") << last_node;
   }
 }
 

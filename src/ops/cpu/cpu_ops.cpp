@@ -65,6 +65,7 @@ void CpuOps::check_matrix(cpu::PackedMatrix& matrix, std::int64_t inner, std::in
   const char* const way_out = compute_ == DType::bf16 ? "AVX512_CORE" : "AVX2";
   const auto rows = cpu::rows_with_other_bits(inner, columns, compute_, counts, multiply);
   if (!rows) {
+    // If other ranks have more threads, each of them compares its own number with one.
     if (counts.empty() || threads_ == 1 ||
         !cpu::threads_change_bits(inner, columns, compute_, counts.front(), multiply, alone))
       return;

@@ -1,13 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/cpu/products.h"
 
+#include <utility>
+
 #include "ops/cpu/instruction_set.h"
 #include "ops/cpu/kernels.h"
 #include "ops/cpu/tile_product.h"
 
 namespace biqa::cpu {
+namespace {
 
-std::unique_ptr<PackedMatrix::Implementation> make_matrix(const MatrixSource& source) {
+MatrixWrapper& wrapper() {
+  static MatrixWrapper wrap;
+  return wrap;
+}
+
+std::unique_ptr<PackedMatrix::Implementation> make_fastest(const MatrixSource& source) {
   const InstructionSet set = instruction_set();
   const InstructionSet needed =
       source.compute == DType::bf16 ? InstructionSet::avx512_bf16 : InstructionSet::avx512;
@@ -15,6 +23,17 @@ std::unique_ptr<PackedMatrix::Implementation> make_matrix(const MatrixSource& so
   if (source.compute == DType::bf16 && set == InstructionSet::amx)
     return make_tile_matrix(source, amx_tile_kernel());
   return make_onednn_matrix(source);
+}
+
+}  // namespace
+
+void set_matrix_wrapper(MatrixWrapper wrap) {
+  wrapper() = std::move(wrap);
+}
+
+std::unique_ptr<PackedMatrix::Implementation> make_matrix(const MatrixSource& source) {
+  auto made = make_fastest(source);
+  return wrapper() ? wrapper()(std::move(made)) : std::move(made);
 }
 
 Buffer MatrixSource::claim(const char* suffix, std::size_t bytes, std::uint64_t fingerprint) const {

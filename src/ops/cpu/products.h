@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -66,6 +67,12 @@ class PackedMatrix {
   DType compute_;
   std::unique_ptr<Implementation> implementation_;
 };
+
+/// For tests of the checks: while `wrap` is not empty, make_matrix() returns what `wrap` makes of its result. Call this
+/// while no other thread makes matrices.
+using MatrixWrapper = std::function<std::unique_ptr<PackedMatrix::Implementation>(
+    std::unique_ptr<PackedMatrix::Implementation>)>;
+void set_matrix_wrapper(MatrixWrapper wrap);
 
 /// The fastest batch-invariant implementation on this processor.
 std::unique_ptr<PackedMatrix::Implementation> make_matrix(const MatrixSource& source);
