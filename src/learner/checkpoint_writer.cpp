@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <system_error>
 #include <utility>
@@ -148,21 +149,43 @@ void CheckpointWriter::begin(const Learner& learner, const CheckpointInfo& info,
   insurance_ = insurance;
   const std::int64_t replaces = std::exchange(insured_step_, insurance ? info.step : -1);
   const Learner::Shard shard = learner.shard();
-  Part part{info,
-            learner.adapter(),
-            shard.begin,
-            shard.end,
-            {shard.m.begin(), shard.m.end()},
-            {shard.v.begin(), shard.v.end()},
-            learner.updates(),
-            replaces};
+  const auto part = std::make_shared<const Part>(Part{info,
+                                                      learner.adapter(),
+                                                      shard.begin,
+                                                      shard.end,
+                                                      {shard.m.begin(), shard.m.end()},
+                                                      {shard.v.begin(), shard.v.end()},
+                                                      learner.updates(),
+                                                      replaces});
   {
     const std::lock_guard lock(mutex_);
     state_ = State::writing;
     failure_.clear();
     give_up_.clear();
   }
-  thread_ = std::thread([this, own = std::move(part)] { write(own); });
+  try {
+    thread_ = std::thread([this, part] { write(*part); });
+  } catch (const std::exception& error) {
+    // The first learner would wait for the others' shards here, and nothing could end its wait.
+    if (learner_ == 0 && learners_ > 1) {
+      end(fmt::format(
+          "cannot save checkpoint {}: the system has no more threads ({}); raise the limit of the job",
+          checkpoint_name(info.step), error.what()));
+      return;
+    }
+    LOG(WARNING) << "the system has no more threads (" << error.what() << "), so training waits until "
+                 << checkpoint_name(info.step) << " is written";
+    write(*part);
+  }
+}
+
+void CheckpointWriter::end(const std::string& failure) {
+  {
+    const std::lock_guard lock(mutex_);
+    state_ = failure.empty() ? State::done : State::failed;
+    failure_ = failure;
+  }
+  changed_.notify_all();
 }
 
 void CheckpointWriter::write(const Part& part) {
@@ -177,12 +200,7 @@ void CheckpointWriter::write(const Part& part) {
     std::error_code ignored;
     if (learner_ == 0) fs::remove_all(folder, ignored);
   }
-  {
-    const std::lock_guard lock(mutex_);
-    state_ = failure.empty() ? State::done : State::failed;
-    failure_ = failure;
-  }
-  changed_.notify_all();
+  end(failure);
 }
 
 void CheckpointWriter::write_shard(const Part& part, const fs::path& folder) const {

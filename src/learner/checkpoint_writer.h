@@ -39,7 +39,8 @@ class CheckpointWriter {
 
   /// Starts to save the state after step info.step. It first waits for a running save. An `insurance` is a save that
   /// other learners may not have begun; the next save cancels and replaces it. Does nothing if this step is already
-  /// saved or being saved.
+  /// saved or being saved. If the system has no more threads, it writes before it returns; on the first of several
+  /// learners the save then fails.
   void begin(const Learner& learner, const CheckpointInfo& info, bool insurance = false);
 
   enum class State : std::uint8_t { idle, writing, done, failed };
@@ -56,6 +57,8 @@ class CheckpointWriter {
  private:
   struct Part;
   void write(const Part& part);
+  /// The newest save has ended; `failure` is empty if it did not fail.
+  void end(const std::string& failure);
   void write_shard(const Part& part, const std::filesystem::path& folder) const;
   void publish_all(const Part& part, const std::filesystem::path& folder);
   std::filesystem::path temporary_folder(std::int64_t step) const;

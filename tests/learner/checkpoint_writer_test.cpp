@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "support/failing_calls.h"
+#include "support/no_more_threads.h"
 #include "support/temporary_folder.h"
 #include "support/tiny_model.h"
 
@@ -126,6 +127,41 @@ TEST_F(Writer, WithoutAShardNothingIsPublished) {
     EXPECT_THAT(writer.failure(), HasSubstr("a learner is lost"));
   });
   EXPECT_TRUE(fs::is_empty(root()));
+}
+
+TEST_F(Writer, WithoutMoreThreadsTheCheckpointIsWrittenAtOnce) {
+  as_learners(1, [&](Learner& learner, Communicator&, const QwenVl& model) {
+    CheckpointWriter writer(root(), 2, "token", 0, 1);
+    {
+      const testing::NoMoreThreads none;
+      writer.begin(learner, info(5));
+    }
+    EXPECT_EQ(writer.state(), State::done) << writer.failure();
+    EXPECT_EQ(CheckpointStore(root()).load_newest(model.config())->info.step, 5);
+    writer.begin(learner, info(6));
+    ASSERT_TRUE(writer.wait(Seconds(30)));
+    EXPECT_EQ(writer.state(), State::done) << writer.failure();
+  });
+}
+
+TEST_F(Writer, WithoutMoreThreadsTheFirstOfSeveralLearnersDoesNotWait) {
+  for (const int rank : {0, 1}) {
+    as_learners(2, [&](Learner& learner, Communicator& own, const QwenVl& /*model*/) {
+      own.barrier("both learners exist");  // before threads are refused
+      if (own.rank() != rank) return;
+      CheckpointWriter writer(root(), 2, "token", rank, 2);
+      const testing::NoMoreThreads none;
+      writer.begin(learner, info(5));
+      if (rank == 1) {
+        EXPECT_EQ(writer.state(), State::done) << writer.failure();
+        EXPECT_TRUE(fs::exists(root() / ".step-000005.token.partial" / "written-00001.json"));
+      } else {
+        EXPECT_EQ(writer.state(), State::failed);
+        EXPECT_THAT(writer.failure(),
+                    HasSubstr("cannot save checkpoint step-000005: the system has no more threads ("));
+      }
+    });
+  }
 }
 
 TEST_F(Writer, LearnersAtDifferentStepsAreRefused) {
