@@ -102,7 +102,11 @@ RunLock::RunLock(fs::path root) : root_(std::move(root)) {
       fail("cannot write into run folder {}: {}; set train.out to a folder that can be written",
            root_.string(), system_reason(errno));
     }
-    if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
+    int status = 0;
+    // On network file systems a signal can interrupt the call.
+    do status = ::flock(descriptor_, LOCK_EX | LOCK_NB);
+    while (status != 0 && errno == EINTR);
+    if (status != 0) {
       if (errno != EWOULDBLOCK) {
         LOG(WARNING) << "cannot lock " << file.string() << ": " << system_reason(errno)
                      << "; make sure that no other job trains in this folder";

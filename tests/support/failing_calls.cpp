@@ -40,7 +40,12 @@ int error_of_sync(int descriptor) {
 extern "C" {
 
 int flock(int descriptor, int operation) noexcept {
-  const int error = biqa::testing::failing_calls().lock;
+  biqa::testing::FailingCalls& calls = biqa::testing::failing_calls();
+  if (calls.signals > 0) {
+    --calls.signals;
+    return biqa::testing::fail_with(EINTR);
+  }
+  const int error = calls.lock;
   return error != 0 ? biqa::testing::fail_with(error)
                     : static_cast<int>(::syscall(SYS_flock, descriptor, operation));
 }

@@ -11,6 +11,7 @@ namespace biqa::testing {
 /// Error numbers that the calls return; 0: they work normally.
 struct FailingCalls {
   std::atomic<int> lock = 0;         ///< flock
+  std::atomic<int> signals = 0;      ///< so many calls of flock are interrupted first
   std::atomic<int> sync_folder = 0;  ///< fsync of a folder
   std::atomic<int> sync_file = 0;    ///< fsync of anything else
   std::atomic<int> link = 0;         ///< symlink
@@ -24,7 +25,7 @@ struct FailingCallsReset {
   FailingCallsReset() = default;
   ~FailingCallsReset() {
     FailingCalls& calls = failing_calls();
-    calls.lock = calls.sync_folder = calls.sync_file = calls.link = 0;
+    calls.lock = calls.signals = calls.sync_folder = calls.sync_file = calls.link = 0;
     calls.part_of_path.clear();
   }
   FailingCallsReset(const FailingCallsReset&) = delete;

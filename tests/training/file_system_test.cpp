@@ -64,6 +64,14 @@ TEST_F(FileSystem, WithoutLocksARunTrainsAndSaves) {
   }
 }
 
+TEST_F(FileSystem, ASignalDoesNotPreventALock) {
+  const fs::path run = folder_.path() / "run";
+  testing::failing_calls().signals = 2;
+  const RunLock held(run);
+  EXPECT_EQ(testing::failing_calls().signals, 0);
+  EXPECT_THAT(error_of([&] { const RunLock second(run); }), HasSubstr("another process is running there"));
+}
+
 TEST_F(FileSystem, WithoutFoldersThatCanBeSyncedARunTrainsAndSaves) {
   testing::failing_calls().sync_folder = EINVAL;
   EXPECT_EQ(train("folders"), ExitCode::done);
