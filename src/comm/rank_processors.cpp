@@ -82,7 +82,7 @@ std::vector<int> shares_of_processors(std::span<const RankProcessors> ranks) {
 }
 
 int share_processors(Communicator& world, const std::string& node) {
-  const RankProcessors own{node, allowed_processors(), granted_processors()};
+  const RankProcessors own{node, allowed_or_all_processors(), granted_processors()};
   const auto all = world.gather_bytes(packed(own), 0);
   std::vector<std::byte> bytes(static_cast<std::size_t>(world.size()) * sizeof(int));
   if (world.rank() == 0) {

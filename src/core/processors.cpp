@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <limits>
+#include <numeric>
 #include <sstream>
 #include <string>
 #include <system_error>
@@ -147,6 +148,14 @@ std::vector<int> allowed_processors(pid_t process) {
   return {};
 }
 
+std::vector<int> allowed_or_all_processors() {
+  std::vector<int> processors = allowed_processors();
+  if (!processors.empty()) return processors;
+  processors.resize(std::thread::hardware_concurrency());
+  std::iota(processors.begin(), processors.end(), 0);
+  return processors;
+}
+
 double granted_processors(const fs::path& root) {
   double least = kNoLimit;
   for (const Group& group : groups_of(root)) {
@@ -161,9 +170,8 @@ double granted_processors(const fs::path& root) {
 }
 
 int usable_processors() {
-  const std::size_t allowed = allowed_processors().size();
-  const auto count = allowed > 0 ? static_cast<double>(allowed) : std::thread::hardware_concurrency();
-  return std::max(1, static_cast<int>(std::min<double>(count, granted_processors())));
+  const auto count = static_cast<double>(allowed_or_all_processors().size());
+  return std::max(1, static_cast<int>(std::min(count, granted_processors())));
 }
 
 std::optional<int> first_of_thread_list(std::string_view text) {

@@ -14,6 +14,10 @@ namespace biqa {
 /// Numbers of the processors on which a process (0: this one) may run, ascending. Empty if unknown.
 std::vector<int> allowed_processors(pid_t process = 0);
 
+/// As allowed_processors() of this process. If these are unknown, all processors of the machine. Empty if their number
+/// is unknown too.
+std::vector<int> allowed_or_all_processors();
+
 /// Processor time that the control groups of this process grant, as a number of processors; infinite without a limit.
 /// A group's limit is in cpu.max (version 1: cpu.cfs_quota_us and cpu.cfs_period_us). The smallest limit of the group
 /// and its parents counts. Tests pass another folder than "/" as `root`.

@@ -3,7 +3,14 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 
+#include <array>
+#include <cerrno>
+#include <cstddef>
 #include <string>
 #include <thread>
 #include <vector>
@@ -26,7 +33,7 @@ std::vector<int> shares(std::vector<RankProcessors> ranks) {
 TEST(Shares, ARankAloneHasWhatItMayUse) {
   EXPECT_THAT(shares({rank("n", {0, 1, 2, 3})}), ElementsAre(4));
   EXPECT_THAT(shares({rank("n", {5})}), ElementsAre(1));
-  EXPECT_THAT(shares({rank("n", {})}), ElementsAre(1)) << "a system that does not say";
+  EXPECT_THAT(shares({rank("n", {})}), ElementsAre(1)) << "a system that does not even tell its number";
 }
 
 TEST(Shares, RanksThatMayUseTheSameShareIt) {
@@ -69,6 +76,30 @@ TEST(Shares, RanksAgreeThroughTheirCommunicator) {
   const int usable = usable_processors();
   for (const int share : together) EXPECT_EQ(share, std::max(1, usable / kRanks));
   for (const int share : apart) EXPECT_EQ(share, usable);
+}
+
+/// This thread's system does not tell on which processors it runs from now on.
+void deny_affinity() {
+  std::array<sock_filter, 4> filter{
+      sock_filter BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_sched_getaffinity, 0, 1),
+      sock_filter BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+      sock_filter BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+  const sock_fprog program{static_cast<unsigned short>(filter.size()), filter.data()};
+  ASSERT_EQ(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+  ASSERT_EQ(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+}
+
+TEST(Shares, WithoutAnAffinityMaskARankHasAllProcessors) {
+  std::thread([] {
+    deny_affinity();
+    ASSERT_TRUE(allowed_processors().empty());
+    const auto world = make_local();
+    EXPECT_EQ(share_processors(*world, "node"), usable_processors());
+    const double granted = std::min(granted_processors(), 1e6);
+    EXPECT_EQ(usable_processors(),
+              std::max(1, static_cast<int>(std::min<double>(std::thread::hardware_concurrency(), granted))));
+  }).join();
 }
 
 }  // namespace
