@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string_view>
 #include <utility>
 #include <variant>
@@ -39,14 +40,6 @@ bool is_true(const Json& value) {
 std::string stripped(std::string text, std::string_view characters, bool left, bool right) {
   if (right) text.erase(text.find_last_not_of(characters) + 1);
   if (left) text.erase(0, text.find_first_not_of(characters));
-  return text;
-}
-
-std::string in_case(std::string text, char first, char last) {
-  for (char& c : text) {
-    if (static_cast<unsigned char>(c) >= 0x80) return text;  // stops at the first character outside ASCII
-    if (c >= first && c <= last) c = static_cast<char>(c ^ 0x20);
-  }
   return text;
 }
 
@@ -467,8 +460,7 @@ class Renderer {
       search_work(text, argument(0));
       return stripped(text, argument(0), name != "rstrip", name != "lstrip");
     }
-    if (name == "upper" && count == 0) return in_case(text, 'a', 'z');
-    if (name == "lower" && count == 0) return in_case(text, 'A', 'Z');
+    if ((name == "upper" || name == "lower") && count == 0) return cased(text, name);
     if (name == "split" && count == 1 && !argument(0).empty()) {
       search_work(text, argument(0));
       Json parts = Json::array();
@@ -485,14 +477,22 @@ class Renderer {
     refuse("the method '" + name + "' is not supported");
   }
 
+  /// `text` in "upper" or "lower" case.
+  std::string cased(const std::string& text, const std::string& wanted) const {
+    std::optional<std::string> found;
+    if (is_valid_utf8(text)) found = in_case(text, wanted == "upper" ? LetterCase::upper : LetterCase::lower);
+    if (!found) refuse("'" + wanted + "' of the text '" + text + "' is not supported");
+    return *std::move(found);
+  }
+
   Json filtered(const Expression& e) {
     const Json value = value_of(e.parts[0]);
     const std::size_t count = e.parts.size() - 1;
     if (!e.names.empty()) refuse("the filter '" + e.text + "' with named arguments is not supported");
     if (e.text == "trim" && count == 0) return trimmed(printed(value), true, true);
     if (e.text == "string" && count == 0) return printed(value);
-    if (e.text == "upper" && count == 0) return in_case(plain(printed(value), "changes"), 'a', 'z');
-    if (e.text == "lower" && count == 0) return in_case(plain(printed(value), "changes"), 'A', 'Z');
+    if ((e.text == "upper" || e.text == "lower") && count == 0)
+      return cased(plain(printed(value), "changes"), e.text);
     if ((e.text == "length" || e.text == "count") && count == 0)
       return listed(value.is_string() ? seen(value) : value).size();
     if (e.text == "list" && count == 0) return listed(value);

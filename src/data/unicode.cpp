@@ -61,6 +61,21 @@ int combining_class(utf8proc_int32_t code_point) {
   return utf8proc_get_property(code_point)->combining_class;
 }
 
+void append(std::string& out, utf8proc_int32_t code_point) {
+  std::array<utf8proc_uint8_t, 4> encoded;
+  const utf8proc_ssize_t length = utf8proc_encode_char(code_point, encoded.data());
+  out.append(encoded.begin(), encoded.begin() + length);
+}
+
+/// Whether the upper or lower case of a character is one character, whatever stands beside it. utf8proc knows no others.
+bool has_simple_case(utf8proc_int32_t code_point, LetterCase wanted) {
+  constexpr utf8proc_int32_t kDottedI = 0x130, kSigma = 0x3A3;
+  if (wanted == LetterCase::lower) return code_point != kDottedI && code_point != kSigma;
+  // Characters with several characters in upper case also have several when they are folded.
+  std::array<utf8proc_int32_t, 16> folded;
+  return utf8proc_decompose_char(code_point, folded.data(), folded.size(), UTF8PROC_CASEFOLD, nullptr) == 1;
+}
+
 /// Form C of a piece of text. utf8proc_map is not used, because its ordering of marks takes quadratic time.
 void append_nfc(std::string& out, std::string_view stretch) {
   std::vector<utf8proc_int32_t> points;
@@ -87,11 +102,7 @@ void append_nfc(std::string& out, std::string_view stretch) {
       utf8proc_normalize_utf32(points.data(), static_cast<utf8proc_ssize_t>(points.size()),
                                static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
   CHECK_GE(composed, 0) << utf8proc_errmsg(composed);
-  for (utf8proc_ssize_t i = 0; i < composed; ++i) {
-    std::array<utf8proc_uint8_t, 4> encoded;
-    const utf8proc_ssize_t length = utf8proc_encode_char(points[static_cast<std::size_t>(i)], encoded.data());
-    out.append(encoded.begin(), encoded.begin() + length);
-  }
+  for (utf8proc_ssize_t i = 0; i < composed; ++i) append(out, points[static_cast<std::size_t>(i)]);
 }
 
 CharClass unicode_class(char32_t code_point) {
@@ -177,6 +188,19 @@ std::string_view without_blanks(std::string_view text, bool left, bool right) {
     text.remove_suffix(text.size() - at);
   }
   return text;
+}
+
+std::optional<std::string> in_case(std::string_view valid, LetterCase wanted) {
+  std::string out;
+  out.reserve(valid.size());
+  for (std::size_t position = 0; position < valid.size();) {
+    const CodePoint next = code_point_at(valid, position);
+    position += next.length;
+    const auto point = static_cast<utf8proc_int32_t>(next.value);
+    if (!has_simple_case(point, wanted)) return std::nullopt;
+    append(out, wanted == LetterCase::upper ? utf8proc_toupper(point) : utf8proc_tolower(point));
+  }
+  return out;
 }
 
 std::string to_nfc(std::string_view valid) {

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -34,6 +35,11 @@ std::string repaired_utf8(std::string_view bytes);
 /// `text` without the characters that Python's str.strip() removes: white space and the separators U+001C to U+001F. If
 /// it is not valid UTF-8, only ASCII characters are removed.
 std::string_view without_blanks(std::string_view text, bool left = true, bool right = true);
+
+enum class LetterCase : std::uint8_t { lower, upper };
+/// The text that Python's str.lower() or str.upper() makes of valid UTF-8. Nothing if the text has a character whose other
+/// case is several characters (the upper case of ß is SS) or depends on its neighbours (the lower case of Σ).
+std::optional<std::string> in_case(std::string_view valid, LetterCase wanted);
 
 /// Normalisation form C of valid UTF-8. Takes time n log n for any text.
 std::string to_nfc(std::string_view valid);

@@ -132,6 +132,23 @@ TEST(ChatTemplates, WhatIsNotUnderstoodIsNamed) {
               HasSubstr("for a prompt with 1 images its output has 0 times <|image_pad|>"));
 }
 
+TEST(ChatTemplates, CasesAreThoseOfPython) {
+  const auto text_of = [](const std::string& expression) {
+    const ChatTemplate form("{{ " + expression + " }} {{ messages[0].content }}", "t.jinja");
+    const std::string text = put_together(form.parts(false, 0), "S", "U");
+    return text.substr(0, text.rfind(" U"));
+  };
+  EXPECT_EQ(text_of("'aéb z-1 ÿ ǆ ж ა 中' | upper"), "AÉB Z-1 Ÿ Ǆ Ж Ა 中");
+  EXPECT_EQ(text_of("'AÉB Z-1 ß Ÿ ǅ Ж Ა ẞ' | lower"), "aéb z-1 ß ÿ ǆ ж ა ß");
+  EXPECT_EQ(text_of("'aéb'.upper()"), "AÉB");
+  EXPECT_EQ(text_of("'AÉB'.lower()"), "aéb");
+  const std::string good = "{{ messages[0].content }}";
+  // In Python: STRASSE, FI, ΐ with three marks, i with a dot, and ς at the end of a word only.
+  for (const char* text : {"'straße' | upper", "'ﬁ' | upper", "'ΐ'.upper()", "'İ' | lower", "'ΟΔΟΣ' | lower"})
+    EXPECT_THAT(problem_of(good + "{{ " + text + " }}"), HasSubstr(" is not supported")) << text;
+  EXPECT_THAT(problem_of(good + "{{ 'straße' | upper }}"), HasSubstr("'upper' of the text 'straße'"));
+}
+
 // What an error quotes may be a megabyte; its end, which says what to do, is still seen.
 TEST(ChatTemplates, ErrorsAreShort) {
   std::string text;
