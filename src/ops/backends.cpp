@@ -33,7 +33,9 @@ std::unique_ptr<Ops> make_ops(const DeviceChoice& choice) {
     if (auto ops = further()(choice)) return ops;
   }
   if (choice.device == "cuda") return make_cuda_ops(choice.compute, choice.local_rank);
-  if (choice.device != "cpu") fail_usage("unknown device {}: must be cpu or cuda", choice.device);
+  if (choice.device != "cpu")
+    fail_usage("cannot compute on device {}: set model.device (or the flag --device) to cpu or cuda",
+               choice.device);
   return make_cpu_ops(choice.compute, choice.threads);
 }
 

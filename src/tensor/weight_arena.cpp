@@ -245,7 +245,7 @@ void WeightArena::check_header(const ArenaHandle& handle) const {
     }
     if (record.fingerprint != block.fingerprint)
       refuse(fmt::format("{} has another layout there", block.name));
-    if (record.offset != block.offset) refuse(fmt::format("{} stands elsewhere", block.name));
+    if (record.offset != block.offset) refuse(fmt::format("{} has another offset there", block.name));
   }
   if (records != blocks_.size())
     refuse(fmt::format("it has {} blocks there and {} here", records, blocks_.size()));

@@ -304,6 +304,12 @@ TEST(SharedPolicy, OpensOnAllRanks) {
   for (const std::string& failure : failures) EXPECT_NE(failure, "");
 }
 
+TEST(SharedPolicy, AnUnknownDeviceIsRefusedWithTheSettingsName) {
+  PolicyOptions options{BIQA_SOURCE_DIR "/assets/tiny/model", DType::f32, "gpu", 1, true};
+  EXPECT_EQ(error_of([&] { Policy::open(options); }),
+            "cannot compute on device gpu: set model.device (or the flag --device) to cpu or cuda");
+}
+
 TEST(ThisNode, KnowsSlurmsNodesOnOneMachine) {
   const std::string plain = this_node();
   EXPECT_EQ(plain, this_node());

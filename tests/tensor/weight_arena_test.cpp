@@ -169,7 +169,8 @@ TEST(WeightArena, AnotherLayoutIsRefusedByTheNameOfTheBlock) {
               HasSubstr(": b has 100000 bytes there and 100001 here;"));
   EXPECT_THAT(refusal(1, {"c", WeightPart::backward, 4097, 2}),
               HasSubstr("another block has the place of c;"));
-  EXPECT_THAT(refusal(1, {"a.back", WeightPart::forward, 4097, 2}), HasSubstr("stands elsewhere"));
+  EXPECT_THAT(refusal(1, {"a.back", WeightPart::forward, 4097, 2}),
+              HasSubstr(": a.back has another offset there; start all"));
   WeightArena shorter;
   plan(shorter, {wanted().begin(), wanted().begin() + 3});
   EXPECT_THROW(shorter.attach(filled.handle()), Error);
