@@ -154,7 +154,8 @@ TEST(ChatTemplates, ErrorsAreShort) {
   std::string text;
   while (text.size() < 100000) text += "\xE2\x82\xAC";
   for (const std::string bad : {"{{ 1 ", "{{ 1 '", "{{ raise_exception('"}) {
-    const std::string problem = problem_of(bad + "x" + text + (bad.back() == '\'' ? "') }}" : " }}"));
+    const std::string problem =
+        problem_of(fmt::format("{}x{}{}", bad, text, bad.back() == '\'' ? "') }}" : " }}"));
     EXPECT_LT(problem.size(), 600U) << bad;
     EXPECT_THAT(problem, HasSubstr(" the template")) << bad;
   }
