@@ -6,6 +6,7 @@
 
 #include "app/program.h"
 #include "comm/agreement.h"
+#include "comm/launcher.h"
 #include "comm/mpi.h"
 #include "comm/rank_processors.h"
 #include "config/config.h"
@@ -13,6 +14,7 @@
 #include "core/failure.h"
 #include "ops/cuda/device.h"
 #include "planning/plan.h"
+#include "tensor/device_use.h"
 #include "training/run_checks.h"
 #include "training/trainer.h"
 
@@ -26,7 +28,11 @@ const ProgramInfo kInfo{
     "mpirun -np 4 biqa_learner --config configs/koniq.yaml --set train.steps=20",
     {{"config", "FILE", "YAML configuration (docs/configuration.md)", ""},
      {"set", "KEY=VALUE…", "replace a value of the configuration, e.g. train.seed=1", ""},
-     {"dry-run", "", "print the plan (ranks, memory, tokens, operations, time) and stop", "false"}},
+     {"dry-run", "", "print the plan (ranks, memory, tokens, operations, time) and stop", "false"},
+     {"gpu", "NAME",
+      "with --dry-run and device cuda: GPU to plan the time for, e.g. A100; default: the one here", ""},
+     {"gpu-bandwidth", "GB/S", "with --dry-run: bandwidth of the GPU's memory; 0: its data sheet", "0"},
+     {"gpu-share", "0..1", "with --dry-run: share of peak and bandwidth that is reached; 0: 0.4", "0"}},
     true};
 
 StopSignals signals;
@@ -39,16 +45,47 @@ extern "C" void on_save(int /*signal*/) {
 }
 
 /// A plan may be made on a machine that cannot run the job; a warning says so.
-void warn_of_device(const Config& config, RunPlan& plan) {
-  if (config.model.device != "cuda") return;
+void warn_of_device(const RunPlan& plan, const std::filesystem::path& model) {
+  if (plan.device != "cuda") return;
   try {
     require_cuda_device();
+    if (plan.here) require_gpu_memory(plan.memory, *plan.here, model);
   } catch (const Error& error) {
-    plan.assumptions.emplace_back(
-        "device cpu, for times and memory; with model.device: cuda this is a plan only, and a run here would "
-        "be refused");
     say("warning: this is a plan only, and a run here would be refused: {}\n", error.what());
   }
+}
+
+GpuRates given_rates(const CommandLine& line) {
+  constexpr double kMostBandwidth = 1e6;
+  GpuRates rates;
+  rates.card = line.text("gpu");
+  rates.bandwidth = line.number("gpu-bandwidth", 0, kMostBandwidth) * 1e9;
+  rates.share = line.number("gpu-share", 0, 1);
+  return rates;
+}
+
+/// Before anything is loaded: a run that does not fit into its GPU would fail in the middle of a step. Returns the plan of
+/// this rank.
+MemoryPlan check_gpu_memory(const Config& config, Communicator& world) {
+  MemoryPlan plan;
+  if (config.model.device != "cuda") return plan;
+  run_alike(world, [&] {
+    const DeviceFacts gpu = cuda_device_facts(number_from(kLocalRankVariables));
+    plan = make_plan(config, world.size()).rank_memory.at(static_cast<std::size_t>(world.rank()));
+    require_gpu_memory(plan, gpu, config.model.path);
+  });
+  return plan;
+}
+
+void print_gpu_peak(const MemoryPlan& plan, Communicator& world) {
+  const auto measured = static_cast<double>(device_memory_total().peak);
+  const double most = world.all_reduce_max(measured);
+  const double planned = world.all_reduce_max(static_cast<double>(plan.peak() - kCudaContextBytes));
+  if (world.rank() != 0) return;
+  constexpr double kMiB = 1 << 20;
+  say("peak memory of a GPU: {:.1f} MiB in tensors; planned were at most {:.1f} MiB, both without CUDA's "
+      "context\n",
+      most / kMiB, planned / kMiB);
 }
 
 void listen(int signal, void (*handler)(int)) {
@@ -104,13 +141,15 @@ ExitCode train(const CommandLine& line) {
     if (line.on("dry-run")) {
       const int processors = share_processors(world);
       if (world.rank() == 0) {
-        RunPlan plan = make_plan(config, world.size(), processors);
-        warn_of_device(config, plan);
+        const RunPlan plan = make_plan(config, world.size(), processors, given_rates(line));
+        warn_of_device(plan, config.model.path);
         fmt::print("{}", describe_plan(plan));
       }
     } else {
       listen_for_save(config);
+      const MemoryPlan plan = check_gpu_memory(config, world);
       code = run_training(config, world, signals, watch);
+      if (config.model.device == "cuda" && code == ExitCode::done) print_gpu_peak(plan, world);
     }
   } catch (const PeerLost& lost) {
     mpi.abort(static_cast<int>(lost.code()));

@@ -32,6 +32,8 @@ struct ModelSettings {
   /// Whether the configuration sets them. Set values replace the limits of the model folder; defaults only narrow them.
   bool max_pixels_given = false, min_pixels_given = false;
   PixelLimits pixels() const { return {min_pixels, max_pixels, min_pixels_given, max_pixels_given}; }
+  double gpu_tflops =
+      0;  ///< peak of one GPU in bf16 products, 1e12 operations per second; 0: by its data sheet
   int threads =
       DeviceChoice{}.threads;  ///< per rank; 0: as many as the rank's share of its node's processors
 };

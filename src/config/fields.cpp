@@ -305,6 +305,7 @@ void model_fields(Fields& f, ModelSettings& model) {
   f.integer("max_pixels", model.max_pixels, 1, kMany);
   f.integer("min_pixels", model.min_pixels, 1, kMany);
   f.integer("threads", model.threads, 0, 4096);
+  f.number("gpu_tflops", model.gpu_tflops, {1e-3, 1e6, false, true});
 }
 
 void lora_fields(Fields& f, LoraSpec& lora) {

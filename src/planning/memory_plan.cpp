@@ -6,8 +6,8 @@
 #include "actor/engine.h"
 #include "actor/pictures.h"
 #include "model/kv_cache.h"
+#include "model/model_sizes.h"
 #include "ops/backends.h"
-#include "planning/model_sizes.h"
 #include "policy/policy.h"
 
 namespace biqa {
@@ -90,8 +90,10 @@ std::int64_t vision_bytes(const MemoryInputs& in, std::int64_t images) {
   return rows * per_row;
 }
 
-std::int64_t kv_bytes(const MemoryInputs& in) {
-  const KvLayout layout = kv_layout({"cpu", in.dtype, 0}, head_shape(in.model.text));
+}  // namespace
+
+std::int64_t kv_cache_bytes(const MemoryInputs& in) {
+  const KvLayout layout = kv_layout({in.device, in.dtype, 0}, head_shape(in.model.text));
   const std::int64_t first = in.images * Engine::pages_needed(layout, in.prompt, in.group, in.new_tokens);
   // Completions of equal length end together. Then all second stages wait at once.
   const std::int64_t second =
@@ -106,10 +108,16 @@ std::int64_t kv_bytes(const MemoryInputs& in) {
   return std::min(std::max({first, second, evaluated}), in.kv_limit / page) * page;
 }
 
-}  // namespace
-
 std::int64_t MemoryPlan::shared_bytes() const {
   return bytes_in(shared);
+}
+
+std::int64_t MemoryPlan::fixed_bytes() const {
+  std::int64_t bytes = shared_bytes();
+  for (const auto& [name, part] : held) {
+    if (name != "KV cache" && name != "image features") bytes += part;
+  }
+  return bytes;
 }
 
 std::int64_t MemoryPlan::peak() const {
@@ -119,6 +127,7 @@ std::int64_t MemoryPlan::peak() const {
 }
 
 MemoryPlan plan_memory(const MemoryInputs& in) {
+  if (in.device == "cuda") return plan_cuda_memory(in);
   const TextConfig& text = in.model.text;
   const Widths w(text);
   const auto c = static_cast<std::int64_t>(size_of(in.dtype));
@@ -134,7 +143,7 @@ MemoryPlan plan_memory(const MemoryInputs& in) {
       c * (text.layers * w.layer_weights() + vision_weights(in.model.vision) + table);
   const std::int64_t backward =
       in.learner ? c * (text.layers * w.layer_weights() - w.qkv_weights() + table) : 0;
-  const std::int64_t kv = in.actor ? kv_bytes(in) : 0;
+  const std::int64_t kv = in.actor ? kv_cache_bytes(in) : 0;
   // Factors are packed transposed and padded to 16: about four times their size, for the actor, the learner
   // and a start adapter.
   const std::int64_t packed =

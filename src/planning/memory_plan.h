@@ -3,12 +3,14 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "model/config.h"
 #include "model/lora.h"
+#include "ops/cuda/device.h"
 #include "tensor/dtype.h"
 
 namespace biqa {
@@ -19,6 +21,7 @@ using MemoryParts = std::vector<std::pair<std::string, std::int64_t>>;
 /// The inputs that determine the memory of one rank.
 struct MemoryInputs {
   ModelConfig model;
+  std::string device = "cpu";  ///< cpu: the host's memory is planned. cuda: that of the rank's GPU
   DType dtype = DType::f32;
   LoraSpec lora;
   std::int64_t file_bytes = 0;     ///< of the checkpoint's tensors
@@ -38,16 +41,31 @@ struct MemoryInputs {
   std::int64_t evaluation_images = 0;
   std::int64_t distinct_images = 0;  ///< number of images whose features are cached
   std::int64_t learner_images = 0, micro_batch_tokens = 0;
+  std::int64_t learners = 1;  ///< ranks that divide the optimizer's state
 };
 struct MemoryPlan {
   MemoryParts shared;   ///< from the first step to the last, once for all ranks of a node
   MemoryParts held;     ///< from the first step to the last
   MemoryParts passing;  ///< needed one after another, so only the largest counts
   std::int64_t shared_bytes() const;
+  /// What no setting of the rollout or the learner's passes changes: context, weights, adapters and optimizer.
+  std::int64_t fixed_bytes() const;
   /// Peak memory of this rank, including all shared parts.
   std::int64_t peak() const;
 };
 /// Computes the plan from shapes only.
 MemoryPlan plan_memory(const MemoryInputs& inputs);
+
+/// Bytes of the KV cache of a rollout: all that may wait at once, within the limit.
+std::int64_t kv_cache_bytes(const MemoryInputs& inputs);
+
+/// What a process takes of a GPU before its first tensor: CUDA's context, the kernels of this program and of cuBLASLt.
+/// Assumed, not measured. cuBLASLt itself gets no workspace.
+inline constexpr std::int64_t kCudaContextBytes = std::int64_t{1} << 30;
+/// plan_memory() for device cuda. Gaps of CUDA's memory pool are not counted.
+MemoryPlan plan_cuda_memory(const MemoryInputs& inputs);
+/// Throws Error if a rank's GPU cannot hold its plan: what is needed, what is there, and what to lower. `gpu`: before the
+/// first tensor, with CUDA's context.
+void require_gpu_memory(const MemoryPlan& plan, const DeviceFacts& gpu, const std::filesystem::path& model);
 
 }  // namespace biqa

@@ -16,6 +16,8 @@
 #include <system_error>
 #include <utility>
 
+#include "actor/engine.h"
+#include "comm/launcher.h"
 #include "comm/node.h"
 #include "core/processors.h"
 #include "data/chat.h"
@@ -23,18 +25,17 @@
 #include "data/preprocess.h"
 #include "data/tokenizer.h"
 #include "model/checkpoint.h"
+#include "model/model_sizes.h"
+#include "model/qwen_vl.h"
 #include "ops/backends.h"
-#include "planning/model_sizes.h"
+#include "ops/cuda/device.h"
+#include "ops/gpu_cards.h"
 #include "training/run_checks.h"
 
 namespace biqa {
 namespace {
 
 namespace fs = std::filesystem;
-
-}  // namespace
-
-namespace {
 
 std::int64_t resident_bytes() {
   std::ifstream file("/proc/self/statm");
@@ -191,51 +192,29 @@ double number(std::int64_t value) {
   return static_cast<double>(value);
 }
 
-double vision_flop(const VisionConfig& v, std::int64_t images, std::int64_t rows_of_image) {
-  const double merger_weights =
-      number(v.hidden * v.merge * v.merge) * number(v.hidden * v.merge * v.merge + v.out_hidden);
-  const double patches = number(images * rows_of_image);
-  const double window = number(v.window / v.patch) * number(v.window / v.patch);
-  const double full_blocks = number(static_cast<std::int64_t>(v.full_attention_blocks.size()));
-  return 2 * patches * (number(vision_weights(v)) - merger_weights) +
-         2 * patches / number(v.merge * v.merge) * merger_weights +
-         4 * number(v.hidden) * patches *
-             (full_blocks * number(rows_of_image) +
-              (number(v.depth) - full_blocks) * std::min(window, number(rows_of_image)));
-}
-
 /// Operations of a rollout.
 struct RolloutFlop {
   double prefill = 0, decode = 0;
 };
 
-/// Two operations per weight and token, and the products of attention.
 RolloutFlop count_operations(const Config& config, const ModelConfig& model, std::int64_t patch_rows,
                              RunPlan& plan) {
-  const Widths w(model.text);
-  const double layers = number(model.text.layers);
-  const double token_flop = 2 * layers * number(w.layer_weights());
-  const double head_flop = 2 * number(model.text.hidden * model.text.vocab);
-  const auto attention_flop = [&](std::int64_t tokens, double keys) {
-    return 4 * layers * number(w.q) * number(tokens) * keys;
-  };
-  plan.vision_flop = vision_flop(model.vision, plan.images, patch_rows);
+  const ModelFlop flop(model);
+  plan.vision_flop = flop.vision(number(plan.images), number(patch_rows));
   const bool stage2 = config.stage2.enabled && config.rollout.stage2_max_new_tokens > 0;
   const std::int64_t prompts =
       plan.images * plan.prompt_tokens + (stage2 ? plan.trajectories * plan.stage2_prompt_tokens : 0);
-  const double half_answer = number(config.rollout.max_new_tokens) / 2;
+  const double keys = number(plan.prompt_tokens) + number(config.rollout.max_new_tokens) / 2;
   RolloutFlop rollout;
-  rollout.prefill = number(prompts) * token_flop + attention_flop(prompts, number(plan.prompt_tokens) / 2);
-  rollout.decode = number(plan.rollout_tokens) * (token_flop + head_flop) +
-                   attention_flop(plan.rollout_tokens, number(plan.prompt_tokens) + half_answer);
+  rollout.prefill = flop.layers(number(prompts), number(plan.prompt_tokens) / 2);
+  rollout.decode = flop.layers(number(plan.rollout_tokens), keys) + flop.head(number(plan.rollout_tokens));
   plan.rollout_flop = rollout.prefill + rollout.decode;
   // Passes: a forward without adapter if the KL term needs it, a forward, and a backward. The backward computes only
   // gradients of inputs, because the weights are frozen.
   const double passes =
       (config.objective.loss.beta != 0 ? 3 : 2) + (config.objective.recompute_layers ? 1 : 0);
-  const double learned = number(plan.trained_rows) * token_flop +
-                         number(plan.trajectories * config.rollout.max_new_tokens) * head_flop +
-                         attention_flop(plan.trained_rows, number(plan.prompt_tokens) + half_answer);
+  const double learned = flop.layers(number(plan.trained_rows), keys) +
+                         flop.head(number(plan.trajectories * config.rollout.max_new_tokens));
   plan.learn_flop = number(config.objective.updates_per_rollout) * passes * learned;
   return rollout;
 }
@@ -243,6 +222,7 @@ RolloutFlop count_operations(const Config& config, const ModelConfig& model, std
 /// Fills the memory inputs that are equal on all ranks. `memory` already has the tokens.
 void fill_memory_inputs(const Config& config, const ModelConfig& model, RunPlan& plan, MemoryInputs& memory) {
   memory.model = model;
+  memory.device = config.model.device;
   memory.dtype = config.model.dtype;
   memory.lora = config.lora;
   if (holds_weights(config.model.path)) {
@@ -257,6 +237,7 @@ void fill_memory_inputs(const Config& config, const ModelConfig& model, RunPlan&
   memory.stage2_new = config.rollout.stage2_max_new_tokens;
   memory.own_reference = !config.model.adapter.empty();
   memory.stage2_trained = config.stage2.train && plan.stage2_prompt_tokens > 0;
+  memory.reference_pass = config.objective.loss.beta != 0;
   memory.recompute = config.objective.recompute_layers;
   memory.dropout = config.lora.dropout > 0;
   memory.threads = static_cast<int>(plan.threads);
@@ -279,6 +260,7 @@ void plan_ranks(const MemoryInputs& common, std::int64_t largest_set, RunPlan& p
     // An evaluation runs as many images at a time as a step has trajectories.
     own.evaluation_images = own.actor ? std::min(share(largest_set, actors), plan.trajectories) : 0;
     own.learner_images = own.learner ? share(plan.images, learners) : 0;
+    own.learners = static_cast<std::int64_t>(learners);
     const std::int64_t seen =
         std::min(plan.training_images, plan.steps * std::max(own.images, own.learner_images));
     own.distinct_images = seen + (own.actor ? share(plan.evaluation_images, actors) : 0);
@@ -286,14 +268,90 @@ void plan_ranks(const MemoryInputs& common, std::int64_t largest_set, RunPlan& p
     alone.push_back(needs.peak() - needs.shared_bytes());
     plan.node_shared_bytes = std::max(plan.node_shared_bytes, needs.shared_bytes());
     if (needs.peak() > plan.memory.peak()) {
-      plan.memory = std::move(needs);
+      plan.memory = needs;
       plan.fullest = plan.roles.role_name(rank);
     }
+    plan.rank_memory.push_back(std::move(needs));
   }
   // Any ranks may share a node, so the plan takes those that need the most.
   plan.node_ranks = std::min<std::int64_t>(plan.ranks, ranks_on_node(static_cast<int>(plan.ranks)));
   std::sort(alone.begin(), alone.end(), std::greater<>());
   plan.node_bytes = std::accumulate(alone.begin(), alone.begin() + plan.node_ranks, plan.node_shared_bytes);
+}
+
+/// The GPU that is here, where the program can use it.
+std::optional<DeviceFacts> gpu_here() {
+  if (!built_with_cuda()) return std::nullopt;
+  try {
+    return cuda_device_facts(number_from(kLocalRankVariables));
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+}
+
+/// Fills what `rates` leaves open. Throws Error (usage) for a named card without a data sheet.
+GpuRates settled_rates(const Config& config, GpuRates rates, const std::optional<DeviceFacts>& here) {
+  rates.share_given = rates.share > 0;
+  rates.bandwidth_given = rates.bandwidth > 0;
+  if (rates.peak_flop == 0) rates.peak_flop = config.model.gpu_tflops * 1e12;
+  rates.peak_given = rates.peak_flop > 0;
+  const bool named = !rates.card.empty();
+  const std::string name = named ? rates.card : here ? here->name : "";
+  const GpuCard* card = find_gpu_card(name);
+  if (named && card == nullptr && !(rates.peak_given && rates.bandwidth_given)) {
+    fail_usage(
+        "--gpu {}: no data sheet of such a GPU is known: give --gpu-bandwidth and model.gpu_tflops, or one "
+        "of {}",
+        name, gpu_card_names());
+  }
+  rates.origin = named ? "given" : here ? "it is here" : "assumed, none is here";
+  rates.card = name;
+  if (card == nullptr &&
+      !named) {  // the times are then those of the card that the bars of docs/performance-model.md name
+    card = find_gpu_card("H100");
+    rates.card = card->name;
+    rates.origin = here ? fmt::format("assumed, no data sheet of {} is known", name) : rates.origin;
+  }
+  if (!rates.share_given) rates.share = GpuRates::kShare;
+  if (card == nullptr) return rates;  // both rates are given
+  if (!rates.peak_given) rates.peak_flop = card->peak_flop;
+  if (!rates.bandwidth_given) rates.bandwidth = card->bandwidth;
+  return rates;
+}
+
+/// Times of a step on GPUs. Every part takes the larger of its operations over the rate and its bytes over the bandwidth. A
+/// generated token reads all weights, and each sequence its keys and values.
+void estimate_gpu_times(const Config& config, const ModelConfig& model, const RolloutFlop& rollout,
+                        RunPlan& plan) {
+  const auto actors = static_cast<std::int64_t>(plan.roles.actors.size());
+  const auto learners = static_cast<std::int64_t>(plan.roles.learners.size());
+  const double rate = plan.gpu.share * plan.gpu.peak_flop;
+  const double bandwidth = plan.gpu.share * plan.gpu.bandwidth;
+  const auto element = static_cast<std::int64_t>(size_of(config.model.dtype));
+  const KvLayout layout = kv_layout({config.model.device, config.model.dtype, 0}, head_shape(model.text));
+  const std::int64_t group_bytes = Engine::pages_needed(layout, plan.prompt_tokens, config.rollout.group_size,
+                                                        config.rollout.max_new_tokens) *
+                                   layout.page_bytes * model.text.layers;
+  const std::int64_t groups = share(plan.images, static_cast<std::size_t>(actors));
+  const std::int64_t at_once =
+      std::clamp<std::int64_t>(static_cast<std::int64_t>(config.rollout.kv_memory) / group_bytes, 1, groups);
+  const std::int64_t waves = share(groups, static_cast<std::size_t>(at_once));
+  const Widths w(model.text);
+  const double weights =
+      number(element * (model.text.layers * w.layer_weights() + model.text.hidden * model.text.vocab));
+  const double token_bytes = number(model.text.layers * layout.page_bytes / layout.page_tokens);
+  const double context = number(plan.prompt_tokens) + number(config.rollout.max_new_tokens) / 2;
+  const double running = number(groups * config.rollout.group_size) / number(waves);
+  const std::int64_t second = config.stage2.enabled ? config.rollout.stage2_max_new_tokens : 0;
+  const double iterations = number(waves * config.rollout.max_new_tokens + second);
+  const double read = iterations * (weights + running * context * token_bytes);
+  plan.batch_flop_per_second = rate;
+  plan.waves = waves;
+  plan.rollout_seconds = (plan.vision_flop + rollout.prefill) / rate / number(actors) +
+                         std::max(rollout.decode / rate / number(actors), read / bandwidth);
+  plan.decode_flop_per_second =
+      rollout.decode / number(actors) / std::max(rollout.decode / rate / number(actors), read / bandwidth);
+  plan.learn_seconds = plan.learn_flop / rate / number(learners);
 }
 
 /// Times of a step, from a short measurement on this machine.
@@ -316,7 +374,7 @@ void estimate_times(const Config& config, const ModelConfig& model, const Rollou
 
 }  // namespace
 
-RunPlan make_plan(const Config& config, int ranks, int processors) {
+RunPlan make_plan(const Config& config, int ranks, int processors, const GpuRates& rates) {
   require_training_keys(config);
   std::error_code unknown;
   if (!fs::is_directory(config.model.path, unknown) ||
@@ -339,7 +397,14 @@ RunPlan make_plan(const Config& config, int ranks, int processors) {
   fill_memory_inputs(config, sources.model, plan, memory);
   const RolloutFlop rollout = count_operations(config, sources.model, memory.patch_rows, plan);
   plan_ranks(memory, sources.largest_set(), plan);
-  estimate_times(config, sources.model, rollout, plan);
+  plan.device = config.model.device;
+  if (plan.device != "cuda") {
+    estimate_times(config, sources.model, rollout, plan);
+    return plan;
+  }
+  plan.here = gpu_here();
+  plan.gpu = settled_rates(config, rates, plan.here);
+  estimate_gpu_times(config, sources.model, rollout, plan);
   return plan;
 }
 

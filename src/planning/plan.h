@@ -3,18 +3,36 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "comm/roles.h"
 #include "config/config.h"
+#include "ops/cuda/device.h"
 #include "planning/memory_plan.h"
 
 namespace biqa {
 
+/// What the times of a step on GPUs are computed with. Zeros are replaced: by the card's data sheet, and by kShare.
+struct GpuRates {
+  /// Share of the peak and of the bandwidth that is reached. Assumed: nothing has been measured on a GPU.
+  static constexpr double kShare = 0.4;
+  std::string
+      card;  ///< a name of ops/gpu_cards.h or CUDA's name of the device; empty: the GPU that is here, or an H100
+  double peak_flop = 0;  ///< operations per second of bf16 products
+  double bandwidth = 0;  ///< bytes per second of the GPU's memory
+  double share = 0;
+  std::string origin;  ///< of the card: given, here or assumed
+  bool peak_given = false, bandwidth_given = false, share_given = false;
+};
+
 /// Values are of one step unless stated otherwise. Token counts are upper bounds: every completion has the maximum
 /// length.
 struct RunPlan {
+  std::string device = "cpu";
+  GpuRates gpu;                     ///< device cuda: with which the times are computed
+  std::optional<DeviceFacts> here;  ///< device cuda: the GPU of this process, if there is one
   RolePlan roles;
   std::int64_t ranks = 0, threads = 0;  ///< threads of each rank
   std::int64_t training_images = 0, evaluation_images = 0, steps = 0;
@@ -26,10 +44,12 @@ struct RunPlan {
   double vision_flop = 0, rollout_flop = 0, learn_flop = 0;
   /// speed of one rank in matrix products with many rows, from a short measurement
   double batch_flop_per_second = 0;
-  double decode_flop_per_second = 0;              ///< the same with one row per running completion
+  double decode_flop_per_second = 0;  ///< the same with one row per running completion
+  std::int64_t waves = 1;  ///< device cuda: in how many the keys and values of a step's groups need
   double rollout_seconds = 0, learn_seconds = 0;  ///< at these speeds, divided among the ranks of the role
   std::string fullest;                            ///< role of the rank that needs the most memory
-  MemoryPlan memory;                              ///< of that rank
+  MemoryPlan memory;                              ///< of that rank; with cuda, of its GPU
+  std::vector<MemoryPlan> rank_memory;            ///< of each rank
   std::int64_t node_ranks = 1;  ///< ranks on a node, as the launcher reports it; otherwise all
   /// peak memory of the node that needs the most; shared weights count once
   std::int64_t node_bytes = 0;
@@ -40,8 +60,8 @@ struct RunPlan {
 
 /// Reads the model's configuration, its tokenizer, the manifests and the headers of the images, but no weights. Throws
 /// the same Errors as a run. But weights and manifests may be missing; then `assumptions` lists what the plan assumes.
-/// `processors`: per rank; 0: the ranks share those that this process may use.
-RunPlan make_plan(const Config& config, int ranks, int processors = 0);
+/// `processors`: per rank; 0: the ranks share those that this process may use. `rates`: for device cuda.
+RunPlan make_plan(const Config& config, int ranks, int processors = 0, const GpuRates& rates = {});
 /// Readable text, several lines.
 std::string describe_plan(const RunPlan& plan);
 

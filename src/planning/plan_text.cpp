@@ -15,37 +15,38 @@ std::string flop_text(double flop) {
   return fmt::format("{:.3g} TFLOP", flop / 1e12);
 }
 
-}  // namespace
+std::string line(const std::string& name, const std::string& value) {
+  return fmt::format("{:<22} {}\n", name, value);
+}
 
-std::string describe_plan(const RunPlan& plan) {
-  std::string text;
-  for (const std::string& assumption : plan.assumptions) text += "assumed: " + assumption + "\n";
-  text += plan.roles.describe() + "\n";
-  const auto line = [&](const std::string& name, const std::string& value) {
-    text += fmt::format("{:<22} {}\n", name, value);
-  };
-  line("threads per rank", fmt::format("{}", plan.threads));
-  line("images", fmt::format("{} to train on, {} to evaluate", plan.training_images, plan.evaluation_images));
-  line("steps",
-       fmt::format("{} of {} images and {} trajectories", plan.steps, plan.images, plan.trajectories));
-  line("prompt", fmt::format("{} tokens, {} of them image; from the caption alone at most {}",
-                             plan.prompt_tokens, plan.image_tokens, plan.stage2_prompt_tokens));
-  line("tokens of a step",
-       fmt::format("at most {} generated, {} through the learner (if every completion has max_new_tokens)",
-                   plan.rollout_tokens, plan.trained_rows));
-  line("operations of a step",
-       fmt::format("at most {}: vision {}, rollout {}, learning {}",
-                   flop_text(plan.vision_flop + plan.rollout_flop + plan.learn_flop),
-                   flop_text(plan.vision_flop), flop_text(plan.rollout_flop), flop_text(plan.learn_flop)));
-  line("rate of a rank", fmt::format("{:.1f} GFLOP/s, {:.1f} while generating (products alone, measured now)",
-                                     plan.batch_flop_per_second / 1e9, plan.decode_flop_per_second / 1e9));
-  line("time of a step",
-       fmt::format("about {} at that rate: rollout {:.2f} s, learning {:.2f} s",
-                   duration_text(plan.step_seconds()), plan.rollout_seconds, plan.learn_seconds));
-  line("time of the run", fmt::format("about {} without evaluations",
-                                      duration_text(plan.step_seconds() * static_cast<double>(plan.steps))));
-  line("peak memory", fmt::format("{} of the fullest rank ({}), if every completion has the maximum length",
-                                  bytes_text(plan.memory.peak()), plan.fullest));
+/// The rates of the times, and where each comes from.
+std::string rates_text(const RunPlan& plan) {
+  if (plan.device != "cuda") {
+    return line("rate of a rank",
+                fmt::format("{:.1f} GFLOP/s, {:.1f} while generating (products alone, measured now)",
+                            plan.batch_flop_per_second / 1e9, plan.decode_flop_per_second / 1e9));
+  }
+  const GpuRates& gpu = plan.gpu;
+  const auto sheet = [](bool given) { return given ? "given" : "assumed, data sheet"; };
+  return line("GPU", fmt::format("{} ({})", gpu.card, gpu.origin)) +
+         line("peak of a GPU",
+              fmt::format("{:.1f} TFLOP/s in bf16 ({}), {:.0f} GB/s ({})", gpu.peak_flop / 1e12,
+                          sheet(gpu.peak_given), gpu.bandwidth / 1e9, sheet(gpu.bandwidth_given))) +
+         line("share of both", fmt::format("{:.0f} % ({}); nothing of this is measured", 100 * gpu.share,
+                                           gpu.share_given ? "given" : "assumed"));
+}
+
+/// A line per part of the memory.
+std::string memory_text(const RunPlan& plan) {
+  const bool cuda = plan.device == "cuda";
+  std::string text =
+      line(cuda ? "peak memory of a GPU" : "peak memory",
+           fmt::format("{} of the fullest rank ({}), if every completion has the maximum length",
+                       bytes_text(plan.memory.peak()), plan.fullest));
+  if (cuda && plan.here)
+    text +=
+        line("memory of the GPU here", fmt::format("{}, {} of it free", bytes_text(plan.here->total_bytes),
+                                                   bytes_text(plan.here->free_bytes)));
   for (const auto& [name, bytes] : plan.memory.shared)
     text += fmt::format("  {:<32} {:>12}{}\n", name, bytes_text(bytes),
                         plan.ranks > 1 ? "  once per node, for all its ranks" : "");
@@ -54,11 +55,45 @@ std::string describe_plan(const RunPlan& plan) {
   text += "  and the largest of\n";
   for (const auto& [name, bytes] : plan.memory.passing)
     text += fmt::format("    {:<30} {:>12}\n", name, bytes_text(bytes));
-  if (plan.ranks > 1) {
-    line("peak memory of a node",
-         fmt::format("at most {} with {} ranks, {} of that for the one copy of the weights",
-                     bytes_text(plan.node_bytes), plan.node_ranks, bytes_text(plan.node_shared_bytes)));
+  if (!cuda && plan.ranks > 1) {
+    text +=
+        line("peak memory of a node",
+             fmt::format("at most {} with {} ranks, {} of that for the one copy of the weights",
+                         bytes_text(plan.node_bytes), plan.node_ranks, bytes_text(plan.node_shared_bytes)));
   }
+  return text;
+}
+
+}  // namespace
+
+std::string describe_plan(const RunPlan& plan) {
+  std::string text;
+  for (const std::string& assumption : plan.assumptions) text += "assumed: " + assumption + "\n";
+  text += plan.roles.describe() + "\n";
+  const auto add = [&](const std::string& name, const std::string& value) { text += line(name, value); };
+  add("threads per rank", fmt::format("{}", plan.threads));
+  add("images", fmt::format("{} to train on, {} to evaluate", plan.training_images, plan.evaluation_images));
+  add("steps",
+      fmt::format("{} of {} images and {} trajectories", plan.steps, plan.images, plan.trajectories));
+  add("prompt", fmt::format("{} tokens, {} of them image; from the caption alone at most {}",
+                            plan.prompt_tokens, plan.image_tokens, plan.stage2_prompt_tokens));
+  add("tokens of a step",
+      fmt::format("at most {} generated, {} through the learner (if every completion has max_new_tokens)",
+                  plan.rollout_tokens, plan.trained_rows));
+  add("operations of a step",
+      fmt::format("at most {}: vision {}, rollout {}, learning {}",
+                  flop_text(plan.vision_flop + plan.rollout_flop + plan.learn_flop),
+                  flop_text(plan.vision_flop), flop_text(plan.rollout_flop), flop_text(plan.learn_flop)));
+  text += rates_text(plan);
+  add("time of a step",
+      fmt::format("about {} at that rate: rollout {:.2f} s, learning {:.2f} s",
+                  duration_text(plan.step_seconds()), plan.rollout_seconds, plan.learn_seconds));
+  add("time of the run", fmt::format("about {} without evaluations",
+                                     duration_text(plan.step_seconds() * static_cast<double>(plan.steps))));
+  if (plan.waves > 1)
+    add("waves", fmt::format("{} for the keys and values of a step: rollout.kv_memory holds no more at once",
+                             plan.waves));
+  text += memory_text(plan);
   return text;
 }
 

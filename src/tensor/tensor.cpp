@@ -15,6 +15,7 @@
 #include <unordered_map>
 
 #include "core/error.h"
+#include "tensor/device_use.h"
 
 namespace biqa {
 namespace {
@@ -23,8 +24,8 @@ constexpr std::size_t kAlignment = 64;
 
 struct Ledger {
   std::mutex mutex;
-  std::map<std::string, MemoryUse> by_label;
-  MemoryUse total;
+  std::map<std::string, MemoryUse> by_label, device_by_label;
+  MemoryUse total, device_total;
   std::map<const void*, std::pair<std::size_t, std::string>>
       device;  // bytes and label by address, for messages
 };
@@ -34,16 +35,21 @@ Ledger& ledger() {
   return *instance;
 }
 
-void account(const std::string& label, std::size_t bytes, bool take) {
+void account(const std::string& label, std::size_t bytes, bool take, Memory memory) {
+  const auto add = [bytes, take](MemoryUse& use) {
+    if (take)
+      use.now += bytes;
+    else
+      use.now -= bytes;
+    use.peak = std::max(use.peak, use.now);
+  };
   Ledger& books = ledger();
   const std::lock_guard lock(books.mutex);
-  for (MemoryUse* use : {&books.by_label[label], &books.total}) {
-    if (take)
-      use->now += bytes;
-    else
-      use->now -= bytes;
-    use->peak = std::max(use->peak, use->now);
-  }
+  add(books.by_label[label]);
+  add(books.total);
+  if (memory != Memory::device) return;
+  add(books.device_by_label[label]);
+  add(books.device_total);
 }
 
 /// Reuses large blocks. Every step frees and allocates the same buffers, and the system takes time to clear new pages.
@@ -151,12 +157,12 @@ Buffer::Buffer(std::size_t bytes, std::string label) : bytes_(bytes), label_(std
         "images_per_step",
         bytes, label_);
   }
-  account(label_, bytes, true);
+  account(label_, bytes, true, memory_);
 }
 
 Buffer::~Buffer() {
   if (data_ == nullptr) return;
-  if (counted_) account(label_, bytes_, false);
+  if (counted_) account(label_, bytes_, false, memory_);
   if (memory_ == Memory::device) {
     const std::lock_guard lock(ledger().mutex);
     ledger().device.erase(data_);
@@ -178,7 +184,7 @@ Buffer Buffer::borrow(void* data, std::size_t bytes, std::string label, std::sha
   buffer.owner_ = std::move(owner);
   buffer.counted_ = counted;
   buffer.memory_ = memory;
-  if (data != nullptr && counted) account(buffer.label_, bytes, true);
+  if (data != nullptr && counted) account(buffer.label_, bytes, true, memory);
   if (data != nullptr && memory == Memory::device) {
     const std::lock_guard lock(ledger().mutex);
     ledger().device[data] = {bytes, buffer.label_};
@@ -213,6 +219,28 @@ MemoryUse memory_total() {
   Ledger& books = ledger();
   const std::lock_guard lock(books.mutex);
   return books.total;
+}
+
+std::map<std::string, MemoryUse> device_memory_report() {
+  Ledger& books = ledger();
+  const std::lock_guard lock(books.mutex);
+  return books.device_by_label;
+}
+
+MemoryUse device_memory_total() {
+  Ledger& books = ledger();
+  const std::lock_guard lock(books.mutex);
+  return books.device_total;
+}
+
+void restart_memory_peaks() {
+  Ledger& books = ledger();
+  const std::lock_guard lock(books.mutex);
+  const auto restart = [](MemoryUse& use) { use.peak = use.now; };
+  restart(books.total);
+  restart(books.device_total);
+  for (auto& [label, use] : books.by_label) restart(use);
+  for (auto& [label, use] : books.device_by_label) restart(use);
 }
 
 Tensor Tensor::clone() const {

@@ -13,6 +13,11 @@ void require_cuda_device() {
   fail("device cuda: this build has no CUDA backend; build it with `launch/build.sh cuda` or use device cpu");
 }
 
+DeviceFacts cuda_device_facts(int /*local_rank*/) {
+  require_cuda_device();
+  return {};
+}
+
 std::unique_ptr<Ops> make_cuda_ops(DType /*compute*/, int /*local_rank*/) {
   require_cuda_device();
   return nullptr;

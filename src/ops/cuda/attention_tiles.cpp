@@ -25,12 +25,6 @@ std::int32_t key_count(const QueryTile& tile) {
 
 }  // namespace
 
-bool tiles_fit(const HeadShape& shape, DType type) {
-  constexpr std::int64_t kLargest = 128;
-  constexpr std::int64_t kStep = 8;  // elements that a thread copies at once
-  return type == DType::bf16 && shape.head_dim % kStep == 0 && shape.head_dim <= kLargest;
-}
-
 ForwardTiles forward_tiles(const std::vector<QueryRows>& rows, const std::vector<SharedQueryRows>& shared,
                            std::int64_t heads_per_kv_head, std::int64_t members) {
   CHECK(members > 0 && (shared.empty() || members * heads_per_kv_head <= kTilePairs))

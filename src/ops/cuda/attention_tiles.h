@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "ops/cuda/attention.h"
+#include "ops/cuda/buffers.h"
 #include "tensor/arena.h"
 
 namespace biqa::cuda {
@@ -22,9 +23,6 @@ namespace biqa::cuda {
 /// Maximum number of pairs in a tile, and of keys in a block.
 inline constexpr int kTilePairs = 64;
 inline constexpr int kBlockKeys = 64;
-
-/// Whether these kernels support the shape: bf16, and a head dimension that is a multiple of 8 and at most 128.
-bool tiles_fit(const HeadShape& shape, DType type);
 
 /// Consecutive keys to which consecutive query rows attend. The first row attends to `length` keys, each following row
 /// to `growth` (0 or 1) more keys.

@@ -53,10 +53,10 @@ void AdapterInput::add(const LoraModule& module, std::int64_t column, ConstView 
 
 void AdapterInput::finish(DType compute, std::int64_t outputs, CudaMemory& memory, const Stream& stream) {
   if (parts_.empty()) return;
-  constexpr std::int64_t kUnit = 8;  // elements in bf16 of which fits_tiles() wants multiples
   const std::int64_t in = parts_.front().module.in;
-  bool tiled = compute == DType::bf16 && in % kUnit == 0 && outputs % kUnit == 0;
-  for (const Part& part : parts_) tiled = tiled && part.column % kUnit == 0 && part.module.out % kUnit == 0;
+  std::vector<std::int64_t> widths{in, outputs};
+  for (const Part& part : parts_) widths.insert(widths.end(), {part.column, part.module.out});
+  const bool tiled = adapter_fits_tiles(compute, widths);
   Tensor down = memory.allocate(DType::f32, rank_, in, "adapter");
   for (Part& part : parts_) {
     memory.copy(part.down.view(), down.view().row_range(part.rank_offset, part.module.rank));

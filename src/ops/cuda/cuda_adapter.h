@@ -7,14 +7,12 @@
 #include <optional>
 #include <vector>
 
+#include "ops/cuda/buffers.h"
 #include "ops/cuda/tile_lora.h"
 #include "ops/decoder.h"
 #include "tensor/cuda/memory.h"
 
 namespace biqa::cuda {
-
-/// The four inputs of a layer that feed projections.
-enum Input : std::uint8_t { kInputQkv, kInputO, kInputGateUp, kInputDown, kInputs };
 
 /// The dropout of one input in a pass: a DropoutMask without its projection. `rate` 0 means no dropout.
 struct InputDropout {

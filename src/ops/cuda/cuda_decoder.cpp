@@ -14,18 +14,6 @@
 namespace biqa::cuda {
 namespace {
 
-/// Results of a layer's forward pass that the backward pass reads. The others can be recomputed from `input`. T' is the
-/// number of rows after attention: all rows, or the outputs in the last layer.
-struct LayerRecord {
-  View input;                   // [T, hidden] f32
-  View qkv;                     // [T, q + 2 kv] f32, rotated
-  View attended;                // [T', q] compute type
-  View lse;                     // [T', heads] f32
-  View middle;                  // [T', hidden] f32
-  View gate_up;                 // [T', 2 intermediate] f32
-  std::array<View, kInputs> u;  // the adapter's inner values, [T or T', ranks] f32
-};
-
 struct CudaTape final : Tape {
   explicit CudaTape(DeviceMemory& memory) : storage("activations", memory) {}
   Arena storage;
@@ -126,21 +114,13 @@ class CudaDecoder final : public Decoder {
     return rows;
   }
 
-  struct InputPart {
-    Projection projection;
-    std::int64_t column;  // first column in the input's stacked output
-  };
-  std::vector<InputPart> parts_of(int input) const;
-  /// Columns of the input's stacked output.
-  std::int64_t outputs_of(int input) const;
-  LayerRecord take_record(const Pass& pass, std::size_t layer, bool for_backward, Arena& arena) const;
+  LayerSize size_of_layer(const Pass& pass, std::size_t layer) const;
 
   void embed_rows(const CudaPlan& plan, View x);
   InputDropout dropout_of(const Pass& pass, std::size_t layer, int input) const;
   void add_adapter(const Pass& pass, std::size_t layer, int input, ConstView x, View u, View y);
   void add_adapter_backward(const Pass& pass, std::size_t layer, int input, ConstView x, ConstView u,
                             ConstView dy, View d_x, View gradient);
-  View rounded(ConstView x, Arena& arena);
 
   void layer_forward(const Pass& pass, std::size_t l, View x, View out, const LayerRecord& record,
                      bool for_backward);
@@ -161,31 +141,6 @@ class CudaDecoder final : public Decoder {
 
 // --- adapter -----------------------------------------------------------------------------------------------------------
 
-std::vector<CudaDecoder::InputPart> CudaDecoder::parts_of(int input) const {
-  const std::int64_t q = q_width();
-  switch (input) {
-    case kInputQkv:
-      return {{Projection::q, 0}, {Projection::k, q}, {Projection::v, q + kv_width()}};
-    case kInputO:
-      return {{Projection::o, 0}};
-    case kInputGateUp:
-      return {{Projection::gate, 0}, {Projection::up, shape_.intermediate}};
-    default:
-      return {{Projection::down, 0}};
-  }
-}
-
-std::int64_t CudaDecoder::outputs_of(int input) const {
-  switch (input) {
-    case kInputQkv:
-      return q_width() + 2 * kv_width();
-    case kInputGateUp:
-      return 2 * shape_.intermediate;
-    default:
-      return shape_.hidden;
-  }
-}
-
 std::shared_ptr<const PackedAdapter> CudaDecoder::pack_adapter(std::span<const LoraModule> modules,
                                                                ConstView flat) {
   auto packed = std::make_shared<CudaAdapter>(static_cast<std::size_t>(flat.size()));
@@ -195,13 +150,13 @@ std::shared_ptr<const PackedAdapter> CudaDecoder::pack_adapter(std::span<const L
     table[static_cast<std::size_t>(module.layer)][static_cast<std::size_t>(module.projection)] = &module;
   }
   for (std::size_t layer = 0; layer < packed->layers.size(); ++layer) {
-    for (int input = 0; input < kInputs; ++input) {
-      AdapterInput& entry = packed->layers[layer][static_cast<std::size_t>(input)];
-      for (const InputPart& part : parts_of(input)) {
+    for (const Input input : {kInputQkv, kInputO, kInputGateUp, kInputDown}) {
+      AdapterInput& entry = packed->layers[layer][input];
+      for (const InputPart& part : parts_of(shape_, input)) {
         const LoraModule* module = table[layer][static_cast<std::size_t>(part.projection)];
         if (module != nullptr) entry.add(*module, part.column, flat, memory_, stream_);
       }
-      entry.finish(ops_.compute_type(), outputs_of(input), memory_, stream_);
+      entry.finish(ops_.compute_type(), outputs_of(shape_, input), memory_, stream_);
     }
   }
   return packed;
@@ -244,26 +199,13 @@ void CudaDecoder::embed_rows(const CudaPlan& plan, View x) {
   }
 }
 
-/// Takes memory for the results of a layer.
-LayerRecord CudaDecoder::take_record(const Pass& pass, std::size_t layer, bool for_backward,
-                                     Arena& arena) const {
-  const std::int64_t all = pass.plan.rows;
-  const std::int64_t rows = compact(pass.plan, layer) ? pass.plan.outputs : all;
-  LayerRecord record;
-  record.qkv = arena.take(DType::f32, all, q_width() + 2 * kv_width());
-  record.attended = arena.take(ops_.compute_type(), rows, q_width());
-  if (for_backward) {
-    record.lse = arena.take(DType::f32, rows, shape_.heads.heads);
-    record.middle = arena.take(DType::f32, rows, shape_.hidden);
-  }
-  record.gate_up = arena.take(DType::f32, rows, 2 * shape_.intermediate);
-  if (pass.adapter == nullptr) return record;
-  for (std::size_t input = 0; input < kInputs; ++input) {
-    const AdapterInput& entry = pass.adapter->layers[layer][input];
-    if (!entry.empty())
-      record.u[input] = arena.take(DType::f32, input == kInputQkv ? all : rows, entry.rank());
-  }
-  return record;
+LayerSize CudaDecoder::size_of_layer(const Pass& pass, std::size_t layer) const {
+  LayerSize size(shape_, ops_.compute_type(), pass.plan.tiled, pass.plan.rows,
+                 compact(pass.plan, layer) ? pass.plan.outputs : pass.plan.rows);
+  if (pass.adapter == nullptr) return size;
+  for (std::size_t input = 0; input < kInputs; ++input)
+    size.ranks[input] = pass.adapter->layers[layer][input].rank();
+  return size;
 }
 
 void CudaDecoder::forward(const BatchPlan& batch_plan, KvStore& kv, const PackedAdapter* adapter, View hidden,
@@ -280,18 +222,18 @@ void CudaDecoder::forward(const BatchPlan& batch_plan, KvStore& kv, const Packed
     *options.tape = std::move(made);
   }
   const bool keeps = tape != nullptr && !options.recompute;
-  View x = arena.take(DType::f32, pass.plan.rows, shape_.hidden);
-  const View last = pass.plan.compact() ? arena.take(DType::f32, pass.plan.outputs, shape_.hidden) : x;
+  const StreamBuffers streams = take_streams(shape_.hidden, pass.plan.rows, pass.plan.outputs, arena);
+  View x = streams.all;
   embed_rows(pass.plan, x);
   for (std::size_t l = 0; l < weights_.layers.size(); ++l) {
     const Arena::Scope scope(arena);
-    LayerRecord record = take_record(pass, l, keeps, keeps ? tape->storage : arena);
+    LayerRecord record = take_record(size_of_layer(pass, l), keeps, keeps ? tape->storage : arena);
     if (tape != nullptr) {
       record.input = tape->storage.take(DType::f32, x.rows(), shape_.hidden);
       memory_.copy(x, record.input);
       tape->layers.push_back(record);
     }
-    const View out = compact(pass.plan, l) ? last : x;
+    const View out = compact(pass.plan, l) ? streams.last : x;
     layer_forward(pass, l, x, out, record, keeps);
     x = out;
   }
@@ -306,16 +248,14 @@ void CudaDecoder::layer_forward(const Pass& pass, std::size_t l, View x, View ou
                                 bool for_backward) {
   const DecoderWeights::Layer& layer = weights_.layers[l];
   const CudaPlan& plan = pass.plan;
-  const DType compute = ops_.compute_type();
   const std::int64_t q = q_width();
   const std::int64_t kv = kv_width();
   const bool compacts = compact(plan, l);
-  const std::int64_t rows = out.rows();
 
-  const View normed = pass.arena.take(compute, x.rows(), shape_.hidden);
-  rms_norm(x, layer.input_norm.view(), shape_.rms_eps, normed, stream_);
-  ops_.linear(normed, *layer.qkv, record.qkv);
-  add_adapter(pass, l, kInputQkv, normed, record.u[kInputQkv], record.qkv);
+  const ForwardBuffers b = take_forward(size_of_layer(pass, l), pass.arena);
+  rms_norm(x, layer.input_norm.view(), shape_.rms_eps, b.normed, stream_);
+  ops_.linear(b.normed, *layer.qkv, record.qkv);
+  add_adapter(pass, l, kInputQkv, b.normed, record.u[kInputQkv], record.qkv);
   rotate(record.qkv.column_range(0, q + kv), shape_.heads.head_dim, plan.cosines.view(), plan.sines.view(),
          false, stream_);
   const KvPages pages = pass.kv.layer(static_cast<std::int64_t>(l));
@@ -323,9 +263,8 @@ void CudaDecoder::layer_forward(const Pass& pass, std::size_t l, View x, View ou
            pages, stream_);
   ConstView queries = record.qkv.column_range(0, q);
   if (compacts) {
-    const View gathered = pass.arena.take(DType::f32, rows, q);
-    gather_rows(queries, plan.output_rows, gathered, stream_);
-    queries = gathered;
+    gather_rows(queries, plan.output_rows, b.queries, stream_);
+    queries = b.queries;
     gather_rows(x, plan.output_rows, out, stream_);
   }
   if (plan.tiled)
@@ -338,23 +277,15 @@ void CudaDecoder::layer_forward(const Pass& pass, std::size_t l, View x, View ou
   add_adapter(pass, l, kInputO, record.attended, record.u[kInputO], out);
   if (for_backward) memory_.copy(out, record.middle);
 
-  const View normed2 = pass.arena.take(compute, rows, shape_.hidden);
-  rms_norm(out, layer.middle_norm.view(), shape_.rms_eps, normed2, stream_);
-  ops_.linear(normed2, *layer.gate_up, record.gate_up);
-  add_adapter(pass, l, kInputGateUp, normed2, record.u[kInputGateUp], record.gate_up);
-  const View product = pass.arena.take(compute, rows, shape_.intermediate);
-  swiglu(record.gate_up, product, stream_);
-  ops_.linear(product, *layer.down, out, true);
-  add_adapter(pass, l, kInputDown, product, record.u[kInputDown], out);
+  rms_norm(out, layer.middle_norm.view(), shape_.rms_eps, b.middle_normed, stream_);
+  ops_.linear(b.middle_normed, *layer.gate_up, record.gate_up);
+  add_adapter(pass, l, kInputGateUp, b.middle_normed, record.u[kInputGateUp], record.gate_up);
+  swiglu(record.gate_up, b.product, stream_);
+  ops_.linear(b.product, *layer.down, out, true);
+  add_adapter(pass, l, kInputDown, b.product, record.u[kInputDown], out);
 }
 
 // --- backward ----------------------------------------------------------------------------------------------------------
-
-View CudaDecoder::rounded(ConstView x, Arena& arena) {
-  const View y = arena.take(ops_.compute_type(), x.rows(), x.columns());
-  convert(x, y, stream_);
-  return y;
-}
 
 void CudaDecoder::backward(const BatchPlan& batch_plan, KvStore& kv, const PackedAdapter& adapter,
                            const Tape& base_tape, ConstView d_hidden, View gradient) {
@@ -363,25 +294,25 @@ void CudaDecoder::backward(const BatchPlan& batch_plan, KvStore& kv, const Packe
   Arena arena("gradients", memory_);
   const Pass pass{dynamic_cast<const CudaPlan&>(batch_plan), dynamic_cast<CudaKv&>(kv),
                   dynamic_cast<const CudaAdapter*>(&adapter), tape.dropout, arena};
-  View d_x = arena.take(DType::f32, pass.plan.outputs, shape_.hidden);
-  const View d_all = pass.plan.compact() ? arena.take(DType::f32, pass.plan.rows, shape_.hidden) : d_x;
-  const View x = tape.recompute ? arena.take(DType::f32, pass.plan.rows, shape_.hidden) : View{};
-  const View last =
-      tape.recompute && pass.plan.compact() ? arena.take(DType::f32, pass.plan.outputs, shape_.hidden) : x;
+  const StreamBuffers gradients = take_streams(shape_.hidden, pass.plan.rows, pass.plan.outputs, arena);
+  const StreamBuffers again = tape.recompute
+                                  ? take_streams(shape_.hidden, pass.plan.rows, pass.plan.outputs, arena)
+                                  : StreamBuffers{};
+  View d_x = gradients.last;
   memory_.zero(d_x);
   rms_norm_backward(tape.final_input, weights_.final_norm.view(), shape_.rms_eps, d_hidden, d_x, stream_);
   for (std::size_t l = weights_.layers.size(); l-- > 0;) {
     const Arena::Scope scope(arena);
     LayerRecord record = tape.layers[l];
     if (tape.recompute) {
-      record = take_record(pass, l, true, arena);
+      record = take_record(size_of_layer(pass, l), true, arena);
       record.input = tape.layers[l].input;
-      memory_.copy(record.input, x);
+      memory_.copy(record.input, again.all);
       const Arena::Scope of_forward(arena);
-      layer_forward(pass, l, x, compact(pass.plan, l) ? last : x, record, true);
+      layer_forward(pass, l, again.all, compact(pass.plan, l) ? again.last : again.all, record, true);
     }
-    layer_backward(pass, l, record, d_x, d_all, gradient);
-    d_x = d_all;
+    layer_backward(pass, l, record, d_x, gradients.all, gradient);
+    d_x = gradients.all;
   }
 }
 
@@ -396,44 +327,36 @@ void CudaDecoder::layer_backward(const Pass& pass, std::size_t l, const LayerRec
     const Arena::Scope scope(pass.arena);
     mlp_backward(pass, l, record, d_out, gradient);
   }
-  const View d_projected = rounded(attention_block_backward(pass, l, record, d_out, gradient), pass.arena);
-  const View normed = pass.arena.take(ops_.compute_type(), plan.rows, shape_.hidden);
-  rms_norm(record.input, layer.input_norm.view(), shape_.rms_eps, normed, stream_);
-  View d_normed;
-  if (l > 0) {
-    d_normed = pass.arena.take(DType::f32, plan.rows, shape_.hidden);
-    ops_.linear_backward(d_projected, *layer.qkv, d_normed);
-  }
-  add_adapter_backward(pass, l, kInputQkv, normed, record.u[kInputQkv], d_projected, d_normed, gradient);
+  const View d_qkv = attention_block_backward(pass, l, record, d_out, gradient);
+  const ProjectionBackwardBuffers b = take_projection_backward(size_of_layer(pass, l), l == 0, pass.arena);
+  convert(d_qkv, b.d_projected, stream_);
+  rms_norm(record.input, layer.input_norm.view(), shape_.rms_eps, b.normed, stream_);
+  if (l > 0) ops_.linear_backward(b.d_projected, *layer.qkv, b.d_normed);
+  add_adapter_backward(pass, l, kInputQkv, b.normed, record.u[kInputQkv], b.d_projected, b.d_normed,
+                       gradient);
   if (l == 0) return;
   if (compact(plan, l)) {
     memory_.zero(d_x);
     scatter_rows(d_out, plan.output_rows, d_x, stream_);
   }
-  rms_norm_backward(record.input, layer.input_norm.view(), shape_.rms_eps, d_normed, d_x, stream_);
+  rms_norm_backward(record.input, layer.input_norm.view(), shape_.rms_eps, b.d_normed, d_x, stream_);
 }
 
 /// Changes d_x [T', hidden] from the gradient of the layer's output into that of the residual stream after attention.
 void CudaDecoder::mlp_backward(const Pass& pass, std::size_t l, const LayerRecord& record, View d_x,
                                View gradient) {
   const DecoderWeights::Layer& layer = weights_.layers[l];
-  const DType compute = ops_.compute_type();
-  const std::int64_t rows = d_x.rows();
-  Arena& arena = pass.arena;
-  const View product = arena.take(compute, rows, shape_.intermediate);
-  swiglu(record.gate_up, product, stream_);
-  const View dy = rounded(d_x, arena);
-  const View d_product = arena.take(DType::f32, rows, shape_.intermediate);
-  ops_.linear_backward(dy, *layer.down, d_product);
-  add_adapter_backward(pass, l, kInputDown, product, record.u[kInputDown], dy, d_product, gradient);
-  const View d_gate_up = arena.take(compute, rows, 2 * shape_.intermediate);
-  swiglu_backward(record.gate_up, d_product, d_gate_up, stream_);
-  const View normed = arena.take(compute, rows, shape_.hidden);
-  rms_norm(record.middle, layer.middle_norm.view(), shape_.rms_eps, normed, stream_);
-  const View d_normed = arena.take(DType::f32, rows, shape_.hidden);
-  ops_.linear_backward(d_gate_up, *layer.gate_up, d_normed);
-  add_adapter_backward(pass, l, kInputGateUp, normed, record.u[kInputGateUp], d_gate_up, d_normed, gradient);
-  rms_norm_backward(record.middle, layer.middle_norm.view(), shape_.rms_eps, d_normed, d_x, stream_);
+  const MlpBackwardBuffers b = take_mlp_backward(size_of_layer(pass, l), pass.arena);
+  swiglu(record.gate_up, b.product, stream_);
+  convert(d_x, b.dy, stream_);
+  ops_.linear_backward(b.dy, *layer.down, b.d_product);
+  add_adapter_backward(pass, l, kInputDown, b.product, record.u[kInputDown], b.dy, b.d_product, gradient);
+  swiglu_backward(record.gate_up, b.d_product, b.d_gate_up, stream_);
+  rms_norm(record.middle, layer.middle_norm.view(), shape_.rms_eps, b.normed, stream_);
+  ops_.linear_backward(b.d_gate_up, *layer.gate_up, b.d_normed);
+  add_adapter_backward(pass, l, kInputGateUp, b.normed, record.u[kInputGateUp], b.d_gate_up, b.d_normed,
+                       gradient);
+  rms_norm_backward(record.middle, layer.middle_norm.view(), shape_.rms_eps, b.d_normed, d_x, stream_);
 }
 
 /// Gradient [T, q + 2 kv] f32 with respect to the projections' results, before the rotation.
@@ -442,41 +365,37 @@ View CudaDecoder::attention_block_backward(const Pass& pass, std::size_t l, cons
   const CudaPlan& plan = pass.plan;
   const std::int64_t q = q_width();
   const std::int64_t kv = kv_width();
-  const std::int64_t rows = d_out.rows();
   const bool compacts = compact(plan, l);
-  Arena& arena = pass.arena;
-  const View dy = rounded(d_out, arena);
-  const View d_attended = arena.take(DType::f32, rows, q);
-  ops_.linear_backward(dy, *weights_.layers[l].o, d_attended);
-  add_adapter_backward(pass, l, kInputO, record.attended, record.u[kInputO], dy, d_attended, gradient);
-  const View d_qkv = arena.take(DType::f32, plan.rows, q + 2 * kv);
+  const LayerSize size = size_of_layer(pass, l);
+  const AttentionBackwardBuffers b = take_attention_backward(size, pass.arena);
+  convert(d_out, b.dy, stream_);
+  ops_.linear_backward(b.dy, *weights_.layers[l].o, b.d_attended);
+  add_adapter_backward(pass, l, kInputO, record.attended, record.u[kInputO], b.dy, b.d_attended, gradient);
   ConstView queries = record.qkv.column_range(0, q);
-  View d_q = d_qkv.column_range(0, q);
   if (compacts) {
-    const View gathered = arena.take(DType::f32, rows, q);
-    gather_rows(queries, plan.output_rows, gathered, stream_);
-    queries = gathered;
-    d_q = arena.take(DType::f32, rows, q);
-    memory_.zero(d_qkv);
+    gather_rows(queries, plan.output_rows, b.queries, stream_);
+    queries = b.queries;
+    memory_.zero(b.d_qkv);
   }
-  const View d_k = d_qkv.column_range(q, kv);
-  const View d_v = d_qkv.column_range(q + kv, kv);
+  const View d_k = b.d_qkv.column_range(q, kv);
+  const View d_v = b.d_qkv.column_range(q + kv, kv);
   if (plan.tiled) {
-    const Arena::Scope scope(arena);
-    const View k_v = rounded(record.qkv.column_range(q, 2 * kv), arena);
+    const Arena::Scope scope(pass.arena);
+    const View k_v = take_rounded_keys(size, pass.arena);
+    convert(record.qkv.column_range(q, 2 * kv), k_v, stream_);
     tile_attention_backward(queries, k_v.column_range(0, kv), k_v.column_range(kv, kv), record.attended,
-                            record.lse, d_attended, shape_.heads,
-                            (compacts ? plan.output_tiles : plan.every_tiles).backward, d_q, d_k, d_v, arena,
-                            stream_);
+                            record.lse, b.d_attended, shape_.heads,
+                            (compacts ? plan.output_tiles : plan.every_tiles).backward, b.d_q, d_k, d_v,
+                            pass.arena, stream_);
   } else {
     attention_backward(queries, record.qkv.column_range(q, kv), record.qkv.column_range(q + kv, kv),
-                       record.attended, record.lse, d_attended, shape_.heads, ops_.compute_type(),
-                       compacts ? plan.output_backward : plan.every_backward, d_q, d_k, d_v, stream_);
+                       record.attended, record.lse, b.d_attended, shape_.heads, ops_.compute_type(),
+                       compacts ? plan.output_backward : plan.every_backward, b.d_q, d_k, d_v, stream_);
   }
-  if (compacts) scatter_rows(d_q, plan.output_rows, d_qkv.column_range(0, q), stream_);
-  rotate(d_qkv.column_range(0, q + kv), shape_.heads.head_dim, plan.cosines.view(), plan.sines.view(), true,
+  if (compacts) scatter_rows(b.d_q, plan.output_rows, b.d_qkv.column_range(0, q), stream_);
+  rotate(b.d_qkv.column_range(0, q + kv), shape_.heads.head_dim, plan.cosines.view(), plan.sines.view(), true,
          stream_);
-  return d_qkv;
+  return b.d_qkv;
 }
 
 }  // namespace

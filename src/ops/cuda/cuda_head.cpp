@@ -4,15 +4,13 @@
 #include <algorithm>
 #include <vector>
 
+#include "ops/cuda/buffers.h"
 #include "ops/cuda/cuda_sampled.h"
 #include "ops/cuda/head.h"
 #include "tensor/arena.h"
 
 namespace biqa::cuda {
 namespace {
-
-/// Rows of logits that are in memory at a time: 0.16 GB of f32 for 152,000 ids.
-constexpr std::int64_t kLogitRows = 256;
 
 std::vector<DeviceSampleRequest> device_requests(std::span<const SampleRequest> requests) {
   std::vector<DeviceSampleRequest> all;
@@ -44,12 +42,12 @@ void CudaHead::log_prob(ConstView h, std::span<const std::int64_t> targets, floa
   for (std::int64_t first = 0; first < h.rows(); first += kLogitRows) {
     const Arena::Scope scope(arena);
     const std::int64_t count = std::min(kLogitRows, h.rows() - first);
-    const View logits = arena.take(DType::f32, count, head_.out);
-    ops_.linear(h.row_range(first, count), head_, logits);
-    const View d_logits = d_hidden.empty() ? View{} : arena.take(ops_.compute_type(), count, head_.out);
-    cuda::log_prob(logits, part(upload.at(place), first, count), temperature,
-                   scores.view().row_range(first, count), d_logits, ops_.stream());
-    if (!d_hidden.empty()) ops_.linear_backward(d_logits, head_, d_hidden.row_range(first, count));
+    const LogitBuffers b = d_hidden.empty() ? take_logits(count, head_.out, arena)
+                                            : take_logits(count, head_.out, ops_.compute_type(), arena);
+    ops_.linear(h.row_range(first, count), head_, b.logits);
+    cuda::log_prob(b.logits, part(upload.at(place), first, count), temperature,
+                   scores.view().row_range(first, count), b.computed, ops_.stream());
+    if (!d_hidden.empty()) ops_.linear_backward(b.computed, head_, d_hidden.row_range(first, count));
   }
   const Tensor values = copied_to_host(memory, scores.view(), "activations");
   for (std::size_t i = 0; i < targets.size(); ++i) {
@@ -72,11 +70,10 @@ std::unique_ptr<SampledTokens> CudaHead::sample(ConstView h, std::span<const Sam
   for (std::int64_t first = 0; first < h.rows(); first += kLogitRows) {
     const Arena::Scope scope(arena);
     const std::int64_t count = std::min(kLogitRows, h.rows() - first);
-    const View logits = arena.take(DType::f32, count, head_.out);
-    const View weights = arena.take(DType::f32, count, head_.out);
-    ops_.linear(h.row_range(first, count), head_, logits);
-    cuda::sample(logits, part(upload.at(requests_place), first, count), upload.at(suppressed_place), weights,
-                 tokens->on_device() + first, ops_.stream());
+    const LogitBuffers b = take_logits(count, head_.out, DType::f32, arena);
+    ops_.linear(h.row_range(first, count), head_, b.logits);
+    cuda::sample(b.logits, part(upload.at(requests_place), first, count), upload.at(suppressed_place),
+                 b.computed, tokens->on_device() + first, ops_.stream());
   }
   tokens->send();
   return tokens;

@@ -11,6 +11,17 @@
 namespace biqa::cuda {
 namespace {
 
+static_assert(sizeof(std::int64_t) == TableBytes::kId && sizeof(std::int64_t) == TableBytes::kIndex);
+static_assert(sizeof(std::uint64_t) == TableBytes::kTokenKey && sizeof(std::int32_t) == TableBytes::kPage);
+static_assert(sizeof(KvWrite) == TableBytes::kKvWrite && sizeof(QueryRow) == TableBytes::kQueryRow);
+static_assert(sizeof(QueryKeys) == TableBytes::kQueryKeys && sizeof(KeyQueries) == TableBytes::kKeyQueries);
+static_assert(sizeof(QueryRange) == TableBytes::kQueryRange && sizeof(QueryTile) == TableBytes::kQueryTile);
+static_assert(sizeof(KeyRun) == TableBytes::kKeyRun && sizeof(KeyBlock) == TableBytes::kKeyBlock &&
+              sizeof(QueryRun) == TableBytes::kQueryRun);
+static_assert(sizeof(SampledRow) == TableBytes::kSampledRow &&
+              sizeof(DeviceSampledToken) == TableBytes::kSampledToken);
+static_assert(kTilePairs == TableBytes::kTilePairs && kBlockKeys == TableBytes::kBlockKeys);
+
 std::int32_t narrow(std::int64_t value) {
   CHECK(value >= 0 && value <= std::numeric_limits<std::int32_t>::max()) << value;
   return static_cast<std::int32_t>(value);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "ops/cuda/attention_tiles.h"
+#include "ops/cuda/buffers.h"
 #include "ops/cuda/cuda_ops.h"
 #include "ops/cuda/rows.h"
 #include "tensor/arena.h"
@@ -81,10 +82,11 @@ class CudaVision final : public VisionEncoder {
     const Images images(batch, tiles_fit(heads(), ops_.compute_type()), ops_.device_memory());
     const std::int64_t rows = batch.patches.rows();
     Arena arena("activations", ops_.memory());
-    const View input = arena.take(ops_.compute_type(), rows, batch.patches.columns());
-    convert(images.patches.view(), input, ops_.stream());
-    const View x = arena.take(DType::f32, rows, shape_.hidden);
-    ops_.linear(input, *weights_.embed, x);
+    const TowerBuffers b =
+        take_tower(ops_.compute_type(), rows, batch.patches.columns(), shape_.hidden, arena);
+    const View x = b.x;
+    convert(images.patches.view(), b.input, ops_.stream());
+    ops_.linear(b.input, *weights_.embed, x);
     observe("patch_embed", x);
     for (std::size_t i = 0; i < weights_.blocks.size(); ++i) {
       const Arena::Scope scope(arena);
@@ -102,53 +104,45 @@ class CudaVision final : public VisionEncoder {
 
   void block(const VisionWeights::Block& block, const Images& images, const Segments& segments, View x,
              Arena& arena) {
-    const std::int64_t rows = x.rows();
     const std::int64_t hidden = shape_.hidden;
-    const DType compute = ops_.compute_type();
     const Stream& stream = ops_.stream();
-    const View normed = arena.take(compute, rows, hidden);
-    rms_norm(x, block.norm1.view(), shape_.rms_eps, normed, stream);
-    const View qkv = arena.take(DType::f32, rows, 3 * hidden);
-    ops_.linear(normed, *block.qkv, qkv);
-    rotate(qkv.column_range(0, 2 * hidden), heads().head_dim, images.cosines.view(), images.sines.view(),
+    const VisionBlockBuffers b = take_vision_block(ops_.compute_type(), !segments.tiles.empty(), x.rows(),
+                                                   hidden, shape_.intermediate, arena);
+    rms_norm(x, block.norm1.view(), shape_.rms_eps, b.normed, stream);
+    ops_.linear(b.normed, *block.qkv, b.qkv);
+    rotate(b.qkv.column_range(0, 2 * hidden), heads().head_dim, images.cosines.view(), images.sines.view(),
            false, stream);
-    const View attended = arena.take(compute, rows, hidden);
-    const View q = qkv.column_range(0, hidden);
+    const View q = b.qkv.column_range(0, hidden);
     if (!segments.tiles.empty()) {
-      const View k_v = arena.take(compute, rows, 2 * hidden);
-      convert(qkv.column_range(hidden, 2 * hidden), k_v, stream);
-      tile_segment_attention(q, k_v.column_range(0, hidden), k_v.column_range(hidden, hidden), heads(),
-                             segments.tiles, attended, stream);
+      convert(b.qkv.column_range(hidden, 2 * hidden), b.k_v, stream);
+      tile_segment_attention(q, b.k_v.column_range(0, hidden), b.k_v.column_range(hidden, hidden), heads(),
+                             segments.tiles, b.attended, stream);
     } else {
-      segment_attention(q, qkv.column_range(hidden, hidden), qkv.column_range(2 * hidden, hidden), heads(),
-                        segments.rows, attended, stream);
+      segment_attention(q, b.qkv.column_range(hidden, hidden), b.qkv.column_range(2 * hidden, hidden),
+                        heads(), segments.rows, b.attended, stream);
     }
-    ops_.linear(attended, *block.projection, x, true);
-    rms_norm(x, block.norm2.view(), shape_.rms_eps, normed, stream);
-    const View gate_up = arena.take(DType::f32, rows, 2 * shape_.intermediate);
-    ops_.linear(normed, *block.gate_up, gate_up);
-    const View product = arena.take(compute, rows, shape_.intermediate);
-    swiglu(gate_up, product, stream);
-    ops_.linear(product, *block.down, x, true);
+    ops_.linear(b.attended, *block.projection, x, true);
+    rms_norm(x, block.norm2.view(), shape_.rms_eps, b.normed, stream);
+    ops_.linear(b.normed, *block.gate_up, b.gate_up);
+    swiglu(b.gate_up, b.product, stream);
+    ops_.linear(b.product, *block.down, x, true);
   }
 
   template <typename Observe>
   void merge(const Images& images, ConstView x, View features, Arena& arena, const Observe& observe) {
     const DType compute = ops_.compute_type();
     const Stream& stream = ops_.stream();
-    const View normed = arena.take(compute, x.rows(), shape_.hidden);
-    rms_norm(x, weights_.merger_norm.view(), shape_.rms_eps, normed, stream);
     const std::int64_t cells = x.rows() / shape_.cell;
     const std::int64_t width = shape_.cell * shape_.hidden;
-    const ConstView joined(normed.address(), compute, cells, width, width, normed.memory());
-    const View wide = arena.take(DType::f32, cells, weights_.merger_in->out);
-    ops_.linear(joined, *weights_.merger_in, wide);
-    const View activated = arena.take(compute, cells, weights_.merger_in->out);
-    gelu(wide, activated, stream);
-    const View merged = arena.take(DType::f32, cells, weights_.merger_out->out);
-    ops_.linear(activated, *weights_.merger_out, merged);
-    observe("merger", merged);
-    scatter_rows(merged, images.cells, features, stream);
+    const MergerBuffers b = take_merger(compute, x.rows(), shape_.hidden, cells, weights_.merger_in->out,
+                                        weights_.merger_out->out, arena);
+    rms_norm(x, weights_.merger_norm.view(), shape_.rms_eps, b.normed, stream);
+    const ConstView joined(b.normed.address(), compute, cells, width, width, b.normed.memory());
+    ops_.linear(joined, *weights_.merger_in, b.wide);
+    gelu(b.wide, b.activated, stream);
+    ops_.linear(b.activated, *weights_.merger_out, b.merged);
+    observe("merger", b.merged);
+    scatter_rows(b.merged, images.cells, features, stream);
   }
 
   CudaOps& ops_;

@@ -4,6 +4,7 @@
 // in a fixed order.
 #include <cmath>
 
+#include "ops/cuda/buffers.h"
 #include "ops/cuda/tile_kernels.h"
 
 namespace biqa::cuda {
@@ -348,10 +349,7 @@ void check_shapes(ConstView q, ConstView k, ConstView v, ConstView out, ConstVie
 /// Writes the inputs of the two passes to `scratch`.
 BackwardArguments prepare(ConstView q, ConstView out, ConstView lse, ConstView d_out, const HeadShape& shape,
                           Arena& scratch, const Stream& stream) {
-  const View rounded_q = scratch.take(DType::bf16, q.rows(), q.columns());
-  const View rounded_d_out = scratch.take(DType::bf16, q.rows(), q.columns());
-  const View base_2_lse = scratch.take(DType::f32, q.rows(), shape.heads);
-  const View delta = scratch.take(DType::f32, q.rows(), shape.heads);
+  const TileScratch taken = take_tile_scratch(q.rows(), q.columns(), shape.heads, scratch);
   PrepareArguments p{};
   p.q = elements<float>(q);
   p.d_out = elements<float>(d_out);
@@ -367,15 +365,15 @@ BackwardArguments prepare(ConstView q, ConstView out, ConstView lse, ConstView d
   p.head_dim = static_cast<int>(shape.head_dim);
   const float root = std::sqrt(static_cast<float>(shape.head_dim));
   p.query_factor = kLog2E / root;
-  p.rounded_q = static_cast<std::uint32_t*>(rounded_q.address());
-  p.rounded_d_out = static_cast<std::uint32_t*>(rounded_d_out.address());
-  p.base_2_lse = elements<float>(base_2_lse);
-  p.delta = elements<float>(delta);
+  p.rounded_q = static_cast<std::uint32_t*>(taken.q.address());
+  p.rounded_d_out = static_cast<std::uint32_t*>(taken.d_out.address());
+  p.base_2_lse = elements<float>(taken.lse);
+  p.delta = elements<float>(taken.delta);
   launch(prepare_kernel, dim3(grid_size((p.pairs + kTileWarps - 1) / kTileWarps)), dim3(kTileThreads), 0,
          stream, p);
   BackwardArguments a{};
-  a.q = elements<Bf16>(rounded_q);
-  a.d_out = elements<Bf16>(rounded_d_out);
+  a.q = elements<Bf16>(taken.q);
+  a.d_out = elements<Bf16>(taken.d_out);
   a.lse = p.base_2_lse;
   a.delta = p.delta;
   a.heads = p.heads;

@@ -3,6 +3,7 @@
 // registers: the order in which an mma takes its 16 terms is free, so a lane reads eight neighbours of a row at once.
 #include "ops/cuda/tile_lora.h"
 
+#include "ops/cuda/buffers.h"
 #include "ops/cuda/dropout_mask.h"
 #include "ops/cuda/tile_kernels.h"
 
@@ -12,7 +13,7 @@ namespace {
 constexpr int kRowsOfTile = 64;     // that a block takes: 16 in each warp
 constexpr int kColumnsOfTile = 64;  // that a block takes in expand and outer
 constexpr int kChunkColumns = 32;   // that a warp of reduce takes at once: eight in each lane
-constexpr int kMaxParts = 16;
+static_assert(kChunkColumns == kReduceUnit && kRowsOfTile == kOuterUnit);
 
 /// Eight neighbours in bf16.
 struct alignas(16) Octet {
@@ -331,14 +332,6 @@ void check_fits(ConstView matrix) {
   CHECK(matrix.columns() <= std::numeric_limits<std::int32_t>::max() / 2) << matrix.columns() << " columns";
 }
 
-/// A length in at most kMaxParts parts of about `wished` elements, a multiple of `unit` in each.
-struct Parts {
-  Parts(std::int64_t length, std::int64_t wished, std::int64_t unit)
-      : size(tiles(tiles(length, std::clamp<std::int64_t>(length / wished, 1, kMaxParts)), unit) * unit),
-        count(tiles(length, size)) {}
-  std::int64_t size, count;
-};
-
 }  // namespace
 
 bool fits_tiles(ConstView matrix) {
@@ -366,11 +359,10 @@ void reduce(ConstView x, const SplitFactors& factors, const DropoutMask& mask, V
       << u.rows() << "x" << u.columns();
   if (u.empty()) return;
   for (const ConstView matrix : {x, factors.high, factors.low}) check_fits(matrix);
-  constexpr std::int64_t kWishedColumns = 512;
-  const Parts parts(x.columns(), kWishedColumns, kChunkColumns);
+  const SumParts parts = reduce_parts(x.columns());
   const Arena::Scope scope(arena);
   const bool whole = parts.count == 1;
-  const View sums = whole ? u : arena.take(DType::f32, parts.count * x.rows(), rank);
+  const View sums = whole ? u : take_reduce_sums(x.rows(), x.columns(), rank, arena);
   const ReduceArguments a{rows_of<Bf16>(x),
                           rows_of<Bf16>(factors.high),
                           rows_of<Bf16>(factors.low),
@@ -423,10 +415,9 @@ void outer(ConstView g, ConstView x, const DropoutMask& mask, float scale, bool 
       << target.rows() << "x" << target.columns();
   if (g.empty() || x.empty()) return;
   check_fits(x);
-  constexpr std::int64_t kWishedRows = 256;
-  const Parts parts(x.rows(), kWishedRows, kRowsOfTile);
+  const SumParts parts = outer_parts(x.rows());
   const Arena::Scope scope(arena);
-  const View sums = arena.take(DType::f32, parts.count * rank, columns);
+  const View sums = take_outer_sums(x.rows(), columns, rank, arena);
   const OuterArguments a{
       rows_of<float>(g), rows_of<Bf16>(x), mask_of(mask, x.rows()),   elements<float>(sums),
       x.rows(),          parts.size,       static_cast<int>(columns), static_cast<int>(rank)};

@@ -90,6 +90,17 @@ std::string device_name() {
   return address.data();
 }
 
+Device selected_device() {
+  int device = 0;
+  BIQA_CUDA_CHECK(cudaGetDevice(&device));
+  cudaDeviceProp properties{};
+  BIQA_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
+  std::size_t available = 0;
+  std::size_t total = 0;
+  BIQA_CUDA_CHECK(cudaMemGetInfo(&available, &total));
+  return {&properties.name[0], static_cast<std::int64_t>(total), static_cast<std::int64_t>(available)};
+}
+
 Stream::Stream() {
   BIQA_CUDA_CHECK(cudaStreamCreateWithFlags(&handle_, cudaStreamNonBlocking));
 }

@@ -22,6 +22,12 @@ void check(cudaError_t status, const char* call, const char* file, int line);
 void select_device(int local_rank);
 /// PCI address of the selected device.
 std::string device_name();
+/// The selected device: its maker's name, and its memory now.
+struct Device {
+  std::string name;
+  std::int64_t total_bytes = 0, free_bytes = 0;
+};
+Device selected_device();
 
 /// A non-blocking stream; move-only. Work is ordered only within it, not with the default stream.
 class Stream {

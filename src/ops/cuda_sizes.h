@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the CUDA backend takes of a GPU's memory, from shapes alone: plans are made without a device. The buffers are taken by
+// the network's own functions (ops/cuda/buffers.h) from a memory that only counts, so they are those of a run.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "ops/adapter.h"
+#include "ops/decoder.h"
+
+namespace biqa {
+
+/// A batch, as far as its memory follows from it.
+struct BatchSize {
+  std::int64_t rows = 0, outputs = 0, picks = 0;
+  std::int64_t sequences = 0;
+  std::int64_t pages = 0;  ///< of all sequences; a shared page counts for each of them
+  bool training = false;   ///< with what the backward needs, and a key for each row
+  bool dropout = false;    ///< of the adapter's inputs, in training
+};
+
+/// The adapter's factors for one input of a layer.
+struct AdapterInputSize {
+  struct Part {
+    std::int64_t rank = 0, out = 0;
+  };
+  std::vector<Part> parts;  ///< of the adapted projections, in the order of the network
+  std::int64_t in = 0, rank = 0;
+  bool tiled = false;  ///< products on tensor cores
+};
+
+/// Sizes of the decoder in bytes.
+class CudaDecoderSizes {
+ public:
+  /// `modules`: the adapter's. Borrows nothing.
+  CudaDecoderSizes(const DecoderShape& shape, DType compute, std::span<const LoraModule> modules);
+
+  /// A packed adapter; and the most that packing it takes, besides its values, which take as much as the packed adapter.
+  std::int64_t adapter() const { return adapter_; }
+  std::int64_t packing() const { return packing_; }
+  /// Decoder::plan, at most: some tables are shorter where rows see the same keys.
+  std::int64_t plan(const BatchSize& batch) const;
+  /// Decoder::forward without a tape, with the adapter, without dropout. The hidden states belong to the caller.
+  std::int64_t forward(const BatchSize& batch) const;
+  /// A forward with a tape and its backward.
+  struct Training {
+    std::int64_t tape = 0, forward = 0, backward = 0;
+  };
+  Training training(const BatchSize& batch, bool recompute) const;
+  /// Decoder::log_prob and Decoder::sample.
+  std::int64_t log_prob(std::int64_t picks, bool gradient) const;
+  std::int64_t sample(std::int64_t picks) const;
+  /// The result of Decoder::sample.
+  static std::int64_t tokens(std::int64_t picks);
+
+ private:
+  DecoderShape shape_;
+  DType compute_;
+  std::vector<std::array<AdapterInputSize, 4>> adapter_inputs_;  // [layer][input]
+  std::int64_t adapter_ = 0, packing_ = 0;
+};
+
+/// Shape of the vision tower, as far as its memory follows from it.
+struct CudaVisionShape {
+  std::int64_t hidden = 0, intermediate = 0, heads = 0;
+  std::int64_t cell = 0;          ///< patches of a token
+  std::int64_t patch_values = 0;  ///< elements of a patch
+  std::int64_t out = 0;           ///< width of the features
+};
+/// VisionEncoder::encode for this number of patches with its result, at most.
+std::int64_t cuda_vision_bytes(const CudaVisionShape& shape, DType compute, std::int64_t patches);
+
+}  // namespace biqa
