@@ -65,6 +65,8 @@ void for_each_field(Metrics& m, Visit&& visit) {
   visit("lr", m.lr, kTrain);
   visit("policy_lag_max", m.policy_lag_max, kTrain);
   visit("traffic_bytes", m.traffic_bytes, kTrain);
+  visit("mfu", m.mfu, kTrain);
+  visit("device_peak_bytes", m.device_peak_bytes, kTrain);
 }
 
 template <typename Metrics, typename Visit>

@@ -47,6 +47,8 @@ struct StepMetrics {
   std::int64_t policy_lag_max = 0;
   /// bytes sent by all ranks together, including messages to themselves, without evaluations
   std::int64_t traffic_bytes = 0;
+  /// share of the GPUs' peak, and most bytes of tensors on one GPU so far; on the CPU not measured
+  double mfu = kNotMeasured, device_peak_bytes = kNotMeasured;
 };
 
 /// One evaluation set with one condition and decoding: a line of metrics.jsonl.

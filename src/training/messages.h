@@ -33,6 +33,7 @@ struct StepReport {
   double rollout = 0, stage2 = 0, reward = 0, learn = 0;  ///< seconds
   SentBytes sent{};                                       ///< since its last report
   bool stop = false, save = false;                        ///< signals that it has received
+  std::int64_t device_peak_bytes = 0;                     ///< of tensors on its GPU so far
 };
 void send_report(Communicator& world, int to, const StepReport& report);
 /// Waits for the next report of rank `from`.

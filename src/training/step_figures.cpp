@@ -4,9 +4,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/statistics.h"
 #include "data/response.h"
+#include "model/model_sizes.h"
 
 namespace biqa {
 
@@ -55,6 +57,44 @@ StepMetrics figures_of(std::span<const Group> groups, std::int64_t version, cons
   metrics.caption_words = captions > 0 ? caption_words / captions : 0;
   metrics.reasoning_words = reasonings > 0 ? reasoning_words / reasonings : 0;
   return metrics;
+}
+
+double step_flop(const ModelConfig& model, std::span<const Group> groups, const Config& config) {
+  const ModelFlop flop(model);
+  double rollout = 0;
+  double learned = 0;  // a forward pass of the learner
+  for (const Group& group : groups) {
+    const auto prompt = static_cast<double>(group.prompt_ids.size());
+    rollout += flop.prompt(prompt);
+    learned += flop.prompt(prompt);
+    for (const Trajectory& t : group.members) {
+      const auto tokens = static_cast<double>(t.completion_ids.size());
+      // The last token is only a result.
+      const double completion = flop.continuation(std::max(0.0, tokens - 1), prompt) + flop.head(tokens);
+      rollout += completion;
+      learned += completion;
+      const auto stage2 = static_cast<double>(t.stage2_completion_ids.size());
+      if (stage2 == 0) continue;
+      const auto stage2_prompt = static_cast<double>(t.stage2_prompt_ids.size());
+      const double second =
+          flop.prompt(stage2_prompt) + flop.continuation(stage2 - 1, stage2_prompt) + flop.head(stage2);
+      rollout += second;
+      if (config.stage2.train) learned += second;
+    }
+  }
+  const double passes = config.objective.loss.beta != 0 ? 3 : 2;
+  return rollout + static_cast<double>(config.objective.updates_per_rollout) * passes * learned;
+}
+
+std::string speed_text(const StepMetrics& metrics) {
+  const bool sampled = metrics.generated_tokens > 0;
+  const auto tokens = static_cast<double>(sampled ? metrics.generated_tokens + metrics.stage2_tokens
+                                                  : metrics.trained_tokens);
+  const double seconds = sampled ? metrics.rollout_seconds : metrics.learn_seconds;
+  std::string text;
+  if (seconds > 0) text += fmt::format("  {:.0f} tokens/s", tokens / seconds);
+  if (std::isfinite(metrics.mfu)) text += fmt::format("  mfu {:.1f} %", 100 * metrics.mfu);
+  return text;
 }
 
 SampleRecord record_of(std::int64_t step, const Group& group, const Trajectory& t, const Config& config) {

@@ -8,6 +8,7 @@
 
 #include "config/config.h"
 #include "data/trajectory.h"
+#include "model/config.h"
 #include "run/records.h"
 
 namespace biqa {
@@ -15,6 +16,13 @@ namespace biqa {
 /// All values of StepMetrics that depend only on the trajectories. `version`: version of the adapter before this step's
 /// update; the lag is measured against it. Without trajectories nothing is measured.
 StepMetrics figures_of(std::span<const Group> groups, std::int64_t version, const Config& config);
+
+/// Operations of a step by its tokens: the rollout of both stages, the reference pass where the loss needs it, and forward and
+/// backward passes of every update. Without the vision tower, recomputation and the adapter's own products. 0 for sft.
+double step_flop(const ModelConfig& model, std::span<const Group> groups, const Config& config);
+
+/// "  812 tokens/s  mfu 31 %" for the progress: of the rollout, or for sft of the learner; the second only where measured.
+std::string speed_text(const StepMetrics& metrics);
 
 /// A line of samples.jsonl.
 SampleRecord record_of(std::int64_t step, const Group& group, const Trajectory& trajectory,

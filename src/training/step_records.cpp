@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,12 +17,14 @@
 
 namespace biqa {
 
-StepRecords::StepRecords(const Config& config, const TrainingData& data, RunFolder folder, std::int64_t step)
+StepRecords::StepRecords(const Config& config, const TrainingData& data, RunFolder folder, std::int64_t step,
+                         double gpu_peak)
     : config_(config),
       data_(data),
       folder_(std::move(folder)),
       progress_("step", data.steps, step,
                 config.train.progress ? ProgressMode::automatic : ProgressMode::off),
+      gpu_peak_(gpu_peak),
       recorded_step_(step) {}
 
 void StepRecords::learned(const LearnedStep& learned, std::int64_t version) {
@@ -41,6 +44,7 @@ void StepRecords::learned(const LearnedStep& learned, std::int64_t version) {
   metrics_.entropy = result.entropy;
   metrics_.grad_norm = result.grad_norm;
   metrics_.lr = learned.lr;
+  if (gpu_peak_ > 0) step_flop_ = step_flop(ModelConfig::load(config_.model.path), learned.groups, config_);
   if (learned.groups.empty())
     metrics_.images = metrics_.trajectories = static_cast<std::int64_t>(learned.images);
 }
@@ -61,6 +65,9 @@ void StepRecords::add_report(const StepReport& report) {
   metrics_.stage2_seconds = std::max(metrics_.stage2_seconds, report.stage2);
   metrics_.reward_seconds = std::max(metrics_.reward_seconds, report.reward);
   metrics_.learn_seconds = std::max(metrics_.learn_seconds, report.learn);
+  if (report.device_peak_bytes > 0)
+    metrics_.device_peak_bytes =
+        std::fmax(metrics_.device_peak_bytes, static_cast<double>(report.device_peak_bytes));
   for (std::size_t kind = 0; kind < report.sent.size(); ++kind) {
     traffic_[kind] += report.sent[kind];
     metrics_.traffic_bytes += static_cast<std::int64_t>(report.sent[kind]);
@@ -70,6 +77,7 @@ void StepRecords::add_report(const StepReport& report) {
 void StepRecords::end_step(double sync_seconds, double step_seconds) {
   metrics_.sync_seconds = sync_seconds;
   metrics_.step_seconds = step_seconds;
+  if (step_flop_ > 0 && step_seconds > 0) metrics_.mfu = step_flop_ / (step_seconds * gpu_peak_);
 }
 
 void StepRecords::record(std::int64_t step) {
@@ -90,7 +98,7 @@ void StepRecords::comment(bool on_policy) {
     summary = fmt::format("reward {:.3f}  kl {:.3f}  {:.0f} tokens", metrics_.reward_mean, metrics_.kl,
                           metrics_.length_mean);
   }
-  progress_.update(metrics_.step, summary);
+  progress_.update(metrics_.step, summary + speed_text(metrics_));
 }
 
 void StepRecords::print_traffic(std::int64_t steps, int ranks) const {

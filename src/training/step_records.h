@@ -17,8 +17,10 @@ namespace biqa {
 /// an urgent save. Then the line has the times known so far, and the later call writes nothing.
 class StepRecords {
  public:
-  /// Borrows config and data. `step`: the last step whose line is in the folder.
-  StepRecords(const Config& config, const TrainingData& data, RunFolder folder, std::int64_t step);
+  /// Borrows config and data. `step`: the last step whose line is in the folder. `gpu_peak`: operations per second of
+  /// all GPUs together; 0: no MFU.
+  StepRecords(const Config& config, const TrainingData& data, RunFolder folder, std::int64_t step,
+              double gpu_peak = 0);
 
   const RunFolder& folder() const { return folder_; }
 
@@ -45,6 +47,8 @@ class StepRecords {
   RunFolder folder_;
   Progress progress_;
   StepMetrics metrics_;
+  double gpu_peak_;
+  double step_flop_ = 0;
   std::int64_t recorded_step_;
   SentBytes traffic_{};  // of all steps
 };

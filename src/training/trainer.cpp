@@ -9,11 +9,13 @@
 #include <limits>
 #include <memory>
 #include <optional>
+#include <set>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "comm/agreement.h"
+#include "comm/launcher.h"
 #include "comm/rank_processors.h"
 #include "core/failure.h"
 #include "core/processors.h"
@@ -23,9 +25,12 @@
 #include "learner/messages.h"
 #include "model/checkpoint.h"
 #include "model/peft.h"
+#include "ops/cuda/device.h"
+#include "ops/gpu_cards.h"
 #include "policy/version.h"
 #include "run/curves.h"
 #include "run/rank_log.h"
+#include "tensor/device_use.h"
 #include "training/actor_role.h"
 #include "training/adapter_exchange.h"
 #include "training/clock.h"
@@ -101,6 +106,7 @@ class Trainer {
   ExitCode stopped() const;
   void write_results() const;
 
+  double gpu_peak() const;
   bool first_learner() const { return roles_.learners.front() == world_.rank(); }
 
   Config config_;
@@ -228,13 +234,24 @@ void Trainer::resume(const FoundCheckpoint& found) {
               << ": the first steps are sampled with this adapter, without the usual lag";
 }
 
+/// Operations per second of all GPUs of the run at their peak; 0: unknown, or no GPUs.
+double Trainer::gpu_peak() const {
+  if (policy_.ops->device_name().empty()) return 0;
+  std::set<int> computing(roles_.actors.begin(), roles_.actors.end());
+  computing.insert(roles_.learners.begin(), roles_.learners.end());
+  const auto count = static_cast<double>(computing.size());
+  if (config_.model.gpu_tflops > 0) return count * config_.model.gpu_tflops * 1e12;
+  const GpuCard* card = find_gpu_card(cuda_device_facts(number_from(kLocalRankVariables)).name);
+  return card == nullptr ? 0 : count * card->peak_flop;
+}
+
 /// Called on the first learner. The content of the folder decides how the run begins.
 Boundary Trainer::open_folder() {
   const RunStart start = plan_start(config_, step_, data_.steps, data_.eval.size());
   if (start.finished) return {step_, -1};
   records_.emplace(config_, data_,
-                   RunFolder(*std::move(lock_), to_yaml(config_), start.resumed_step, start.evaluated),
-                   step_);
+                   RunFolder(*std::move(lock_), to_yaml(config_), start.resumed_step, start.evaluated), step_,
+                   gpu_peak());
   lock_.reset();
   checkpoints_->take_over(step_, start.evaluations);
   return {step_, data_.steps, false, start.evaluation};
@@ -362,6 +379,7 @@ void Trainer::report(StepReport own) {
   own.stop = signals_.stop;
   own.save = signals_.save.exchange(false);
   own.sent = traffic_->take();
+  own.device_peak_bytes = static_cast<std::int64_t>(device_memory_total().peak);
   send_report(world_, roles_.learners.front(), own);
 }
 

@@ -176,7 +176,7 @@ TEST(Scale, OneRewardRankIsAQueue) {
   const ScaleStep step = simulate_step(in, split(2, 1, 3), 6);
   EXPECT_NEAR(step.reward_seconds, 4 * (1 + 3 * 1), kRounding);  // each group to three learners
   EXPECT_EQ(step.limit, "rewards");
-  EXPECT_NEAR(sent(step, Operation::message), 4 * (1000 * 4 + 56) + 6 * 104, kRounding);
+  EXPECT_NEAR(sent(step, Operation::message), 4 * (1000 * 4 + 56) + 6 * 112, kRounding);
 }
 
 TEST(Scale, RanksShareCores) {

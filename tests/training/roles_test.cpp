@@ -81,6 +81,7 @@ TEST(Messages, AReportArrivesAsItWasSent) {
   report.learn = 3;
   std::iota(report.sent.begin(), report.sent.end(), 7U);
   report.save = true;
+  report.device_peak_bytes = 12;
   send_report(*world, 0, report);
   const StepReport received = receive_report(*world, 0);
   EXPECT_EQ(received.rollout, report.rollout);
@@ -90,6 +91,7 @@ TEST(Messages, AReportArrivesAsItWasSent) {
   EXPECT_EQ(received.sent, report.sent);
   EXPECT_FALSE(received.stop);
   EXPECT_TRUE(received.save);
+  EXPECT_EQ(received.device_peak_bytes, 12);
 }
 
 TEST(Messages, RequestsAndRepliesOfWorkArriveAsTheyWereSent) {

@@ -58,6 +58,53 @@ TEST(StepFigures, FollowFromTheTrajectories) {
   EXPECT_EQ(m.leak_rate, 0.5);
 }
 
+/// One layer of width 2 and one head of it, an MLP of width 3 and 5 ids: 2·(4·2·2 + 3·2·3) = 68 operations a row, 4·2 a
+/// row and key, 20 a row of logits.
+TEST(StepFigures, OperationsOfAStepAreThoseOfItsTokens) {
+  ModelConfig model;
+  model.text.hidden = model.text.head_dim = 2;
+  model.text.layers = model.text.heads = model.text.kv_heads = 1;
+  model.text.intermediate = 3;
+  model.text.vocab = 5;
+  std::vector<Group> groups(1);
+  groups[0].prompt_ids.assign(10, 1);
+  groups[0].members = {answer(1, 4, 3.5, 6), answer(2, 7, 3.0, 6)};
+  for (Trajectory& t : groups[0].members) t.stage2_completion_ids.clear();
+  const double prompt = 10 * (68 + 8 * 5);
+  const double short_one = 3 * (68 + 8 * 11.5) + 4 * 20, long_one = 6 * (68 + 8 * 13) + 7 * 20;
+  const double pass = prompt + short_one + long_one;
+  Config config;
+  config.objective.loss.beta = 0.1;
+  EXPECT_DOUBLE_EQ(step_flop(model, groups, config), (1 + 3) * pass);
+  config.objective.updates_per_rollout = 2;
+  EXPECT_DOUBLE_EQ(step_flop(model, groups, config), (1 + 2 * 3) * pass);
+  config.objective.loss.beta = 0;
+  config.objective.updates_per_rollout = 1;
+  EXPECT_DOUBLE_EQ(step_flop(model, groups, config), (1 + 2) * pass);
+  groups[0].members[0].stage2_prompt_ids.assign(6, 1);
+  groups[0].members[0].stage2_completion_ids.assign(3, 1);
+  const double second = 6 * (68 + 8 * 3) + 2 * (68 + 8 * 7) + 3 * 20;
+  EXPECT_DOUBLE_EQ(step_flop(model, groups, config), 3 * pass + second);
+  config.stage2.train = true;
+  EXPECT_DOUBLE_EQ(step_flop(model, groups, config), 3 * pass + 3 * second);
+}
+
+TEST(StepFigures, SpeedIsThatOfTheRolloutAndOfThePeakWhereMeasured) {
+  StepMetrics m;
+  EXPECT_EQ(speed_text(m), "");
+  m.generated_tokens = 900;
+  m.stage2_tokens = 100;
+  m.rollout_seconds = 2;
+  m.trained_tokens = 700;
+  m.learn_seconds = 7;
+  EXPECT_EQ(speed_text(m), "  500 tokens/s");
+  m.mfu = 0.314;
+  EXPECT_EQ(speed_text(m), "  500 tokens/s  mfu 31.4 %");
+  m.generated_tokens = 0;
+  m.mfu = kNotMeasured;
+  EXPECT_EQ(speed_text(m), "  100 tokens/s");
+}
+
 TEST(StepFigures, WhatWasNotDoneIsNotMeasured) {
   const StepMetrics nothing = figures_of({}, 7, Config());
   EXPECT_EQ(nothing.trajectories, 0);
