@@ -25,7 +25,7 @@ fuzz_packages=(clang-14 libclang-rt-14-dev libomp-14-dev)
 # means that the system does not have the package.
 systems=(
   "bookworm|Debian 12|tested|"
-  "trixie|Debian 13|tested in part: the quickstart and some of the tests have run|clang-format-14= clang-tidy-14= libomp-14-dev= clang-14= libclang-rt-14-dev="
+  "trixie|Debian 13|tested|clang-format-14= clang-tidy-14= libomp-14-dev= clang-14= libclang-rt-14-dev="
   "jammy|Ubuntu 22.04|untested: only the names of its packages are known|libjpeg62-turbo-dev=libjpeg-turbo8-dev libclang-rt-14-dev=libclang-common-14-dev"
   "noble|Ubuntu 24.04|untested: only the names of its packages are known|libjpeg62-turbo-dev=libjpeg-turbo8-dev"
 )

@@ -51,7 +51,6 @@ asks libjpeg62-turbo-dev
 never_asks clang-format-14
 never_asks clang-tidy-14
 never_asks ''
-says 'tested in part'
 on 'ID=debian\nVERSION_ID="13"\nVERSION_CODENAME=trixie\n' --fuzz
 never_asks clang-14
 for ubuntu in 'ID=ubuntu\nVERSION_ID="22.04"\nVERSION_CODENAME=jammy\nUBUNTU_CODENAME=jammy\n' \
