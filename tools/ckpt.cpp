@@ -144,7 +144,8 @@ void print_state_table(const AdapterState& state) {
   if (checkpoint) {
     fmt::print("{:<12} {}\n", "build", info.build);
     fmt::print("{:<12} {}\n", "best value",
-               std::isfinite(info.best_value) ? fmt::format("{:.4f}", info.best_value) : "not evaluated");
+               std::isfinite(info.best_value) ? fmt::format("{:.4f}", info.best_value)
+                                              : "not evaluated before it was saved");
   }
   fmt::print("{:<12} rank {}, alpha {}{}, {} tensors, {} values, digest {}\n", "adapter", spec.rank,
              spec.alpha, spec.rslora ? ", rank-stabilised" : "", state.tensors.size(),
