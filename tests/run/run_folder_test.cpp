@@ -86,7 +86,9 @@ TEST(MetricsLines, NamesAndOrder) {
                                                                             "grad_norm",
                                                                             "lr",
                                                                             "policy_lag_max",
-                                                                            "traffic_bytes"}));
+                                                                            "traffic_bytes",
+                                                                            "mfu",
+                                                                            "device_peak_bytes"}));
   EXPECT_EQ(keys_of(to_json_line(EvalMetrics{})),
             (std::vector<std::string>{"step", "eval", "condition", "decoding", "n", "parse_failures",
                                       "out_of_scale", "plcc", "srcc", "krcc", "rmse", "plcc_in_scale",
