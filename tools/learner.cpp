@@ -30,7 +30,7 @@ const ProgramInfo kInfo{
      {"set", "KEY=VALUE…", "replace a value of the configuration, e.g. train.seed=1", ""},
      {"dry-run", "", "print the plan (ranks, memory, tokens, operations, time) and stop", "false"},
      {"gpu", "NAME",
-      "with --dry-run and device cuda: GPU to plan the time for, e.g. A100; default: the one here", ""},
+      "with --dry-run and device cuda: GPU to plan the time for, e.g. RTX 4090; default: the one here", ""},
      {"gpu-bandwidth", "GB/S", "with --dry-run: bandwidth of the GPU's memory; 0: its data sheet", "0"},
      {"gpu-share", "0..1", "with --dry-run: share of peak and bandwidth that is reached; 0: 0.4", "0"}},
     true};

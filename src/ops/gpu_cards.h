@@ -3,18 +3,19 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 namespace biqa {
 
 struct GpuCard {
-  const char* name;   ///< as in CUDA's name of the device, or a part of it
+  const char* name;   ///< CUDA's name of the device without "NVIDIA" and "GeForce"
   double peak_flop;   ///< operations per second of dense bf16 products with f32 sums
   double bandwidth;   ///< bytes per second of its memory
   const char* sheet;  ///< the data sheet with these figures
 };
 
-/// The card whose name `device` contains; nullptr: none is known. The longest such name counts.
-const GpuCard* find_gpu_card(const std::string& device);
+/// The card that CUDA calls `device`; nullptr if it is not known. Variants such as "RTX 4090 D" are cards of their own.
+const GpuCard* find_gpu_card(std::string_view device);
 
 /// All names, for messages.
 std::string gpu_card_names();

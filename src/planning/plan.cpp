@@ -308,7 +308,7 @@ GpuRates settled_rates(const Config& config, GpuRates rates, const std::optional
   rates.card = name;
   if (card == nullptr &&
       !named) {  // the times are then those of the card that the bars of docs/performance-model.md name
-    card = find_gpu_card("H100");
+    card = find_gpu_card("H100 80GB HBM3");
     rates.card = card->name;
     rates.origin = here ? fmt::format("assumed, no data sheet of {} is known", name) : rates.origin;
   }

@@ -18,8 +18,8 @@ namespace biqa {
 struct GpuRates {
   /// Share of the peak and of the bandwidth that is reached. Assumed: nothing has been measured on a GPU.
   static constexpr double kShare = 0.4;
-  std::string
-      card;  ///< a name of ops/gpu_cards.h or CUDA's name of the device; empty: the GPU that is here, or an H100
+  /// CUDA's name of the device (ops/gpu_cards.h). Empty: the GPU of this machine or, without one, an H100.
+  std::string card;
   double peak_flop = 0;  ///< operations per second of bf16 products
   double bandwidth = 0;  ///< bytes per second of the GPU's memory
   double share = 0;

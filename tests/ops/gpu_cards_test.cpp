@@ -14,20 +14,19 @@ double peak(const std::string& name) {
 TEST(GpuCards, AreFoundByCudasName) {
   EXPECT_DOUBLE_EQ(peak("NVIDIA H100 80GB HBM3"), 989.4);
   EXPECT_DOUBLE_EQ(peak("NVIDIA H100 PCIe"), 756);
-  EXPECT_DOUBLE_EQ(peak("NVIDIA GH200 480GB"), 989.4);
   EXPECT_DOUBLE_EQ(peak("NVIDIA A100-SXM4-80GB"), 312);
   EXPECT_DOUBLE_EQ(find_gpu_card("NVIDIA A100-SXM4-40GB")->bandwidth, 1.555e12);
   EXPECT_DOUBLE_EQ(peak("NVIDIA A10"), 125);
-  EXPECT_DOUBLE_EQ(peak("NVIDIA A10G"), 70);
   EXPECT_DOUBLE_EQ(peak("NVIDIA L40S"), 362.05);
-  EXPECT_DOUBLE_EQ(peak("NVIDIA L4"), 121);
   EXPECT_DOUBLE_EQ(peak("NVIDIA GeForce RTX 4090"), 165.2);
+  EXPECT_DOUBLE_EQ(peak("RTX 4090"), 165.2) << "as a user names it";
   EXPECT_DOUBLE_EQ(peak("NVIDIA B200"), 2250);
 }
 
+// A variant with a longer name has other figures.
 TEST(GpuCards, AnotherCardIsUnknown) {
-  for (const char* name :
-       {"", "emulated device", "NVIDIA A1000", "NVIDIA XA10", "NVIDIA L400", "NVIDIA GB200"})
+  for (const char* name : {"", "NVIDIA ", "emulated device", "NVIDIA A1000", "NVIDIA XA10", "NVIDIA H100 NVL",
+                           "NVIDIA H200 NVL", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GB200"})
     EXPECT_EQ(find_gpu_card(name), nullptr) << name;
   EXPECT_NE(gpu_card_names().find("RTX 4090"), std::string::npos);
 }
