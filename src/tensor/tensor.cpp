@@ -22,17 +22,26 @@ namespace {
 
 constexpr std::size_t kAlignment = 64;
 
+struct Account {
+  std::map<std::string, MemoryUse> by_label;
+  MemoryUse total;
+};
 struct Ledger {
   std::mutex mutex;
-  std::map<std::string, MemoryUse> by_label, device_by_label;
-  MemoryUse total, device_total;
-  std::map<const void*, std::pair<std::size_t, std::string>>
-      device;  // bytes and label by address, for messages
+  Account all, device;  // device memory is in both
+  /// Bytes and label of device memory by address, for messages.
+  std::map<const void*, std::pair<std::size_t, std::string>> device_addresses;
 };
 
 Ledger& ledger() {
   static auto* instance = new Ledger;  // never destroyed: buffers may outlive static destructors
   return *instance;
+}
+
+template <typename Part>
+Part copy_of(const Account& account, Part Account::*part) {
+  const std::lock_guard lock(ledger().mutex);
+  return account.*part;
 }
 
 void account(const std::string& label, std::size_t bytes, bool take, Memory memory) {
@@ -45,11 +54,11 @@ void account(const std::string& label, std::size_t bytes, bool take, Memory memo
   };
   Ledger& books = ledger();
   const std::lock_guard lock(books.mutex);
-  add(books.by_label[label]);
-  add(books.total);
-  if (memory != Memory::device) return;
-  add(books.device_by_label[label]);
-  add(books.device_total);
+  for (Account* account : {&books.all, &books.device}) {
+    if (account == &books.device && memory != Memory::device) continue;
+    add(account->by_label[label]);
+    add(account->total);
+  }
 }
 
 /// Reuses large blocks. Every step frees and allocates the same buffers, and the system takes time to clear new pages.
@@ -165,7 +174,7 @@ Buffer::~Buffer() {
   if (counted_) account(label_, bytes_, false, memory_);
   if (memory_ == Memory::device) {
     const std::lock_guard lock(ledger().mutex);
-    ledger().device.erase(data_);
+    ledger().device_addresses.erase(data_);
   }
   if (owner_ != nullptr) return;
   if (has_own_block(bytes_))
@@ -187,7 +196,7 @@ Buffer Buffer::borrow(void* data, std::size_t bytes, std::string label, std::sha
   if (data != nullptr && counted) account(buffer.label_, bytes, true, memory);
   if (data != nullptr && memory == Memory::device) {
     const std::lock_guard lock(ledger().mutex);
-    ledger().device[data] = {bytes, buffer.label_};
+    ledger().device_addresses[data] = {bytes, buffer.label_};
   }
   return buffer;
 }
@@ -196,7 +205,7 @@ void detail::refuse_host_access(const void* data) {
   std::string label = "an unknown buffer";
   {
     const std::lock_guard lock(ledger().mutex);
-    const auto& device = ledger().device;
+    const auto& device = ledger().device_addresses;
     auto after = device.upper_bound(data);
     if (after != device.begin()) {
       const auto& [start, block] = *std::prev(after);
@@ -210,37 +219,26 @@ void detail::refuse_host_access(const void* data) {
 }
 
 std::map<std::string, MemoryUse> memory_report() {
-  Ledger& books = ledger();
-  const std::lock_guard lock(books.mutex);
-  return books.by_label;
+  return copy_of(ledger().all, &Account::by_label);
 }
-
 MemoryUse memory_total() {
-  Ledger& books = ledger();
-  const std::lock_guard lock(books.mutex);
-  return books.total;
+  return copy_of(ledger().all, &Account::total);
 }
-
 std::map<std::string, MemoryUse> device_memory_report() {
-  Ledger& books = ledger();
-  const std::lock_guard lock(books.mutex);
-  return books.device_by_label;
+  return copy_of(ledger().device, &Account::by_label);
 }
-
 MemoryUse device_memory_total() {
-  Ledger& books = ledger();
-  const std::lock_guard lock(books.mutex);
-  return books.device_total;
+  return copy_of(ledger().device, &Account::total);
 }
 
 void restart_memory_peaks() {
   Ledger& books = ledger();
   const std::lock_guard lock(books.mutex);
   const auto restart = [](MemoryUse& use) { use.peak = use.now; };
-  restart(books.total);
-  restart(books.device_total);
-  for (auto& [label, use] : books.by_label) restart(use);
-  for (auto& [label, use] : books.device_by_label) restart(use);
+  for (Account* account : {&books.all, &books.device}) {
+    restart(account->total);
+    for (auto& [label, use] : account->by_label) restart(use);
+  }
 }
 
 Tensor Tensor::clone() const {
