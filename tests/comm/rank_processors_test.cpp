@@ -3,12 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
 
-#include <array>
 #include <cerrno>
 #include <cstddef>
 #include <string>
@@ -16,11 +11,12 @@
 #include <vector>
 
 #include "core/processors.h"
+#include "support/denied_call.h"
 
 namespace biqa {
 namespace {
 
-using testing::ElementsAre;
+using ::testing::ElementsAre;
 
 RankProcessors rank(const std::string& node, std::vector<int> allowed,
                     double granted = std::numeric_limits<double>::infinity()) {
@@ -78,21 +74,9 @@ TEST(Shares, RanksAgreeThroughTheirCommunicator) {
   for (const int share : apart) EXPECT_EQ(share, usable);
 }
 
-/// This thread's system does not tell on which processors it runs from now on.
-void deny_affinity() {
-  std::array<sock_filter, 4> filter{
-      sock_filter BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_sched_getaffinity, 0, 1),
-      sock_filter BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
-      sock_filter BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
-  const sock_fprog program{static_cast<unsigned short>(filter.size()), filter.data()};
-  ASSERT_EQ(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-  ASSERT_EQ(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
-}
-
 TEST(Shares, WithoutAnAffinityMaskARankHasAllProcessors) {
   std::thread([] {
-    deny_affinity();
+    testing::deny_call(__NR_sched_getaffinity, ENOSYS);
     ASSERT_TRUE(allowed_processors().empty());
     const auto world = make_local();
     EXPECT_EQ(share_processors(*world, "node"), usable_processors());

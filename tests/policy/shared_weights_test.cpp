@@ -4,11 +4,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 
 #include <cerrno>
 #include <csignal>
@@ -20,6 +16,7 @@
 #include "policy/policy.h"
 #include "support/altered_products.h"
 #include "support/compare.h"
+#include "support/denied_call.h"
 #include "support/tiny_model.h"
 
 namespace biqa {
@@ -252,18 +249,6 @@ TEST(NodeFailures, NoMemoryOnTheFirstRankEndsAll) {
   for (const std::string& error : errors) EXPECT_NE(error, "");
 }
 
-/// This thread's system refuses memory without a file from now on.
-void deny_shared_memory() {
-  std::array<sock_filter, 4> filter{
-      sock_filter BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_memfd_create, 0, 1),
-      sock_filter BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
-      sock_filter BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
-  const sock_fprog program{static_cast<unsigned short>(filter.size()), filter.data()};
-  ASSERT_EQ(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-  ASSERT_EQ(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
-}
-
 TEST(NodeFailures, WithoutSharedMemoryANodeTakesCopiesAndSaysSo) {
   const TinyModel files;
   const Tensor expected = result_of(*testing::load(files, DType::f32));
@@ -271,7 +256,7 @@ TEST(NodeFailures, WithoutSharedMemoryANodeTakesCopiesAndSaysSo) {
   std::size_t held = 0;
   ::testing::internal::CaptureStderr();
   const auto errors = as_ranks([&](Communicator& world) {
-    if (world.rank() == 2) deny_shared_memory();
+    if (world.rank() == 2) testing::deny_call(__NR_memfd_create, EPERM);
     const auto model = load_shared(world, world.rank() < 2 ? "a" : "b", files.path(),
                                    make_ops({"cpu", DType::f32, 1}), false);
     world.barrier("models of all ranks");
