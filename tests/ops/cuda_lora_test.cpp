@@ -11,6 +11,7 @@
 #include "support/compare.h"
 #include "support/cuda_arrays.h"
 #include "support/device_matrix.h"
+#include "support/lora_reference.h"
 
 namespace biqa {
 namespace {
@@ -19,87 +20,54 @@ using cuda::DropoutMask;
 using cuda::Stream;
 using testing::DeviceArray;
 using testing::DeviceMatrix;
-using testing::element_of;
-using testing::ExpectedMatrix;
 using testing::Layout;
-using testing::random_tensor;
+using testing::LoraReference;
 using testing::same_bits;
-using testing::sum_bound;
 
-constexpr double kUnit = 0x1.0p-24;
-
-struct Case {
-  std::int64_t rows, columns, rank;
-  DType type;
-  double rate;
-};
-std::ostream& operator<<(std::ostream& out, const Case& c) {
-  return out << c.rows << "x" << c.columns << " rank " << c.rank << " " << name_of(c.type) << " rate "
-             << c.rate;
-}
+using Case = testing::LoraProductCase;
 
 class CudaLora : public ::testing::TestWithParam<Case> {
  protected:
-  CudaLora() {
-    for (std::int64_t r = 0; r < c_.rows; ++r) keys_.push_back(mix64(static_cast<std::uint64_t>(r) + 7));
-  }
   void TearDown() override { emulation::set_order(emulation::Order::forward); }
 
-  double factor(std::int64_t row, std::int64_t column) const {
-    if (c_.rate == 0) return 1;
-    const RandomStream stream{kKey, kProjection, keys_[static_cast<std::size_t>(row)]};
-    const Words<4> words = stream.bits(static_cast<std::uint64_t>(column / 4));
-    const double uniform = words[static_cast<std::size_t>(column % 4)] * 0x1.0p-32;
-    return uniform < c_.rate ? 0 : static_cast<double>(static_cast<float>(1 / (1 - c_.rate)));
-  }
   /// The mask of rows first … first + count.
   DropoutMask mask(const DeviceArray<std::uint64_t>& keys, std::int64_t first, std::int64_t count) const {
-    return {c_.rate, kKey, kProjection, {keys.data() + first, count}};
+    return {c_.rate, LoraReference::kKey, LoraReference::kProjection, {keys.data() + first, count}};
   }
 
   /// The kernel on the given rows, which are those of the output unless it is a sum over the rows.
   Tensor reduce(Layout layout, std::int64_t first, std::int64_t count) const {
     const Stream stream;
-    const DeviceArray<std::uint64_t> keys(keys_, stream);
-    const DeviceMatrix x(x_.view(), layout, stream);
-    const DeviceMatrix factors(a_.view(), layout, stream);
-    DeviceMatrix u(g_.view(), layout, stream);
+    const DeviceArray<std::uint64_t> keys(reference_.keys, stream);
+    const DeviceMatrix x(reference_.x.view(), layout, stream);
+    const DeviceMatrix factors(reference_.a.view(), layout, stream);
+    DeviceMatrix u(reference_.g.view(), layout, stream);
     cuda::reduce(x.view().row_range(first, count), factors.view(), mask(keys, first, count),
                  u.view().row_range(first, count), stream);
     return u.fetch();
   }
   Tensor expand(Layout layout, std::int64_t first, std::int64_t count) const {
     const Stream stream;
-    const DeviceArray<std::uint64_t> keys(keys_, stream);
-    const DeviceMatrix u(g_.view(), layout, stream);
-    const DeviceMatrix factors(a_.view(), layout, stream);
-    DeviceMatrix y(y_.view(), layout, stream);
-    cuda::expand(u.view().row_range(first, count), factors.view(), kScale, mask(keys, first, count),
-                 y.view().row_range(first, count), stream);
+    const DeviceArray<std::uint64_t> keys(reference_.keys, stream);
+    const DeviceMatrix u(reference_.g.view(), layout, stream);
+    const DeviceMatrix factors(reference_.a.view(), layout, stream);
+    DeviceMatrix y(reference_.y.view(), layout, stream);
+    cuda::expand(u.view().row_range(first, count), factors.view(), LoraReference::kScale,
+                 mask(keys, first, count), y.view().row_range(first, count), stream);
     return y.fetch();
   }
   Tensor outer(Layout layout, bool transposed) const {
     const Stream stream;
-    const DeviceArray<std::uint64_t> keys(keys_, stream);
-    const DeviceMatrix g(g_.view(), layout, stream);
-    const DeviceMatrix x(x_.view(), layout, stream);
-    DeviceMatrix target(start(transposed).view(), layout, stream);
-    cuda::outer(g.view(), x.view(), mask(keys, 0, c_.rows), kScale, transposed, target.view(), stream);
+    const DeviceArray<std::uint64_t> keys(reference_.keys, stream);
+    const DeviceMatrix g(reference_.g.view(), layout, stream);
+    const DeviceMatrix x(reference_.x.view(), layout, stream);
+    DeviceMatrix target(reference_.target(transposed).view(), layout, stream);
+    cuda::outer(g.view(), x.view(), mask(keys, 0, c_.rows), LoraReference::kScale, transposed, target.view(),
+                stream);
     return target.fetch();
   }
-  Tensor start(bool transposed) const {
-    return random_tensor(DType::f32, transposed ? c_.columns : c_.rank, transposed ? c_.rank : c_.columns, 1,
-                         5);
-  }
-
-  static constexpr std::uint64_t kKey = 99, kProjection = 2;
-  static constexpr float kScale = 1.7F;
   const Case& c_ = GetParam();
-  std::vector<std::uint64_t> keys_;
-  Tensor x_ = random_tensor(c_.type, c_.rows, c_.columns, 2, 1);
-  Tensor a_ = random_tensor(DType::f32, c_.rank, c_.columns, 1, 2);
-  Tensor g_ = random_tensor(DType::f32, c_.rows, c_.rank, 1, 3);
-  Tensor y_ = random_tensor(DType::f32, c_.rows, c_.columns, 1, 4);
+  const LoraReference reference_{c_};
 };
 INSTANTIATE_TEST_SUITE_P(
     Cases, CudaLora,
@@ -108,68 +76,12 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{65, 257, 9, DType::f32, 0.1}, Case{130, 36, 8, DType::bf16, 0},
                       Case{1100, 7, 2, DType::f32, 0.25}, Case{2, 3584, 16, DType::bf16, 0.1}));
 
-TEST_P(CudaLora, ReduceAgreesWithTheFormula) {
-  ExpectedMatrix expected(c_.rows, c_.rank);
-  for (std::int64_t t = 0; t < c_.rows; ++t) {
-    for (std::int64_t r = 0; r < c_.rank; ++r) {
-      double value = 0;
-      double magnitude = 0;
-      for (std::int64_t i = 0; i < c_.columns; ++i) {
-        const double term = factor(t, i) * element_of(x_.view(), t, i) * element_of(a_.view(), r, i);
-        value += term;
-        magnitude += std::abs(term);
-      }
-      // The mask's factor is one more rounding.
-      expected.set(t, r, value, sum_bound(c_.columns, magnitude, DType::f32, value) + kUnit * magnitude);
-    }
-  }
-  EXPECT_TRUE(expected.agrees_with(reduce(Layout::spaced, 0, c_.rows).view()));
-}
-
-TEST_P(CudaLora, ExpandAgreesWithTheFormula) {
-  ExpectedMatrix expected(c_.rows, c_.columns);
-  for (std::int64_t t = 0; t < c_.rows; ++t) {
-    for (std::int64_t i = 0; i < c_.columns; ++i) {
-      double sum = 0;
-      double magnitude = 0;
-      for (std::int64_t r = 0; r < c_.rank; ++r) {
-        const double term = element_of(g_.view(), t, r) * element_of(a_.view(), r, i);
-        sum += term;
-        magnitude += std::abs(term);
-      }
-      const double weight = factor(t, i) * static_cast<double>(kScale);
-      const double value = element_of(y_.view(), t, i) + weight * sum;
-      // Scale and mask are one rounding each; the last sum rounds its own value.
-      const double bound = weight * (sum_bound(c_.rank, magnitude, DType::f32, 0) + 2 * kUnit * magnitude);
-      expected.set(t, i, value, bound + kUnit * std::abs(value));
-    }
-  }
-  EXPECT_TRUE(expected.agrees_with(expand(Layout::spaced, 0, c_.rows).view()));
-}
-
-TEST_P(CudaLora, OuterAgreesWithTheFormula) {
-  for (const bool transposed : {false, true}) {
-    const Tensor before = start(transposed);
-    ExpectedMatrix expected(before.rows(), before.columns());
-    for (std::int64_t r = 0; r < c_.rank; ++r) {
-      for (std::int64_t i = 0; i < c_.columns; ++i) {
-        double sum = 0;
-        double magnitude = 0;
-        for (std::int64_t t = 0; t < c_.rows; ++t) {
-          const double term = element_of(g_.view(), t, r) * factor(t, i) * element_of(x_.view(), t, i);
-          sum += term;
-          magnitude += std::abs(term);
-        }
-        const std::int64_t row = transposed ? i : r;
-        const std::int64_t column = transposed ? r : i;
-        const auto scale = static_cast<double>(kScale);
-        const double value = element_of(before.view(), row, column) + scale * sum;
-        const double bound = scale * (sum_bound(c_.rows, magnitude, DType::f32, 0) + 2 * kUnit * magnitude);
-        expected.set(row, column, value, bound + kUnit * std::abs(value));
-      }
-    }
-    EXPECT_TRUE(expected.agrees_with(outer(Layout::spaced, transposed).view()));
-  }
+TEST_P(CudaLora, AgreesWithTheFormula) {
+  EXPECT_TRUE(reference_.reduce().agrees_with(reduce(Layout::spaced, 0, c_.rows).view()));
+  EXPECT_TRUE(reference_.expand().agrees_with(expand(Layout::spaced, 0, c_.rows).view()));
+  for (const bool transposed : {false, true})
+    EXPECT_TRUE(reference_.outer(transposed).agrees_with(outer(Layout::spaced, transposed).view()))
+        << transposed;
 }
 
 TEST_P(CudaLora, SameBitsInEveryOrderAndLayoutAndForARowAlone) {
