@@ -17,8 +17,11 @@
 #include "core/threads.h"
 #include "data/manifest.h"
 #include "learner/learner.h"
+#include "model/model_sizes.h"
 #include "ops/backends.h"
+#include "ops/gpu_cards.h"
 #include "policy/policy.h"
+#include "tensor/device_use.h"
 
 namespace biqa {
 namespace {
@@ -45,6 +48,9 @@ const ProgramInfo kInfo{
      {"prompt", "TEXT", "the user's text",
       "Describe the picture and how good it looks in a <caption>, give your reasons in a "
       "<reasoning>, and rate its quality from 1 to 5 with two decimals in a <rating>, in that order."},
+     {"recompute", "", "the learner computes layers again and keeps less memory", "false"},
+     {"limit-size", "N",
+      "with --device cuda: rows, inner width and columns of the product that measures the limit", "8192"},
      {"format", "FORMAT", "json or table", "table"}}};
 
 using Clock = std::chrono::steady_clock;
@@ -80,30 +86,34 @@ class Others {
   double busy_ = busy(), own_ = own();
 };
 
-double product_rate(DType type, int threads) {
-  constexpr std::int64_t kSize = 2048;
-  const auto ops = make_ops({"cpu", type, threads});
-  Tensor weight(type, kSize, kSize, "bench"), x(type, 512, kSize, "bench"),
-      y(DType::f32, 512, kSize, "bench");
+/// Best rate of [rows, size] x [size, size], in 10^9 operations per second.
+double product_rate(Ops& ops, std::int64_t rows, std::int64_t size) {
+  const DType type = ops.compute_type();
+  DeviceMemory& memory = ops.memory();
   // Numbers, since zeros take less power: the processor multiplies them faster than it can anything else.
-  for (Tensor* tensor : {&weight, &x}) {
+  const auto random = [&](std::int64_t count) {
+    Tensor tensor(type, count, size, "bench");
     std::uint64_t state = 1;
-    for (std::int64_t i = 0; i < tensor->size(); ++i) {
+    for (std::int64_t i = 0; i < tensor.size(); ++i) {
       state = mix64(state + 1);
       const float value = static_cast<float>(state >> 40) * 0x1.0p-23F - 1.0F;
       if (type == DType::bf16)
-        tensor->span<Bf16>()[static_cast<std::size_t>(i)] = to_bf16(value);
+        tensor.span<Bf16>()[static_cast<std::size_t>(i)] = to_bf16(value);
       else
-        tensor->span<float>()[static_cast<std::size_t>(i)] = value;
+        tensor.span<float>()[static_cast<std::size_t>(i)] = value;
     }
-  }
-  const auto packed = ops->pack(weight.const_view(), {}, false);
+    return tensor;
+  };
+  const auto packed = ops.pack(random(size).view(), {}, false);
+  const Tensor x = copied_to(memory, random(rows).view(), "bench");
+  Tensor y = memory.allocate(DType::f32, rows, size, "bench");
+  const auto operations = 2.0 * static_cast<double>(rows * size * size);
   double best = 0;
   for (int i = 0; i < 12; ++i) {
     const auto start = Clock::now();
-    ops->linear(x.const_view(), *packed, y.view());
-    ops->memory().wait();
-    best = std::max(best, 2.0 * 512 * kSize * kSize / seconds_since(start) / 1e9);
+    ops.linear(x.const_view(), *packed, y.view());
+    memory.wait();
+    best = std::max(best, operations / seconds_since(start) / 1e9);
   }
   return best;
 }
@@ -161,6 +171,11 @@ Lora bench_adapter(const ModelConfig& config, std::int64_t rank) {
   return adapter;
 }
 
+/// Adds PART_gflops: 10^9 operations per second in the PART_s seconds of `row`.
+void set_rate(nlohmann::json& row, const std::string& part, double operations) {
+  row[part + "_gflops"] = operations / row.at(part + "_s").get<double>() / 1e9;
+}
+
 /// Prompts and what was generated from each.
 struct Sampled {
   std::vector<std::shared_ptr<const PromptInput>> prompts;
@@ -178,6 +193,8 @@ Sampled generate(const Policy& policy, Engine& engine, const Work& work, std::in
   const std::vector<EncodedPicture> pictures = policy.pictures->encode(std::span<const Patches>(patches));
   policy.model->ops().memory().wait();
   row["vision_s"] = seconds_since(start);
+  std::int64_t patch_rows = 0;
+  for (const Patches& one : patches) patch_rows += one.rows();
   for (std::size_t i = 0; i < pictures.size(); ++i) {
     sampled.prompts.push_back(policy.prompt(std::nullopt, std::span(&pictures[i], 1), work.prompt));
     GenerateRequest request;
@@ -196,8 +213,26 @@ Sampled generate(const Policy& policy, Engine& engine, const Work& work, std::in
   row["prefill_s"] = engine.statistics().prefill_seconds;
   row["decode_s"] = engine.statistics().decode_seconds;
   row["generate_tokens_per_s"] = work.completion_tokens() / generated;
-  row["prompt_tokens"] = sampled.prompts.front()->ids.size();
+  const auto prompt = static_cast<double>(sampled.prompts.front()->ids.size());
+  const auto images = static_cast<double>(work.images);
+  row["prompt_tokens"] = prompt;
+  const ModelFlop flop(policy.model->config());
+  const double new_rows = work.completion_tokens();
+  set_rate(row, "vision", flop.vision(images, static_cast<double>(patch_rows) / images));
+  set_rate(row, "prefill", images * flop.prompt(prompt));
+  set_rate(row, "decode",
+           flop.layers(new_rows, prompt + static_cast<double>(work.tokens) / 2) + flop.head(new_rows));
   return sampled;
+}
+
+/// Without the adapter's own operations. `passes` over the layers: a forward, a backward of the inputs, and perhaps one of
+/// the reference.
+double learn_flop(const ModelFlop& flop, const Work& work, double prompt, bool reference) {
+  const double passes = reference ? 3 : 2;
+  const auto tokens = static_cast<double>(work.tokens);
+  const double completions = work.completion_tokens();
+  return passes * (static_cast<double>(work.images) * flop.prompt(prompt) +
+                   flop.layers(completions, prompt + tokens / 2) + flop.head(completions));
 }
 
 void learn(Learner& learner, const Sampled& sampled, const Work& work, Clock::time_point start,
@@ -261,6 +296,7 @@ ExitCode bench(const CommandLine& line) {
   const auto local = make_local();
   LearnerOptions options;
   options.micro_batch_tokens = line.integer("micro-batch-tokens", 1, std::int64_t{1} << 40);
+  options.recompute_layers = line.on("recompute");
   std::unique_ptr<Learner> learner;
   if (step) learner = std::make_unique<Learner>(*policy.model, adapter, nullptr, *local, options);
   Engine engine(*policy.model, {});
@@ -274,7 +310,12 @@ ExitCode bench(const CommandLine& line) {
     nlohmann::json row = nlohmann::json::object();
     engine.set_adapter(pack_adapter(*policy.model, learner != nullptr ? learner->adapter() : adapter));
     const Sampled sampled = generate(policy, engine, work, repeat, start, row);
-    if (learner != nullptr) learn(*learner, sampled, work, start, row);
+    if (learner != nullptr) {
+      learn(*learner, sampled, work, start, row);
+      const ModelFlop flop(policy.model->config());
+      set_rate(row, "learn",
+               learn_flop(flop, work, row["prompt_tokens"].get<double>(), options.objective.beta != 0));
+    }
     row["others_cores"] = others.cores();
     if (repeat > 0) rows.push_back(row);
   }
@@ -285,9 +326,19 @@ ExitCode bench(const CommandLine& line) {
   median["peak_rss_bytes"] = static_cast<std::int64_t>(usage.ru_maxrss) * 1024;
   nlohmann::json limits = nlohmann::json::object();
   if (device == "cpu") {
-    limits = {{"gemm_gflops_f32", product_rate(DType::f32, threads)},
-              {"gemm_gflops_bf16", product_rate(DType::bf16, threads)},
-              {"read_gb_s", read_rate(threads)}};
+    for (const DType type : {DType::f32, DType::bf16})
+      limits[fmt::format("gemm_gflops_{}", name_of(type))] =
+          product_rate(*make_ops({"cpu", type, threads}), 512, 2048);
+    limits["read_gb_s"] = read_rate(threads);
+  } else {
+    const std::string gpu = policy.model->ops().device_name();
+    const std::int64_t size = line.integer("limit-size", 1, 1 << 15);
+    limits[fmt::format("gemm_gflops_{}", name_of(dtype))] = product_rate(policy.model->ops(), size, size);
+    if (const GpuCard* card = find_gpu_card(gpu)) {
+      limits["sheet_gflops_bf16"] = card->peak_flop / 1e9;
+      limits["sheet_gb_s"] = card->bandwidth / 1e9;
+    }
+    median["device_peak_bytes"] = device_memory_total().peak;
   }
   if (format == "json") {
     fmt::print("{}\n", nlohmann::json{{"repeats", rows}, {"median", median}, {"limits", limits}}.dump(2));

@@ -7,7 +7,8 @@
 #              the script runs without a GPU, slowly
 #   --out      folder for logs and gpu.json (default: build/gpu)
 #   --golden   folder with cases.json and compare.py, which compares the network with the reference. Needs Python with h5py
-#   --parts    some of device, operations, network, golden, training, sanitizer (default: all)
+#   --parts    some of device, operations, network, golden, training, sanitizer, speed (default: all)
+#   --size     size of the random model that the part `speed` measures: 7B (default), 3B, or tiny for a dry run
 #   --seconds  limit for all parts together (default: 540). A part that exceeds its share is stopped and reported as cut
 # Exit code 0: no part failed; parts that were not run print the reason. 1: a part failed or was cut, or there is no GPU.
 # 2: wrong arguments.
@@ -17,16 +18,17 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 build=build/cuda
 out=build/gpu
 golden=
-parts=device,operations,network,golden,training,sanitizer
+parts=device,operations,network,golden,training,sanitizer,speed
+size=7B
 seconds=540
 while [[ $# -gt 0 ]]; do
   case $1 in
-    --build | --out | --golden | --parts | --seconds)
+    --build | --out | --golden | --parts | --size | --seconds)
       [[ $# -ge 2 ]] || { echo "error: tests/gpu.sh: $1 needs a value" >&2; exit 2; }
       declare "${1#--}=$2"
       shift 2
       ;;
-    -h | --help) sed -n '3,13s/^# \?//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '3,14s/^# \?//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) echo "error: tests/gpu.sh: unknown argument $1; see tests/gpu.sh --help" >&2; exit 2 ;;
   esac
 done
@@ -167,6 +169,59 @@ if wanted sanitizer; then
     fi
   else
     say sanitizer "not run" "no compute-sanitizer here"
+  fi
+fi
+
+# figure NAME KEY: a median or a limit that biqa_bench printed.
+figure() {
+  awk -v key="\"$2\":" '/"repeats":/ { exit } $1 == key { gsub(",", "", $2); print $2; exit }' "$out/$1.log"
+}
+# share NAME RATE: a rate as a share of the data sheet's, or of the measured product's if no sheet is known.
+share() {
+  awk -v rate="$(figure "$1" "$2")" -v sheet="$(figure "$1" sheet_gflops_bf16)" -v product="$(figure "$1" gemm_gflops_bf16)" 'BEGIN {
+    if (sheet > 0) printf "%.1f %% of the sheet", 100 * rate / sheet
+    else if (product > 0) printf "%.1f %% of the measured product", 100 * rate / product
+  }'
+}
+# measure NAME SECONDS ARGUMENT...: biqa_bench on the random model.
+measure() {
+  local name=$1 limit=$2
+  shift 2
+  within "$name" "$limit" "$build/bin/biqa_bench" --device cuda --dtype bf16 --model "$out/random" \
+    --images assets/tiny/train.jsonl --format json "$@"
+}
+if wanted speed; then
+  case $size in
+    7B) needed=18 tokens=1050 limit=8192 few=1 many=64 learned=4 new=200 ;;
+    3B) needed=9 tokens=1050 limit=8192 few=1 many=64 learned=4 new=200 ;;
+    *) needed=1 tokens=0 limit=64 few=1 many=2 learned=1 new=4 ;;
+  esac
+  free=$(($(df --output=avail -k "$out" | tail -n 1) / 1000000))
+  rm -rf "$out/random"
+  if ((free < needed)); then
+    say speed "not run" "$out has $free GB free, a random model of $size takes $needed"
+  elif ! within random 90 "$build/bin/biqa_random_model" --size "$size" --image-tokens "$tokens" --out "$out/random"; then
+    say speed failed "$(tail -n 1 "$out/random.log")"
+  else
+    measure "speed_alone" 60 --what generate --batch "$few" --group 1 --new "$new" --repeats 3 --limit-size "$limit"
+    say alone "$(state_of $?)" "$size: vision $(figure speed_alone vision_s) s, prefill of" \
+      "$(figure speed_alone prompt_tokens) tokens $(figure speed_alone prefill_s) s (both at most 0.045 s)," \
+      "$(figure speed_alone generate_tokens_per_s) tokens/s; load $(figure speed_alone load_s) s;" \
+      "product $(figure speed_alone gemm_gflops_bf16) GFLOP/s"
+    measure "speed_rollout" 80 --what generate --batch "$many" --group 4 --new "$new" --repeats 1 --limit-size "$limit"
+    say rollout "$(state_of $?)" "$size, $((4 * many)) sequences: $(figure speed_rollout generate_tokens_per_s) tokens/s" \
+      "(at least 20000); vision $(share speed_rollout vision_gflops), prefill $(share speed_rollout prefill_gflops)"
+    measure "speed_step" 100 --what step --batch "$learned" --group 4 --new "$new" --repeats 1 --limit-size "$limit"
+    status=$?
+    state=$(state_of $status)
+    [[ $status != 0 || $(figure speed_step actor_learner_logp_gap) =~ ^(0|0\.0)$ ]] || state=failed
+    say step "$state" "$size: learner $(share speed_step learn_gflops) (at least 40 %)," \
+      "$(figure speed_step trajectories_per_s) trajectories/s (at least 5), gap $(figure speed_step actor_learner_logp_gap)"
+    measure "speed_recompute" 60 --what step --batch "$learned" --group 4 --new "$new" --repeats 1 --limit-size "$limit" \
+      --recompute
+    say recompute "$(state_of $?)" "$size: learner $(share speed_recompute learn_gflops), peak" \
+      "$(figure speed_recompute device_peak_bytes) bytes instead of $(figure speed_step device_peak_bytes)"
+    rm -rf "$out/random"
   fi
 fi
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "data/manifest.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cctype>
 #include <nlohmann/json.hpp>
@@ -163,6 +165,12 @@ Overlap find_overlap(std::span<const Sample> training, std::span<const Sample> e
     if (images.contains(image)) overlap.images.push_back(image);
   }
   return overlap;
+}
+
+std::string overlap_text(const fs::path& evaluation, const Overlap& overlap, const fs::path& training) {
+  return fmt::format(
+      "{} shares {} ids and {} image files with {}, so its metrics are not only for unseen images",
+      evaluation.string(), overlap.ids.size(), overlap.images.size(), training.string());
 }
 
 }  // namespace biqa

@@ -58,5 +58,8 @@ struct Overlap {
 };
 /// Called before each run, because a published test file contained a training image.
 Overlap find_overlap(std::span<const Sample> training, std::span<const Sample> evaluation);
+/// One sentence for a warning: `evaluation` shares images with `training`.
+std::string overlap_text(const std::filesystem::path& evaluation, const Overlap& overlap,
+                         const std::filesystem::path& training);
 
 }  // namespace biqa

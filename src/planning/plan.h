@@ -55,6 +55,7 @@ struct RunPlan {
   std::int64_t node_bytes = 0;
   std::int64_t node_shared_bytes = 0;    ///< part of it: shared weights
   std::vector<std::string> assumptions;  ///< assumptions made because a file does not exist yet
+  std::vector<std::string> doubts;       ///< what a run would warn of: rows left out, sets that share images
   double step_seconds() const { return rollout_seconds + learn_seconds; }
 };
 

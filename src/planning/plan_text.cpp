@@ -69,6 +69,7 @@ std::string memory_text(const RunPlan& plan) {
 std::string describe_plan(const RunPlan& plan) {
   std::string text;
   for (const std::string& assumption : plan.assumptions) text += "assumed: " + assumption + "\n";
+  for (const std::string& doubt : plan.doubts) text += "warning: " + doubt + "\n";
   text += plan.roles.describe() + "\n";
   const auto add = [&](const std::string& name, const std::string& value) { text += line(name, value); };
   add("threads per rank", fmt::format("{}", plan.threads));

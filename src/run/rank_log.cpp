@@ -9,7 +9,7 @@
 
 namespace biqa {
 
-RankLog::RankLog(const std::filesystem::path& file, std::string name) : file_(file), name_(std::move(name)) {
+RankLog::RankLog(std::string name) : name_(std::move(name)) {
   google::AddLogSink(this);
 }
 
@@ -17,12 +17,24 @@ RankLog::~RankLog() {
   google::RemoveLogSink(this);
 }
 
+void RankLog::open(const std::filesystem::path& file) {
+  const std::lock_guard lock(mutex_);
+  file_.emplace(file);
+  if (!kept_.empty()) file_->append(kept_);
+  kept_.clear();
+}
+
 void RankLog::send(google::LogSeverity severity, const char* /*full_filename*/, const char* base_filename,
                    int line, const google::LogMessageTime& time, const char* message, std::size_t length) {
+  const std::string text = fmt::format("{:%Y-%m-%d %H:%M:%S} {} {}: {} [{}:{}]\n", time.tm(), name_,
+                                       google::GetLogSeverityName(severity),
+                                       std::string_view(message, length), base_filename, line);
+  const std::lock_guard lock(mutex_);
   try {
-    file_.append(fmt::format("{:%Y-%m-%d %H:%M:%S} {} {}: {} [{}:{}]\n", time.tm(), name_,
-                             google::GetLogSeverityName(severity), std::string_view(message, length),
-                             base_filename, line));
+    if (file_)
+      file_->append(text);
+    else
+      kept_ += text;
   } catch (const Error&) {
     // The line is also on standard error. A full disk is reported by the writes that it stops.
   }

@@ -164,10 +164,14 @@ RunStart plan_start(const Config& config, std::int64_t step, std::int64_t steps,
         "train.out to another folder",
         out.string());
   }
-  if (step > 0)
+  if (step > 0) {
     start.resumed_step = step;
-  else if (begins_again)
+  } else if (begins_again) {
     start.resumed_step = kBeforeAll;
+    if (holds_a_run(out))
+      LOG(WARNING) << "the run in " << out.string()
+                   << " ended before its first checkpoint: it starts again with the first step";
+  }
   if (!start.evaluated) start.evaluations.erase(step);  // made again
   if (ended)
     start.evaluation = FirstEvaluation::recorded;

@@ -114,6 +114,7 @@ class Trainer {
   StopSignals& signals_;
   Watch* watch_;
   const RolePlan roles_;
+  RankLog log_;
   TrainingData data_;
   std::unique_ptr<Communicator> learners_, holders_;  ///< holders of the adapter: learners and actors
   Policy policy_;
@@ -128,7 +129,6 @@ class Trainer {
   std::optional<RunLock> lock_;                  ///< the first learner's, until records_ has it
   std::optional<StepRecords> records_;           ///< the first learner's
   std::optional<TrafficMeter> traffic_;
-  std::optional<RankLog> log_;
 
   std::int64_t lag_ = 0;
   std::int64_t step_ = 0;       ///< last step that this rank has completed
@@ -143,6 +143,7 @@ Trainer::Trainer(const Config& config, Communicator& world, StopSignals& signals
       signals_(signals),
       watch_(watch),
       roles_(plan_roles(config.roles, world.size())),
+      log_(fmt::format("rank {} {}", world.rank(), roles_.role_name(world.rank()))),
       lag_(possible_lag(config, roles_, first_learner())) {
   if (watch_ != nullptr) world_.set_poll([this] { poll(); });
   run_alike(world_, [&] { data_ = read_training_data(config_, first_learner()); });
@@ -187,6 +188,8 @@ std::optional<FoundCheckpoint> Trainer::find_checkpoint() {
     if (!first_learner()) return;
     lock_.emplace(config_.train.out);
     asked = resume_candidates(config_);
+    // A model that cannot be read would make each checkpoint look damaged.
+    if (!asked.folders.empty()) ModelConfig::load(config_.model.path);
   });
   std::optional<FoundCheckpoint> found;
   run_alike(world_, [&] {
@@ -284,10 +287,8 @@ ExitCode Trainer::run() {
           config_.train.out.string(), step_);
     return ExitCode::done;
   }
-  run_alike(world_, [&] {
-    log_.emplace(config_.train.out / "logs" / fmt::format("rank-{:05}.log", world_.rank()),
-                 fmt::format("rank {} {}", world_.rank(), roles_.role_name(world_.rank())));
-  });
+  run_alike(world_,
+            [&] { log_.open(config_.train.out / "logs" / fmt::format("rank-{:05}.log", world_.rank())); });
   try_saving();
   if (first_learner() && world_.size() > 1) LOG(INFO) << roles_.describe();
   // Loading is not part of a step, but sending the first adapter is.
@@ -537,6 +538,8 @@ void Trainer::write_results() const {
   const MetricsFile metrics = read_metrics(folder.metrics_file());
   write_file_atomically(folder.root() / "curves.svg",
                         learning_curves_svg(metrics, config_.train.out.filename().string()));
+  say("finished after step {}: the trained adapter is in {}, curves in {}\n", step_,
+      (folder.root() / "adapter").string(), (folder.root() / "curves.svg").string());
 }
 
 }  // namespace

@@ -141,10 +141,7 @@ namespace {
 void warn_of_overlap(const Config& config, const TrainingData& data) {
   for (std::size_t i = 0; i < data.eval.size(); ++i) {
     const Overlap overlap = find_overlap(data.train, data.eval[i]);
-    if (!overlap.any()) continue;
-    LOG(WARNING) << config.data.eval[i].string() << " shares " << overlap.ids.size() << " ids and "
-                 << overlap.images.size() << " image files with " << config.data.train.string()
-                 << ", so its metrics are not only for unseen images";
+    if (overlap.any()) LOG(WARNING) << overlap_text(config.data.eval[i], overlap, config.data.train);
   }
 }
 

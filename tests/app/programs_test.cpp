@@ -576,7 +576,14 @@ TEST_F(Programs, PicturesAreLookedAtBeforeTheFirstStep) {
         learn({"data.train=" + manifest, "data.skip_bad=true", "train.steps=1", "data.eval=[]"});
     EXPECT_EQ(without.code, 0) << without.err;
     EXPECT_THAT(without.err, HasSubstr("train.jsonl:5"));
+    // The log also has what was said before the first step.
+    EXPECT_THAT(file_content(folder_.path() / "run/logs/rank-00000.log"), HasSubstr("train.jsonl:5"));
     fs::remove_all(folder_.path() / "run");
+    dry.insert(dry.end(), {"--set", "data.skip_bad=true"});
+    const Outcome plan = run(dry);
+    EXPECT_EQ(plan.code, 0) << plan.err;
+    EXPECT_THAT(plan.out, HasSubstr("warning: 1 of 5 rows of " + manifest + " are left out"));
+    EXPECT_THAT(plan.out, HasSubstr("train.jsonl:5"));
   }
 }
 
@@ -713,6 +720,8 @@ TEST_F(Programs, StoppedRunGoesOn) {
   EXPECT_EQ(finished.code, 0) << finished.err;
   EXPECT_EQ(steps_done(), (std::vector<int>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}));
   EXPECT_TRUE(fs::exists(run_folder / "adapter.h5"));
+  EXPECT_THAT(finished.err, HasSubstr("finished after step 12: the trained adapter is in " +
+                                      (run_folder / "adapter").string()));
 }
 
 // mpirun kills the ranks on SIGTERM but hands SIGUSR2 on, which is what the scripts in launch/ stop a job with.

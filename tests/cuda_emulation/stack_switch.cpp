@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <cstdlib>
 
-#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#ifdef __x86_64__
 #define BIQA_FAST_SWITCH
 #else
 #include <ucontext.h>
@@ -70,49 +70,73 @@ biqa_switch_stack:
 .size biqa_switch_stack, .-biqa_switch_stack
 )");
 
-struct Context::State {};
+#endif
 
-Context::Context() = default;
-Context::~Context() = default;
+struct Context::State {
+#ifdef BIQA_FAST_SWITCH
+  void* stack_pointer = nullptr;
+#else
+  ucontext_t registers{};
+#endif
+  void (*entry)() = nullptr;
+  void* fake_stack = nullptr;  // AddressSanitizer's, while the execution is left
 
-void Context::prepare(Stack stack, void (*entry)()) {
+  void begin_at(Stack stack, void (*function)());
+  void switch_to(State& other);
+};
+
+#ifdef BIQA_FAST_SWITCH
+
+void Context::State::begin_at(Stack stack, void (*function)()) {
   constexpr int kSavedRegisters = 6;
-  stack_ = stack;
   auto** top = reinterpret_cast<void**>(stack.data + stack.bytes);
-  *--top = nullptr;  // where `entry` would return to; keeps the stack aligned as a call does
-  *--top = reinterpret_cast<void*>(entry);
+  *--top = nullptr;  // where `function` would return to; keeps the stack aligned as a call does
+  *--top = reinterpret_cast<void*>(function);
   for (int i = 0; i < kSavedRegisters; ++i) *--top = nullptr;
-  stack_pointer_ = top;
+  stack_pointer = top;
 }
 
-void Context::go_on(Context& from, bool /*last*/) {
-  biqa_switch_stack(&from.stack_pointer_, stack_pointer_);
+void Context::State::switch_to(State& other) {
+  biqa_switch_stack(&stack_pointer, other.stack_pointer);
 }
 
 #else
 
-struct Context::State {
-  ucontext_t context{};
-  void (*entry)() = nullptr;
-  void* fake_stack = nullptr;  // AddressSanitizer's, while the execution is left
-};
+void Context::State::begin_at(Stack stack, void (*function)()) {
+  CHECK_EQ(getcontext(&registers), 0);
+  registers.uc_stack.ss_sp = stack.data;
+  registers.uc_stack.ss_size = stack.bytes;
+  registers.uc_link = nullptr;
+  makecontext(&registers, function, 0);
+}
+
+void Context::State::switch_to(State& other) {
+  CHECK_EQ(swapcontext(&registers, &other.registers), 0);
+}
+
+#endif
 
 namespace {
-thread_local Context* left = nullptr;    // whose stack's bounds AddressSanitizer tells at the arrival
+thread_local Context* left = nullptr;    // what go_on left last
 thread_local void (*begin)() = nullptr;  // the entry of an execution that begins
 }  // namespace
 
 Context::Context() : state_(std::make_unique<State>()) {}
 Context::~Context() = default;
 
-/// The first function of every execution.
-void Context::arrive() {
+/// Tells AddressSanitizer that the execution of `fake_stack` runs, and learns where the one that was left has its stack.
+void Context::arrived([[maybe_unused]] void* fake_stack) {
 #ifdef __SANITIZE_ADDRESS__
   const void* bottom = nullptr;
   std::size_t bytes = 0;
-  __sanitizer_finish_switch_fiber(nullptr, &bottom, &bytes);
+  __sanitizer_finish_switch_fiber(fake_stack, &bottom, &bytes);
   left->stack_ = {static_cast<unsigned char*>(const_cast<void*>(bottom)), bytes};
 #endif
+}
+
+/// The first function of every execution.
+void Context::arrive() {
+  arrived(nullptr);
   begin();
 }
 
@@ -122,11 +146,7 @@ void Context::prepare(Stack stack, void (*entry)()) {
 #ifdef __SANITIZE_ADDRESS__
   ASAN_UNPOISON_MEMORY_REGION(stack.data, stack.bytes);  // what an earlier execution never returned from
 #endif
-  CHECK_EQ(getcontext(&state_->context), 0);
-  state_->context.uc_stack.ss_sp = stack.data;
-  state_->context.uc_stack.ss_size = stack.bytes;
-  state_->context.uc_link = nullptr;
-  makecontext(&state_->context, &Context::arrive, 0);
+  state_->begin_at(stack, &Context::arrive);
 }
 
 void Context::go_on(Context& from, [[maybe_unused]] bool last) {
@@ -135,15 +155,8 @@ void Context::go_on(Context& from, [[maybe_unused]] bool last) {
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_start_switch_fiber(last ? nullptr : &from.state_->fake_stack, stack_.data, stack_.bytes);
 #endif
-  CHECK_EQ(swapcontext(&from.state_->context, &state_->context), 0);
-#ifdef __SANITIZE_ADDRESS__
-  const void* bottom = nullptr;
-  std::size_t bytes = 0;
-  __sanitizer_finish_switch_fiber(from.state_->fake_stack, &bottom, &bytes);
-  left->stack_ = {static_cast<unsigned char*>(const_cast<void*>(bottom)), bytes};
-#endif
+  from.state_->switch_to(*state_);
+  arrived(from.state_->fake_stack);
 }
-
-#endif
 
 }  // namespace biqa::emulation

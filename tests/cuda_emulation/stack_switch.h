@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Executions with stacks of their own in one host thread. On x86-64 a switch is about fifteen instructions; with
-// sanitizers and on other processors it is ucontext's.
+// Executions with stacks of their own in one host thread. On x86-64 a switch is about twenty instructions, on other
+// processors it is ucontext's.
 #pragma once
 
 #include <cstddef>
@@ -49,11 +49,11 @@ class Context {
 
  private:
   static void arrive();
+  static void arrived(void* fake_stack);
 
   struct State;
   Stack stack_;
   std::unique_ptr<State> state_;
-  void* stack_pointer_ = nullptr;
 };
 
 }  // namespace biqa::emulation

@@ -19,22 +19,23 @@ void* counted(std::size_t bytes) noexcept {
 }
 }  // namespace
 
-// All forms that a vector or an algorithm may use: a sanitizer's own forms must not free what these return.
-void* operator new(std::size_t bytes) {
+// All forms that a vector or an algorithm may use: a sanitizer's own forms must not free what these return. Not inline, or the
+// compiler sees free() meet another form of new.
+[[gnu::noinline]] void* operator new(std::size_t bytes) {
   void* memory = counted(bytes);
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
 }
-void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+[[gnu::noinline]] void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
   return counted(bytes);
 }
-void operator delete(void* memory) noexcept {
+[[gnu::noinline]] void operator delete(void* memory) noexcept {
   std::free(memory);
 }
-void operator delete(void* memory, std::size_t) noexcept {
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept {
   std::free(memory);
 }
-void operator delete(void* memory, const std::nothrow_t&) noexcept {
+[[gnu::noinline]] void operator delete(void* memory, const std::nothrow_t&) noexcept {
   std::free(memory);
 }
 

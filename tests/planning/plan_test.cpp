@@ -156,6 +156,14 @@ TEST_F(PlanTest, CountsAStepOfTheQuickstart) {
   EXPECT_THAT(text, HasSubstr("KV cache"));
 }
 
+TEST_F(PlanTest, SaysWhatARunWouldWarnOf) {
+  EXPECT_TRUE(make_plan(config(), 1).doubts.empty());
+  const RunPlan plan = make_plan(config({"data.eval=[" BIQA_SOURCE_DIR "/assets/tiny/train.jsonl]"}), 1);
+  ASSERT_EQ(plan.doubts.size(), 1U);
+  EXPECT_THAT(plan.doubts[0], HasSubstr("shares 7 ids and 7 image files"));
+  EXPECT_THAT(describe_plan(plan), HasSubstr("warning: "));
+}
+
 TEST_F(PlanTest, MoreRanksShareTheWorkAndANodeHoldsTheWeightsOnce) {
   const RunPlan one = make_plan(config(), 1);
   const RunPlan four = make_plan(config({"roles={actors: 2, rewards: 1, learners: 1}"}), 4);

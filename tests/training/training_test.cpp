@@ -197,6 +197,31 @@ TEST_F(Training, AFinishedRunIsLeftAsItIs) {
   EXPECT_EQ(read_metrics(folder_.path() / "run" / "metrics.jsonl").steps.size(), 3U);
 }
 
+TEST_F(Training, ARunThatEndedBeforeItsFirstCheckpointSaysThatItStartsAgain) {
+  ASSERT_EQ(run(config("run", {"train.steps=1"})), ExitCode::done);
+  const fs::path folder = folder_.path() / "run";
+  const auto log = [&] { return file_content(folder / "logs/rank-00000.log"); };
+  EXPECT_EQ(log().find("starts again"), std::string::npos);
+  fs::remove_all(folder / "checkpoints");
+  fs::remove(folder / "adapter.h5");
+  ASSERT_EQ(run(config("run", {"train.steps=1"})), ExitCode::done);
+  EXPECT_NE(log().find("ended before its first checkpoint: it starts again"), std::string::npos) << log();
+}
+
+// Otherwise each checkpoint would look damaged.
+TEST_F(Training, AMissingModelIsNotBlamedOnTheCheckpoints) {
+  ASSERT_EQ(run(config("run", {"train.steps=1"})), ExitCode::done);
+  const fs::path empty = folder_.path() / "empty";
+  fs::create_directories(empty);
+  try {
+    run_training(config("run", {"train.steps=2", "model.path=" + empty.string()}), *make_local(), signals_);
+    ADD_FAILURE() << "it is accepted";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find((empty / "config.json").string()), std::string::npos)
+        << error.what();
+  }
+}
+
 TEST_F(Training, ARunInUseIsNotStartedAgain) {
   const Config settings = config("run");
   const RunFolder other(settings.train.out, "", std::nullopt);
