@@ -75,6 +75,12 @@ void enlarge_images(nlohmann::json& preprocessor, std::int64_t tokens) {
   preprocessor["size"] = {{"shortest_edge", least}, {"longest_edge", most}};
 }
 
+std::int64_t elements_of(const ExpectedTensor& tensor) {
+  std::int64_t count = 1;
+  for (const std::int64_t extent : tensor.shape) count *= extent;
+  return count;
+}
+
 /// Normal values with a deviation of 0.02, as models are initialised. Every matrix takes a part of these, at an offset of
 /// its own.
 class RandomWeights {
@@ -97,8 +103,7 @@ class RandomWeights {
   }
 
   NamedTensor tensor(const ExpectedTensor& expected) const {
-    std::size_t count = 1;
-    for (const std::int64_t extent : expected.shape) count *= static_cast<std::size_t>(extent);
+    const auto count = static_cast<std::size_t>(elements_of(expected));
     const bool norm = expected.shape.size() == 1 && expected.name.ends_with("weight");
     const std::span<const Bf16> from =
         norm ? std::span(ones_) : std::span(values_).subspan(hash_text(expected.name) % kOffsets);
@@ -134,11 +139,13 @@ ExitCode write_model(const CommandLine& line) {
     nlohmann::json preprocessor = read_json(like / "preprocessor_config.json");
     enlarge_images(preprocessor, tokens);
     write_file_atomically(folder.path() / "preprocessor_config.json", preprocessor.dump(2) + "\n");
+    fs::remove(folder.path() / "processor_config.json");  // would come first
   }
   const ModelConfig model = ModelConfig::load(folder.path());
   const std::vector<ExpectedTensor> expected = expected_tensors(model, !model.text.tied);
-  const RandomWeights weights(
-      std::max(model.text.vocab * model.text.hidden, model.text.intermediate * model.text.hidden));
+  std::int64_t largest = 0;
+  for (const ExpectedTensor& tensor : expected) largest = std::max(largest, elements_of(tensor));
+  const RandomWeights weights(largest);
   std::vector<NamedTensor> tensors;
   tensors.reserve(expected.size());
   for (const ExpectedTensor& tensor : expected) tensors.push_back(weights.tensor(tensor));
