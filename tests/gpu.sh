@@ -36,7 +36,7 @@ if [[ ! -x $build/bin/biqa_learner || ! -d $build/tests ]]; then
   echo "error: tests/gpu.sh: $build has no programs and tests; run \`launch/build.sh cuda --tests\`, or name the build by --build" >&2
   exit 2
 fi
-mkdir -p "$out" || exit 2
+mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
 json=$out/gpu.json
 lines=()
 failed=0
@@ -134,7 +134,7 @@ train() {
   shift
   rm -rf "${out:?}/$name"
   within "$name" 60 "$build/bin/biqa_learner" --config configs/quickstart.yaml --set model.device=cuda \
-    --set train.steps="${steps:-4}" --set data.eval=[] --set train.out="$PWD/$out/$name" --set checkpoint.every=2 "$@"
+    --set train.steps="${steps:-4}" --set data.eval=[] --set train.out="$out/$name" --set checkpoint.every=2 "$@"
 }
 # column NAME FIELD: the largest absolute value of a field of metrics.jsonl.
 column() {
@@ -174,7 +174,7 @@ fi
 
 # figure NAME KEY: a median or a limit that biqa_bench printed.
 figure() {
-  awk -v key="\"$2\":" '/"repeats":/ { exit } $1 == key { gsub(",", "", $2); print $2; exit }' "$out/$1.log"
+  awk -v key="\"$2\":" '/"repeats":/ { exit } $1 == key { printf "%.4g", $2; exit }' "$out/$1.log"
 }
 # share NAME RATE: a rate as a share of the data sheet's, or of the measured product's if no sheet is known.
 share() {
@@ -214,7 +214,7 @@ if wanted speed; then
     measure "speed_step" 100 --what step --batch "$learned" --group 4 --new "$new" --repeats 1 --limit-size "$limit"
     status=$?
     state=$(state_of $status)
-    [[ $status != 0 || $(figure speed_step actor_learner_logp_gap) =~ ^(0|0\.0)$ ]] || state=failed
+    [[ $status != 0 || $(figure speed_step actor_learner_logp_gap) == 0 ]] || state=failed
     say step "$state" "$size: learner $(share speed_step learn_gflops) (at least 40 %)," \
       "$(figure speed_step trajectories_per_s) trajectories/s (at least 5), gap $(figure speed_step actor_learner_logp_gap)"
     measure "speed_recompute" 60 --what step --batch "$learned" --group 4 --new "$new" --repeats 1 --limit-size "$limit" \

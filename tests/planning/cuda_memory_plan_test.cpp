@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <string>
 
+#include "comm/communicator.h"
 #include "core/error.h"
 #include "cuda_emulation/emulator.h"
 #include "model/model_sizes.h"
@@ -155,7 +156,7 @@ TEST_P(CudaMemoryPlan, RolloutAndItsCache) {
 /// Runs an update and compares its peak, which it returns, with the plan. `images` of `in` are in one micro-batch.
 std::int64_t check_learning(const QwenVl& model, const MemoryInputs& in) {
   const MemoryPlan plan = plan_memory(in);
-  const auto world = make_thread_world(1, Seconds(60));
+  const auto world = make_local();
   LearnerOptions options;
   options.objective.beta = 0.05;
   options.longest_allowed = kNewTokens;
@@ -164,7 +165,7 @@ std::int64_t check_learning(const QwenVl& model, const MemoryInputs& in) {
   options.micro_batch_tokens = in.micro_batch_tokens;
   const auto reference = pack_adapter(model, random_adapter(model.config(), 5));
   const std::int64_t state = now_of("learner");
-  Learner learner(model, random_adapter(model.config(), 4), reference, *world.front(), options);
+  Learner learner(model, random_adapter(model.config(), 4), reference, *world, options);
   EXPECT_EQ(now_of("learner") - state, part(plan.held, "gradient, optimizer's shard"));
   const std::int64_t images = in.learner_images;
   std::vector<LearnerGroup> groups;
