@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// biqa_random_model: a checkpoint of random weights in a published size, to measure speed and memory without a download.
+// biqa_random_model: a checkpoint of random weights in a chosen size, to measure speed and memory without a download.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -22,26 +22,30 @@ namespace fs = std::filesystem;
 
 const ProgramInfo kInfo{
     "biqa_random_model",
-    "write a checkpoint of random bf16 weights in a published size, to measure speed and memory",
+    "write a checkpoint of random bf16 weights in a chosen size, to measure speed and memory",
     "--size SIZE --out DIR [--like DIR]",
     "biqa_random_model --size 3B --out build/random-3B",
-    {{"size", "SIZE", "3B, 7B, or tiny: the sizes of the model of --like", "7B"},
+    {{"size", "SIZE", "41M, 427M, 3B, 7B, or tiny: the sizes of the model of --like", "7B"},
      {"out", "DIR", "folder of the new checkpoint; must not exist", ""},
      {"like", "DIR", "checkpoint that gives tokenizer and all other settings", "assets/tiny/model"},
      {"layers", "N", "layers of the language model; 0: as published", "0"},
      {"image-tokens", "N", "every image is enlarged to at least N tokens; 0: as in --like", "0"}}};
 
-/// Widths that config.json publishes for a size.
-struct PublishedSize {
+/// What config.json says of a size. 3B and 7B are published; 41M and 427M are those of docs/measurements.md.
+struct ModelSize {
   const char* name;
   std::int64_t hidden, intermediate, layers, heads, kv_heads, vocab;
   bool tied;
+  struct {
+    std::int64_t hidden, intermediate, depth, heads;
+  } vision;
 };
-constexpr PublishedSize kSizes[] = {{"3B", 2048, 11008, 36, 16, 2, 151936, true},
-                                    {"7B", 3584, 18944, 28, 28, 4, 152064, false}};
-constexpr std::int64_t kHeadDim = 128;
+constexpr ModelSize kSizes[] = {{"41M", 512, 1536, 8, 8, 2, 8192, false, {256, 704, 8, 4}},
+                                {"427M", 1024, 2816, 24, 16, 4, 32768, false, {640, 1728, 16, 10}},
+                                {"3B", 2048, 11008, 36, 16, 2, 151936, true, {1280, 3420, 32, 16}},
+                                {"7B", 3584, 18944, 28, 28, 4, 152064, false, {1280, 3420, 32, 16}}};
 
-void set_sizes(nlohmann::json& config, const PublishedSize& size) {
+void set_sizes(nlohmann::json& config, const ModelSize& size) {
   config["tie_word_embeddings"] = size.tied;
   nlohmann::json& text = config.at("text_config");
   text.erase("layer_types");
@@ -50,17 +54,24 @@ void set_sizes(nlohmann::json& config, const PublishedSize& size) {
   text["num_hidden_layers"] = size.layers;
   text["num_attention_heads"] = size.heads;
   text["num_key_value_heads"] = size.kv_heads;
-  text["head_dim"] = kHeadDim;
   text["vocab_size"] = size.vocab;
   text["tie_word_embeddings"] = size.tied;
   text["max_position_embeddings"] = 128000;
-  text["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 1e6}, {"mrope_section", {16, 24, 24}}};
+  // Of the frequencies of a head, a quarter is for time, the rest for height and width.
+  const std::int64_t frequencies = size.hidden / size.heads / 2;
+  const std::int64_t side = frequencies * 3 / 8;
+  text["rope_parameters"] = {
+      {"rope_type", "default"}, {"rope_theta", 1e6}, {"mrope_section", {frequencies - 2 * side, side, side}}};
   nlohmann::json& vision = config.at("vision_config");
-  vision["depth"] = 32;
-  vision["fullatt_block_indexes"] = {7, 15, 23, 31};
-  vision["hidden_size"] = 1280;
-  vision["intermediate_size"] = 3420;
-  vision["num_heads"] = 16;
+  vision["depth"] = size.vision.depth;
+  // Every fourth or eighth of the blocks attends to the whole image.
+  nlohmann::json whole = nlohmann::json::array();
+  const std::int64_t apart = std::max<std::int64_t>(size.vision.depth / 4, 4);
+  for (std::int64_t block = apart - 1; block < size.vision.depth; block += apart) whole.push_back(block);
+  vision["fullatt_block_indexes"] = whole;
+  vision["hidden_size"] = size.vision.hidden;
+  vision["intermediate_size"] = size.vision.intermediate;
+  vision["num_heads"] = size.vision.heads;
   vision["out_hidden_size"] = size.hidden;
   vision["window_size"] = 112;
 }
@@ -121,8 +132,8 @@ ExitCode write_model(const CommandLine& line) {
   const fs::path like = line.text("like"), out = line.text("out");
   if (fs::exists(out)) fail("cannot write {}: it exists; name another folder", out.string());
   nlohmann::json config = read_json(like / "config.json");
-  const std::string name = line.choice("size", {"tiny", "3B", "7B"});
-  for (const PublishedSize& size : kSizes) {
+  const std::string name = line.choice("size", {"tiny", "41M", "427M", "3B", "7B"});
+  for (const ModelSize& size : kSizes) {
     if (name == size.name) set_sizes(config, size);
   }
   if (const std::int64_t layers = line.integer("layers", 0, 1000); layers > 0)
