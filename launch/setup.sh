@@ -17,6 +17,7 @@ packages=(
   libhdf5-dev libyaml-cpp-dev nlohmann-json3-dev libxxhash-dev libutf8proc-dev
   libgoogle-glog-dev libgflags-dev libfmt-dev
   libjpeg62-turbo-dev libpng-dev libwebp-dev libtiff-dev zlib1g-dev
+  libzip-dev libpugixml-dev libmatio-dev
   libgtest-dev libgmock-dev
 )
 lint_packages=(clang-format-14 clang-tidy-14 libomp-14-dev)

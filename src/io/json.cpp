@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "io/json.h"
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <unordered_set>
@@ -57,8 +58,10 @@ nlohmann::json parse_json(std::string_view text, const std::string& where) {
   try {
     return nlohmann::json::parse(text, watch);
   } catch (const nlohmann::json::parse_error& error) {
-    fail("cannot read {}: not valid JSON at byte {} of {} ({}); check that the file is complete", where,
-         error.byte, text.size(), reason_of(error));
+    const std::string_view before = text.substr(0, error.byte > 0 ? error.byte - 1 : 0);
+    fail("cannot read {}: not valid JSON in line {}, at byte {} of {} ({}); check that the file is complete",
+         where, 1 + std::count(before.begin(), before.end(), '\n'), error.byte, text.size(),
+         reason_of(error));
   } catch (const nlohmann::json::exception& error) {
     fail("cannot read {}: not valid JSON ({}); check that the file is complete", where, reason_of(error));
   }

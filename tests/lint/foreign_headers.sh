@@ -11,9 +11,9 @@ find src -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | LC_ALL=
   BEGIN {
     implementation = ".*\\.cpp$"
     allow("hdf5|H5", "io/hdf5/.*")
-    allow("yaml-cpp/|jpeglib|png\\.h|tiff|webp/|zlib\\.h|stb|xxhash", "io/" implementation)
+    allow("yaml-cpp/|jpeglib|png\\.h|tiff|webp/|zlib\\.h|stb|xxhash|zip\\.h|pugixml|matio", "io/" implementation)
     allow("nlohmann/json_fwd", "io/.*")
-    allow("nlohmann/", "(io|data|model|actor|reward|learner|run|app)/" implementation)
+    allow("nlohmann/", "(io|data|datasets|model|actor|reward|learner|run|app)/" implementation)
     allow("utf8proc", "data/" implementation)
     allow("mpi\\.h", "comm/mpi/.*")
     allow("oneapi/|dnnl", "ops/cpu/.*")

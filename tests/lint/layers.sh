@@ -14,13 +14,14 @@ find src -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | LC_ALL=
     allowed["model"] = "core tensor ops io"
     allowed["actor"] = "core tensor ops io comm data model"
     allowed["reward"] = allowed["learner"] = allowed["actor"]
+    allowed["datasets"] = "core tensor io data"
     allowed["run"] = "core tensor io data reward"
     allowed["config"] = allowed["actor"] " actor reward learner"
     allowed["policy"] = allowed["actor"] " actor reward learner"
     allowed["evaluation"] = allowed["policy"] " run config policy"
     allowed["training"] = allowed["evaluation"] " evaluation"
     allowed["planning"] = allowed["training"] " training"
-    allowed["app"] = allowed["planning"] " planning"
+    allowed["app"] = allowed["planning"] " planning datasets"
   }
   function refuse(why) { printf "%s:%d: %s\n", FILENAME, FNR, why; bad = 1 }
   FNR == 1 {

@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: Apache-2.0
+// Labels from tables: finds the columns by their names, then reads the rows.
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <set>
+#include <string_view>
+#include <system_error>
+#include <unordered_map>
+#include <utility>
+
+#include "core/error.h"
+#include "data/unicode.h"
+#include "datasets/data_set.h"
+#include "datasets/labels.h"
+#include "io/table_file.h"
+
+namespace biqa {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t kHeaderRows = 50;  // a header may stand below a title
+constexpr std::array<const char*, 5> kGrades = {"c1", "c2", "c3", "c4", "c5"};
+
+/// Where the columns of a table are.
+struct Columns {
+  std::map<Role, std::size_t> at;
+  std::map<Role, std::string> name;  ///< as in the header
+  std::vector<std::size_t> grades;   ///< of c1 to c5; empty if the score is a column
+  std::size_t first_row = 0;         ///< behind the header
+};
+
+using Header = std::vector<std::string>;  // in lower case
+
+std::optional<std::size_t> find_in(const Header& header, const std::string& name) {
+  const auto found = std::find(header.begin(), header.end(), lower_case(name));
+  if (name.empty() || found == header.end()) return std::nullopt;
+  return static_cast<std::size_t>(found - header.begin());
+}
+
+bool has_all(const Header& header, const std::vector<std::string>& names) {
+  return std::all_of(names.begin(), names.end(),
+                     [&](const std::string& name) { return find_in(header, name).has_value(); });
+}
+
+/// Matches the rows of a table with one form of the labels.
+class Matcher {
+ public:
+  Matcher(const LabelRequest& request, const LabelForm& form) : request_(request), form_(form) {}
+
+  /// Nothing if the table is not of this form.
+  std::optional<Columns> match(const Table& table) const {
+    for (std::size_t row = 0; row < std::min(table.rows.size(), kHeaderRows); ++row)
+      if (std::optional<Columns> columns = in_header(table, row)) return columns;
+    return request_.columns.empty() ? without_header(table) : std::nullopt;
+  }
+
+  /// The names that are looked for, for messages.
+  std::string wanted() const {
+    std::vector<std::string> names;
+    for (const Role role : {Role::image, Role::score}) {
+      std::vector<std::string> any = names_of(role);
+      names.push_back(fmt::format("{}", fmt::join(any, " or ")));
+    }
+    names.insert(names.end(), form_.also.begin(), form_.also.end());
+    return fmt::format("{}", fmt::join(names, ", "));
+  }
+
+ private:
+  std::vector<std::string> names_of(Role role) const {
+    const auto given = request_.columns.find(name_of(role));
+    if (given != request_.columns.end()) return {given->second};
+    std::vector<std::string> names;
+    for (const ColumnNames& column : form_.columns) {
+      const bool fits =
+          column.scale.empty() || request_.scale == nullptr || column.scale == request_.scale->name;
+      if (column.role == role && fits) names.insert(names.end(), column.names.begin(), column.names.end());
+    }
+    return names;
+  }
+
+  /// The first column with one of the role's names.
+  std::optional<std::size_t> find_role(const Table& table, const Header& header, Role role) const {
+    std::optional<std::size_t> found;
+    for (const std::string& name : names_of(role)) {
+      const std::optional<std::size_t> at = find_in(header, name);
+      if (!at) continue;
+      const bool must_be_one = form_.ambiguous && (role == Role::image || role == Role::score);
+      if (found && *found != *at && must_be_one) {
+        fail(
+            "cannot read {}: the columns '{}' and '{}' could both be the {}; choose one with --columns "
+            "{}=NAME",
+            table.where, header[*found], header[*at], name_of(role), name_of(role));
+      }
+      if (!found) found = at;
+      if (!must_be_one) break;
+    }
+    return found;
+  }
+
+  std::optional<Columns> in_header(const Table& table, std::size_t row) const {
+    const std::vector<std::string>& fields = table.rows[row].fields;
+    Header header;
+    for (const std::string& field : fields) header.push_back(lower_case(std::string(without_blanks(field))));
+    if (!has_all(header, form_.also)) return std::nullopt;
+    for (const std::string& name : form_.without)
+      if (find_in(header, name)) return std::nullopt;
+    for (const auto& [role, name] : request_.columns)
+      if (!find_in(header, name)) return std::nullopt;
+    Columns columns;
+    columns.first_row = row + 1;
+    for (std::size_t i = 0; i <= static_cast<std::size_t>(Role::bad); ++i) {
+      const auto role = static_cast<Role>(i);
+      const std::optional<std::size_t> at = find_role(table, header, role);
+      if (!at) continue;
+      columns.at[role] = *at;
+      columns.name[role] = fields[*at];
+    }
+    const std::vector<std::string> score = names_of(Role::score);
+    if (!columns.at.contains(Role::score) && score == std::vector<std::string>{kMeanOfGrades}) {
+      for (const char* grade : kGrades) {
+        const std::optional<std::size_t> at = find_in(header, grade);
+        if (!at) return std::nullopt;
+        columns.grades.push_back(*at);
+      }
+      columns.name[Role::score] = kMeanOfGrades;
+    }
+    if (!columns.at.contains(Role::image) || !columns.name.contains(Role::score)) return std::nullopt;
+    return columns;
+  }
+
+  /// The columns of a file without header whose first row has a number in the place of the score.
+  std::optional<Columns> without_header(const Table& table) const {
+    if (form_.order.empty() || table.rows.empty()) return std::nullopt;
+    const std::vector<std::string>& fields = table.rows.front().fields;
+    if (fields.size() != form_.order.size()) return std::nullopt;
+    Columns columns;
+    for (std::size_t i = 0; i < form_.order.size(); ++i) {
+      const Role role = form_.order[i];
+      if (role == Role::score && !number_in(fields[i])) return std::nullopt;
+      columns.at[role] = i;
+      columns.name[role] = name_of(role);
+    }
+    return columns;
+  }
+
+  const LabelRequest& request_;
+  const LabelForm& form_;
+};
+
+/// Reads the rows of one table.
+class RowReader {
+ public:
+  RowReader(const LabelRequest& request, const LabelForm& form, const Table& table, const Columns& columns)
+      : request_(request), form_(form), table_(table), columns_(columns) {}
+
+  void read(std::vector<LabelRow>& rows) const {
+    for (std::size_t i = columns_.first_row; i < table_.rows.size(); ++i) {
+      LabelRow row;
+      row.place = table_.place(table_.rows[i].line);
+      row.set = request_.set.name;
+      try {
+        read_row(table_.rows[i].fields, row);
+      } catch (const Error& problem) {
+        row.problem = fmt::format("cannot use {}: {}; correct the row, or leave it out with --skip-bad",
+                                  row.place, problem.what());
+      }
+      rows.push_back(std::move(row));
+    }
+  }
+
+ private:
+  static std::string field(const std::vector<std::string>& fields, std::size_t at) {
+    return at < fields.size() ? fields[at] : "";
+  }
+
+  std::string text(const std::vector<std::string>& fields, Role role) const {
+    const auto found = columns_.at.find(role);
+    if (found == columns_.at.end()) return "";
+    const std::string value = field(fields, found->second);
+    if (!is_valid_utf8(value)) fail("{} is not UTF-8", columns_.name.at(role));
+    return std::string(without_blanks(value));
+  }
+
+  double number(const std::string& name, const std::string& text) const {
+    const std::optional<double> value = number_in(text);
+    if (!value) fail("{} is '{}', not a number", name, text);
+    return *value;
+  }
+
+  double score(const std::vector<std::string>& fields) const {
+    const std::string& name = columns_.name.at(Role::score);
+    if (columns_.grades.empty()) return number(name, text(fields, Role::score));
+    double sum = 0, weighted = 0;
+    for (std::size_t i = 0; i < columns_.grades.size(); ++i) {
+      const double share = number(kGrades.at(i), field(fields, columns_.grades[i]));
+      sum += share;
+      weighted += static_cast<double>(i + 1) * share;
+    }
+    // Shares are rounded, so that their sum is nearly 1; counts must be divided by theirs.
+    constexpr double kRounding = 1e-6;
+    const bool shares = std::abs(sum - 1) < kRounding;
+    if (!(sum > 0)) fail("c1 to c5 sum to {}", sum);
+    return shares ? weighted : weighted / sum;
+  }
+
+  void read_row(const std::vector<std::string>& fields, LabelRow& row) const {
+    row.id = text(fields, Role::image);
+    if (row.id.empty()) fail("{} is empty", columns_.name.at(Role::image));
+    row.type = text(fields, Role::type);
+    const std::string level = text(fields, Role::level);
+    if (form_.file_name != nullptr) row.id = form_.file_name(row.id, row.type, level);
+    row.image = row.id;
+    row.raw = score(fields);
+    if (const std::string std = text(fields, Role::std); !std.empty())
+      row.std = number(columns_.name.at(Role::std), std);
+    if (!level.empty()) row.level = static_cast<std::int64_t>(number(columns_.name.at(Role::level), level));
+    row.split = canonical_split(text(fields, Role::split));
+    if (row.split.empty() && columns_.at.contains(Role::split))
+      fail("{} is empty", columns_.name.at(Role::split));
+    row.reference = text(fields, Role::reference);
+    row.description = text(fields, Role::description);
+    row.good = text(fields, Role::good);
+    row.bad = text(fields, Role::bad);
+  }
+
+  const LabelRequest& request_;
+  const LabelForm& form_;
+  const Table& table_;
+  const Columns& columns_;
+};
+
+/// The .txt files of a folder, by name.
+std::vector<fs::path> text_files(const fs::path& folder) {
+  std::vector<fs::path> files;
+  std::error_code problem;
+  for (fs::directory_iterator entry(folder, problem), end; !problem && entry != end;
+       entry.increment(problem)) {
+    const std::string name = entry->path().filename().string();
+    if (!name.starts_with('.') && lower_case(entry->path().extension().string()) == ".txt")
+      files.push_back(entry->path());
+  }
+  if (problem) fail("cannot list folder {}: {}; check its permissions", folder.string(), problem.message());
+  std::sort(files.begin(), files.end());
+  if (files.empty())
+    fail("cannot read labels {}: the folder has no .txt file; correct --labels", folder.string());
+  return files;
+}
+
+/// The label file: the user's, or the first of the set's that is there.
+fs::path find_label_file(const LabelRequest& request) {
+  if (request.labels) return named_label_file(request);
+  std::vector<std::string> names;
+  for (const LabelForm& form : request.set.forms) {
+    for (const std::string& name : form.files) {
+      std::error_code ignored;
+      fs::path file = request.root / (name.ends_with('/') ? name.substr(0, name.size() - 1) : name);
+      if (name.ends_with('/') ? fs::is_directory(file, ignored) : fs::exists(file, ignored)) return file;
+      names.push_back(name);
+    }
+  }
+  if (names.empty()) fail_usage("flag --labels is missing: name the label file of {}", request.set.title);
+  no_label_file(request, names);
+}
+
+struct Match {
+  const LabelForm* form;
+  std::size_t table;
+  Columns columns;
+};
+
+/// The form of the labels and the table (a sheet) that has it. Throws Error if none fits.
+Match match_form(const LabelRequest& request, const std::vector<Table>& tables) {
+  std::vector<std::string> wanted;
+  for (const LabelForm& form : request.set.forms) {
+    std::vector<std::size_t> order(tables.size());
+    for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+    std::stable_partition(order.begin(), order.end(), [&](std::size_t i) {
+      return std::find(form.sheets.begin(), form.sheets.end(), tables[i].sheet) != form.sheets.end();
+    });
+    const Matcher matcher(request, form);
+    for (const std::size_t i : order)
+      if (std::optional<Columns> columns = matcher.match(tables[i])) return {&form, i, *std::move(columns)};
+    wanted.push_back(matcher.wanted());
+  }
+  std::vector<std::string> present, missing;
+  std::set<std::string> lower;
+  for (const Table& table : tables) {
+    if (table.rows.empty()) continue;
+    for (const std::string& field : table.rows.front().fields) {
+      if (field.empty() || present.size() >= 40) continue;
+      present.push_back(repaired_utf8(field));
+      lower.insert(lower_case(field));
+    }
+  }
+  for (const auto& [role, name] : request.columns)
+    if (!lower.contains(lower_case(name))) missing.push_back(name);
+  const std::string looked_for = missing.empty() ? fmt::format("{}", fmt::join(wanted, "; or "))
+                                                 : fmt::format("{}", fmt::join(missing, ", "));
+  fail(
+      "cannot read labels {}: no columns {}; its first row is {}; name the right file, or columns with "
+      "--columns",
+      tables.front().where, looked_for,
+      present.empty() ? "empty" : fmt::format("{}", fmt::join(present, ", ")));
+}
+
+/// Adds the standard deviations of a file with one number per row.
+void add_deviations(const fs::path& file, Labels& labels) {
+  std::error_code ignored;
+  if (!fs::exists(file, ignored)) return;
+  const std::vector<Table> tables = read_tables(file);
+  const std::vector<TableRow>& rows = tables.front().rows;
+  if (rows.size() != labels.rows.size()) {
+    labels.notes.push_back(
+        fmt::format("standard deviations left out: {} has {} values, the labels have {} rows", file.string(),
+                    rows.size(), labels.rows.size()));
+    return;
+  }
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    labels.rows[i].std = number_in(rows[i].fields.front());
+    if (!labels.rows[i].std) {
+      fail("cannot read {}: '{}' is not a number; correct the file, or remove it",
+           tables.front().place(rows[i].line), repaired_utf8(rows[i].fields.front()));
+    }
+  }
+}
+
+/// The file names in a list that forms a split.
+std::set<std::string> names_in_list(const Table& table, const SplitList& list) {
+  std::set<std::string> names;
+  if (table.rows.empty()) fail("cannot read {}: it is empty; get the file again", table.where);
+  Header header;
+  for (const std::string& field : table.rows.front().fields) header.push_back(lower_case(field));
+  const std::optional<std::size_t> name = find_in(header, list.column);
+  const std::optional<std::size_t> condition = find_in(header, list.condition);
+  if (!name || (!list.condition.empty() && !condition)) {
+    fail("cannot read {}: no column {}; get the file again", table.where,
+         name ? list.condition : list.column);
+  }
+  for (std::size_t i = 1; i < table.rows.size(); ++i) {
+    const std::vector<std::string>& fields = table.rows[i].fields;
+    if (*name >= fields.size()) continue;
+    if (condition && (*condition >= fields.size() || lower_case(fields[*condition]) != "true")) continue;
+    names.insert(fields[*name]);
+  }
+  return names;
+}
+
+void add_splits_of_lists(const LabelRequest& request, const fs::path& folder, Labels& labels) {
+  std::map<std::string, std::set<std::string>> names;
+  for (const SplitList& list : request.set.split_lists) {
+    const fs::path file = folder / list.file;
+    std::error_code ignored;
+    if (!fs::exists(file, ignored)) {
+      labels.notes.push_back(fmt::format("no splits: {} is missing", file.string()));
+      return;
+    }
+    names[list.split] = names_in_list(read_tables(file).front(), list);
+  }
+  labels.has_splits = true;
+  for (LabelRow& row : labels.rows) {
+    row.split = request.set.rest_split;
+    for (const SplitList& list : request.set.split_lists)
+      if (names[list.split].contains(row.id)) row.split = list.split;
+  }
+}
+
+}  // namespace
+
+Labels read_table_labels(const LabelRequest& request) {
+  const fs::path file = find_label_file(request);
+  std::error_code ignored;
+  const bool is_folder = fs::is_directory(file, ignored);
+  Labels labels;
+  labels.file = file.string();
+  const LabelForm* form = nullptr;
+  for (const fs::path& part : is_folder ? text_files(file) : std::vector<fs::path>{file}) {
+    const std::vector<Table> tables = read_tables(part);
+    const Match match = match_form(request, tables);
+    form = match.form;
+    labels.score_name = match.columns.name.at(Role::score);
+    labels.has_splits = match.columns.at.contains(Role::split);
+    RowReader(request, *form, tables[match.table], match.columns).read(labels.rows);
+  }
+  if (form != nullptr && !form->deviations.empty())
+    add_deviations(file.parent_path() / form->deviations, labels);
+  if (!request.set.split_lists.empty() && !labels.has_splits)
+    add_splits_of_lists(request, file.parent_path(), labels);
+  return labels;
+}
+
+}  // namespace biqa
