@@ -178,28 +178,38 @@ void set_rate(nlohmann::json& row, const std::string& part, double operations) {
 
 /// Prompts and what was generated from each.
 struct Sampled {
+  double uncounted_seconds = 0;  ///< spent on measuring alone
   std::vector<std::shared_ptr<const PromptInput>> prompts;
   std::vector<std::vector<Generated>> results;
 };
 
-Sampled generate(const Policy& policy, Engine& engine, const Work& work, std::int64_t repeat,
-                 Clock::time_point start, nlohmann::json& row) {
-  Sampled sampled;
-  sampled.results.resize(static_cast<std::size_t>(work.images));
-  engine.reset_statistics();
+std::vector<EncodedPicture> encode(const Policy& policy, const Work& work, nlohmann::json& row) {
+  const auto start = Clock::now();
   std::vector<Patches> patches;
   patches.reserve(work.paths.size());
   for (const auto& path : work.paths) patches.push_back(policy.pictures->patches(path));
-  const std::vector<EncodedPicture> pictures = policy.pictures->encode(std::span<const Patches>(patches));
+  row["pictures_s"] = seconds_since(start);
+  const auto encoding = Clock::now();
+  std::vector<EncodedPicture> pictures = policy.pictures->encode(std::span<const Patches>(patches));
   policy.model->ops().memory().wait();
-  row["vision_s"] = seconds_since(start);
-  std::int64_t patch_rows = 0;
-  for (const Patches& one : patches) patch_rows += one.rows();
-  for (std::size_t i = 0; i < pictures.size(); ++i) {
-    sampled.prompts.push_back(policy.prompt(std::nullopt, std::span(&pictures[i], 1), work.prompt));
+  row["vision_s"] = seconds_since(encoding);
+  const ModelFlop flop(policy.model->config());
+  double operations = 0;
+  for (const Patches& one : patches) operations += flop.vision(1, static_cast<double>(one.rows()));
+  set_rate(row, "vision", operations);
+  return pictures;
+}
+
+/// Submits a request for each prompt and runs the engine until all are done. Returns the seconds.
+double run_engine(Engine& engine, const Work& work, std::int64_t tokens, std::int64_t repeat,
+                  Sampled& sampled) {
+  sampled.results.assign(static_cast<std::size_t>(work.images), {});
+  engine.reset_statistics();
+  const auto start = Clock::now();
+  for (std::size_t i = 0; i < sampled.prompts.size(); ++i) {
     GenerateRequest request;
-    request.prompt = sampled.prompts.back();
-    request.sampling.max_new_tokens = work.tokens;
+    request.prompt = sampled.prompts[i];
+    request.sampling.max_new_tokens = tokens;
     request.sampling.ignore_end = true;
     request.tag = i;
     for (std::int64_t m = 0; m < work.group; ++m) {
@@ -209,30 +219,49 @@ Sampled generate(const Policy& policy, Engine& engine, const Work& work, std::in
     engine.submit(std::move(request));
   }
   engine.run([&](Generated&& result) { sampled.results[result.tag].push_back(std::move(result)); });
-  const double generated = seconds_since(start);
-  row["prefill_s"] = engine.statistics().prefill_seconds;
-  row["decode_s"] = engine.statistics().decode_seconds;
-  row["generate_tokens_per_s"] = work.completion_tokens() / generated;
-  const auto prompt = static_cast<double>(sampled.prompts.front()->ids.size());
-  const auto images = static_cast<double>(work.images);
-  row["prompt_tokens"] = prompt;
+  return seconds_since(start);
+}
+
+Sampled generate(const Policy& policy, Engine& engine, const Work& work, std::int64_t repeat,
+                 Clock::time_point start, nlohmann::json& row) {
+  Sampled sampled;
+  const std::vector<EncodedPicture> pictures = encode(policy, work, row);
   const ModelFlop flop(policy.model->config());
-  const double new_rows = work.completion_tokens();
-  set_rate(row, "vision", flop.vision(images, static_cast<double>(patch_rows) / images));
-  set_rate(row, "prefill", images * flop.prompt(prompt));
-  set_rate(row, "decode",
-           flop.layers(new_rows, prompt + static_cast<double>(work.tokens) / 2) + flop.head(new_rows));
+  double prompt_tokens = 0, prefill = 0;
+  for (const EncodedPicture& picture : pictures) {
+    sampled.prompts.push_back(policy.prompt(std::nullopt, std::span(&picture, 1), work.prompt));
+    const auto tokens = static_cast<double>(sampled.prompts.back()->ids.size());
+    prompt_tokens += tokens;
+    prefill += flop.prompt(tokens) + flop.head(1);
+  }
+  const double before = seconds_since(start);
+  // A GPU runs behind the engine, whose own times are those of the host. So it prefills once alone, not counted.
+  const bool on_device = policy.model->ops().memory().kind() == Memory::device;
+  const double alone = on_device ? run_engine(engine, work, 1, repeat, sampled) : 0;
+  sampled.uncounted_seconds = alone;
+  const double engine_seconds = run_engine(engine, work, work.tokens, repeat, sampled);
+  row["prefill_s"] = on_device ? alone : engine.statistics().prefill_seconds;
+  row["decode_s"] = on_device ? engine_seconds - alone : engine.statistics().decode_seconds;
+  row["generate_tokens_per_s"] = work.completion_tokens() / (before + engine_seconds);
+  const double prompt = prompt_tokens / static_cast<double>(work.images);
+  row["prompt_tokens"] = prompt;
+  // The first token of a completion comes from its prompt's last row.
+  const double decoded = static_cast<double>(work.images * work.group * (work.tokens - 1));
+  set_rate(row, "prefill", prefill);
+  if (decoded > 0)
+    set_rate(row, "decode",
+             flop.layers(decoded, prompt + static_cast<double>(work.tokens) / 2) + flop.head(decoded));
   return sampled;
 }
 
-/// Without the adapter's own operations. `passes` over the layers: a forward, a backward of the inputs, and perhaps one of
-/// the reference.
+/// Operations of an update. A layer that is computed again counts once, and the adapter's own operations are left out. The
+/// passes over the layers are a forward, a backward of the inputs, and perhaps a forward of the reference.
 double learn_flop(const ModelFlop& flop, const Work& work, double prompt, bool reference) {
   const double passes = reference ? 3 : 2;
-  const auto tokens = static_cast<double>(work.tokens);
-  const double completions = work.completion_tokens();
+  const double rows = static_cast<double>(work.images * work.group * (work.tokens - 1));
   return passes * (static_cast<double>(work.images) * flop.prompt(prompt) +
-                   flop.layers(completions, prompt + tokens / 2) + flop.head(completions));
+                   flop.layers(rows, prompt + static_cast<double>(work.tokens) / 2) +
+                   flop.head(work.completion_tokens()));
 }
 
 void learn(Learner& learner, const Sampled& sampled, const Work& work, Clock::time_point start,
@@ -249,7 +278,7 @@ void learn(Learner& learner, const Sampled& sampled, const Work& work, Clock::ti
   const auto learn_start = Clock::now();
   const UpdateResult update = learner.update(groups, 1e-5);
   const double learned = seconds_since(learn_start);
-  const double all = seconds_since(start);
+  const double all = seconds_since(start) - sampled.uncounted_seconds;
   row["learn_s"] = learned - update.optimizer_seconds;
   row["optimizer_s"] = update.optimizer_seconds;
   row["step_s"] = all;
@@ -284,6 +313,7 @@ ExitCode bench(const CommandLine& line) {
   const int threads = threads_for(usable_processors(), static_cast<int>(line.integer("threads", 0, 1024)));
   const std::string format = line.choice("format", {"json", "table"});
   const std::int64_t repeats = line.integer("repeats", 1, 1000);
+  const std::int64_t limit_size = line.integer("limit-size", 1, 1 << 15);
 
   const std::vector<Sample> samples = read_manifest(line.text("images"));
   const auto load_start = Clock::now();
@@ -332,13 +362,13 @@ ExitCode bench(const CommandLine& line) {
     limits["read_gb_s"] = read_rate(threads);
   } else {
     const std::string gpu = policy.model->ops().device_name();
-    const std::int64_t size = line.integer("limit-size", 1, 1 << 15);
-    limits[fmt::format("gemm_gflops_{}", name_of(dtype))] = product_rate(policy.model->ops(), size, size);
+    median["device_peak_bytes"] = device_memory_total().peak;  // before the product's own
+    limits[fmt::format("gemm_gflops_{}", name_of(dtype))] =
+        product_rate(policy.model->ops(), limit_size, limit_size);
     if (const GpuCard* card = find_gpu_card(gpu)) {
       limits["sheet_gflops_bf16"] = card->peak_flop / 1e9;
       limits["sheet_gb_s"] = card->bandwidth / 1e9;
     }
-    median["device_peak_bytes"] = device_memory_total().peak;
   }
   if (format == "json") {
     fmt::print("{}\n", nlohmann::json{{"repeats", rows}, {"median", median}, {"limits", limits}}.dump(2));

@@ -141,7 +141,8 @@ ExitCode train(const CommandLine& line) {
     if (line.on("dry-run")) {
       const int processors = share_processors(world);
       if (world.rank() == 0) {
-        const RunPlan plan = make_plan(config, world.size(), processors, given_rates(line));
+        RunPlan plan = make_plan(config, world.size(), processors, given_rates(line));
+        plan.doubts = data_doubts(config);
         warn_of_device(plan, config.model.path);
         fmt::print("{}", describe_plan(plan));
       }

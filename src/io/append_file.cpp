@@ -53,11 +53,10 @@ void AppendFile::append(std::string_view record) {
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) {
       const int reason = errno;
-      if (written > 0 && start >= 0 && ::ftruncate(descriptor_, start) != 0) {
-        LOG(WARNING) << file_ << " now ends with an incomplete record: " << std::strerror(errno);
-      }
-      fail("cannot write {}: {} after {} of {} bytes; free space, then start again to resume", file_.string(),
-           std::strerror(reason), written, record.size());
+      const bool torn = written > 0 && start >= 0 && ::ftruncate(descriptor_, start) != 0;
+      fail("cannot write {}: {} after {} of {} bytes{}; free space, then start again to resume",
+           file_.string(), std::strerror(reason), written, record.size(),
+           torn ? ", and it now ends with an incomplete record" : "");
     }
     written += static_cast<std::size_t>(count);
   }

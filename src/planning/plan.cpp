@@ -9,6 +9,7 @@
 #include <cmath>
 #include <fstream>
 #include <functional>
+#include <map>
 #include <numeric>
 #include <optional>
 #include <span>
@@ -113,24 +114,13 @@ struct Sources {
   }
 };
 
-/// The rows of a manifest. Rows that data.skip_bad leaves out are a doubt.
-std::vector<Sample> read_rows(const Config& config, const fs::path& file, RunPlan& plan) {
-  std::vector<BadRow> bad;
-  std::vector<Sample> rows = read_manifest(file, config.data.skip_bad, &bad);
-  if (!bad.empty()) {
-    plan.doubts.push_back(fmt::format("{} of {} rows of {} are left out; the first: {}", bad.size(),
-                                      rows.size() + bad.size(), file.string(), bad.front().reason));
-  }
-  return rows;
-}
-
 /// Without a manifest, returns images of max_pixels, enough for one step.
 std::vector<Sample> training_samples(const Config& config, const PreprocessConfig& preprocess,
-                                     RunPlan& plan) {
+                                     std::vector<std::string>& assumptions) {
   std::error_code unknown;
   std::vector<Sample> train;
   if (fs::exists(config.data.train, unknown)) {
-    train = read_rows(config, config.data.train, plan);
+    train = read_manifest(config.data.train, config.data.skip_bad);
     check_training_data(config, train);
     return train;
   }
@@ -139,31 +129,29 @@ std::vector<Sample> training_samples(const Config& config, const PreprocessConfi
   nominal.size = {side, side};
   nominal.completion = "?";
   train.assign(static_cast<std::size_t>(config.rollout.images_per_step), nominal);
-  plan.assumptions.push_back(fmt::format("{} is missing: the plan assumes one step of images of max_pixels{}",
-                                         config.data.train.string(),
-                                         config.train.steps > 0 ? "" : " for each epoch"));
+  assumptions.push_back(fmt::format("{} is missing: the plan assumes one step of images of max_pixels{}",
+                                    config.data.train.string(),
+                                    config.train.steps > 0 ? "" : " for each epoch"));
   return train;
 }
 
-std::vector<std::vector<Sample>> evaluation_sets(const Config& config, const std::vector<Sample>& train,
-                                                 RunPlan& plan) {
+std::vector<std::vector<Sample>> evaluation_sets(const Config& config,
+                                                 std::vector<std::string>& assumptions) {
   std::error_code unknown;
   std::vector<std::vector<Sample>> sets;
   for (const fs::path& file : config.data.eval) {
     if (!fs::exists(file, unknown)) {
-      plan.assumptions.push_back(fmt::format("{} is missing: it is not counted", file.string()));
+      assumptions.push_back(fmt::format("{} is missing: it is not counted", file.string()));
       continue;
     }
-    std::vector<Sample>& set = sets.emplace_back(read_rows(config, file, plan));
+    std::vector<Sample>& set = sets.emplace_back(read_manifest(file, config.data.skip_bad));
     const auto most = static_cast<std::size_t>(config.train.eval_images);
     if (most > 0 && set.size() > most) set.resize(most);
-    const Overlap overlap = find_overlap(train, set);
-    if (overlap.any()) plan.doubts.push_back(overlap_text(file, overlap, config.data.train));
   }
   return sets;
 }
 
-Sources read_sources(const Config& config, RunPlan& plan) {
+Sources read_sources(const Config& config, std::vector<std::string>& assumptions) {
   const fs::path& path = config.model.path;
   Sources sources{ModelConfig::load(path), Tokenizer::load(path), {}, PreprocessConfig::load(path), {}, {}};
   const ModelConfig& model = sources.model;
@@ -171,8 +159,8 @@ Sources read_sources(const Config& config, RunPlan& plan) {
                                {model.text.vocab, model.vision_start, model.vision_end, model.image_token});
   sources.chat.form = find_chat_template(path);
   sources.preprocess.limit(config.model.pixels());
-  sources.train = training_samples(config, sources.preprocess, plan);
-  sources.evaluation = evaluation_sets(config, sources.train, plan);
+  sources.train = training_samples(config, sources.preprocess, assumptions);
+  sources.evaluation = evaluation_sets(config, assumptions);
   check_lengths(config, {model, sources.tokenizer, sources.chat, sources.preprocess}, sources.train,
                 sources.evaluation);
   return sources;
@@ -398,7 +386,7 @@ RunPlan make_plan(const Config& config, int ranks, int processors, const GpuRate
   plan.ranks = ranks;
   if (processors == 0) processors = std::max(1, usable_processors() / ranks_on_node(ranks));
   plan.threads = threads_for(processors, config.model.threads);
-  const Sources sources = read_sources(config, plan);
+  const Sources sources = read_sources(config, plan.assumptions);
   plan.training_images = static_cast<std::int64_t>(sources.train.size());
   plan.evaluation_images = sources.evaluation_images();
   plan.images = config.rollout.images_per_step;
@@ -419,6 +407,32 @@ RunPlan make_plan(const Config& config, int ranks, int processors, const GpuRate
   plan.gpu = settled_rates(config, rates, plan.here);
   estimate_gpu_times(config, sources.model, rollout, plan);
   return plan;
+}
+
+std::vector<std::string> data_doubts(const Config& config) {
+  std::vector<std::string> doubts;
+  std::map<fs::path, std::vector<Sample>> read;
+  const auto rows_of = [&](const fs::path& file) -> const std::vector<Sample>& {
+    const auto [place, is_new] = read.try_emplace(file);
+    std::error_code unknown;
+    if (!is_new || !fs::exists(file, unknown)) return place->second;
+    std::vector<BadRow> bad;
+    place->second = read_manifest(file, config.data.skip_bad, &bad);
+    if (!bad.empty()) {
+      doubts.push_back(fmt::format("{} of {} rows of {} are left out; the first: {}", bad.size(),
+                                   place->second.size() + bad.size(), file.string(), bad.front().reason));
+    }
+    return place->second;
+  };
+  const std::vector<Sample>& train = rows_of(config.data.train);
+  for (const fs::path& file : config.data.eval) {
+    std::vector<Sample> set = rows_of(file);
+    const auto most = static_cast<std::size_t>(config.train.eval_images);
+    if (most > 0 && set.size() > most) set.resize(most);
+    const Overlap overlap = find_overlap(train, set);
+    if (overlap.any()) doubts.push_back(overlap_text(file, overlap, config.data.train));
+  }
+  return doubts;
 }
 
 }  // namespace biqa

@@ -55,7 +55,7 @@ struct RunPlan {
   std::int64_t node_bytes = 0;
   std::int64_t node_shared_bytes = 0;    ///< part of it: shared weights
   std::vector<std::string> assumptions;  ///< assumptions made because a file does not exist yet
-  std::vector<std::string> doubts;       ///< what a run would warn of: rows left out, sets that share images
+  std::vector<std::string> doubts;       ///< data_doubts(), if the caller wants them in the text
   double step_seconds() const { return rollout_seconds + learn_seconds; }
 };
 
@@ -63,6 +63,9 @@ struct RunPlan {
 /// the same Errors as a run. But weights and manifests may be missing; then `assumptions` lists what the plan assumes.
 /// `processors`: per rank; 0: the ranks share those that this process may use. `rates`: for device cuda.
 RunPlan make_plan(const Config& config, int ranks, int processors = 0, const GpuRates& rates = {});
+/// What a run would warn of: rows that data.skip_bad leaves out, evaluation sets that share images with the training set.
+/// Reads the manifests and the headers of the images.
+std::vector<std::string> data_doubts(const Config& config);
 /// Readable text, several lines.
 std::string describe_plan(const RunPlan& plan);
 

@@ -169,8 +169,9 @@ RunStart plan_start(const Config& config, std::int64_t step, std::int64_t steps,
   } else if (begins_again) {
     start.resumed_step = kBeforeAll;
     if (holds_a_run(out))
-      LOG(WARNING) << "the run in " << out.string()
-                   << " ended before its first checkpoint: it starts again with the first step";
+      LOG(WARNING)
+          << "the run in " << out.string()
+          << " has no checkpoint: it starts again with the first step, and its earlier steps are removed";
   }
   if (!start.evaluated) start.evaluations.erase(step);  // made again
   if (ended)

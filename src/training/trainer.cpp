@@ -188,7 +188,7 @@ std::optional<FoundCheckpoint> Trainer::find_checkpoint() {
     if (!first_learner()) return;
     lock_.emplace(config_.train.out);
     asked = resume_candidates(config_);
-    // A model that cannot be read would make each checkpoint look damaged.
+    // Without a config.json of the model, each checkpoint would look damaged.
     if (!asked.folders.empty()) ModelConfig::load(config_.model.path);
   });
   std::optional<FoundCheckpoint> found;

@@ -20,6 +20,8 @@
 #include <vector>
 
 #include "learner/checkpoint_store.h"
+#include "model/checkpoint.h"
+#include "model/config.h"
 #include "model/peft.h"
 #include "ops/cuda/device.h"
 #include "run/run_folder.h"
@@ -619,6 +621,32 @@ TEST_F(Programs, PlansWithoutWeightsOrPictures) {
   Arguments none = learner({"model.path=/absent/model"});
   none.push_back("--dry-run");
   expect_error(run(none), 1, "/absent/model");
+}
+
+TEST_F(Programs, RandomModelsOpenAndReplaceNothing) {
+  if (!fs::exists(program("biqa_random_model"))) GTEST_SKIP() << "the benchmarks are not built";
+  const fs::path out = folder_.path() / "random";
+  const Arguments words{program("biqa_random_model"),
+                        "--like",
+                        (kTiny / "model").string(),
+                        "--size",
+                        "tiny",
+                        "--layers",
+                        "1",
+                        "--image-tokens",
+                        "30",
+                        "--out",
+                        out.string()};
+  const Outcome written = run(words);
+  ASSERT_EQ(written.code, 0) << written.err;
+  const ModelConfig config = ModelConfig::load(out);
+  EXPECT_EQ(config.text.layers, 1);
+  EXPECT_GT(Checkpoint::open(out, config).bytes(), 0);
+  const Outcome rated =
+      run({program("biqa_score"), "--model", out.string(), (kTiny / "sample_cat.png").string()});
+  EXPECT_EQ(rated.signal, 0);
+  EXPECT_THAT(rated.err, ::testing::Not(HasSubstr("not finite")));
+  expect_error(run(words), 1, "exists");
 }
 
 TEST_F(Programs, DamagedTokenizer) {

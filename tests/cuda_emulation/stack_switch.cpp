@@ -46,7 +46,8 @@ Stacks::~Stacks() {
 
 #ifdef BIQA_FAST_SWITCH
 
-// Keeps what a function must keep for its caller, stores the stack pointer and takes the other one's.
+// Keeps the registers that a function must keep for its caller, stores the stack pointer and takes the other one's. Nothing
+// here changes the control words of the floating-point units, so they stay as they are.
 extern "C" void biqa_switch_stack(void** from, void* to);
 asm(R"(.text
 .globl biqa_switch_stack

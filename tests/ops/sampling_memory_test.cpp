@@ -19,8 +19,8 @@ void* counted(std::size_t bytes) noexcept {
 }
 }  // namespace
 
-// All forms that a vector or an algorithm may use: a sanitizer's own forms must not free what these return. Not inline, or the
-// compiler sees free() meet another form of new.
+// All forms that a vector or an algorithm may use: a sanitizer's own forms must not free what these return. Not inline, or
+// GCC warns that free() releases memory of another operator new.
 [[gnu::noinline]] void* operator new(std::size_t bytes) {
   void* memory = counted(bytes);
   if (memory == nullptr) throw std::bad_alloc();

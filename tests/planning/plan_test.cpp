@@ -157,8 +157,10 @@ TEST_F(PlanTest, CountsAStepOfTheQuickstart) {
 }
 
 TEST_F(PlanTest, SaysWhatARunWouldWarnOf) {
-  EXPECT_TRUE(make_plan(config(), 1).doubts.empty());
-  const RunPlan plan = make_plan(config({"data.eval=[" BIQA_SOURCE_DIR "/assets/tiny/train.jsonl]"}), 1);
+  EXPECT_TRUE(data_doubts(config()).empty());
+  const Config shared = config({"data.eval=[" BIQA_SOURCE_DIR "/assets/tiny/train.jsonl]"});
+  RunPlan plan = make_plan(shared, 1);
+  plan.doubts = data_doubts(shared);
   ASSERT_EQ(plan.doubts.size(), 1U);
   EXPECT_THAT(plan.doubts[0], HasSubstr("shares 7 ids and 7 image files"));
   EXPECT_THAT(describe_plan(plan), HasSubstr("warning: "));
