@@ -14,7 +14,7 @@ packages=(
   build-essential cmake ninja-build pkg-config ccache git
   libdnnl-dev ocl-icd-opencl-dev  # the CMake package of the former asks for the latter
   libopenmpi-dev openmpi-bin
-  libhdf5-dev libyaml-cpp-dev nlohmann-json3-dev libxxhash-dev libutf8proc-dev
+  libhdf5-dev libyaml-cpp-dev nlohmann-json3-dev libxxhash-dev libutf8proc-dev libcminpack-dev
   libgoogle-glog-dev libgflags-dev libfmt-dev
   libjpeg62-turbo-dev libpng-dev libwebp-dev libtiff-dev zlib1g-dev
   libzip-dev libpugixml-dev libmatio-dev

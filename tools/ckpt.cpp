@@ -13,6 +13,7 @@
 #include <set>
 
 #include "app/program.h"
+#include "core/csv.h"
 #include "io/files.h"
 #include "learner/checkpoint_tools.h"
 #include "model/merge.h"

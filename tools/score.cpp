@@ -13,6 +13,7 @@
 #include "actor/rollout.h"
 #include "app/program.h"
 #include "config/config.h"
+#include "core/csv.h"
 #include "core/processors.h"
 #include "data/manifest.h"
 #include "data/response.h"

@@ -269,13 +269,4 @@ int run_program(int argc, char** argv, const ProgramInfo& info,
   std::_Exit(static_cast<int>(code));
 }
 
-std::string csv_quoted(const std::string& text) {
-  std::string out = "\"";
-  for (const char c : text) {
-    if (c == '"') out += '"';
-    out += c == '\n' || c == '\r' ? ' ' : c;
-  }
-  return out + "\"";
-}
-
 }  // namespace biqa

@@ -69,7 +69,4 @@ int run_program(int argc, char** argv, const ProgramInfo& info,
 /// Flushes standard output. Throws Error if this or an earlier write failed.
 void flush_output();
 
-/// Quotes a CSV field: inner quotes are doubled, line ends become spaces.
-std::string csv_quoted(const std::string& text);
-
 }  // namespace biqa

@@ -90,152 +90,6 @@ std::int64_t sort_counting_exchanges(std::vector<double>& values) {
   return exchanges;
 }
 
-// ---- logistic fit ----
-
-constexpr std::size_t kMost = 5;
-using Vector = std::array<double, kMost>;
-using Matrix = std::array<Vector, kMost>;
-
-/// Solves a·s = b for the leading n rows (a symmetric, positive definite; Cholesky); false if it is not.
-bool solve(Matrix a, Vector b, std::size_t n, Vector& s) {
-  for (std::size_t i = 0; i < n; ++i) {
-    for (std::size_t j = 0; j <= i; ++j) {
-      double sum = a[i][j];
-      for (std::size_t k = 0; k < j; ++k) sum -= a[i][k] * a[j][k];
-      if (i == j) {
-        if (!(sum > 0)) return false;
-        a[i][i] = std::sqrt(sum);
-      } else {
-        a[i][j] = sum / a[j][j];
-      }
-    }
-  }
-  for (std::size_t i = 0; i < n; ++i) {
-    for (std::size_t k = 0; k < i; ++k) b[i] -= a[i][k] * b[k];
-    b[i] /= a[i][i];
-  }
-  for (std::size_t i = n; i-- > 0;) {
-    for (std::size_t k = i + 1; k < n; ++k) b[i] -= a[k][i] * b[k];
-    b[i] /= a[i][i];
-  }
-  s = b;
-  return true;
-}
-
-double sigmoid(double z) {
-  return 1 / (1 + std::exp(-z));
-}
-
-/// The curve on standardised data, parameters (low, rise, centre, log width, slope).
-class StandardFit {
- public:
-  StandardFit(std::vector<double> x, std::vector<double> y, LogisticKind kind)
-      : x_(std::move(x)), y_(std::move(y)), count_(kind == LogisticKind::five ? 5 : 4) {}
-
-  Vector best() const {
-    Vector parameters = best_of_grid();
-    double squares = sum_of_squares(parameters);
-    double damping = 1e-3;
-    for (int iteration = 0; iteration < 500 && damping < 1e14; ++iteration) {
-      Matrix normal{};
-      Vector right{};
-      normal_equations(parameters, normal, right);
-      for (std::size_t i = 0; i < count_; ++i) normal[i][i] += damping * (normal[i][i] + 1e-30);
-      Vector step{};
-      Vector next = parameters;
-      double largest = 0;
-      const bool solved = solve(normal, right, count_, step);
-      for (std::size_t i = 0; i < count_; ++i) {
-        next[i] += step[i];
-        largest = std::max(largest, std::abs(step[i]) / (1 + std::abs(parameters[i])));
-      }
-      const double after = solved ? sum_of_squares(next) : kUndefined;
-      // Close to the minimum, rounding hides changes of the sum, but steps still improve the parameters.
-      if (after <= squares * (1 + 1e-13)) {
-        parameters = next;
-        squares = std::min(squares, after);
-        damping = std::max(damping / 10, 1e-15);
-        if (largest < 1e-14) break;
-      } else {
-        damping *= 10;
-      }
-    }
-    return parameters;
-  }
-
- private:
-  double value(const Vector& p, double x) const {
-    return p[0] + p[1] * sigmoid((x - p[2]) / std::exp(p[3])) + p[4] * x;
-  }
-
-  double sum_of_squares(const Vector& p) const {
-    double sum = 0;
-    for (std::size_t i = 0; i < x_.size(); ++i) {
-      const double difference = y_[i] - value(p, x_[i]);
-      sum += difference * difference;
-    }
-    return sum;
-  }
-
-  /// JᵀJ and Jᵀ(y - curve).
-  void normal_equations(const Vector& p, Matrix& normal, Vector& right) const {
-    const double width = std::exp(p[3]);
-    for (std::size_t i = 0; i < x_.size(); ++i) {
-      const double z = (x_[i] - p[2]) / width;
-      const double s = sigmoid(z);
-      const double bend = p[1] * s * (1 - s);
-      const Vector gradient{1, s, -bend / width, -bend * z, x_[i]};
-      accumulate(gradient, y_[i] - value(p, x_[i]), count_, normal, right);
-    }
-  }
-
-  static void accumulate(const Vector& row, double target, std::size_t n, Matrix& normal, Vector& right) {
-    for (std::size_t a = 0; a < n; ++a) {
-      for (std::size_t b = 0; b <= a; ++b) normal[a][b] += row[a] * row[b];
-      right[a] += row[a] * target;
-    }
-  }
-
-  /// Given centre and width the curve is linear in the rest, so the grid has two dimensions only.
-  Vector best_of_grid() const {
-    const auto [least, most] = std::minmax_element(x_.begin(), x_.end());
-    Vector best{0, 0, 0, 0, 0};
-    double best_squares = std::numeric_limits<double>::infinity();
-    for (int i = 0; i <= 24; ++i) {
-      const double centre = *least + (*most - *least) * i / 24;
-      for (int j = 0; j < 12; ++j) {
-        Vector parameters{0, 0, centre, -4 + 0.5 * j, 0};
-        if (!solve_linear(parameters)) continue;
-        const double squares = sum_of_squares(parameters);
-        if (squares < best_squares) {
-          best_squares = squares;
-          best = parameters;
-        }
-      }
-    }
-    return best;
-  }
-
-  bool solve_linear(Vector& p) const {
-    Matrix normal{};
-    Vector right{};
-    const std::size_t columns = count_ - 2;
-    const double width = std::exp(p[3]);
-    for (std::size_t i = 0; i < x_.size(); ++i) {
-      accumulate({1, sigmoid((x_[i] - p[2]) / width), x_[i], 0, 0}, y_[i], columns, normal, right);
-    }
-    Vector s{};
-    if (!solve(normal, right, columns, s)) return false;
-    p[0] = s[0];
-    p[1] = s[1];
-    p[4] = columns == 3 ? s[2] : 0;
-    return true;
-  }
-
-  std::vector<double> x_, y_;
-  std::size_t count_;
-};
-
 }  // namespace
 
 double mean(std::span<const double> values) {
@@ -318,60 +172,17 @@ double rmse(std::span<const double> x, std::span<const double> y) {
   return largest * std::sqrt(sum / count);
 }
 
-double Logistic::operator()(double x) const {
-  return low + rise * sigmoid((x - centre) / width) + slope * x;
+double mean_absolute_error(std::span<const double> x, std::span<const double> y) {
+  if (!usable(x, y) || x.empty()) return kUndefined;
+  // Divided before the sum, which could overflow.
+  double sum = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) sum += std::abs(x[i] - y[i]) / static_cast<double>(x.size());
+  return sum;
 }
 
-Logistic fit_logistic(std::span<const double> x, std::span<const double> y, LogisticKind kind) {
-  const std::size_t parameters = kind == LogisticKind::five ? 5 : 4;
-  if (!usable(x, y) || x.size() < parameters || !deviations(x) || !deviations(y)) {
-    return {kUndefined, kUndefined, kUndefined, kUndefined, kUndefined};
-  }
-  const double x_mean = mean(x);
-  const double y_mean = mean(y);
-  const double x_scale = standard_deviation(x);
-  const double y_scale = standard_deviation(y);
-  std::vector<double> standard_x;
-  std::vector<double> standard_y;
-  for (const double v : x) standard_x.push_back((v - x_mean) / x_scale);
-  for (const double v : y) standard_y.push_back((v - y_mean) / y_scale);
-  const Vector p = StandardFit(std::move(standard_x), std::move(standard_y), kind).best();
-  Logistic curve;
-  curve.slope = y_scale * p[4] / x_scale;
-  curve.low = y_mean + y_scale * p[0] - curve.slope * x_mean;
-  curve.rise = y_scale * p[1];
-  curve.centre = x_mean + x_scale * p[2];
-  curve.width = x_scale * std::exp(p[3]);
-  return curve;
-}
-
-double fitted_pearson(std::span<const double> x, std::span<const double> y, LogisticKind kind) {
-  const Logistic curve = fit_logistic(x, y, kind);
-  std::vector<double> mapped;
-  mapped.reserve(x.size());
-  for (const double v : x) mapped.push_back(curve(v));
-  return pearson(mapped, y);
-}
-
-Interval bootstrap_interval(std::span<const double> x, std::span<const double> y,
-                            const PairStatistic& statistic, const RandomStream& stream,
-                            std::size_t resamples) {
-  CHECK_EQ(x.size(), y.size());
-  const std::size_t count = x.size();
-  std::vector<double> drawn_x(count);
-  std::vector<double> drawn_y(count);
-  std::vector<double> values;
-  for (std::size_t resample = 0; resample < resamples; ++resample) {
-    for (std::size_t i = 0; i < count; ++i) {
-      const std::uint64_t word = stream.word(resample * count + i);
-      const auto pick =
-          static_cast<std::size_t>((__extension__ static_cast<unsigned __int128>(word) * count) >> 64);
-      drawn_x[i] = x[pick];
-      drawn_y[i] = y[pick];
-    }
-    const double value = statistic(drawn_x, drawn_y);
-    if (!std::isnan(value)) values.push_back(value);
-  }
+Interval percentile_interval(std::vector<double> values) {
+  values.erase(std::remove_if(values.begin(), values.end(), [](double v) { return std::isnan(v); }),
+               values.end());
   if (values.empty()) return {kUndefined, kUndefined};
   std::sort(values.begin(), values.end());
   const auto quantile = [&](double share) {
@@ -381,6 +192,77 @@ Interval bootstrap_interval(std::span<const double> x, std::span<const double> y
     return values[below] + (position - static_cast<double>(below)) * (values[above] - values[below]);
   };
   return {quantile(0.025), quantile(0.975)};
+}
+
+void draw_rows(const RandomStream& stream, std::size_t resample, std::span<std::size_t> rows) {
+  const std::size_t count = rows.size();
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::uint64_t word = stream.word(resample * count + i);
+    rows[i] = static_cast<std::size_t>((__extension__ static_cast<unsigned __int128>(word) * count) >> 64);
+  }
+}
+
+Interval bootstrap_interval(std::span<const double> x, std::span<const double> y,
+                            const PairStatistic& statistic, const RandomStream& stream,
+                            std::size_t resamples) {
+  CHECK_EQ(x.size(), y.size());
+  std::vector<std::size_t> rows(x.size());
+  std::vector<double> drawn_x(x.size()), drawn_y(x.size()), values;
+  for (std::size_t resample = 0; resample < resamples; ++resample) {
+    draw_rows(stream, resample, rows);
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      drawn_x[i] = x[rows[i]];
+      drawn_y[i] = y[rows[i]];
+    }
+    values.push_back(statistic(drawn_x, drawn_y));
+  }
+  return percentile_interval(std::move(values));
+}
+
+DrawnPairs::DrawnPairs(std::span<const double> x, std::span<const double> y)
+    : x_(x.begin(), x.end()), y_(y.begin(), y.end()), x_places_(places_of(x)), y_places_(places_of(y)) {
+  CHECK(usable(x, y));
+}
+
+DrawnPairs::Places DrawnPairs::places_of(std::span<const double> values) {
+  Places places;
+  places.place.resize(values.size());
+  const std::vector<std::size_t> order = order_of(values);
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    if (i == 0 || values[order[i]] != values[order[i - 1]]) ++places.distinct;
+    places.place[order[i]] = places.distinct - 1;
+  }
+  return places;
+}
+
+double DrawnPairs::pearson(std::span<const std::size_t> pairs) {
+  first_.clear();
+  second_.clear();
+  for (const std::size_t pair : pairs) {
+    first_.push_back(x_[pair]);
+    second_.push_back(y_[pair]);
+  }
+  return biqa::pearson(first_, second_);
+}
+
+double DrawnPairs::spearman(std::span<const std::size_t> pairs) {
+  ranks_of(x_places_, pairs, first_);
+  ranks_of(y_places_, pairs, second_);
+  return biqa::pearson(first_, second_);
+}
+
+void DrawnPairs::ranks_of(const Places& places, std::span<const std::size_t> pairs,
+                          std::vector<double>& ranks) {
+  counts_.assign(places.distinct, 0);
+  for (const std::size_t pair : pairs) ++counts_[places.place[pair]];
+  rank_.resize(places.distinct);
+  std::size_t below = 0;
+  for (std::size_t place = 0; place < places.distinct; ++place) {
+    rank_[place] = static_cast<double>(2 * below + counts_[place] + 1) / 2;
+    below += counts_[place];
+  }
+  ranks.clear();
+  for (const std::size_t pair : pairs) ranks.push_back(rank_[places.place[pair]]);
 }
 
 }  // namespace biqa

@@ -26,6 +26,8 @@ double spearman(std::span<const double> x, std::span<const double> y);
 double kendall_tau_b(std::span<const double> x, std::span<const double> y);
 /// Root of the mean squared difference. Also defined for one pair and if all x or all y are equal.
 double rmse(std::span<const double> x, std::span<const double> y);
+/// Mean of the absolute differences. Defined where rmse() is.
+double mean_absolute_error(std::span<const double> x, std::span<const double> y);
 /// Ranks from 1; tied values share the average of their ranks. No value may be NaN.
 std::vector<double> average_ranks(std::span<const double> values);
 
@@ -37,8 +39,11 @@ struct Logistic {
   double operator()(double x) const;
 };
 enum class LogisticKind { four, five };
-/// The least-squares curve from x to y: a grid over centre and width, then Levenberg-Marquardt. All parameters are NaN
-/// with fewer pairs than parameters, if all x or all y are equal, or with a value that is not finite.
+/// The least-squares curve from x to y, by MINPACK's Levenberg-Marquardt method from the usual start. Four parameters:
+/// from min y to max y, centre mean x, width (standard deviation of x) / 4. Five: rise max y - min y around mean y,
+/// centre mean x, width the standard deviation of x, slope 0. The result is a local minimum, as in other programs that
+/// use this start. All parameters are NaN with fewer pairs than parameters, if all x or all y are equal, or with a value
+/// that is not finite.
 Logistic fit_logistic(std::span<const double> x, std::span<const double> y, LogisticKind kind);
 /// Pearson's correlation of y with the fitted curve of x.
 double fitted_pearson(std::span<const double> x, std::span<const double> y, LogisticKind kind);
@@ -46,11 +51,41 @@ double fitted_pearson(std::span<const double> x, std::span<const double> y, Logi
 struct Interval {
   double low = 0, high = 0;
 };
+/// 95 % percentile interval of values: 2.5 % and 97.5 %, linear between order statistics. NaN values are left out; NaN
+/// if none is left.
+Interval percentile_interval(std::vector<double> values);
+/// Draws `rows.size()` rows out of 0 … rows.size()-1 with replacement. `resample` is the number of the draw, from 0.
+void draw_rows(const RandomStream& stream, std::size_t resample, std::span<std::size_t> rows);
+
 using PairStatistic = std::function<double(std::span<const double>, std::span<const double>)>;
-/// 95 % percentile interval (2.5 % and 97.5 %, linear between order statistics) of `statistic` over `resamples` draws
-/// of all pairs with replacement. Draws whose statistic is NaN are left out; NaN if none is left.
+/// percentile_interval() of `statistic` over `resamples` draws of all pairs with replacement.
 Interval bootstrap_interval(std::span<const double> x, std::span<const double> y,
                             const PairStatistic& statistic, const RandomStream& stream,
                             std::size_t resamples = 1000);
+
+/// Correlations of many draws from the same pairs. The values are sorted once, so a draw takes linear time. All values
+/// must be finite (CHECK).
+class DrawnPairs {
+ public:
+  DrawnPairs(std::span<const double> x, std::span<const double> y);
+  std::size_t size() const { return x_.size(); }
+  /// pearson() and spearman() of the pairs with these numbers; a number may occur several times.
+  double pearson(std::span<const std::size_t> pairs);
+  double spearman(std::span<const std::size_t> pairs);
+
+ private:
+  /// Values by their places among the distinct values, from 0.
+  struct Places {
+    std::vector<std::size_t> place;
+    std::size_t distinct = 0;
+  };
+  static Places places_of(std::span<const double> values);
+  void ranks_of(const Places& places, std::span<const std::size_t> pairs, std::vector<double>& ranks);
+
+  std::vector<double> x_, y_;
+  Places x_places_, y_places_;
+  std::vector<std::size_t> counts_;
+  std::vector<double> first_, second_, rank_;
+};
 
 }  // namespace biqa

@@ -8,23 +8,9 @@
 #include "core/statistics.h"
 #include "data/response.h"
 #include "data/rouge.h"
+#include "evaluation/agreement.h"
 
 namespace biqa {
-
-namespace {
-
-/// Ratings and human scores of the same images.
-struct Pairs {
-  std::vector<double> ratings, scores;
-
-  void add(double rating, double score) {
-    ratings.push_back(rating);
-    scores.push_back(score);
-  }
-  double distance() const { return ratings.empty() ? kNotMeasured : rmse(ratings, scores); }
-};
-
-}  // namespace
 
 std::vector<EvalMetrics> evaluate_groups(std::span<const Group> groups, const Profile& profile,
                                          std::int64_t step, const std::string& set,
@@ -37,20 +23,14 @@ std::vector<EvalMetrics> evaluate_groups(std::span<const Group> groups, const Pr
     metrics.set = set;
     metrics.condition = from_caption ? "caption" : "image";
     metrics.decoding = decoding;
-    Pairs all_pairs, in_scale;
+    std::vector<RatedImage> images;
     std::vector<double> precision, recall, f1;
     for (const Group& group : groups) {
       const Trajectory& answer = group.members.front();
       const auto& rating = from_caption ? answer.stage2_rating : answer.rating;
-      const bool off = answer_out_of_scale(profile, rating, from_caption ? answer.stage2_text : answer.text);
-      ++metrics.n;
-      metrics.out_of_scale += off ? 1 : 0;
-      if (rating) {
-        all_pairs.add(*rating, group.annotation.score);
-        if (!off) in_scale.add(*rating, group.annotation.score);
-      } else {
-        ++metrics.parse_failures;
-      }
+      images.push_back(
+          {group.annotation.score, rating,
+           answer_out_of_scale(profile, rating, from_caption ? answer.stage2_text : answer.text)});
       if (!from_caption && !group.annotation.human_text.empty()) {
         const Rouge rouge = rouge1(group.annotation.human_text, answer.text);
         precision.push_back(rouge.precision);
@@ -58,13 +38,17 @@ std::vector<EvalMetrics> evaluate_groups(std::span<const Group> groups, const Pr
         f1.push_back(rouge.f1);
       }
     }
-    metrics.plcc = pearson(all_pairs.ratings, all_pairs.scores);
-    metrics.srcc = spearman(all_pairs.ratings, all_pairs.scores);
-    metrics.krcc = kendall_tau_b(all_pairs.ratings, all_pairs.scores);
-    metrics.rmse = all_pairs.distance();
-    metrics.plcc_in_scale = pearson(in_scale.ratings, in_scale.scores);
-    metrics.srcc_in_scale = spearman(in_scale.ratings, in_scale.scores);
-    metrics.rmse_in_scale = in_scale.distance();
+    const Agreement agreement = agreement_of(images);
+    metrics.n = agreement.n;
+    metrics.parse_failures = agreement.parse_failures;
+    metrics.out_of_scale = agreement.out_of_scale;
+    metrics.plcc = agreement.plcc;
+    metrics.srcc = agreement.srcc;
+    metrics.krcc = agreement.krcc;
+    metrics.rmse = agreement.rmse;
+    metrics.plcc_in_scale = agreement.plcc_in_scale;
+    metrics.srcc_in_scale = agreement.srcc_in_scale;
+    metrics.rmse_in_scale = agreement.rmse_in_scale;
     if (!precision.empty()) {
       metrics.rouge1_p = mean(precision);
       metrics.rouge1_r = mean(recall);

@@ -42,7 +42,7 @@ using Surroundings = testing::ProgramSurroundings;
 class Programs : public ::testing::Test {
  protected:
   void SetUp() override {
-    for (const char* name : {"biqa_learner", "biqa_scale", "biqa_score", "biqa_trace"}) {
+    for (const char* name : {"biqa_eval", "biqa_learner", "biqa_scale", "biqa_score", "biqa_trace"}) {
       if (!fs::exists(program(name)))
         GTEST_SKIP() << program(name) << " is not built: build the target " << name << "_program to run this";
     }
@@ -145,14 +145,14 @@ void rewrite_header(const fs::path& file, const std::function<void(nlohmann::jso
 }
 
 TEST_F(Programs, UnknownFlag) {
-  for (const char* name : {"biqa_learner", "biqa_scale", "biqa_score", "biqa_trace"}) {
+  for (const char* name : {"biqa_eval", "biqa_learner", "biqa_scale", "biqa_score", "biqa_trace"}) {
     SCOPED_TRACE(name);
     expect_error(run({program(name), "--modle", "x"}), 2, "unknown flag --modle");
   }
 }
 
 TEST_F(Programs, HelpAndVersion) {
-  for (const char* name : {"biqa_learner", "biqa_scale", "biqa_score", "biqa_trace"}) {
+  for (const char* name : {"biqa_eval", "biqa_learner", "biqa_scale", "biqa_score", "biqa_trace"}) {
     const Outcome help = run({program(name), "--help"});
     EXPECT_EQ(help.code, 0);
     EXPECT_THAT(help.out, HasSubstr(name));
@@ -173,7 +173,7 @@ TEST_F(Programs, WaitingThreadsSpinBriefly) {
     return place == std::string::npos ? outcome.err
                                       : outcome.err.substr(place, outcome.err.find('\n', place) - place);
   };
-  for (const char* name : {"biqa_learner", "biqa_scale", "biqa_score", "biqa_trace"}) {
+  for (const char* name : {"biqa_eval", "biqa_learner", "biqa_scale", "biqa_score", "biqa_trace"}) {
     SCOPED_TRACE(name);
     EXPECT_EQ(shown(name, "LANG=C"), "GOMP_SPINCOUNT = '10000'");
     EXPECT_EQ(shown(name, "GOMP_SPINCOUNT=77"), "GOMP_SPINCOUNT = '77'");

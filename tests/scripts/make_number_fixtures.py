@@ -20,6 +20,8 @@ from rouge_score import rouge_scorer
 from scipy import optimize, stats
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
+from random_streams import M64, hash_text, random_order, stream_key, word
+
 OUT = pathlib.Path(__file__).resolve().parent.parent / "fixtures" / "numbers"
 
 
@@ -48,38 +50,7 @@ def write(name, content):
     print(f"{name}: {len(text)} bytes")
 
 
-# ---- random numbers, written again in Python ----
-
-M64 = (1 << 64) - 1
-
-
-def mix64(x):
-    x = (x + 0x9E3779B97F4A7C15) & M64
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & M64
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & M64
-    return x ^ (x >> 31)
-
-
-def philox(counter, key):
-    c, k = list(counter), list(key)
-    for _ in range(10):
-        p0, p1 = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
-        c = [(p1 >> 32) ^ c[1] ^ k[0], p1 & 0xFFFFFFFF, (p0 >> 32) ^ c[3] ^ k[1], p0 & 0xFFFFFFFF]
-        k = [(k[0] + 0x9E3779B9) & 0xFFFFFFFF, (k[1] + 0xBB67AE85) & 0xFFFFFFFF]
-    return c
-
-
-def stream_key(name):
-    state = 0x6269716100000000 + len(name)
-    for part in name:
-        state = mix64(state ^ mix64(part))
-    return [state & 0xFFFFFFFF, state >> 32]
-
-
-def word(key, index):
-    b = philox([index & 0xFFFFFFFF, index >> 32, 0, 0], key)
-    return b[1] << 32 | b[0]
-
+# ---- random numbers ----
 
 def randoms():
     rows = []
@@ -89,17 +60,11 @@ def randoms():
         for index in (0, 1, 2, 1000003, (1 << 32) + 5):
             w = word(key, index)
             draws.append({"index": index, "word": str(w), "uniform": ((w >> 12) + 0.5) / 2.0**52})
-        order = list(range(11))
-        for i in range(11, 1, -1):
-            j = word(key, i) * i >> 64
-            order[i - 1], order[j] = order[j], order[i - 1]
+        order = random_order(11, key)
         rows.append({"name": [str(n) for n in name], "key": key, "draws": draws, "order": order})
     texts = []
     for text in ("", "a", "10004473376.jpg", "naïve"):
-        h = 0xCBF29CE484222325
-        for byte in text.encode():
-            h = (h ^ byte) * 0x100000001B3 & M64
-        texts.append({"text": text, "hash": str(mix64(h))})
+        texts.append({"text": text, "hash": str(hash_text(text))})
     write("random.json", {"streams": rows, "texts": texts})
 
 

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "evaluation/predictions.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <tuple>
+#include <utility>
+
+#include "core/error.h"
+#include "data/response.h"
+#include "io/files.h"
+#include "io/json.h"
+
+namespace biqa {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+Json json_of(const std::optional<double>& value) {
+  return value ? Json(*value) : Json();
+}
+
+/// A label may be text or a number: "blur", 3.
+std::string label(const JsonFields& fields, const std::string& key) {
+  const nlohmann::json* value = fields.find(key);
+  if (value == nullptr) return {};
+  if (value->is_string()) return value->get<std::string>();
+  if (!value->is_number()) fields.refuse(key, "text or a number");
+  return value->dump();
+}
+
+bool is_blank(std::string_view text) {
+  return text.find_first_not_of(" \t\r\v\f") == std::string_view::npos;
+}
+
+}  // namespace
+
+std::string to_json_line(const Prediction& p) {
+  Json line{{"id", p.id}, {"set", p.set}, {"score", json_of(p.score)}, {"rating", json_of(p.rating)}};
+  if (p.has_caption_rating) line["caption_rating"] = json_of(p.caption_rating);
+  line["text"] = p.text;
+  line["human_text"] = p.human_text;
+  if (p.caption) line["caption"] = *p.caption;
+  if (p.reasoning) line["reasoning"] = *p.reasoning;
+  if (p.repeat) line["repeat"] = *p.repeat;
+  for (const auto& [key, value] :
+       {std::pair("reference", &p.reference), {"type", &p.type}, {"level", &p.level}}) {
+    if (!value->empty()) line[key] = *value;
+  }
+  line["out_of_scale"] = p.out_of_scale;
+  if (p.has_caption_rating) line["caption_out_of_scale"] = p.caption_out_of_scale;
+  return line.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+Prediction parse_prediction(std::string_view line, const std::string& where) {
+  const nlohmann::json row = parse_json(line, where);
+  const JsonFields fields(row, where);
+  Prediction p;
+  if (const nlohmann::json* id = fields.find("id"); id != nullptr && id->is_number_integer())
+    p.id = id->dump();
+  else
+    p.id = fields.text("id").value_or("");
+  if (p.id.empty()) fields.missing("id");
+  p.set = label(fields, "set");
+  p.score = fields.number("score");
+  if (!row.contains("rating")) fields.missing("rating");
+  p.rating = fields.number("rating");
+  p.has_caption_rating = row.contains("caption_rating");
+  p.caption_rating = fields.number("caption_rating");
+  p.text = fields.text("text").value_or("");
+  p.human_text = fields.text("human_text").value_or("");
+  p.caption = fields.text("caption");
+  p.reasoning = fields.text("reasoning");
+  p.repeat = fields.integer("repeat", 0);
+  p.reference = label(fields, "reference");
+  p.type = label(fields, "type");
+  p.level = label(fields, "level");
+  p.out_of_scale = fields.boolean("out_of_scale").value_or(out_of_scale(p.rating));
+  p.caption_out_of_scale = fields.boolean("caption_out_of_scale").value_or(out_of_scale(p.caption_rating));
+  return p;
+}
+
+std::vector<Prediction> read_predictions(const fs::path& file) {
+  const std::string content = read_file(file, std::size_t{4} << 30);
+  std::vector<Prediction> predictions;
+  std::map<std::tuple<std::string, std::string, std::int64_t>, std::int64_t> line_of_row;
+  std::int64_t number = 0;
+  for (std::size_t begin = 0; begin < content.size();) {
+    const std::size_t end = std::min(content.find('\n', begin), content.size());
+    const std::string_view line = std::string_view(content).substr(begin, end - begin);
+    begin = end + 1;
+    ++number;
+    if (is_blank(line)) continue;
+    const std::string where = fmt::format("{}:{}", file.string(), number);
+    Prediction prediction = parse_prediction(line, where);
+    if (prediction.set.empty()) prediction.set = file.stem().string();
+    const auto [earlier, is_new] =
+        line_of_row.try_emplace({prediction.set, prediction.id, prediction.repeat.value_or(-1)}, number);
+    if (!is_new) {
+      fail(
+          "cannot use {}: id '{}' of set {} is already in line {}; remove one row, or number the samples of "
+          "an image in the column repeat",
+          where, prediction.id, prediction.set, earlier->second);
+    }
+    predictions.push_back(std::move(prediction));
+  }
+  if (predictions.empty()) {
+    fail("cannot use predictions {}: no rows; give one JSON object per line (id, set, score, rating)",
+         file.string());
+  }
+  return predictions;
+}
+
+Prediction prediction_of(const Group& group, const Trajectory& answer, const Profile& profile,
+                         const std::string& set, bool caption) {
+  Prediction p;
+  p.id = group.sample_id;
+  p.set = set;
+  p.score = group.annotation.score;
+  p.rating = answer.rating;
+  p.has_caption_rating = caption;
+  if (caption) p.caption_rating = answer.stage2_rating;
+  p.text = answer.text;
+  p.human_text = group.annotation.human_text;
+  p.caption = answer.caption;
+  p.reasoning = answer.reasoning;
+  p.out_of_scale = answer_out_of_scale(profile, answer.rating, answer.text);
+  p.caption_out_of_scale = caption && answer_out_of_scale(profile, answer.stage2_rating, answer.stage2_text);
+  return p;
+}
+
+}  // namespace biqa

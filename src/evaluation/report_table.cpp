@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <cmath>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "evaluation/report_text.h"
+
+namespace biqa {
+namespace {
+
+std::string number(double value, int decimals = 3) {
+  if (!std::isfinite(value)) return "-";
+  // A wild rating would otherwise fill the line.
+  return std::abs(value) < 1e6 ? fmt::format("{:.{}f}", value, decimals) : fmt::format("{:.3g}", value);
+}
+
+std::string interval(const Interval& value) {
+  if (!std::isfinite(value.low)) return "-";
+  return fmt::format("{:.3f} … {:.3f}", value.low, value.high);
+}
+
+/// Number of characters in UTF-8.
+std::size_t width_of(std::string_view text) {
+  std::size_t width = 0;
+  for (const char c : text) width += (static_cast<unsigned char>(c) & 0xC0U) != 0x80U ? 1 : 0;
+  return width;
+}
+
+/// Lines whose columns are as wide as their widest cell. The first `texts` columns are aligned to the left.
+class Columns {
+ public:
+  Columns(std::vector<std::string> names, std::size_t texts) : lines_{std::move(names)}, texts_(texts) {}
+  void add(std::vector<std::string> cells) { lines_.push_back(std::move(cells)); }
+  bool empty() const { return lines_.size() == 1; }
+
+  std::string text() const {
+    std::vector<std::size_t> widths(lines_.front().size(), 0);
+    for (const auto& line : lines_) {
+      for (std::size_t i = 0; i < line.size(); ++i) widths[i] = std::max(widths[i], width_of(line[i]));
+    }
+    std::string out;
+    for (const auto& line : lines_) {
+      std::string text;
+      for (std::size_t i = 0; i < line.size(); ++i) {
+        const std::string padding(widths[i] - width_of(line[i]), ' ');
+        text += i == 0 ? "" : "  ";
+        text += i < texts_ ? line[i] + padding : padding + line[i];
+      }
+      text.erase(text.find_last_not_of(' ') + 1);
+      out += text + "\n";
+    }
+    return out;
+  }
+
+ private:
+  std::vector<std::vector<std::string>> lines_;
+  std::size_t texts_;
+};
+
+std::string agreement_table(const Report& report) {
+  Columns columns({"set", "condition", "decoding", "n", "no rating", "off scale", "PLCC", "95 %", "SRCC",
+                   "95 %", "KRCC", "RMSE", "MAE"},
+                  3);
+  for (const ReportRow& row : report.rows) {
+    const Agreement& a = row.agreement;
+    columns.add({row.set, row.condition, row.decoding, std::to_string(a.n), std::to_string(a.parse_failures),
+                 std::to_string(a.out_of_scale), number(a.plcc), interval(row.plcc_ci), number(a.srcc),
+                 interval(row.srcc_ci), number(a.krcc), number(a.rmse), number(a.mae)});
+  }
+  for (const ReportMean& mean : report.means) {
+    if (mean.sets < 2) continue;
+    columns.add({fmt::format("mean of {} sets", mean.sets), mean.condition, "", "", "", "", number(mean.plcc),
+                 "", number(mean.srcc), "", number(mean.krcc), number(mean.rmse), number(mean.mae)});
+  }
+  return columns.text();
+}
+
+/// Only for rows where such ratings or answers exist.
+std::string failure_table(const Report& report) {
+  Columns columns({"set", "condition", "PLCC in scale", "SRCC in scale", "RMSE in scale", "SRCC all"}, 2);
+  for (const ReportRow& row : report.rows) {
+    const Agreement& a = row.agreement;
+    if (a.out_of_scale + a.parse_failures == 0) continue;
+    columns.add({row.set, row.condition, number(a.plcc_in_scale), number(a.srcc_in_scale),
+                 number(a.rmse_in_scale), number(a.srcc_all)});
+  }
+  if (columns.empty()) return "";
+  return "\nwithout the ratings out of scale; SRCC all: answers without rating rank last\n" + columns.text();
+}
+
+std::string fit_table(const Report& report) {
+  Columns columns({"set", "condition", "PLCC fit4", "RMSE fit4", "PLCC fit5", "RMSE fit5", "fit4", "fit5"},
+                  2);
+  const auto parameters = [](const FitFigures& fit) {
+    std::vector<std::string> texts;
+    for (const double b : fit.parameters) texts.push_back(fmt::format("{:.4g}", b));
+    return texts.empty() ? "-" : fmt::format("({})", fmt::join(texts, ", "));
+  };
+  for (const ReportRow& row : report.rows) {
+    columns.add({row.set, row.condition, number(row.fit4.plcc), number(row.fit4.rmse), number(row.fit5.plcc),
+                 number(row.fit5.rmse), parameters(row.fit4), parameters(row.fit5)});
+  }
+  return fmt::format("\nafter a logistic fit from rating x to score y\n  fit4: {}\n  fit5: {}\n{}",
+                     kFit4Formula, kFit5Formula, columns.text());
+}
+
+std::string answer_table(const Report& report) {
+  Columns columns({"set", "condition", "distinct ratings", "leak rate", "caption words", "reasoning words",
+                   "contradiction", "above 0.5", "instability", "PLCC of repeats"},
+                  2);
+  for (const ReportRow& row : report.rows) {
+    columns.add({row.set, row.condition, std::to_string(row.agreement.distinct_ratings),
+                 number(row.leak_rate), number(row.caption_words, 1), number(row.reasoning_words, 1),
+                 number(row.contradiction_mean), number(row.contradiction_share), number(row.instability),
+                 interval(row.plcc_repeats)});
+  }
+  return "\nanswers\n" + columns.text();
+}
+
+std::string text_table(const Report& report) {
+  Columns columns({"set", "figure", "n", "value", "chance", "excess"}, 2);
+  std::string ratios;
+  for (const ReportRow& row : report.rows) {
+    if (!row.texts || !std::isfinite(row.texts->rouge1_p.chance)) continue;
+    const TextFigures& t = *row.texts;
+    for (const auto& [name, figure] :
+         {std::pair("ROUGE-1 precision", t.rouge1_p), std::pair("ROUGE-1 recall", t.rouge1_r),
+          std::pair("ROUGE-1 F1", t.rouge1_f), std::pair("ROUGE-L precision", t.rougel_p),
+          std::pair("ROUGE-L recall", t.rougel_r), std::pair("ROUGE-L F1", t.rougel_f),
+          std::pair("aspects named", t.aspects), std::pair("repetition", t.repetition)}) {
+      columns.add({row.set, name, std::to_string(t.n), number(figure.value), number(figure.chance),
+                   number(figure.excess())});
+    }
+    ratios += fmt::format("{}: answers have {} times as many words as the human texts\n", row.set,
+                          number(t.length_ratio, 2));
+  }
+  if (columns.empty()) return "";
+  return "\nhuman texts; chance: with the human text of another image (repetition: that of human texts)\n" +
+         columns.text() + ratios;
+}
+
+std::string gap_table(const Report& report) {
+  Columns columns({"set", "PLCC gap", "95 %", "SRCC gap", "95 %"}, 1);
+  for (const ReportGap& gap : report.gaps)
+    columns.add({gap.set, number(gap.plcc_gap), interval(gap.plcc_gap_ci), number(gap.srcc_gap),
+                 interval(gap.srcc_gap_ci)});
+  return columns.empty() ? "" : "\nimage minus caption\n" + columns.text();
+}
+
+std::string group_table(const Report& report) {
+  Columns columns({"set", "condition", "by", "value", "n", "PLCC", "SRCC"}, 4);
+  for (const ReportGroup& group : report.groups)
+    columns.add({group.set, group.condition, group.by, group.value, std::to_string(group.n),
+                 number(group.plcc), number(group.srcc)});
+  for (const ReportGroupMean& mean : report.group_means)
+    columns.add({mean.set, mean.condition, mean.by, fmt::format("mean of {}", mean.groups), "",
+                 number(mean.plcc), number(mean.srcc)});
+  return columns.empty() ? "" : "\ngroups\n" + columns.text();
+}
+
+}  // namespace
+
+std::string report_table(const Report& report) {
+  return agreement_table(report) + failure_table(report) + gap_table(report) + fit_table(report) +
+         answer_table(report) + text_table(report) + group_table(report);
+}
+
+}  // namespace biqa

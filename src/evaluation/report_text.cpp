@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "evaluation/report_text.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <type_traits>
+#include <vector>
+
+#include "core/csv.h"
+
+namespace biqa {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// The columns of each kind of row, in order. Calls visit(name, value).
+
+template <typename Visit>
+void for_each_field(const ReportRow& r, Visit&& visit) {
+  const Agreement& a = r.agreement;
+  visit("set", r.set);
+  visit("condition", r.condition);
+  visit("decoding", r.decoding);
+  visit("n", a.n);
+  visit("parse_failures", a.parse_failures);
+  visit("out_of_scale", a.out_of_scale);
+  visit("plcc", a.plcc);
+  visit("srcc", a.srcc);
+  visit("krcc", a.krcc);
+  visit("rmse", a.rmse);
+  visit("mae", a.mae);
+  visit("plcc_in_scale", a.plcc_in_scale);
+  visit("srcc_in_scale", a.srcc_in_scale);
+  visit("rmse_in_scale", a.rmse_in_scale);
+  visit("srcc_all", a.srcc_all);
+  visit("plcc_fit4", r.fit4.plcc);
+  visit("rmse_fit4", r.fit4.rmse);
+  visit("plcc_fit5", r.fit5.plcc);
+  visit("rmse_fit5", r.fit5.rmse);
+  visit("plcc_ci", r.plcc_ci);
+  visit("srcc_ci", r.srcc_ci);
+  visit("distinct_ratings", a.distinct_ratings);
+  visit("leak_rate", r.leak_rate);
+  visit("caption_words", r.caption_words);
+  visit("reasoning_words", r.reasoning_words);
+  visit("contradiction_mean", r.contradiction_mean);
+  visit("contradiction_share", r.contradiction_share);
+  visit("repeats", r.repeats);
+  visit("instability", r.instability);
+  visit("plcc_repeats", r.plcc_repeats);
+  visit("srcc_repeats", r.srcc_repeats);
+}
+
+template <typename Visit>
+void for_each_field(const TextFigures& t, Visit&& visit) {
+  visit("n", t.n);
+  visit("rouge1_p", t.rouge1_p);
+  visit("rouge1_r", t.rouge1_r);
+  visit("rouge1_f", t.rouge1_f);
+  visit("rougel_p", t.rougel_p);
+  visit("rougel_r", t.rougel_r);
+  visit("rougel_f", t.rougel_f);
+  visit("similarity", ChanceFigure{});  // not computed yet
+  visit("polarity", ChanceFigure{});
+  visit("aspects", t.aspects);
+  visit("repetition", t.repetition);
+  visit("length_ratio", t.length_ratio);
+}
+
+template <typename Visit>
+void for_each_field(const ReportGroup& g, Visit&& visit) {
+  visit("set", g.set);
+  visit("condition", g.condition);
+  visit("by", g.by);
+  visit("value", g.value);
+  visit("n", g.n);
+  visit("plcc", g.plcc);
+  visit("srcc", g.srcc);
+}
+
+template <typename Visit>
+void for_each_field(const ReportGroupMean& g, Visit&& visit) {
+  visit("set", g.set);
+  visit("condition", g.condition);
+  visit("by", g.by);
+  visit("groups", g.groups);
+  visit("plcc", g.plcc);
+  visit("srcc", g.srcc);
+}
+
+template <typename Visit>
+void for_each_field(const ReportGap& g, Visit&& visit) {
+  visit("set", g.set);
+  visit("plcc_gap", g.plcc_gap);
+  visit("plcc_gap_ci", g.plcc_gap_ci);
+  visit("srcc_gap", g.srcc_gap);
+  visit("srcc_gap_ci", g.srcc_gap_ci);
+}
+
+template <typename Visit>
+void for_each_field(const ReportMean& sets, Visit&& visit) {
+  visit("condition", sets.condition);
+  visit("sets", sets.sets);
+  visit("plcc", sets.plcc);
+  visit("srcc", sets.srcc);
+  visit("krcc", sets.krcc);
+  visit("rmse", sets.rmse);
+  visit("mae", sets.mae);
+  visit("plcc_in_scale", sets.plcc_in_scale);
+  visit("srcc_in_scale", sets.srcc_in_scale);
+  visit("rmse_in_scale", sets.rmse_in_scale);
+  visit("srcc_all", sets.srcc_all);
+  visit("plcc_fit4", sets.plcc_fit4);
+  visit("rmse_fit4", sets.rmse_fit4);
+  visit("plcc_fit5", sets.plcc_fit5);
+  visit("rmse_fit5", sets.rmse_fit5);
+}
+
+Json json_of(double value) {
+  return std::isfinite(value) ? Json(value) : Json();
+}
+
+void put(Json& object, const std::string& name, const std::string& value) {
+  object[name] = value;
+}
+void put(Json& object, const std::string& name, std::int64_t value) {
+  object[name] = value;
+}
+void put(Json& object, const std::string& name, double value) {
+  object[name] = json_of(value);
+}
+void put(Json& object, const std::string& name, const Interval& value) {
+  object[name] = std::isfinite(value.low) ? Json{value.low, value.high} : Json();
+}
+void put(Json& object, const std::string& name, const ChanceFigure& figure) {
+  object[name] = json_of(figure.value);
+  object[name + "_chance"] = json_of(figure.chance);
+  object[name + "_excess"] = json_of(figure.excess());
+}
+
+template <typename Record>
+Json object_of(const Record& record) {
+  Json object = Json::object();
+  for_each_field(record, [&](const char* name, const auto& value) { put(object, name, value); });
+  return object;
+}
+
+Json object_of_row(const ReportRow& row) {
+  Json object = object_of(row);
+  object["fit4"] = row.fit4.parameters.empty() ? Json() : Json(row.fit4.parameters);
+  object["fit5"] = row.fit5.parameters.empty() ? Json() : Json(row.fit5.parameters);
+  object["texts"] = row.texts ? object_of(*row.texts) : Json();
+  return object;
+}
+
+template <typename Record>
+Json array_of(const std::vector<Record>& records) {
+  Json array = Json::array();
+  for (const Record& record : records) array.push_back(object_of(record));
+  return array;
+}
+
+/// A JSON object as the fields of a CSV line: names or values.
+void flatten(const Json& object, const std::string& prefix, std::vector<std::string>& names,
+             std::vector<std::string>& values) {
+  for (const auto& [key, value] : object.items()) {
+    names.push_back(prefix + key);
+    if (value.is_string()) {
+      values.push_back(csv_quoted(value.get<std::string>()));
+    } else {
+      values.push_back(value.is_null() ? "" : value.dump());
+    }
+  }
+}
+
+/// An interval as two columns, so that every row of a block has the same columns.
+Json with_ends(const Json& object) {
+  Json result = Json::object();
+  for (const auto& [key, value] : object.items()) {
+    if (key.ends_with("_ci") || key.ends_with("_repeats")) {
+      result[key + "_low"] = value.is_null() ? Json() : value[0];
+      result[key + "_high"] = value.is_null() ? Json() : value[1];
+    } else {
+      result[key] = value;
+    }
+  }
+  return result;
+}
+
+void add_block(std::string& csv, const std::vector<Json>& objects) {
+  if (objects.empty()) return;
+  if (!csv.empty()) csv += '\n';
+  for (std::size_t i = 0; i < objects.size(); ++i) {
+    std::vector<std::string> names, values;
+    flatten(with_ends(objects[i]), "", names, values);
+    if (i == 0) csv += fmt::format("{}\n", fmt::join(names, ","));
+    csv += fmt::format("{}\n", fmt::join(values, ","));
+  }
+}
+
+template <typename Record>
+void add_block_of(std::string& csv, const std::vector<Record>& records) {
+  std::vector<Json> objects;
+  for (const Record& record : records) objects.push_back(object_of(record));
+  add_block(csv, objects);
+}
+
+}  // namespace
+
+std::string report_json(const Report& report) {
+  Json document = Json::object();
+  document["rows"] = Json::array();
+  for (const ReportRow& row : report.rows) document["rows"].push_back(object_of_row(row));
+  document["groups"] = array_of(report.groups);
+  document["group_means"] = array_of(report.group_means);
+  document["gaps"] = array_of(report.gaps);
+  document["mean"] = array_of(report.means);
+  document["fits"] = {{"fit4", kFit4Formula}, {"fit5", kFit5Formula}};
+  return document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+std::string report_csv(const Report& report) {
+  std::vector<Json> rows;
+  for (const ReportRow& row : report.rows) {
+    Json object = object_of(row);
+    const Json texts = object_of(row.texts.value_or(TextFigures{}));
+    for (const auto& [key, value] : texts.items()) {
+      if (key == "n")
+        object["texts_n"] = row.texts ? value : Json();
+      else
+        object[key] = value;
+    }
+    rows.push_back(std::move(object));
+  }
+  std::string csv;
+  add_block(csv, rows);
+  add_block_of(csv, report.groups);
+  add_block_of(csv, report.group_means);
+  add_block_of(csv, report.gaps);
+  add_block_of(csv, report.means);
+  return csv;
+}
+
+}  // namespace biqa

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "evaluation/text_figures.h"
+
+#include <glog/logging.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <initializer_list>
+#include <string>
+#include <tuple>
+
+#include "core/statistics.h"
+#include "data/response.h"
+#include "data/rouge.h"
+
+namespace biqa {
+namespace {
+
+/// An aspect of quality and the beginnings of the words that name it. A beginning that ends in a space is a whole word.
+struct Aspect {
+  const char* name;
+  std::initializer_list<std::string_view> beginnings;
+};
+const std::array<Aspect, 8> kAspects{{
+    {"sharpness", {"blur", "sharp", "focus", "clear", "unclear", "soft ", "crisp", "detail", "fuzzy"}},
+    {"noise", {"nois", "grain", "speckl"}},
+    {"exposure", {"expos", "overexpos", "underexpos", "bright", "dark", "dim ", "lit ", "light", "shadow"}},
+    {"colour", {"colour", "color", "satur", "desatur", "oversatur", "hue", "tint", "vivid", "washed"}},
+    {"contrast", {"contrast", "haz", "fog", "flat "}},
+    {"compression", {"compress", "artifact", "artefact", "block", "jpeg", "pixelat", "banding", "ringing"}},
+    {"motion", {"motion", "shak", "ghost"}},
+    {"composition", {"compos", "fram", "crop", "centre", "center", "background"}},
+}};
+
+bool begins_with(const std::string& word, std::string_view beginning) {
+  if (beginning.ends_with(' ')) return word == beginning.substr(0, beginning.size() - 1);
+  return word.starts_with(beginning);
+}
+
+/// Collects values and their means.
+struct Means {
+  std::vector<double> values, chances;
+  void add(double value, double chance) {
+    values.push_back(value);
+    chances.push_back(chance);
+  }
+  ChanceFigure figure() const {
+    return values.empty() || chances.empty() ? ChanceFigure{} : ChanceFigure{mean(values), mean(chances)};
+  }
+};
+
+/// Precision, recall and F1.
+struct RougeMeans {
+  std::array<Means, 3> parts;
+  void add(const Rouge& own, const Rouge& other) {
+    parts[0].add(own.precision, other.precision);
+    parts[1].add(own.recall, other.recall);
+    parts[2].add(own.f1, other.f1);
+  }
+};
+
+void add_coverage(std::vector<double>& shares, std::string_view answer, std::string_view human_text) {
+  const std::uint32_t asked = named_aspects(human_text);
+  if (asked == 0) return;
+  shares.push_back(static_cast<double>(std::popcount(asked & named_aspects(answer))) /
+                   static_cast<double>(std::popcount(asked)));
+}
+
+}  // namespace
+
+std::uint32_t named_aspects(std::string_view text) {
+  std::uint32_t named = 0;
+  for (const std::string& word : rouge_words(text)) {
+    for (std::size_t i = 0; i < kAspects.size(); ++i) {
+      const auto& beginnings = kAspects[i].beginnings;
+      if (std::any_of(beginnings.begin(), beginnings.end(),
+                      [&](std::string_view beginning) { return begins_with(word, beginning); }))
+        named |= 1U << i;
+    }
+  }
+  return named;
+}
+
+std::vector<std::size_t> other_images(std::size_t images, const RandomStream& stream) {
+  if (images < 2) return {};
+  const std::vector<std::size_t> order = random_order(images, stream);
+  std::vector<std::size_t> other(images);
+  for (std::size_t i = 0; i < images; ++i) other[order[i]] = order[(i + 1) % images];
+  return other;
+}
+
+TextFigures text_figures(std::span<const TextPair> pairs, std::size_t images, const RandomStream& stream) {
+  TextFigures figures;
+  figures.n = static_cast<std::int64_t>(pairs.size());
+  const std::vector<std::size_t> other = other_images(images, stream);
+  if (other.empty() || pairs.empty()) return figures;
+  std::vector<const TextPair*> first(images, nullptr);  // of each image
+  for (const TextPair& pair : pairs) {
+    CHECK_LT(pair.image, images);
+    if (first[pair.image] == nullptr) first[pair.image] = &pair;
+  }
+  RougeMeans unigrams, sequences;
+  Means aspects, repetition;
+  std::vector<double> ratios;
+  for (const TextPair& pair : pairs) {
+    const TextPair* next = first[other[pair.image]];
+    CHECK(next != nullptr) << "an image without an answer";
+    unigrams.add(rouge1(pair.human_text, pair.answer), rouge1(next->human_text, pair.answer));
+    sequences.add(rougel(pair.human_text, pair.answer), rougel(next->human_text, pair.answer));
+    add_coverage(aspects.values, pair.answer, pair.human_text);
+    add_coverage(aspects.chances, pair.answer, next->human_text);
+    repetition.add(rouge1(next->answer, pair.answer).f1, rouge1(next->human_text, pair.human_text).f1);
+    if (const std::size_t words = word_count(pair.human_text); words > 0)
+      ratios.push_back(static_cast<double>(word_count(pair.answer)) / static_cast<double>(words));
+  }
+  for (const auto& [means, p, r, f] :
+       {std::tuple(&unigrams, &figures.rouge1_p, &figures.rouge1_r, &figures.rouge1_f),
+        std::tuple(&sequences, &figures.rougel_p, &figures.rougel_r, &figures.rougel_f)}) {
+    *p = means->parts[0].figure();
+    *r = means->parts[1].figure();
+    *f = means->parts[2].figure();
+  }
+  figures.aspects = aspects.figure();
+  figures.repetition = repetition.figure();
+  figures.length_ratio = mean(ratios);
+  return figures;
+}
+
+}  // namespace biqa

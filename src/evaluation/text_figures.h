@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// How much answers have in common with what people wrote about the same images, and with what they wrote about others.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "core/random.h"
+
+namespace biqa {
+
+/// A figure of texts beside its chance level: the same figure with the human text of another image.
+struct ChanceFigure {
+  double value = std::numeric_limits<double>::quiet_NaN();
+  double chance = std::numeric_limits<double>::quiet_NaN();
+  double excess() const { return value - chance; }
+};
+
+/// Means over answers to images with human text. NaN: not defined. Without a second image with human text there is no
+/// chance level, and then no figure either.
+struct TextFigures {
+  std::int64_t n = 0;  ///< answers to images with human text
+  // data/rouge.h, without stemming; the hypothesis is the whole answer.
+  ChanceFigure rouge1_p, rouge1_r, rouge1_f, rougel_p, rougel_r, rougel_f;
+  /// Share of the aspects of quality in the human text that the answer names too; over human texts that name one.
+  ChanceFigure aspects;
+  /// Words of the answer divided by words of the human text.
+  double length_ratio = std::numeric_limits<double>::quiet_NaN();
+  /// ROUGE-1 F1 between the answers to two images: how much answers repeat each other. Its chance level is the same
+  /// figure of the human texts.
+  ChanceFigure repetition;
+};
+
+/// An answer and the human text of its image.
+struct TextPair {
+  std::size_t image = 0;  ///< number of the image; several answers may belong to one
+  std::string_view answer, human_text;
+};
+
+/// `images`: number of images. The other image is the next one in a random order that `stream` gives, so no image has
+/// its own text.
+TextFigures text_figures(std::span<const TextPair> pairs, std::size_t images, const RandomStream& stream);
+
+/// other[i]: the image whose text stands in for that of image i. Empty with fewer than two images.
+std::vector<std::size_t> other_images(std::size_t images, const RandomStream& stream);
+
+/// The aspects of quality that a text names (blur, noise, exposure, …), one bit each.
+std::uint32_t named_aspects(std::string_view text);
+
+}  // namespace biqa
