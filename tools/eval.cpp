@@ -3,28 +3,70 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <csignal>
+#include <filesystem>
+#include <functional>
+#include <iterator>
+#include <optional>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "actor/engine.h"
+#include "app/model_flags.h"
 #include "app/program.h"
+#include "app/ranks.h"
+#include "comm/agreement.h"
+#include "comm/rank_processors.h"
+#include "core/processors.h"
+#include "evaluation/comparison.h"
+#include "evaluation/model_evaluation.h"
 #include "evaluation/report.h"
 #include "evaluation/report_text.h"
+#include "io/files.h"
+#include "model/checkpoint.h"
+#include "model/frozen_parts.h"
 
 namespace biqa {
 namespace {
 
+namespace fs = std::filesystem;
+
 const ProgramInfo kInfo{
     "biqa_eval",
     "evaluate ratings and texts against human scores and human texts",
-    "--from-predictions FILE.jsonl [--conditions image,caption] [--by FIELD]… [--format FORMAT]",
-    "biqa_eval --from-predictions predictions.jsonl --by type --format json",
-    {{"from-predictions", "FILE", "evaluate this file of predictions (docs/evaluation.md)", ""},
-     {"conditions", "LIST", "image, caption or both: ratings from the image, ratings from the caption alone",
-      "image,caption"},
-     {"by", "FIELD…", "also print the correlations of each type, level or reference", ""},
-     {"draws", "N", "draws of the bootstrap, for the intervals", std::to_string(kBootstrapDraws)},
-     {"bootstrap-seed", "N", "seed of these draws and of the chance levels", "0"},
-     {"format", "FORMAT", "table, csv or json (one document)", "table"}}};
+    "[--model DIR] [--adapter PATH] --data FILE.jsonl… | --from-predictions FILE.jsonl | --compare A.jsonl "
+    "B.jsonl",
+    "mpirun -np 2 biqa_eval --adapter runs/quickstart --data assets/tiny/test.jsonl --predictions out.jsonl",
+    with_model_flags(
+        {{"data", "FILE…", "manifest to evaluate; without it those of the configuration's data.eval", ""},
+         {"from-predictions", "FILE",
+          "evaluate this file of predictions instead of a model (docs/evaluation.md)", ""},
+         {"compare", "A.jsonl B.jsonl",
+          "compare two files of predictions on the rows that both have: paired bootstrap and sign test", ""},
+         {"predictions", "OUT.jsonl",
+          "write the predictions; a run that was stopped goes on from OUT.jsonl.part", ""},
+         {"conditions", "LIST",
+          "image, caption or both: ratings from the image, ratings from the caption alone", "image,caption"},
+         {"by", "FIELD…", "also print the correlations of each type, level or reference", ""},
+         {"repeats", "K", "sampled answers per image; more than 1 samples, with --seed 0 unless it is given",
+          "1"},
+         {"skip-bad", "", "leave bad rows of the manifests out and list them", "false"},
+         {"batch", "N", "images per rank at a time; the predictions do not depend on it", "16"}},
+        {{"like-pyiqa", "OUT.csv", "also write the correlations as pyiqa's benchmark table, beside ours", ""},
+         {"judge-file", "OUT.jsonl",
+          "also write answers and human texts, own and of another image, for an outside judge", ""},
+         {"draws", "N", "draws of the bootstrap, for the intervals", std::to_string(kBootstrapDraws)},
+         {"bootstrap-seed", "N", "seed of these draws and of the chance levels", "0"},
+         {"format", "FORMAT", "table, csv or json (one document)", "table"}}),
+    true};
+
+StopSignals signals;
+
+extern "C" void on_stop(int /*signal*/) {
+  signals.stop = true;
+}
 
 /// The parts of "a,b", each one of `allowed` and given once.
 std::vector<std::string> list_of(const CommandLine& line, const std::string& flag,
@@ -61,29 +103,216 @@ ReportOptions report_options(const CommandLine& line) {
   return options;
 }
 
-void print_report(const Report& report, const std::string& format) {
+/// Prints the report and writes the other files that flags ask for.
+void give_report(const CommandLine& line, const std::vector<Prediction>& predictions,
+                 const ReportOptions& options) {
+  const Report report = report_of(predictions, options);
   if (report.without_score > 0)
     say("warning: {} predictions have no score and are left out\n", report.without_score);
+  if (line.has("like-pyiqa")) write_file_atomically(line.text("like-pyiqa"), like_pyiqa(report));
+  if (line.has("judge-file"))
+    write_file_atomically(line.text("judge-file"), judge_rows(predictions, options.seed));
+  const std::string format = line.text("format");
   fmt::print("{}", format == "json"  ? report_json(report)
                    : format == "csv" ? report_csv(report)
                                      : report_table(report));
   flush_output();
 }
 
-ExitCode evaluate(const CommandLine& line) {
-  const std::string format = line.choice("format", {"table", "csv", "json"});
-  const ReportOptions options = report_options(line);
-  if (!line.positional().empty())
+void compare(const CommandLine& line, const ReportOptions& options) {
+  const std::string a = line.text("compare"), b = line.positional().front();
+  const std::vector<ComparisonRow> rows =
+      compare_predictions(read_predictions(a), read_predictions(b), options);
+  if (rows.empty())
+    fail(
+        "cannot compare {} and {}: they have no set in common that was decoded alike; give two files about "
+        "the "
+        "same data",
+        a, b);
+  const std::string format = line.text("format");
+  fmt::print("{}", format == "json"  ? comparison_json(rows, a, b)
+                   : format == "csv" ? comparison_csv(rows)
+                                     : comparison_table(rows, a, b));
+  flush_output();
+}
+
+/// The images of all manifests. `bad`: rows that were left out.
+std::vector<Sample> read_data(const CommandLine& line, const std::optional<Config>& config,
+                              std::vector<BadRow>& bad) {
+  std::vector<fs::path> files;
+  for (const std::string& file : line.texts("data")) files.emplace_back(file);
+  if (!files.empty()) files.insert(files.end(), line.positional().begin(), line.positional().end());
+  if (files.empty() && config) files = config->data.eval;
+  if (files.empty())
+    fail_usage(
+        "flag --data is missing: name a manifest, or a file of predictions with --from-predictions; see "
+        "biqa_eval --help");
+  const bool skip_bad = line.on("skip-bad") || (config && config->data.skip_bad);
+  std::vector<Sample> samples;
+  for (const fs::path& file : files) {
+    std::vector<Sample> read = read_manifest(file, skip_bad, &bad);
+    std::move(read.begin(), read.end(), std::back_inserter(samples));
+  }
+  require_unique_images(samples);
+  return samples;
+}
+
+/// Everything that decides what a model answers.
+struct Answering {
+  std::optional<Config> config;
+  PolicyOptions model;
+  RolloutOptions options;
+  std::optional<Lora> adapter;
+  std::vector<Sample> samples;
+  std::vector<BadRow> bad;
+};
+
+Answering read_inputs(const CommandLine& line, const ReportOptions& report) {
+  Answering inputs;
+  inputs.config = find_config(line);
+  inputs.model = policy_options(line, inputs.config, usable_processors());
+  inputs.options = rollout_options(line, inputs.config);
+  inputs.options.group_size = line.integer("repeats", 1, 1000);
+  inputs.options.stage2 = report.conditions.back() == "caption";
+  if (inputs.options.group_size > 1) {
+    if (line.on("greedy"))
+      fail_usage("flags --greedy and --repeats exclude each other: greedy answers do not differ");
+    inputs.options.sampling.greedy = false;
+  }
+  inputs.samples = read_data(line, inputs.config, inputs.bad);
+  inputs.adapter = read_adapter(line, inputs.config, inputs.model);
+  return inputs;
+}
+
+/// Digest of everything that the predictions depend on, for a run that continues an earlier one.
+std::uint64_t settings_digest(const Answering& inputs, const Policy& policy) {
+  const RolloutOptions& o = inputs.options;
+  const PreprocessConfig& pixels = policy.pictures->config();
+  std::string text = fmt::format(
+      "{} {} {} {} {} {} {} {} {} {} {} {} {} {}\n", fs::absolute(inputs.model.path).string(),
+      Checkpoint::open(inputs.model.path, policy.model->config()).fingerprint(),
+      inputs.adapter ? digest_of(*inputs.adapter) : "none",
+      inputs.adapter ? digest_of(inputs.adapter->frozen.get()) : 0, inputs.model.dtype == DType::bf16,
+      pixels.min_pixels, pixels.max_pixels, o.group_size, o.sampling.greedy, o.sampling.max_new_tokens,
+      o.stage2_max_new_tokens, o.stage2, o.stage2_with_reasoning, o.strip_ratings);
+  const PromptTexts& prompts = o.prompts;
+  for (const std::string& part :
+       {prompts.profile.caption_tag, prompts.profile.reasoning_tag, prompts.profile.rating_tag,
+        std::to_string(static_cast<int>(prompts.profile.json_rating)), prompts.system.value_or("none"),
+        prompts.user, prompts.stage2_system.value_or("none"), prompts.stage2_user, std::to_string(o.seed)})
+    text += part + '\0';
+  for (const Sample& s : inputs.samples) {
+    text += fmt::format("{}\0{}\0{}\0{}\0{}\0{}\0{}\0{}\n", s.set, s.id, s.image.string(), s.score,
+                        s.human_text(), s.reference, s.type, s.level);
+  }
+  return digest_of_bytes(std::as_bytes(std::span(text)));
+}
+
+/// Every tenth of the images, on standard error.
+std::function<void(std::size_t)> progress_teller(std::size_t images) {
+  return [images, told = std::size_t{0}](std::size_t done) mutable {
+    const std::size_t tenth = done * 10 / images;
+    if (tenth <= told) return;
+    told = tenth;
+    say("{} of {} images\n", done, images);
+  };
+}
+
+void tell_losses(const Answering& inputs, const ModelPredictions& answers) {
+  for (const BadRow& row : inputs.bad) say("error: {}\n", row.reason);
+  for (const UnreadableImage& image : answers.unreadable) say("error: {}\n", image.message);
+  if (const std::size_t lost = inputs.bad.size() + answers.unreadable.size(); lost > 0)
+    say("{} of {} images could not be evaluated\n", lost, inputs.samples.size() + inputs.bad.size());
+}
+
+/// What the first rank does with the answers.
+ExitCode conclude(const CommandLine& line, const ReportOptions& report, const Answering& inputs,
+                  const ModelPredictions& answers, EvaluationProgress* progress) {
+  if (answers.images < inputs.samples.size()) {
+    say("stopped after {} of {} images{}\n", answers.images, inputs.samples.size(),
+        progress != nullptr ? "; the same command goes on" : "; without --predictions nothing is kept");
+    return ExitCode::stopped;
+  }
+  if (progress != nullptr) {
+    std::string content;
+    for (const Prediction& p : answers.predictions) content += to_json_line(p) + "\n";
+    write_file_atomically(line.text("predictions"), content);
+    progress->remove();
+  }
+  give_report(line, answers.predictions, report);
+  tell_losses(inputs, answers);
+  return inputs.bad.empty() && answers.unreadable.empty() ? ExitCode::done : ExitCode::partial;
+}
+
+ExitCode evaluate_model(const CommandLine& line, const ReportOptions& report, MpiRuntime& mpi) {
+  Communicator& world = mpi.world();
+  mpi.watch();
+  const bool first = world.rank() == 0;
+  Answering inputs;
+  run_alike(world, [&] { inputs = read_inputs(line, report); });
+  inputs.model.threads =
+      threads_for(share_processors(world), static_cast<int>(line.integer("threads", 0, 1024)));
+  const Policy policy = Policy::open(inputs.model, world);
+  fit_to_model(line, inputs.config, policy, inputs.options);
+  const std::uint64_t settings = settings_digest(inputs, policy);
+  check_agreement(world, "other images, settings or weights", settings);
+  Engine engine(*policy.model, {});
+  if (inputs.adapter) engine.set_adapter(pack_adapter(*policy.model, *inputs.adapter));
+  Rollout rollout(*policy.model, *policy.tokenizer, policy.chat, engine);
+  std::optional<EvaluationProgress> progress;
+  if (first && line.has("predictions")) progress.emplace(line.text("predictions"), settings);
+  EvaluationProgress* kept = progress ? &*progress : nullptr;
+  const ModelEvaluation evaluation{world,
+                                   signals,
+                                   *policy.pictures,
+                                   rollout,
+                                   inputs.options,
+                                   static_cast<std::size_t>(line.integer("batch", 1, 4096)),
+                                   progress_teller(inputs.samples.size())};
+  const ModelPredictions answers = evaluation.run(inputs.samples, kept);
+  const ExitCode own = first ? conclude(line, report, inputs, answers, kept) : ExitCode::done;
+  return static_cast<ExitCode>(static_cast<int>(world.all_reduce_max(static_cast<double>(own))));
+}
+
+/// The way that the flags choose; exactly one.
+void check_mode(const CommandLine& line) {
+  const bool compares = line.has("compare"), reads = line.has("from-predictions");
+  if (compares && line.positional().size() != 1)
+    fail_usage("flag --compare needs two files: --compare A.jsonl B.jsonl");
+  if (!line.positional().empty() && !line.has("data") && !compares)
     fail_usage("argument '{}' belongs to no flag; see biqa_eval --help", line.positional().front());
-  if (!line.has("from-predictions"))
-    fail_usage("flag --from-predictions is missing: name a file of predictions; see biqa_eval --help");
-  print_report(report_of(read_predictions(line.text("from-predictions")), options), format);
-  return ExitCode::done;
+  if (!compares && !reads) return;
+  const std::string mode = compares ? "compare" : "from-predictions";
+  std::vector<std::string> others{"data", "model", "adapter", "config", "predictions", "repeats"};
+  if (compares) others.insert(others.end(), {"from-predictions", "by", "like-pyiqa", "judge-file"});
+  for (const std::string& flag : others) {
+    if (line.has(flag))
+      fail_usage("flags --{} and --{} exclude each other; see biqa_eval --help", mode, flag);
+  }
+}
+
+ExitCode evaluate(const CommandLine& line) {
+  line.choice("format", {"table", "csv", "json"});
+  const ReportOptions options = report_options(line);
+  check_mode(line);
+  return run_on_ranks([&](MpiRuntime& mpi) {
+    const bool compares = line.has("compare");
+    if (!compares && !line.has("from-predictions")) return evaluate_model(line, options, mpi);
+    if (mpi.world().rank() != 0) return ExitCode::done;
+    if (compares)
+      compare(line, options);
+    else
+      give_report(line, read_predictions(line.text("from-predictions")), options);
+    return ExitCode::done;
+  });
 }
 
 }  // namespace
 }  // namespace biqa
 
 int main(int argc, char** argv) {
+  biqa::limit_spinning(argv);
+  for (const int signal : {SIGINT, SIGTERM, SIGUSR2}) biqa::listen_to(signal, biqa::on_stop);
+  for (const int signal : {SIGPIPE, SIGXFSZ}) biqa::listen_to(signal, SIG_IGN);
   return biqa::run_program(argc, argv, biqa::kInfo, biqa::evaluate);
 }

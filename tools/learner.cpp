@@ -5,13 +5,12 @@
 #include <csignal>
 
 #include "app/program.h"
+#include "app/ranks.h"
 #include "comm/agreement.h"
 #include "comm/launcher.h"
-#include "comm/mpi.h"
 #include "comm/rank_processors.h"
 #include "config/config.h"
 #include "core/error.h"
-#include "core/failure.h"
 #include "ops/cuda/device.h"
 #include "planning/plan.h"
 #include "tensor/device_use.h"
@@ -88,32 +87,24 @@ void print_gpu_peak(const MemoryPlan& plan, Communicator& world) {
       most / kMiB, planned / kMiB);
 }
 
-void listen(int signal, void (*handler)(int)) {
-  struct sigaction action {};
-  action.sa_handler = handler;
-  sigemptyset(&action.sa_mask);
-  action.sa_flags = SA_RESTART;
-  sigaction(signal, &action, nullptr);
-}
-
 /// Called first, so that a signal to a job that has just started does not kill it. SIGUSR2 also stops: mpirun and srun
 /// forward it to every rank, but SIGTERM makes mpirun kill the ranks. SIGPIPE: a dead launcher no longer reads the
 /// output. The watch notices this and the learners save. SIGXFSZ: a file larger than the limit is an Error like a full
 /// disk.
 void listen_for_signals() {
-  for (const int signal : {SIGINT, SIGTERM, SIGUSR2}) listen(signal, on_stop);
-  listen(SIGUSR1, on_save);
-  for (const int signal : {SIGPIPE, SIGXFSZ}) listen(signal, SIG_IGN);
+  for (const int signal : {SIGINT, SIGTERM, SIGUSR2}) listen_to(signal, on_stop);
+  listen_to(SIGUSR1, on_save);
+  for (const int signal : {SIGPIPE, SIGXFSZ}) listen_to(signal, SIG_IGN);
 }
 
 /// The configuration may choose another signal for saving than SIGUSR1, even SIGUSR2.
 void listen_for_save(const Config& config) {
   const std::string& name = config.checkpoint.save_signal;
-  if (name != "SIGUSR1") listen(SIGUSR1, SIG_DFL);
+  if (name != "SIGUSR1") listen_to(SIGUSR1, SIG_DFL);
   if (name == "SIGUSR2")
-    listen(SIGUSR2, on_save);
+    listen_to(SIGUSR2, on_save);
   else if (name == "SIGHUP")
-    listen(SIGHUP, on_save);
+    listen_to(SIGHUP, on_save);
 }
 
 ExitCode train(const CommandLine& line) {
@@ -122,15 +113,8 @@ ExitCode train(const CommandLine& line) {
         "flag --config is missing: name a configuration, e.g. configs/quickstart.yaml; see biqa_learner "
         "--help");
   const std::vector<std::string> overrides = line.texts("set");
-  MpiRuntime mpi;
-  Communicator& world = mpi.world();
-  // Every rank fails in the same way on a wrong configuration; only one prints the error.
-  on_failure([&](const std::string& message) {
-    say("error: {}{}\n", world.size() > 1 ? fmt::format("rank {} of {}: ", world.rank(), world.size()) : "",
-        message);
-  });
-  ExitCode code = ExitCode::done;
-  try {
+  return run_on_ranks([&](MpiRuntime& mpi) {
+    Communicator& world = mpi.world();
     Watch* watch = mpi.watch();
     Config config;
     run_alike(world, [&] {
@@ -146,27 +130,14 @@ ExitCode train(const CommandLine& line) {
         warn_of_device(plan, config.model.path);
         fmt::print("{}", describe_plan(plan));
       }
-    } else {
-      listen_for_save(config);
-      const MemoryPlan plan = check_gpu_memory(config, world);
-      code = run_training(config, world, signals, watch);
-      if (config.model.device == "cuda" && code == ExitCode::done) print_gpu_peak(plan, world);
+      return ExitCode::done;
     }
-  } catch (const PeerLost& lost) {
-    mpi.abort(static_cast<int>(lost.code()));
-  } catch (const std::exception& error) {
-    const auto* known = dynamic_cast<const Error*>(&error);
-    const int status = static_cast<int>(known != nullptr ? known->code() : ExitCode::world);
-    if (!mpi.launched()) {
-      on_failure({});
-      throw;
-    }
-    report_failure(error.what());
-    mpi.abort(status);
-  }
-  on_failure({});
-  mpi.finalize();
-  return code;
+    listen_for_save(config);
+    const MemoryPlan plan = check_gpu_memory(config, world);
+    const ExitCode code = run_training(config, world, signals, watch);
+    if (config.model.device == "cuda" && code == ExitCode::done) print_gpu_peak(plan, world);
+    return code;
+  });
 }
 
 }  // namespace

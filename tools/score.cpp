@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "actor/rollout.h"
+#include "app/model_flags.h"
 #include "app/program.h"
 #include "config/config.h"
 #include "core/csv.h"
@@ -26,29 +27,13 @@ namespace {
 namespace fs = std::filesystem;
 
 const ProgramInfo kInfo{
-    "biqa_score",
-    "rate images from 1 (bad) to 5 (excellent), with caption and reasoning",
+    "biqa_score", "rate images from 1 (bad) to 5 (excellent), with caption and reasoning",
     "[--model DIR] [--adapter PATH] IMAGE|FOLDER|MANIFEST.jsonl…",
     "biqa_score --adapter runs/quickstart photo.jpg",
-    {{"model", "DIR", "model folder; without it the model of --config or of the run in --adapter", ""},
-     {"adapter", "PATH", "PEFT folder, adapter.h5, checkpoint or run folder", ""},
-     {"config", "FILE", "configuration whose model, prompts and limits are used", ""},
-     {"prompts", "PROFILE", "prompt profile instead of the configuration's prompts: paper or released",
-      "paper"},
-     {"caption-only", "", "report the rating from the model's own caption, without the image", "false"},
-     {"greedy", "", "always take the most likely token (default unless --seed is given)", "false"},
-     {"seed", "N",
-      "sample instead, at temperature 1, with this seed; the random numbers depend on the image's file name",
-      ""},
-     {"batch", "N", "images per batch; the ratings do not depend on it", "16"},
-     {"max-new-tokens", "N",
-      "maximum of tokens in a completion; without it the configuration's, otherwise 1024", "0"},
-     {"max-pixels", "N",
-      "images above this area are shrunk, pixels; 0: as in the configuration or model folder", "0"},
-     {"dtype", "TYPE", "f32 or bf16; without it the configuration's, otherwise f32", ""},
-     {"device", "DEVICE", "cpu or cuda", "cpu"},
-     {"threads", "N", "threads; 0: all processors that the program may use, or OMP_NUM_THREADS", "0"},
-     {"format", "FORMAT", "table, csv or json (one object per line)", "table"}}};
+    with_model_flags(
+        {{"caption-only", "", "report the rating from the model's own caption, without the image", "false"},
+         {"batch", "N", "images per batch; the ratings do not depend on it", "16"}},
+        {{"format", "FORMAT", "table, csv or json (one object per line)", "table"}})};
 
 /// An image to rate.
 struct Picture {
@@ -148,20 +133,6 @@ std::vector<Picture> find_pictures(const std::vector<std::string>& arguments, st
   return pictures;
 }
 
-/// The configuration that goes with the arguments: --config, or that of the run in which the adapter lies.
-std::optional<Config> find_config(const CommandLine& line) {
-  if (line.has("adapter") && !fs::exists(line.text("adapter")))
-    fail("cannot read adapter {}: no such file or folder; name a run, a checkpoint or a PEFT folder",
-         line.text("adapter"));
-  if (line.has("config")) return load_config(line.text("config"));
-  if (!line.has("adapter")) return std::nullopt;
-  fs::path folder = fs::absolute(line.text("adapter")).lexically_normal();
-  for (int level = 0; level < 4 && folder.has_parent_path(); ++level, folder = folder.parent_path()) {
-    if (fs::exists(folder / "config.yaml")) return load_config(folder / "config.yaml");
-  }
-  return std::nullopt;
-}
-
 /// The last `count` characters, whole ones.
 std::string last_characters(const std::string& text, std::size_t count) {
   std::size_t begin = text.size();
@@ -250,54 +221,6 @@ class Printer {
   std::string format_;
 };
 
-/// What flags and configuration say of the model; flags come first.
-PolicyOptions policy_options(const CommandLine& line, const std::optional<Config>& config) {
-  PolicyOptions options;
-  if (line.has("model"))
-    options.path = line.text("model");
-  else if (config)
-    options.path = config->model.path;
-  else
-    fail_usage(
-        "flag --model is missing: name a checkpoint folder, or a configuration with --config, or a run "
-        "folder with --adapter");
-  const std::string dtype = line.has("dtype") ? line.choice("dtype", {"f32", "bf16"})
-                            : config && config->model.dtype == DType::bf16 ? "bf16"
-                                                                           : "f32";
-  options.dtype = dtype == "bf16" ? DType::bf16 : DType::f32;
-  options.device = line.choice("device", {"cpu", "cuda"});
-  options.threads = threads_for(usable_processors(), static_cast<int>(line.integer("threads", 0, 1024)));
-  if (config) options.pixels = config->model.pixels();
-  if (const std::int64_t asked = line.integer("max-pixels", 0, std::int64_t{1} << 31); asked > 0) {
-    options.pixels.max = asked;
-    options.pixels.max_given = true;
-  }
-  return options;
-}
-
-/// The same of the answers. `positions`: of the model; 0: unlimited.
-RolloutOptions rollout_options(const CommandLine& line, const std::optional<Config>& config,
-                               const Profile& profile, std::int64_t positions) {
-  RolloutOptions options;
-  options.group_size = 1;
-  options.prompts = config && !line.has("prompts") ? config->prompts.texts : default_prompts(profile);
-  options.sampling.greedy = !line.has("seed");
-  if (line.has("seed"))
-    options.seed = static_cast<std::uint64_t>(line.integer("seed", 0, std::int64_t{1} << 62));
-  if (config) {
-    options.sampling.max_new_tokens = config->rollout.max_new_tokens;
-    options.stage2_max_new_tokens = config->rollout.stage2_max_new_tokens;
-    options.stage2_with_reasoning = config->stage2.input == Stage2Input::caption_reasoning;
-    options.strip_ratings = config->stage2.leak_guard == LeakGuard::strip;
-  }
-  const std::int64_t limit = line.integer("max-new-tokens", 0, 1 << 20);
-  if (limit > 0)
-    options.sampling.max_new_tokens = limit;
-  else if (!config && positions > 0)
-    options.sampling.max_new_tokens = std::min(options.sampling.max_new_tokens, positions / 2);
-  return options;
-}
-
 /// Rates images in batches and prints each result.
 class Scorer {
  public:
@@ -376,29 +299,19 @@ ExitCode score_pictures(const CommandLine& line) {
     fail_usage("no image is given: name images, folders or manifests; see biqa_score --help");
   const std::string format = line.choice("format", {"table", "csv", "json"});
   const auto batch = static_cast<std::size_t>(line.integer("batch", 1, 4096));
-  const Profile profile = named_profile(line.choice("prompts", {"paper", "released"}));
-  if (line.on("greedy") && line.has("seed"))
-    fail_usage("flags --greedy and --seed exclude each other: give one of them");
   const std::optional<Config> config = find_config(line);
-  PolicyOptions options = policy_options(line, config);
+  PolicyOptions options = policy_options(line, config, usable_processors());
+  RolloutOptions answers = rollout_options(line, config);
   std::int64_t failures = 0;
   const std::vector<Picture> pictures = find_pictures(line.positional(), failures);
   if (pictures.empty()) return ExitCode::world;  // the reasons are told
   const std::int64_t wanted = failures + static_cast<std::int64_t>(pictures.size());
-  const fs::path adapter = line.has("adapter") ? fs::path(line.text("adapter"))
-                           : config            ? config->model.adapter
-                                               : fs::path();
-  std::optional<Lora> lora;
-  if (!adapter.empty()) {
-    lora = read_adapter_for(options.path, adapter);
-    options.frozen = lora->frozen;
-  }
+  const std::optional<Lora> lora = read_adapter(line, config, options);
   const Policy policy = Policy::open(options);
   Engine engine(*policy.model, {});
   if (lora) engine.set_adapter(pack_adapter(*policy.model, *lora));
-  Scorer scorer(policy, engine,
-                rollout_options(line, config, profile, policy.model->config().text.max_position),
-                line.on("caption-only"), Printer(format));
+  fit_to_model(line, config, policy, answers);
+  Scorer scorer(policy, engine, std::move(answers), line.on("caption-only"), Printer(format));
   const std::span<const Picture> all(pictures);
   for (std::size_t first = 0; first < all.size(); first += batch)
     scorer.score(all.subspan(first, std::min(batch, all.size() - first)), failures);

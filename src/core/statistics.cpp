@@ -180,6 +180,21 @@ double mean_absolute_error(std::span<const double> x, std::span<const double> y)
   return sum;
 }
 
+double sign_test(std::int64_t wins, std::int64_t losses) {
+  const std::int64_t few = std::min(wins, losses);
+  if (wins == losses) return 1;
+  const auto count = static_cast<double>(wins + losses);
+  // The binomial probabilities of few, few - 1, …, 0, each from the one before.
+  double term = std::exp(std::lgamma(count + 1) - std::lgamma(static_cast<double>(few) + 1) -
+                         std::lgamma(count - static_cast<double>(few) + 1) - count * std::log(2.0));
+  double sum = 0;
+  for (std::int64_t k = few; k >= 0 && term > 0; --k) {
+    sum += term;
+    term *= static_cast<double>(k) / (count - static_cast<double>(k) + 1);
+  }
+  return std::min(1.0, 2 * sum);
+}
+
 Interval percentile_interval(std::vector<double> values) {
   values.erase(std::remove_if(values.begin(), values.end(), [](double v) { return std::isnan(v); }),
                values.end());

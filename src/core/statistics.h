@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <span>
 #include <vector>
@@ -28,6 +29,9 @@ double kendall_tau_b(std::span<const double> x, std::span<const double> y);
 double rmse(std::span<const double> x, std::span<const double> y);
 /// Mean of the absolute differences. Defined where rmse() is.
 double mean_absolute_error(std::span<const double> x, std::span<const double> y);
+/// Two-sided sign test: the probability that `wins` and `losses` differ at least this much if both are equally likely. 1
+/// without any.
+double sign_test(std::int64_t wins, std::int64_t losses);
 /// Ranks from 1; tied values share the average of their ranks. No value may be NaN.
 std::vector<double> average_ranks(std::span<const double> values);
 

@@ -67,6 +67,9 @@ Sample parse_row(std::string_view line, const fs::path& manifest, const std::str
   sample.score = *score;
   sample.raw_score = fields.number("raw_score");
   sample.set = fields.text("set").value_or(manifest.stem().string());
+  sample.reference = fields.label("reference").value_or("");
+  sample.type = fields.label("type").value_or("");
+  sample.level = fields.label("level").value_or("");
   if (const std::optional<JsonFields> text = fields.object("text")) {
     sample.description = text->text("description").value_or("");
     sample.good = text->text("good").value_or("");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Manifests list images with human scores and optional human texts. One JSON object per line: {"id", "image", "score",
-// "raw_score"?, "set"?, "text"?: {"description", "good", "bad"}, "completion"?}. Other keys are ignored.
+// "raw_score"?, "set"?, "reference"?, "type"?, "level"?, "text"?: {"description", "good", "bad"}, "completion"?}. Other keys are ignored.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,9 @@ struct Sample {
   /// name of the data set; without one, the manifest's file name without extension
   std::string set;
   std::string description, good, bad;  ///< parts of the human text; empty if absent
-  std::string completion;              ///< a completion to learn from (objective.loss: sft); empty if absent
+  /// reference picture, kind and degree of distortion, for the tables of biqa_eval; empty if absent
+  std::string reference, type, level;
+  std::string completion;  ///< a completion to learn from (objective.loss: sft); empty if absent
 
   /// description, good and bad with one space between the parts that are not blank; empty without human text.
   std::string human_text() const;

@@ -6,50 +6,11 @@
 #include <algorithm>
 #include <cmath>
 
-#include "actor/samples.h"
 #include "data/wire.h"
 #include "evaluation/evaluation.h"
+#include "evaluation/image_source.h"
 
 namespace biqa {
-namespace {
-
-/// Images of an evaluation. At most as many run at a time as a step has trajectories. After a stop request no further
-/// image is started.
-class EvaluationSource final : public SampleSource {
- public:
-  EvaluationSource(const EvaluationPass& pass, const std::vector<Sample>& samples,
-                   std::vector<std::size_t> rows)
-      : pass_(pass),
-        samples_(samples),
-        rows_(std::move(rows)),
-        window_(
-            static_cast<std::size_t>(pass.config.rollout.images_per_step * pass.config.rollout.group_size)) {}
-
-  std::vector<RolloutSample> next(bool /*idle*/) override {
-    pass_.world.progress();
-    if (pass_.signals.stop) return {};
-    // Requests several images at a time, because a pass of the vision tower for one would be slow.
-    const std::size_t room = window_ - under_way_;
-    if (room == 0 || (room < window_ / 4 && under_way_ > 0)) return {};
-    const std::size_t count = std::min(room, rows_.size() - next_);
-    const auto begin = rows_.begin() + static_cast<std::ptrdiff_t>(next_);
-    const std::vector<std::size_t> rows(begin, begin + static_cast<std::ptrdiff_t>(count));
-    next_ += count;
-    under_way_ += count;
-    return rows.empty() ? std::vector<RolloutSample>{} : load_samples(pass_.pictures, samples_, rows);
-  }
-  void finished(const Group& /*group*/, std::int64_t /*tokens*/) override { --under_way_; }
-
- private:
-  const EvaluationPass& pass_;
-  const std::vector<Sample>& samples_;
-  const std::vector<std::size_t> rows_;
-  const std::size_t window_;
-  std::size_t under_way_ = 0, next_ = 0;
-};
-
-}  // namespace
-
 std::optional<std::vector<EvalMetrics>> EvaluationPass::run(std::span<const std::vector<Sample>> sets,
                                                             std::int64_t step,
                                                             const RolloutOptions& options) const {
@@ -87,7 +48,9 @@ void EvaluationPass::run_share(const std::vector<Sample>& samples, RolloutOption
     rows.push_back(i);
   options.group_size = 1;
   options.stage2 = true;
-  EvaluationSource source(*this, samples, std::move(rows));
+  // At most as many images run at a time as a step has trajectories.
+  const auto window = static_cast<std::size_t>(config.rollout.images_per_step * config.rollout.group_size);
+  ImageSource source({pictures, signals, [this] { world.progress(); }, {}}, samples, std::move(rows), window);
   const int to = roles.learners.front();
   rollout->run(source, options, [&](Group&& group) { world.send(to, tag, serialise(group)); });
   world.send(to, tag, {});

@@ -24,15 +24,6 @@ Json json_of(const std::optional<double>& value) {
   return value ? Json(*value) : Json();
 }
 
-/// A label may be text or a number: "blur", 3.
-std::string label(const JsonFields& fields, const std::string& key) {
-  const nlohmann::json* value = fields.find(key);
-  if (value == nullptr) return {};
-  if (value->is_string()) return value->get<std::string>();
-  if (!value->is_number()) fields.refuse(key, "text or a number");
-  return value->dump();
-}
-
 bool is_blank(std::string_view text) {
   return text.find_first_not_of(" \t\r\v\f") == std::string_view::npos;
 }
@@ -65,7 +56,7 @@ Prediction parse_prediction(std::string_view line, const std::string& where) {
   else
     p.id = fields.text("id").value_or("");
   if (p.id.empty()) fields.missing("id");
-  p.set = label(fields, "set");
+  p.set = fields.label("set").value_or("");
   p.score = fields.number("score");
   if (!row.contains("rating")) fields.missing("rating");
   p.rating = fields.number("rating");
@@ -76,9 +67,9 @@ Prediction parse_prediction(std::string_view line, const std::string& where) {
   p.caption = fields.text("caption");
   p.reasoning = fields.text("reasoning");
   p.repeat = fields.integer("repeat", 0);
-  p.reference = label(fields, "reference");
-  p.type = label(fields, "type");
-  p.level = label(fields, "level");
+  p.reference = fields.label("reference").value_or("");
+  p.type = fields.label("type").value_or("");
+  p.level = fields.label("level").value_or("");
   p.out_of_scale = fields.boolean("out_of_scale").value_or(out_of_scale(p.rating));
   p.caption_out_of_scale = fields.boolean("caption_out_of_scale").value_or(out_of_scale(p.caption_rating));
   return p;

@@ -94,7 +94,7 @@ std::optional<TextFigures> texts_of(const PredictionSet& set, std::uint64_t seed
   std::size_t images = 0;
   bool any = false;
   for (const auto& image : set.images) {
-    if (is_blank(set.rows[image.front()]->human_text)) continue;
+    if (!has_human_text(*set.rows[image.front()])) continue;
     for (const std::size_t i : image) {
       pairs.push_back({images, set.rows[i]->text, set.rows[image.front()]->human_text});
       any = any || !is_blank(set.rows[i]->text);
@@ -140,6 +140,7 @@ class ConditionDraws {
 
 std::vector<double> differences(const std::vector<double>& a, const std::vector<double>& b) {
   std::vector<double> result;
+  result.reserve(a.size());
   for (std::size_t i = 0; i < a.size(); ++i) result.push_back(a[i] - b[i]);
   return result;
 }
@@ -212,6 +213,7 @@ ReportMean mean_over_sets(std::span<const ReportRow> rows, const std::string& co
   result.sets = static_cast<std::int64_t>(chosen.size());
   const auto average = [&](auto&& figure) {
     std::vector<double> values;
+    values.reserve(chosen.size());
     for (const ReportRow* row : chosen) values.push_back(figure(*row));
     return mean_or_none(values);  // NaN if one is
   };
@@ -257,6 +259,10 @@ ReportRow row_of(const PredictionSet& set, const std::string& condition, std::ui
 RatedImage rated_image(const Prediction& p, bool from_caption) {
   return from_caption ? RatedImage{*p.score, p.caption_rating, p.caption_out_of_scale}
                       : RatedImage{*p.score, p.rating, p.out_of_scale};
+}
+
+bool has_human_text(const Prediction& prediction) {
+  return !is_blank(prediction.human_text);
 }
 
 RandomStream bootstrap_stream(std::uint64_t seed, const std::string& set) {

@@ -97,6 +97,9 @@ Report report_of(std::span<const Prediction> predictions, const ReportOptions& o
 /// The rating of a prediction under a condition, as agreement_of() takes it. The prediction must have a score.
 RatedImage rated_image(const Prediction& prediction, bool from_caption);
 
+/// Whether people wrote about the image.
+bool has_human_text(const Prediction& prediction);
+
 /// The stream of the bootstrap's draws for a set.
 RandomStream bootstrap_stream(std::uint64_t seed, const std::string& set);
 /// The stream of the order that pairs images for the chance level.

@@ -168,4 +168,24 @@ std::string report_table(const Report& report) {
          answer_table(report) + text_table(report) + group_table(report);
 }
 
+std::string comparison_table(const std::vector<ComparisonRow>& rows, const std::string& a,
+                             const std::string& b) {
+  Columns columns({"set", "condition", "figure", "n", "A", "B", "A - B", "95 %"}, 3);
+  std::string signs;
+  for (const ComparisonRow& row : rows) {
+    for (const auto& [name, figure] : {std::pair("PLCC", row.plcc), std::pair("SRCC", row.srcc),
+                                       std::pair("RMSE", row.rmse), std::pair("MAE", row.mae)}) {
+      columns.add({row.set, row.condition, name, std::to_string(row.n), number(figure.a), number(figure.b),
+                   number(figure.difference), interval(figure.difference_ci)});
+    }
+    signs += fmt::format(
+        "{} {}: A is closer to the score {} times, B {} times, equal {} times; sign test p = {}\n", row.set,
+        row.condition, row.closer_a, row.closer_b, row.equal, fmt::format("{:.3g}", row.sign_test_p));
+    if (row.left_out > 0)
+      signs += fmt::format("{} {}: {} rows are left out, because both need a rating\n", row.set,
+                           row.condition, row.left_out);
+  }
+  return fmt::format("A: {}\nB: {}\n{}\n{}", a, b, columns.text(), signs);
+}
+
 }  // namespace biqa

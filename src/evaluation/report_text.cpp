@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <type_traits>
@@ -118,6 +119,22 @@ void for_each_field(const ReportMean& sets, Visit&& visit) {
   visit("rmse_fit5", sets.rmse_fit5);
 }
 
+template <typename Visit>
+void for_each_field(const ComparisonRow& r, Visit&& visit) {
+  visit("set", r.set);
+  visit("condition", r.condition);
+  visit("n", r.n);
+  visit("left_out", r.left_out);
+  visit("plcc", r.plcc);
+  visit("srcc", r.srcc);
+  visit("rmse", r.rmse);
+  visit("mae", r.mae);
+  visit("closer_a", r.closer_a);
+  visit("closer_b", r.closer_b);
+  visit("equal", r.equal);
+  visit("sign_test_p", r.sign_test_p);
+}
+
 Json json_of(double value) {
   return std::isfinite(value) ? Json(value) : Json();
 }
@@ -138,6 +155,12 @@ void put(Json& object, const std::string& name, const ChanceFigure& figure) {
   object[name] = json_of(figure.value);
   object[name + "_chance"] = json_of(figure.chance);
   object[name + "_excess"] = json_of(figure.excess());
+}
+void put(Json& object, const std::string& name, const ComparedFigure& figure) {
+  object[name + "_a"] = json_of(figure.a);
+  object[name + "_b"] = json_of(figure.b);
+  object[name + "_difference"] = json_of(figure.difference);
+  put(object, name + "_difference_ci", figure.difference_ci);
 }
 
 template <typename Record>
@@ -203,6 +226,7 @@ void add_block(std::string& csv, const std::vector<Json>& objects) {
 template <typename Record>
 void add_block_of(std::string& csv, const std::vector<Record>& records) {
   std::vector<Json> objects;
+  objects.reserve(records.size());
   for (const Record& record : records) objects.push_back(object_of(record));
   add_block(csv, objects);
 }
@@ -241,6 +265,77 @@ std::string report_csv(const Report& report) {
   add_block_of(csv, report.gaps);
   add_block_of(csv, report.means);
   return csv;
+}
+
+std::string comparison_json(const std::vector<ComparisonRow>& rows, const std::string& a,
+                            const std::string& b) {
+  const Json document{{"a", a}, {"b", b}, {"comparison", array_of(rows)}};
+  return document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+std::string comparison_csv(const std::vector<ComparisonRow>& rows) {
+  std::string csv;
+  add_block_of(csv, rows);
+  return csv;
+}
+
+std::string like_pyiqa(const Report& report) {
+  std::vector<std::string> sets, lines;
+  for (const ReportRow& row : report.rows) {
+    if (std::find(sets.begin(), sets.end(), row.set) == sets.end()) sets.push_back(row.set);
+  }
+  std::vector<std::string> head{"Metric name"};
+  for (const std::string& set : sets) {
+    head.push_back(csv_quoted(set + "(PLCC/SRCC/KRCC)"));
+    head.push_back(csv_quoted(set + "(biqa: PLCC/SRCC/KRCC)"));
+  }
+  std::string csv = fmt::format("{}\n", fmt::join(head, ","));
+  for (const char* condition : {"image", "caption"}) {
+    std::vector<std::string> cells{fmt::format("biqa {}", condition)};
+    bool any = false;
+    for (const std::string& set : sets) {
+      const auto row = std::find_if(report.rows.begin(), report.rows.end(), [&](const ReportRow& candidate) {
+        return candidate.set == set && candidate.condition == condition;
+      });
+      any = any || row != report.rows.end();
+      const Agreement figures = row == report.rows.end() ? Agreement{} : row->agreement;
+      cells.push_back(fmt::format("{:.4f}/{:.4f}/{:.4f}", std::abs(figures.plcc), std::abs(figures.srcc),
+                                  std::abs(figures.krcc)));
+      cells.push_back(fmt::format("{}/{}/{}", figures.plcc, figures.srcc, figures.krcc));
+    }
+    if (any) csv += fmt::format("{}\n", fmt::join(cells, ","));
+  }
+  return csv;
+}
+
+std::string judge_rows(std::span<const Prediction> predictions, std::uint64_t seed) {
+  std::string lines;
+  for (const PredictionSet& set : sets_of(predictions)) {
+    std::vector<const std::vector<std::size_t>*> images;
+    for (const auto& image : set.images) {
+      if (has_human_text(*set.rows[image.front()])) images.push_back(&image);
+    }
+    const std::vector<std::size_t> other = other_images(images.size(), chance_stream(seed, set.set));
+    for (std::size_t image = 0; image < images.size(); ++image) {
+      for (const std::size_t i : *images[image]) {
+        const Prediction& p = *set.rows[i];
+        const auto add = [&](const char* pair, const Prediction& human) {
+          Json line{{"id", p.id}, {"set", p.set}};
+          if (p.repeat) line["repeat"] = *p.repeat;
+          line["pair"] = pair;
+          line["answer"] = p.text;
+          if (p.caption) line["caption"] = *p.caption;
+          if (p.reasoning) line["reasoning"] = *p.reasoning;
+          line["human_text"] = human.human_text;
+          line["human_text_of"] = human.id;
+          lines += line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+        };
+        add("own", *set.rows[images[image]->front()]);
+        if (!other.empty()) add("other", *set.rows[images[other[image]]->front()]);
+      }
+    }
+  }
+  return lines;
 }
 
 }  // namespace biqa

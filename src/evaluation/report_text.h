@@ -2,8 +2,12 @@
 // The figures of biqa_eval as JSON, CSV and tables (docs/evaluation.md).
 #pragma once
 
+#include <cstdint>
+#include <span>
 #include <string>
+#include <vector>
 
+#include "evaluation/comparison.h"
 #include "evaluation/report.h"
 
 namespace biqa {
@@ -22,5 +26,22 @@ std::string report_json(const Report& report);
 std::string report_csv(const Report& report);
 /// For people.
 std::string report_table(const Report& report);
+
+/// The same of a comparison; `a` and `b` name the files.
+std::string comparison_json(const std::vector<ComparisonRow>& rows, const std::string& a,
+                            const std::string& b);
+std::string comparison_csv(const std::vector<ComparisonRow>& rows);
+std::string comparison_table(const std::vector<ComparisonRow>& rows, const std::string& a,
+                             const std::string& b);
+
+/// A table like those of pyiqa's benchmark: a line per condition, a column per set with the cells PLCC/SRCC/KRCC,
+/// absolute, of the ratings as they are, rounded to four decimals. Beside each a column with our figures, with sign and
+/// all digits.
+std::string like_pyiqa(const Report& report);
+
+/// One JSON object per line for an outside judge, two for each answer to an image with human text: the answer with the
+/// image's own human text (pair: own) and with that of another image (pair: other), as for the chance level. Another
+/// image exists only if two images of the set have a human text.
+std::string judge_rows(std::span<const Prediction> predictions, std::uint64_t seed);
 
 }  // namespace biqa

@@ -132,6 +132,14 @@ std::optional<std::string> JsonFields::text(const std::string& key) const {
   return value->get<std::string>();
 }
 
+std::optional<std::string> JsonFields::label(const std::string& key) const {
+  const nlohmann::json* value = find(key);
+  if (value == nullptr) return std::nullopt;
+  if (value->is_string()) return value->get<std::string>();
+  if (!value->is_number()) refuse(key, "a text or a number");
+  return value->dump();
+}
+
 std::optional<std::vector<std::int64_t>> JsonFields::integers(const std::string& key) const {
   const nlohmann::json* value = find(key);
   if (value == nullptr) return std::nullopt;

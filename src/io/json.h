@@ -46,6 +46,8 @@ class JsonFields {
   std::optional<double> number(const std::string& key) const;
   std::optional<bool> boolean(const std::string& key) const;
   std::optional<std::string> text(const std::string& key) const;
+  /// A text, or a number as it is written in JSON.
+  std::optional<std::string> label(const std::string& key) const;
   std::optional<std::vector<std::int64_t>> integers(const std::string& key) const;
   std::optional<std::vector<std::string>> texts(const std::string& key) const;
   std::optional<JsonFields> object(const std::string& key) const;

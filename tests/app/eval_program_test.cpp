@@ -3,7 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <signal.h>
+
+#include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -19,6 +23,7 @@ using Arguments = std::vector<std::string>;
 using Outcome = testing::ProgramOutcome;
 
 const std::string kProgram = (fs::path(BIQA_BIN_DIR) / "biqa_eval").string();
+const fs::path kTiny = fs::path(BIQA_SOURCE_DIR) / "assets/tiny";
 const std::string kPredictions = BIQA_SOURCE_DIR "/tests/fixtures/evaluation/predictions.jsonl";
 
 class EvalProgram : public ::testing::Test {
@@ -27,10 +32,11 @@ class EvalProgram : public ::testing::Test {
     if (!fs::exists(kProgram))
       GTEST_SKIP() << kProgram << " is not built: build biqa_eval_program to run this";
   }
+  Outcome run_words(const Arguments& words) const { return testing::run_program(folder_.path(), words); }
   Outcome run(const Arguments& more) const {
     Arguments words{kProgram};
     words.insert(words.end(), more.begin(), more.end());
-    return testing::run_program(folder_.path(), words);
+    return run_words(words);
   }
   static void expect_error(const Outcome& outcome, int code, const std::string& part) {
     EXPECT_EQ(outcome.code, code) << outcome.err;
@@ -39,8 +45,41 @@ class EvalProgram : public ::testing::Test {
     EXPECT_EQ(outcome.out, "");
   }
 
+  std::string path(const std::string& name) const { return (folder_.path() / name).string(); }
+  /// The first `count` images of the embedded test set. Two of them have a type and a reference.
+  std::string manifest(std::size_t count) const {
+    std::ifstream all(kTiny / "test.jsonl");
+    std::string content;
+    for (std::size_t i = 0; i < count; ++i) {
+      std::string line;
+      std::getline(all, line);
+      nlohmann::json row = nlohmann::json::parse(line);
+      row["image"] = (kTiny / row["image"].get<std::string>()).string();
+      if (i < 2) row.update({{"type", "blur"}, {"reference", "one"}});
+      content += row.dump() + "\n";
+    }
+    return folder_.write("images.jsonl", content).string();
+  }
+  /// Of the embedded model, which was made for these prompts.
+  static Arguments evaluation(const std::string& data, const std::string& predictions,
+                              const Arguments& more = {}) {
+    Arguments words{"--config",      BIQA_SOURCE_DIR "/configs/quickstart.yaml",
+                    "--data",        data,
+                    "--predictions", predictions,
+                    "--draws",       "20",
+                    "--format",      "json"};
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  }
+
   TemporaryFolder folder_;
 };
+
+std::size_t lines_in(const std::string& file) {
+  if (!fs::exists(file)) return 0;
+  const std::string content = file_content(file);
+  return static_cast<std::size_t>(std::count(content.begin(), content.end(), '\n'));
+}
 
 TEST_F(EvalProgram, GivesTheSameFiguresInEveryFormat) {
   const Outcome json = run({"--from-predictions", kPredictions, "--draws", "50", "--format", "json"});
@@ -82,7 +121,7 @@ TEST_F(EvalProgram, ConditionsAndGroups) {
 }
 
 TEST_F(EvalProgram, ErrorsAreOneLine) {
-  expect_error(run({}), 2, "--from-predictions");
+  expect_error(run({}), 2, "--model");
   expect_error(run({"--from-predictions", (folder_.path() / "absent.jsonl").string()}), 1, "absent.jsonl");
   expect_error(run({"--from-predictions", folder_.write("bad.jsonl", "{\"id\": 1}").string()}), 1,
                "bad.jsonl:1: rating is missing");
@@ -90,6 +129,206 @@ TEST_F(EvalProgram, ErrorsAreOneLine) {
   expect_error(run({"--from-predictions", kPredictions, "--conditions", "text"}), 2, "--conditions");
   expect_error(run({"--from-predictions", kPredictions, "--by", "colour"}), 2, "--by");
   expect_error(run({"--from-predictions", kPredictions, "--draws", "0"}), 2, "--draws");
+}
+
+TEST_F(EvalProgram, TheModelAndItsPredictionsGiveTheSameDocument) {
+  const std::string data = manifest(6), file = path("out.jsonl");
+  const Outcome whole = run(evaluation(data, file, {"--by", "type", "--judge-file", path("judge.jsonl")}));
+  ASSERT_EQ(whole.code, 0) << whole.err;
+  EXPECT_EQ(lines_in(file), 6U);
+  EXPECT_FALSE(fs::exists(file + ".part"));
+  const nlohmann::json document = nlohmann::json::parse(whole.out);
+  ASSERT_EQ(document["rows"].size(), 2U);
+  EXPECT_EQ(document["rows"][0]["set"], "test");
+  EXPECT_EQ(document["rows"][0]["decoding"], "greedy");
+  EXPECT_EQ(document["rows"][0]["n"], 6);
+  EXPECT_EQ(document["rows"][0]["parse_failures"], 0);
+  EXPECT_FALSE(document["rows"][0]["plcc"].is_null());
+  EXPECT_EQ(document["rows"][0]["texts"]["n"], 6);
+  EXPECT_EQ(document["groups"].size(), 2U);
+  EXPECT_EQ(lines_in(path("judge.jsonl")), 12U);
+  const Outcome again =
+      run({"--from-predictions", file, "--draws", "20", "--by", "type", "--format", "json"});
+  EXPECT_EQ(again.out, whole.out);
+  EXPECT_EQ(again.err, "");
+
+  // One at a time and with more threads, and on three ranks: the same file, byte for byte.
+  const std::string predictions = file_content(file);
+  EXPECT_EQ(run(evaluation(data, file, {"--batch", "1", "--threads", "2"})).code, 0);
+  EXPECT_EQ(file_content(file), predictions);
+  if (run_words({"mpirun", "--version"}).code != 0) GTEST_SKIP() << "mpirun does not start here";
+  Arguments words{"mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "3", kProgram};
+  const Arguments flags = evaluation(data, file, {"--by", "type"});
+  words.insert(words.end(), flags.begin(), flags.end());
+  fs::remove(file);
+  const Outcome ranks = run_words(words);
+  EXPECT_EQ(ranks.code, 0) << ranks.err;
+  EXPECT_EQ(ranks.out, whole.out);
+  EXPECT_EQ(file_content(file), predictions);
+}
+
+TEST_F(EvalProgram, RepeatsAreSamples) {
+  const std::string data = manifest(4), file = path("out.jsonl");
+  const Outcome outcome = run(evaluation(data, file, {"--repeats", "3", "--seed", "7"}));
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const nlohmann::json row = nlohmann::json::parse(outcome.out)["rows"][0];
+  EXPECT_EQ(row["decoding"], "sampled");
+  EXPECT_EQ(row["n"], 12);
+  EXPECT_EQ(row["repeats"], 3);
+  EXPECT_GT(row["instability"], 0);
+  EXPECT_EQ(run({"--from-predictions", file, "--draws", "20", "--format", "json"}).out, outcome.out);
+  const std::string predictions = file_content(file);
+  EXPECT_EQ(run(evaluation(data, file, {"--repeats", "3", "--seed", "7", "--batch", "3"})).code, 0);
+  EXPECT_EQ(file_content(file), predictions);
+  // The first repeat is the answer of a single sample, and another seed gives others.
+  EXPECT_EQ(run(evaluation(data, file, {"--seed", "7"})).code, 0);
+  EXPECT_EQ(file_content(file).substr(0, 200), predictions.substr(0, 200));
+  EXPECT_EQ(run(evaluation(data, file, {"--repeats", "3", "--seed", "8"})).code, 0);
+  EXPECT_NE(file_content(file), predictions);
+  expect_error(run(evaluation(data, file, {"--repeats", "3", "--greedy"})), 2, "--repeats");
+}
+
+TEST_F(EvalProgram, OneConditionAlone) {
+  const std::string data = manifest(3), file = path("out.jsonl");
+  const Outcome outcome = run(evaluation(data, file, {"--conditions", "image"}));
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(nlohmann::json::parse(outcome.out)["rows"].size(), 1U);
+  EXPECT_THAT(file_content(file), Not(HasSubstr("caption_rating")));
+  EXPECT_EQ(run({"--from-predictions", file, "--draws", "20", "--format", "json"}).out, outcome.out);
+}
+
+TEST_F(EvalProgram, GoesOnWhereItWasStopped) {
+  const std::string data = manifest(40), file = path("out.jsonl"), part = file + ".part";
+  testing::ProgramSurroundings stop;
+  stop.meanwhile = [&](pid_t child) {
+    if (lines_in(part) >= 3) ::kill(child, SIGTERM);
+  };
+  Arguments words{kProgram};
+  const Arguments flags = evaluation(data, file, {"--batch", "1"});
+  words.insert(words.end(), flags.begin(), flags.end());
+  const Outcome stopped = testing::run_program(folder_.path(), words, stop);
+  EXPECT_EQ(stopped.code, 75) << stopped.err;
+  EXPECT_EQ(stopped.out, "");
+  EXPECT_FALSE(fs::exists(file));
+  ASSERT_GE(lines_in(part), 3U);
+  EXPECT_THAT(stopped.err, HasSubstr("the same command goes on"));
+  // With other settings it must not go on.
+  expect_error(run(evaluation(data, file, {"--seed", "1"})), 1, "other settings");
+  // A killed machine may leave half a line.
+  const std::string kept = file_content(part);
+  std::ofstream(part, std::ios::app) << "{\"id\": \"test-00";
+  const Outcome finished = run(evaluation(data, file));
+  ASSERT_EQ(finished.code, 0) << finished.err;
+  EXPECT_FALSE(fs::exists(part));
+  EXPECT_EQ(lines_in(file), 40U);
+  // Earlier predictions were not computed again: a changed one is taken as it is.
+  const std::string first =
+      kept.substr(kept.find('\n') + 1, kept.find('\n', kept.find('\n') + 1) - kept.find('\n') - 1);
+  nlohmann::ordered_json changed = nlohmann::ordered_json::parse(first);
+  changed["rating"] = 4.75;
+  folder_.write("out.jsonl.part", kept.substr(0, kept.find('\n') + 1) + changed.dump() + "\n");
+  const Outcome continued = run(evaluation(data, path("out.jsonl")));
+  EXPECT_THAT(file_content(file), HasSubstr("\"rating\":4.75"));
+  EXPECT_NE(continued.out, finished.out);
+}
+
+TEST_F(EvalProgram, ImagesThatCannotBeReadAreReported) {
+  const std::string good = manifest(3);
+  const std::string bytes = file_content(kTiny / "sample_cat.png");
+  folder_.write("half.png", bytes.substr(0, bytes.size() / 2));
+  const std::string data =
+      folder_
+          .write("mixed.jsonl",
+                 "{\"id\": \"half\", \"image\": \"half.png\", \"score\": 3, \"set\": \"test\"}\n" +
+                     file_content(good))
+          .string();
+  const Outcome outcome = run(evaluation(data, path("out.jsonl"), {"--batch", "1"}));
+  EXPECT_EQ(outcome.code, 3) << outcome.err;
+  EXPECT_EQ(outcome.errors().size(), 1U) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("half.png"));
+  EXPECT_THAT(outcome.err, HasSubstr("1 of 4 images could not be evaluated"));
+  EXPECT_EQ(nlohmann::json::parse(outcome.out)["rows"][0]["n"], 3);
+  expect_error(run(evaluation(data, path("out.jsonl"), {"--data", data})), 2, "twice");
+  expect_error(run({"--model", path("absent"), "--data", good}), 1, "absent");
+  expect_error(run({"--data", good}), 2, "--model");
+  expect_error(run({"--config", BIQA_SOURCE_DIR "/configs/quickstart.yaml", "--from-predictions", good}), 2,
+               "exclude each other");
+}
+
+TEST_F(EvalProgram, ComparesTwoFiles) {
+  std::string a, b;
+  for (int i = 0; i < 8; ++i) {
+    const double score = 1 + 0.5 * i;
+    const auto line = [&](double rating) {
+      return nlohmann::json{{"id", i}, {"set", "s"}, {"score", score}, {"rating", rating}}.dump() + "\n";
+    };
+    a += line(score + (i % 2 == 0 ? 0.125 : -0.125));
+    if (i < 7) b += line(score + 0.5 * (i % 3) - (i == 0 ? 0 : 0.25));
+  }
+  const std::string first = folder_.write("a.jsonl", a).string(),
+                    second = folder_.write("b.jsonl", b).string();
+  const Outcome outcome = run({"--compare", first, second, "--format", "json"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const nlohmann::json row = nlohmann::json::parse(outcome.out)["comparison"].at(0);
+  EXPECT_EQ(row["n"], 7);
+  EXPECT_EQ(row["left_out"], 1);
+  EXPECT_EQ(row["closer_a"], 6);
+  EXPECT_EQ(row["closer_b"], 1);
+  EXPECT_DOUBLE_EQ(row["sign_test_p"].get<double>(), 2 * (1 + 7) / 128.0);
+  EXPECT_DOUBLE_EQ(row["mae_a"].get<double>(), 0.125);
+  EXPECT_LT(row["mae_difference_ci"][0], row["mae_difference"]);
+  EXPECT_LT(row["mae_difference"], row["mae_difference_ci"][1]);
+  // With itself nothing differs, and B first turns the signs.
+  const nlohmann::json same =
+      nlohmann::json::parse(run({"--compare", first, first, "--format", "json"}).out)["comparison"][0];
+  EXPECT_EQ(same["plcc_difference"], 0.0);
+  EXPECT_EQ(same["plcc_difference_ci"], nlohmann::json::array({0.0, 0.0}));
+  EXPECT_EQ(same["equal"], 8);
+  EXPECT_EQ(same["sign_test_p"], 1.0);
+  const nlohmann::json turned =
+      nlohmann::json::parse(run({"--compare", second, first, "--format", "json"}).out)["comparison"][0];
+  EXPECT_EQ(turned["mae_difference"].get<double>(), -row["mae_difference"].get<double>());
+  EXPECT_EQ(turned["left_out"], 1);
+  EXPECT_THAT(run({"--compare", first, second}).out, HasSubstr("sign test p = 0.125"));
+  EXPECT_THAT(run({"--compare", first, second, "--format", "csv"}).out, HasSubstr("mae_difference_ci_low"));
+
+  expect_error(run({"--compare", first}), 2, "two files");
+  const std::string other =
+      folder_.write("c.jsonl", R"({"id": 1, "set": "s", "score": 9, "rating": 2})").string();
+  expect_error(run({"--compare", first, other}), 1, "its scores are 1.5 and 9");
+  const std::string foreign =
+      folder_.write("d.jsonl", R"({"id": 1, "set": "t", "score": 9, "rating": 2})").string();
+  expect_error(run({"--compare", first, foreign}), 1, "no set in common");
+}
+
+TEST_F(EvalProgram, TablesLikePyiqaAndRowsForAJudge) {
+  const std::string rows =
+      folder_
+          .write("rows.jsonl",
+                 R"({"id": 1, "set": "s", "score": 1, "rating": 3, "text": "dark", "human_text": "too dark"}
+{"id": 2, "set": "s", "score": 2, "rating": 2, "text": "dim", "human_text": "fine"}
+{"id": 3, "set": "s", "score": 4, "rating": 1.5, "text": "ok"}
+{"id": 1, "set": "t", "score": 4, "rating": 1.5, "human_text": "alone"}
+)")
+          .string();
+  const Outcome outcome =
+      run({"--from-predictions", rows, "--like-pyiqa", path("p.csv"), "--judge-file", path("j.jsonl")});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(
+      file_content(path("p.csv")),
+      "Metric name,\"s(PLCC/SRCC/KRCC)\",\"s(biqa: PLCC/SRCC/KRCC)\",\"t(PLCC/SRCC/KRCC)\","
+      "\"t(biqa: PLCC/SRCC/KRCC)\"\n"
+      "biqa image,0.9286/1.0000/1.0000,-0.9285714285714286/-0.9999999999999999/-1,nan/nan/nan,nan/nan/nan\n");
+  std::vector<nlohmann::json> lines;
+  std::ifstream file(path("j.jsonl"));
+  for (std::string line; std::getline(file, line);) lines.push_back(nlohmann::json::parse(line));
+  ASSERT_EQ(lines.size(), 5U);
+  EXPECT_EQ(lines[0]["pair"], "own");
+  EXPECT_EQ(lines[0]["human_text"], "too dark");
+  EXPECT_EQ(lines[1]["pair"], "other");
+  EXPECT_EQ(lines[1]["answer"], "dark");
+  EXPECT_EQ(lines[1]["human_text"], "fine");
+  EXPECT_EQ(lines[4]["pair"], "own");  // the only text of its set
 }
 
 }  // namespace

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "app/model_flags.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "core/processors.h"
+#include "data/prompts.h"
+
+namespace biqa {
+
+namespace fs = std::filesystem;
+
+std::vector<FlagInfo> with_model_flags(std::vector<FlagInfo> before, const std::vector<FlagInfo>& after) {
+  const std::vector<FlagInfo> model{
+      {"model", "DIR", "model folder; without it the model of --config or of the run in --adapter", ""},
+      {"adapter", "PATH", "PEFT folder, adapter.h5, checkpoint or run folder", ""},
+      {"config", "FILE", "configuration whose model, prompts and limits are used", ""},
+      {"prompts", "PROFILE", "prompt profile instead of the configuration's prompts: paper or released",
+       "paper"},
+      {"greedy", "", "always take the most likely token (default unless --seed is given)", "false"},
+      {"seed", "N",
+       "sample instead, at temperature 1, with this seed; the random numbers depend on the image's name", ""},
+      {"max-new-tokens", "N",
+       "maximum of tokens in a completion; without it the configuration's, otherwise 1024", "0"},
+      {"max-pixels", "N",
+       "images above this area are shrunk, pixels; 0: as in the configuration or model folder", "0"},
+      {"dtype", "TYPE", "f32 or bf16; without it the configuration's, otherwise f32", ""},
+      {"device", "DEVICE", "cpu or cuda", "cpu"},
+      {"threads", "N", "threads; 0: all processors that the program may use, or OMP_NUM_THREADS", "0"}};
+  before.insert(before.end(), model.begin(), model.end());
+  before.insert(before.end(), after.begin(), after.end());
+  return before;
+}
+
+std::optional<Config> find_config(const CommandLine& line) {
+  if (line.has("adapter") && !fs::exists(line.text("adapter")))
+    fail("cannot read adapter {}: no such file or folder; name a run, a checkpoint or a PEFT folder",
+         line.text("adapter"));
+  if (line.has("config")) return load_config(line.text("config"));
+  if (!line.has("adapter")) return std::nullopt;
+  fs::path folder = fs::absolute(line.text("adapter")).lexically_normal();
+  for (int level = 0; level < 4 && folder.has_parent_path(); ++level, folder = folder.parent_path()) {
+    if (fs::exists(folder / "config.yaml")) return load_config(folder / "config.yaml");
+  }
+  return std::nullopt;
+}
+
+PolicyOptions policy_options(const CommandLine& line, const std::optional<Config>& config, int processors) {
+  PolicyOptions options;
+  if (line.has("model"))
+    options.path = line.text("model");
+  else if (config)
+    options.path = config->model.path;
+  else
+    fail_usage(
+        "flag --model is missing: name a checkpoint folder, or a configuration with --config, or a run "
+        "folder with --adapter");
+  const std::string dtype = line.has("dtype") ? line.choice("dtype", {"f32", "bf16"})
+                            : config && config->model.dtype == DType::bf16 ? "bf16"
+                                                                           : "f32";
+  options.dtype = dtype == "bf16" ? DType::bf16 : DType::f32;
+  options.device = line.choice("device", {"cpu", "cuda"});
+  options.threads = threads_for(processors, static_cast<int>(line.integer("threads", 0, 1024)));
+  if (config) options.pixels = config->model.pixels();
+  if (const std::int64_t asked = line.integer("max-pixels", 0, std::int64_t{1} << 31); asked > 0) {
+    options.pixels.max = asked;
+    options.pixels.max_given = true;
+  }
+  return options;
+}
+
+std::optional<Lora> read_adapter(const CommandLine& line, const std::optional<Config>& config,
+                                 PolicyOptions& options) {
+  const fs::path adapter = line.has("adapter") ? fs::path(line.text("adapter"))
+                           : config            ? config->model.adapter
+                                               : fs::path();
+  if (adapter.empty()) return std::nullopt;
+  Lora lora = read_adapter_for(options.path, adapter);
+  options.frozen = lora.frozen;
+  return lora;
+}
+
+RolloutOptions rollout_options(const CommandLine& line, const std::optional<Config>& config) {
+  const Profile profile = named_profile(line.choice("prompts", {"paper", "released"}));
+  if (line.on("greedy") && line.has("seed"))
+    fail_usage("flags --greedy and --seed exclude each other: give one of them");
+  RolloutOptions options;
+  options.group_size = 1;
+  options.prompts = config && !line.has("prompts") ? config->prompts.texts : default_prompts(profile);
+  options.sampling.greedy = !line.has("seed");
+  if (line.has("seed"))
+    options.seed = static_cast<std::uint64_t>(line.integer("seed", 0, std::int64_t{1} << 62));
+  if (config) {
+    options.sampling.max_new_tokens = config->rollout.max_new_tokens;
+    options.stage2_max_new_tokens = config->rollout.stage2_max_new_tokens;
+    options.stage2_with_reasoning = config->stage2.input == Stage2Input::caption_reasoning;
+    options.strip_ratings = config->stage2.leak_guard == LeakGuard::strip;
+  }
+  const std::int64_t limit = line.integer("max-new-tokens", 0, 1 << 20);
+  if (limit > 0) options.sampling.max_new_tokens = limit;
+  return options;
+}
+
+void fit_to_model(const CommandLine& line, const std::optional<Config>& config, const Policy& policy,
+                  RolloutOptions& options) {
+  const std::int64_t positions = policy.model->config().text.max_position;
+  if (!config && line.integer("max-new-tokens", 0, 1 << 20) == 0 && positions > 0)
+    options.sampling.max_new_tokens = std::min(options.sampling.max_new_tokens, positions / 2);
+}
+
+}  // namespace biqa
