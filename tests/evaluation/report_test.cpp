@@ -99,6 +99,17 @@ TEST(Report, FitsAgreeWithScipy) {
   EXPECT_EQ(compared, 8);
 }
 
+/// The logarithms in it reach 4e5, so doubles allow a relative error of about 4e5 · 2^-52 = 1e-10.
+TEST(Report, SignTestAgreesWithScipy) {
+  const nlohmann::json expected = expected_document().at("sign_tests");
+  ASSERT_EQ(expected.size(), 8U);
+  for (const auto& row : expected) {
+    const auto p = row[2].get<double>();
+    EXPECT_NEAR(sign_test(row[0], row[1]), p, 1e-10 * p) << row;
+  }
+  EXPECT_EQ(sign_test(0, 0), 1);
+}
+
 TEST(Report, DrawnPairsEqualTheStatisticsOfTheDrawnValues) {
   const std::vector<double> x{3, 3, 1, 2.5, 4, 4, 4, 1}, y{1, 2, 2, 5, 3, 3, 4, 0};
   DrawnPairs pairs(x, y);

@@ -180,7 +180,9 @@ def clean(value):
 
 def main():
     rows = predictions()
-    document = {"command": COMMAND, "draws": DRAWS, "seed": SEED, "rows": [], "gaps": []}
+    document = {"command": COMMAND, "draws": DRAWS, "seed": SEED, "rows": [], "gaps": [],
+                "sign_tests": [[wins, losses, stats.binomtest(wins, wins + losses).pvalue] for wins, losses in
+                               ((1, 0), (0, 3), (4, 4), (7, 8), (90, 60), (5200, 4900), (3000, 2500), (20000, 20000))]}
     for name in dict.fromkeys(r["set"] for r in rows):
         members = [r for r in rows if r["set"] == name]
         conditions, gap = intervals(members, name)
