@@ -61,6 +61,7 @@ std::string counted(const std::vector<std::string>& names) {
 std::string describe_rest(const std::map<std::string, std::vector<std::string>>& files,
                           const std::vector<std::string>& folders) {
   std::vector<std::string> parts;
+  parts.reserve(files.size() + 1);
   for (const auto& [ending, names] : files)
     parts.push_back(fmt::format("files {}: {}", ending.empty() ? "without ending" : ending, counted(names)));
   if (!folders.empty()) parts.push_back(fmt::format("subfolders: {}", counted(folders)));

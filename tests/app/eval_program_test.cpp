@@ -26,6 +26,7 @@ using Outcome = testing::ProgramOutcome;
 
 const std::string kProgram = (fs::path(BIQA_BIN_DIR) / "biqa_eval").string();
 const fs::path kTiny = fs::path(BIQA_SOURCE_DIR) / "assets/tiny";
+const std::string kQuickstart = BIQA_SOURCE_DIR "/configs/quickstart.yaml";
 const std::string kPredictions = BIQA_SOURCE_DIR "/tests/fixtures/evaluation/predictions.jsonl";
 
 class EvalProgram : public ::testing::Test {
@@ -65,11 +66,8 @@ class EvalProgram : public ::testing::Test {
   /// Of the embedded model, which was made for these prompts.
   static Arguments evaluation(const std::string& data, const std::string& predictions,
                               const Arguments& more = {}) {
-    Arguments words{"--config",      BIQA_SOURCE_DIR "/configs/quickstart.yaml",
-                    "--data",        data,
-                    "--predictions", predictions,
-                    "--draws",       "20",
-                    "--format",      "json"};
+    Arguments words{"--config",  kQuickstart, "--data", data,       "--predictions",
+                    predictions, "--draws",   "20",     "--format", "json"};
     words.insert(words.end(), more.begin(), more.end());
     return words;
   }
@@ -253,8 +251,7 @@ TEST_F(EvalProgram, ImagesThatCannotBeReadAreReported) {
   expect_error(run(evaluation(data, path("out.jsonl"), {"--data", data})), 2, "twice");
   expect_error(run({"--model", path("absent"), "--data", good}), 1, "absent");
   expect_error(run({"--data", good}), 2, "--model");
-  expect_error(run({"--config", BIQA_SOURCE_DIR "/configs/quickstart.yaml", "--from-predictions", good}), 2,
-               "exclude each other");
+  expect_error(run({"--config", kQuickstart, "--from-predictions", good}), 2, "exclude each other");
 }
 
 TEST_F(EvalProgram, ComparesTwoFiles) {
