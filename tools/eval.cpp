@@ -173,7 +173,12 @@ Answering read_inputs(const CommandLine& line, const ReportOptions& report) {
   inputs.model = policy_options(line, inputs.config, usable_processors());
   inputs.options = rollout_options(line, inputs.config);
   inputs.options.group_size = line.integer("repeats", 1, 1000);
-  inputs.options.stage2 = report.conditions.back() == "caption";
+  const bool has_caption = !inputs.options.prompts.profile.caption_tag.empty();
+  const bool asks_caption = report.conditions.back() == "caption";
+  if (asks_caption && !has_caption && line.has("conditions"))
+    fail_usage("flag --conditions is '{}': the answers of this prompt profile have no caption; give image",
+               line.text("conditions"));
+  inputs.options.stage2 = asks_caption && has_caption;
   if (inputs.options.group_size > 1) {
     if (line.on("greedy"))
       fail_usage("flags --greedy and --repeats exclude each other: greedy answers do not differ");

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "app/model_flags.h"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <filesystem>
 
 #include "core/processors.h"
+#include "data/profile_names.h"
 #include "data/prompts.h"
 
 namespace biqa {
@@ -16,7 +20,9 @@ std::vector<FlagInfo> with_model_flags(std::vector<FlagInfo> before, const std::
       {"model", "DIR", "model folder; without it the model of --config or of the run in --adapter", ""},
       {"adapter", "PATH", "PEFT folder, adapter.h5, checkpoint or run folder", ""},
       {"config", "FILE", "configuration whose model, prompts and limits are used", ""},
-      {"prompts", "PROFILE", "prompt profile instead of the configuration's prompts: paper or released",
+      {"prompts", "PROFILE",
+       fmt::format("prompt profile instead of the configuration's prompts: {}",
+                   fmt::join(kProfileNames, ", ")),
        "paper"},
       {"greedy", "", "always take the most likely token (default unless --seed is given)", "false"},
       {"seed", "N",
@@ -82,7 +88,7 @@ std::optional<Lora> read_adapter(const CommandLine& line, const std::optional<Co
 }
 
 RolloutOptions rollout_options(const CommandLine& line, const std::optional<Config>& config) {
-  const Profile profile = named_profile(line.choice("prompts", {"paper", "released"}));
+  const Profile profile = named_profile(line.choice("prompts", {kProfileNames.begin(), kProfileNames.end()}));
   if (line.on("greedy") && line.has("seed"))
     fail_usage("flags --greedy and --seed exclude each other: give one of them");
   RolloutOptions options;

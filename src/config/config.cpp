@@ -190,6 +190,12 @@ void check_together(const Config& c, const YamlNode& root) {
         "objective.loss: sft",
         where("rollout", "group_size"));
   }
+  if (c.stage2.enabled && c.prompts.texts.profile.caption_tag.empty()) {
+    fail_usage(
+        "cannot use prompts.profile at {}: the completions of {} have no caption for the second stage; set "
+        "stage2.enabled: false",
+        where("prompts", "profile"), c.prompts.profile);
+  }
   if (c.stage2.enabled && c.prompts.texts.stage2_user.find(kCaptionField) == std::string::npos) {
     fail_usage(
         "cannot use prompts.stage2_user at {}: it does not contain {}; write {} where the caption belongs",

@@ -70,7 +70,7 @@ struct Stage2Settings {
 
 /// `prompts`: missing texts are those of default_prompts(profile).
 struct PromptSettings {
-  std::string profile = "paper";  ///< paper or released
+  std::string profile = "paper";  ///< one of kProfileNames
   PromptTexts texts = default_prompts(named_profile("paper"));
 };
 

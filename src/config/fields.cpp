@@ -14,6 +14,7 @@
 #include "config/best_metric.h"
 #include "core/error.h"
 #include "core/names.h"
+#include "data/profile_names.h"
 
 namespace biqa {
 namespace {
@@ -330,8 +331,9 @@ void prompts_fields(Fields& f, PromptSettings& prompts) {
   f.add(
       "profile",
       [&prompts](const YamlNode& node, const std::string& full) {
-        if (node.kind != YamlKind::scalar || (node.text != "paper" && node.text != "released")) {
-          refuse_value(node, full, "one of paper, released");
+        if (node.kind != YamlKind::scalar ||
+            std::find(kProfileNames.begin(), kProfileNames.end(), node.text) == kProfileNames.end()) {
+          refuse_value(node, full, fmt::format("one of {}", fmt::join(kProfileNames, ", ")));
         }
         prompts.profile = node.text;
         prompts.texts = default_prompts(named_profile(node.text));

@@ -2,15 +2,19 @@
 #include "data/prompts.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "core/error.h"
+#include "data/profile_names.h"
 
 namespace biqa {
 
 Profile named_profile(std::string_view name) {
   if (name == "paper") return {"caption", "reasoning", "rating", false};
   if (name == "released") return {"caption", "think", "answer", true};
-  fail_usage("prompt profile '{}': unknown; choose paper or released", name);
+  if (name == "answer-number") return {"", "think", "answer", false};
+  if (name == "answer-json") return {"", "think", "answer", true};
+  fail_usage("prompt profile '{}': unknown; choose {}", name, fmt::join(kProfileNames, ", "));
 }
 
 PromptTexts default_prompts(const Profile& profile) {
@@ -20,6 +24,18 @@ PromptTexts default_prompts(const Profile& profile) {
           : "as a number from 1 (very bad) to 5 (excellent) with two decimals and nothing else";
   PromptTexts texts;
   texts.profile = profile;
+  texts.stage2_user = fmt::format(
+      "Someone who looked at a picture describes it so:\n{0}\n\n"
+      "How good is the technical quality of that picture? Answer between <{1}> and </{1}> {2}.",
+      kCaptionField, profile.rating_tag, number);
+  if (profile.caption_tag.empty()) {
+    texts.user = fmt::format(
+        "Judge the technical quality of this picture. First think about blur, noise, compression, exposure, "
+        "colour "
+        "and contrast, between <{0}> and </{0}>. Then give the quality between <{1}> and </{1}> {2}.",
+        profile.reasoning_tag, profile.rating_tag, number);
+    return texts;
+  }
   texts.user = fmt::format(
       "Judge the technical quality of this picture. Answer in exactly three parts, in this order, with "
       "nothing around "
@@ -33,10 +49,6 @@ PromptTexts default_prompts(const Profile& profile) {
       "it.\n"
       "3. Between <{2}> and </{2}>, give the quality {3}.",
       profile.caption_tag, profile.reasoning_tag, profile.rating_tag, number);
-  texts.stage2_user = fmt::format(
-      "Someone who looked at a picture describes it so:\n{0}\n\n"
-      "How good is the technical quality of that picture? Answer between <{1}> and </{1}> {2}.",
-      kCaptionField, profile.rating_tag, number);
   return texts;
 }
 

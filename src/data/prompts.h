@@ -8,13 +8,13 @@
 
 namespace biqa {
 
-/// The parts of a first-stage completion, in this order. Tags without angle brackets.
+/// The parts of a first-stage completion, in this order. Tags without angle brackets. An empty caption tag: no caption.
 struct Profile {
   std::string caption_tag, reasoning_tag, rating_tag;
   bool json_rating = false;  ///< the rating part contains {"rating": x} instead of x
 };
 
-/// "paper": caption, reasoning, rating. "released": caption, think, answer with a JSON object.
+/// The profile of that name (data/profile_names.h).
 /// Throws Error (usage) on another name.
 Profile named_profile(std::string_view name);
 

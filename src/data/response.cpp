@@ -38,7 +38,9 @@ struct Part {
   std::string_view content;        ///< trimmed
 };
 
+/// An empty tag names a part that the profile does not have.
 std::optional<Part> find_part(std::string_view text, std::string_view tag) {
+  if (tag.empty()) return std::nullopt;
   const std::string opening = fmt::format("<{}>", tag);
   const std::string closing = fmt::format("</{}>", tag);
   const auto begin = find_only(text, opening);
@@ -136,14 +138,14 @@ Stage1Response parse_stage1(const Profile& profile, std::string_view text) {
   if (caption) response.caption = std::string(caption->content);
   if (reasoning) response.reasoning = std::string(reasoning->content);
   if (rating) response.rating = parse_rating(profile, rating->content);
-  if (!caption || !reasoning || !response.rating || caption->content.empty() || reasoning->content.empty()) {
-    return response;
-  }
+  const bool has_caption = profile.caption_tag.empty() || (caption && !caption->content.empty());
+  if (!has_caption || !reasoning || reasoning->content.empty() || !response.rating) return response;
   const auto blank = [&](std::size_t from, std::size_t to) {
     return from <= to && trim(text.substr(from, to - from)).empty();
   };
-  response.format_ok = blank(0, caption->begin) && blank(caption->end, reasoning->begin) &&
-                       blank(reasoning->end, rating->begin) && blank(rating->end, text.size());
+  const bool begins_well = caption ? blank(0, caption->begin) && blank(caption->end, reasoning->begin)
+                                   : blank(0, reasoning->begin);
+  response.format_ok = begins_well && blank(reasoning->end, rating->begin) && blank(rating->end, text.size());
   return response;
 }
 

@@ -15,7 +15,7 @@ namespace biqa {
 /// this order. A repeated tag is ambiguous, so its part counts as absent. Other parts may be missing or misplaced, so a
 /// completion with a wrong format can still have a rating.
 struct Stage1Response {
-  /// The completion consists of the three parts in the order of the profile, with only white space around them. Caption
+  /// The completion consists of the parts in the order of the profile, with only white space around them. Caption
   /// and reasoning are not blank, and the rating is a number.
   bool format_ok = false;
   std::optional<std::string> caption, reasoning;  ///< without white space at both ends

@@ -330,5 +330,24 @@ TEST_F(EvalProgram, TablesLikePyiqaAndRowsForAJudge) {
   EXPECT_EQ(lines[4]["pair"], "own");  // the only text of its set
 }
 
+TEST_F(EvalProgram, AnswersWithoutCaptionHaveOneCondition) {
+  const std::string data = manifest(2), file = path("out.jsonl");
+  const std::string config = folder_
+                                 .write("own.yaml", "model: {path: " + (kTiny / "model").string() +
+                                                        ", dtype: f32, max_pixels: 12544}\n"
+                                                        "prompts: {profile: answer-number, user: Rate.}\n"
+                                                        "stage2: {enabled: false}\n"
+                                                        "rollout: {max_new_tokens: 8}\n")
+                                 .string();
+  const Outcome outcome =
+      run({"--config", config, "--data", data, "--predictions", file, "--format", "json"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const nlohmann::json document = nlohmann::json::parse(outcome.out);
+  ASSERT_EQ(document["rows"].size(), 1U);
+  EXPECT_EQ(document["rows"][0]["parse_failures"], 2);  // the embedded model knows no such tags
+  EXPECT_EQ(run({"--from-predictions", file, "--format", "json"}).out, outcome.out);
+  expect_error(run({"--config", config, "--data", data, "--conditions", "caption"}), 2, "no caption");
+}
+
 }  // namespace
 }  // namespace biqa

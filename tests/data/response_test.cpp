@@ -210,5 +210,27 @@ TEST(Response, WordCount) {
   EXPECT_EQ(word_count(" a  sharp,\nred-ish car "), 4U);
 }
 
+TEST(Response, ProfilesWithoutCaption) {
+  const Profile number = named_profile("answer-number"), json = named_profile("answer-json");
+  const Stage1Response plain = parse_stage1(number, "<think>sharp, dark</think> <answer>3.52</answer>");
+  EXPECT_TRUE(plain.format_ok);
+  EXPECT_EQ(plain.rating, 3.52);
+  EXPECT_EQ(plain.reasoning, "sharp, dark");
+  EXPECT_FALSE(plain.caption);
+  EXPECT_EQ(parse_stage1(json, "<think>x</think>\n<answer> {\"rating\": 4} </answer>").rating, 4);
+  EXPECT_TRUE(parse_stage1(json, "<think>x</think>\n<answer> {\"rating\": 4} </answer>").format_ok);
+  // Each accepts what its own form is and nothing else.
+  EXPECT_FALSE(parse_stage1(number, "<think>x</think><answer>{\"rating\": 4}</answer>").rating);
+  EXPECT_FALSE(parse_stage1(json, "<think>x</think><answer>4</answer>").rating);
+  for (const char* text :
+       {"<answer>3</answer>", "So: <think>x</think><answer>3</answer>", "<think></think><answer>3</answer>",
+        "<answer>3</answer><think>x</think>", "<think>x</think><answer>3</answer> stars"}) {
+    EXPECT_EQ(parse_stage1(number, text).rating, 3) << text;
+    EXPECT_FALSE(parse_stage1(number, text).format_ok) << text;
+  }
+  EXPECT_FALSE(parse_stage1(number, "<>a</><think>x</think><answer>3</answer>").caption);
+  EXPECT_FALSE(parse_stage1(number, "<answer>3</answer><answer>3</answer>").rating);
+}
+
 }  // namespace
 }  // namespace biqa

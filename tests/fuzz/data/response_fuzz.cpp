@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the model wrote: any bytes give an answer.
+#include "data/profile_names.h"
 #include "data/response.h"
 
 #include <glog/logging.h>
@@ -17,7 +18,7 @@ void check_rouge(const Rouge& rouge) {
 }
 
 void run(std::string_view input) {
-  for (const char* name : {"paper", "released"}) {
+  for (const char* name : kProfileNames) {
     const Profile profile = named_profile(name);
     const Stage1Response response = parse_stage1(profile, input);
     if (response.rating) CHECK(std::isfinite(*response.rating));
