@@ -244,6 +244,19 @@ TEST(Report, ConditionsThatWereNotAskedForAreLeftOut) {
   EXPECT_EQ(document_of(rows)["rows"].size(), 1U);
 }
 
+TEST(Report, EveryFigureIsDocumented) {
+  const std::string document = file_content(BIQA_SOURCE_DIR "/docs/evaluation.md");
+  const nlohmann::json got = document_of(read_predictions(kFixtures + "predictions.jsonl"));
+  std::vector<std::string> names;
+  for (const auto& [key, value] : got["rows"][0].items()) names.push_back(key);
+  for (const auto& [key, value] : got["rows"][0]["texts"].items()) {
+    if (!key.ends_with("_chance") && !key.ends_with("_excess")) names.push_back(key);
+  }
+  EXPECT_GT(names.size(), 40U);
+  for (const std::string& name : names)
+    EXPECT_NE(document.find("`" + name + "`"), std::string::npos) << name << " is not in docs/evaluation.md";
+}
+
 TEST(TextFigures, ATextWithoutAnotherHasNoChanceLevelAndNoFigure) {
   const std::vector<TextPair> one{{0, "a sharp photo", "a sharp picture"}};
   const TextFigures figures = text_figures(one, 1, RandomStream{1});
