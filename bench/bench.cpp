@@ -300,6 +300,25 @@ nlohmann::json median_of(const std::vector<nlohmann::json>& rows) {
   return median;
 }
 
+nlohmann::json processor_limits(int threads) {
+  nlohmann::json limits = nlohmann::json::object();
+  for (const DType type : {DType::f32, DType::bf16})
+    limits[fmt::format("gemm_gflops_{}", name_of(type))] =
+        product_rate(*make_ops({"cpu", type, threads}), 512, 2048);
+  limits["read_gb_s"] = read_rate(threads);
+  return limits;
+}
+
+nlohmann::json gpu_limits(Ops& ops, std::int64_t size) {
+  nlohmann::json limits = nlohmann::json::object();
+  limits[fmt::format("gemm_gflops_{}", name_of(ops.compute_type()))] = product_rate(ops, size, size);
+  if (const GpuCard* card = find_gpu_card(ops.device_name())) {
+    limits["sheet_gflops_bf16"] = card->peak_flop / 1e9;
+    limits["sheet_gb_s"] = card->bandwidth / 1e9;
+  }
+  return limits;
+}
+
 ExitCode bench(const CommandLine& line) {
   if (!line.has("model") || !line.has("images"))
     fail_usage("flags --model and --images are needed; see biqa_bench --help");
@@ -354,22 +373,9 @@ ExitCode bench(const CommandLine& line) {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   median["peak_rss_bytes"] = static_cast<std::int64_t>(usage.ru_maxrss) * 1024;
-  nlohmann::json limits = nlohmann::json::object();
-  if (device == "cpu") {
-    for (const DType type : {DType::f32, DType::bf16})
-      limits[fmt::format("gemm_gflops_{}", name_of(type))] =
-          product_rate(*make_ops({"cpu", type, threads}), 512, 2048);
-    limits["read_gb_s"] = read_rate(threads);
-  } else {
-    const std::string gpu = policy.model->ops().device_name();
-    median["device_peak_bytes"] = device_memory_total().peak;  // before the product's own
-    limits[fmt::format("gemm_gflops_{}", name_of(dtype))] =
-        product_rate(policy.model->ops(), limit_size, limit_size);
-    if (const GpuCard* card = find_gpu_card(gpu)) {
-      limits["sheet_gflops_bf16"] = card->peak_flop / 1e9;
-      limits["sheet_gb_s"] = card->bandwidth / 1e9;
-    }
-  }
+  if (device == "cuda") median["device_peak_bytes"] = device_memory_total().peak;  // before the limits' own
+  const nlohmann::json limits =
+      device == "cpu" ? processor_limits(threads) : gpu_limits(policy.model->ops(), limit_size);
   if (format == "json") {
     fmt::print("{}\n", nlohmann::json{{"repeats", rows}, {"median", median}, {"limits", limits}}.dump(2));
   } else {
