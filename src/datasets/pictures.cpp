@@ -22,12 +22,6 @@ std::string stem_of(const std::string& name) {
   return lower_case(fs::path(name).stem().string());
 }
 
-bool is_picture_name(const std::string& name) {
-  static const std::unordered_set<std::string> kEndings{".jpg", ".jpeg", ".png", ".bmp", ".webp",
-                                                        ".tif", ".tiff", ".ppm", ".pgm"};
-  return kEndings.contains(lower_case(fs::path(name).extension().string()));
-}
-
 /// The parts of a name between slashes. Empty for a name that leaves its folder or names none.
 std::vector<std::string> parts_of(std::string name) {
   std::replace(name.begin(), name.end(), '\\', '/');
@@ -51,6 +45,12 @@ std::vector<std::string> entries_of(const FolderListing& listing, const std::str
 }
 
 }  // namespace
+
+bool is_picture_name(const std::string& name) {
+  static const std::unordered_set<std::string> kEndings{".jpg", ".jpeg", ".png", ".bmp", ".webp",
+                                                        ".tif", ".tiff", ".ppm", ".pgm"};
+  return kEndings.contains(lower_case(fs::path(name).extension().string()));
+}
 
 PictureFinder::PictureFinder(fs::path root, std::vector<std::string> folders, bool nested)
     : root_(std::move(root)), nested_(nested) {

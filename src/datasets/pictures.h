@@ -60,6 +60,9 @@ class PictureFinder {
   std::map<std::filesystem::path, FolderListing> listings_;
 };
 
+/// Whether the name ends as those of images do.
+bool is_picture_name(const std::string& name);
+
 /// What decoding an image gave.
 struct PictureCheck {
   ImageSize size;       ///< upright

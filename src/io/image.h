@@ -55,6 +55,9 @@ ImageSize read_image_size(const std::filesystem::path& path, const ImageLimits& 
 Image decode_image(std::span<const std::byte> content, const std::string& where,
                    const ImageLimits& limits = {});
 
+/// A baseline JPEG with 4:2:0 chroma. `quality`: 1 to 100, as in libjpeg.
+std::string encode_jpeg(const Image& image, int quality);
+
 /// Writes an 8-bit RGB PNG. Throws Error if the file cannot be written.
 void write_png(const std::filesystem::path& path, const Image& image);
 

@@ -94,6 +94,54 @@ TEST_F(DataProgram, SkipsBadRows) {
   EXPECT_EQ(std::count(rows.begin(), rows.end(), '\n'), 1);
 }
 
+TEST_F(DataProgram, ValidateListsFaults) {
+  EXPECT_EQ(import({"--scale", "0..100"}).code, 0);
+  const testing::ProgramOutcome good = run({"validate", out()});
+  EXPECT_EQ(good.code, 0) << good.err;
+  EXPECT_EQ(good.out, "2 rows, 0 faults\n");
+  fs::remove(folder_.path() / "set/b.png");
+  const testing::ProgramOutcome bad = run({"validate", out(), "--format", "json"});
+  EXPECT_EQ(bad.code, 3) << bad.err;
+  const auto document = nlohmann::json::parse(bad.out);
+  EXPECT_EQ(document["rows"], 2);
+  ASSERT_EQ(document["faults"].size(), 1U);
+  EXPECT_EQ(document["faults"][0]["line"], 2);
+  expect_error(run({"validate", "nowhere.jsonl"}), 1, "nowhere.jsonl");
+  expect_error(run({"validate"}), 2, "validate takes one manifest");
+  expect_error(run({"validate", out(), "--format", "csv"}), 2, "--format");
+}
+
+TEST_F(DataProgram, StatsAndOverlap) {
+  EXPECT_EQ(import({"--scale", "0..100"}).code, 0);
+  const testing::ProgramOutcome table = run({"stats", out()});
+  EXPECT_EQ(table.code, 0) << table.err;
+  EXPECT_THAT(table.out,
+              HasSubstr("4.75..5.00       1 ##################################################\n"));
+  const auto stats = nlohmann::json::parse(run({"stats", out(), "--format", "json"}).out);
+  EXPECT_EQ(stats["scores"]["mean"], 4.5);
+  EXPECT_EQ(stats["groups"][0]["rows"], 2);
+  // Both images of the fixture have one colour.
+  const testing::ProgramOutcome pairs = run({"overlap", out(), out()});
+  EXPECT_EQ(pairs.code, 0) << pairs.err;
+  EXPECT_EQ(pairs.out, "a.png | b.png | pixels\n2 and 2 rows; pairs: 0 by name, 1 by pixels, 0 alike\n");
+  folder_.write("set/b.png", "no image");
+  const testing::ProgramOutcome broken = run({"overlap", out(), out(), "--format", "json"});
+  EXPECT_EQ(broken.code, 3);
+  EXPECT_EQ(broken.errors().size(), 1U) << broken.err;
+  EXPECT_TRUE(nlohmann::json::parse(broken.out)["pairs"].empty());
+}
+
+TEST_F(DataProgram, Synth) {
+  const std::string photos = (folder_.path() / "set").string(),
+                    folder = (folder_.path() / "synthetic").string();
+  const testing::ProgramOutcome outcome = run({"synth", "--photos", photos, "--out", folder, "--n", "3"});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(run({"validate", folder + "/manifest.jsonl"}).out, "3 rows, 0 faults\n");
+  expect_error(run({"synth", "--photos", photos, "--out", folder}), 1, "synthetic");
+  expect_error(run({"synth", "--photos", photos, "--out", folder, "--n", "0"}), 2, "--n");
+  expect_error(run({"synth", "x", "--photos", photos, "--out", folder}), 2, "synth takes no arguments");
+}
+
 // What was written stays if a later import fails.
 TEST_F(DataProgram, KeepsTheOldManifest) {
   EXPECT_EQ(import({"--scale", "0..100"}).code, 0);
