@@ -191,6 +191,22 @@ std::string step_lines(const Lora& lora) {
   return lines;
 }
 
+void add_labels(Seeds& seeds) {
+  const std::string folder = "tests/fixtures/labels/";
+  seeds["table_file"] = {"image_name,MOS,set\r\n\"a, \"\"b\"\".jpg\",3.5,training\r\n",
+                         "1600.AWGN.1.png 0.061989\n", "a;b\n1;2\n", "a\tb\n\n1\t2",
+                         source_file(folder + "labels.xlsx")};
+  for (const char* name : {"plain.mat", "packed.mat", "new.mat"})
+    seeds["mat_file"].push_back(source_file(folder + name));
+  seeds["predictions"] = {
+      "{\"id\":\"a\",\"set\":\"s\",\"score\":3.5,\"rating\":4,\"caption_rating\":null,\"text\":\"t\",\"human_"
+      "text\":\"h\","
+      "\"caption\":\"c\",\"reasoning\":\"r\",\"repeat\":1,\"reference\":\"I01\",\"type\":\"blur\",\"level\":"
+      "2,"
+      "\"out_of_scale\":false}\n",
+      "{\"id\":1,\"score\":3,\"rating\":null}\n\n{\"id\":2,\"rating\":12,\"level\":\"x\"}"};
+}
+
 void add_runs(Seeds& seeds, const fs::path& folder) {
   const std::vector<std::byte> group = serialise(tiny_group());
   seeds["wire"] = {std::string(reinterpret_cast<const char*>(group.data()), group.size())};
@@ -230,6 +246,7 @@ std::map<std::string, std::vector<std::string>> make_seeds() {
   add_pictures(seeds);
   add_models(seeds, folder.path());
   add_texts(seeds);
+  add_labels(seeds);
   add_runs(seeds, folder.path());
   return seeds;
 }
