@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <functional>
 #include <iterator>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -103,30 +104,61 @@ ReportOptions report_options(const CommandLine& line) {
   return options;
 }
 
+/// Refuses a report without any figure that was asked for, and warns of groups that no row belongs to.
+void check_report(const Report& report, const std::vector<Prediction>& predictions,
+                  const ReportOptions& options, const CommandLine& line) {
+  if (!predictions.empty() && report.without_score == static_cast<std::int64_t>(predictions.size()))
+    fail("cannot evaluate {}: no row has a score; give each row the human score of its image as `score`",
+         line.has("from-predictions") ? line.text("from-predictions") : "the predictions");
+  for (const std::string& condition : options.conditions) {
+    const bool found = std::any_of(report.rows.begin(), report.rows.end(),
+                                   [&](const ReportRow& row) { return row.condition == condition; });
+    if (!found && line.has("conditions"))
+      fail("cannot evaluate the condition {}: no row has ratings for it; see docs/evaluation.md", condition);
+  }
+  for (const std::string& field : options.by) {
+    const bool found = std::any_of(report.groups.begin(), report.groups.end(),
+                                   [&](const ReportGroup& group) { return group.by == field; });
+    if (!found) say("warning: no row has the field {}, so there are no groups by it\n", field);
+  }
+}
+
 /// Prints the report and writes the other files that flags ask for.
 void give_report(const CommandLine& line, const std::vector<Prediction>& predictions,
                  const ReportOptions& options) {
   const Report report = report_of(predictions, options);
   if (report.without_score > 0)
     say("warning: {} predictions have no score and are left out\n", report.without_score);
-  if (line.has("like-pyiqa")) write_file_atomically(line.text("like-pyiqa"), like_pyiqa(report));
-  if (line.has("judge-file"))
-    write_file_atomically(line.text("judge-file"), judge_rows(predictions, options.seed));
+  check_report(report, predictions, options, line);
   const std::string format = line.text("format");
   fmt::print("{}", format == "json"  ? report_json(report)
                    : format == "csv" ? report_csv(report)
                                      : report_table(report));
   flush_output();
+  if (line.has("like-pyiqa")) write_file_atomically(line.text("like-pyiqa"), like_pyiqa(report));
+  if (line.has("judge-file"))
+    write_file_atomically(line.text("judge-file"), judge_rows(predictions, options.seed));
 }
 
 void compare(const CommandLine& line, const ReportOptions& options) {
   const std::string a = line.text("compare"), b = line.positional().front();
-  const std::vector<ComparisonRow> rows =
-      compare_predictions(read_predictions(a), read_predictions(b), options);
+  const std::string unnamed = "all";  // rows without `set` are of the same set in both files
+  const std::vector<Prediction> rows_a = read_predictions(a, unnamed), rows_b = read_predictions(b, unnamed);
+  for (const auto& [file, predictions] : {std::pair(&a, &rows_a), std::pair(&b, &rows_b)}) {
+    const auto without =
+        std::count_if(predictions->begin(), predictions->end(), [](const Prediction& p) { return !p.score; });
+    if (without > 0) say("warning: rows of {} without a score are left out: {}\n", *file, without);
+  }
+  const std::vector<ComparisonRow> rows = compare_predictions(rows_a, rows_b, options);
   if (rows.empty())
     fail(
         "cannot compare {} and {}: they have no set in common that was decoded alike; give two files about "
         "the "
+        "same data, with the same names in the column set",
+        a, b);
+  if (std::all_of(rows.begin(), rows.end(), [](const ComparisonRow& row) { return row.n == 0; }))
+    fail(
+        "cannot compare {} and {}: no row (set, id, repeat) has a rating in both; give two files about the "
         "same data",
         a, b);
   const std::string format = line.text("format");
@@ -149,8 +181,16 @@ std::vector<Sample> read_data(const CommandLine& line, const std::optional<Confi
         "biqa_eval --help");
   const bool skip_bad = line.on("skip-bad") || (config && config->data.skip_bad);
   std::vector<Sample> samples;
+  std::map<std::string, fs::path> file_of_set;
   for (const fs::path& file : files) {
     std::vector<Sample> read = read_manifest(file, skip_bad, &bad);
+    for (const Sample& sample : read) {
+      const auto [earlier, is_new] = file_of_set.try_emplace(sample.set, file);
+      if (is_new || earlier->second == file) continue;
+      say("warning: {} and {} both have images of a set {}, which are evaluated together\n",
+          earlier->second.string(), file.string(), sample.set);
+      earlier->second = file;
+    }
     std::move(read.begin(), read.end(), std::back_inserter(samples));
   }
   require_unique_images(samples);
@@ -165,6 +205,8 @@ struct Answering {
   std::optional<Lora> adapter;
   std::vector<Sample> samples;
   std::vector<BadRow> bad;
+  std::size_t batch = 0;  ///< images per rank at a time
+  int threads = 0;        ///< asked for; 0: no wish
 };
 
 Answering read_inputs(const CommandLine& line, const ReportOptions& report) {
@@ -173,6 +215,8 @@ Answering read_inputs(const CommandLine& line, const ReportOptions& report) {
   inputs.model = policy_options(line, inputs.config, usable_processors());
   inputs.options = rollout_options(line, inputs.config);
   inputs.options.group_size = line.integer("repeats", 1, 1000);
+  inputs.batch = static_cast<std::size_t>(line.integer("batch", 1, 4096));
+  inputs.threads = static_cast<int>(line.integer("threads", 0, 1024));
   const bool has_caption = !inputs.options.prompts.profile.caption_tag.empty();
   const bool asks_caption = report.conditions.back() == "caption";
   if (asks_caption && !has_caption && line.has("conditions"))
@@ -207,8 +251,12 @@ std::uint64_t settings_digest(const Answering& inputs, const Policy& policy) {
         prompts.user, prompts.stage2_system.value_or("none"), prompts.stage2_user, std::to_string(o.seed)})
     text += part + '\0';
   for (const Sample& s : inputs.samples) {
-    text += fmt::format("{}\0{}\0{}\0{}\0{}\0{}\0{}\0{}\n", s.set, s.id, s.image.string(), s.score,
-                        s.human_text(), s.reference, s.type, s.level);
+    std::error_code unknown;
+    for (const std::string& part :
+         {s.set, s.id, s.image.string(), fmt::format("{}", s.score), s.human_text(), s.reference, s.type,
+          s.level, std::to_string(fs::file_size(s.image, unknown))})
+      text += part + '\0';
+    text += '\n';
   }
   return digest_of_bytes(std::as_bytes(std::span(text)));
 }
@@ -255,8 +303,7 @@ ExitCode evaluate_model(const CommandLine& line, const ReportOptions& report, Mp
   const bool first = world.rank() == 0;
   Answering inputs;
   run_alike(world, [&] { inputs = read_inputs(line, report); });
-  inputs.model.threads =
-      threads_for(share_processors(world), static_cast<int>(line.integer("threads", 0, 1024)));
+  inputs.model.threads = threads_for(share_processors(world), inputs.threads);
   const Policy policy = Policy::open(inputs.model, world);
   fit_to_model(line, inputs.config, policy, inputs.options);
   const std::uint64_t settings = settings_digest(inputs, policy);
@@ -272,7 +319,7 @@ ExitCode evaluate_model(const CommandLine& line, const ReportOptions& report, Mp
                                    *policy.pictures,
                                    rollout,
                                    inputs.options,
-                                   static_cast<std::size_t>(line.integer("batch", 1, 4096)),
+                                   inputs.batch,
                                    progress_teller(inputs.samples.size())};
   const ModelPredictions answers = evaluation.run(inputs.samples, kept);
   const ExitCode own = first ? conclude(line, report, inputs, answers, kept) : ExitCode::done;
@@ -281,6 +328,12 @@ ExitCode evaluate_model(const CommandLine& line, const ReportOptions& report, Mp
 
 /// The way that the flags choose; exactly one.
 void check_mode(const CommandLine& line) {
+  for (const char* flag : {"predictions", "like-pyiqa", "judge-file"}) {
+    const fs::path folder = fs::path(line.text(flag)).parent_path();
+    if (line.has(flag) && !folder.empty() && !fs::is_directory(folder))
+      fail("cannot write {}: there is no folder {}; create it or name another", line.text(flag),
+           folder.string());
+  }
   const bool compares = line.has("compare"), reads = line.has("from-predictions");
   if (compares && line.positional().size() != 1)
     fail_usage("flag --compare needs two files: --compare A.jsonl B.jsonl");
@@ -288,7 +341,9 @@ void check_mode(const CommandLine& line) {
     fail_usage("argument '{}' belongs to no flag; see biqa_eval --help", line.positional().front());
   if (!compares && !reads) return;
   const std::string mode = compares ? "compare" : "from-predictions";
-  std::vector<std::string> others{"data", "model", "adapter", "config", "predictions", "repeats"};
+  std::vector<std::string> others{"data",        "model",   "adapter",  "config",
+                                  "predictions", "repeats", "skip-bad", "batch"};
+  for (const FlagInfo& flag : with_model_flags({}, {})) others.push_back(flag.name);
   if (compares) others.insert(others.end(), {"from-predictions", "by", "like-pyiqa", "judge-file"});
   for (const std::string& flag : others) {
     if (line.has(flag))
@@ -304,6 +359,8 @@ ExitCode evaluate(const CommandLine& line) {
     const bool compares = line.has("compare");
     if (!compares && !line.has("from-predictions")) return evaluate_model(line, options, mpi);
     if (mpi.world().rank() != 0) return ExitCode::done;
+    for (const int signal : {SIGINT, SIGTERM, SIGUSR2})
+      listen_to(signal, SIG_DFL);  // there is nothing to save
     if (compares)
       compare(line, options);
     else

@@ -32,7 +32,7 @@ std::vector<FlagInfo> with_model_flags(std::vector<FlagInfo> before, const std::
       {"max-pixels", "N",
        "images above this area are shrunk, pixels; 0: as in the configuration or model folder", "0"},
       {"dtype", "TYPE", "f32 or bf16; without it the configuration's, otherwise f32", ""},
-      {"device", "DEVICE", "cpu or cuda", "cpu"},
+      {"device", "DEVICE", "cpu or cuda; without it the configuration's, otherwise cpu", ""},
       {"threads", "N", "threads; 0: all processors that the program may use, or OMP_NUM_THREADS", "0"}};
   before.insert(before.end(), model.begin(), model.end());
   before.insert(before.end(), after.begin(), after.end());
@@ -66,7 +66,9 @@ PolicyOptions policy_options(const CommandLine& line, const std::optional<Config
                             : config && config->model.dtype == DType::bf16 ? "bf16"
                                                                            : "f32";
   options.dtype = dtype == "bf16" ? DType::bf16 : DType::f32;
-  options.device = line.choice("device", {"cpu", "cuda"});
+  options.device = line.has("device") ? line.choice("device", {"cpu", "cuda"})
+                   : config           ? config->model.device
+                                      : "cpu";
   options.threads = threads_for(processors, static_cast<int>(line.integer("threads", 0, 1024)));
   if (config) options.pixels = config->model.pixels();
   if (const std::int64_t asked = line.integer("max-pixels", 0, std::int64_t{1} << 31); asked > 0) {

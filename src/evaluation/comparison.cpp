@@ -71,7 +71,7 @@ void compare_pairs(const Pairs& pairs, const ReportOptions& options, ComparisonR
     ++(a < b ? row.closer_a : b < a ? row.closer_b : row.equal);
   }
   row.n = static_cast<std::int64_t>(pairs.rows.size());
-  row.sign_test_p = sign_test(row.closer_a, row.closer_b);
+  if (row.n > 0) row.sign_test_p = sign_test(row.closer_a, row.closer_b);
   Side a(a_ratings, scores), b(b_ratings, scores);
   const std::array<ComparedFigure*, 4> figures{&row.plcc, &row.srcc, &row.rmse, &row.mae};
   const auto of_a = a.figures(all), of_b = b.figures(all);
@@ -99,7 +99,7 @@ Pairs pairs_of(const PredictionSet& set, const std::map<RowKey, const Prediction
       const Prediction& a = *set.rows[i];
       const auto found = other.find(key_of(a));
       const Prediction* b = found == other.end() ? nullptr : found->second;
-      if (b != nullptr && b->score && *b->score != *a.score) {
+      if (b != nullptr && *b->score != *a.score) {
         fail(
             "cannot compare image '{}' of set {}: its scores are {} and {}; give two files about the same "
             "data",
@@ -120,7 +120,9 @@ Pairs pairs_of(const PredictionSet& set, const std::map<RowKey, const Prediction
 std::vector<ComparisonRow> compare_predictions(std::span<const Prediction> a, std::span<const Prediction> b,
                                                const ReportOptions& options) {
   std::map<RowKey, const Prediction*> other;
-  for (const Prediction& p : b) other[key_of(p)] = &p;
+  for (const Prediction& p : b) {
+    if (p.score) other[key_of(p)] = &p;
+  }
   const std::vector<PredictionSet> b_sets = sets_of(b);
   std::vector<ComparisonRow> rows;
   for (const PredictionSet& set : sets_of(a)) {

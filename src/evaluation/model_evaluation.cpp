@@ -51,13 +51,15 @@ class Collector {
     if (progress_ == nullptr) return;
     std::map<ImageKey, std::size_t> row_of;
     for (std::size_t row = 0; row < samples.size(); ++row) row_of[{samples[row].set, samples[row].id}] = row;
-    std::vector<std::vector<Prediction>> found(samples.size());
+    // By repeat: after two runs that were killed, the file may have a repeat twice.
+    std::vector<std::map<std::int64_t, const Prediction*>> found(samples.size());
     for (const Prediction& p : progress_->earlier()) {
-      if (const auto row = row_of.find({p.set, p.id}); row != row_of.end()) found[row->second].push_back(p);
+      if (const auto row = row_of.find({p.set, p.id}); row != row_of.end())
+        found[row->second][p.repeat.value_or(0)] = &p;
     }
     for (std::size_t row = 0; row < samples.size(); ++row) {
       if (static_cast<std::int64_t>(found[row].size()) != evaluation.options.group_size) continue;
-      answers_[row] = std::move(found[row]);
+      for (const auto& [repeat, prediction] : found[row]) answers_[row].push_back(*prediction);
       ++images_;
     }
   }

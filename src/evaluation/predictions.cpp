@@ -75,7 +75,7 @@ Prediction parse_prediction(std::string_view line, const std::string& where) {
   return p;
 }
 
-std::vector<Prediction> read_predictions(const fs::path& file) {
+std::vector<Prediction> read_predictions(const fs::path& file, const std::string& unnamed) {
   const std::string content = read_file(file, std::size_t{4} << 30);
   std::vector<Prediction> predictions;
   std::map<std::tuple<std::string, std::string, std::int64_t>, std::int64_t> line_of_row;
@@ -88,7 +88,7 @@ std::vector<Prediction> read_predictions(const fs::path& file) {
     if (is_blank(line)) continue;
     const std::string where = fmt::format("{}:{}", file.string(), number);
     Prediction prediction = parse_prediction(line, where);
-    if (prediction.set.empty()) prediction.set = file.stem().string();
+    if (prediction.set.empty()) prediction.set = unnamed.empty() ? file.stem().string() : unnamed;
     const auto [earlier, is_new] =
         line_of_row.try_emplace({prediction.set, prediction.id, prediction.repeat.value_or(-1)}, number);
     if (!is_new) {

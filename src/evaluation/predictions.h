@@ -39,9 +39,9 @@ std::string to_json_line(const Prediction& prediction);
 Prediction parse_prediction(std::string_view line, const std::string& where);
 
 /// Reads a file in the order of its lines. A row without `set` belongs to the set named like the file without
-/// extension. Throws Error with file:line for a line that is not such an object, for a missing `id` or `rating` (null
+/// extension, or to `unnamed` if that is not empty. Throws Error with file:line for a line that is not such an object, for a missing `id` or `rating` (null
 /// is a value), and for a row (set, id, repeat) that occurs twice. Also throws if the file has no row.
-std::vector<Prediction> read_predictions(const std::filesystem::path& file);
+std::vector<Prediction> read_predictions(const std::filesystem::path& file, const std::string& unnamed = "");
 
 /// The prediction of one completion of a group. `caption`: its second stage was run.
 Prediction prediction_of(const Group& group, const Trajectory& answer, const Profile& profile,

@@ -2,8 +2,10 @@
 #include "evaluation/report.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <map>
+#include <optional>
 #include <utility>
 
 #include "core/error.h"
@@ -178,8 +180,25 @@ std::string value_of(const Prediction& prediction, const std::string& field) {
   fail_usage("cannot group by '{}': choose type, level or reference", field);
 }
 
+/// Numbers in the order of their values, then texts.
+struct NumbersFirst {
+  static std::optional<double> number(const std::string& text) {
+    double value = 0;
+    const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (problem != std::errc() || end != text.data() + text.size() || !std::isfinite(value))
+      return std::nullopt;
+    return value;
+  }
+  bool operator()(const std::string& a, const std::string& b) const {
+    const auto x = number(a), y = number(b);
+    if (x && y && *x != *y) return *x < *y;
+    if (x.has_value() != y.has_value()) return x.has_value();
+    return a < b;
+  }
+};
+
 void add_groups(const PredictionSet& set, const ReportRow& row, const std::string& by, Report& report) {
-  std::map<std::string, std::vector<RatedImage>> images;
+  std::map<std::string, std::vector<RatedImage>, NumbersFirst> images;
   for (const Prediction* p : set.rows) {
     const std::string value = value_of(*p, by);
     if (!value.empty()) images[value].push_back(rated_image(*p, row.condition == "caption"));

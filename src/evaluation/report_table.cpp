@@ -182,8 +182,8 @@ std::string comparison_table(const std::vector<ComparisonRow>& rows, const std::
         "{} {}: A is closer to the score {} times, B {} times, equal {} times; sign test p = {}\n", row.set,
         row.condition, row.closer_a, row.closer_b, row.equal, fmt::format("{:.3g}", row.sign_test_p));
     if (row.left_out > 0)
-      signs += fmt::format("{} {}: {} rows are left out, because both need a rating\n", row.set,
-                           row.condition, row.left_out);
+      signs += fmt::format("{} {}: {} rows are left out: the other file lacks them, or one has no rating\n",
+                           row.set, row.condition, row.left_out);
   }
   return fmt::format("A: {}\nB: {}\n{}\n{}", a, b, columns.text(), signs);
 }

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <vector>
 
 #include "support/run_program.h"
@@ -116,8 +117,25 @@ TEST_F(EvalProgram, ConditionsAndGroups) {
   EXPECT_EQ(document["rows"][0]["set"], "rows");
   ASSERT_EQ(document["groups"].size(), 1U);
   EXPECT_EQ(document["groups"][0]["value"], "blur");
-  const Outcome caption = run({"--from-predictions", rows, "--conditions", "caption", "--format", "json"});
-  EXPECT_EQ(nlohmann::json::parse(caption.out)["rows"].size(), 0U);
+  EXPECT_THAT(outcome.err, HasSubstr("warning: no row has the field level"));
+  expect_error(run({"--from-predictions", rows, "--conditions", "caption"}), 1, "no row has ratings for it");
+  const std::string unscored =
+      folder_.write("unscored.jsonl", R"({"id": 1, "mos": 1, "rating": 2})").string();
+  Outcome none = run({"--from-predictions", unscored});
+  EXPECT_EQ(none.code, 1);
+  EXPECT_THAT(none.err, HasSubstr("no row has a score"));
+  EXPECT_EQ(none.out, "");
+}
+
+TEST_F(EvalProgram, GroupsOfNumbersAreInTheirOrder) {
+  std::string rows;
+  for (const char* level : {"10", "2", "1.5", "low"})
+    rows += nlohmann::json{{"id", level}, {"score", 3}, {"rating", 3}, {"level", level}}.dump() + "\n";
+  const Outcome outcome = run({"--from-predictions", folder_.write("rows.jsonl", rows).string(), "--by",
+                               "level", "--draws", "5", "--format", "json"});
+  std::vector<std::string> values;
+  for (const auto& group : nlohmann::json::parse(outcome.out)["groups"]) values.push_back(group["value"]);
+  EXPECT_THAT(values, ::testing::ElementsAre("1.5", "2", "10", "low"));
 }
 
 TEST_F(EvalProgram, ErrorsAreOneLine) {
@@ -129,6 +147,11 @@ TEST_F(EvalProgram, ErrorsAreOneLine) {
   expect_error(run({"--from-predictions", kPredictions, "--conditions", "text"}), 2, "--conditions");
   expect_error(run({"--from-predictions", kPredictions, "--by", "colour"}), 2, "--by");
   expect_error(run({"--from-predictions", kPredictions, "--draws", "0"}), 2, "--draws");
+  // The seed of the draws is another flag.
+  expect_error(run({"--from-predictions", kPredictions, "--seed", "3"}), 2, "--seed");
+  // Before hours of work, not after them.
+  for (const char* flag : {"--predictions", "--like-pyiqa", "--judge-file"})
+    expect_error(run({"--config", kQuickstart, flag, path("absent/file")}), 1, "there is no folder");
 }
 
 TEST_F(EvalProgram, TheModelAndItsPredictionsGiveTheSameDocument) {
@@ -214,6 +237,21 @@ TEST_F(EvalProgram, GoesOnWhereItWasStopped) {
   EXPECT_THAT(stopped.err, HasSubstr("the same command goes on"));
   // With other settings it must not go on.
   expect_error(run(evaluation(data, file, {"--seed", "1"})), 1, "other settings");
+  // Nor with other data: another score, another image under an id, another type.
+  for (const auto& [key, value] : {std::pair<std::string, nlohmann::json>("score", 1.25),
+                                   {"image", (kTiny / "sample_cat.png").string()},
+                                   {"type", "noise"}}) {
+    SCOPED_TRACE(key);
+    std::istringstream lines(file_content(data));
+    std::string changed, line;
+    while (std::getline(lines, line)) {
+      nlohmann::json row = nlohmann::json::parse(line);
+      if (changed.empty()) row[key] = value;
+      changed += row.dump() + "\n";
+    }
+    expect_error(run(evaluation(folder_.write("changed.jsonl", changed).string(), file)), 1,
+                 "other settings");
+  }
   // A killed machine may leave half a line.
   const std::string kept = file_content(part);
   std::ofstream(part, std::ios::app) << "{\"id\": \"test-00";
@@ -295,6 +333,25 @@ TEST_F(EvalProgram, ComparesTwoFiles) {
   const std::string other =
       folder_.write("c.jsonl", R"({"id": 1, "set": "s", "score": 9, "rating": 2})").string();
   expect_error(run({"--compare", first, other}), 1, "its scores are 1.5 and 9");
+  // Rows of B without a score are no rows of the comparison.
+  const std::string unscored = folder_
+                                   .write("e.jsonl", R"({"id": 0, "set": "s", "score": null, "rating": 2})"
+                                                     "\n"
+                                                     R"({"id": 1, "set": "s", "score": 1.5, "rating": 2})")
+                                   .string();
+  const Outcome some = run({"--compare", first, unscored, "--format", "json"});
+  EXPECT_THAT(some.err, HasSubstr("without a score are left out: 1"));
+  EXPECT_EQ(nlohmann::json::parse(some.out)["comparison"][0]["n"], 1);
+  EXPECT_EQ(nlohmann::json::parse(some.out)["comparison"][0]["left_out"], 7);
+  const std::string disjoint =
+      folder_.write("f.jsonl", R"({"id": "x", "set": "s", "score": 2, "rating": 2})").string();
+  expect_error(run({"--compare", first, disjoint}), 1, "has a rating in both");
+  // Files of other programs may name no set.
+  const std::string unnamed = R"({"id": 1, "score": 2, "rating": 2})";
+  EXPECT_EQ(run({"--compare", folder_.write("m1.jsonl", unnamed).string(),
+                 folder_.write("m2.jsonl", unnamed).string()})
+                .code,
+            0);
   const std::string foreign =
       folder_.write("d.jsonl", R"({"id": 1, "set": "t", "score": 9, "rating": 2})").string();
   expect_error(run({"--compare", first, foreign}), 1, "no set in common");
