@@ -77,6 +77,7 @@ ExitCode import(const CommandLine& line) {
   if (line.has("labels")) options.labels = line.text("labels");
   options.images = line.text("images");
   options.splits = words_of(line.text("split"));
+  if (options.splits.empty()) fail_usage("flag --split is empty; name a split, or leave the flag out");
   options.scale = line.text("scale");
   options.columns = parse_columns(line.text("columns"));
   if (line.has("expect-size")) options.expected = parse_picture_size(line.text("expect-size"));
@@ -170,7 +171,7 @@ ExitCode overlap(const CommandLine& line) {
   const std::vector<std::string> files = arguments(line, 2, "two manifests");
   const bool json = wants_json(line);
   const SharedImages result = shared_images(files[0], files[1]);
-  for (const std::string& problem : result.unreadable) say("error: {}\n", problem);
+  for (const std::string& problem : result.unreadable) say("error: {}\n", one_line(problem));
   Json pairs = Json::array();
   std::int64_t names = 0, pixels = 0, alike = 0;
   for (const SharedImage& pair : result.pairs) {
@@ -187,7 +188,7 @@ ExitCode overlap(const CommandLine& line) {
                        {"by", by},
                        {"distance", pair.distance ? Json(*pair.distance) : Json()}});
     } else {
-      fmt::print("{} | {} | {}{}\n", pair.first, pair.second, fmt::join(by, ", "),
+      fmt::print("{} | {} | {}{}\n", one_line(pair.first), one_line(pair.second), fmt::join(by, ", "),
                  pair.distance ? fmt::format(" ({} of 64 bits differ)", *pair.distance) : "");
     }
   }
@@ -226,9 +227,8 @@ ExitCode run(const CommandLine& line) {
     if (!line.positional().empty() && line.positional().front() == command.name) return command.run(line);
     names.emplace_back(command.name);
   }
-  fail_usage("{} is not a command; give one of {}",
-             line.positional().empty() ? "nothing" : fmt::format("'{}'", line.positional().front()),
-             fmt::join(names, ", "));
+  if (line.positional().empty()) fail_usage("no command is given; give one of {}", fmt::join(names, ", "));
+  fail_usage("'{}' is not a command; give one of {}", line.positional().front(), fmt::join(names, ", "));
 }
 
 }  // namespace

@@ -54,7 +54,7 @@ std::map<std::int64_t, OtherKeys> other_keys(const fs::path& file, std::int64_t&
     }
     try {
       const JsonFields fields(row, where);
-      keys[number] = {fields.text("split").value_or(""), fields.text("reference").value_or(""),
+      keys[number] = {fields.text("split").value_or(""), fields.label("reference").value_or(""),
                       fields.integer("width", 1), fields.integer("height", 1)};
     } catch (const Error& problem) {
       faults.push_back({number, problem.what()});

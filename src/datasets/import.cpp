@@ -149,8 +149,7 @@ class NameReader {
     if (row.reference.empty()) row.reference = match.format(pattern_.reference);
     if (!pattern_.type.empty()) row.type = match.format(pattern_.type);
     if (pattern_.level.empty() || row.level) return;
-    if (const std::optional<double> level = number_in(match.format(pattern_.level)))
-      row.level = static_cast<std::int64_t>(*level);
+    row.level = level_in(match.format(pattern_.level));
   }
 
  private:
@@ -182,7 +181,7 @@ void keep_splits(Labels& labels, const DataSet& set, const std::vector<std::stri
   std::set<std::string> present;
   for (const LabelRow& row : labels.rows) present.insert(row.split);
   std::erase_if(labels.rows, [&](const LabelRow& row) {
-    if (own) return !is_deqa_reference(row.reference);
+    if (own) return row.problem.empty() && !is_deqa_reference(row.reference);
     return row.problem.empty() && std::find(wanted.begin(), wanted.end(), row.split) == wanted.end();
   });
   for (const std::string& split : wanted) {
@@ -235,9 +234,22 @@ class Importer {
       fail("cannot read images {}: no such folder; correct --images",
            (options_.root / options_.images).string());
     }
-    if (options_.labels && fs::exists(options_.out, problem) &&
-        fs::equivalent(*options_.labels, options_.out, problem))
-      fail_usage("flag --out is '{}', which is the label file; give another name", options_.out.string());
+    if (fs::exists(options_.out, problem) && !is_manifest(options_.out)) {
+      fail_usage(
+          "flag --out is '{}', an existing file that is no manifest; give another name, or remove the file",
+          options_.out.string());
+    }
+  }
+
+  /// Whether the first line is a row of a manifest, or the file is empty. Label files and images are not replaced.
+  static bool is_manifest(const fs::path& file) {
+    std::error_code problem;
+    if (!fs::is_regular_file(file, problem)) return false;
+    constexpr std::size_t kLongestLine = std::size_t{1} << 20;
+    const std::string beginning = read_beginning(file, kLongestLine);
+    if (beginning.empty()) return true;
+    const auto row = nlohmann::json::parse(beginning.substr(0, beginning.find('\n')), nullptr, false);
+    return row.is_object() && row.contains("id") && row.contains("image");
   }
 
   void read_labels() {
@@ -251,7 +263,13 @@ class Importer {
     if (set_.scales.empty() && set_.read == read_table_labels)
       for (LabelRow& row : labels_.rows) row.set = fs::path(labels_.file).stem().string();
     const NameReader names(set_.pattern);
-    for (LabelRow& row : labels_.rows) names.read(row);
+    for (LabelRow& row : labels_.rows) {
+      if (row.id.size() <= kLongestName)
+        names.read(row);
+      else if (row.problem.empty())
+        row.problem =
+            fmt::format("cannot use {}: its name has {} bytes; correct the row", row.place, row.id.size());
+    }
     keep_splits(labels_, set_, splits_);
     if (labels_.rows.empty()) {
       fail("cannot use labels {}: no row is in split {}; correct --split", labels_.file,
@@ -291,6 +309,20 @@ class Importer {
           refuse(row, fmt::format("cannot use {}: {}", row.place, found.problem));
       }
       pictures_.push_back(std::move(picture));
+    }
+    refuse_shared_pictures();
+  }
+
+  /// Two rows of one image would be two scores for it.
+  void refuse_shared_pictures() {
+    std::unordered_map<std::string, std::size_t> first;
+    for (std::size_t i = 0; i < pictures_.size(); ++i) {
+      LabelRow& row = labels_.rows[i];
+      if (!row.problem.empty()) continue;
+      const auto [earlier, added] = first.emplace(pictures_[i].file.string(), i);
+      if (added) continue;
+      refuse(row, fmt::format("cannot use {}: its image {} is already that of {}; correct the names",
+                              row.place, pictures_[i].file.string(), labels_.rows[earlier->second].place));
     }
   }
 
@@ -403,8 +435,8 @@ class Importer {
           with_commas(other_case_));
     if (other_extension_ > 0)
       say("{} images have another extension than in the labels\n", with_commas(other_extension_));
-    for (const std::string& note : labels_.notes) say("{}\n", note);
-    for (const std::string& problem : result_.left_out) say("left out: {}\n", problem);
+    for (const std::string& note : labels_.notes) say("{}\n", one_line(note));
+    for (const std::string& problem : result_.left_out) say("left out: {}\n", one_line(problem));
     if (!result_.left_out.empty()) {
       say("left out {} of {} rows (--skip-bad)\n",
           with_commas(static_cast<std::int64_t>(result_.left_out.size())),

@@ -83,7 +83,7 @@ Labels read_livewild_labels(const LabelRequest& request) {
   if (request.with_tutorial) return labels;
   static const std::regex kTutorial("(.*/)?t[1-7]\\.[a-z]+", std::regex::icase);
   const auto first = std::stable_partition(labels.rows.begin(), labels.rows.end(), [](const LabelRow& row) {
-    return !std::regex_match(row.id, kTutorial);
+    return row.id.size() > kLongestName || !std::regex_match(row.id, kTutorial);
   });
   if (const auto left_out = labels.rows.end() - first; left_out > 0) {
     labels.notes.push_back(fmt::format("{} tutorial images left out; --with-tutorial keeps them", left_out));

@@ -33,12 +33,22 @@ struct Columns {
   std::size_t first_row = 0;         ///< behind the header
 };
 
-using Header = std::vector<std::string>;  // in lower case
+using Header = std::vector<std::string>;  // without blanks around the names
+
+/// The columns of this name: those that are spelled so, or else those that differ in case only.
+std::vector<std::size_t> all_in(const Header& header, const std::string& name) {
+  std::vector<std::size_t> exact, others;
+  for (std::size_t i = 0; i < header.size(); ++i) {
+    if (header[i] == name) exact.push_back(i);
+    if (lower_case(header[i]) == lower_case(name)) others.push_back(i);
+  }
+  if (name.empty()) return {};
+  return exact.empty() ? others : exact;
+}
 
 std::optional<std::size_t> find_in(const Header& header, const std::string& name) {
-  const auto found = std::find(header.begin(), header.end(), lower_case(name));
-  if (name.empty() || found == header.end()) return std::nullopt;
-  return static_cast<std::size_t>(found - header.begin());
+  const std::vector<std::size_t> found = all_in(header, name);
+  return found.empty() ? std::nullopt : std::optional(found.front());
 }
 
 bool has_all(const Header& header, const std::vector<std::string>& names) {
@@ -86,8 +96,13 @@ class Matcher {
   std::optional<std::size_t> find_role(const Table& table, const Header& header, Role role) const {
     std::optional<std::size_t> found;
     for (const std::string& name : names_of(role)) {
-      const std::optional<std::size_t> at = find_in(header, name);
-      if (!at) continue;
+      const std::vector<std::size_t> all = all_in(header, name);
+      if (all.empty()) continue;
+      if (all.size() > 1) {
+        fail("cannot read {}: it has {} columns '{}'; rename all but the one to use", table.where, all.size(),
+             name);
+      }
+      const std::optional<std::size_t> at = all.front();
       const bool must_be_one = form_.ambiguous && (role == Role::image || role == Role::score);
       if (found && *found != *at && must_be_one) {
         fail(
@@ -104,7 +119,7 @@ class Matcher {
   std::optional<Columns> in_header(const Table& table, std::size_t row) const {
     const std::vector<std::string>& fields = table.rows[row].fields;
     Header header;
-    for (const std::string& field : fields) header.push_back(lower_case(std::string(without_blanks(field))));
+    for (const std::string& field : fields) header.emplace_back(without_blanks(field));
     if (!has_all(header, form_.also)) return std::nullopt;
     for (const std::string& name : form_.without)
       if (find_in(header, name)) return std::nullopt;
@@ -173,6 +188,14 @@ class RowReader {
   }
 
  private:
+  /// A comma in a number or in an unquoted text shifts the fields behind it. Sheets may have notes beside the table.
+  void check_width(const std::vector<std::string>& fields) const {
+    if (columns_.first_row == 0 || !table_.sheet.empty()) return;
+    const std::size_t width = table_.rows[columns_.first_row - 1].fields.size();
+    for (std::size_t i = width; i < fields.size(); ++i)
+      if (!fields[i].empty()) fail("it has {} fields, the header {}", fields.size(), width);
+  }
+
   static std::string field(const std::vector<std::string>& fields, std::size_t at) {
     return at < fields.size() ? fields[at] : "";
   }
@@ -208,6 +231,7 @@ class RowReader {
   }
 
   void read_row(const std::vector<std::string>& fields, LabelRow& row) const {
+    check_width(fields);
     row.id = text(fields, Role::image);
     if (row.id.empty()) fail("{} is empty", columns_.name.at(Role::image));
     row.type = text(fields, Role::type);
@@ -217,7 +241,9 @@ class RowReader {
     row.raw = score(fields);
     if (const std::string std = text(fields, Role::std); !std.empty())
       row.std = number(columns_.name.at(Role::std), std);
-    if (!level.empty()) row.level = static_cast<std::int64_t>(number(columns_.name.at(Role::level), level));
+    row.level = level_in(level);
+    if (!level.empty() && !row.level)
+      fail("{} is '{}', not a whole number from 0 on", columns_.name.at(Role::level), level);
     row.split = canonical_split(text(fields, Role::split));
     if (row.split.empty() && columns_.at.contains(Role::split))
       fail("{} is empty", columns_.name.at(Role::split));
@@ -292,7 +318,8 @@ Match match_form(const LabelRequest& request, const std::vector<Table>& tables) 
     if (table.rows.empty()) continue;
     for (const std::string& field : table.rows.front().fields) {
       if (field.empty() || present.size() >= 40) continue;
-      present.push_back(repaired_utf8(field));
+      constexpr std::size_t kShown = 60;
+      present.push_back(repaired_utf8(field.size() > kShown ? field.substr(0, kShown) + "…" : field));
       lower.insert(lower_case(field));
     }
   }
@@ -328,12 +355,21 @@ void add_deviations(const fs::path& file, Labels& labels) {
   }
 }
 
+/// A field that must be true or false.
+bool is_true(const Table& table, const TableRow& row, std::size_t column) {
+  const std::string word = column < row.fields.size() ? lower_case(row.fields[column]) : "";
+  if (word == "true" || word == "1" || word == "1.0") return true;
+  if (word == "false" || word == "0" || word == "0.0") return false;
+  fail("cannot read {}: '{}' is neither True nor False; get the file again", table.place(row.line),
+       repaired_utf8(word));
+}
+
 /// The file names in a list that forms a split.
 std::set<std::string> names_in_list(const Table& table, const SplitList& list) {
   std::set<std::string> names;
   if (table.rows.empty()) fail("cannot read {}: it is empty; get the file again", table.where);
   Header header;
-  for (const std::string& field : table.rows.front().fields) header.push_back(lower_case(field));
+  for (const std::string& field : table.rows.front().fields) header.emplace_back(without_blanks(field));
   const std::optional<std::size_t> name = find_in(header, list.column);
   const std::optional<std::size_t> condition = find_in(header, list.condition);
   if (!name || (!list.condition.empty() && !condition)) {
@@ -343,10 +379,31 @@ std::set<std::string> names_in_list(const Table& table, const SplitList& list) {
   for (std::size_t i = 1; i < table.rows.size(); ++i) {
     const std::vector<std::string>& fields = table.rows[i].fields;
     if (*name >= fields.size()) continue;
-    if (condition && (*condition >= fields.size() || lower_case(fields[*condition]) != "true")) continue;
+    if (condition && !is_true(table, table.rows[i], *condition)) continue;
     names.insert(fields[*name]);
   }
   return names;
+}
+
+/// A name that is in no row, or in two lists, would put images into the wrong split.
+void check_lists(const LabelRequest& request, const fs::path& folder,
+                 const std::map<std::string, std::set<std::string>>& names, const Labels& labels) {
+  std::set<std::string> known;
+  for (const LabelRow& row : labels.rows) known.insert(row.id);
+  std::map<std::string, std::string> list_of;
+  for (const SplitList& list : request.set.split_lists) {
+    const std::string file = (folder / list.file).string();
+    for (const std::string& name : names.at(list.split)) {
+      if (!known.contains(name)) {
+        fail("cannot use the split of {}: its name '{}' is not in {}; get both files again", file,
+             repaired_utf8(name), labels.file);
+      }
+      const auto [earlier, added] = list_of.emplace(name, file);
+      if (!added)
+        fail("cannot use the split of {}: '{}' is also in {}; get the files again", file, repaired_utf8(name),
+             earlier->second);
+    }
+  }
 }
 
 void add_splits_of_lists(const LabelRequest& request, const fs::path& folder, Labels& labels) {
@@ -361,6 +418,7 @@ void add_splits_of_lists(const LabelRequest& request, const fs::path& folder, La
     names[list.split] = names_in_list(read_tables(file).front(), list);
   }
   labels.has_splits = true;
+  check_lists(request, folder, names, labels);
   for (LabelRow& row : labels.rows) {
     row.split = request.set.rest_split;
     for (const SplitList& list : request.set.split_lists)

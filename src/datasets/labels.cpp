@@ -55,6 +55,13 @@ std::optional<double> number_in(const std::string& text) {
   return number;
 }
 
+std::optional<std::int64_t> level_in(const std::string& text) {
+  constexpr double kMost = 1e6;
+  const std::optional<double> number = number_in(text);
+  if (!number || *number < 0 || *number > kMost || *number != std::floor(*number)) return std::nullopt;
+  return static_cast<std::int64_t>(*number);
+}
+
 std::string lower_case(std::string text) {
   for (char& c : text)
     if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');

@@ -2,6 +2,7 @@
 // The rows of label files, before their images are looked up.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -66,8 +67,13 @@ std::filesystem::path named_label_file(const LabelRequest& request);
 /// train, val or test for the words in use (training, valid, 2, …), otherwise the word itself.
 std::string canonical_split(const std::string& word);
 
+/// Bytes of the longest name that a label file may give an image. Regular expressions recurse with the length.
+inline constexpr std::size_t kLongestName = 4096;
+
 /// A finite decimal number, or nothing.
 std::optional<double> number_in(const std::string& text);
+/// A whole number from 0 to 1,000,000, or nothing.
+std::optional<std::int64_t> level_in(const std::string& text);
 /// ASCII letters in lower case.
 std::string lower_case(std::string text);
 /// 10073 as 10,073.

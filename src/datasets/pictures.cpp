@@ -40,7 +40,9 @@ std::vector<std::string> entries_of(const FolderListing& listing, const std::str
   if (exact)
     return listing.names.contains(name) ? std::vector<std::string>{name} : std::vector<std::string>{};
   const auto& index = any_extension ? listing.by_stem : listing.by_lower_case;
-  const auto found = index.find(any_extension ? stem_of(name) : lower_case(name));
+  // A dot may be part of a name that has no extension.
+  const bool has_extension = any_extension && is_picture_name(name);
+  const auto found = index.find(has_extension ? stem_of(name) : lower_case(name));
   return found == index.end() ? std::vector<std::string>{} : found->second;
 }
 

@@ -37,7 +37,7 @@ Table parse_text_table(std::string_view content, const std::string& where);
 
 /// Reads all sheets of an xlsx workbook, in the workbook's order, as texts. A number becomes its shortest decimal form
 /// (1600, 0.25), an error its name (#REF!), a formula its stored result. Throws Error for another kind of file, a damaged
-/// one, an encrypted one, or one beyond the limits: 256 MiB in a part, 16 million cells.
+/// one, an encrypted one, or one beyond the limits: 256 MiB in a part, 16 million cells, 32,767 characters in a cell, 512 MiB in all cells.
 std::vector<Table> parse_workbook(std::string_view content, const std::string& where);
 
 /// The tables of a file; its content decides between text and workbook.

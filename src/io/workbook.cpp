@@ -21,6 +21,9 @@ namespace {
 
 constexpr std::size_t kMaxPart = kMaxTextFile;
 constexpr std::size_t kMaxCells = std::size_t{16} << 20;
+constexpr std::size_t kMaxCellText =
+    32767;  // characters, as in the standard's applications; here bytes of up to 4 each
+constexpr std::size_t kMaxTexts = std::size_t{512} << 20;
 constexpr std::int64_t kMaxColumns = 16384,
                        kMaxRows = std::int64_t{1} << 20;  // as in the standard's applications
 
@@ -44,11 +47,13 @@ std::string_view attribute_of(const pugi::xml_node& node, std::string_view name)
   return {};
 }
 
-/// All texts of a node, without those of nodes for pronunciation.
+/// The text of a node: its own, and that of its runs (`r`), without that of nodes for pronunciation.
 void add_text(const pugi::xml_node& node, std::string& text) {
   for (const pugi::xml_node& child : node.children()) {
     if (is_named(child, "t")) text += child.text().get();
-    if (is_named(child, "r")) add_text(child, text);
+    if (!is_named(child, "r")) continue;
+    for (const pugi::xml_node& part : child.children())
+      if (is_named(part, "t")) text += part.text().get();
   }
 }
 
@@ -148,10 +153,10 @@ std::optional<std::int64_t> column_of(std::string_view reference) {
 
 class SheetReader {
  public:
-  SheetReader(const Archive& archive, const std::vector<std::string>& shared, std::size_t& cells)
-      : archive_(archive), shared_(shared), cells_(cells) {}
+  SheetReader(const Archive& archive, const std::vector<std::string>& shared)
+      : archive_(archive), shared_(shared) {}
 
-  void read(const pugi::xml_document& document, Table& table) const {
+  void read(const pugi::xml_document& document, Table& table) {
     const pugi::xml_node data = child_of(document.document_element(), "sheetData");
     std::int64_t number = 0;
     for (const pugi::xml_node& row : data.children()) {
@@ -177,7 +182,7 @@ class SheetReader {
     return number;
   }
 
-  void add_cell(const pugi::xml_node& cell, TableRow& row) const {
+  void add_cell(const pugi::xml_node& cell, TableRow& row) {
     auto column = static_cast<std::int64_t>(row.fields.size());
     if (const std::string_view reference = attribute_of(cell, "r"); !reference.empty()) {
       const std::optional<std::int64_t> given = column_of(reference);
@@ -185,6 +190,9 @@ class SheetReader {
       column = *given;
     }
     const std::string text = text_of(cell);
+    if (text.size() > 4 * kMaxCellText) archive_.refuse("a cell has more than 32,767 characters");
+    bytes_ += text.size();  // many cells may refer to one text
+    if (bytes_ > kMaxTexts) archive_.refuse("its cells have more than 512 MiB of text");
     if (text.empty() && attribute_of(cell, "r").empty() && column >= kMaxColumns) return;
     const auto size = static_cast<std::size_t>(column) + 1;
     cells_ += size - row.fields.size();
@@ -222,7 +230,7 @@ class SheetReader {
 
   const Archive& archive_;
   const std::vector<std::string>& shared_;
-  std::size_t& cells_;
+  std::size_t cells_ = 0, bytes_ = 0;  ///< of all sheets
 };
 
 std::vector<std::string> shared_texts(const Archive& archive, const std::string& part) {
@@ -252,8 +260,7 @@ std::vector<Table> parse_workbook(std::string_view content, const std::string& w
     if (relation.type == "sharedStrings") shared = shared_texts(archive, relation.target);
   }
   std::vector<Table> tables;
-  std::size_t cells = 0;
-  const SheetReader reader(archive, shared, cells);
+  SheetReader reader(archive, shared);
   for (const pugi::xml_node& node : child_of(workbook->document_element(), "sheets").children()) {
     const auto target = targets.find(std::string(attribute_of(node, "id")));
     if (target == targets.end()) continue;  // a sheet that is a chart
