@@ -98,10 +98,6 @@ class Matcher {
     for (const std::string& name : names_of(role)) {
       const std::vector<std::size_t> all = all_in(header, name);
       if (all.empty()) continue;
-      if (all.size() > 1) {
-        fail("cannot read {}: it has {} columns '{}'; rename all but the one to use", table.where, all.size(),
-             name);
-      }
       const std::optional<std::size_t> at = all.front();
       const bool must_be_one = form_.ambiguous && (role == Role::image || role == Role::score);
       if (found && *found != *at && must_be_one) {
@@ -114,6 +110,21 @@ class Matcher {
       if (!must_be_one) break;
     }
     return found;
+  }
+
+  /// A column whose name is there twice. A name that the user gives may differ from another one in case.
+  void refuse_repeated(const Table& table, const Header& header, const Columns& columns) const {
+    for (const auto& [role, at] : columns.at) {
+      const bool given = request_.columns.contains(name_of(role));
+      const auto same =
+          std::count_if(header.begin(), header.end(), [&, &column = header[at]](const auto& other) {
+            return given ? other == column : lower_case(other) == lower_case(column);
+          });
+      if (same > 1) {
+        fail("cannot read {}: it has {} columns '{}'; rename all but the one to use{}", table.where, same,
+             header[at], given ? "" : fmt::format(", or choose one with --columns {}=NAME", name_of(role)));
+      }
+    }
   }
 
   std::optional<Columns> in_header(const Table& table, std::size_t row) const {
@@ -144,6 +155,7 @@ class Matcher {
       columns.name[Role::score] = kMeanOfGrades;
     }
     if (!columns.at.contains(Role::image) || !columns.name.contains(Role::score)) return std::nullopt;
+    refuse_repeated(table, header, columns);
     return columns;
   }
 

@@ -256,8 +256,12 @@ TEST_F(DataSetFixture, PipalFolders) {
   ASSERT_EQ(rows.size(), 1U);
   EXPECT_EQ(rows[0]["reference"], "A0006.bmp");
   EXPECT_THAT(said_, HasSubstr("deqa of PIPAL has 4,640"));
-  // The same image in two folders cannot be chosen.
+  // A bad row of these references is no silent loss.
   fs::remove(deqa.out);
+  labels("Train_Label/A0006.txt", "A0006_00_01.bmp,916.7136\r\n,1500\r\n");
+  EXPECT_THAT(refusal(deqa), HasSubstr("A0006.txt:2"));
+  labels("Train_Label/A0006.txt", "A0006_00_01.bmp,916.7136\r\n");
+  // The same image in two folders cannot be chosen.
   picture("Distortion_2/A0006_00_01.bmp");
   EXPECT_THAT(refusal(deqa), HasSubstr("could both be 'A0006_00_01.bmp'"));
 }
@@ -324,6 +328,18 @@ TEST_F(DataSetFixture, FliveSplitsByLists) {
   ImportOptions test = options("flive");
   test.splits = {"test"};
   EXPECT_EQ(import(test)[0]["id"], "a/2.JPG");
+  // A list that does not fit must not leave its images in train.
+  fs::remove(test.out);
+  labels("database/labels640.csv", "name_image,x\r\n2.JPG,1\r\n");
+  EXPECT_THAT(refusal(test), HasSubstr("labels640.csv: its name '2.JPG' is not in"));
+  labels("database/labels640.csv", "name_image,x\r\na/1.jpg,1\r\n");
+  EXPECT_THAT(refusal(test), HasSubstr("'a/1.jpg' is also in"));
+  labels("database/labels640.csv", "name_image,x\r\na/2.JPG,1\r\n");
+  labels("database/labels=640_padded.csv", "name_image,is_valid\r\na/1.jpg,1\r\nb/3.jpg,0\r\n");
+  EXPECT_EQ(import(options("flive"))[0]["split"], "val");
+  fs::remove(test.out);
+  labels("database/labels=640_padded.csv", "name_image,is_valid\r\na/1.jpg,yes\r\n");
+  EXPECT_THAT(refusal(test), HasSubstr("'yes' is neither True nor False"));
 }
 
 TEST_F(DataSetFixture, DeqaLists) {
@@ -398,6 +414,60 @@ TEST_F(DataSetFixture, TablesOfTheUser) {
   EXPECT_THAT(refusal(csv), HasSubstr("own.csv:2: difference 0.25 is outside the range 0..0.1"));
   csv.columns = parse_columns("image=file,score=MOS");
   EXPECT_THAT(refusal(csv), HasSubstr("no columns MOS; its first row is file, difference, what, plus"));
+}
+
+TEST_F(DataSetFixture, ColumnsThatAreRepeatedOrShifted) {
+  ImportOptions csv = options("csv");
+  csv.scale = "1..5";
+  picture("a.png");
+  csv.labels = labels("own.csv", "name,MOS,mos\na.png,1,5\n");
+  csv.columns = parse_columns("image=name,score=mos");
+  EXPECT_EQ(import(csv)[0]["score"], 5.0);
+  csv.columns = parse_columns("image=name,score=MOS");
+  EXPECT_EQ(import(csv)[0]["score"], 1.0);
+  fs::remove(csv.out);
+  csv.labels = labels("own.csv", "name,mos,mos\na.png,1,5\n");
+  csv.columns = parse_columns("image=name,score=mos");
+  EXPECT_THAT(refusal(csv), HasSubstr("it has 2 columns 'mos'"));
+  // Decimal commas.
+  csv.labels = labels("own.csv", "name,mos,std\na.png,3,5,0,2\n");
+  EXPECT_THAT(refusal(csv), HasSubstr("it has 5 fields, the header 3"));
+  csv.labels = labels("own.csv", "name,mos,level\na.png,3,2.7\n");
+  csv.columns = parse_columns("image=name,score=mos,level=level");
+  EXPECT_THAT(refusal(csv), HasSubstr("level is '2.7', not a whole number"));
+}
+
+TEST_F(DataSetFixture, NoTwoRowsHaveOneImage) {
+  ImportOptions csv = options("csv");
+  csv.scale = "1..5";
+  csv.columns = parse_columns("image=name,score=mos");
+  picture("a.png");
+  for (const char* other : {"A.PNG", "a.jpg"}) {
+    csv.labels = labels("own.csv", std::string("name,mos\na.png,1\n") + other + ",5\n");
+    EXPECT_THAT(refusal(csv), HasSubstr("is already that of "));
+  }
+  // What stands behind a dot may belong to the name.
+  csv.labels = labels("own.csv", "name,mos\na.1,1\n");
+  EXPECT_THAT(refusal(csv), HasSubstr("there is no image 'a.1'"));
+}
+
+TEST_F(DataSetFixture, LongNamesAreRefused) {
+  labels("mos_with_names.txt", "1 " + std::string(200000, 'x') + ".bmp\n");
+  picture("distorted_images/a.bmp");
+  EXPECT_THAT(refusal(options("tid2013")), HasSubstr("its name has 200004 bytes"));
+}
+
+TEST_F(Koniq, NoFileButAManifestIsReplaced) {
+  ImportOptions over = options("koniq10k");
+  for (const char* file : {"koniq10k_distributions_sets.csv", "1024x768/1.jpg"}) {
+    over.out = folder_.path() / "root" / file;
+    const std::string before = file_content(over.out);
+    EXPECT_THAT(error_of([&] { import(over); }), HasSubstr("an existing file that is no manifest"));
+    EXPECT_EQ(file_content(over.out), before);
+  }
+  over.out = options("koniq10k").out;
+  EXPECT_EQ(import(over).size(), 3U);
+  EXPECT_EQ(import(over).size(), 3U);
 }
 
 TEST_F(DataSetFixture, PyiqaTables) {

@@ -130,6 +130,24 @@ TEST(Workbook, Refusals) {
   EXPECT_THAT(error_of([&] { parse_workbook(broken, "b.xlsx"); }), HasSubstr("CRC"));
 }
 
+TEST(Workbook, HostileTexts) {
+  // Runs inside runs are not of the format. A reader that follows them would exhaust its stack.
+  std::string open, close;
+  for (int i = 0; i < 300000; ++i) {
+    open += "<r>";
+    close += "</r>";
+  }
+  EXPECT_THAT(
+      cells_of("<row><c><v>1</v></c><c t='inlineStr'><is>" + open + "<t>x</t>" + close + "</is></c></row>"),
+      ElementsAre(Fields{"1", ""}));
+  // A text that many cells refer to.
+  std::string rows;
+  for (int row = 0; row < 5000; ++row) rows += "<row><c t='s'><v>0</v></c></row>";
+  const auto shared = [](std::size_t bytes) { return "<si><t>" + std::string(bytes, 'x') + "</t></si>"; };
+  EXPECT_THAT(error_of([&] { cells_of(rows, shared(131000)); }), HasSubstr("more than 512 MiB of text"));
+  EXPECT_THAT(error_of([&] { cells_of(rows, shared(132000)); }), HasSubstr("more than 32,767 characters"));
+}
+
 // Few bytes that ask for many cells.
 TEST(Workbook, LimitsItsCells) {
   std::string rows;
