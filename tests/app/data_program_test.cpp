@@ -70,7 +70,7 @@ TEST_F(DataProgram, Imports) {
 }
 
 TEST_F(DataProgram, Errors) {
-  expect_error(run({}), 2, "nothing is not a command");
+  expect_error(run({}), 2, "no command is given");
   expect_error(run({"export"}), 2, "'export' is not a command");
   expect_error(run({"import"}), 2, "import takes one data set");
   expect_error(run({"import", "koniq"}), 2, "koniq10k");

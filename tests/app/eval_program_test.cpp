@@ -134,7 +134,8 @@ TEST_F(EvalProgram, GroupsOfNumbersAreInTheirOrder) {
   const Outcome outcome = run({"--from-predictions", folder_.write("rows.jsonl", rows).string(), "--by",
                                "level", "--draws", "5", "--format", "json"});
   std::vector<std::string> values;
-  for (const auto& group : nlohmann::json::parse(outcome.out)["groups"]) values.push_back(group["value"]);
+  const nlohmann::json document = nlohmann::json::parse(outcome.out);
+  for (const auto& group : document["groups"]) values.push_back(group["value"]);
   EXPECT_THAT(values, ::testing::ElementsAre("1.5", "2", "10", "low"));
 }
 
