@@ -1,6 +1,7 @@
 # Helpers that keep one target per folder of src/, one test program per test file and one program per tool.
 
 add_library(biqa_warnings INTERFACE)
+set_target_properties(biqa_warnings PROPERTIES EXPORT_NAME warnings)
 target_compile_options(biqa_warnings INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Wold-style-cast -Wcast-qual -Wno-unknown-warning-option -Wno-restrict>
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${BIQA_WERROR}>>:-Werror>)
@@ -61,12 +62,17 @@ function(biqa_layer name)
   endif()
   if(NOT sources)
     add_library(biqa_${name} INTERFACE)
-    target_include_directories(biqa_${name} INTERFACE ${PROJECT_SOURCE_DIR}/src)
+    set_property(GLOBAL APPEND PROPERTY BIQA_LAYERS biqa_${name})
+    target_include_directories(biqa_${name} INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src>)
     target_link_libraries(biqa_${name} INTERFACE ${A_LINK})
     return()
   endif()
   add_library(biqa_${name} STATIC ${sources})
-  target_include_directories(biqa_${name} PUBLIC ${PROJECT_SOURCE_DIR}/src)
+  set_target_properties(biqa_${name} PROPERTIES EXPORT_NAME ${name})
+  set_property(GLOBAL APPEND PROPERTY BIQA_LAYERS biqa_${name})
+  target_include_directories(biqa_${name} PUBLIC
+    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src> $<INSTALL_INTERFACE:include/biqa>)
+  target_compile_features(biqa_${name} PUBLIC cxx_std_20)
   target_link_libraries(biqa_${name} PUBLIC ${A_LINK} PRIVATE ${A_PRIVATE} biqa_warnings)
   if(BIQA_CUDA_EMULATED)
     target_include_directories(biqa_${name} BEFORE PUBLIC ${PROJECT_SOURCE_DIR}/tests/cuda_emulation/include)
@@ -77,7 +83,8 @@ function(biqa_layer name)
   endif()
 endfunction()
 
-# biqa_programs(folder): every folder/NAME.cpp becomes the program biqa_NAME. The target biqa_all_programs builds them all.
+# biqa_programs(folder): every folder/NAME.cpp becomes the program biqa_NAME. The target biqa_all_programs builds them all;
+# the global property BIQA_PROGRAMS_folder lists the targets.
 add_custom_target(biqa_all_programs)
 function(biqa_programs folder)
   file(GLOB mains CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${folder}/*.cpp)
@@ -85,6 +92,7 @@ function(biqa_programs folder)
     get_filename_component(name ${main} NAME_WE)
     add_executable(biqa_${name}_program ${main})
     set_target_properties(biqa_${name}_program PROPERTIES OUTPUT_NAME biqa_${name})
+    set_property(GLOBAL APPEND PROPERTY BIQA_PROGRAMS_${folder} biqa_${name}_program)
     add_dependencies(biqa_all_programs biqa_${name}_program)
     target_link_libraries(biqa_${name}_program PRIVATE biqa_app biqa_warnings)
   endforeach()
