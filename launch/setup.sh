@@ -20,7 +20,7 @@ packages=(
   libzip-dev libpugixml-dev libmatio-dev
   libgtest-dev libgmock-dev
 )
-lint_packages=(clang-format-14 clang-tidy-14 libomp-14-dev)
+lint_packages=(clang-format-14 clang-tidy-14 libomp-14-dev help2man)
 fuzz_packages=(clang-14 libclang-rt-14-dev libomp-14-dev)
 # One line per system: code name | title | what was tested there | packages with another name, as OURS=THEIRS. An empty THEIRS
 # means that the system does not have the package.

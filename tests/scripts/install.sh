@@ -23,7 +23,11 @@ expect() {  # expect WHAT COMMAND...: what the command before printed is in $fol
 }
 
 # Another prefix than the build's, below DESTDIR as a packager would have it: the CMake package must not hold either.
-DESTDIR=$folder/stage expect "staged installation" cmake --install "$build" --prefix /opt/biqa
+export DESTDIR=$folder/stage
+expect "staged installation" cmake --install "$build" --prefix /opt/biqa --component runtime
+expect "programs alone" test ! -e "$folder/stage/opt/biqa/lib"
+expect "staged development files" cmake --install "$build" --prefix /opt/biqa --component development
+unset DESTDIR
 expect "the staged completion is a link" test -L "$folder/stage/opt/biqa/share/bash-completion/completions/biqa_score"
 mv "$folder/stage/opt/biqa" "$prefix"
 
@@ -45,6 +49,11 @@ expect "examples/rate" "$folder/rate/rate" "$quickstart" "$photo"
 expect "an answer of examples/rate" grep -q '<caption>' "$folder/previous"
 expect "examples/rate without a file" bash -c "! '$folder/rate/rate' '$quickstart' no-such.png"
 expect "its error line" grep -q '^error: .*no-such.png' "$folder/previous"
+
+if command -v help2man >/dev/null; then
+  expect "the name in a manual page" grep -q '^biqa_ckpt .- inspect, verify' "$prefix/share/man/man1/biqa_ckpt.1"
+  expect "an exit status in a manual page" grep -q '^0 done, 1 failed' "$prefix/share/man/man1/biqa_score.1"
+fi
 
 # shellcheck source=launch/completion.bash
 source "$prefix/share/bash-completion/completions/biqa_learner"
