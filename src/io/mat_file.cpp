@@ -1,29 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "io/mat_file.h"
 
-#include <fcntl.h>
 #include <matio.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <array>
-#include <cerrno>
 #include <cstdint>
 #include <cstring>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string_view>
 
 #include "core/error.h"
+#include "io/child.h"
 #include "io/files.h"
 #include "io/hdf5/mat_variables.h"
 
 namespace biqa {
 namespace {
 
-constexpr rlim_t kChildSeconds = 60;
+constexpr std::uint64_t kChildSeconds = 60;
+// Far more than the scores of a data set need, also where the library makes copies.
+constexpr std::uint64_t kChildMemory = std::uint64_t{2} << 30;
 constexpr char kRefused = 'E', kRead = '+';
 
 struct Close {
@@ -172,58 +168,13 @@ std::string read_here(const std::string& file, const std::string& name, const Co
   }
 }
 
-[[noreturn]] void run_child(int pipe, const std::function<std::string()>& work) {
-  const rlimit no_core{0, 0}, seconds{kChildSeconds, kChildSeconds};
-  ::setrlimit(RLIMIT_CORE, &no_core);
-  ::setrlimit(RLIMIT_CPU, &seconds);
-  // The libraries report their own errors there.
-  const int nowhere = ::open("/dev/null", O_WRONLY | O_CLOEXEC);
-  if (nowhere >= 0) ::dup2(nowhere, STDERR_FILENO);
-  const std::string answer = work();
-  for (std::size_t sent = 0; sent < answer.size();) {
-    const ssize_t count = ::write(pipe, answer.data() + sent, answer.size() - sent);
-    if (count < 0 && errno != EINTR) ::_exit(1);
-    if (count > 0) sent += static_cast<std::size_t>(count);
-  }
-  ::_exit(0);
-}
-
-/// Runs `work` in a child and returns its answer. Nothing if the child died.
-std::optional<std::string> in_child(const std::function<std::string()>& work) {
-  std::array<int, 2> pipe{};
-  if (::pipe2(pipe.data(), O_CLOEXEC) != 0)
-    fail("cannot start a child process: {}; try again", system_reason(errno));
-  const pid_t child = ::fork();
-  if (child < 0) {
-    const int reason = errno;
-    ::close(pipe[0]);
-    ::close(pipe[1]);
-    fail("cannot start a child process: {}; free memory or processes", system_reason(reason));
-  }
-  if (child == 0) run_child(pipe[1], work);
-  ::close(pipe[1]);
-  std::string answer;
-  std::array<char, 65536> piece{};
-  while (true) {
-    const ssize_t count = ::read(pipe[0], piece.data(), piece.size());
-    if (count < 0 && errno == EINTR) continue;
-    if (count <= 0) break;
-    answer.append(piece.data(), static_cast<std::size_t>(count));
-  }
-  ::close(pipe[0]);
-  int status = 0;
-  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
-  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) return std::nullopt;
-  return answer;
-}
-
 std::string read_variable(const std::filesystem::path& file, const std::string& variable,
                           const Conversion& conversion) {
   (void)read_beginning(file, 1);  // says why a file cannot be opened
   const std::optional<std::string> answer =
-      in_child([&] { return read_here(file.string(), variable, conversion); });
-  if (!answer || answer->empty()) {
+      answer_of_child([&] { return read_here(file.string(), variable, conversion); },
+                      {.cpu_seconds = kChildSeconds, .memory = kChildMemory});
+  if (!answer) {
     fail("cannot read {} of {}: the file is damaged, so that its library failed; get the file again",
          variable, file.string());
   }

@@ -9,6 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <ctime>
+#include <fstream>
+#include <iterator>
 #include <utility>
 
 #include "fuzz/harness.h"
@@ -86,8 +88,11 @@ class Replay : public ::testing::Test {
     }
     const fs::path folder = fs::path(BIQA_SOURCE_DIR) / "tests/fuzz/inputs" / name_;
     if (!fs::exists(folder)) return;
-    for (const auto& entry : fs::directory_iterator(folder))
-      run(entry.path().filename().string(), read_file(entry.path()));
+    for (const auto& entry : fs::directory_iterator(folder)) {
+      // read_file would refuse an input that is a Git LFS pointer
+      std::ifstream stream(entry.path(), std::ios::binary);
+      run(entry.path().filename().string(), {std::istreambuf_iterator<char>(stream), {}});
+    }
   }
 
  private:

@@ -1,19 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reads a whole HDF5 file without a seal in a child process, before the reader uses the file.
-#include <fcntl.h>
 #include <malloc.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <array>
-#include <cerrno>
-#include <csignal>
 #include <new>
+#include <optional>
 #include <set>
-#include <system_error>
 
+#include "io/child.h"
 #include "io/hdf5/state.h"
 
 namespace biqa {
@@ -96,18 +89,7 @@ void Hdf5File::State::visit_everything() const {
   }
 }
 
-void Hdf5File::State::inspect(int report) {
-  // Inherited crash handlers would print or hang. In the child a crash is a result.
-  for (const int signal : {SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGXCPU}) std::signal(signal, SIG_DFL);
-  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  const rlimit no_core{0, 0};
-  ::setrlimit(RLIMIT_CORE, &no_core);
-  // Seconds of processor time that suffice to read the whole file even on a slow machine.
-  const rlim_t patience = 10 + file_bytes / (std::uint64_t{4} << 20);
-  const rlimit time{patience, patience};
-  ::setrlimit(RLIMIT_CPU, &time);
-  if (const int nowhere = ::open("/dev/null", O_WRONLY | O_CLOEXEC); nowhere >= 0)
-    ::dup2(nowhere, STDERR_FILENO);
+std::string Hdf5File::State::inspect() {
   std::string answer(1, kHarmless);
   try {
     const Handle access = reading_list();
@@ -124,41 +106,25 @@ void Hdf5File::State::inspect(int report) {
         "cannot read {}: it claims more data than fit into memory; check that it is the right file",
         path.string());
   }
-  const ssize_t written = ::write(report, answer.data(), answer.size());
-  ::_exit(written == static_cast<ssize_t>(answer.size()) ? 0 : 1);
+  return answer;
 }
 
 // The library crashes or loops on some damaged files (docs/decisions/0008-hdf5-checked-by-a-child.md). A child process
 // first reads the whole file with the same calls. A file that kills it is refused.
 void Hdf5File::State::check_in_a_child() {
-  std::array<int, 2> ends{};
-  if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
-    fail("cannot check {}: {}; close other programs", path.string(), std::generic_category().message(errno));
+  // Seconds of processor time that suffice to read the whole file even on a slow machine.
+  const std::uint64_t patience = 10 + file_bytes / (std::uint64_t{4} << 20);
+  std::optional<std::string> answer;
+  try {
+    answer = answer_of_child([this] { return inspect(); }, {.cpu_seconds = patience});
+  } catch (const Error& error) {
+    fail("cannot check {}: {}", path.string(), error.what());
   }
-  const pid_t child = ::fork();
-  if (child == 0) inspect(ends[1]);
-  const int error = errno;
-  ::close(ends[1]);
-  if (child < 0) {
-    ::close(ends[0]);
-    fail("cannot check {}: cannot start a process: {}; free some memory", path.string(),
-         std::generic_category().message(error));
-  }
-  std::string answer;
-  std::array<char, 4096> buffer{};
-  for (ssize_t count = 0; (count = ::read(ends[0], buffer.data(), buffer.size())) != 0;) {
-    if (count > 0)
-      answer.append(buffer.data(), static_cast<std::size_t>(count));
-    else if (errno != EINTR)
-      break;
-  }
-  ::close(ends[0]);
-  int status = 0;
-  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
-  if (answer.empty()) {
+  if (!answer) {
     fail("cannot read {}: it is damaged (the HDF5 library crashes or hangs); fetch or write it again",
          path.string());
   }
-  if (answer[0] != kHarmless) throw Error(answer);
+  if (answer->front() != kHarmless) throw Error(*answer);
 }
+
 }  // namespace biqa

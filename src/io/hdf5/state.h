@@ -63,8 +63,8 @@ struct Hdf5File::State {
 
   /// The caller must hold the lock.
   void check_in_a_child();
-  /// Runs in the child process. Reads the whole file, writes kHarmless or the fault it found to `report`, and ends.
-  [[noreturn]] void inspect(int report);
+  /// Runs in the child process. Reads the whole file. Returns a text that starts with kHarmless, or the fault it found.
+  std::string inspect();
   /// Reads everything that the methods of Hdf5File can reach. Ordinary read errors are left to these methods.
   void visit_everything() const;
   void visit_attributes(hid_t object, const std::string& place) const;

@@ -10,7 +10,9 @@ namespace {
 void run(std::string_view input) {
   static const Folder folder;
   const std::filesystem::path file = folder.write("input.mat", input);
-  if (!is_mat_file(file)) return;
+  bool readable = false;
+  accepted([&] { readable = is_mat_file(file); });
+  if (!readable) return;
   accepted([&] { (void)read_mat_numbers(file, "scores"); });
   accepted([&] { (void)read_mat_texts(file, "names"); });
 }
