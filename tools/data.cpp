@@ -34,7 +34,7 @@ const ProgramInfo kInfo{
     "biqa_data import koniq10k --root KonIQ-10k --split train --out koniq_train.jsonl",
     {{"root", "DIR", "import: folder of the data set", ""},
      {"labels", "FILE", "import: label file; without it the set's own is looked for below --root", ""},
-     {"images", "FOLDER", "import: folder of the images below --root; without it the set's own", ""},
+     {"images", "FOLDER", "import: folder of the images, below --root or anywhere else; without it the set's own", ""},
      {"split", "NAMES",
       "import: train, val, test, all, or the set's own words (pipal: deqa), separated by commas", "all"},
      {"scale", "SCALE", "import: koniq10k: zscore or raw; csv: range of the scores, WORST..BEST", ""},

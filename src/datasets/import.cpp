@@ -230,9 +230,15 @@ class Importer {
       fail("cannot write manifest {}: no folder {}; make it first", options_.out.string(), folder.string());
     }
     out_folder_ = fs::canonical(folder);
+    folders_ = options_.images.empty() ? set_.folders : std::vector<std::string>{options_.images};
+    pictures_root_ = root_;
     if (!options_.images.empty() && !fs::is_directory(root_ / options_.images, problem)) {
-      fail("cannot read images {}: no such folder; correct --images",
-           (options_.root / options_.images).string());
+      if (!fs::is_directory(options_.images, problem)) {
+        fail("cannot read images {}: no such folder, below {} or as it stands; correct --images",
+             options_.images, options_.root.string());
+      }
+      pictures_root_ = fs::canonical(options_.images);
+      folders_ = {""};
     }
     if (fs::exists(options_.out, problem) && !is_manifest(options_.out)) {
       fail_usage(
@@ -289,9 +295,7 @@ class Importer {
   }
 
   void find_pictures() {
-    PictureFinder finder(root_,
-                         options_.images.empty() ? set_.folders : std::vector<std::string>{options_.images},
-                         set_.nested);
+    PictureFinder finder(pictures_root_, folders_, set_.nested);
     std::vector<std::string> names;
     for (const LabelRow& row : labels_.rows)
       if (row.problem.empty()) names.push_back(row.image);
@@ -497,6 +501,8 @@ class Importer {
   }
 
   const ImportOptions& options_;
+  fs::path pictures_root_;            ///< the root, or --images if that is not below it
+  std::vector<std::string> folders_;  ///< below pictures_root_
   const DataSet& set_;
   std::vector<std::string> splits_;
   std::optional<ScoreScale> scale_;

@@ -54,6 +54,17 @@ TEST_F(Koniq, DefaultScale) {
   EXPECT_EQ(samples[2].raw_score, 46.15032679739);
 }
 
+TEST_F(Koniq, ImagesMayLieElsewhere) {
+  const fs::path elsewhere = options("koniq10k").root.parent_path() / "elsewhere";
+  fs::rename(options("koniq10k").root / "1024x768", elsewhere);
+  ImportOptions asked = options("koniq10k");
+  EXPECT_THAT(refusal(asked), HasSubstr("1.jpg"));
+  asked.images = elsewhere.string() + "/no";
+  EXPECT_THAT(refusal(asked), HasSubstr("no such folder, below"));
+  asked.images = elsewhere.string();
+  EXPECT_EQ(import(asked)[0]["image"], "../elsewhere/1.jpg");
+}
+
 TEST_F(Koniq, RawScaleIsTheMeanOfTheGrades) {
   ImportOptions raw = options("koniq10k");
   raw.scale = "raw";
