@@ -128,7 +128,8 @@ TEST_F(Synth, RowsSayWhatWasDone) {
     EXPECT_EQ(row["width"], row["reference"] == "a.png" ? 30 : 32);
     double expected = kCleanScore;
     for (const Distortion& distortion : distortions())
-      if (distortion.name == row["type"]) expected = distortion.score.at(row["level"].get<std::size_t>() - 1);
+      if (row["type"].get<std::string>() == distortion.name)
+        expected = distortion.score.at(row["level"].get<std::size_t>() - 1);
     EXPECT_EQ(row["score"], expected);
   }
   EXPECT_EQ(references, (std::map<std::string, int>{{"a.png", 20}, {"b.png", 20}}));
