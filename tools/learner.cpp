@@ -23,10 +23,12 @@ namespace {
 const ProgramInfo kInfo{
     "biqa_learner",
     "train a vision-language model to judge image quality",
-    "--config FILE [--set KEY=VALUE]… [--dry-run]",
+    "--config FILE [--set KEY=VALUE]… [--dry-run | --print-config]",
     "mpirun -np 4 biqa_learner --config configs/koniq.yaml --set train.steps=20",
     {{"config", "FILE", "YAML configuration (docs/configuration.md)", ""},
      {"set", "KEY=VALUE…", "replace a value of the configuration, e.g. train.seed=1", ""},
+     {"print-config", "", "print every setting as the run would use it (bases and --set applied) and stop",
+      "false"},
      {"dry-run", "", "print the plan (ranks, memory, tokens, operations, time) and stop", "false"},
      {"gpu", "NAME",
       "with --dry-run and device cuda: GPU to plan the time for, e.g. RTX 4090; default: the one here", ""},
@@ -120,8 +122,12 @@ ExitCode train(const CommandLine& line) {
     run_alike(world, [&] {
       config = load_config(line.text("config"), overrides);
       plan_roles(config.roles, world.size());
-      if (!line.on("dry-run")) require_inputs(config);
+      if (!line.on("dry-run") && !line.on("print-config")) require_inputs(config);
     });
+    if (line.on("print-config")) {
+      if (world.rank() == 0) fmt::print("{}", to_yaml(config));
+      return ExitCode::done;
+    }
     if (line.on("dry-run")) {
       const int processors = share_processors(world);
       if (world.rank() == 0) {

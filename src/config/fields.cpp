@@ -104,16 +104,15 @@ std::span<const YamlNode> items_of(const YamlNode& node, const std::string& key,
   return node.children;
 }
 
-fs::path absolute_from(const fs::path& base, const std::string& text) {
+fs::path absolute_from(const fs::path& folder, const std::string& text) {
   if (text.empty()) return {};
-  fs::path path = (base / text).lexically_normal();
+  fs::path path = (folder / text).lexically_normal();
   return path.has_filename() || !path.has_relative_path() ? path : path.parent_path();
 }
 
 // The table of keys over the members of one Config; its helpers decide type and range.
 class Fields {
  public:
-  explicit Fields(fs::path base) : base_(std::move(base)) {}
   std::vector<Field> take() { return std::move(fields_); }
 
   void section(const char* name) { section_ = name; }
@@ -201,22 +200,24 @@ class Fields {
         },
         [&value] { return value ? yaml_quoted(*value) : "null"; });
   }
-  void path(const char* key, fs::path& value) { path(key, value, base_); }
-  void path(const char* key, fs::path& value, const fs::path& base) {
+  /// `folder`: where a relative path starts; nothing: at the folder of the file that it stands in
+  void path(const char* key, fs::path& value, const std::optional<fs::path>& folder = std::nullopt) {
     add(
         key,
-        [&value, base](const YamlNode& node, const std::string& full) {
-          value = node.kind == YamlKind::null ? fs::path() : absolute_from(base, read_text(node, full));
+        [&value, folder](const YamlNode& node, const std::string& full) {
+          value = node.kind == YamlKind::null
+                      ? fs::path()
+                      : absolute_from(folder.value_or(node.folder), read_text(node, full));
         },
         [&value] { return yaml_quoted(value.string()); });
   }
   void paths(const char* key, std::vector<fs::path>& values) {
     add(
         key,
-        [&values, base = base_](const YamlNode& node, const std::string& full) {
+        [&values](const YamlNode& node, const std::string& full) {
           values.clear();
           for (const YamlNode& item : items_of(node, full, "paths")) {
-            values.push_back(absolute_from(base, read_text(item, full)));
+            values.push_back(absolute_from(item.folder, read_text(item, full)));
             if (values.back().empty()) refuse_value(item, full, "a path");
           }
         },
@@ -258,10 +259,8 @@ class Fields {
            std::function<std::string()> write) {
     fields_.push_back({section_, key, std::move(read), std::move(write)});
   }
-  const fs::path& base() const { return base_; }
 
  private:
-  fs::path base_;
   std::string section_;
   std::vector<Field> fields_;
 };
@@ -428,10 +427,10 @@ void checkpoint_fields(Fields& f, CheckpointSettings& checkpoint) {
   f.choice("best", checkpoint.best, kBestMetrics);
   f.add(
       "resume",
-      [&resume = checkpoint.resume, base = f.base()](const YamlNode& node, const std::string& full) {
+      [&resume = checkpoint.resume](const YamlNode& node, const std::string& full) {
         resume = read_text(node, full);
         if (resume.empty()) refuse_value(node, full, "auto, never or the path of a checkpoint");
-        if (resume != "auto" && resume != "never") resume = absolute_from(base, resume).string();
+        if (resume != "auto" && resume != "never") resume = absolute_from(node.folder, resume).string();
       },
       [&resume = checkpoint.resume] { return yaml_quoted(resume); });
   f.choice("save_signal", checkpoint.save_signal, kSaveSignals);
@@ -452,8 +451,8 @@ void roles_fields(Fields& f, RoleConfig& roles) {
 }  // namespace
 
 // The one list of sections, in the order of docs/configuration.md.
-std::vector<Field> fields_of(Config& c, const fs::path& base) {
-  Fields f(base);
+std::vector<Field> fields_of(Config& c) {
+  Fields f;
   model_fields(f, c.model);
   lora_fields(f, c.lora);
   data_fields(f, c.data);

@@ -2,7 +2,6 @@
 // The table of configuration keys, and Errors for wrong values. Private to this folder.
 #pragma once
 
-#include <filesystem>
 #include <functional>
 #include <string>
 #include <string_view>
@@ -22,8 +21,9 @@ struct Field {
   std::string full() const { return section.empty() ? key : section + "." + key; }
 };
 
-/// Every key, bound to the members of `config`, in the order of docs/configuration.md. Relative paths start at `base`.
-std::vector<Field> fields_of(Config& config, const std::filesystem::path& base);
+/// Every key, bound to the members of `config`, in the order of docs/configuration.md. Relative paths start at the folder
+/// of their YamlNode, that of train.out at the working directory.
+std::vector<Field> fields_of(Config& config);
 
 /// Throws Error (usage): the value of `key` must be `expected` ("a whole number from 1 to 4096").
 [[noreturn]] void refuse_value(const YamlNode& node, const std::string& key, const std::string& expected);

@@ -16,10 +16,12 @@ enum class YamlKind : std::uint8_t { null, scalar, list, map };
 /// One value. Scalars are stored as text; the reader decides their type.
 struct YamlNode {
   YamlKind kind = YamlKind::null;
-  std::string key;                 ///< in a map: this entry's key; otherwise empty
-  std::string text;                ///< of a scalar
-  bool quoted = false;             ///< "…" or '…': always text, never null, a number or a boolean
-  std::string where;               ///< "FILE:LINE" of the key or, without one, of the value
+  std::string key;      ///< in a map: this entry's key; otherwise empty
+  std::string text;     ///< of a scalar
+  bool quoted = false;  ///< "…" or '…': always text, never null, a number or a boolean
+  std::string where;    ///< "FILE:LINE" of the key or, without one, of the value
+  std::filesystem::path
+      folder;  ///< where relative paths in this value start; empty unless the reader sets it
   std::vector<YamlNode> children;  ///< of a list or a map, in the order of the file
 
   /// The entry with this key, or nullptr.

@@ -391,6 +391,96 @@ TEST(ShippedConfigs, Koniq) {
   require_training_keys(c);
 }
 
+std::vector<fs::path> shipped_configs() {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::recursive_directory_iterator(kSource / "configs")) {
+    if (entry.path().extension() == ".yaml") files.push_back(entry.path());
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+// Whatever data sets and models are there: the reader opens no other file than the bases.
+TEST(ShippedConfigs, AllResolveAndNoTwoShareARunFolder) {
+  std::map<fs::path, fs::path> files;
+  for (const fs::path& file : shipped_configs()) {
+    SCOPED_TRACE(file);
+    const Config config = load_config(file);
+    require_training_keys(config);
+    const auto [other, fresh] = files.emplace(config.train.out, file);
+    EXPECT_TRUE(fresh) << config.train.out << " is also the run folder of " << other->second;
+    TemporaryFolder folder;
+    EXPECT_EQ(to_yaml(load_config(folder.write("config.yaml", to_yaml(config)))), to_yaml(config));
+    const bool tiny = file.filename() == "quickstart.yaml" ||
+                      file.parent_path().string().find("miniature") != std::string::npos;
+    EXPECT_EQ(config.model.path.parent_path() == (kSource / "assets/tiny").lexically_normal(), tiny);
+  }
+  EXPECT_GT(files.size(), 40U);
+}
+
+/// What the file changes of its base, but for the run folder.
+std::vector<std::string> changes(const std::string& file, const std::string& base) {
+  std::vector<std::string> changed = changed_settings(to_yaml(load_config(kSource / "configs" / base)),
+                                                      load_config(kSource / "configs" / file));
+  std::erase_if(changed, [](const std::string& setting) { return setting.starts_with("train.out:"); });
+  return changed;
+}
+
+TEST(ShippedConfigs, ChangeOnlyWhatTheirNamesSay) {
+  EXPECT_THAT(changes("koniq_warmup.yaml", "koniq.yaml"),
+              ElementsAre("rollout.group_size: 8", "stage2.enabled: false", "rewards.consistency: 0",
+                          "rewards.reasoning: 0", "rewards.prediction_shape: binary", "train.epochs: 10"));
+  EXPECT_THAT(
+      changes("koniq_3b.yaml", "koniq.yaml"),
+      ElementsAre(testing::StartsWith("model.path: "), "model.device: cuda", "rollout.kv_memory: 1GiB",
+                  "objective.micro_batch_tokens: 4096", "objective.recompute_layers: true"));
+  EXPECT_THAT(changes("koniq_released.yaml", "koniq.yaml"),
+              ElementsAre("prompts.profile: released", testing::StartsWith("prompts.user: "),
+                          testing::StartsWith("prompts.stage2_user: ")));
+  const std::vector<std::string> names{"prediction", "consistency", "reasoning", "format"};
+  for (const auto& [folder, base] :
+       std::map<std::string, std::string>{{"", "koniq.yaml"}, {"miniature/", "quickstart.yaml"}}) {
+    for (const std::string& name : names) {
+      std::vector<std::string> others;
+      for (const std::string& other : names) {
+        if (other != name) others.push_back(fmt::format("rewards.{}: 0", other));
+      }
+      EXPECT_EQ(changes(folder + "ablation/only_" + name + ".yaml", base), others);
+      EXPECT_THAT(changes(folder + "ablation/without_" + name + ".yaml", base),
+                  ElementsAre(fmt::format("rewards.{}: 0", name)));
+    }
+    for (const auto& [percent, fraction] :
+         std::map<std::string, double>{{"000", 0}, {"025", .25}, {"050", .5}})
+      EXPECT_THAT(changes(folder + "annotations/annotations_" + percent + ".yaml", base),
+                  ElementsAre(fmt::format("data.annotation_fraction: {}", fraction)));
+    EXPECT_THAT(changes(folder + "annotations/annotations_100.yaml", base), ElementsAre());
+  }
+}
+
+TEST(ShippedConfigs, ThePromptsOfReleasedAskForItsTags) {
+  const PromptTexts texts = load_config(kSource / "configs" / "koniq_released.yaml").prompts.texts;
+  for (const char* part :
+       {"<caption>", "</caption>", "<think>", "</think>", "<answer>", "</answer>", "{\"rating\": "})
+    EXPECT_THAT(texts.user, HasSubstr(part));
+  EXPECT_THAT(texts.stage2_user,
+              AllOf(HasSubstr("<answer>"), HasSubstr("\n{caption}\n"), HasSubstr("{\"rating\": ")));
+}
+
+TEST(ShippedConfigs, ParetoWeightsAddUpToTwo) {
+  for (const char* folder : {"pareto", "miniature/pareto"}) {
+    std::vector<double> weights;
+    for (const auto& entry : fs::directory_iterator(kSource / "configs" / folder)) {
+      const Config config = load_config(entry.path());
+      const double reasoning = config.rewards.weights.at(reward_column("reasoning"));
+      EXPECT_EQ(reasoning + config.rewards.weights.at(reward_column("prediction")), 2);
+      EXPECT_EQ(entry.path().stem(), fmt::format("reasoning_{:.2f}", reasoning));
+      weights.push_back(reasoning);
+    }
+    std::sort(weights.begin(), weights.end());
+    EXPECT_THAT(weights, ElementsAre(0, .25, .5, 1, 1.5, 1.75, 2));
+  }
+}
+
 // docs/configuration.md: a row per key, with its default.
 TEST(ConfigurationPage, NamesEveryKeyAndItsDefault) {
   std::istringstream page(file_content(kSource / "docs" / "configuration.md"));
