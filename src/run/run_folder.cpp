@@ -87,6 +87,13 @@ bool holds_a_run(const fs::path& root) {
   return !problem && bytes > 0;
 }
 
+bool is_finished(const fs::path& root) {
+  std::error_code no_curves, no_config;
+  const auto ended = fs::last_write_time(root / "curves.svg", no_curves);
+  const auto began = fs::last_write_time(root / "config.yaml", no_config);
+  return !no_curves && !no_config && ended >= began;
+}
+
 RunLock::RunLock(fs::path root) : root_(std::move(root)) {
   std::error_code ignored;
   for (fs::path folder = fs::absolute(root_, ignored).lexically_normal();

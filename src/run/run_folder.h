@@ -21,6 +21,10 @@ std::filesystem::path dump_file(const std::filesystem::path& root, std::int64_t 
 /// True if this folder's metrics.jsonl contains at least one step.
 bool holds_a_run(const std::filesystem::path& root);
 
+/// True if the run in this folder has written its results since it was last started: curves.svg, which is written last, is
+/// not older than config.yaml, which is written first.
+bool is_finished(const std::filesystem::path& root);
+
 /// While this object exists, no other process can use the run folder. The system releases the lock whenever the process
 /// ends. Take it before choosing and reading the checkpoint to resume from, because another job may still be writing
 /// there.

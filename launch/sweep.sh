@@ -1,0 +1,254 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Usage: launch/sweep.sh --out DIR [--seeds LIST] [--jobs N] [--np N] [--slurm] [--changed] [--dry-run] CONFIG… [--set KEY=VALUE]…
+# Trains every configuration with every seed, and prints a table: mean and standard deviation over the seeds of the last
+# evaluation. CONFIG is a file, or a folder that stands for its *.yaml files. The run folders are DIR/NAME/seed-SEED. NAME is
+# the name of the configuration without .yaml. The table is also written to DIR/table.txt and DIR/table.csv.
+# Give the same command again after a stop or a failure: finished runs are skipped, others go on from their checkpoints.
+#   --seeds LIST    numbers and ranges, such as 1,2,5-8 (default: 1,2,3)
+#   --jobs N        number of runs side by side (default: 1; with --slurm: no limit)
+#   --np N          ranks of each run (default: 1)
+#   --slurm         submit the runs as a Slurm job array instead; the variables of koniq.slurm apply (launch/README.md)
+#   --changed       also go on with runs whose settings have changed since they began; otherwise they count as failed
+#   --dry-run       print what would run, and stop
+#   --set KEY=VALUE replaces a setting in all runs
+# On Ctrl-C or SIGTERM all runs finish their step and save; the exit code is then 75. On SIGUSR1 they save and continue.
+# Exit codes: 0 all runs are finished; 1 none is, or the table failed; 2 wrong usage or configuration; 3 some failed; 75 stopped.
+# BIQA_LEARNER is the program to run (default: build/cpu/bin/biqa_learner). biqa_sweep must be next to it.
+set -euo pipefail
+
+say() { printf 'sweep.sh: %s\n' "$1" >&2; }
+refuse() {  # refuse CODE WHAT
+  printf 'error: launch/sweep.sh: %s\n' "$2" >&2
+  exit "$1"
+}
+usage() { refuse 2 "$1; see launch/sweep.sh --help"; }
+number() {  # number FLAG TEXT: a whole number above 0
+  [[ ${2:-} =~ ^0*[1-9][0-9]{0,5}$ ]] || usage "$1 needs a whole number above 0, not '${2:-}'"
+  printf '%d' "$((10#$2))"
+}
+
+here=$(dirname "${BASH_SOURCE[0]}")
+out='' seed_list=1,2,3 jobs='' ranks=1 slurm=no changed=no dry_run=no
+inputs=() sets=()
+while [[ $# -gt 0 ]]; do
+  case $1 in
+    -h | --help) sed -n '3,/^set /{/^# /s/^# //p}' "${BASH_SOURCE[0]}"; exit 0 ;;
+    --out) [[ -n ${2:-} ]] || usage "--out needs a folder"; out=$2; shift ;;
+    --seeds) [[ $# -ge 2 ]] || usage "--seeds needs a list, such as 1,2,3"; seed_list=$2; shift ;;
+    --jobs) jobs=$(number --jobs "${2:-}"); shift ;;
+    --np) ranks=$(number --np "${2:-}"); shift ;;
+    --set) [[ $# -ge 2 ]] || usage "--set needs KEY=VALUE"; sets+=(--set "$2"); shift ;;
+    --set=*) sets+=(--set "${1#--set=}") ;;
+    --slurm) slurm=yes ;;
+    --changed) changed=yes ;;
+    --dry-run) dry_run=yes ;;
+    -*) usage "unknown argument $1" ;;
+    *) inputs+=("$1") ;;
+  esac
+  shift
+done
+[[ -n $out ]] || usage "--out is missing: name a folder for the runs, e.g. --out runs/ablation"
+((${#inputs[@]} > 0)) || usage "no configuration named, e.g. configs/miniature/ablation"
+for set in "${sets[@]}"; do
+  case $set in
+    train.out=*) usage "--set $set: the run folders follow from --out" ;;
+    train.seed=*) usage "--set $set: name seeds with --seeds" ;;
+    checkpoint.resume=*) usage "--set $set: a run of a sweep always goes on from its own newest checkpoint" ;;
+  esac
+done
+learner=${BIQA_LEARNER:-$here/../build/cpu/bin/biqa_learner}
+sweep=$(dirname "$learner")/biqa_sweep
+for needed in "$learner" "$sweep"; do
+  [[ -x $needed ]] || refuse 1 "$needed is not there; run launch/setup.sh and launch/build.sh"
+done
+
+# ---- the runs: configurations times seeds
+seeds=()
+IFS=, read -r -a parts <<<"$seed_list"
+for part in "${parts[@]}"; do
+  [[ $part =~ ^([0-9]{1,9})(-([0-9]{1,9}))?$ ]] || usage "--seeds $seed_list: '$part' is no number or range such as 1-3"
+  first=$((10#${BASH_REMATCH[1]})) last=$((10#${BASH_REMATCH[3]:-${BASH_REMATCH[1]}}))
+  ((first <= last && last - first < 10000)) || usage "--seeds $seed_list: the range $part is empty or too long"
+  for ((seed = first; seed <= last; ++seed)); do
+    [[ " ${seeds[*]} " != *" $seed "* ]] || usage "--seeds $seed_list: $seed is there twice"
+    seeds+=("$seed")
+  done
+done
+((${#seeds[@]} > 0)) || usage "--seeds names no seed"
+configs=()
+for input in "${inputs[@]}"; do
+  if [[ -d $input ]]; then
+    found=("${input%/}"/*.yaml)
+    [[ -e ${found[0]} ]] || usage "the folder $input has no *.yaml file"
+    configs+=("${found[@]}")
+  else
+    [[ -r $input ]] || usage "there is no configuration $input"
+    configs+=("$input")
+  fi
+done
+declare -A file_of=()
+for config in "${configs[@]}"; do
+  name=$(basename "$config" .yaml)
+  if [[ -n ${file_of[$name]:-} ]]; then
+    usage "${file_of[$name]} and $config have the same name, so their run folders would be the same; use two sweeps"
+  fi
+  file_of[$name]=$config
+done
+
+# `arguments`: of biqa_learner, behind its configuration
+arguments_of() {  # arguments_of RUN-FOLDER SEED
+  arguments=("${sets[@]}" --set "train.seed=$2" --set "train.out=$1" --set checkpoint.resume=auto)
+}
+titles=() run_configs=() folders=() run_seeds=() states=()
+for config in "${configs[@]}"; do
+  name=$(basename "$config" .yaml)
+  for seed in "${seeds[@]}"; do
+    folder=$out/$name/seed-$seed
+    arguments_of "$folder" "$seed"
+    # This also finds mistakes in a configuration before anything runs.
+    status=0
+    state=$("$sweep" state --config "$config" "${arguments[@]}" --set checkpoint.save_signal=SIGUSR1) || status=$?
+    ((status == 0)) || exit "$status"
+    if [[ $changed == yes && $state == changed* ]]; then state=started; fi
+    titles+=("$name, seed $seed") run_configs+=("$config") folders+=("$folder") run_seeds+=("$seed") states+=("$state")
+  done
+done
+count=${#titles[@]}
+todo=() failed=() stopped=() partial=no finished=0
+for ((i = 0; i < count; ++i)); do
+  case ${states[i]} in
+    finished) finished=$((finished + 1)) ;;
+    changed*)
+      failed+=("${titles[i]}")
+      printf 'error: launch/sweep.sh: %s: %s holds a run with other settings than now (%s); use another --out, or go on with --changed\n' \
+        "${titles[i]}" "${folders[i]}" "${states[i]#changed }" >&2
+      ;;
+    *) todo+=("$i") ;;
+  esac
+done
+say "$count runs: $finished finished, ${#todo[@]} to do${failed:+, ${#failed[@]} with other settings}"
+
+# ---- what would run
+if [[ $slurm == yes ]]; then
+  options=(--array="1-${#todo[@]}${jobs:+%$jobs}" --job-name="sweep-$(basename "$out")" --nodes="${BIQA_NODES:-1}")
+  options+=(--ntasks-per-node="${BIQA_RANKS_PER_NODE:-${BIQA_GPUS_PER_NODE:-$ranks}}")
+  [[ -z ${BIQA_CPUS_PER_RANK:-} ]] || options+=(--cpus-per-task="$BIQA_CPUS_PER_RANK")
+  [[ -z ${BIQA_GPUS_PER_NODE:-} ]] || options+=(--gpus-per-node="$BIQA_GPUS_PER_NODE")
+fi
+jobs=${jobs:-1}
+if [[ $dry_run == yes ]]; then
+  for ((i = 0; i < count; ++i)); do
+    printf '%-9s %s %s\n' "${states[i]%% *}" "${run_configs[i]}" "${folders[i]}"
+  done
+  if ((${#todo[@]} > 0)); then
+    if [[ $slurm == yes ]]; then
+      printf '%q ' sbatch "${options[@]}" launch/sweep.slurm LIST "${sets[@]}"
+    else
+      arguments_of "$out/NAME/seed-SEED" SEED
+      printf '%q ' "$here/local.sh" -n "$ranks" CONFIG "${arguments[@]}"
+    fi
+    printf '\n'
+  fi
+  exit 0
+fi
+mkdir -p "$out" || refuse 1 "$out: the folder cannot be made; name another --out"
+
+# ---- as a Slurm job array: each task reads its line of the list
+if [[ $slurm == yes ]] && ((${#todo[@]} > 0)); then
+  command -v sbatch >/dev/null || refuse 1 "there is no sbatch here; submit on a machine of the cluster, or leave --slurm out"
+  list=$(mktemp "$(realpath "$out")/array-XXXXXX.tsv") || refuse 1 "$out: no file can be written there"
+  for i in "${todo[@]}"; do
+    printf '%s\t%s\t%s\n' "$(realpath "${run_configs[i]}")" "$(realpath -m "${folders[i]}")" "${run_seeds[i]}"
+  done >"$list"
+  output=$(realpath "$out")/%A_%a.out
+  cd "$here/.."
+  sbatch "${options[@]}" --output="$output" launch/sweep.slurm "$list" "${sets[@]}" || refuse 1 "sbatch refused the array (see above)"
+  say "when the array is done, give the same command again: it prints the table, or submits what is left"
+  ((${#failed[@]} == 0)) || exit 3
+  exit 0
+fi
+
+# ---- on this machine
+# Runs side by side share the processors.
+if ((jobs > 1)) && [[ -z ${OMP_NUM_THREADS:-} ]]; then
+  threads=$(($(bash "$here/processors.sh") / (jobs * ranks)))
+  export OMP_NUM_THREADS=$((threads > 0 ? threads : 1))
+fi
+export BIQA_LEARNER=$learner
+declare -A running=() began=()  # index of the run by process
+stopping=no
+# Each run has its own session, so the terminal's Ctrl-C reaches only this script.
+start_run() {  # start_run INDEX
+  mkdir -p "$(dirname "${folders[$1]}")" || refuse 1 "${folders[$1]}: the folder above it cannot be made"
+  arguments_of "${folders[$1]}" "${run_seeds[$1]}"
+  setsid setpriv --pdeathsig TERM bash "$here/local.sh" -n "$ranks" "${run_configs[$1]}" "${arguments[@]}" \
+    </dev/null >>"${folders[$1]}.log" 2>&1 &
+  running[$!]=$1
+  began[$!]=$SECONDS
+  say "${titles[$1]}: begins, log ${folders[$1]}.log"
+}
+end_run() {  # end_run PROCESS
+  local i=${running[$1]} status=0 reason
+  wait "$1" || status=$?
+  unset "running[$1]"
+  local took=$((SECONDS - began[$1]))
+  case $status in
+    0) finished=$((finished + 1)); say "${titles[i]}: finished in $took s" ;;
+    3) finished=$((finished + 1)) partial=yes; say "${titles[i]}: finished in $took s, but some inputs failed; see its log" ;;
+    75) stopped+=("${titles[i]}"); say "${titles[i]}: stopped, its checkpoint is written" ;;
+    *)
+      failed+=("${titles[i]}")
+      reason=$(grep -a '^error: ' "${folders[i]}.log" | tail -n 1 || true)
+      printf 'error: launch/sweep.sh: %s failed with exit code %s: %s; see %s\n' "${titles[i]}" "$status" \
+        "${reason#error: }" "${folders[i]}.log" >&2
+      ;;
+  esac
+}
+# local.sh finishes the step and saves on the first SIGTERM, and kills the ranks on the second.
+stop() {
+  stopping=yes
+  say "stopping: each run finishes its step and saves (ask again to kill them)"
+  ((${#running[@]} == 0)) || kill -TERM "${!running[@]}" 2>/dev/null || true
+}
+save() { ((${#running[@]} == 0)) || kill -USR1 "${!running[@]}" 2>/dev/null || true; }
+trap stop INT TERM
+trap save USR1
+
+next=0
+while ((next < ${#todo[@]} || ${#running[@]} > 0)); do
+  if [[ $stopping == no ]] && ((next < ${#todo[@]} && ${#running[@]} < jobs)); then
+    start_run "${todo[next]}"
+    next=$((next + 1))
+    continue
+  fi
+  [[ $stopping == no || ${#running[@]} -gt 0 ]] || break
+  for process in "${!running[@]}"; do
+    kill -0 "$process" 2>/dev/null || end_run "$process"
+  done
+  sleep 0.1 >/dev/null 2>&1 || true  # may outlive this script
+done
+for i in "${todo[@]:next}"; do stopped+=("${titles[i]}"); done
+
+# ---- the table, and what became of the runs
+table=0
+for format in csv table; do
+  name=table.$([[ $format == csv ]] && echo csv || echo txt)
+  status=0
+  "$sweep" table "$out" --format "$format" >"$out/.$name.part" 2>"$out/.table.log" || status=$?
+  if ((status == 0 || status == 3)); then
+    mv "$out/.$name.part" "$out/$name"
+  else
+    rm -f "$out/.$name.part"
+    table=1
+  fi
+done
+cat "$out/.table.log" >&2
+rm -f "$out/.table.log"
+((table > 0)) || cat "$out/table.txt"
+say "$finished of $count runs are finished${failed:+, ${#failed[@]} failed}${stopped:+, ${#stopped[@]} stopped}; the table is in $out/table.txt and $out/table.csv"
+for title in "${failed[@]}"; do say "failed: $title"; done
+for title in "${stopped[@]}"; do say "stopped: $title"; done
+if ((${#stopped[@]} > 0)); then exit 75; fi
+if ((finished == 0 || table > 0)); then exit 1; fi
+if ((${#failed[@]} > 0)) || [[ $partial == yes ]]; then exit 3; fi

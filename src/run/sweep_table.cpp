@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "run/sweep_table.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <system_error>
+#include <utility>
+
+#include "core/columns.h"
+#include "core/csv.h"
+#include "core/error.h"
+#include "core/statistics.h"
+#include "run/run_folder.h"
+
+namespace biqa {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+constexpr std::string_view kSeedFolder = "seed-";
+
+std::vector<fs::path> folders_in(const fs::path& folder) {
+  std::vector<fs::path> found;
+  std::error_code problem;
+  for (fs::directory_iterator at(folder, problem), end; !problem && at != end; at.increment(problem)) {
+    std::error_code ignored;
+    if (at->is_directory(ignored)) found.push_back(at->path());
+  }
+  if (problem)
+    fail("cannot read the sweep {}: {}; name the folder that launch/sweep.sh got with --out", folder.string(),
+         problem.message());
+  // seed-2 stands before seed-10.
+  std::sort(found.begin(), found.end(), [](const fs::path& a, const fs::path& b) {
+    const std::string x = a.filename().string(), y = b.filename().string();
+    const bool by_length = x.starts_with(kSeedFolder) && y.starts_with(kSeedFolder) && x.size() != y.size();
+    return by_length ? x.size() < y.size() : x < y;
+  });
+  return found;
+}
+
+std::vector<EvalMetrics> last_evaluations(const fs::path& file) {
+  if (!fs::exists(file)) return {};
+  std::vector<EvalMetrics> all = read_metrics(file).evaluations;
+  std::int64_t last = 0;
+  for (const EvalMetrics& one : all) last = std::max(last, one.step);
+  std::erase_if(all, [&](const EvalMetrics& one) { return one.step != last; });
+  return all;
+}
+
+SweepFigure figure_of(std::vector<double> values) {
+  SweepFigure figure;
+  figure.values = std::move(values);
+  std::vector<double> measured;
+  std::copy_if(figure.values.begin(), figure.values.end(), std::back_inserter(measured),
+               [](double value) { return std::isfinite(value); });
+  figure.n = static_cast<std::int64_t>(measured.size());
+  figure.mean = mean(measured);
+  figure.deviation = standard_deviation(measured);
+  return figure;
+}
+
+/// The row of one set and decoding over `runs`, which are finished.
+SweepRow row_of_runs(const std::vector<const SweepRun*>& runs, const std::string& set,
+                     const std::string& decoding, std::vector<std::string>& notes) {
+  SweepRow row;
+  row.config = runs.front()->config;
+  row.set = set;
+  row.decoding = decoding;
+  std::array<std::vector<double>, kSweepColumns.size()> values;
+  std::set<std::pair<std::int64_t, std::int64_t>> steps_and_images;
+  for (const SweepRun* run : runs) {
+    row.seeds.push_back(run->seed);
+    for (std::size_t i = 0; i < kSweepColumns.size(); ++i) {
+      const auto line = std::find_if(run->last.begin(), run->last.end(), [&](const EvalMetrics& m) {
+        return m.set == set && m.decoding == decoding && m.condition == kSweepColumns[i].condition;
+      });
+      values[i].push_back(line == run->last.end() ? kNotMeasured : column_of(*line, kSweepColumns[i].metric));
+      if (line == run->last.end()) continue;
+      steps_and_images.emplace(line->step, line->n);
+      row.step = std::max(row.step, line->step);
+      row.images = std::max(row.images, line->n);
+    }
+  }
+  for (std::size_t i = 0; i < kSweepColumns.size(); ++i) row.figures[i] = figure_of(std::move(values[i]));
+  if (steps_and_images.size() > 1) {
+    notes.push_back(fmt::format(
+        "{} on {} ({}): the seeds were not evaluated after the same step or on as many images; run them with "
+        "the same settings",
+        row.config, set, decoding));
+  }
+  return row;
+}
+
+std::string cell(const SweepFigure& figure, int decimals, std::size_t seeds) {
+  if (figure.n == 0) return "-";
+  std::string text = fmt::format("{:.{}f}", figure.mean, decimals);
+  if (std::isfinite(figure.deviation)) text += fmt::format(" ± {:.{}f}", figure.deviation, decimals);
+  // The mean is not over all seeds of the row.
+  if (figure.n != static_cast<std::int64_t>(seeds)) text += fmt::format(" ({})", figure.n);
+  return text;
+}
+
+Json json_number(double value) {
+  return std::isfinite(value) ? Json(value) : Json();
+}
+
+std::string csv_number(double value) {
+  return std::isfinite(value) ? fmt::format("{}", value) : "";
+}
+
+}  // namespace
+
+std::vector<SweepRun> read_sweep(const fs::path& out) {
+  std::vector<SweepRun> runs;
+  for (const fs::path& config : folders_in(out)) {
+    for (const fs::path& folder : folders_in(config)) {
+      const std::string name = folder.filename().string();
+      if (!name.starts_with(kSeedFolder) || !fs::exists(folder / "config.yaml")) continue;
+      runs.push_back({config.filename().string(), name.substr(kSeedFolder.size()), is_finished(folder),
+                      last_evaluations(folder / "metrics.jsonl")});
+    }
+  }
+  if (runs.empty())
+    fail("cannot make a table of {}: it holds no run folder CONFIG/seed-N; name the --out of launch/sweep.sh",
+         out.string());
+  return runs;
+}
+
+SweepTable sweep_table(const std::vector<SweepRun>& runs) {
+  SweepTable table;
+  for (auto begin = runs.begin(); begin != runs.end();) {
+    const auto end =
+        std::find_if(begin, runs.end(), [&](const SweepRun& run) { return run.config != begin->config; });
+    std::vector<const SweepRun*> finished;
+    std::vector<std::string> unfinished;
+    std::vector<std::pair<std::string, std::string>> kinds;  // set and decoding
+    for (auto run = begin; run != end; ++run) {
+      if (!run->finished) {
+        unfinished.push_back(run->seed);
+        continue;
+      }
+      finished.push_back(&*run);
+      for (const EvalMetrics& line : run->last) {
+        const std::pair kind(line.set, line.decoding);
+        if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) kinds.push_back(kind);
+      }
+    }
+    if (!unfinished.empty()) {
+      table.notes.push_back(fmt::format("{}: not finished and left out: seed {}; give the same command again",
+                                        begin->config, fmt::join(unfinished, ", ")));
+    }
+    std::vector<SweepRow> rows;
+    for (const auto& [set, decoding] : kinds)
+      rows.push_back(row_of_runs(finished, set, decoding, table.notes));
+    if (rows.empty()) {
+      rows.emplace_back();
+      for (const SweepRun* run : finished) rows.back().seeds.push_back(run->seed);
+      if (!finished.empty())
+        table.notes.push_back(fmt::format("{}: its runs have no evaluation; set data.eval", begin->config));
+    }
+    for (SweepRow& row : rows) {
+      row.config = begin->config;
+      row.unfinished = unfinished;
+      table.rows.push_back(std::move(row));
+    }
+    begin = end;
+  }
+  return table;
+}
+
+std::string sweep_text(const SweepTable& table) {
+  std::vector<std::pair<std::string, std::string>> kinds;
+  for (const SweepRow& row : table.rows) {
+    const std::pair kind(row.set, row.decoding);
+    if (!row.set.empty() && std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) kinds.push_back(kind);
+  }
+  std::vector<std::string> names{"configuration", "seeds", "step"};
+  for (const SweepColumn& column : kSweepColumns) names.emplace_back(column.title);
+  std::string text;
+  for (const auto& [set, decoding] : kinds) {
+    Columns columns(names, 1);
+    std::int64_t images = 0;
+    for (const SweepRow& row : table.rows) {
+      if (row.set != set || row.decoding != decoding) continue;
+      images = std::max(images, row.images);
+      std::vector<std::string> cells{row.config, std::to_string(row.seeds.size()), std::to_string(row.step)};
+      for (std::size_t i = 0; i < kSweepColumns.size(); ++i)
+        cells.push_back(cell(row.figures[i], kSweepColumns[i].decimals, row.seeds.size()));
+      columns.add(std::move(cells));
+    }
+    text += fmt::format("{}{}, {}, {} images\n{}", text.empty() ? "" : "\n", set, decoding, images,
+                        columns.text());
+  }
+  return text;
+}
+
+std::string sweep_csv(const SweepTable& table) {
+  std::vector<std::string> names{"config", "set", "decoding", "step", "images", "seeds", "unfinished"};
+  for (const SweepColumn& column : kSweepColumns) {
+    for (const char* part : {"mean", "deviation", "n"})
+      names.push_back(fmt::format("{}_{}", column.name, part));
+  }
+  std::string csv = fmt::format("{}\n", fmt::join(names, ","));
+  for (const SweepRow& row : table.rows) {
+    csv += fmt::format("{},{},{},{},{},{},{}", csv_quoted(row.config), csv_quoted(row.set), row.decoding,
+                       row.step, row.images, row.seeds.size(), row.unfinished.size());
+    for (const SweepFigure& figure : row.figures)
+      csv += fmt::format(",{},{},{}", csv_number(figure.mean), csv_number(figure.deviation), figure.n);
+    csv += '\n';
+  }
+  return csv;
+}
+
+std::string sweep_json(const SweepTable& table) {
+  Json rows = Json::array();
+  for (const SweepRow& row : table.rows) {
+    Json json{{"config", row.config}, {"set", row.set},     {"decoding", row.decoding},    {"step", row.step},
+              {"images", row.images}, {"seeds", row.seeds}, {"unfinished", row.unfinished}};
+    for (std::size_t i = 0; i < kSweepColumns.size(); ++i) {
+      const SweepFigure& figure = row.figures[i];
+      Json values = Json::array();
+      for (const double value : figure.values) values.push_back(json_number(value));
+      json[std::string(kSweepColumns[i].name)] = {{"mean", json_number(figure.mean)},
+                                                  {"deviation", json_number(figure.deviation)},
+                                                  {"n", figure.n},
+                                                  {"values", std::move(values)}};
+    }
+    rows.push_back(std::move(json));
+  }
+  return Json{{"rows", std::move(rows)}, {"notes", table.notes}}.dump(2, ' ', false,
+                                                                      Json::error_handler_t::replace) +
+         "\n";
+}
+
+}  // namespace biqa

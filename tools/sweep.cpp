@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// biqa_sweep: what launch/sweep.sh needs to know of its runs, and the table of their evaluations.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "app/program.h"
+#include "config/config.h"
+#include "core/error.h"
+#include "io/files.h"
+#include "run/run_folder.h"
+#include "run/sweep_table.h"
+
+namespace biqa {
+namespace {
+
+namespace fs = std::filesystem;
+
+const ProgramInfo kInfo{
+    "biqa_sweep",
+    "compare configurations that were trained with several seeds (launch/sweep.sh)",
+    "COMMAND …\n\n"
+    "  table OUT      print the figures of the last evaluation of each configuration, as mean ± standard\n"
+    "                 deviation over its seeds. OUT is the folder that launch/sweep.sh got with --out; it\n"
+    "                 holds the run folders CONFIG/seed-N. Exit code 3: some runs are not finished and left\n"
+    "                 out\n"
+    "  state          print the state of the run of --config and --set: `new`, `started`, `finished`, or\n"
+    "                 `changed` with the settings that differ from those of the run so far",
+    "biqa_sweep table runs/sweep",
+    {{"config", "FILE", "state: YAML configuration", ""},
+     {"set", "KEY=VALUE…", "state: replace a value of the configuration, e.g. train.seed=1", ""},
+     {"format", "FORMAT", "table: table, csv or json", "table"}}};
+
+ExitCode print_table(const CommandLine& line) {
+  if (line.positional().size() != 2)
+    fail_usage("command table needs one folder, the --out of launch/sweep.sh; see biqa_sweep --help");
+  const std::string format = line.choice("format", {"table", "csv", "json"});
+  const SweepTable table = sweep_table(read_sweep(line.positional()[1]));
+  fmt::print("{}", format == "csv"    ? sweep_csv(table)
+                   : format == "json" ? sweep_json(table)
+                                      : sweep_text(table));
+  for (const std::string& note : table.notes) say("warning: {}\n", note);
+  const bool whole = std::all_of(table.rows.begin(), table.rows.end(),
+                                 [](const SweepRow& row) { return row.unfinished.empty(); });
+  return whole ? ExitCode::done : ExitCode::partial;
+}
+
+/// Settings that a run may change when it goes on without becoming another one.
+bool may_change(const std::string& setting) {
+  const auto names = {"model.threads:", "checkpoint.resume:", "train.progress:"};
+  return std::any_of(names.begin(), names.end(), [&](const char* name) { return setting.starts_with(name); });
+}
+
+/// Whether the run folder holds something that a start with these settings would go on from.
+bool has_begun(const fs::path& root) {
+  if (is_finished(root)) return true;
+  std::error_code ignored;
+  const fs::directory_iterator checkpoints(root / "checkpoints", ignored);
+  return std::any_of(begin(checkpoints), end(checkpoints), [](const fs::directory_entry& entry) {
+    return entry.path().filename().string().starts_with("step-");
+  });
+}
+
+ExitCode print_state(const CommandLine& line) {
+  if (!line.has("config") || line.positional().size() != 1)
+    fail_usage("command state needs --config and nothing else but --set; see biqa_sweep --help");
+  const std::vector<std::string> overrides = line.texts("set");
+  const Config config = load_config(line.text("config"), overrides);
+  require_training_keys(config);
+  const fs::path& root = config.train.out;
+  std::error_code ignored;
+  if (!has_begun(root) || !fs::exists(root / "config.yaml", ignored)) {
+    fmt::print("new\n");
+    return ExitCode::done;
+  }
+  std::vector<std::string> changed = changed_settings(read_file(root / "config.yaml"), config);
+  std::erase_if(changed, may_change);
+  if (!changed.empty())
+    fmt::print("changed {}\n", one_line(fmt::format("{}", fmt::join(changed, "; "))));
+  else
+    fmt::print("{}\n", is_finished(root) ? "finished" : "started");
+  return ExitCode::done;
+}
+
+ExitCode run(const CommandLine& line) {
+  const std::string command = line.positional().empty() ? "" : line.positional().front();
+  if (command == "table") return print_table(line);
+  if (command == "state") return print_state(line);
+  fail_usage("command '{}' is not known: it is table or state; see biqa_sweep --help", command);
+}
+
+}  // namespace
+}  // namespace biqa
+
+int main(int argc, char** argv) {
+  return biqa::run_program(argc, argv, biqa::kInfo, biqa::run);
+}
