@@ -159,7 +159,7 @@ if [[ $slurm == yes ]] && ((${#todo[@]} > 0)); then
   command -v sbatch >/dev/null || refuse 1 "there is no sbatch here; submit on a machine of the cluster, or leave --slurm out"
   list=$(mktemp "$(realpath "$out")/array-XXXXXX.tsv") || refuse 1 "$out: no file can be written there"
   for i in "${todo[@]}"; do
-    printf '%s\t%s\t%s\n' "$(realpath "${run_configs[i]}")" "$(realpath -m "${folders[i]}")" "${run_seeds[i]}"
+    printf '%s\t%s\t%s\n' "$(realpath -s "${run_configs[i]}")" "$(realpath -ms "${folders[i]}")" "${run_seeds[i]}"
   done >"$list"
   output=$(realpath "$out")/%A_%a.out
   cd "$here/.."

@@ -51,7 +51,7 @@ ExitCode print_table(const CommandLine& line) {
 
 /// Settings that a run may change when it goes on without becoming another one.
 bool may_change(const std::string& setting) {
-  const auto names = {"model.threads:", "checkpoint.resume:", "train.progress:"};
+  const auto names = {"model.threads:", "checkpoint.resume:", "train.progress:", "train.out:"};
   return std::any_of(names.begin(), names.end(), [&](const char* name) { return setting.starts_with(name); });
 }
 

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "run/sweep_table.h"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "run/run_folder.h"
+#include "support/temporary_folder.h"
+
+namespace biqa {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::Not;
+
+class SweepTableTest : public testing::Test {
+ protected:
+  static EvalMetrics line(std::int64_t step, const std::string& condition, double plcc,
+                          std::int64_t failures = 0) {
+    EvalMetrics m;
+    m.step = step;
+    m.set = "koniq";
+    m.condition = condition;
+    m.decoding = "greedy";
+    m.n = 20;
+    m.parse_failures = failures;
+    m.plcc = plcc;
+    m.srcc = plcc / 2;
+    if (condition == "image") m.rouge1_r = plcc / 4;
+    return m;
+  }
+  /// A run folder with these evaluations behind a step.
+  void add_run(const std::string& name, const std::vector<EvalMetrics>& lines, bool finished = true) {
+    std::string text = to_json_line(StepMetrics{}) + "\n";
+    for (const EvalMetrics& one : lines) text += to_json_line(one) + "\n";
+    folder.write(name + "/config.yaml", "");
+    folder.write(name + "/metrics.jsonl", text);
+    if (finished) folder.write(name + "/curves.svg", "");
+  }
+  SweepTable table() const { return sweep_table(read_sweep(folder.path())); }
+
+  TemporaryFolder folder;
+};
+
+TEST_F(SweepTableTest, MeansAndDeviationsOfTheLastStep) {
+  add_run("a/seed-1", {line(0, "image", .9), line(4, "image", .5, 1), line(4, "caption", .1)});
+  add_run("a/seed-2", {line(0, "image", .9), line(4, "image", .7, 4), line(4, "caption", .3)});
+  add_run("b/seed-1", {line(4, "image", .6), line(4, "caption", NAN)});
+  const SweepTable all = table();
+  EXPECT_THAT(all.notes, IsEmpty());
+  ASSERT_EQ(all.rows.size(), 2U);
+  const SweepRow& a = all.rows[0];
+  EXPECT_EQ(a.config, "a");
+  EXPECT_EQ(a.set, "koniq");
+  EXPECT_EQ(a.step, 4);
+  EXPECT_EQ(a.images, 20);
+  EXPECT_THAT(a.seeds, ElementsAre("1", "2"));
+  const auto figure = [](const SweepRow& row, std::string_view name) {
+    for (std::size_t i = 0; i < kSweepColumns.size(); ++i) {
+      if (kSweepColumns[i].name == name) return row.figures[i];
+    }
+    ADD_FAILURE() << name;
+    return SweepFigure{};
+  };
+  EXPECT_THAT(figure(a, "image_plcc").values, ElementsAre(.5, .7));
+  EXPECT_DOUBLE_EQ(figure(a, "image_plcc").mean, .6);
+  EXPECT_DOUBLE_EQ(figure(a, "image_plcc").deviation, std::sqrt(.02));
+  EXPECT_DOUBLE_EQ(figure(a, "image_srcc").mean, .3);
+  EXPECT_DOUBLE_EQ(figure(a, "caption_plcc").mean, .2);
+  EXPECT_DOUBLE_EQ(figure(a, "rouge1_r").mean, .15);
+  EXPECT_EQ(figure(a, "image_parse_failures").mean, 2.5);
+  EXPECT_EQ(figure(a, "rouge1_p").n, 0);
+  const SweepRow& b = all.rows[1];
+  EXPECT_EQ(figure(b, "image_plcc").mean, .6);
+  EXPECT_TRUE(std::isnan(figure(b, "image_plcc").deviation));
+  EXPECT_EQ(figure(b, "caption_plcc").n, 0);
+
+  EXPECT_THAT(sweep_text(all), HasSubstr("koniq, greedy, 20 images\n"));
+  EXPECT_THAT(sweep_text(all), HasSubstr("0.600 ± 0.141"));
+  std::istringstream csv(sweep_csv(all));
+  std::string head, first;
+  std::getline(csv, head);
+  std::getline(csv, first);
+  EXPECT_THAT(head,
+              testing::StartsWith(
+                  "config,set,decoding,step,images,seeds,unfinished,image_plcc_mean,image_plcc_deviation,"));
+  EXPECT_THAT(first, testing::StartsWith(fmt::format("\"a\",\"koniq\",greedy,4,20,2,0,{},{},2,",
+                                                     figure(a, "image_plcc").mean,
+                                                     figure(a, "image_plcc").deviation)));
+  EXPECT_EQ(std::count(head.begin(), head.end(), ','), std::count(first.begin(), first.end(), ','));
+  const auto json = nlohmann::json::parse(sweep_json(all));
+  EXPECT_EQ(json["rows"][0]["image_plcc"]["values"], nlohmann::json({.5, .7}));
+  EXPECT_EQ(json["rows"][0]["image_plcc"]["mean"], figure(a, "image_plcc").mean);
+  EXPECT_TRUE(json["rows"][1]["image_plcc"]["deviation"].is_null());
+  EXPECT_TRUE(json["rows"][1]["caption_plcc"]["mean"].is_null());
+}
+
+// A mean over some of the seeds says over how many.
+TEST_F(SweepTableTest, UndefinedFiguresAreCounted) {
+  add_run("a/seed-1", {line(4, "image", .5)});
+  add_run("a/seed-2", {line(4, "image", NAN)});
+  EXPECT_THAT(sweep_text(table()), HasSubstr("0.500 (1)"));
+}
+
+TEST_F(SweepTableTest, UnfinishedRunsAreLeftOutAndNamed) {
+  add_run("a/seed-10", {line(4, "image", .5)});
+  add_run("a/seed-9", {line(2, "image", .9)}, false);
+  add_run("a/seed-2", {line(4, "image", .7)});
+  add_run("b/seed-1", {line(0, "image", .9)}, false);
+  const SweepTable all = table();
+  ASSERT_EQ(all.rows.size(), 2U);
+  EXPECT_THAT(all.rows[0].seeds, ElementsAre("2", "10"));
+  EXPECT_THAT(all.rows[0].unfinished, ElementsAre("9"));
+  EXPECT_DOUBLE_EQ(all.rows[0].figures[0].mean, .6);
+  EXPECT_THAT(all.rows[1].seeds, IsEmpty());
+  EXPECT_THAT(all.rows[1].unfinished, ElementsAre("1"));
+  EXPECT_THAT(all.notes,
+              ElementsAre(HasSubstr("a: not finished and left out: seed 9;"), HasSubstr("b: not finished")));
+  EXPECT_THAT(sweep_text(all), Not(HasSubstr("0.900")));
+  EXPECT_THAT(sweep_csv(all), HasSubstr("\"b\",\"\",,0,0,0,1,,,0"));
+}
+
+// A run that goes on after its end, to train longer, is not finished until it ends again.
+TEST_F(SweepTableTest, AStartAfterTheEndUndoesIt) {
+  add_run("a/seed-1", {line(4, "image", .5)});
+  const fs::path run = folder.path() / "a/seed-1";
+  EXPECT_TRUE(is_finished(run));
+  fs::last_write_time(run / "config.yaml", fs::last_write_time(run / "curves.svg") + std::chrono::seconds(1));
+  EXPECT_FALSE(is_finished(run));
+  EXPECT_FALSE(is_finished(folder.path() / "none"));
+}
+
+TEST_F(SweepTableTest, SeedsThatWereNotEvaluatedAlikeAreNamed) {
+  add_run("a/seed-1", {line(4, "image", .5)});
+  add_run("a/seed-2", {line(8, "image", .7)});
+  EXPECT_THAT(table().notes, ElementsAre(HasSubstr("not evaluated after the same step")));
+}
+
+TEST_F(SweepTableTest, WhatIsNoSweep) {
+  EXPECT_THAT(error_of([&] { read_sweep(folder.path() / "none"); }), HasSubstr("cannot read the sweep"));
+  EXPECT_THAT(error_of([&] { read_sweep(folder.path()); }), HasSubstr("holds no run folder CONFIG/seed-N"));
+  add_run("a/seed-1", {});
+  EXPECT_THAT(table().notes, ElementsAre(HasSubstr("no evaluation; set data.eval")));
+  folder.write("a/seed-1/metrics.jsonl", "{\"step\": 1, \"eval\": 3}\n{}\n");
+  EXPECT_THAT(error_of([&] { read_sweep(folder.path()); }), HasSubstr("metrics.jsonl:1"));
+}
+
+}  // namespace
+}  // namespace biqa
