@@ -37,7 +37,7 @@ class SweepScript : public ::testing::Test {
     }
     const std::string tiny = fmt::format(
         "base: {}\nrollout: {{images_per_step: 2, group_size: 2}}\nmodel: {{threads: 1}}\n"
-        "train: {{steps: 3, eval_images: 6, eval_decodings: [sampled], progress: false}}\n"
+        "train: {{steps: 12, eval_images: 6, eval_decodings: [sampled], progress: false}}\n"
         "checkpoint: {{every: 1}}\n",
         (kSource / "configs/quickstart.yaml").string());
     folder.write("configs/a.yaml", tiny);
@@ -90,8 +90,10 @@ TEST_F(SweepScript, StopsGoesOnAndMakesItsTable) {
     ::kill(script, SIGTERM);
   });
   EXPECT_EQ(stopped.code, 75) << stopped.err;
-  EXPECT_THAT(stopped.err,
-              AllOf(HasSubstr("4 runs: 0 finished, 4 to do"), HasSubstr("stopped: b, seed 2\n")));
+  EXPECT_THAT(stopped.err, AllOf(HasSubstr("4 runs: 0 finished, 4 to do"),
+                                 HasSubstr("a, seed 1: stopped, its checkpoint is written\n"),
+                                 HasSubstr("0 of 4 runs are finished, 4 stopped"),
+                                 HasSubstr("stopped: a, seed 1\n"), HasSubstr("stopped: b, seed 2\n")));
 
   // A run that fails is named and does not stop the others.
   bool killed = false;
@@ -125,7 +127,7 @@ TEST_F(SweepScript, StopsGoesOnAndMakesItsTable) {
         const fs::path run = out() / row["config"].get<std::string>() / seed;
         for (const EvalMetrics& line : read_metrics(run / "metrics.jsonl").evaluations) {
           const double value = column_of(line, column.metric);
-          if (line.step == 3 && line.condition == column.condition && std::isfinite(value))
+          if (line.step == 12 && line.condition == column.condition && std::isfinite(value))
             values.push_back(value);
         }
       }
