@@ -196,7 +196,7 @@ end_run() {  # end_run PROCESS
   case $status in
     0) finished=$((finished + 1)); say "${titles[i]}: finished in $took s" ;;
     3) finished=$((finished + 1)) partial=yes; say "${titles[i]}: finished in $took s, but some inputs failed; see its log" ;;
-    75) stopped+=("${titles[i]}"); say "${titles[i]}: stopped, its checkpoint is written" ;;
+    75) stopped+=("${titles[i]}"); say "${titles[i]}: stopped on request" ;;
     *)
       failed+=("${titles[i]}")
       reason=$(grep -a '^error: ' "${folders[i]}.log" | tail -n 1 || true)

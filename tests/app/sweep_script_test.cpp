@@ -91,7 +91,7 @@ TEST_F(SweepScript, StopsGoesOnAndMakesItsTable) {
   });
   EXPECT_EQ(stopped.code, 75) << stopped.err;
   EXPECT_THAT(stopped.err, AllOf(HasSubstr("4 runs: 0 finished, 4 to do"),
-                                 HasSubstr("a, seed 1: stopped, its checkpoint is written\n"),
+                                 HasSubstr("a, seed 1: stopped on request\n"),
                                  HasSubstr("0 of 4 runs are finished, 4 stopped"),
                                  HasSubstr("stopped: a, seed 1\n"), HasSubstr("stopped: b, seed 2\n")));
 

@@ -119,6 +119,7 @@ void add_texts(Seeds& seeds) {
   seeds["yaml"].push_back(
       "a: &x [1, 'two', \"three\\n\"]\nb: *x\nc: |\n  text\n  more\nd: {e: ~, f: >-\n  g}\n");
   seeds["configuration"].push_back(with_nul({"objective: sft\n", "rollout.kv_memory=1.5 GiB"}));
+  seeds["configuration"].push_back("base: run.yaml\nrollout: {group_size: 2}\n");
   seeds["configuration"].push_back("roles: [actor: 1, learner: 2-3]\nstage2: {enabled: false}\n");
   seeds["manifest"] = {
       first_lines(source_file("assets/tiny/test.jsonl"), 3),
