@@ -32,4 +32,4 @@ _biqa() {
   # Otherwise the names of files: complete -o default.
   return 0
 }
-complete -o default -F _biqa biqa_learner biqa_score biqa_eval biqa_ckpt biqa_data biqa_report biqa_trace biqa_scale biqa_bench
+complete -o default -F _biqa biqa_learner biqa_score biqa_eval biqa_ckpt biqa_data biqa_report biqa_trace biqa_sweep biqa_scale biqa_bench

@@ -90,10 +90,10 @@ TEST_F(SweepScript, StopsGoesOnAndMakesItsTable) {
     ::kill(script, SIGTERM);
   });
   EXPECT_EQ(stopped.code, 75) << stopped.err;
-  EXPECT_THAT(stopped.err, AllOf(HasSubstr("4 runs: 0 finished, 4 to do"),
-                                 HasSubstr("a, seed 1: stopped on request\n"),
-                                 HasSubstr("0 of 4 runs are finished, 4 stopped"),
-                                 HasSubstr("stopped: a, seed 1\n"), HasSubstr("stopped: b, seed 2\n")));
+  EXPECT_THAT(stopped.err,
+              AllOf(HasSubstr("4 runs: 0 finished, 4 to do"), HasSubstr("a, seed 1: stopped on request\n"),
+                    HasSubstr("0 of 4 runs are finished, 4 stopped"), HasSubstr("stopped: a, seed 1\n"),
+                    HasSubstr("stopped: b, seed 2\n")));
 
   // A run that fails is named and does not stop the others.
   bool killed = false;
@@ -132,16 +132,16 @@ TEST_F(SweepScript, StopsGoesOnAndMakesItsTable) {
         }
       }
       const auto& figure = row[std::string(column.name)];
-      EXPECT_EQ(figure["n"], values.size()) << column.name;
+      EXPECT_EQ(figure["n"].get<std::size_t>(), values.size()) << column.name;
       if (!values.empty()) {
-        EXPECT_EQ(figure["mean"], mean(values)) << column.name;
+        EXPECT_EQ(figure["mean"].get<double>(), mean(values)) << column.name;
       }
       if (values.size() > 1) {
-        EXPECT_EQ(figure["deviation"], standard_deviation(values)) << column.name;
+        EXPECT_EQ(figure["deviation"].get<double>(), standard_deviation(values)) << column.name;
       }
     }
   }
-  EXPECT_EQ(table["rows"][0]["image_parse_failures"]["n"], 2);
+  EXPECT_EQ(table["rows"][0]["image_parse_failures"]["n"].get<int>(), 2);
 
   // Nothing is left to do. Other settings are not mixed into these runs.
   const Outcome again = sweep(command);

@@ -98,8 +98,9 @@ TEST_F(SweepTableTest, MeansAndDeviationsOfTheLastStep) {
                                                      figure(a, "image_plcc").deviation)));
   EXPECT_EQ(std::count(head.begin(), head.end(), ','), std::count(first.begin(), first.end(), ','));
   const auto json = nlohmann::json::parse(sweep_json(all));
-  EXPECT_EQ(json["rows"][0]["image_plcc"]["values"], nlohmann::json({.5, .7}));
-  EXPECT_EQ(json["rows"][0]["image_plcc"]["mean"], figure(a, "image_plcc").mean);
+  EXPECT_EQ(json["rows"][0]["image_plcc"]["values"].get<std::vector<double>>(),
+            (std::vector<double>{.5, .7}));
+  EXPECT_EQ(json["rows"][0]["image_plcc"]["mean"].get<double>(), figure(a, "image_plcc").mean);
   EXPECT_TRUE(json["rows"][1]["image_plcc"]["deviation"].is_null());
   EXPECT_TRUE(json["rows"][1]["caption_plcc"]["mean"].is_null());
 }
