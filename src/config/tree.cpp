@@ -186,6 +186,7 @@ std::optional<fs::path> take_base(YamlNode& root, const std::vector<fs::path>& c
         node->where, base.string());
   }
   std::vector<std::string> names;
+  names.reserve(chain.size() + 1);
   for (const fs::path& file : chain) names.push_back(file.string());
   names.push_back(base.string());
   for (const fs::path& file : chain) {

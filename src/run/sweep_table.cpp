@@ -155,6 +155,7 @@ SweepTable sweep_table(const std::vector<SweepRun>& runs) {
                                         begin->config, fmt::join(unfinished, ", ")));
     }
     std::vector<SweepRow> rows;
+    rows.reserve(kinds.size());
     for (const auto& [set, decoding] : kinds)
       rows.push_back(row_of_runs(finished, set, decoding, table.notes));
     if (rows.empty()) {
