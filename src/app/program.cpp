@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <gflags/gflags.h>
 #include <glog/logging.h>
+#include <sys/auxv.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -211,6 +212,8 @@ void flush_output() {
 
 void limit_spinning(char** argv) {
   if (std::getenv("GOMP_SPINCOUNT") != nullptr || std::getenv("OMP_WAIT_POLICY") != nullptr) return;
+  // Started as `ld-linux.so PROGRAM …`, the process's file is the loader, which would get the program's flags.
+  if (::getauxval(AT_BASE) == 0) return;
   // Uses the file's own name, not that of a link, because tools that list processes show this name.
   std::error_code failure;
   const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", failure);

@@ -77,10 +77,14 @@ std::shared_ptr<const ChatTemplate> ChatTemplate::find(const fs::path& folder) {
     const fs::path file = folder / name;
     const bool plain = file.extension() == ".jinja";
     std::string text;
-    if (!plain)
+    if (!plain) {
       text = template_in(file);
-    else if (fs::exists(file))
+    } else if (fs::exists(file)) {
       text = read_file(file, kMaxBytes);
+      if (text.empty())
+        LOG(WARNING) << "chat template: " << file.string()
+                     << " is empty and therefore not used; get the file again, or remove it";
+    }
     if (!text.empty()) return std::make_shared<ChatTemplate>(text, file.string(), tokens_in(folder));
   }
   return nullptr;

@@ -120,7 +120,10 @@ Opened open_regular(const fs::path& path) {
 int fsync_path(const fs::path& path, int flags) {
   const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | flags));
   if (file.get() < 0) return errno;
-  return ::fsync(file.get()) == 0 ? 0 : errno;
+  // On network file systems a signal can interrupt it.
+  while (::fsync(file.get()) != 0)
+    if (errno != EINTR) return errno;
+  return 0;
 }
 
 // Returns 0 or the error number. Some file systems cannot sync, most of these only folders. This is reported once and
@@ -187,19 +190,32 @@ fs::path resolve_target(const fs::path& target, bool folder) {
   }
 }
 
+// rename(2), repeated when a signal has interrupted it. Returns 0 or the error number.
+int rename_path(const fs::path& from, const fs::path& to) {
+  bool interrupted = false;
+  while (::rename(from.c_str(), to.c_str()) != 0) {
+    const int error = errno;
+    std::error_code ignored;
+    if (error == ENOENT && interrupted && fs::exists(to, ignored))
+      return 0;  // it had happened before the signal
+    if (error != EINTR) return error;
+    interrupted = true;
+  }
+  return 0;
+}
+
 // Exchanges two folders, so that the old one gets the temporary name. Returns 0 or the error number.
 int swap_folders(const fs::path& temporary, const fs::path& target) {
   if (::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, target.c_str(), RENAME_EXCHANGE) == 0) return 0;
   if (errno != EINVAL && errno != ENOSYS) return errno;
   // The file system cannot exchange names, so the old folder gets a third name for a moment.
   const fs::path aside = temporary_beside(target);
-  if (::rename(target.c_str(), aside.c_str()) != 0) return errno;
-  if (::rename(temporary.c_str(), target.c_str()) != 0) {
-    const int error = errno;
-    ::rename(aside.c_str(), target.c_str());
+  if (const int error = rename_path(target, aside); error != 0) return error;
+  if (const int error = rename_path(temporary, target); error != 0) {
+    rename_path(aside, target);
     return error;
   }
-  return ::rename(aside.c_str(), temporary.c_str()) == 0 ? 0 : errno;
+  return rename_path(aside, temporary);
 }
 
 /// Reads at most `bytes` from the descriptor's current position.
@@ -300,10 +316,8 @@ void publish(const fs::path& temporary, const fs::path& target, bool replace_fol
     throw;
   }
   int error = synchronise_tree(temporary);
-  if (error == 0 && ::rename(temporary.c_str(), clean.c_str()) != 0) {
-    error = errno;
-    if (replace_folder && (error == ENOTEMPTY || error == EEXIST)) error = swap_folders(temporary, clean);
-  }
+  if (error == 0) error = rename_path(temporary, clean);
+  if (replace_folder && (error == ENOTEMPTY || error == EEXIST)) error = swap_folders(temporary, clean);
   // After a swap the temporary name is that of the old folder. After a rename it does not exist.
   fs::remove_all(temporary, ignored);
   if (error != 0) fail_with(error, "write", clean);

@@ -40,6 +40,10 @@ struct Pixels {
       : width(w), height(h), channels(c), samples(static_cast<std::size_t>(w * h * c)) {}
 };
 
+/// Number of scans that a JPEG of this size may have. A progressive file may repeat scans over the same pixels without
+/// end; real files have about ten.
+int max_scans(std::uint64_t width, std::uint64_t height);
+
 /// Sizes in the header, checked against the limits. The content may be only the beginning of a file. If it ends too
 /// early, the Error is that of a damaged file.
 ImageSize size_of_jpeg(const PictureFile& file);

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reads JPEG with libjpeg-turbo and the settings that Pillow uses. These are the library's defaults: accurate integer
 // DCT and smooth chroma.
+#include <algorithm>
 #include <array>
 #include <csetjmp>
+#include <cstdint>
 #include <cstdio>
 #include <string>
 #include <string_view>
@@ -17,8 +19,9 @@
 namespace biqa::image {
 namespace {
 
-/// Limit, because a progressive file may have any number of scans over the same pixels. Real files have about ten.
-constexpr int kMaxScans = 500;
+constexpr std::uint64_t kMaxScans = 500, kAlwaysScans = 20;
+/// Pixels times scans; some 20 seconds of work.
+constexpr std::uint64_t kMaxScannedPixels = 2'000'000'000;
 
 /// One decompression. libjpeg reports errors by longjmp: the methods that call it hold no objects with
 /// destructors, return false on an error and leave its text in message().
@@ -96,8 +99,9 @@ class JpegReader {
 
   static void on_progress(j_common_ptr info) {
     JpegReader& reader = self(info);
-    if (reader.info_.input_scan_number > kMaxScans) {
-      std::snprintf(reader.message_.data(), reader.message_.size(), "more than %d scans", kMaxScans);
+    const int most = max_scans(reader.info_.image_width, reader.info_.image_height);
+    if (reader.info_.input_scan_number > most) {
+      std::snprintf(reader.message_.data(), reader.message_.size(), "more than %d scans", most);
       std::longjmp(reader.jump_, 1);
     }
   }
@@ -143,6 +147,11 @@ int orientation_of(const jpeg_decompress_struct& info) {
 }
 
 }  // namespace
+
+int max_scans(std::uint64_t width, std::uint64_t height) {
+  const std::uint64_t pixels = std::max<std::uint64_t>(width * height, 1);
+  return static_cast<int>(std::clamp(kMaxScannedPixels / pixels, kAlwaysScans, kMaxScans));
+}
 
 ImageSize size_of_jpeg(const PictureFile& file) {
   JpegReader reader(file.content);

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "learner/checkpoint_writer.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <glog/logging.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -32,6 +34,19 @@ constexpr std::size_t kAnnouncementLimit = 1 << 16;
 
 fs::path announcement(const fs::path& folder, int learner) {
   return folder / fmt::format("written-{:05}.json", learner);
+}
+
+/// Makes a file of this size without writing it. Returns the error number if a quota or a limit refuses that, and 0
+/// where the file system cannot tell.
+int reserve(const fs::path& file, std::uint64_t bytes) {
+  const int descriptor = ::open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+  if (descriptor < 0) return errno;
+  int error = 0;
+  do {
+    error = ::fallocate(descriptor, 0, 0, static_cast<off_t>(bytes)) == 0 ? 0 : errno;
+  } while (error == EINTR);
+  ::close(descriptor);
+  return error == EFBIG || error == EDQUOT || error == ENOSPC ? error : 0;
 }
 
 /// A learner's description of its shard.
@@ -136,6 +151,28 @@ void CheckpointWriter::try_publishing(std::uint64_t bytes) const {
         "or set train.out to another folder",
         root_.string(), bytes >> 20, space.available >> 20);
   }
+  try_sizes(bytes);
+}
+
+void CheckpointWriter::try_sizes(std::uint64_t bytes) const {
+  // The adapter is a quarter, and the learners share the rest (checkpoint-format.md).
+  std::vector<std::uint64_t> sizes(static_cast<std::size_t>(learners_),
+                                   bytes / 4 * 3 / static_cast<std::uint64_t>(learners_));
+  sizes.push_back(bytes / 4);
+  const fs::path folder = make_temporary_folder(0);
+  int error = 0;
+  std::uint64_t refused = 0;
+  for (std::size_t i = 0; i < sizes.size() && error == 0; ++i) {
+    error = reserve(folder / fmt::format("{}", i), sizes[i]);
+    refused = sizes[i];
+  }
+  std::error_code ignored;
+  fs::remove_all(folder, ignored);
+  if (error == 0) return;
+  fail(
+      "cannot save checkpoints in {}: the system refuses a file of {} KiB: {}; raise the quota or the limit "
+      "(ulimit -f), or set train.out to another folder",
+      root_.string(), (refused + 1023) / 1024, std::generic_category().message(error));
 }
 
 void CheckpointWriter::begin(const Learner& learner, const CheckpointInfo& info, bool insurance) {

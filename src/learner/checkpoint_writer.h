@@ -32,7 +32,8 @@ class CheckpointWriter {
 
   /// For use before the first step: write small files as a checkpoint would, so that an unsuitable folder is found
   /// early. Every learner calls try_part(). After that the first learner calls try_publishing(). It also checks that
-  /// `bytes` fit on the disk, and removes the files of all learners. If one of the functions fails, it removes its
+  /// a checkpoint of `bytes` fits on the disk, and that no quota or limit refuses its files. It removes the files of all
+  /// learners. If one of the functions fails, it removes its
   /// files and throws Error.
   void try_part() const;
   void try_publishing(std::uint64_t bytes) const;
@@ -55,6 +56,8 @@ class CheckpointWriter {
   void give_up(const std::string& reason);
 
  private:
+  /// Throws Error if the system refuses files as large as those of a checkpoint of so many bytes.
+  void try_sizes(std::uint64_t bytes) const;
   struct Part;
   void write(const Part& part);
   /// The newest save has ended; `failure` is empty if it did not fail.

@@ -34,6 +34,7 @@ namespace {
 namespace fs = std::filesystem;
 using Arguments = std::vector<std::string>;
 using ::testing::HasSubstr;
+using ::testing::StartsWith;
 
 const fs::path kTiny = fs::path(BIQA_SOURCE_DIR) / "assets/tiny";
 using Outcome = testing::ProgramOutcome;
@@ -160,6 +161,16 @@ TEST_F(Programs, HelpAndVersion) {
     EXPECT_EQ(version.code, 0);
     EXPECT_THAT(version.out, HasSubstr(built_with_cuda() ? ", backends: cpu, cuda\n" : ", backends: cpu\n"));
   }
+}
+
+// Wrappers and relocatable folders start programs through the loader.
+TEST_F(Programs, StartThroughTheLoader) {
+  const fs::path loader = "/lib64/ld-linux-x86-64.so.2";
+  if (!fs::exists(loader)) GTEST_SKIP() << "no " << loader;
+  const Outcome version = run({"env", "-u", "OMP_WAIT_POLICY", "-u", "GOMP_SPINCOUNT", loader.string(),
+                               program("biqa_score"), "--version"});
+  EXPECT_EQ(version.code, 0) << version.err;
+  EXPECT_THAT(version.out, StartsWith("biqa "));
 }
 
 // libgomp shows its settings each time a program starts: the last are those that count. What the user has set stays.

@@ -246,6 +246,9 @@ TEST_F(ChatFolder, PlacesInTheOrderOfTransformers) {
                 json{{"chat_template", named}, {"eos_token", {{"content", "<|im_end|>"}}}}.dump());
   EXPECT_EQ(warning(), "");
   EXPECT_EQ(prompt(), "named U");
+  folder_.write("chat_template.jinja", "");
+  EXPECT_THAT(warning(), HasSubstr("chat_template.jinja is empty"));
+  EXPECT_EQ(prompt(), "named U");
   folder_.write("chat_template.jinja", form("jinja {{ eos_token }} "));
   EXPECT_EQ(warning(), "");
   EXPECT_EQ(prompt(), "jinja <|im_end|> U");

@@ -243,6 +243,21 @@ TEST(Files, FoldersThatCannotBeSyncedAreTakenAsTheyAre) {
               HasSubstr("Input/output error"));
 }
 
+TEST(Files, CallsThatSignalsInterruptAreRepeated) {
+  const TemporaryFolder folder;
+  const testing::FailingCallsReset reset;
+  testing::failing_calls().signals = 2;
+  write_file_atomically(folder.path() / "synced", "whole");
+  EXPECT_EQ(testing::failing_calls().signals, 0);
+  EXPECT_EQ(read_file(folder.path() / "synced"), "whole");
+  // The first fsync of a file, then its rename.
+  for (int signals = 1; signals < 5; ++signals) {
+    testing::failing_calls().signals = signals;
+    AtomicFolder made(folder.path() / ("folder-" + std::to_string(signals)));
+    EXPECT_NO_THROW(made.commit()) << signals;
+  }
+}
+
 TEST(Files, FilesThatCannotBeSyncedAreTakenToo) {
   const TemporaryFolder folder;
   const testing::FailingCallsReset reset;

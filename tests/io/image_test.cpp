@@ -14,6 +14,7 @@
 
 #include "core/error.h"
 #include "io/files.h"
+#include "io/image_formats.h"
 #include "io/json.h"
 #include "support/sha256.h"
 #include "support/shared_folder.h"
@@ -211,6 +212,11 @@ TEST(ImageTest, JpegScansAreLimited) {
   };
   EXPECT_EQ(refusal(repeated(400)), "");
   EXPECT_THAT(refusal(repeated(600)), HasSubstr("more than 500 scans"));
+  // The larger the image, the fewer: an image of 64 megapixels with 300 scans took minutes.
+  EXPECT_EQ(image::max_scans(0, 0), 500);
+  EXPECT_EQ(image::max_scans(2000, 2000), 500);
+  EXPECT_EQ(image::max_scans(8000, 8000), 31);
+  EXPECT_EQ(image::max_scans(13000, 13000), 20);
 }
 
 TEST(ImageTest, SmallLiesInHeadersAreRefused) {

@@ -3,7 +3,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
+#include <csignal>
 #include <fstream>
 #include <set>
 #include <thread>
@@ -113,6 +115,31 @@ TEST_F(Writer, ACheckpointIsSavedWhereLatestCannotBeLinked) {
   take_over_checkpoints(root(), 2);
   EXPECT_EQ(CheckpointStore(root()).newest_first(), std::vector<fs::path>{root() / "step-000002"});
   EXPECT_TRUE(fs::exists(root() / "latest" / "taken"));
+}
+
+// A limit on the size of files stands in for a quota.
+TEST_F(Writer, SizesThatTheSystemRefusesAreFoundBeforeTheFirstStep) {
+  rlimit before{};
+  ::getrlimit(RLIMIT_FSIZE, &before);
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit limited{rlim_t{1} << 20, before.rlim_max};
+  ::setrlimit(RLIMIT_FSIZE, &limited);
+  const CheckpointWriter writer(root(), 2, "token", 0, 1);
+  const auto tried = [&](std::uint64_t bytes) -> std::string {
+    writer.try_part();
+    try {
+      writer.try_publishing(bytes);
+      return "";
+    } catch (const Error& error) {
+      return error.what();
+    }
+  };
+  const std::string fits = tried(1 << 20), too_large = tried(2 << 20);
+  ::setrlimit(RLIMIT_FSIZE, &before);
+  std::signal(SIGXFSZ, handler);
+  EXPECT_EQ(fits, "");
+  EXPECT_THAT(too_large, HasSubstr("refuses a file of 1536 KiB: File too large"));
+  EXPECT_TRUE(fs::is_empty(root()));
 }
 
 TEST_F(Writer, WithoutAShardNothingIsPublished) {

@@ -23,6 +23,15 @@ int fail_with(int error) {
   return -1;
 }
 
+/// Whether this call is one that a signal interrupts; sets errno.
+bool interrupted() {
+  std::atomic<int>& signals = failing_calls().signals;
+  if (signals <= 0) return false;
+  --signals;
+  errno = EINTR;
+  return true;
+}
+
 int error_of_sync(int descriptor) {
   const FailingCalls& calls = failing_calls();
   struct stat status {};
@@ -37,15 +46,14 @@ int error_of_sync(int descriptor) {
 }  // namespace
 }  // namespace biqa::testing
 
+// AT_FDCWD. The struct flock of <fcntl.h> would hide the function.
+static constexpr int kHere = -100;
+
 extern "C" {
 
 int flock(int descriptor, int operation) noexcept {
-  biqa::testing::FailingCalls& calls = biqa::testing::failing_calls();
-  if (calls.signals > 0) {
-    --calls.signals;
-    return biqa::testing::fail_with(EINTR);
-  }
-  const int error = calls.lock;
+  if (biqa::testing::interrupted()) return -1;
+  const int error = biqa::testing::failing_calls().lock;
   return error != 0 ? biqa::testing::fail_with(error)
                     : static_cast<int>(::syscall(SYS_flock, descriptor, operation));
 }
@@ -56,7 +64,13 @@ int symlink(const char* target, const char* link) noexcept {
                     : static_cast<int>(::syscall(SYS_symlink, target, link));
 }
 
+int rename(const char* from, const char* to) noexcept {
+  if (biqa::testing::interrupted()) return -1;
+  return static_cast<int>(::syscall(SYS_renameat2, kHere, from, kHere, to, 0));
+}
+
 int fsync(int descriptor) {
+  if (biqa::testing::interrupted()) return -1;
   const int error = biqa::testing::error_of_sync(descriptor);
   return error != 0 ? biqa::testing::fail_with(error) : static_cast<int>(::syscall(SYS_fsync, descriptor));
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Simulates file systems on which some calls fail. A test program that includes this replaces flock, fsync and symlink,
-// also for its libraries.
+// Simulates file systems on which some calls fail. A test program that includes this replaces flock, fsync, rename and
+// symlink, also for its libraries.
 #pragma once
 
 #include <atomic>
@@ -11,7 +11,7 @@ namespace biqa::testing {
 /// Error numbers that the calls return; 0: they work normally.
 struct FailingCalls {
   std::atomic<int> lock = 0;         ///< flock
-  std::atomic<int> signals = 0;      ///< so many calls of flock are interrupted first
+  std::atomic<int> signals = 0;      ///< so many calls of flock, fsync and rename are interrupted first
   std::atomic<int> sync_folder = 0;  ///< fsync of a folder
   std::atomic<int> sync_file = 0;    ///< fsync of anything else
   std::atomic<int> link = 0;         ///< symlink

@@ -15,7 +15,9 @@ using namespace hdf5;
 
 namespace {
 constexpr char kHarmless = '+';
-}
+/// A compressed file may claim a thousand times its size. Adapters and dumps need little more than their own size.
+constexpr std::uint64_t kChildMemory = std::uint64_t{1} << 30;
+}  // namespace
 
 void Hdf5File::State::visit_values(hid_t type, hid_t space, std::size_t count,
                                    const std::function<herr_t(hid_t, void*)>& read) const {
@@ -116,7 +118,8 @@ void Hdf5File::State::check_in_a_child() {
   const std::uint64_t patience = 10 + file_bytes / (std::uint64_t{4} << 20);
   std::optional<std::string> answer;
   try {
-    answer = answer_of_child([this] { return inspect(); }, {.cpu_seconds = patience});
+    answer = answer_of_child([this] { return inspect(); },
+                             {.cpu_seconds = patience, .memory = kChildMemory + 8 * file_bytes});
   } catch (const Error& error) {
     fail("cannot check {}: {}", path.string(), error.what());
   }
