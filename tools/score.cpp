@@ -20,6 +20,8 @@
 #include "data/response.h"
 #include "learner/checkpoint_store.h"
 #include "policy/policy.h"
+#include "policy/version.h"
+#include "report/gallery.h"
 
 namespace biqa {
 namespace {
@@ -33,7 +35,8 @@ const ProgramInfo kInfo{
     with_model_flags(
         {{"caption-only", "", "report the rating from the model's own caption, without the image", "false"},
          {"batch", "N", "images per batch; the ratings do not depend on it", "16"}},
-        {{"format", "FORMAT", "table, csv or json (one object per line)", "table"}})};
+        {{"format", "FORMAT", "table, csv, json (one object per line) or html (one page with the pictures)",
+          "table"}})};
 
 /// An image to rate.
 struct Picture {
@@ -104,14 +107,17 @@ std::vector<Picture> pictures_in(const fs::path& folder) {
   return pictures;
 }
 
-/// One error line on standard error; counted.
-void complain(const std::string& message, std::int64_t& failures) {
+/// Images that could not be read or rated.
+using Failures = std::vector<std::string>;
+
+/// One error line on standard error; kept.
+void complain(const std::string& message, Failures& failures) {
   say("error: {}\n", message);
-  ++failures;
+  failures.push_back(message);
 }
 
-/// The images that the arguments name. An argument or manifest row that names none is reported and counted.
-std::vector<Picture> find_pictures(const std::vector<std::string>& arguments, std::int64_t& failures) {
+/// The images that the arguments name. An argument or manifest row that names none is reported and kept.
+std::vector<Picture> find_pictures(const std::vector<std::string>& arguments, Failures& failures) {
   std::vector<Picture> pictures;
   for (const std::string& argument : arguments) {
     try {
@@ -186,9 +192,10 @@ class Printer {
       fmt::print("image,rating,caption,reasoning,caption_rating,parse_ok,out_of_scale,seconds\n");
     if (format_ == "table")
       fmt::print("{:<32} {:>6} {:>12}  {}\n", "image", "rating", "from caption", "caption | reasoning");
+    if (format_ == "html") fmt::print("{}", gallery_begin());
   }
-  void print(const std::string& image, const Trajectory& answer, const Verdict& verdict,
-             double seconds) const {
+  void print(const Picture& picture, const Trajectory& answer, const Verdict& verdict, double seconds) const {
+    const std::string& image = picture.name;
     const auto& rating = verdict.rating;
     const std::string caption = answer.caption.value_or("");
     const std::string reasoning = answer.reasoning.value_or("");
@@ -209,12 +216,20 @@ class Printer {
       fmt::print("{},{},{},{},{},{},{},{:.3f}\n", csv_quoted(image), number_text(rating), csv_quoted(caption),
                  csv_quoted(reasoning), number_text(answer.stage2_rating), answer.rating.has_value(),
                  verdict.out_of_scale, seconds);
+    } else if (format_ == "html") {
+      fmt::print("{}", gallery_card({image, picture.file, rating, answer.stage2_rating, caption, reasoning,
+                                     answer.rating.has_value(), verdict.out_of_scale, seconds}));
     } else {
       const std::string shown =
           last_characters(image, 32).size() == image.size() ? image : "…" + last_characters(image, 31);
       fmt::print("{:<32} {:>6} {:>12}  {} | {}\n", shown, rating ? number_text(rating) : "none",
                  answer.stage2_rating ? number_text(answer.stage2_rating) : "none", caption, reasoning);
     }
+    flush_output();
+  }
+  /// What follows the last image.
+  void end(std::int64_t rated, const Failures& failures) const {
+    if (format_ == "html") fmt::print("{}", gallery_end(rated, failures, version_text()));
     flush_output();
   }
 
@@ -232,11 +247,11 @@ class Scorer {
         caption_only_(caption_only),
         printer_(std::move(printer)) {}
 
-  /// Images that cannot be read or rated are counted as `failures`.
-  void score(std::span<const Picture> pictures, std::int64_t& failures) {
+  /// Images that cannot be read or rated are added to `failures`.
+  void score(std::span<const Picture> pictures, Failures& failures) {
     const auto start = std::chrono::steady_clock::now();
-    std::vector<std::string> names;
-    const std::vector<RolloutSample> samples = load(pictures, names, failures);
+    std::vector<Picture> loaded;
+    const std::vector<RolloutSample> samples = load(pictures, loaded, failures);
     std::vector<Group> groups(samples.size());
     rollout_.run(samples, options_, [&](Group&& group) {
       const auto index = static_cast<std::size_t>(group.sample_index);
@@ -245,13 +260,17 @@ class Scorer {
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() /
                            static_cast<double>(std::max<std::size_t>(1, groups.size()));
     for (std::size_t i = 0; i < groups.size(); ++i)
-      report(names[i], groups[i].members.front(), seconds, failures);
+      report(loaded[i], groups[i].members.front(), seconds, failures);
   }
-  const OffScale& off_scale() const { return off_scale_; }
+  /// After the last image.
+  void end(const Failures& failures) const {
+    printer_.end(off_scale_.pictures, failures);
+    off_scale_.tell();
+  }
 
  private:
-  std::vector<RolloutSample> load(std::span<const Picture> pictures, std::vector<std::string>& names,
-                                  std::int64_t& failures) const {
+  std::vector<RolloutSample> load(std::span<const Picture> pictures, std::vector<Picture>& loaded,
+                                  Failures& failures) const {
     std::vector<RolloutSample> samples;
     std::vector<Patches> patches;
     for (const Picture& picture : pictures) {
@@ -260,7 +279,7 @@ class Scorer {
         // The draws follow the file's name, so a seed gives the same rating in any company, by path or manifest.
         samples.push_back(
             {picture.file.filename().string(), static_cast<std::int64_t>(samples.size()), {}, {}});
-        names.push_back(picture.name);
+        loaded.push_back(picture);
       } catch (const Error& error) {
         complain(error.what(), failures);
       }
@@ -270,10 +289,10 @@ class Scorer {
     return samples;
   }
 
-  void report(const std::string& name, const Trajectory& answer, double seconds, std::int64_t& failures) {
+  void report(const Picture& picture, const Trajectory& answer, double seconds, Failures& failures) {
     const Profile& profile = options_.prompts.profile;
     const Verdict verdict = verdict_on(answer, profile, caption_only_);
-    printer_.print(name, answer, verdict, seconds);
+    printer_.print(picture, answer, verdict, seconds);
     ++off_scale_.pictures;
     off_scale_.ratings += verdict.out_of_scale ? 1 : 0;
     const bool caption_off = answer_out_of_scale(profile, answer.stage2_rating, answer.stage2_text);
@@ -281,7 +300,7 @@ class Scorer {
     if (verdict.rating) return;
     complain(fmt::format("cannot rate {}: its completion{} has {}; use the prompts of its training (--config "
                          "or --adapter RUN), a trained adapter, or more --max-new-tokens",
-                         name, caption_only_ && answer.caption ? " from the caption" : "",
+                         picture.name, caption_only_ && answer.caption ? " from the caption" : "",
                          verdict.out_of_scale ? "a number out of scale that does not count as a rating"
                                               : "no rating"),
              failures);
@@ -298,15 +317,15 @@ class Scorer {
 ExitCode score_pictures(const CommandLine& line) {
   if (line.positional().empty())
     fail_usage("no image is given: name images, folders or manifests; see biqa_score --help");
-  const std::string format = line.choice("format", {"table", "csv", "json"});
+  const std::string format = line.choice("format", {"table", "csv", "json", "html"});
   const auto batch = static_cast<std::size_t>(line.integer("batch", 1, 4096));
   const std::optional<Config> config = find_config(line);
   PolicyOptions options = policy_options(line, config, usable_processors());
   RolloutOptions answers = rollout_options(line, config);
-  std::int64_t failures = 0;
+  Failures failures;
   const std::vector<Picture> pictures = find_pictures(line.positional(), failures);
   if (pictures.empty()) return ExitCode::world;  // the reasons are told
-  const std::int64_t wanted = failures + static_cast<std::int64_t>(pictures.size());
+  const std::size_t wanted = failures.size() + pictures.size();
   const std::optional<Lora> lora = read_adapter(line, config, options);
   const Policy policy = Policy::open(options);
   Engine engine(*policy.model, {});
@@ -316,9 +335,9 @@ ExitCode score_pictures(const CommandLine& line) {
   const std::span<const Picture> all(pictures);
   for (std::size_t first = 0; first < all.size(); first += batch)
     scorer.score(all.subspan(first, std::min(batch, all.size() - first)), failures);
-  scorer.off_scale().tell();
-  if (failures == 0) return ExitCode::done;
-  say("{} of {} images could not be rated\n", failures, wanted);
+  scorer.end(failures);
+  if (failures.empty()) return ExitCode::done;
+  say("{} of {} images could not be rated\n", failures.size(), wanted);
   return ExitCode::partial;
 }
 

@@ -14,6 +14,8 @@
 #include <utility>
 #include <vector>
 
+#include "run/axis.h"
+
 namespace biqa {
 namespace {
 
@@ -99,31 +101,6 @@ Curve running_mean(const Curve& curve, std::size_t window) {
   }
   return mean;
 }
-
-// Ticks at multiples of 1, 2 or 5 times a power of ten.
-struct Axis {
-  double low = 0, high = 1, step = 1;
-
-  static Axis around(double least, double most, int ticks, double smallest_step) {
-    const double span = std::max(most - least, smallest_step);
-    const double power = std::pow(10.0, std::floor(std::log10(span / ticks)));
-    double step = 10 * power;
-    for (const double factor : {5.0, 2.0, 1.0}) {
-      if (span / (factor * power) <= ticks) step = factor * power;
-    }
-    step = std::max(step, smallest_step);
-    Axis axis{std::floor(least / step + 1e-9) * step, std::ceil(most / step - 1e-9) * step, step};
-    if (axis.high - axis.low < step / 2) axis = {axis.low - step, axis.low + step, step};
-    return axis;
-  }
-  int count() const { return static_cast<int>(std::llround((high - low) / step)); }
-  double tick(int i) const { return low + step * i; }
-  std::string text(double value) const {
-    const int decimals = std::clamp(static_cast<int>(std::ceil(-std::log10(step) - 1e-9)), 0, 8);
-    // Minus zero is a result of rounding, so it is printed as zero.
-    return fmt::format("{:.{}f}", std::abs(value) < step / 1e6 ? 0.0 : value, decimals);
-  }
-};
 
 struct Label {
   double x, y;

@@ -175,6 +175,17 @@ void read_lines(const fs::path& file, const std::function<void(const JsonFields&
   }
 }
 
+template <typename Metrics>
+double number_in(const Metrics& metrics, std::string_view column) {
+  double found = kNotMeasured;
+  for_each_field(metrics, [&](std::string_view name, const auto& value, auto) {
+    if constexpr (std::is_arithmetic_v<std::decay_t<decltype(value)>>) {
+      if (name == column) found = static_cast<double>(value);
+    }
+  });
+  return found;
+}
+
 /// tag(name, group) names a scalar.
 template <typename Metrics, typename Tag>
 std::vector<TensorboardScalar> tagged_scalars(const Metrics& metrics, Tag&& tag) {
@@ -216,13 +227,10 @@ void read_samples(const fs::path& file, const std::function<void(const SampleRec
 }
 
 double column_of(const EvalMetrics& metrics, std::string_view column) {
-  double found = kNotMeasured;
-  for_each_field(metrics, [&](std::string_view name, const auto& value, auto) {
-    if constexpr (std::is_arithmetic_v<std::decay_t<decltype(value)>>) {
-      if (name == column) found = static_cast<double>(value);
-    }
-  });
-  return found;
+  return number_in(metrics, column);
+}
+double column_of(const StepMetrics& metrics, std::string_view column) {
+  return number_in(metrics, column);
 }
 
 std::vector<TensorboardScalar> scalars_of(const StepMetrics& metrics) {

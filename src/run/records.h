@@ -96,6 +96,7 @@ void read_samples(const std::filesystem::path& file, const std::function<void(co
 
 /// The value in this column. NaN if no column has this name, or if it was not measured.
 double column_of(const EvalMetrics& metrics, std::string_view column);
+double column_of(const StepMetrics& metrics, std::string_view column);
 
 /// The numbers of a record for TensorBoard, without those that were not measured.
 std::vector<TensorboardScalar> scalars_of(const StepMetrics& metrics);

@@ -21,7 +21,8 @@ find src -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | LC_ALL=
     allowed["evaluation"] = allowed["policy"] " run config policy"
     allowed["training"] = allowed["evaluation"] " evaluation"
     allowed["planning"] = allowed["training"] " training"
-    allowed["app"] = allowed["planning"] " planning datasets"
+    allowed["report"] = allowed["evaluation"] " evaluation"
+    allowed["app"] = allowed["planning"] " planning report datasets"
   }
   function refuse(why) { printf "%s:%d: %s\n", FILENAME, FNR, why; bad = 1 }
   FNR == 1 {

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+// The whole pages: what they show, that they show nothing else, and that they need nothing else.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/error.h"
+#include "report/answers.h"
+#include "report/fixture.h"
+#include "report/gallery.h"
+#include "report/html.h"
+#include "report/page_reader.h"
+#include "report/run_report.h"
+
+namespace biqa {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using testing::example_sample;
+using testing::ExampleRun;
+using testing::expect_self_contained;
+using testing::expect_well_formed;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using testing::table_rows;
+using testing::write_run;
+
+const std::string kPredictions = BIQA_SOURCE_DIR "/tests/fixtures/evaluation/predictions.jsonl";
+
+RunReportOptions quick() {
+  RunReportOptions options;
+  options.evaluation.draws = 50;
+  return options;
+}
+
+RunReportPage page_of(const std::vector<fs::path>& runs, const std::vector<fs::path>& predictions = {},
+                      const RunReportOptions& options = quick()) {
+  RunReportPage page = run_report_page(read_report_inputs(runs, predictions, options), "biqa test");
+  expect_well_formed(page.html);
+  expect_self_contained(page.html);
+  return page;
+}
+
+const std::string kFigures = "Figures of the evaluations before training and after it";
+
+TEST(RunReport, TheTableHasTheFiguresOfTheMetrics) {
+  const TemporaryFolder folder;
+  const std::string html = page_of({write_run(folder, {"a"})}).html;
+  const auto rows = table_rows(html, kFigures);
+  ASSERT_EQ(rows.size(), 3U);
+  // Set, condition, decoding, configuration, images; then PLCC, SRCC, RMSE, ROUGE and answers without rating.
+  EXPECT_THAT(rows[1], ElementsAre("test", "image", "greedy", "a", "20", "0.250", "0.625", "0.188", "0.562",
+                                   "1.500", "1.500", "0.375", "0.375", "3", "1"));
+  EXPECT_THAT(rows[2], ElementsAre("test", "caption", "greedy", "a", "20", "0.125", "0.500", "0.062", "0.438",
+                                   "1.500", "1.500", "–", "–", "3", "1"));
+  EXPECT_THAT(table_rows(html, "Total reward"), Contains(ElementsAre("3", "0.3", "0.5")));
+}
+
+TEST(RunReport, SeedsAreOneRowWithTheirRange) {
+  const TemporaryFolder folder;
+  const std::string html =
+      page_of({write_run(folder, {"a", 0}), write_run(folder, {"b", 1, 0.001, 4, 0.25})}).html;
+  const auto rows = table_rows(html, kFigures);
+  ASSERT_EQ(rows.size(), 3U);
+  EXPECT_EQ(rows[1][3], "a (2 seeds)");
+  EXPECT_EQ(rows[1][6], "0.750 [0.625, 0.875]");
+  EXPECT_THAT(html, HasSubstr("class=\"band c0\""));
+  EXPECT_THAT(html, Not(HasSubstr("Pareto front")));
+}
+
+TEST(RunReport, ConfigurationsHaveATradeOffAndTheirDifferences) {
+  const TemporaryFolder folder;
+  // The second has better ratings and worse texts; the third is worse in both.
+  const std::string html =
+      page_of({write_run(folder, {"first"}), write_run(folder, {"second", 0, 0.002, 4, 0.25}),
+               write_run(folder, {"third", 0, 0.003, 4, -0.125})})
+          .html;
+  EXPECT_THAT(html, HasSubstr("Pareto front"));
+  EXPECT_THAT(html, HasSubstr("second (on the front)"));
+  EXPECT_THAT(table_rows(html, "Settings that differ"),
+              ElementsAre(ElementsAre("setting", "first", "second", "third"),
+                          ElementsAre("optimizer.lr", "0.001", "0.002", "0.003")));
+}
+
+TEST(RunReport, TextsOfAModelAreText) {
+  const TemporaryFolder folder;
+  const fs::path root = write_run(folder, {"a"});
+  SampleRecord sample = example_sample(4, "p0", 1, 3.0);
+  sample.caption = "<script>alert(1)</script><img src=\"http://example.org/x\" onerror=\"alert(2)\">";
+  sample.reasoning = "</dd></article><style>*{display:none}</style>\xE2\x80\xAE";
+  folder.write("a/samples.jsonl", to_json_line(sample) + "\n");
+  const std::string html = page_of({root}).html;
+  EXPECT_THAT(html, HasSubstr("&lt;script&gt;alert(1)&lt;/script&gt;&lt;img src=&quot;http://example.org/x"));
+  EXPECT_THAT(html, HasSubstr("&lt;/dd&gt;&lt;/article&gt;"));
+}
+
+TEST(RunReport, AMissingPictureIsAPlaceholderAndCounted) {
+  const TemporaryFolder folder;
+  const RunReportPage page = page_of({write_run(folder, {"a"})});
+  EXPECT_EQ(page.missing_pictures, 1);
+  EXPECT_THAT(page.html, HasSubstr("class=\"missing\""));
+  EXPECT_THAT(page.html, HasSubstr("1 picture could not be shown."));
+  EXPECT_THAT(page.html, HasSubstr("width=\"352\" height=\"176\""));
+  fs::remove(folder.path() / "train.jsonl");
+  EXPECT_EQ(page_of({folder.path() / "a"}).missing_pictures, 2);
+}
+
+TEST(RunReport, AnAnswerShowsWhatEachRewardSaid) {
+  const TemporaryFolder folder;
+  const std::string html = page_of({write_run(folder, {"a"})}).html;
+  EXPECT_THAT(
+      html,
+      HasSubstr(
+          "prediction 0.75, consistency 0.50, reasoning 0.25 (weight 0.5), format 0.50; advantage 1.25"));
+  EXPECT_THAT(html, HasSubstr("&lt;rating&gt;3.00&lt;/rating&gt;"));
+}
+
+TEST(RunReport, PredictionsGiveIntervalsAndScatterCharts) {
+  const TemporaryFolder folder;
+  const auto run = write_run(folder, {"a"});
+  const RunReportInputs inputs =
+      read_report_inputs(std::vector<fs::path>{run}, std::vector<fs::path>{kPredictions}, quick());
+  const std::string html = run_report_page(inputs, "").html;
+  expect_self_contained(html);
+  expect_well_formed(html);
+  const auto rows = table_rows(html, "Agreement with people, with 95 % intervals in brackets");
+  const Report& report = inputs.predictions.at(0).report;
+  ASSERT_EQ(rows.size(), report.rows.size() + 1);
+  for (std::size_t i = 0; i < report.rows.size(); ++i) {
+    const ReportRow& row = report.rows[i];
+    EXPECT_EQ(rows[i + 1][7], interval_text(row.agreement.plcc, row.plcc_ci.low, row.plcc_ci.high));
+    EXPECT_EQ(rows[i + 1][11], fixed_text(row.fit4.plcc));
+  }
+  EXPECT_THAT(html, HasSubstr("class=\"cloud c0\""));
+  EXPECT_THAT(html, HasSubstr("class=\"cloud c1\""));
+}
+
+TEST(RunReport, PredictionsInTheRunFolderAreUsed) {
+  const TemporaryFolder folder;
+  const auto run = write_run(folder, {"a"});
+  folder.write("a/predictions.jsonl",
+               "{\"id\":\"x\",\"score\":2,\"rating\":2.5}\n{\"id\":\"y\",\"score\":4,\"rating\":3}\n");
+  const auto rows = table_rows(page_of({run}).html, "Agreement with people, with 95 % intervals in brackets");
+  ASSERT_EQ(rows.size(), 2U);
+  EXPECT_EQ(rows[1][0], "a");
+  EXPECT_EQ(rows[1][10], "0.791");  // RMSE: sqrt((0.5² + 1²) / 2)
+}
+
+TEST(RunReport, AnEmptyRunIsShownAsSuch) {
+  const TemporaryFolder folder;
+  write_run(folder, {"a"});
+  for (const char* name : {"a/metrics.jsonl", "a/samples.jsonl"}) folder.write(name, "");
+  fs::remove(folder.path() / "a/adapter.h5");
+  const std::string html = page_of({folder.path() / "a"}).html;
+  EXPECT_THAT(html, HasSubstr("has recorded no step and no evaluation yet"));
+  EXPECT_THAT(html, HasSubstr("No step has been recorded yet."));
+  fs::remove(folder.path() / "a/metrics.jsonl");
+  fs::remove(folder.path() / "a/samples.jsonl");
+  EXPECT_THAT(page_of({folder.path() / "a"}).html, HasSubstr("a has no samples.jsonl."));
+}
+
+TEST(RunReport, TheSameInputsGiveTheSameBytes) {
+  const TemporaryFolder folder;
+  const std::vector<fs::path> runs{write_run(folder, {"a", 0}), write_run(folder, {"b", 1})};
+  EXPECT_EQ(page_of(runs, {kPredictions}).html, page_of(runs, {kPredictions}).html);
+}
+
+TEST(RunReport, WhereTheTimeGoes) {
+  const TemporaryFolder folder;
+  const std::string html = page_of({write_run(folder, {"a"})}).html;
+  EXPECT_THAT(
+      table_rows(html, "Time of a step"),
+      ElementsAre(ElementsAre("name", "part", "seconds"), ElementsAre("a", "rollout, first stage", "1.5"),
+                  ElementsAre("a", "rollout, second stage", "0.5"), ElementsAre("a", "rewards", "0.25"),
+                  ElementsAre("a", "learning", "1"), ElementsAre("a", "exchange of the adapter", "0"),
+                  ElementsAre("a", "rest", "0.75")));
+  EXPECT_THAT(table_rows(html, "Means per step")[1],
+              ElementsAre("a", "4", "4.00", "8", "300", "100", "200", "2.50 kB", "–", "–"));
+}
+
+TEST(Answers, TheRuleOfTheChoice) {
+  const TemporaryFolder folder;
+  std::string lines;
+  const auto add = [&](const SampleRecord& sample) { lines += to_json_line(sample) + "\n"; };
+  add(example_sample(1, "early", 0, 3.0));  // perfect, but not in the last tenth
+  add(example_sample(20, "a", 0, 3.5));
+  add(example_sample(19, "a", 1, 3.1));  // the better one of a
+  add(example_sample(20, "b", 0, 4.0));
+  SampleRecord unrated = example_sample(20, "c", 0, 0);
+  unrated.rating.reset();
+  add(unrated);
+  add(example_sample(20, "d", 0, 5.0));
+  const ChosenSamples chosen = choose_samples(folder.write("samples.jsonl", lines), 2);
+  EXPECT_EQ(chosen.first_step, 19);
+  EXPECT_EQ(chosen.last_step, 20);
+  EXPECT_EQ(chosen.compared, 5);
+  ASSERT_EQ(chosen.good.size(), 2U);
+  EXPECT_EQ(chosen.good[0].id, "a");
+  EXPECT_EQ(chosen.good[0].member, 1);
+  EXPECT_EQ(chosen.good[1].id, "b");
+  ASSERT_EQ(chosen.bad.size(), 2U);
+  EXPECT_EQ(chosen.bad[0].id, "c");
+  EXPECT_EQ(chosen.bad[1].id, "d");
+  EXPECT_DOUBLE_EQ(answer_error(unrated), 4);
+}
+
+TEST(Gallery, ShowsEachPictureAndWhatWasNotRated) {
+  const TemporaryFolder folder;
+  write_png(folder.path() / "p.png", {40, 20, std::vector<std::uint8_t>(40 * 20 * 3, 7)});
+  const std::string html =
+      gallery_begin() +
+      gallery_card({"p.png", folder.path() / "p.png", 3.25, std::nullopt, "<script>x</script>", "why", true,
+                    false, 0.5}) +
+      gallery_card({"q.png", folder.path() / "q.png", 7.0, 2.0, "", "", true, true, 0.5}) +
+      gallery_card(
+          {"r.png", folder.path() / "p.png", std::nullopt, std::nullopt, "", "", false, false, 0.5}) +
+      gallery_end(3, {"cannot read <x>.png"}, "biqa test");
+  expect_self_contained(html);
+  expect_well_formed(html);
+  EXPECT_THAT(html, HasSubstr("rating <b>3.25</b></span><span>from the caption <b>–</b>"));
+  EXPECT_THAT(html, HasSubstr("&lt;script&gt;x&lt;/script&gt;"));
+  EXPECT_THAT(html, HasSubstr("out of scale"));
+  EXPECT_THAT(html, HasSubstr("the answer has no rating"));
+  EXPECT_THAT(html, HasSubstr("cannot read &lt;x&gt;.png"));
+  EXPECT_THAT(html, HasSubstr("class=\"missing\""));
+  EXPECT_THAT(html, Not(HasSubstr("human score")));
+}
+
+}  // namespace
+}  // namespace biqa
