@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <string_view>
 
@@ -121,7 +122,13 @@ std::string draw_last_values(const Plot& plot, const LineChart& chart) {
   for (const ChartLine& line : chart.lines) {
     const auto last = std::find_if(line.points.rbegin(), line.points.rend(), drawable);
     if (!line.markers || last == line.points.rend()) continue;
-    labels.push_back({plot.at_x(last->x) + 8, plot.at_y(last->y) + 4, fixed_text(last->y, 2)});
+    const Label label{
+        plot.at_x(last->x) + 8, plot.at_y(last->y) + 4,
+        last->y == std::round(last->y) ? figure_text(last->y) : fixed_text(last->y, chart.label_decimals)};
+    const bool known = std::any_of(labels.begin(), labels.end(), [&](const Label& other) {
+      return other.text == label.text && std::abs(other.y - label.y) < 1;
+    });
+    if (!known) labels.push_back(label);
   }
   spread(labels, plot.size().top + 4, plot.size().height - plot.size().bottom);
   std::string svg;
@@ -174,7 +181,54 @@ std::string description_of(const LineChart& chart) {
   return text;
 }
 
+bool is_finite(const ChartPoint& p) {
+  return std::isfinite(p.x) && std::isfinite(p.y);
+}
+
+/// Room for the marks and their labels at the edges.
+void widen(ValueRange& range) {
+  const double room = 0.1 * (range.most - range.least);
+  range.least -= room;
+  range.most += room;
+}
+
+std::string draw_cloud(const Plot& plot, const PointGroup& group) {
+  std::string path;
+  for (const ChartPoint& p : group.points) {
+    if (is_finite(p) && plot.holds(p.x, p.y))
+      path += fmt::format("M{:.1f} {:.1f}h0", plot.at_x(p.x), plot.at_y(p.y));
+  }
+  return path.empty()
+             ? ""
+             : fmt::format("<path class=\"cloud {}\" d=\"{}\"/>\n", colour_class(group.colour), path);
+}
+
+std::string draw_points(const Plot& plot, const PointGroup& group) {
+  std::string svg;
+  for (const ChartPoint& p : group.points) {
+    if (!is_finite(p) || !plot.holds(p.x, p.y)) continue;
+    const double at_x = plot.at_x(p.x), at_y = plot.at_y(p.y);
+    svg += mark(group.colour, at_x, at_y, (p.hollow ? "hollow " : "dot ") + colour_class(group.colour),
+                fmt::format("{}: {}, {}", p.name, figure_text(p.x), figure_text(p.y)));
+    if (p.label.empty()) continue;
+    const bool left = at_x > plot.size().width / 2;
+    svg += fmt::format("<text class=\"strong\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\">{}</text>\n",
+                       at_x + (left ? -8 : 8), at_y - 6, left ? "end" : "start", escaped_html(p.label));
+  }
+  return svg;
+}
+
 }  // namespace
+
+double constant_value(const LineChart& chart) {
+  ValueRange range;
+  for (const ChartLine& line : chart.lines) {
+    for (const LinePoint& p : line.points) {
+      for (const double value : {p.y, p.low, p.high}) range.add(value);
+    }
+  }
+  return range.least == range.most ? range.least : std::numeric_limits<double>::quiet_NaN();
+}
 
 std::string line_chart(const LineChart& chart) {
   ValueRange x, y;
@@ -210,7 +264,7 @@ std::string point_chart(const PointChart& chart) {
   HtmlTable table(chart.title, {{"name", false}, {chart.x_title}, {chart.y_title}});
   for (const PointGroup& group : chart.groups) {
     for (const ChartPoint& p : group.points) {
-      if (!std::isfinite(p.x) || !std::isfinite(p.y)) continue;
+      if (!is_finite(p)) continue;
       if (!chart.cloud) table.add({p.name, figure_text(p.x), figure_text(p.y)});
       if (fixed) continue;
       x.add(p.x);
@@ -218,8 +272,12 @@ std::string point_chart(const PointChart& chart) {
     }
   }
   if (x.empty()) return "";
-  const PlotSize size{440, 300, 46, 24, 26, 38};
-  const Plot plot(size, x, y, false, 1e-9, 1e-9);
+  if (!fixed) {
+    widen(x);
+    widen(y);
+  }
+  const PlotSize size{400, 290, 46, 20, 26, 36};
+  const Plot plot(size, x, y, false, 1e-9, 1e-9, fixed ? 7 : 5);
   std::string svg = svg_begin(size.width, size.height, chart.title,
                               fmt::format("{} against {}", chart.y_title, chart.x_title));
   svg += plot.frame(chart.x_title, chart.y_title, true);
@@ -229,32 +287,19 @@ std::string point_chart(const PointChart& chart) {
     svg += fmt::format("<path class=\"axis dashed\" d=\"M{:.1f} {:.1f}L{:.1f} {:.1f}\"/>\n", plot.at_x(low),
                        plot.at_y(low), plot.at_x(high), plot.at_y(high));
   }
-  for (const PointGroup& group : chart.groups) {
-    const std::string colour = colour_class(group.colour);
-    std::string cloud;
-    for (const ChartPoint& p : group.points) {
-      if (!std::isfinite(p.x) || !std::isfinite(p.y) || !plot.holds(p.x, p.y)) continue;
-      const double at_x = plot.at_x(p.x), at_y = plot.at_y(p.y);
-      if (chart.cloud) {
-        cloud += fmt::format("M{:.1f} {:.1f}h0", at_x, at_y);
-        continue;
-      }
-      svg += mark(group.colour, at_x, at_y, (p.hollow ? "hollow " : "dot ") + colour,
-                  fmt::format("{}: {}, {}", p.name, figure_text(p.x), figure_text(p.y)));
-      if (p.label.empty()) continue;
-      const bool left = at_x > size.width / 2;
-      svg += fmt::format("<text class=\"strong\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\">{}</text>\n",
-                         at_x + (left ? -8 : 8), at_y - 6, left ? "end" : "start", escaped_html(p.label));
-    }
-    if (!cloud.empty()) svg += fmt::format("<path class=\"cloud {}\" d=\"{}\"/>\n", colour, cloud);
-  }
   std::string curve;
   for (const LinePoint& p : chart.curve) {
     if (!drawable(p) || !plot.holds(p.x, p.y)) continue;
     curve += fmt::format("{}{:.1f} {:.1f}", curve.empty() ? 'M' : 'L', plot.at_x(p.x), plot.at_y(p.y));
   }
-  if (!curve.empty())
-    svg += fmt::format("<path class=\"line {}\" d=\"{}\"/>\n", colour_class(chart.curve_colour), curve);
+  const std::string drawn_curve = curve.empty() ? ""
+                                                : fmt::format("<path class=\"line {}\" d=\"{}\"/>\n",
+                                                              colour_class(chart.curve_colour), curve);
+  // The curve lies above a cloud, which would hide it, and below single marks.
+  if (!chart.cloud) svg += drawn_curve;
+  for (const PointGroup& group : chart.groups)
+    svg += chart.cloud ? draw_cloud(plot, group) : draw_points(plot, group);
+  if (chart.cloud) svg += drawn_curve;
   return figure_of(chart.title, chart.unit, svg, chart.cloud ? "" : table.html());
 }
 

@@ -31,7 +31,10 @@ struct LineChart {
   std::string title, unit, x_title = "step";
   std::vector<ChartLine> lines;
   double smallest_step = 1e-9;  ///< between ticks of the value axis; finer steps would enlarge noise
+  int label_decimals = 2;       ///< of the last values; a whole number has none
 };
+/// The value that all points of all lines have; NaN if they differ, or without any.
+double constant_value(const LineChart& chart);
 /// A value without number interrupts its line. Returns nothing if no line has a value.
 std::string line_chart(const LineChart& chart);
 

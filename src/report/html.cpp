@@ -69,13 +69,26 @@ std::string counted(std::int64_t count, std::string_view one, std::string_view m
 HtmlTable::HtmlTable(std::string caption, std::vector<Column> columns)
     : caption_(std::move(caption)), columns_(std::move(columns)) {}
 
+namespace {
+
+/// A bracket at the end of a number, its interval, may stand in a line of its own.
+std::string number_cell(const std::string& text) {
+  const std::size_t bracket = text.find(" [");
+  if (bracket == std::string::npos) return escaped_html(text);
+  return fmt::format("{} <span>{}</span>", escaped_html(text.substr(0, bracket)),
+                     escaped_html(text.substr(bracket + 1)));
+}
+
+}  // namespace
+
 void HtmlTable::add(const std::vector<std::string>& cells) {
   CHECK_EQ(cells.size(), columns_.size());
   rows_ += "<tr>";
   for (std::size_t i = 0; i < cells.size(); ++i) {
     const char* element = i == 0 ? "th" : "td";
     rows_ += fmt::format("<{}{}{}>{}</{}>", element, i == 0 ? " scope=\"row\"" : "",
-                         columns_[i].is_number ? " class=\"number\"" : "", escaped_html(cells[i]), element);
+                         columns_[i].is_number ? " class=\"number\"" : "",
+                         columns_[i].is_number ? number_cell(cells[i]) : escaped_html(cells[i]), element);
   }
   rows_ += "</tr>\n";
 }

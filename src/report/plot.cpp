@@ -21,10 +21,10 @@ void ValueRange::add(double value) {
 }
 
 Plot::Plot(const PlotSize& size, const ValueRange& x, const ValueRange& y, bool exact_x,
-           double smallest_x_step, double smallest_y_step)
+           double smallest_x_step, double smallest_y_step, int ticks)
     : size_(size),
-      x_axis_(Axis::around(x.least, x.most, 5, smallest_x_step)),
-      y_axis_(Axis::around(y.least, y.most, 4, smallest_y_step)),
+      x_axis_(Axis::around(x.least, x.most, ticks, smallest_x_step)),
+      y_axis_(Axis::around(y.least, y.most, std::max(4, ticks - 1), smallest_y_step)),
       x_low_(exact_x ? x.least : x_axis_.low),
       x_high_(exact_x ? x.most : x_axis_.high) {}
 

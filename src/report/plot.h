@@ -26,8 +26,9 @@ struct PlotSize {
 class Plot {
  public:
   /// The axis of x reaches exactly from least to most if `exact_x`, otherwise from tick to tick.
+  /// `ticks`: most steps between the ticks of x; y has one less, because images are wider than high.
   Plot(const PlotSize& size, const ValueRange& x, const ValueRange& y, bool exact_x, double smallest_x_step,
-       double smallest_y_step);
+       double smallest_y_step, int ticks = 5);
 
   double at_x(double x) const;
   double at_y(double y) const;

@@ -159,7 +159,8 @@ std::string comparison_table(const RunReportInputs& inputs) {
           return interval_text(f.difference, f.difference_ci.low, f.difference_ci.high);
         };
         table.add({files, row.set, row.condition, std::to_string(row.n), difference(row.plcc),
-                   difference(row.srcc), difference(row.rmse), fixed_text(row.sign_test_p)});
+                   difference(row.srcc), difference(row.rmse),
+                   row.sign_test_p < 0.001 ? "< 0.001" : fixed_text(row.sign_test_p)});
       }
     } catch (const Error& error) {  // the files are about different data
       notes.push_back(fmt::format("{}: not compared: {}", files, error.what()));
@@ -236,7 +237,7 @@ std::string sample_card(const RunRecord& run, const RunPictures& pictures, const
   card.texts = {{"Caption", sample.caption}, {"Reasoning", sample.reasoning}};
   if (sample.caption.empty() && sample.reasoning.empty())
     card.texts = {{"Answer", sample.text.empty() ? "(empty)" : sample.text}};
-  card.texts.emplace_back("Answer of the second stage, from the caption alone", sample.stage2_text);
+  card.texts.emplace_back("Answer of the second stage", sample.stage2_text);
   card.texts.emplace_back("Rewards", rewards_text(run, sample));
   return answer_card(card);
 }

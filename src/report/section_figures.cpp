@@ -7,7 +7,10 @@
 #include <cmath>
 #include <set>
 #include <string_view>
+#include <utility>
+#include <vector>
 
+#include "core/statistics.h"
 #include "report/html.h"
 #include "report/pareto.h"
 #include "report/sections.h"
@@ -31,23 +34,45 @@ std::string from_condition(const std::string& condition) {
 }
 
 std::string over_runs_text(const FigureOverRuns& figure, int decimals) {
-  if (figure.runs < 2) return fixed_text(figure.mean, decimals);
+  if (figure.runs < 2 || figure.least == figure.most) return fixed_text(figure.mean, decimals);
   return fmt::format("{} [{}, {}]", fixed_text(figure.mean, std::max(decimals, 1)),
                      fixed_text(figure.least, decimals), fixed_text(figure.most, decimals));
 }
 
-/// Mean over the sets of the means over runs, for one condition and decoding; NaN if a set lacks it.
-double mean_over_sets(const RunReportInputs& inputs, const Configuration& configuration,
-                      const std::string& condition, const std::string& decoding, std::string_view column,
-                      bool before) {
-  double sum = 0;
-  int sets = 0;
+struct FigureQuery {
+  std::string condition, decoding;
+  std::string_view column;
+  bool before = false;
+};
+
+/// A figure of each configuration: the mean over sets of the means over runs. A set counts if every configuration that has
+/// the figure for any set has it for this one, so that all are means of the same sets. NaN: there is none.
+std::vector<double> means_over_sets(const RunReportInputs& inputs, Configurations configurations,
+                                    const FigureQuery& query) {
+  std::vector<std::vector<double>> by_set;
+  std::vector<bool> takes_part(configurations.size());
   for (const EvaluationKey& key : evaluation_keys(inputs.runs)) {
-    if (key.condition != condition || key.decoding != decoding) continue;
-    sum += evaluation_figure(configuration, key, column, before).mean;
-    ++sets;
+    if (key.condition != query.condition || key.decoding != query.decoding) continue;
+    by_set.emplace_back();
+    for (std::size_t i = 0; i < configurations.size(); ++i) {
+      by_set.back().push_back(evaluation_figure(configurations[i], key, query.column, query.before).mean);
+      if (std::isfinite(by_set.back().back())) takes_part[i] = true;
+    }
   }
-  return sets > 0 ? sum / sets : kNotMeasured;
+  std::erase_if(by_set, [&](const std::vector<double>& figures) {
+    for (std::size_t i = 0; i < figures.size(); ++i) {
+      if (takes_part[i] && !std::isfinite(figures[i])) return true;
+    }
+    return false;
+  });
+  std::vector<double> means(configurations.size(), kNotMeasured);
+  for (std::size_t i = 0; i < means.size(); ++i) {
+    if (!takes_part[i] || by_set.empty()) continue;
+    std::vector<double> values;
+    for (const std::vector<double>& figures : by_set) values.push_back(figures[i]);
+    means[i] = mean(values);
+  }
+  return means;
 }
 
 /// Greedy if any evaluation is, like the figure that chooses the best checkpoint.
@@ -64,6 +89,16 @@ std::set<std::string> sets_of(const RunReportInputs& inputs) {
   return sets;
 }
 
+/// Pairs of set and decoding, in the order of their first evaluation.
+std::vector<std::pair<std::string, std::string>> charted_sets(const RunReportInputs& inputs) {
+  std::vector<std::pair<std::string, std::string>> pairs;
+  for (const EvaluationKey& key : evaluation_keys(inputs.runs)) {
+    const std::pair<std::string, std::string> pair{key.set, key.decoding};
+    if (std::find(pairs.begin(), pairs.end(), pair) == pairs.end()) pairs.push_back(pair);
+  }
+  return pairs;
+}
+
 struct Tile {
   std::string_view title, column, condition;
   int decimals = 3;
@@ -78,13 +113,14 @@ std::string tiles(const RunReportInputs& inputs, Configurations configurations, 
   std::string html = "<div class=\"tiles\">\n";
   for (const Tile& tile : kTiles) {
     std::string lines;
-    for (const Configuration& configuration : configurations) {
-      const std::string condition(tile.condition);
-      const double before = mean_over_sets(inputs, configuration, condition, decoding, tile.column, true);
-      const double after = mean_over_sets(inputs, configuration, condition, decoding, tile.column, false);
-      if (!std::isfinite(before) && !std::isfinite(after)) continue;
-      lines += fmt::format("<p>{}<b><i>{} →</i> {}</b></p>", escaped_html(configuration.name),
-                           fixed_text(before, tile.decimals), fixed_text(after, tile.decimals));
+    FigureQuery query{std::string(tile.condition), decoding, tile.column, true};
+    const std::vector<double> before = means_over_sets(inputs, configurations, query);
+    query.before = false;
+    const std::vector<double> after = means_over_sets(inputs, configurations, query);
+    for (std::size_t i = 0; i < configurations.size(); ++i) {
+      if (!std::isfinite(before[i]) && !std::isfinite(after[i])) continue;
+      lines += fmt::format("<p>{}<b><i>{} →</i> {}</b></p>", escaped_html(configurations[i].name),
+                           fixed_text(before[i], tile.decimals), fixed_text(after[i], tile.decimals));
     }
     if (!lines.empty()) html += fmt::format("<div class=\"tile\"><h3>{}</h3>{}</div>\n", tile.title, lines);
   }
@@ -117,16 +153,9 @@ std::string before_and_after(const RunReportInputs& inputs, Configurations confi
   return table.html();
 }
 
-ChartLine evaluation_line(const Configuration& configuration, std::size_t colour, const EvaluationKey& key,
-                          std::string_view column) {
-  return {configuration.name + ", " + key.decoding, colour,
-          key.decoding == "sampled" ? Stroke::dashed : Stroke::solid, true,
-          evaluation_curve(configuration, key, column)};
-}
-
-/// The charts of one set.
-std::string evaluation_charts(const RunReportInputs& inputs, Configurations configurations,
-                              const std::string& set) {
+/// The charts of one set and decoding.
+std::string evaluation_charts(Configurations configurations, const std::string& set,
+                              const std::string& decoding) {
   std::string html;
   for (const EvaluationColumn& column : kColumns) {
     for (const std::string condition : {"image", "caption"}) {
@@ -135,11 +164,10 @@ std::string evaluation_charts(const RunReportInputs& inputs, Configurations conf
       chart.title = std::string(column.title);
       chart.unit = from_condition(condition);
       chart.smallest_step = column.decimals == 0 ? 1 : 0.01;
+      chart.label_decimals = column.decimals == 0 ? 1 : 2;
       for (std::size_t i = 0; i < configurations.size(); ++i) {
-        for (const EvaluationKey& key : evaluation_keys(inputs.runs)) {
-          if (key.set == set && key.condition == condition)
-            chart.lines.push_back(evaluation_line(configurations[i], i, key, column.name));
-        }
+        chart.lines.push_back({configurations[i].name, i, Stroke::solid, true,
+                               evaluation_curve(configurations[i], {set, condition, decoding}, column.name)});
       }
       html += line_chart(chart);
     }
@@ -159,13 +187,13 @@ constexpr std::array<Axes, 3> kTradeOffs{{
 
 std::string trade_off_chart(const RunReportInputs& inputs, Configurations configurations, const Axes& axes,
                             const std::string& decoding) {
+  const auto values = [&](std::string_view column, std::string_view condition) {
+    return means_over_sets(inputs, configurations, {std::string(condition), decoding, column, false});
+  };
+  const std::vector<double> first = values(axes.first, axes.first_condition);
+  const std::vector<double> second = values(axes.second, axes.second_condition);
   std::vector<TwoFigures> figures;
-  for (const Configuration& configuration : configurations) {
-    const auto figure = [&](std::string_view column, std::string_view condition) {
-      return mean_over_sets(inputs, configuration, std::string(condition), decoding, column, false);
-    };
-    figures.push_back({figure(axes.first, axes.first_condition), figure(axes.second, axes.second_condition)});
-  }
+  for (std::size_t i = 0; i < configurations.size(); ++i) figures.push_back({first[i], second[i]});
   const auto measured = [](const TwoFigures& f) { return std::isfinite(f.first) && std::isfinite(f.second); };
   if (std::count_if(figures.begin(), figures.end(), measured) < 2) return "";
   const std::vector<bool> best = non_dominated(figures);
@@ -195,8 +223,9 @@ std::string headline_section(const RunReportInputs& inputs, Configurations confi
     return paragraph("No evaluation has been recorded. The setting data.eval names the sets to evaluate.");
   const std::string decoding = headline_decoding(inputs);
   const std::size_t sets = sets_of(inputs).size();
-  std::string rule = fmt::format("Before training (step 0) → after it (last evaluation), with {} decoding{}.",
-                                 decoding, sets > 1 ? fmt::format(", as the mean of {} sets", sets) : "");
+  std::string rule = fmt::format(
+      "Before training (step 0) → after it (last evaluation), with {} decoding{}.", decoding,
+      sets > 1 ? std::string(", as the mean of the sets that every configuration has a figure for") : "");
   const bool seeds = std::any_of(configurations.begin(), configurations.end(),
                                  [](const Configuration& c) { return c.runs.size() > 1; });
   if (seeds)
@@ -207,23 +236,20 @@ std::string headline_section(const RunReportInputs& inputs, Configurations confi
          before_and_after(inputs, configurations) +
          paragraph(
              "PLCC and SRCC: correlation of ratings and human scores, of the values and of the ranks. RMSE: "
-             "in "
-             "units of the rating. ROUGE-1 recall: share of the words of the human text that the answer has.",
+             "in units of the rating, less is better. ROUGE-1 recall: share of the words of the human text "
+             "that the answer has.",
              "caption");
 }
 
 std::string evaluation_section(const RunReportInputs& inputs, Configurations configurations) {
   const std::set<std::string> sets = sets_of(inputs);
   if (sets.empty()) return paragraph("No evaluation has been recorded.");
-  std::string html =
-      configuration_legend(configurations) +
-      paragraph(
-          "Solid lines and filled marks: greedy decoding. Dashed lines and hollow marks: sampled. "
-          "The number at the end of a line is its last value.",
-          "caption");
-  for (const std::string& set : sets) {
-    if (sets.size() > 1) html += fmt::format("<h3>Set {}</h3>\n", escaped_html(set));
-    html += "<div class=\"charts\">\n" + evaluation_charts(inputs, configurations, set) + "</div>\n";
+  std::string html = configuration_legend(configurations) +
+                     paragraph("The number at the end of a line is its last value.", "caption");
+  for (const auto& [set, decoding] : charted_sets(inputs)) {
+    html += fmt::format("<h3>{}{} decoding</h3>\n<div class=\"charts\">\n{}</div>\n",
+                        sets.size() > 1 ? fmt::format("Set {}, ", escaped_html(set)) : "",
+                        escaped_html(decoding), evaluation_charts(configurations, set, decoding));
   }
   return html;
 }

@@ -6,6 +6,8 @@
 #include <array>
 #include <cmath>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "report/html.h"
 #include "report/sections.h"
@@ -55,33 +57,52 @@ const std::vector<TrainingColumn>& answer_columns() {
   return columns;
 }
 
-/// Titles of columns without any value go to `missing`.
-std::string charts_of(const std::vector<TrainingColumn>& columns, Configurations configurations,
-                      std::vector<std::string>& missing) {
-  std::string html = "<div class=\"charts\">\n";
-  for (const TrainingColumn& column : columns) {
-    LineChart chart;
-    chart.title = column.title;
-    chart.unit = column.unit;
-    chart.smallest_step = column.smallest_step;
-    for (std::size_t i = 0; i < configurations.size(); ++i) {
-      chart.lines.push_back({configurations[i].name, i, Stroke::solid, false,
-                             step_curve(configurations[i], column.name).points});
-      if (column.spread.empty()) continue;
-      std::vector<LinePoint> spread = step_curve(configurations[i], column.spread).points;
-      for (LinePoint& p : spread) p.low = p.high = kNotMeasured;  // a band around each would hide the lines
-      chart.lines.push_back(
-          {configurations[i].name + ", standard deviation", i, Stroke::dotted, false, std::move(spread)});
-    }
-    const std::string drawn = line_chart(chart);
-    if (drawn.empty()) missing.push_back(column.title);
-    html += drawn;
+/// What has no chart.
+struct LeftOut {
+  std::vector<std::string> missing, constant;
+
+  std::string html() const {
+    std::vector<std::string> notes;
+    if (!constant.empty())
+      notes.push_back(fmt::format("The same in every step: {}.", fmt::join(constant, "; ")));
+    if (!missing.empty()) notes.push_back(fmt::format("Not measured: {}.", fmt::join(missing, ", ")));
+    return note_list(notes);
   }
-  return html + "</div>\n";
+};
+
+LineChart chart_of(const TrainingColumn& column, Configurations configurations) {
+  LineChart chart;
+  chart.title = column.title;
+  chart.unit = column.unit;
+  chart.smallest_step = column.smallest_step;
+  for (std::size_t i = 0; i < configurations.size(); ++i) {
+    chart.lines.push_back(
+        {configurations[i].name, i, Stroke::solid, false, step_curve(configurations[i], column.name).points});
+    if (column.spread.empty()) continue;
+    std::vector<LinePoint> spread = step_curve(configurations[i], column.spread).points;
+    for (LinePoint& p : spread) p.low = p.high = kNotMeasured;  // a band around each would hide the lines
+    chart.lines.push_back(
+        {configurations[i].name + ", standard deviation", i, Stroke::dotted, false, std::move(spread)});
+  }
+  return chart;
 }
 
-std::string missing_note(const std::vector<std::string>& missing) {
-  return missing.empty() ? "" : note_list({fmt::format("Not measured: {}.", fmt::join(missing, ", "))});
+/// A column that never changes is a sentence instead of a chart.
+std::string charts_of(const std::vector<TrainingColumn>& columns, Configurations configurations) {
+  std::string html;
+  LeftOut left_out;
+  for (const TrainingColumn& column : columns) {
+    const LineChart chart = chart_of(column, configurations);
+    const std::string drawn = line_chart(chart);
+    if (drawn.empty()) {
+      left_out.missing.push_back(column.title);
+    } else if (const double value = constant_value(chart); std::isfinite(value)) {
+      left_out.constant.push_back(fmt::format("{} {}", column.title, figure_text(value)));
+    } else {
+      html += drawn;
+    }
+  }
+  return (html.empty() ? "" : "<div class=\"charts\">\n" + html + "</div>\n") + left_out.html();
 }
 
 bool has_steps(const RunReportInputs& inputs) {
@@ -205,18 +226,16 @@ std::string training_section(const RunReportInputs& inputs, Configurations confi
     html += paragraph(
         fmt::format("Runs are long, so each point is the mean of up to {} consecutive steps.", together),
         "caption");
-  std::vector<std::string> missing;
   html += "<h3>Rewards</h3>\n" +
           paragraph("Solid: mean over the answers of a step. Dotted: their standard deviation.", "caption") +
-          charts_of(reward_columns(), configurations, missing);
-  html += "<h3>Learning</h3>\n" + charts_of(learning_columns(), configurations, missing);
-  html += "<h3>Answers</h3>\n" + charts_of(answer_columns(), configurations, missing);
-  return html + missing_note(missing);
+          charts_of(reward_columns(), configurations);
+  html += "<h3>Learning</h3>\n" + charts_of(learning_columns(), configurations);
+  html += "<h3>Answers</h3>\n" + charts_of(answer_columns(), configurations);
+  return html;
 }
 
 std::string time_section(const RunReportInputs& inputs, Configurations configurations) {
   if (!has_steps(inputs)) return paragraph("No step has been recorded yet.");
-  std::vector<std::string> missing;
   return paragraph(
              "Mean over all steps. Each part is the longest time of any rank, so the parts of ranks that "
              "work at "
@@ -226,7 +245,7 @@ std::string time_section(const RunReportInputs& inputs, Configurations configura
          charts_of({{"step_seconds", "Time of a step", "seconds", 0.01},
                     {"rollout_seconds", "Time of the rollout", "seconds", 0.01},
                     {"learn_seconds", "Time of the learning", "seconds", 0.01}},
-                   configurations, missing);
+                   configurations);
 }
 
 }  // namespace biqa

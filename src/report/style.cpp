@@ -42,10 +42,11 @@ th:first-child,td:first-child{padding-left:0}
 thead th{border-bottom:1px solid var(--text);font-weight:600;vertical-align:bottom}
 tbody th{font-weight:400}
 tbody tr:last-child>*{border-bottom:1px solid var(--text)}
-.number{text-align:right;white-space:nowrap}
+.number{text-align:right}
+.number span{display:inline-block;white-space:nowrap;color:var(--soft)}
 .settings td{overflow-wrap:anywhere;min-width:9rem}
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20.5rem),1fr));gap:1.25rem 1.5rem;margin:1rem 0;align-items:start}
-.charts.wide{grid-template-columns:repeat(auto-fill,minmax(min(100%,27rem),1fr))}
+.charts.wide{grid-template-columns:repeat(auto-fill,minmax(min(100%,24rem),28rem))}
 figure{margin:0;min-width:0}
 figcaption{font:600 .875rem/1.35 var(--sans);margin-bottom:.15rem}
 figcaption span{font-weight:400;color:var(--soft);margin-left:.4rem}

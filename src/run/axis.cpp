@@ -13,6 +13,8 @@ namespace {
 
 /// Beyond this, differences of two values overflow.
 constexpr double kLargest = 1e300;
+/// Finer steps, as a share of the largest value, would be lost in rounding.
+constexpr double kFinest = 1e-9;
 
 int decimals_of(double step) {
   return std::clamp(static_cast<int>(std::ceil(-std::log10(step) - 1e-9)), 0, 8);
@@ -24,6 +26,7 @@ Axis Axis::around(double least, double most, int ticks, double smallest_step) {
   CHECK(std::isfinite(least) && std::isfinite(most) && smallest_step > 0);
   least = std::clamp(least, -kLargest, kLargest);
   most = std::clamp(most, least, kLargest);
+  smallest_step = std::max(smallest_step, kFinest * std::max(std::abs(least), std::abs(most)));
   const double span = std::max(most - least, smallest_step);
   const double power = std::pow(10.0, std::floor(std::log10(span / ticks)));
   double step = 10 * power;

@@ -23,6 +23,7 @@ namespace fs = std::filesystem;
 using testing::expect_self_contained;
 using testing::expect_well_formed;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using testing::table_rows;
 using Arguments = std::vector<std::string>;
 using Outcome = testing::ProgramOutcome;
@@ -118,6 +119,28 @@ TEST_F(ReportProgram, AMissingPictureIsToldAndNoError) {
   const Outcome outcome = report({run, "--out", path("report.html")});
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_THAT(outcome.err, HasSubstr("placeholders on the page: 1"));
+}
+
+TEST_F(ReportProgram, ABrowserLoadsNothingAndComplainsOfNothing) {
+  const std::string run = testing::write_run(folder_, {"run"}).string(), out = path("report.html");
+  ASSERT_EQ(report({run, "--out", out}).code, 0);
+  const auto open = [&](const std::string& page) {
+    return testing::run_program(
+        folder_.path(), {"chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+                         "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=1000",
+                         "--user-data-dir=" + path("profile"), "--dump-dom", "file://" + page});
+  };
+  const Outcome outcome = open(out);
+  if (outcome.code == 127) GTEST_SKIP() << "chromium is not installed";
+  if (outcome.code != 0) GTEST_SKIP() << "chromium does not run here: " << outcome.err;
+  EXPECT_THAT(outcome.out, HasSubstr("</html>"));
+  EXPECT_THAT(outcome.err, Not(HasSubstr("CONSOLE")));
+  // The page's own rule refuses what leaves the page, and the browser says so.
+  std::string html = file_content(out);
+  html.insert(html.find("</main>"), "<img src=\"http://biqa.invalid/x.png\"><script>alert(1)</script>");
+  const std::string refused = open(folder_.write("refused.html", html).string()).err;
+  EXPECT_THAT(refused, HasSubstr("http://biqa.invalid/x.png"));
+  EXPECT_THAT(refused, HasSubstr("script"));
 }
 
 TEST_F(ReportProgram, ScoreWritesAGallery) {

@@ -68,12 +68,12 @@ inline std::vector<std::vector<std::string>> table_rows(const std::string& html,
   const std::size_t at = html.find("<caption>" + caption + "</caption>");
   if (at == std::string::npos) return rows;
   const std::string table = html.substr(at, html.find("</table>", at) - at);
-  static const std::regex kRow("<tr>(.*?)</tr>"), kCell("<t[hd][^>]*>([^<]*)</t[hd]>");
+  static const std::regex kRow("<tr>(.*?)</tr>"), kCell("<t[hd][^>]*>(.*?)</t[hd]>"), kTag("<[^>]*>");
   for (std::sregex_iterator row(table.begin(), table.end(), kRow), end; row != end; ++row) {
     const std::string content = (*row)[1];
     rows.emplace_back();
     for (std::sregex_iterator cell(content.begin(), content.end(), kCell); cell != end; ++cell)
-      rows.back().push_back((*cell)[1]);
+      rows.back().push_back(std::regex_replace((*cell)[1].str(), kTag, ""));
   }
   return rows;
 }
