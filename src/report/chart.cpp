@@ -242,6 +242,10 @@ std::string line_chart(const LineChart& chart) {
     }
   }
   if (x.empty()) return "";
+  if (y.least == y.most) {  // a value that never changes is seen against zero
+    y.add(0);
+    if (y.most == 0) y.add(chart.smallest_step);
+  }
   PlotSize size;
   if (labelled) size.right = 46;
   const Plot plot(size, x, y, true, 1, chart.smallest_step);
@@ -321,7 +325,7 @@ std::string bar_chart(const std::string& title, const std::string& unit, const s
     description += fmt::format("{}: {} {}. ", bar.name, figure_text(sum), unit);
   }
   if (x.most <= 0) return "";
-  PlotSize size{760, 0, 4, 12, 4, 34};
+  PlotSize size{420, 0, 4, 12, 4, 34};
   size.height = size.top + kRow * static_cast<double>(bars.size()) + size.bottom;
   const Plot plot(size, x, unused, false, 1e-9, 1);
   std::string svg = svg_begin(size.width, size.height, title, description);
@@ -354,7 +358,7 @@ std::string bar_chart(const std::string& title, const std::string& unit, const s
   }
   svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"end\">{}</text>\n",
                      size.width - size.right, size.height - 4, escaped_html(unit));
-  return figure_of(title, "", svg, table.html());
+  return "<div class=\"bars\">" + figure_of(title, "", svg, table.html()) + "</div>\n";
 }
 
 std::string legend(const std::vector<LegendEntry>& entries) {

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <glog/logging.h>
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -71,9 +72,9 @@ HtmlTable::HtmlTable(std::string caption, std::vector<Column> columns)
 
 namespace {
 
-/// A bracket at the end of a number, its interval, may stand in a line of its own.
+/// Brackets at the end of a number may stand in a line of their own.
 std::string number_cell(const std::string& text) {
-  const std::size_t bracket = text.find(" [");
+  const std::size_t bracket = std::min(text.find(" ["), text.find(" ("));
   if (bracket == std::string::npos) return escaped_html(text);
   return fmt::format("{} <span>{}</span>", escaped_html(text.substr(0, bracket)),
                      escaped_html(text.substr(bracket + 1)));

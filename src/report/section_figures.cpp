@@ -27,7 +27,7 @@ constexpr std::array<EvaluationColumn, 5> kColumns{{{"plcc", "PLCC", ""},
                                                     {"srcc", "SRCC", ""},
                                                     {"rmse", "RMSE", ""},
                                                     {"rouge1_r", "ROUGE-1 recall", "image"},
-                                                    {"parse_failures", "Answers without rating", "", 0}}};
+                                                    {"parse_failures", "Unrated answers", "", 0}}};
 
 std::string from_condition(const std::string& condition) {
   return condition == "caption" ? "from the caption alone" : "from the picture";
@@ -247,8 +247,8 @@ std::string evaluation_section(const RunReportInputs& inputs, Configurations con
   std::string html = configuration_legend(configurations) +
                      paragraph("The number at the end of a line is its last value.", "caption");
   for (const auto& [set, decoding] : charted_sets(inputs)) {
-    html += fmt::format("<h3>{}{} decoding</h3>\n<div class=\"charts\">\n{}</div>\n",
-                        sets.size() > 1 ? fmt::format("Set {}, ", escaped_html(set)) : "",
+    html += fmt::format("<h3>{}ecoding: {}</h3>\n<div class=\"charts\">\n{}</div>\n",
+                        sets.size() > 1 ? fmt::format("Set {}, d", escaped_html(set)) : "D",
                         escaped_html(decoding), evaluation_charts(configurations, set, decoding));
   }
   return html;

@@ -48,6 +48,7 @@ tbody tr:last-child>*{border-bottom:1px solid var(--text)}
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20.5rem),1fr));gap:1.25rem 1.5rem;margin:1rem 0;align-items:start}
 .charts.wide{grid-template-columns:repeat(auto-fill,minmax(min(100%,24rem),28rem))}
 figure{margin:0;min-width:0}
+.bars{max-width:34rem}
 figcaption{font:600 .875rem/1.35 var(--sans);margin-bottom:.15rem}
 figcaption span{font-weight:400;color:var(--soft);margin-left:.4rem}
 figure svg{display:block;width:100%;height:auto}
@@ -69,7 +70,7 @@ svg .strong{fill:var(--text);font-weight:600}
 .c0{--c:var(--c0)}.c1{--c:var(--c1)}.c2{--c:var(--c2)}.c3{--c:var(--c3)}.c4{--c:var(--c4)}.c5{--c:var(--c5)}
 .legend{list-style:none;display:flex;flex-wrap:wrap;gap:.25rem 1.25rem;padding:0;margin:.6rem 0;font:.8125rem/1.5 var(--sans)}
 .legend svg{width:30px;height:12px;vertical-align:-1px;margin-right:.4rem}
-.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,12.5rem),1fr));gap:1rem;margin:1rem 0 1.5rem}
+.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,10.5rem),1fr));gap:1rem;margin:1rem 0 1.5rem}
 .tile{border-top:3px solid var(--text);padding-top:.5rem;font:.8125rem/1.45 var(--sans)}
 .tile h3{margin:0;font:600 .8125rem/1.35 var(--sans)}
 .tile p{margin:.35rem 0 0;color:var(--soft)}
@@ -78,7 +79,7 @@ svg .strong{fill:var(--text);font-weight:600}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,33rem),1fr));gap:1.25rem;margin:1rem 0}
 .card{background:var(--card);border:1px solid var(--grid);border-radius:4px;padding:1rem;display:grid;grid-template-columns:11rem minmax(0,1fr);gap:1rem;
 break-inside:avoid}
-@media (max-width:34rem){body{padding:1.5rem 1rem 2rem}h1{font-size:1.6rem}.card{grid-template-columns:minmax(0,1fr)}
+@media (max-width:34rem){body{padding:1.5rem 1rem 2rem}h1{font-size:1.6rem}.tile b{font-size:1.25rem}.card{grid-template-columns:minmax(0,1fr)}
 .card .picture{max-width:14rem}th,td{padding:.3rem .5rem}}
 .picture img{display:block;width:100%;height:auto;background:var(--grid)}
 .missing{display:grid;place-items:center;aspect-ratio:4/3;border:1px dashed var(--soft);color:var(--soft);padding:.5rem;text-align:center;
@@ -96,7 +97,7 @@ font:.8125rem/1.4 var(--sans)}
 --c3:#93429a;--c4:#7d6608;--c5:#4d5560}
 body{max-width:none;padding:0;font-size:10pt}nav,.skip,details{display:none}section{margin-top:1.2rem;padding-top:.8rem}
 h2,h3,figcaption{break-after:avoid}figure,tr,.tile{break-inside:avoid}.scroll{overflow:visible;max-height:none}
-.charts{grid-template-columns:repeat(3,1fr)}.charts.wide,.cards{grid-template-columns:repeat(2,1fr)}.card{grid-template-columns:7rem 1fr}table{font-size:8pt}}
+.charts{grid-template-columns:repeat(3,1fr)}.charts.wide,.cards{grid-template-columns:repeat(2,1fr)}.card{grid-template-columns:7rem 1fr}table{font-size:7pt}th,td{padding:.15rem .3rem}thead{break-after:avoid}}
 )css";
 
 }  // namespace biqa

@@ -89,8 +89,8 @@ TEST_F(ReportProgram, ShowsARealRunOfTwoSeeds) {
   const auto rows = table_rows(html, "Time of the rollout");
   ASSERT_EQ(rows.size(), 3U);
   const double x = a.steps[0].rollout_seconds, y = b.steps[0].rollout_seconds;
-  EXPECT_EQ(rows[1][1], fmt::format("{} [{}, {}]", figure_text((x + y) / 2), figure_text(std::min(x, y)),
-                                    figure_text(std::max(x, y))));
+  EXPECT_EQ(rows.at(1).at(1), fmt::format("{} [{}, {}]", figure_text((x + y) / 2),
+                                          figure_text(std::min(x, y)), figure_text(std::max(x, y))));
 }
 
 TEST_F(ReportProgram, WrongUseIsOneErrorAndLeavesNoPage) {

@@ -36,7 +36,7 @@ TEST(Html, MarkupInATextIsText) {
 }
 
 TEST(Html, BytesThatAreNoTextAreReplacedOrLeftOut) {
-  EXPECT_EQ(escaped_html(std::string("a\0b\x1B[31mc\x7F\td\n", 12)), "ab[31mc\td\n");
+  EXPECT_EQ(escaped_html(std::string("a\0b\x1B[31mc\x7F\td\n", 13)), "ab[31mc\td\n");
   EXPECT_EQ(escaped_html("\xFF ü"), "\xEF\xBF\xBD ü");
 }
 
@@ -114,7 +114,7 @@ TEST(Chart, AMissingValueInterruptsTheLine) {
   EXPECT_EQ(count_of(html, "class=\"line"), 2U);
   EXPECT_THAT(html, Not(HasSubstr("nan")));
   EXPECT_THAT(html, Not(HasSubstr("inf")));
-  EXPECT_EQ(table_rows(html, "A &lt;b&gt; title")[2][1], kNoValue);
+  EXPECT_EQ(table_rows(html, "A &lt;b&gt; title").at(2).at(1), kNoValue);
 }
 
 TEST(Chart, WithoutAnyValueThereIsNone) {
@@ -126,7 +126,7 @@ TEST(Chart, WithoutAnyValueThereIsNone) {
 TEST(Chart, ABandSurroundsItsLine) {
   const std::string html = line_chart(chart_of({{1, 0.5, 0.25, 0.75}, {2, 0.5, 0.25, 0.75}}));
   EXPECT_EQ(count_of(html, "class=\"band"), 1U);
-  EXPECT_EQ(table_rows(html, "A &lt;b&gt; title")[1][1], "0.5 [0.25, 0.75]");
+  EXPECT_EQ(table_rows(html, "A &lt;b&gt; title").at(1).at(1), "0.5 [0.25, 0.75]");
   EXPECT_EQ(count_of(line_chart(chart_of({{1, 0.5}, {2, 0.5}})), "class=\"band"), 0U);
 }
 

@@ -52,10 +52,10 @@ TEST(RunReport, TheTableHasTheFiguresOfTheMetrics) {
   const auto rows = table_rows(html, kFigures);
   ASSERT_EQ(rows.size(), 3U);
   // Set, condition, decoding, configuration, images; then PLCC, SRCC, RMSE, ROUGE and answers without rating.
-  EXPECT_THAT(rows[1], ElementsAre("test", "image", "greedy", "a", "20", "0.250", "0.625", "0.188", "0.562",
-                                   "1.500", "1.500", "0.375", "0.375", "3", "1"));
-  EXPECT_THAT(rows[2], ElementsAre("test", "caption", "greedy", "a", "20", "0.125", "0.500", "0.062", "0.438",
-                                   "1.500", "1.500", "–", "–", "3", "1"));
+  EXPECT_THAT(rows.at(1), ElementsAre("test", "image", "greedy", "a", "20", "0.250", "0.625", "0.188",
+                                      "0.562", "1.500", "1.500", "0.375", "0.375", "3", "1"));
+  EXPECT_THAT(rows.at(2), ElementsAre("test", "caption", "greedy", "a", "20", "0.125", "0.500", "0.062",
+                                      "0.438", "1.500", "1.500", "–", "–", "3", "1"));
   EXPECT_THAT(table_rows(html, "Total reward"), Contains(ElementsAre("3", "0.3", "0.5")));
 }
 
@@ -65,8 +65,8 @@ TEST(RunReport, SeedsAreOneRowWithTheirRange) {
       page_of({write_run(folder, {"a", 0}), write_run(folder, {"b", 1, 0.001, 4, 0.25})}).html;
   const auto rows = table_rows(html, kFigures);
   ASSERT_EQ(rows.size(), 3U);
-  EXPECT_EQ(rows[1][3], "a (2 seeds)");
-  EXPECT_EQ(rows[1][6], "0.750 [0.625, 0.875]");
+  EXPECT_EQ(rows.at(1).at(3), "a (2 seeds)");
+  EXPECT_EQ(rows.at(1).at(6), "0.750 [0.625, 0.875]");
   EXPECT_THAT(html, HasSubstr("class=\"band c0\""));
   EXPECT_THAT(html, Not(HasSubstr("Pareto front")));
 }
@@ -131,8 +131,8 @@ TEST(RunReport, PredictionsGiveIntervalsAndScatterCharts) {
   ASSERT_EQ(rows.size(), report.rows.size() + 1);
   for (std::size_t i = 0; i < report.rows.size(); ++i) {
     const ReportRow& row = report.rows[i];
-    EXPECT_EQ(rows[i + 1][7], interval_text(row.agreement.plcc, row.plcc_ci.low, row.plcc_ci.high));
-    EXPECT_EQ(rows[i + 1][11], fixed_text(row.fit4.plcc));
+    EXPECT_EQ(rows.at(i + 1).at(7), interval_text(row.agreement.plcc, row.plcc_ci.low, row.plcc_ci.high));
+    EXPECT_EQ(rows.at(i + 1).at(11), fixed_text(row.fit4.plcc));
   }
   EXPECT_THAT(html, HasSubstr("class=\"cloud c0\""));
   EXPECT_THAT(html, HasSubstr("class=\"cloud c1\""));
@@ -145,8 +145,8 @@ TEST(RunReport, PredictionsInTheRunFolderAreUsed) {
                "{\"id\":\"x\",\"score\":2,\"rating\":2.5}\n{\"id\":\"y\",\"score\":4,\"rating\":3}\n");
   const auto rows = table_rows(page_of({run}).html, "Agreement with people, with 95 % intervals in brackets");
   ASSERT_EQ(rows.size(), 2U);
-  EXPECT_EQ(rows[1][0], "a");
-  EXPECT_EQ(rows[1][10], "0.791");  // RMSE: sqrt((0.5² + 1²) / 2)
+  EXPECT_EQ(rows.at(1).at(0), "a");
+  EXPECT_EQ(rows.at(1).at(10), "0.791");  // RMSE: sqrt((0.5² + 1²) / 2)
 }
 
 TEST(RunReport, AnEmptyRunIsShownAsSuch) {
@@ -177,7 +177,7 @@ TEST(RunReport, WhereTheTimeGoes) {
                   ElementsAre("a", "rollout, second stage", "0.5"), ElementsAre("a", "rewards", "0.25"),
                   ElementsAre("a", "learning", "1"), ElementsAre("a", "exchange of the adapter", "0"),
                   ElementsAre("a", "rest", "0.75")));
-  EXPECT_THAT(table_rows(html, "Means per step")[1],
+  EXPECT_THAT(table_rows(html, "Means per step").at(1),
               ElementsAre("a", "4", "4.00", "8", "300", "100", "200", "2.50 kB", "–", "–"));
 }
 
