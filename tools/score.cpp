@@ -187,12 +187,12 @@ struct OffScale {
 
 class Printer {
  public:
-  explicit Printer(std::string format) : format_(std::move(format)) {
+  Printer(std::string format, bool caption_only) : format_(std::move(format)), caption_only_(caption_only) {
     if (format_ == "csv")
       fmt::print("image,rating,caption,reasoning,caption_rating,parse_ok,out_of_scale,seconds\n");
     if (format_ == "table")
       fmt::print("{:<32} {:>6} {:>12}  {}\n", "image", "rating", "from caption", "caption | reasoning");
-    if (format_ == "html") fmt::print("{}", gallery_begin());
+    if (format_ == "html") fmt::print("{}", gallery_begin(caption_only_));
   }
   void print(const Picture& picture, const Trajectory& answer, const Verdict& verdict, double seconds) const {
     const std::string& image = picture.name;
@@ -217,8 +217,9 @@ class Printer {
                  csv_quoted(reasoning), number_text(answer.stage2_rating), answer.rating.has_value(),
                  verdict.out_of_scale, seconds);
     } else if (format_ == "html") {
-      fmt::print("{}", gallery_card({image, picture.file, rating, answer.stage2_rating, caption, reasoning,
-                                     answer.rating.has_value(), verdict.out_of_scale, seconds}));
+      fmt::print("{}", gallery_card({image, picture.file, answer.rating, answer.stage2_rating, caption,
+                                     reasoning, answer.rating.has_value(), verdict.out_of_scale, seconds},
+                                    caption_only_));
     } else {
       const std::string shown =
           last_characters(image, 32).size() == image.size() ? image : "…" + last_characters(image, 31);
@@ -235,6 +236,7 @@ class Printer {
 
  private:
   std::string format_;
+  bool caption_only_;
 };
 
 /// Rates images in batches and prints each result.
@@ -331,7 +333,8 @@ ExitCode score_pictures(const CommandLine& line) {
   Engine engine(*policy.model, {});
   if (lora) engine.set_adapter(pack_adapter(*policy.model, *lora));
   fit_to_model(line, config, policy, answers);
-  Scorer scorer(policy, engine, std::move(answers), line.on("caption-only"), Printer(format));
+  Scorer scorer(policy, engine, std::move(answers), line.on("caption-only"),
+                Printer(format, line.on("caption-only")));
   const std::span<const Picture> all(pictures);
   for (std::size_t first = 0; first < all.size(); first += batch)
     scorer.score(all.subspan(first, std::min(batch, all.size() - first)), failures);

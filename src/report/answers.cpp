@@ -55,11 +55,14 @@ std::string answer_card(const AnswerCard& card) {
   html += "<p class=\"marks\">";
   if (card.has_score)
     html += fmt::format("<span>human score <b>{}</b></span>", fixed_text(value_or_none(card.score), 2));
-  html += fmt::format("<span>rating <b>{}</b></span><span>from the caption <b>{}</b></span></p>\n",
-                      fixed_text(value_or_none(card.rating), 2),
+  if (card.has_rating)
+    html += fmt::format("<span>rating <b>{}</b></span>", fixed_text(value_or_none(card.rating), 2));
+  html += fmt::format("<span>from the caption <b>{}</b></span></p>\n",
                       fixed_text(value_or_none(card.caption_rating), 2));
-  html += rating_scale(card.has_score ? value_or_none(card.score) : std::numeric_limits<double>::quiet_NaN(),
-                       value_or_none(card.rating), value_or_none(card.caption_rating));
+  constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
+  html +=
+      rating_scale(card.has_score ? value_or_none(card.score) : kNone,
+                   card.has_rating ? value_or_none(card.rating) : kNone, value_or_none(card.caption_rating));
   for (const std::string& flag : card.flags)
     html += fmt::format("<span class=\"flag\">{}</span>", escaped_html(flag));
   html += "<dl>";
@@ -70,11 +73,11 @@ std::string answer_card(const AnswerCard& card) {
   return html + "</dl></div></article>\n";
 }
 
-std::string answer_legend(bool with_score) {
+std::string answer_legend(bool with_score, bool with_rating) {
   using Sign = LegendEntry::Sign;
   std::vector<LegendEntry> entries;
   if (with_score) entries.push_back({"human score", 3, Sign::hollow});
-  entries.push_back({"rating from the picture", 0, Sign::point});
+  if (with_rating) entries.push_back({"rating from the picture", 0, Sign::point});
   entries.push_back({"rating from the caption alone", 1, Sign::point});
   return legend(entries);
 }

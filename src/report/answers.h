@@ -18,14 +18,15 @@ struct AnswerCard {
   std::string title, subtitle;
   std::string picture;  ///< HTML of embedded_picture() or missing_picture()
   std::optional<double> score, rating, caption_rating;
-  bool has_score = true;                                   ///< whether the scale shows a human score at all
-  std::vector<std::string> flags;                          ///< what is wrong, e.g. "no rating"
+  bool has_rating = true;          ///< whether the model was asked for a rating from the picture
+  bool has_score = true;           ///< whether the scale shows a human score at all
+  std::vector<std::string> flags;  ///< what is wrong, e.g. "no rating"
   std::vector<std::pair<std::string, std::string>> texts;  ///< title and text
 };
 std::string answer_card(const AnswerCard& card);
 
 /// The legend of the scale on the cards.
-std::string answer_legend(bool with_score);
+std::string answer_legend(bool with_score, bool with_rating = true);
 
 /// How far an answer is from the human score: |rating - score| + |rating from the caption - score|. A missing rating
 /// counts as 4, the width of the scale.

@@ -23,20 +23,21 @@ std::string picture_of(const GalleryEntry& entry) {
 
 }  // namespace
 
-std::string gallery_begin() {
+std::string gallery_begin(bool caption_only) {
   return page_begin(
              "Rated pictures",
              paragraph("Ratings from 1 (bad) to 5 (excellent), with the model's caption and reasoning.")) +
-         answer_legend(false) + "<div class=\"cards\">\n";
+         answer_legend(false, !caption_only) + "<div class=\"cards\">\n";
 }
 
-std::string gallery_card(const GalleryEntry& entry) {
+std::string gallery_card(const GalleryEntry& entry, bool caption_only) {
   AnswerCard card;
   card.title = std::filesystem::path(entry.name).filename().string();
   card.subtitle = fmt::format("{:.2f} s", entry.seconds);
   card.picture = picture_of(entry);
   card.rating = entry.rating;
   card.caption_rating = entry.caption_rating;
+  card.has_rating = !caption_only;
   card.has_score = false;
   if (!entry.parse_ok) card.flags.emplace_back("the answer has no rating");
   if (entry.out_of_scale) card.flags.emplace_back("out of scale");

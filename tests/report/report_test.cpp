@@ -211,12 +211,13 @@ TEST(Gallery, ShowsEachPictureAndWhatWasNotRated) {
   const TemporaryFolder folder;
   write_png(folder.path() / "p.png", {40, 20, std::vector<std::uint8_t>(40 * 20 * 3, 7)});
   const std::string html =
-      gallery_begin() +
+      gallery_begin(false) +
       gallery_card({"p.png", folder.path() / "p.png", 3.25, std::nullopt, "<script>x</script>", "why", true,
-                    false, 0.5}) +
-      gallery_card({"q.png", folder.path() / "q.png", 7.0, 2.0, "", "", true, true, 0.5}) +
-      gallery_card(
-          {"r.png", folder.path() / "p.png", std::nullopt, std::nullopt, "", "", false, false, 0.5}) +
+                    false, 0.5},
+                   false) +
+      gallery_card({"q.png", folder.path() / "q.png", 7.0, 2.0, "", "", true, true, 0.5}, false) +
+      gallery_card({"r.png", folder.path() / "p.png", std::nullopt, std::nullopt, "", "", false, false, 0.5},
+                   false) +
       gallery_end(3, {"cannot read <x>.png"}, "biqa test");
   expect_self_contained(html);
   expect_well_formed(html);
@@ -227,6 +228,14 @@ TEST(Gallery, ShowsEachPictureAndWhatWasNotRated) {
   EXPECT_THAT(html, HasSubstr("cannot read &lt;x&gt;.png"));
   EXPECT_THAT(html, HasSubstr("class=\"missing\""));
   EXPECT_THAT(html, Not(HasSubstr("human score")));
+}
+
+TEST(Gallery, WithoutRatingsFromThePictureItShowsNone) {
+  const std::string html =
+      gallery_begin(true) + gallery_card({"q.png", "q.png", 4.0, 2.0, "c", "", true, false, 0.5}, true);
+  EXPECT_THAT(html, HasSubstr("from the caption <b>2.00</b>"));
+  EXPECT_THAT(html, Not(HasSubstr("<span>rating <b>")));
+  EXPECT_THAT(html, Not(HasSubstr("rating from the picture")));
 }
 
 }  // namespace
