@@ -123,12 +123,27 @@ void check_report(const Report& report, const std::vector<Prediction>& predictio
   }
 }
 
+/// Says how many human scores lie outside the scale 1..5, which every other score and the ratings have.
+void warn_of_scores(const std::vector<Prediction>& predictions, const std::string& file) {
+  const auto is_outside = [](const Prediction& p) { return p.score && !(*p.score >= 1 && *p.score <= 5); };
+  const auto first = std::find_if(predictions.begin(), predictions.end(), is_outside);
+  if (first == predictions.end()) return;
+  say("warning: {} scores of {} lie outside 1 to 5, the first in line {} (id '{}': {}); RMSE and MAE compare "
+      "them "
+      "with ratings as they are; map the scores to 1..5\n",
+      std::count_if(first, predictions.end(), is_outside), file, first->line, first->id, *first->score);
+}
+
 /// Prints the report and writes the other files that flags ask for.
 void give_report(const CommandLine& line, const std::vector<Prediction>& predictions,
                  const ReportOptions& options) {
   const Report report = report_of(predictions, options);
   if (report.without_score > 0)
     say("warning: {} predictions have no score and are left out\n", report.without_score);
+  if (report.without_text > 0)
+    say("warning: {} predictions have a human text but no text; they are left out of the figures of texts\n",
+        report.without_text);
+  if (line.has("from-predictions")) warn_of_scores(predictions, line.text("from-predictions"));
   check_report(report, predictions, options, line);
   const std::string format = line.text("format");
   fmt::print("{}", format == "json"  ? report_json(report)
@@ -148,6 +163,7 @@ void compare(const CommandLine& line, const ReportOptions& options) {
     const auto without =
         std::count_if(predictions->begin(), predictions->end(), [](const Prediction& p) { return !p.score; });
     if (without > 0) say("warning: rows of {} without a score are left out: {}\n", *file, without);
+    warn_of_scores(*predictions, *file);
   }
   const std::vector<ComparisonRow> rows = compare_predictions(rows_a, rows_b, options);
   if (rows.empty())
@@ -313,6 +329,8 @@ ExitCode evaluate_model(const CommandLine& line, const ReportOptions& report, Mp
   Rollout rollout(*policy.model, *policy.tokenizer, policy.chat, engine);
   std::optional<EvaluationProgress> progress;
   if (first && line.has("predictions")) progress.emplace(line.text("predictions"), settings);
+  if (first && !progress)
+    say("note: without --predictions OUT.jsonl, nothing is kept if this evaluation is stopped\n");
   EvaluationProgress* kept = progress ? &*progress : nullptr;
   const ModelEvaluation evaluation{world,
                                    signals,

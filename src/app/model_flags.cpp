@@ -15,22 +15,39 @@ namespace biqa {
 
 namespace fs = std::filesystem;
 
+namespace {
+
+constexpr std::int64_t kMostNewTokens = std::int64_t{1} << 20;
+
+/// 0: the flag sets no limit.
+std::int64_t limit_of(const CommandLine& line, const std::string& flag, std::int64_t most) {
+  return line.has(flag) ? line.integer(flag, 0, most) : 0;
+}
+
+}  // namespace
+
 std::vector<FlagInfo> with_model_flags(std::vector<FlagInfo> before, const std::vector<FlagInfo>& after) {
   const std::vector<FlagInfo> model{
       {"model", "DIR", "model folder; without it the model of --config or of the run in --adapter", ""},
       {"adapter", "PATH", "PEFT folder, adapter.h5, checkpoint or run folder", ""},
       {"config", "FILE", "configuration whose model, prompts and limits are used", ""},
       {"prompts", "PROFILE",
-       fmt::format("prompt profile instead of the configuration's prompts: {}",
+       fmt::format("prompt profile: {}; without it the configuration's prompts, otherwise paper",
                    fmt::join(kProfileNames, ", ")),
-       "paper"},
-      {"greedy", "", "always take the most likely token (default unless --seed is given)", "false"},
+       ""},
+      {"greedy", "", "always take the most likely token; so it is unless --seed is given", ""},
       {"seed", "N",
        "sample instead, at temperature 1, with this seed; the random numbers depend on the image's name", ""},
       {"max-new-tokens", "N",
-       "maximum of tokens in a completion; without it the configuration's, otherwise 1024", "0"},
+       "maximum of tokens in a completion; without it or with 0 the configuration's, otherwise 1024, but not "
+       "more than "
+       "half of the model's positions",
+       ""},
       {"max-pixels", "N",
-       "images above this area are shrunk, pixels; 0: as in the configuration or model folder", "0"},
+       "images above this area are shrunk, pixels; without it or with 0 the configuration's, otherwise the "
+       "model "
+       "folder's",
+       ""},
       {"dtype", "TYPE", "f32 or bf16; without it the configuration's, otherwise f32", ""},
       {"device", "DEVICE", "cpu or cuda; without it the configuration's, otherwise cpu", ""},
       {"threads", "N", "threads; 0: all processors that the program may use, or OMP_NUM_THREADS", "0"}};
@@ -71,7 +88,7 @@ PolicyOptions policy_options(const CommandLine& line, const std::optional<Config
                                       : "cpu";
   options.threads = threads_for(processors, static_cast<int>(line.integer("threads", 0, 1024)));
   if (config) options.pixels = config->model.pixels();
-  if (const std::int64_t asked = line.integer("max-pixels", 0, std::int64_t{1} << 31); asked > 0) {
+  if (const std::int64_t asked = limit_of(line, "max-pixels", std::int64_t{1} << 31); asked > 0) {
     options.pixels.max = asked;
     options.pixels.max_given = true;
   }
@@ -90,7 +107,8 @@ std::optional<Lora> read_adapter(const CommandLine& line, const std::optional<Co
 }
 
 RolloutOptions rollout_options(const CommandLine& line, const std::optional<Config>& config) {
-  const Profile profile = named_profile(line.choice("prompts", {kProfileNames.begin(), kProfileNames.end()}));
+  const Profile profile = named_profile(
+      line.has("prompts") ? line.choice("prompts", {kProfileNames.begin(), kProfileNames.end()}) : "paper");
   if (line.on("greedy") && line.has("seed"))
     fail_usage("flags --greedy and --seed exclude each other: give one of them");
   RolloutOptions options;
@@ -105,7 +123,7 @@ RolloutOptions rollout_options(const CommandLine& line, const std::optional<Conf
     options.stage2_with_reasoning = config->stage2.input == Stage2Input::caption_reasoning;
     options.strip_ratings = config->stage2.leak_guard == LeakGuard::strip;
   }
-  const std::int64_t limit = line.integer("max-new-tokens", 0, 1 << 20);
+  const std::int64_t limit = limit_of(line, "max-new-tokens", kMostNewTokens);
   if (limit > 0) options.sampling.max_new_tokens = limit;
   return options;
 }
@@ -113,7 +131,7 @@ RolloutOptions rollout_options(const CommandLine& line, const std::optional<Conf
 void fit_to_model(const CommandLine& line, const std::optional<Config>& config, const Policy& policy,
                   RolloutOptions& options) {
   const std::int64_t positions = policy.model->config().text.max_position;
-  if (!config && line.integer("max-new-tokens", 0, 1 << 20) == 0 && positions > 0)
+  if (!config && limit_of(line, "max-new-tokens", kMostNewTokens) == 0 && positions > 0)
     options.sampling.max_new_tokens = std::min(options.sampling.max_new_tokens, positions / 2);
 }
 

@@ -86,12 +86,15 @@ double Logistic::operator()(double x) const {
 Logistic fit_logistic(std::span<const double> x, std::span<const double> y, LogisticKind kind) {
   const Logistic undefined{kUndefined, kUndefined, kUndefined, kUndefined, kUndefined};
   const std::size_t parameters = kind == LogisticKind::five ? 5 : 4;
-  if (x.size() < parameters || std::isnan(pearson(x, y))) return undefined;
+  constexpr double kLargest = 1e100;
+  const auto fits = [](double v) { return std::abs(v) <= kLargest; };  // false for NaN
+  if (x.size() < parameters || !std::all_of(x.begin(), x.end(), fits) ||
+      !std::all_of(y.begin(), y.end(), fits) || std::isnan(pearson(x, y)))
+    return undefined;
   const auto [least, most] = std::minmax_element(y.begin(), y.end());
   const double deviation = standard_deviation(x);
   Parameters b = kind == LogisticKind::four ? Parameters{*most, *least, mean(x), deviation / 4, 0}
                                             : Parameters{*most - *least, 1 / deviation, mean(x), 0, mean(y)};
-  if (!std::isfinite(deviation) || !std::isfinite(*most - *least)) return undefined;
   minimise({x, y, kind}, parameters, b);
   if (kind == LogisticKind::four) return {b[1], b[0] - b[1], b[2], std::abs(b[3]), 0};
   // s(-z) = 1 - s(z) turns a negative steepness into a negative rise.

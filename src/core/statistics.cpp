@@ -19,6 +19,11 @@ bool all_finite(std::span<const double> values) {
   return std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); });
 }
 
+/// NaN instead of a figure that no double can hold.
+double defined(double value) {
+  return std::isfinite(value) ? value : kUndefined;
+}
+
 bool usable(std::span<const double> x, std::span<const double> y) {
   CHECK_EQ(x.size(), y.size());
   return all_finite(x) && all_finite(y);
@@ -35,9 +40,12 @@ std::optional<Deviations> deviations(std::span<const double> values) {
   Deviations result;
   result.values.reserve(values.size());
   double largest = 0;
+  // Two values near the limits of a double can differ by more than a double holds; halves cannot.
+  const auto [least, most] = std::minmax_element(values.begin(), values.end());
+  const double scale = std::isfinite(*most - *least) ? 1 : 0.5;
   for (const double v : values) {
-    result.values.push_back(v - centre);
-    largest = std::max(largest, std::abs(v - centre));
+    result.values.push_back(scale * v - scale * centre);
+    largest = std::max(largest, std::abs(result.values.back()));
   }
   if (largest == 0) return std::nullopt;
   for (double& d : result.values) {
@@ -95,16 +103,37 @@ std::int64_t sort_counting_exchanges(std::vector<double>& values) {
 double mean(std::span<const double> values) {
   if (values.empty()) return kUndefined;
   double sum = 0;
+  const auto count = static_cast<double>(values.size());
   for (const double v : values) sum += v - values[0];
-  return values[0] + sum / static_cast<double>(values.size());
+  if (std::isfinite(sum) || !all_finite(values)) return values[0] + sum / count;
+  // The sum overflows, but the mean does not: it is divided first.
+  sum = 0;
+  for (const double v : values) sum += v / count;
+  return sum;
+}
+
+double root_mean_square(std::span<const double> values, double count) {
+  double sum = 0, largest = 0;
+  for (const double v : values) {
+    sum += v * v;
+    largest = std::max(largest, std::abs(v));
+  }
+  if (std::isfinite(sum) && (sum >= std::numeric_limits<double>::min() || largest == 0))
+    return std::sqrt(sum / count);
+  if (!std::isfinite(largest)) return kUndefined;
+  // The square of 1e200 overflows and that of 1e-200 vanishes, so the values are scaled first.
+  sum = 0;
+  for (const double v : values) sum += (v / largest) * (v / largest);
+  return defined(largest * std::sqrt(sum / count));
 }
 
 double standard_deviation(std::span<const double> values) {
   if (values.size() < 2) return kUndefined;
   const double centre = mean(values);
-  double sum = 0;
-  for (const double v : values) sum += (v - centre) * (v - centre);
-  return std::sqrt(sum / static_cast<double>(values.size() - 1));
+  std::vector<double> differences;
+  differences.reserve(values.size());
+  for (const double v : values) differences.push_back(v - centre);
+  return root_mean_square(differences, static_cast<double>(values.size() - 1));
 }
 
 double pearson(std::span<const double> x, std::span<const double> y) {
@@ -159,17 +188,10 @@ double kendall_tau_b(std::span<const double> x, std::span<const double> y) {
 
 double rmse(std::span<const double> x, std::span<const double> y) {
   if (!usable(x, y) || x.empty()) return kUndefined;
-  double sum = 0, largest = 0;
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    sum += (x[i] - y[i]) * (x[i] - y[i]);
-    largest = std::max(largest, std::abs(x[i] - y[i]));
-  }
-  const auto count = static_cast<double>(x.size());
-  if (std::isfinite(sum)) return std::sqrt(sum / count);
-  // The square of a difference of 1e200 overflows, so the differences are scaled first.
-  sum = 0;
-  for (std::size_t i = 0; i < x.size(); ++i) sum += std::pow((x[i] - y[i]) / largest, 2);
-  return largest * std::sqrt(sum / count);
+  std::vector<double> differences;
+  differences.reserve(x.size());
+  for (std::size_t i = 0; i < x.size(); ++i) differences.push_back(x[i] - y[i]);
+  return root_mean_square(differences, static_cast<double>(x.size()));
 }
 
 double mean_absolute_error(std::span<const double> x, std::span<const double> y) {
@@ -177,7 +199,7 @@ double mean_absolute_error(std::span<const double> x, std::span<const double> y)
   // Divided before the sum, which could overflow.
   double sum = 0;
   for (std::size_t i = 0; i < x.size(); ++i) sum += std::abs(x[i] - y[i]) / static_cast<double>(x.size());
-  return sum;
+  return defined(sum);
 }
 
 double sign_test(std::int64_t wins, std::int64_t losses) {
@@ -196,7 +218,7 @@ double sign_test(std::int64_t wins, std::int64_t losses) {
 }
 
 Interval percentile_interval(std::vector<double> values) {
-  values.erase(std::remove_if(values.begin(), values.end(), [](double v) { return std::isnan(v); }),
+  values.erase(std::remove_if(values.begin(), values.end(), [](double v) { return !std::isfinite(v); }),
                values.end());
   if (values.empty()) return {kUndefined, kUndefined};
   std::sort(values.begin(), values.end());
@@ -204,7 +226,7 @@ Interval percentile_interval(std::vector<double> values) {
     const double position = share * static_cast<double>(values.size() - 1);
     const auto below = static_cast<std::size_t>(position);
     const std::size_t above = std::min(below + 1, values.size() - 1);
-    return values[below] + (position - static_cast<double>(below)) * (values[above] - values[below]);
+    return std::lerp(values[below], values[above], position - static_cast<double>(below));
   };
   return {quantile(0.025), quantile(0.975)};
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Statistics of agreement between ratings and human scores. Pairs are two spans of equal length (CHECK). NaN means
-// "undefined": fewer than two pairs, all x or all y equal, or a value that is not finite.
+// "undefined": fewer than two pairs, all x or all y equal, a value that is not finite, or a result above the largest
+// double. No sum or square overflows on the way to a result that a double can hold.
 #pragma once
 
 #include <array>
@@ -18,6 +19,9 @@ namespace biqa {
 double mean(std::span<const double> values);
 /// Sample standard deviation (n - 1), exactly 0 if all values are equal; NaN for fewer than two values.
 double standard_deviation(std::span<const double> values);
+
+/// Root of (the sum of squares divided by `count`); 0 if all values are 0.
+double root_mean_square(std::span<const double> values, double count);
 
 /// Pearson's product-moment correlation (PLCC).
 double pearson(std::span<const double> x, std::span<const double> y);
@@ -46,8 +50,8 @@ enum class LogisticKind { four, five };
 /// The least-squares curve from x to y, by MINPACK's Levenberg-Marquardt method from the usual start. Four parameters:
 /// from min y to max y, centre mean x, width (standard deviation of x) / 4. Five: rise max y - min y around mean y,
 /// centre mean x, width the standard deviation of x, slope 0. The result is a local minimum, as in other programs that
-/// use this start. All parameters are NaN with fewer pairs than parameters, if all x or all y are equal, or with a value
-/// that is not finite.
+/// use this start. All parameters are NaN with fewer pairs than parameters, if all x or all y are equal, or if an
+/// absolute value is above 1e100, where products of values could overflow.
 Logistic fit_logistic(std::span<const double> x, std::span<const double> y, LogisticKind kind);
 /// Pearson's correlation of y with the fitted curve of x.
 double fitted_pearson(std::span<const double> x, std::span<const double> y, LogisticKind kind);
@@ -55,8 +59,8 @@ double fitted_pearson(std::span<const double> x, std::span<const double> y, Logi
 struct Interval {
   double low = 0, high = 0;
 };
-/// 95 % percentile interval of values: 2.5 % and 97.5 %, linear between order statistics. NaN values are left out; NaN
-/// if none is left.
+/// 95 % percentile interval of values: 2.5 % and 97.5 %, linear between order statistics. Values that are not finite
+/// are left out; NaN if none is left.
 Interval percentile_interval(std::vector<double> values);
 /// Draws `rows.size()` rows out of 0 … rows.size()-1 with replacement. `resample` is the number of the draw, from 0.
 void draw_rows(const RandomStream& stream, std::size_t resample, std::span<std::size_t> rows);

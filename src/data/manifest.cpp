@@ -14,6 +14,7 @@
 #include "core/error.h"
 #include "io/files.h"
 #include "io/json.h"
+#include "io/json_lines.h"
 
 namespace biqa {
 namespace {
@@ -84,16 +85,11 @@ struct RowRules {
 };
 
 std::vector<Sample> read_rows(const fs::path& file, const RowRules& rules, std::vector<BadRow>* bad,
-                              std::int64_t& number) {
+                              std::int64_t& lines) {
   const std::string content = read_file(file);
   std::vector<Sample> samples;
   std::unordered_map<std::string, std::int64_t> line_of_id;
-  for (std::size_t begin = 0; begin < content.size();) {
-    const std::size_t end = std::min(content.find('\n', begin), content.size());
-    const std::string_view line = std::string_view(content).substr(begin, end - begin);
-    begin = end + 1;
-    ++number;
-    if (is_blank(line)) continue;
+  lines = for_each_json_line(content, [&](std::int64_t number, std::string_view line) {
     const std::string where = fmt::format("{}:{}", file.string(), number);
     try {
       Sample sample = parse_row(line, file, where, rules.picture_only);
@@ -109,7 +105,7 @@ std::vector<Sample> read_rows(const fs::path& file, const RowRules& rules, std::
       if (!rules.skip_bad) throw;
       if (bad != nullptr) bad->push_back({number, problem.what()});
     }
-  }
+  });
   return samples;
 }
 

@@ -30,17 +30,6 @@ struct Pairs {
   std::vector<std::vector<std::size_t>> images;
 };
 
-/// Root of the mean of squares, and mean, of |rating - score| over drawn rows.
-std::pair<double, double> errors(const std::vector<double>& distances, std::span<const std::size_t> rows) {
-  double squares = 0, sum = 0;
-  for (const std::size_t row : rows) {
-    squares += distances[row] * distances[row];
-    sum += distances[row];
-  }
-  const auto count = static_cast<double>(rows.size());
-  return {std::sqrt(squares / count), sum / count};
-}
-
 /// One side of the comparison.
 class Side {
  public:
@@ -50,13 +39,15 @@ class Side {
   /// plcc, srcc, rmse, mae of these rows
   std::array<double, 4> figures(std::span<const std::size_t> rows) {
     if (rows.empty()) return {kNoFigure, kNoFigure, kNoFigure, kNoFigure};
-    const auto [rmse, mae] = errors(distances_, rows);
-    return {pairs_.pearson(rows), pairs_.spearman(rows), rmse, mae};
+    drawn_.clear();
+    for (const std::size_t row : rows) drawn_.push_back(distances_[row]);
+    return {pairs_.pearson(rows), pairs_.spearman(rows),
+            root_mean_square(drawn_, static_cast<double>(drawn_.size())), mean(drawn_)};
   }
 
  private:
   DrawnPairs pairs_;
-  std::vector<double> distances_;
+  std::vector<double> distances_, drawn_;  ///< |rating - score|
 };
 
 void compare_pairs(const Pairs& pairs, const ReportOptions& options, ComparisonRow& row) {
@@ -67,7 +58,8 @@ void compare_pairs(const Pairs& pairs, const ReportOptions& options, ComparisonR
     a_ratings.push_back(pair.a);
     b_ratings.push_back(pair.b);
     scores.push_back(pair.score);
-    const double a = std::abs(pair.a - pair.score), b = std::abs(pair.b - pair.score);
+    // Halves, because the difference of two numbers near the limits of a double has none.
+    const double a = std::abs(pair.a / 2 - pair.score / 2), b = std::abs(pair.b / 2 - pair.score / 2);
     ++(a < b ? row.closer_a : b < a ? row.closer_b : row.equal);
   }
   row.n = static_cast<std::int64_t>(pairs.rows.size());
@@ -138,6 +130,7 @@ std::vector<ComparisonRow> compare_predictions(std::span<const Prediction> a, st
       ComparisonRow row;
       row.set = set.set;
       row.condition = condition;
+      row.decoding = set.decoding;
       const Pairs pairs = pairs_of(set, other, condition == "caption");
       const auto in_both = static_cast<std::size_t>(std::count_if(
           set.rows.begin(), set.rows.end(), [&](const Prediction* p) { return other.contains(key_of(*p)); }));

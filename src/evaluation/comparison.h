@@ -18,9 +18,9 @@ struct ComparedFigure {
   Interval difference_ci = kNoInterval;
 };
 
-/// One set and condition, over the rows (set, id, repeat) for which both have a rating.
+/// One set, condition and decoding, over the rows (set, id, repeat) for which both have a rating.
 struct ComparisonRow {
-  std::string set, condition;
+  std::string set, condition, decoding;
   std::int64_t n = 0;
   std::int64_t left_out = 0;  ///< rows of either that the other lacks or without a rating of either
   ComparedFigure plcc, srcc, rmse, mae;

@@ -3,7 +3,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <tuple>
@@ -13,6 +12,7 @@
 #include "data/response.h"
 #include "io/files.h"
 #include "io/json.h"
+#include "io/json_lines.h"
 
 namespace biqa {
 namespace {
@@ -24,16 +24,12 @@ Json json_of(const std::optional<double>& value) {
   return value ? Json(*value) : Json();
 }
 
-bool is_blank(std::string_view text) {
-  return text.find_first_not_of(" \t\r\v\f") == std::string_view::npos;
-}
-
 }  // namespace
 
 std::string to_json_line(const Prediction& p) {
   Json line{{"id", p.id}, {"set", p.set}, {"score", json_of(p.score)}, {"rating", json_of(p.rating)}};
   if (p.has_caption_rating) line["caption_rating"] = json_of(p.caption_rating);
-  line["text"] = p.text;
+  if (p.text) line["text"] = *p.text;
   line["human_text"] = p.human_text;
   if (p.caption) line["caption"] = *p.caption;
   if (p.reasoning) line["reasoning"] = *p.reasoning;
@@ -62,7 +58,7 @@ Prediction parse_prediction(std::string_view line, const std::string& where) {
   p.rating = fields.number("rating");
   p.has_caption_rating = row.contains("caption_rating");
   p.caption_rating = fields.number("caption_rating");
-  p.text = fields.text("text").value_or("");
+  p.text = fields.text("text");
   p.human_text = fields.text("human_text").value_or("");
   p.caption = fields.text("caption");
   p.reasoning = fields.text("reasoning");
@@ -79,13 +75,7 @@ std::vector<Prediction> read_predictions(const fs::path& file, const std::string
   const std::string content = read_file(file, std::size_t{4} << 30);
   std::vector<Prediction> predictions;
   std::map<std::tuple<std::string, std::string, std::int64_t>, std::int64_t> line_of_row;
-  std::int64_t number = 0;
-  for (std::size_t begin = 0; begin < content.size();) {
-    const std::size_t end = std::min(content.find('\n', begin), content.size());
-    const std::string_view line = std::string_view(content).substr(begin, end - begin);
-    begin = end + 1;
-    ++number;
-    if (is_blank(line)) continue;
+  for_each_json_line(content, [&](std::int64_t number, std::string_view line) {
     const std::string where = fmt::format("{}:{}", file.string(), number);
     Prediction prediction = parse_prediction(line, where);
     if (prediction.set.empty()) prediction.set = unnamed.empty() ? file.stem().string() : unnamed;
@@ -97,8 +87,9 @@ std::vector<Prediction> read_predictions(const fs::path& file, const std::string
           "an image in the column repeat",
           where, prediction.id, prediction.set, earlier->second);
     }
+    prediction.line = number;
     predictions.push_back(std::move(prediction));
-  }
+  });
   if (predictions.empty()) {
     fail("cannot use predictions {}: no rows; give one JSON object per line (id, set, score, rating)",
          file.string());

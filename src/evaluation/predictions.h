@@ -17,11 +17,12 @@ namespace biqa {
 
 struct Prediction {
   std::string id, set;
+  std::int64_t line = 0;                 ///< of the file that was read, from 1; 0: of none
   std::optional<double> score;           ///< human score; rows without one are not evaluated
   std::optional<double> rating;          ///< from the image; nullopt: the answer had none
   std::optional<double> caption_rating;  ///< from the caption alone
   bool has_caption_rating = false;       ///< whether the condition `caption` was asked for
-  std::string text;                      ///< the whole answer; empty if unknown
+  std::optional<std::string> text;       ///< the whole answer; nullopt: unknown, which is not an empty answer
   std::string human_text;                ///< empty if people wrote none
   std::optional<std::string> caption, reasoning;
   std::optional<std::int64_t> repeat;  ///< number of the sample, from 0; nullopt: greedy decoding
@@ -31,8 +32,8 @@ struct Prediction {
   bool out_of_scale = false, caption_out_of_scale = false;
 };
 
-/// One line without line end. `caption_rating` is written only with `has_caption_rating`. Optional columns without a
-/// value are left out.
+/// One line without line end. `caption_rating` is written only with `has_caption_rating`. Optional columns and `text`
+/// without a value are left out.
 std::string to_json_line(const Prediction& prediction);
 
 /// Reads one line. Throws Error that begins with `where` and names the key.

@@ -29,7 +29,9 @@ FitFigures fit_of(const ScoredRatings& rated, LogisticKind kind) {
   if (!std::isfinite(curve.low) || !std::isfinite(curve.width)) return fit;
   std::vector<double> mapped;
   for (const double rating : rated.ratings) mapped.push_back(curve(rating));
-  fit.plcc = pearson(mapped, rated.scores);
+  const double agreement = pearson(mapped, rated.scores);
+  if (!std::isfinite(agreement)) return fit;  // a curve that is flat where the ratings are
+  fit.plcc = agreement;
   fit.rmse = rmse(mapped, rated.scores);
   if (kind == LogisticKind::four)
     fit.parameters = {curve.low + curve.rise, curve.low, curve.centre, curve.width};
@@ -94,17 +96,26 @@ void describe_repeats(const PredictionSet& set, bool from_caption, ReportRow& ro
 std::optional<TextFigures> texts_of(const PredictionSet& set, std::uint64_t seed) {
   std::vector<TextPair> pairs;
   std::size_t images = 0;
+  std::int64_t without_text = 0;
   bool any = false;
   for (const auto& image : set.images) {
     if (!has_human_text(*set.rows[image.front()])) continue;
+    const std::size_t before = pairs.size();
     for (const std::size_t i : image) {
-      pairs.push_back({images, set.rows[i]->text, set.rows[image.front()]->human_text});
-      any = any || !is_blank(set.rows[i]->text);
+      const std::optional<std::string>& answer = set.rows[i]->text;
+      if (!answer) {
+        ++without_text;
+        continue;
+      }
+      pairs.push_back({images, *answer, set.rows[image.front()]->human_text});
+      any = any || !is_blank(*answer);
     }
-    ++images;
+    images += pairs.size() > before ? 1 : 0;
   }
   if (!any) return std::nullopt;
-  return text_figures(pairs, images, chance_stream(seed, set.set));
+  TextFigures figures = text_figures(pairs, images, chance_stream(seed, set.set));
+  figures.without_text = without_text;
+  return figures;
 }
 
 /// The draws of one condition. Images are drawn with all their answers, because these depend on each other.
@@ -166,6 +177,7 @@ void draw_intervals(const PredictionSet& set, const ReportOptions& options, std:
   if (rows.size() != 2) return;
   ReportGap gap;
   gap.set = set.set;
+  gap.decoding = set.decoding;
   gap.plcc_gap = rows[0].agreement.plcc - rows[1].agreement.plcc;
   gap.srcc_gap = rows[0].agreement.srcc - rows[1].agreement.srcc;
   gap.plcc_gap_ci = percentile_interval(differences(draws[0].plcc, draws[1].plcc));
@@ -208,6 +220,7 @@ void add_groups(const PredictionSet& set, const ReportRow& row, const std::strin
     const ScoredRatings rated = rated_only(members);
     ReportGroup group{row.set,
                       row.condition,
+                      row.decoding,
                       by,
                       value,
                       static_cast<std::int64_t>(members.size()),
@@ -218,16 +231,19 @@ void add_groups(const PredictionSet& set, const ReportRow& row, const std::strin
     report.groups.push_back(std::move(group));
   }
   if (images.empty()) return;
-  report.group_means.push_back({row.set, row.condition, by, static_cast<std::int64_t>(srcc.size()),
-                                mean_or_none(plcc), mean_or_none(srcc)});
+  report.group_means.push_back({row.set, row.condition, row.decoding, by,
+                                static_cast<std::int64_t>(srcc.size()), mean_or_none(plcc),
+                                mean_or_none(srcc)});
 }
 
-ReportMean mean_over_sets(std::span<const ReportRow> rows, const std::string& condition) {
+ReportMean mean_over_sets(std::span<const ReportRow> rows, const std::string& condition,
+                          const std::string& decoding) {
   ReportMean result;
   result.condition = condition;
+  result.decoding = decoding;
   std::vector<const ReportRow*> chosen;
   for (const ReportRow& row : rows) {
-    if (row.condition == condition) chosen.push_back(&row);
+    if (row.condition == condition && row.decoding == decoding) chosen.push_back(&row);
   }
   result.sets = static_cast<std::int64_t>(chosen.size());
   const auto average = [&](auto&& figure) {
@@ -315,7 +331,10 @@ std::vector<PredictionSet> sets_of(std::span<const Prediction> predictions) {
 
 Report report_of(std::span<const Prediction> predictions, const ReportOptions& options) {
   Report report;
-  for (const Prediction& p : predictions) report.without_score += p.score ? 0 : 1;
+  for (const Prediction& p : predictions) {
+    report.without_score += p.score ? 0 : 1;
+    report.without_text += p.score && has_human_text(p) && !p.text ? 1 : 0;
+  }
   for (const PredictionSet& set : sets_of(predictions)) {
     const bool has_caption = std::any_of(set.rows.begin(), set.rows.end(),
                                          [](const Prediction* p) { return p->has_caption_rating; });
@@ -331,8 +350,10 @@ Report report_of(std::span<const Prediction> predictions, const ReportOptions& o
     }
   }
   for (const std::string& condition : options.conditions) {
-    ReportMean mean = mean_over_sets(report.rows, condition);
-    if (mean.sets > 0) report.means.push_back(std::move(mean));
+    for (const char* decoding : {"greedy", "sampled"}) {
+      ReportMean mean = mean_over_sets(report.rows, condition, decoding);
+      if (mean.sets > 0) report.means.push_back(std::move(mean));
+    }
   }
   return report;
 }

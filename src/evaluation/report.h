@@ -53,27 +53,27 @@ struct ReportRow {
 
 /// The images of a set that have the same value in a field of the manifest.
 struct ReportGroup {
-  std::string set, condition, by, value;
+  std::string set, condition, decoding, by, value;
   std::int64_t n = 0;
   double plcc = kNoFigure, srcc = kNoFigure;
 };
 /// Means over such groups, each group with the same weight; only groups with a correlation count.
 struct ReportGroupMean {
-  std::string set, condition, by;
+  std::string set, condition, decoding, by;
   std::int64_t groups = 0;
   double plcc = kNoFigure, srcc = kNoFigure;
 };
 
 /// Image minus caption.
 struct ReportGap {
-  std::string set;
+  std::string set, decoding;
   double plcc_gap = kNoFigure, srcc_gap = kNoFigure;
   Interval plcc_gap_ci = kNoInterval, srcc_gap_ci = kNoInterval;
 };
 
-/// Mean over sets, each set with the same weight. A figure that one set lacks has no mean.
+/// Mean over the sets that were decoded alike, each set with the same weight. A figure that one set lacks has no mean.
 struct ReportMean {
-  std::string condition;
+  std::string condition, decoding;
   std::int64_t sets = 0;
   double plcc = kNoFigure, srcc = kNoFigure, krcc = kNoFigure, rmse = kNoFigure, mae = kNoFigure,
          plcc_in_scale = kNoFigure, srcc_in_scale = kNoFigure, rmse_in_scale = kNoFigure,
@@ -88,6 +88,8 @@ struct Report {
   std::vector<ReportGap> gaps;
   std::vector<ReportMean> means;
   std::int64_t without_score = 0;  ///< predictions that were left out
+  /// predictions with a score and a human text whose answer is unknown
+  std::int64_t without_text = 0;
 };
 
 /// Sets are in the order of their first prediction. The condition `caption` is left out for a set none of whose

@@ -19,7 +19,7 @@ std::string number(double value, int decimals = 3) {
 }
 
 std::string interval(const Interval& value) {
-  if (!std::isfinite(value.low)) return "-";
+  if (!std::isfinite(value.low) || !std::isfinite(value.high)) return "-";
   return fmt::format("{:.3f} … {:.3f}", value.low, value.high);
 }
 
@@ -35,19 +35,21 @@ std::string agreement_table(const Report& report) {
   }
   for (const ReportMean& mean : report.means) {
     if (mean.sets < 2) continue;
-    columns.add({fmt::format("mean of {} sets", mean.sets), mean.condition, "", "", "", "", number(mean.plcc),
-                 "", number(mean.srcc), "", number(mean.krcc), number(mean.rmse), number(mean.mae)});
+    columns.add({fmt::format("mean of {} sets", mean.sets), mean.condition, mean.decoding, "", "", "",
+                 number(mean.plcc), "", number(mean.srcc), "", number(mean.krcc), number(mean.rmse),
+                 number(mean.mae)});
   }
   return columns.text();
 }
 
 /// Only for rows where such ratings or answers exist.
 std::string failure_table(const Report& report) {
-  Columns columns({"set", "condition", "PLCC in scale", "SRCC in scale", "RMSE in scale", "SRCC all"}, 2);
+  Columns columns(
+      {"set", "condition", "decoding", "PLCC in scale", "SRCC in scale", "RMSE in scale", "SRCC all"}, 3);
   for (const ReportRow& row : report.rows) {
     const Agreement& a = row.agreement;
     if (a.out_of_scale + a.parse_failures == 0) continue;
-    columns.add({row.set, row.condition, number(a.plcc_in_scale), number(a.srcc_in_scale),
+    columns.add({row.set, row.condition, row.decoding, number(a.plcc_in_scale), number(a.srcc_in_scale),
                  number(a.rmse_in_scale), number(a.srcc_all)});
   }
   if (columns.empty()) return "";
@@ -55,27 +57,28 @@ std::string failure_table(const Report& report) {
 }
 
 std::string fit_table(const Report& report) {
-  Columns columns({"set", "condition", "PLCC fit4", "RMSE fit4", "PLCC fit5", "RMSE fit5", "fit4", "fit5"},
-                  2);
+  Columns columns(
+      {"set", "condition", "decoding", "PLCC fit4", "RMSE fit4", "PLCC fit5", "RMSE fit5", "fit4", "fit5"},
+      3);
   const auto parameters = [](const FitFigures& fit) {
     std::vector<std::string> texts;
     for (const double b : fit.parameters) texts.push_back(fmt::format("{:.4g}", b));
     return texts.empty() ? "-" : fmt::format("({})", fmt::join(texts, ", "));
   };
   for (const ReportRow& row : report.rows) {
-    columns.add({row.set, row.condition, number(row.fit4.plcc), number(row.fit4.rmse), number(row.fit5.plcc),
-                 number(row.fit5.rmse), parameters(row.fit4), parameters(row.fit5)});
+    columns.add({row.set, row.condition, row.decoding, number(row.fit4.plcc), number(row.fit4.rmse),
+                 number(row.fit5.plcc), number(row.fit5.rmse), parameters(row.fit4), parameters(row.fit5)});
   }
   return fmt::format("\nafter a logistic fit from rating x to score y\n  fit4: {}\n  fit5: {}\n{}",
                      kFit4Formula, kFit5Formula, columns.text());
 }
 
 std::string answer_table(const Report& report) {
-  Columns columns({"set", "condition", "distinct ratings", "leak rate", "caption words", "reasoning words",
-                   "contradiction", "above 0.5", "instability", "PLCC of repeats"},
-                  2);
+  Columns columns({"set", "condition", "decoding", "distinct ratings", "leak rate", "caption words",
+                   "reasoning words", "contradiction", "above 0.5", "instability", "PLCC of repeats"},
+                  3);
   for (const ReportRow& row : report.rows) {
-    columns.add({row.set, row.condition, std::to_string(row.agreement.distinct_ratings),
+    columns.add({row.set, row.condition, row.decoding, std::to_string(row.agreement.distinct_ratings),
                  number(row.leak_rate), number(row.caption_words, 1), number(row.reasoning_words, 1),
                  number(row.contradiction_mean), number(row.contradiction_share), number(row.instability),
                  interval(row.plcc_repeats)});
@@ -84,42 +87,43 @@ std::string answer_table(const Report& report) {
 }
 
 std::string text_table(const Report& report) {
-  Columns columns({"set", "figure", "n", "value", "chance", "excess"}, 2);
+  Columns columns({"set", "decoding", "figure", "n", "value", "chance", "excess"}, 3);
   std::string ratios;
   for (const ReportRow& row : report.rows) {
-    if (!row.texts || !std::isfinite(row.texts->rouge1_p.chance)) continue;
+    if (!row.texts) continue;
     const TextFigures& t = *row.texts;
+    ratios += fmt::format("{} {}: answers have {} times as many words as the human texts\n", row.set,
+                          row.decoding, number(t.length_ratio, 2));
+    if (!std::isfinite(t.rouge1_p.chance)) continue;
     for (const auto& [name, figure] :
          {std::pair("ROUGE-1 precision", t.rouge1_p), std::pair("ROUGE-1 recall", t.rouge1_r),
           std::pair("ROUGE-1 F1", t.rouge1_f), std::pair("ROUGE-L precision", t.rougel_p),
           std::pair("ROUGE-L recall", t.rougel_r), std::pair("ROUGE-L F1", t.rougel_f),
           std::pair("aspects named", t.aspects), std::pair("repetition", t.repetition)}) {
-      columns.add({row.set, name, std::to_string(t.n), number(figure.value), number(figure.chance),
-                   number(figure.excess())});
+      columns.add({row.set, row.decoding, name, std::to_string(t.n), number(figure.value),
+                   number(figure.chance), number(figure.excess())});
     }
-    ratios += fmt::format("{}: answers have {} times as many words as the human texts\n", row.set,
-                          number(t.length_ratio, 2));
   }
-  if (columns.empty()) return "";
+  if (ratios.empty()) return "";
   return "\nhuman texts; chance: with the human text of another image (repetition: that of human texts)\n" +
-         columns.text() + ratios;
+         (columns.empty() ? "" : columns.text()) + ratios;
 }
 
 std::string gap_table(const Report& report) {
-  Columns columns({"set", "PLCC gap", "95 %", "SRCC gap", "95 %"}, 1);
+  Columns columns({"set", "decoding", "PLCC gap", "95 %", "SRCC gap", "95 %"}, 2);
   for (const ReportGap& gap : report.gaps)
-    columns.add({gap.set, number(gap.plcc_gap), interval(gap.plcc_gap_ci), number(gap.srcc_gap),
+    columns.add({gap.set, gap.decoding, number(gap.plcc_gap), interval(gap.plcc_gap_ci), number(gap.srcc_gap),
                  interval(gap.srcc_gap_ci)});
   return columns.empty() ? "" : "\nimage minus caption\n" + columns.text();
 }
 
 std::string group_table(const Report& report) {
-  Columns columns({"set", "condition", "by", "value", "n", "PLCC", "SRCC"}, 4);
+  Columns columns({"set", "condition", "decoding", "by", "value", "n", "PLCC", "SRCC"}, 5);
   for (const ReportGroup& group : report.groups)
-    columns.add({group.set, group.condition, group.by, group.value, std::to_string(group.n),
+    columns.add({group.set, group.condition, group.decoding, group.by, group.value, std::to_string(group.n),
                  number(group.plcc), number(group.srcc)});
   for (const ReportGroupMean& mean : report.group_means)
-    columns.add({mean.set, mean.condition, mean.by, fmt::format("mean of {}", mean.groups), "",
+    columns.add({mean.set, mean.condition, mean.decoding, mean.by, fmt::format("mean of {}", mean.groups), "",
                  number(mean.plcc), number(mean.srcc)});
   return columns.empty() ? "" : "\ngroups\n" + columns.text();
 }
@@ -133,20 +137,22 @@ std::string report_table(const Report& report) {
 
 std::string comparison_table(const std::vector<ComparisonRow>& rows, const std::string& a,
                              const std::string& b) {
-  Columns columns({"set", "condition", "figure", "n", "A", "B", "A - B", "95 %"}, 3);
+  Columns columns({"set", "condition", "decoding", "figure", "n", "A", "B", "A - B", "95 %"}, 4);
   std::string signs;
   for (const ComparisonRow& row : rows) {
     for (const auto& [name, figure] : {std::pair("PLCC", row.plcc), std::pair("SRCC", row.srcc),
                                        std::pair("RMSE", row.rmse), std::pair("MAE", row.mae)}) {
-      columns.add({row.set, row.condition, name, std::to_string(row.n), number(figure.a), number(figure.b),
-                   number(figure.difference), interval(figure.difference_ci)});
+      columns.add({row.set, row.condition, row.decoding, name, std::to_string(row.n), number(figure.a),
+                   number(figure.b), number(figure.difference), interval(figure.difference_ci)});
     }
     signs += fmt::format(
-        "{} {}: A is closer to the score {} times, B {} times, equal {} times; sign test p = {}\n", row.set,
-        row.condition, row.closer_a, row.closer_b, row.equal, fmt::format("{:.3g}", row.sign_test_p));
+        "{} {} {}: A is closer to the score {} times, B {} times, equal {} times; sign test p = {}\n",
+        row.set, row.condition, row.decoding, row.closer_a, row.closer_b, row.equal,
+        fmt::format("{:.3g}", row.sign_test_p));
     if (row.left_out > 0)
-      signs += fmt::format("{} {}: {} rows are left out: the other file lacks them, or one has no rating\n",
-                           row.set, row.condition, row.left_out);
+      signs +=
+          fmt::format("{} {} {}: {} rows are left out: the other file lacks them, or one has no rating\n",
+                      row.set, row.condition, row.decoding, row.left_out);
   }
   return fmt::format("A: {}\nB: {}\n{}\n{}", a, b, columns.text(), signs);
 }

@@ -57,6 +57,8 @@ void for_each_field(const ReportRow& r, Visit&& visit) {
 template <typename Visit>
 void for_each_field(const TextFigures& t, Visit&& visit) {
   visit("n", t.n);
+  visit("without_text", t.without_text);
+  visit("distinct_texts", t.distinct_texts);
   visit("rouge1_p", t.rouge1_p);
   visit("rouge1_r", t.rouge1_r);
   visit("rouge1_f", t.rouge1_f);
@@ -74,6 +76,7 @@ template <typename Visit>
 void for_each_field(const ReportGroup& g, Visit&& visit) {
   visit("set", g.set);
   visit("condition", g.condition);
+  visit("decoding", g.decoding);
   visit("by", g.by);
   visit("value", g.value);
   visit("n", g.n);
@@ -85,6 +88,7 @@ template <typename Visit>
 void for_each_field(const ReportGroupMean& g, Visit&& visit) {
   visit("set", g.set);
   visit("condition", g.condition);
+  visit("decoding", g.decoding);
   visit("by", g.by);
   visit("groups", g.groups);
   visit("plcc", g.plcc);
@@ -94,6 +98,7 @@ void for_each_field(const ReportGroupMean& g, Visit&& visit) {
 template <typename Visit>
 void for_each_field(const ReportGap& g, Visit&& visit) {
   visit("set", g.set);
+  visit("decoding", g.decoding);
   visit("plcc_gap", g.plcc_gap);
   visit("plcc_gap_ci", g.plcc_gap_ci);
   visit("srcc_gap", g.srcc_gap);
@@ -103,6 +108,7 @@ void for_each_field(const ReportGap& g, Visit&& visit) {
 template <typename Visit>
 void for_each_field(const ReportMean& sets, Visit&& visit) {
   visit("condition", sets.condition);
+  visit("decoding", sets.decoding);
   visit("sets", sets.sets);
   visit("plcc", sets.plcc);
   visit("srcc", sets.srcc);
@@ -123,6 +129,7 @@ template <typename Visit>
 void for_each_field(const ComparisonRow& r, Visit&& visit) {
   visit("set", r.set);
   visit("condition", r.condition);
+  visit("decoding", r.decoding);
   visit("n", r.n);
   visit("left_out", r.left_out);
   visit("plcc", r.plcc);
@@ -149,7 +156,8 @@ void put(Json& object, const std::string& name, double value) {
   object[name] = json_of(value);
 }
 void put(Json& object, const std::string& name, const Interval& value) {
-  object[name] = std::isfinite(value.low) ? Json{value.low, value.high} : Json();
+  const bool is_defined = std::isfinite(value.low) && std::isfinite(value.high);
+  object[name] = is_defined ? Json{value.low, value.high} : Json();
 }
 void put(Json& object, const std::string& name, const ChanceFigure& figure) {
   object[name] = json_of(figure.value);
@@ -290,12 +298,18 @@ std::string like_pyiqa(const Report& report) {
     head.push_back(csv_quoted(set + "(biqa: PLCC/SRCC/KRCC)"));
   }
   std::string csv = fmt::format("{}\n", fmt::join(head, ","));
-  for (const char* condition : {"image", "caption"}) {
-    std::vector<std::string> cells{fmt::format("biqa {}", condition)};
+  // The decoding is named only if there are both.
+  const bool is_mixed = std::any_of(report.rows.begin(), report.rows.end(), [&](const ReportRow& row) {
+    return row.decoding != report.rows.front().decoding;
+  });
+  for (const auto& [condition, decoding] :
+       {std::pair("image", "greedy"), {"image", "sampled"}, {"caption", "greedy"}, {"caption", "sampled"}}) {
+    std::vector<std::string> cells{is_mixed ? fmt::format("biqa {} {}", condition, decoding)
+                                            : fmt::format("biqa {}", condition)};
     bool any = false;
     for (const std::string& set : sets) {
       const auto row = std::find_if(report.rows.begin(), report.rows.end(), [&](const ReportRow& candidate) {
-        return candidate.set == set && candidate.condition == condition;
+        return candidate.set == set && candidate.condition == condition && candidate.decoding == decoding;
       });
       any = any || row != report.rows.end();
       const Agreement figures = row == report.rows.end() ? Agreement{} : row->agreement;
@@ -311,19 +325,25 @@ std::string like_pyiqa(const Report& report) {
 std::string judge_rows(std::span<const Prediction> predictions, std::uint64_t seed) {
   std::string lines;
   for (const PredictionSet& set : sets_of(predictions)) {
+    const auto is_known = [&](std::size_t row) { return set.rows[row]->text.has_value(); };
     std::vector<const std::vector<std::size_t>*> images;
+    std::vector<std::string_view> texts;
     for (const auto& image : set.images) {
-      if (has_human_text(*set.rows[image.front()])) images.push_back(&image);
+      const Prediction& first = *set.rows[image.front()];
+      if (!has_human_text(first) || std::none_of(image.begin(), image.end(), is_known)) continue;
+      images.push_back(&image);
+      texts.push_back(first.human_text);
     }
-    const std::vector<std::size_t> other = other_images(images.size(), chance_stream(seed, set.set));
+    const std::vector<std::size_t> other = other_images(texts, chance_stream(seed, set.set));
     for (std::size_t image = 0; image < images.size(); ++image) {
       for (const std::size_t i : *images[image]) {
+        if (!is_known(i)) continue;
         const Prediction& p = *set.rows[i];
         const auto add = [&](const char* pair, const Prediction& human) {
           Json line{{"id", p.id}, {"set", p.set}};
           if (p.repeat) line["repeat"] = *p.repeat;
           line["pair"] = pair;
-          line["answer"] = p.text;
+          line["answer"] = *p.text;
           if (p.caption) line["caption"] = *p.caption;
           if (p.reasoning) line["reasoning"] = *p.reasoning;
           line["human_text"] = human.human_text;

@@ -34,14 +34,14 @@ std::string comparison_csv(const std::vector<ComparisonRow>& rows);
 std::string comparison_table(const std::vector<ComparisonRow>& rows, const std::string& a,
                              const std::string& b);
 
-/// A table like those of pyiqa's benchmark: a line per condition, a column per set with the cells PLCC/SRCC/KRCC,
+/// A table like those of pyiqa's benchmark: a line per condition and decoding, a column per set with the cells PLCC/SRCC/KRCC,
 /// absolute, of the ratings as they are, rounded to four decimals. Beside each a column with our figures, with sign and
 /// all digits.
 std::string like_pyiqa(const Report& report);
 
 /// One JSON object per line for an outside judge, two for each answer to an image with human text: the answer with the
 /// image's own human text (pair: own) and with that of another image (pair: other), as for the chance level. Another
-/// image exists only if two images of the set have a human text.
+/// image exists only if the set has two different human texts. Rows whose answer is unknown are left out.
 std::string judge_rows(std::span<const Prediction> predictions, std::uint64_t seed);
 
 }  // namespace biqa

@@ -7,8 +7,11 @@
 #include <array>
 #include <bit>
 #include <initializer_list>
+#include <map>
+#include <set>
 #include <string>
 #include <tuple>
+#include <utility>
 
 #include "core/statistics.h"
 #include "data/response.h"
@@ -82,27 +85,52 @@ std::uint32_t named_aspects(std::string_view text) {
   return named;
 }
 
-std::vector<std::size_t> other_images(std::size_t images, const RandomStream& stream) {
-  if (images < 2) return {};
-  const std::vector<std::size_t> order = random_order(images, stream);
+std::vector<std::size_t> other_images(std::span<const std::string_view> texts, const RandomStream& stream) {
+  const std::size_t images = texts.size();
+  struct Text {
+    std::size_t first = 0, images = 0;  // place of its first image in the random order
+  };
+  std::map<std::string_view, Text> text_of;
+  std::vector<std::size_t> order = random_order(images, stream);
+  std::size_t most = 0;
+  for (std::size_t place = 0; place < images; ++place) {
+    Text& text = text_of.try_emplace(texts[order[place]], Text{place, 0}).first->second;
+    most = std::max(most, ++text.images);
+  }
+  if (text_of.size() < 2) return {};
+  // The most frequent text stands first. A stable sort keeps the order of texts that all differ.
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    const Text &left = text_of.at(texts[a]), &right = text_of.at(texts[b]);
+    return std::pair(right.images, left.first) < std::pair(left.images, right.first);
+  });
   std::vector<std::size_t> other(images);
-  for (std::size_t i = 0; i < images; ++i) other[order[i]] = order[(i + 1) % images];
+  for (std::size_t i = 0; i < images; ++i) {
+    const bool turns = 2 * most > images && i < most;
+    const std::size_t place = turns ? most + i % (images - most) : (i + most) % images;
+    other[order[i]] = order[place];
+  }
   return other;
 }
 
 TextFigures text_figures(std::span<const TextPair> pairs, std::size_t images, const RandomStream& stream) {
   TextFigures figures;
   figures.n = static_cast<std::int64_t>(pairs.size());
-  const std::vector<std::size_t> other = other_images(images, stream);
-  if (other.empty() || pairs.empty()) return figures;
   std::vector<const TextPair*> first(images, nullptr);  // of each image
+  std::vector<std::string_view> texts(images);
+  std::vector<double> ratios;
   for (const TextPair& pair : pairs) {
     CHECK_LT(pair.image, images);
     if (first[pair.image] == nullptr) first[pair.image] = &pair;
+    texts[pair.image] = pair.human_text;
+    if (const std::size_t words = word_count(pair.human_text); words > 0)
+      ratios.push_back(static_cast<double>(word_count(pair.answer)) / static_cast<double>(words));
   }
+  figures.length_ratio = mean(ratios);
+  figures.distinct_texts = static_cast<std::int64_t>(std::set(texts.begin(), texts.end()).size());
+  const std::vector<std::size_t> other = other_images(texts, stream);
+  if (other.empty()) return figures;
   RougeMeans unigrams, sequences;
   Means aspects, repetition;
-  std::vector<double> ratios;
   for (const TextPair& pair : pairs) {
     const TextPair* next = first[other[pair.image]];
     CHECK(next != nullptr) << "an image without an answer";
@@ -111,8 +139,6 @@ TextFigures text_figures(std::span<const TextPair> pairs, std::size_t images, co
     add_coverage(aspects.values, pair.answer, pair.human_text);
     add_coverage(aspects.chances, pair.answer, next->human_text);
     repetition.add(rouge1(next->answer, pair.answer).f1, rouge1(next->human_text, pair.human_text).f1);
-    if (const std::size_t words = word_count(pair.human_text); words > 0)
-      ratios.push_back(static_cast<double>(word_count(pair.answer)) / static_cast<double>(words));
   }
   for (const auto& [means, p, r, f] :
        {std::tuple(&unigrams, &figures.rouge1_p, &figures.rouge1_r, &figures.rouge1_f),
@@ -123,7 +149,6 @@ TextFigures text_figures(std::span<const TextPair> pairs, std::size_t images, co
   }
   figures.aspects = aspects.figure();
   figures.repetition = repetition.figure();
-  figures.length_ratio = mean(ratios);
   return figures;
 }
 

@@ -19,10 +19,13 @@ struct ChanceFigure {
   double excess() const { return value - chance; }
 };
 
-/// Means over answers to images with human text. NaN: not defined. Without a second image with human text there is no
-/// chance level, and then no figure either.
+/// Means over answers to images with human text. NaN: not defined. Without a second human text there is no chance level,
+/// and then only length_ratio has a value.
 struct TextFigures {
   std::int64_t n = 0;  ///< answers to images with human text
+  std::int64_t without_text =
+      0;  ///< rows with a human text that were left out, because the answer is unknown
+  std::int64_t distinct_texts = 0;  ///< different human texts
   // data/rouge.h, without stemming; the hypothesis is the whole answer.
   ChanceFigure rouge1_p, rouge1_r, rouge1_f, rougel_p, rougel_r, rougel_f;
   /// Share of the aspects of quality in the human text that the answer names too; over human texts that name one.
@@ -40,12 +43,15 @@ struct TextPair {
   std::string_view answer, human_text;
 };
 
-/// `images`: number of images. The other image is the next one in a random order that `stream` gives, so no image has
-/// its own text.
+/// `images`: number of images; each has at least one pair. other_images() gives the other image.
 TextFigures text_figures(std::span<const TextPair> pairs, std::size_t images, const RandomStream& stream);
 
-/// other[i]: the image whose text stands in for that of image i. Empty with fewer than two images.
-std::vector<std::size_t> other_images(std::size_t images, const RandomStream& stream);
+/// other[i]: the image whose text stands in for texts[i]; it is a different text. The images are in a random order that
+/// `stream` gives. If all texts differ, the other image is the next one. Otherwise images with equal texts stand
+/// together, and the other image is as many places further as the most frequent text has images. So every text is used
+/// as often as it occurs. If more than half of the images share one text, these take turns with the texts of the rest.
+/// Empty with fewer than two different texts.
+std::vector<std::size_t> other_images(std::span<const std::string_view> texts, const RandomStream& stream);
 
 /// The aspects of quality that a text names (blur, noise, exposure, …), one bit each.
 std::uint32_t named_aspects(std::string_view text);

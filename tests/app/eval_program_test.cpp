@@ -86,18 +86,18 @@ TEST_F(EvalProgram, GivesTheSameFiguresInEveryFormat) {
   const Outcome json = run({"--from-predictions", kPredictions, "--draws", "50", "--format", "json"});
   ASSERT_EQ(json.code, 0) << json.err;
   const nlohmann::json document = nlohmann::json::parse(json.out);
-  ASSERT_EQ(document["rows"].size(), 22U);
-  EXPECT_EQ(document["gaps"].size(), 11U);
+  ASSERT_EQ(document["rows"].size(), 28U);
+  EXPECT_EQ(document["gaps"].size(), 14U);
   const nlohmann::json& row = document["rows"][0];
   const Outcome csv = run({"--from-predictions", kPredictions, "--draws", "50", "--format", "csv"});
   EXPECT_THAT(csv.out, HasSubstr("set,condition,decoding,n,parse_failures,out_of_scale,plcc,"));
   EXPECT_THAT(csv.out, HasSubstr("\n\"random\",\"image\",\"greedy\",60,0," + row["out_of_scale"].dump() +
                                  "," + row["plcc"].dump() + "," + row["srcc"].dump()));
-  EXPECT_THAT(csv.out, HasSubstr("\n\nset,plcc_gap,plcc_gap_ci_low,plcc_gap_ci_high,"));
+  EXPECT_THAT(csv.out, HasSubstr("\n\nset,decoding,plcc_gap,plcc_gap_ci_low,plcc_gap_ci_high,"));
   const Outcome table = run({"--from-predictions", kPredictions, "--draws", "50"});
   EXPECT_THAT(table.out,
               HasSubstr("fit4: y = b2 + (b1 - b2) / (1 + exp(-(x - b3) / |b4|)), start (max y, min y"));
-  EXPECT_THAT(table.out, HasSubstr("mean of 11 sets"));
+  EXPECT_THAT(table.out, HasSubstr("mean of 12 sets"));
   EXPECT_THAT(table.out, HasSubstr("ROUGE-1 recall"));
 }
 
@@ -137,6 +137,38 @@ TEST_F(EvalProgram, GroupsOfNumbersAreInTheirOrder) {
   const nlohmann::json document = nlohmann::json::parse(outcome.out);
   for (const auto& group : document["groups"]) values.push_back(group["value"]);
   EXPECT_THAT(values, ::testing::ElementsAre("1.5", "2", "10", "low"));
+}
+
+TEST_F(EvalProgram, WarnsOfScoresOutsideTheScaleAndOfUnknownAnswers) {
+  const std::string rows =
+      folder_
+          .write("rows.jsonl", R"({"id": 1, "score": 1, "rating": 2, "human_text": "dark"}
+
+{"id": 2, "score": 77.5, "rating": 2.5, "text": "dark", "human_text": "bright"}
+{"id": 3, "score": 0.5, "rating": 2.5}
+{"id": 4, "score": 5, "rating": 2.5}
+)")
+          .string();
+  const Outcome outcome = run({"--from-predictions", rows, "--draws", "5"});
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_THAT(outcome.err, HasSubstr("warning: 2 scores of " + rows +
+                                     " lie outside 1 to 5, the first in line 3 (id '2': 77.5)"));
+  EXPECT_EQ(outcome.err.find("lie outside"), outcome.err.rfind("lie outside"));
+  EXPECT_THAT(outcome.err, HasSubstr("warning: 1 predictions have a human text but no text"));
+  EXPECT_THAT(run({"--compare", rows, kPredictions}).err, HasSubstr("warning: 2 scores of " + rows));
+  EXPECT_THAT(run({"--from-predictions", kPredictions, "--draws", "5"}).err, Not(HasSubstr("outside")));
+}
+
+TEST_F(EvalProgram, TheHelpGivesNoDefaultThatIsNone) {
+  const std::string help = run({"--help"}).out;
+  for (const char* flag : {"prompts", "greedy", "max-new-tokens", "max-pixels", "dtype", "device"}) {
+    const std::size_t begin = help.find(std::string("\n  --") + flag);
+    ASSERT_NE(begin, std::string::npos) << flag;
+    const std::string part = help.substr(begin, help.find("\n  --", begin + 1) - begin);
+    EXPECT_THAT(part, Not(HasSubstr("(default:"))) << flag;
+    EXPECT_TRUE(part.find("otherwise") != std::string::npos || part.find("unless") != std::string::npos)
+        << part;
+  }
 }
 
 TEST_F(EvalProgram, ErrorsAreOneLine) {
@@ -365,7 +397,7 @@ TEST_F(EvalProgram, TablesLikePyiqaAndRowsForAJudge) {
                  R"({"id": 1, "set": "s", "score": 1, "rating": 3, "text": "dark", "human_text": "too dark"}
 {"id": 2, "set": "s", "score": 2, "rating": 2, "text": "dim", "human_text": "fine"}
 {"id": 3, "set": "s", "score": 4, "rating": 1.5, "text": "ok"}
-{"id": 1, "set": "t", "score": 4, "rating": 1.5, "human_text": "alone"}
+{"id": 1, "set": "t", "score": 4, "rating": 1.5, "text": "x", "human_text": "alone"}
 )")
           .string();
   const Outcome outcome =
@@ -397,8 +429,10 @@ TEST_F(EvalProgram, AnswersWithoutCaptionHaveOneCondition) {
                                                         "stage2: {enabled: false}\n"
                                                         "rollout: {max_new_tokens: 8}\n")
                                  .string();
+  EXPECT_THAT(run({"--config", config, "--data", data}).err, HasSubstr("note: without --predictions"));
   const Outcome outcome =
       run({"--config", config, "--data", data, "--predictions", file, "--format", "json"});
+  EXPECT_THAT(outcome.err, Not(HasSubstr("note: without --predictions")));
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   const nlohmann::json document = nlohmann::json::parse(outcome.out);
   ASSERT_EQ(document["rows"].size(), 1U);

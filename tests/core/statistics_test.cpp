@@ -100,6 +100,18 @@ TEST(Statistics, NotDefined) {
   const std::vector<double> huge{1e300, 3}, usual{2, 3};
   EXPECT_DOUBLE_EQ(rmse(huge, usual), 1e300 / std::sqrt(2.0));
   EXPECT_TRUE(std::isfinite(pearson(huge, usual)));
+  const std::vector<double> wide{1.7e308, -1.7e308, 1.7e308, 1.7e308}, steps{4, 0, 4, 4};
+  EXPECT_DOUBLE_EQ(mean(wide), 0.85e308);
+  EXPECT_DOUBLE_EQ(standard_deviation(wide), 1.7e308);
+  EXPECT_DOUBLE_EQ(pearson(wide, steps), 1);
+  EXPECT_DOUBLE_EQ(rmse(wide, steps), 1.7e308);
+  EXPECT_DOUBLE_EQ(mean_absolute_error(wide, steps), 1.7e308);
+  const std::vector<double> opposite{-1.7e308, 1.7e308, -1.7e308, -1.7e308};
+  EXPECT_TRUE(std::isnan(rmse(wide, opposite)));
+  EXPECT_TRUE(std::isnan(mean_absolute_error(wide, opposite)));
+  const Interval interval = percentile_interval({-1.7e308, 1.7e308});
+  EXPECT_DOUBLE_EQ(interval.low, -0.95 * 1.7e308);
+  EXPECT_DOUBLE_EQ(standard_deviation(std::vector<double>{1e-200, 3e-200}), std::sqrt(2.0) * 1e-200);
   EXPECT_EQ(standard_deviation(constant), 0) << "0.1 six times has no spread, not even by rounding";
   for (const double bad : {kNan, kInfinity, -kInfinity}) {
     for (const std::size_t place : {0U, 3U}) {

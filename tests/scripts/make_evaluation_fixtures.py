@@ -64,7 +64,10 @@ def fitted(x, y, curve):
     spread = np.std(x, ddof=1)
     start = ((max(y), min(y), np.mean(x), spread / 4) if curve is fit4 else
              (max(y) - min(y), 1 / spread, np.mean(x), 0, np.mean(y)))
-    best, _ = optimize.curve_fit(curve, x, y, p0=start, maxfev=100000, xtol=1e-15, ftol=1e-15, gtol=1e-15)
+    try:
+        best, _ = optimize.curve_fit(curve, x, y, p0=start, maxfev=100000, xtol=1e-15, ftol=1e-15, gtol=1e-15)
+    except RuntimeError:  # the best curve lies at infinity
+        return "no minimum", "no minimum"
     mapped = curve(x, *best)
     return plcc(mapped, y), rmse(mapped, y)
 
@@ -87,10 +90,11 @@ def agreement(rows, column):
 
 
 def intervals(rows, name):
-    """The bootstrap: both conditions share the draws."""
-    key, count, drawn = stream_key([hash_text("evaluation: bootstrap"), SEED, hash_text(name)]), len(rows), []
+    """The bootstrap draws images with all their answers; both conditions share the draws."""
+    images = answers_of_images(rows)
+    key, count, drawn = stream_key([hash_text("evaluation: bootstrap"), SEED, hash_text(name)]), len(images), []
     for draw in range(DRAWS):
-        picked = [rows[word(key, draw * count + i) * count >> 64] for i in range(count)]
+        picked = [row for i in range(count) for row in images[word(key, draw * count + i) * count >> 64]]
         values = []
         for column in ("rating", "caption_rating"):
             rated = [r for r in picked if r[column] is not None]
@@ -108,23 +112,62 @@ def intervals(rows, name):
     return columns, [interval(drawn[:, 0] - drawn[:, 2]), interval(drawn[:, 1] - drawn[:, 3])]
 
 
+def other_images(human_texts, key):
+    """For each image the image whose text stands in for its own: the next one in a random order. With equal texts among
+    them, their images stand together, and it is as many places further as the most frequent text has images."""
+    order, count = random_order(len(human_texts), key), len(human_texts)
+    images = {}
+    for image in order:
+        images.setdefault(human_texts[image], []).append(image)
+    groups = sorted(images.values(), key=lambda group: -len(group))
+    together, most = sum(groups, []), len(groups[0])
+    assert 2 * most <= count
+    return {together[i]: together[(i + most) % count] for i in range(count)}
+
+
 def texts(rows, name):
     rows = [r for r in rows if r["human_text"]]
-    if len(rows) < 2:
+    images = answers_of_images([r for r in rows if "text" in r])
+    if not images:
         return None
-    order = random_order(len(rows), stream_key([hash_text("evaluation: chance level"), SEED, hash_text(name)]))
-    other = {order[i]: order[(i + 1) % len(rows)] for i in range(len(rows))}
-    result, own, chance = {"n": len(rows)}, [], []
-    for i, row in enumerate(rows):
-        for values, reference in ((own, row["human_text"]), (chance, rows[other[i]]["human_text"])):
+    answers = [(image, row) for image, members in enumerate(images) for row in members]
+    human_texts = [members[0]["human_text"] for members in images]
+    result, own, chance = {"n": len(answers), "without_text": len(rows) - len(answers),
+                           "distinct_texts": len(set(human_texts))}, [], []
+    result["length_ratio"] = np.mean([len(r["text"].split()) / len(r["human_text"].split()) for _, r in answers])
+    if result["distinct_texts"] < 2:
+        return {**result, "rouge1_p": None, "rougel_f_chance": None}
+    other = other_images(human_texts, stream_key([hash_text("evaluation: chance level"), SEED, hash_text(name)]))
+    for image, row in answers:
+        for values, reference in ((own, human_texts[image]), (chance, human_texts[other[image]])):
             scores = SCORER.score(reference, row["text"])
             values.append([*scores["rouge1"], *scores["rougeL"]])
     for i, part in enumerate(("rouge1_p", "rouge1_r", "rouge1_f", "rougel_p", "rougel_r", "rougel_f")):
         result[part] = np.mean([v[i] for v in own])
         result[part + "_chance"] = np.mean([v[i] for v in chance])
         result[part + "_excess"] = result[part] - result[part + "_chance"]
-    result["length_ratio"] = np.mean([len(r["text"].split()) / len(r["human_text"].split()) for r in rows])
     return result
+
+
+def repeats(rows, column):
+    """Spread over the samples of each image, and the correlations of each sample."""
+    images, numbers = answers_of_images(rows), sorted({r.get("repeat", 0) for r in rows})
+    if len(numbers) < 2:
+        return {"repeats": len(numbers), "instability": None, "plcc_repeats": None, "srcc_repeats": None}
+    ratings = [[r[column] for r in members if r[column] is not None] for members in images]
+    result = {"repeats": len(numbers), "instability": np.mean([np.std(x, ddof=1) for x in ratings if len(x) > 1])}
+    for key, figure in (("plcc", plcc), ("srcc", srcc)):
+        rated = [[r for r in rows if r["repeat"] == number and r[column] is not None] for number in numbers]
+        values = [figure(*(np.array([r[k] for r in part], float) for k in (column, "score"))) for part in rated]
+        result[key + "_repeats"] = [min(values), max(values)]
+    return result
+
+
+def answers_of_images(rows):
+    images = {}
+    for row in rows:
+        images.setdefault(row["id"], []).append(row)
+    return list(images.values())
 
 
 # ---- the predictions ----
@@ -165,6 +208,23 @@ def predictions():
     add("three", [3.2, 4.1, 2], [3.1, 3.9, 3.9], [4, 2, None])
     add("all failed", scores[:6], [None] * 6, [None] * 6)
     add("off scale", scores[:12], [120, -3, 0.99, 5.01, *noisy(scores[4:12], 0.3, 2)], [1, 5] * 6)
+    for number in range(3):
+        start = len(rows)
+        add("repeats", scores[:14], gaps(noisy(scores[:14], 0.6, 2), 9 + number), noisy(scores[:14], 0.9, 2), True)
+        for row in rows[start:]:
+            row["repeat"] = number
+    for row in rows[-28:]:  # the texts of the first repeat are those of its image
+        row["human_text"] = next(r["human_text"] for r in rows if (r["set"], r["id"]) == ("repeats", row["id"]))
+    start = len(rows)
+    add("equal texts", scores[:15], noisy(scores[:15], 0.4, 2), noisy(scores[:15], 0.8, 2), True)
+    written = [row for row in rows[start:] if row["human_text"]]
+    for row in written[:4]:
+        row["human_text"] = written[0]["human_text"]
+    written[6]["human_text"] = written[7]["human_text"]
+    del written[2]["text"], written[8]["text"]
+    # The same set decoded both ways.
+    for row in [dict(row) for row in rows if row["set"] == "random"][:20]:
+        rows.append({**row, "rating": float(noisy(row["score"] + np.zeros(1), 0.5, 2)[0]), "repeat": 0})
     return rows
 
 
@@ -183,8 +243,9 @@ def main():
     document = {"command": COMMAND, "draws": DRAWS, "seed": SEED, "rows": [], "gaps": [],
                 "sign_tests": [[wins, losses, stats.binomtest(wins, wins + losses).pvalue] for wins, losses in
                                ((1, 0), (0, 3), (4, 4), (7, 8), (90, 60), (5200, 4900), (3000, 2500), (20000, 20000))]}
-    for name in dict.fromkeys(r["set"] for r in rows):
-        members = [r for r in rows if r["set"] == name]
+    for name, sampled in dict.fromkeys((r["set"], "repeat" in r) for r in rows):
+        members = [r for r in rows if (r["set"], "repeat" in r) == (name, sampled)]
+        decoding = "sampled" if sampled else "greedy"
         conditions, gap = intervals(members, name)
         figures = {}
         for condition, column in (("image", "rating"), ("caption", "caption_rating")):
@@ -194,9 +255,11 @@ def main():
                     if r["rating"] is not None and r["caption_rating"] is not None]
             more = {"contradiction_mean": np.mean(both) if both else math.nan,
                     "contradiction_share": np.mean([d > 0.5 for d in both]) if both else math.nan}
-            document["rows"].append({"set": name, "condition": condition, **figures[condition], **spans, **more,
+            document["rows"].append({"set": name, "condition": condition, "decoding": decoding, **figures[condition],
+                                     **spans, **more, **repeats(members, column),
                                      "texts": texts(members, name) if condition == "image" else None})
-        document["gaps"].append({"set": name, "plcc_gap": figures["image"]["plcc"] - figures["caption"]["plcc"],
+        document["gaps"].append({"set": name, "decoding": decoding,
+                                 "plcc_gap": figures["image"]["plcc"] - figures["caption"]["plcc"],
                                  "srcc_gap": figures["image"]["srcc"] - figures["caption"]["srcc"],
                                  "plcc_gap_ci": gap[0], "srcc_gap_ci": gap[1]})
     OUT.mkdir(parents=True, exist_ok=True)
