@@ -76,8 +76,8 @@ bool has_simple_case(utf8proc_int32_t code_point, LetterCase wanted) {
   return utf8proc_decompose_char(code_point, folded.data(), folded.size(), UTF8PROC_CASEFOLD, nullptr) == 1;
 }
 
-/// Form C of a piece of text. utf8proc_map is not used, because its ordering of marks takes quadratic time.
-void append_nfc(std::string& out, std::string_view stretch) {
+/// Form D of a piece of text. utf8proc_map is not used, because its ordering of marks takes quadratic time.
+std::vector<utf8proc_int32_t> decomposed(std::string_view stretch) {
   std::vector<utf8proc_int32_t> points;
   points.reserve(stretch.size());
   for (std::size_t position = 0; position < stretch.size();) {
@@ -98,6 +98,12 @@ void append_nfc(std::string& out, std::string_view stretch) {
     });
     begin = end;
   }
+  return points;
+}
+
+/// Form C of a piece of text.
+void append_nfc(std::string& out, std::string_view stretch) {
+  std::vector<utf8proc_int32_t> points = decomposed(stretch);
   const utf8proc_ssize_t composed =
       utf8proc_normalize_utf32(points.data(), static_cast<utf8proc_ssize_t>(points.size()),
                                static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
@@ -220,6 +226,48 @@ std::string to_nfc(std::string_view valid) {
     out += valid.substr(done, begin - done);
     append_nfc(out, valid.substr(begin, end - begin));
     done = end;
+  }
+  return out;
+}
+
+bool is_punctuation(char32_t code_point) {
+  const utf8proc_category_t category = utf8proc_category(static_cast<utf8proc_int32_t>(code_point));
+  return category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO;
+}
+
+bool is_control(char32_t code_point) {
+  switch (utf8proc_category(static_cast<utf8proc_int32_t>(code_point))) {
+    case UTF8PROC_CATEGORY_CC:
+    case UTF8PROC_CATEGORY_CF:
+    case UTF8PROC_CATEGORY_CS:
+    case UTF8PROC_CATEGORY_CO:
+      return true;
+    default:
+      return false;
+  }
+}
+
+std::string without_accents(std::string_view valid) {
+  if (std::all_of(valid.begin(), valid.end(), is_ascii)) return std::string(valid);
+  std::string out;
+  out.reserve(valid.size());
+  for (const utf8proc_int32_t point : decomposed(valid)) {
+    if (utf8proc_category(point) != UTF8PROC_CATEGORY_MN) append(out, point);
+  }
+  return out;
+}
+
+std::string lower_each(std::string_view valid) {
+  constexpr char32_t kDottedI = 0x130;
+  std::string out;
+  out.reserve(valid.size());
+  for (std::size_t position = 0; position < valid.size();) {
+    const CodePoint next = code_point_at(valid, position);
+    position += next.length;
+    if (next.value == kDottedI)
+      out += "i\xCC\x87";
+    else
+      append(out, utf8proc_tolower(static_cast<utf8proc_int32_t>(next.value)));
   }
   return out;
 }

@@ -44,4 +44,15 @@ std::optional<std::string> in_case(std::string_view valid, LetterCase wanted);
 /// Normalisation form C of valid UTF-8. Takes time n log n for any text.
 std::string to_nfc(std::string_view valid);
 
+// Functions of BERT's tokenizer.
+
+/// Whether the general category is P: punctuation.
+bool is_punctuation(char32_t code_point);
+/// Whether the character is a control, a format character or a surrogate, or for private use.
+bool is_control(char32_t code_point);
+/// Normalisation form D of valid UTF-8, without nonspacing marks (general category Mn): accents are gone.
+std::string without_accents(std::string_view valid);
+/// Valid UTF-8 with each character in lower case, whatever stands beside it. U+0130 becomes i and U+0307.
+std::string lower_each(std::string_view valid);
+
 }  // namespace biqa
