@@ -28,6 +28,8 @@
 #include "io/files.h"
 #include "model/checkpoint.h"
 #include "model/frozen_parts.h"
+#include "semantic/polarity.h"
+#include "semantic/sentence_encoder.h"
 
 namespace biqa {
 namespace {
@@ -58,6 +60,9 @@ const ProgramInfo kInfo{
         {{"like-pyiqa", "OUT.csv", "also write the correlations as pyiqa's benchmark table, beside ours", ""},
          {"judge-file", "OUT.jsonl",
           "also write answers and human texts, own and of another image, for an outside judge", ""},
+         {"similarity-model", "DIR",
+          "folder of a sentence encoder, such as all-MiniLM-L6-v2, for the similarity of texts", ""},
+         {"lexicon", "FILE", "terms of quality for the polarity of texts, instead of the built-in ones", ""},
          {"draws", "N", "draws of the bootstrap, for the intervals", std::to_string(kBootstrapDraws)},
          {"bootstrap-seed", "N", "seed of these draws and of the chance levels", "0"},
          {"format", "FORMAT", "table, csv or json (one document)", "table"}}),
@@ -103,6 +108,25 @@ ReportOptions report_options(const CommandLine& line) {
   options.seed = static_cast<std::uint64_t>(line.integer("bootstrap-seed", 0, std::int64_t{1} << 62));
   return options;
 }
+
+/// Reads what the flags name for the figures of meaning, and borrows it to the options.
+class MeaningFiles {
+ public:
+  void open(const CommandLine& line, int threads, ReportOptions& options) {
+    if (line.has("lexicon")) {
+      lexicon_ = Lexicon::open(line.text("lexicon"));
+      options.meaning.lexicon = &*lexicon_;
+    }
+    if (line.has("similarity-model")) {
+      encoder_.emplace(SentenceEncoder::open(line.text("similarity-model"), threads));
+      options.meaning.encoder = &*encoder_;
+    }
+  }
+
+ private:
+  std::optional<Lexicon> lexicon_;
+  std::optional<SentenceEncoder> encoder_;
+};
 
 /// Refuses a report without any figure that was asked for, and warns of groups that no row belongs to.
 void check_report(const Report& report, const std::vector<Prediction>& predictions,
@@ -313,13 +337,17 @@ ExitCode conclude(const CommandLine& line, const ReportOptions& report, const An
   return inputs.bad.empty() && answers.unreadable.empty() ? ExitCode::done : ExitCode::partial;
 }
 
-ExitCode evaluate_model(const CommandLine& line, const ReportOptions& report, MpiRuntime& mpi) {
+ExitCode evaluate_model(const CommandLine& line, ReportOptions report, MpiRuntime& mpi) {
   Communicator& world = mpi.world();
   mpi.watch();
   const bool first = world.rank() == 0;
   Answering inputs;
   run_alike(world, [&] { inputs = read_inputs(line, report); });
   inputs.model.threads = threads_for(share_processors(world), inputs.threads);
+  MeaningFiles meaning;
+  run_alike(world, [&] {
+    if (first) meaning.open(line, inputs.model.threads, report);
+  });
   const Policy policy = Policy::open(inputs.model, world);
   fit_to_model(line, inputs.config, policy, inputs.options);
   const std::uint64_t settings = settings_digest(inputs, policy);
@@ -362,7 +390,9 @@ void check_mode(const CommandLine& line) {
   std::vector<std::string> others{"data",        "model",   "adapter",  "config",
                                   "predictions", "repeats", "skip-bad", "batch"};
   for (const FlagInfo& flag : with_model_flags({}, {})) others.push_back(flag.name);
-  if (compares) others.insert(others.end(), {"from-predictions", "by", "like-pyiqa", "judge-file"});
+  if (compares)
+    others.insert(others.end(),
+                  {"from-predictions", "by", "like-pyiqa", "judge-file", "similarity-model", "lexicon"});
   for (const std::string& flag : others) {
     if (line.has(flag))
       fail_usage("flags --{} and --{} exclude each other; see biqa_eval --help", mode, flag);
@@ -379,10 +409,14 @@ ExitCode evaluate(const CommandLine& line) {
     if (mpi.world().rank() != 0) return ExitCode::done;
     for (const int signal : {SIGINT, SIGTERM, SIGUSR2})
       listen_to(signal, SIG_DFL);  // there is nothing to save
-    if (compares)
+    if (compares) {
       compare(line, options);
-    else
-      give_report(line, read_predictions(line.text("from-predictions")), options);
+    } else {
+      ReportOptions report = options;
+      MeaningFiles meaning;
+      meaning.open(line, 0, report);
+      give_report(line, read_predictions(line.text("from-predictions")), report);
+    }
     return ExitCode::done;
   });
 }

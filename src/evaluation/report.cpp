@@ -93,7 +93,7 @@ void describe_repeats(const PredictionSet& set, bool from_caption, ReportRow& ro
   row.srcc_repeats = range(srcc);
 }
 
-std::optional<TextFigures> texts_of(const PredictionSet& set, std::uint64_t seed) {
+std::optional<TextFigures> texts_of(const PredictionSet& set, const ReportOptions& options) {
   std::vector<TextPair> pairs;
   std::size_t images = 0;
   std::int64_t without_text = 0;
@@ -113,7 +113,7 @@ std::optional<TextFigures> texts_of(const PredictionSet& set, std::uint64_t seed
     images += pairs.size() > before ? 1 : 0;
   }
   if (!any) return std::nullopt;
-  TextFigures figures = text_figures(pairs, images, chance_stream(seed, set.set));
+  TextFigures figures = text_figures(pairs, images, chance_stream(options.seed, set.set), options.meaning);
   figures.without_text = without_text;
   return figures;
 }
@@ -271,7 +271,7 @@ ReportMean mean_over_sets(std::span<const ReportRow> rows, const std::string& co
   return result;
 }
 
-ReportRow row_of(const PredictionSet& set, const std::string& condition, std::uint64_t seed) {
+ReportRow row_of(const PredictionSet& set, const std::string& condition, const ReportOptions& options) {
   const bool from_caption = condition == "caption";
   ReportRow row;
   row.set = set.set;
@@ -285,7 +285,7 @@ ReportRow row_of(const PredictionSet& set, const std::string& condition, std::ui
   row.fit5 = fit_of(rated, LogisticKind::five);
   describe_answers(set, row);
   describe_repeats(set, from_caption, row);
-  if (!from_caption) row.texts = texts_of(set, seed);
+  if (!from_caption) row.texts = texts_of(set, options);
   return row;
 }
 
@@ -341,7 +341,7 @@ Report report_of(std::span<const Prediction> predictions, const ReportOptions& o
     const std::size_t first = report.rows.size();
     for (const std::string& condition : options.conditions) {
       if (condition == "caption" && !has_caption) continue;
-      report.rows.push_back(row_of(set, condition, options.seed));
+      report.rows.push_back(row_of(set, condition, options));
     }
     const std::span<ReportRow> rows = std::span(report.rows).subspan(first);
     draw_intervals(set, options, rows, report.gaps);

@@ -24,6 +24,7 @@ struct ReportOptions {
   /// key of the bootstrap's draws and of the chance level, together with the name of the set
   std::uint64_t seed = 0;
   std::size_t draws = kBootstrapDraws;
+  MeaningTools meaning;
 };
 
 inline constexpr double kNoFigure = std::numeric_limits<double>::quiet_NaN();

@@ -99,7 +99,9 @@ std::string text_table(const Report& report) {
          {std::pair("ROUGE-1 precision", t.rouge1_p), std::pair("ROUGE-1 recall", t.rouge1_r),
           std::pair("ROUGE-1 F1", t.rouge1_f), std::pair("ROUGE-L precision", t.rougel_p),
           std::pair("ROUGE-L recall", t.rougel_r), std::pair("ROUGE-L F1", t.rougel_f),
+          std::pair("similarity", t.similarity), std::pair("polarity", t.polarity),
           std::pair("aspects named", t.aspects), std::pair("repetition", t.repetition)}) {
+      if (!std::isfinite(figure.value) && !std::isfinite(figure.chance)) continue;
       columns.add({row.set, row.decoding, name, std::to_string(t.n), number(figure.value),
                    number(figure.chance), number(figure.excess())});
     }

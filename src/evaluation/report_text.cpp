@@ -65,8 +65,8 @@ void for_each_field(const TextFigures& t, Visit&& visit) {
   visit("rougel_p", t.rougel_p);
   visit("rougel_r", t.rougel_r);
   visit("rougel_f", t.rougel_f);
-  visit("similarity", ChanceFigure{});  // not computed yet
-  visit("polarity", ChanceFigure{});
+  visit("similarity", t.similarity);
+  visit("polarity", t.polarity);
   visit("aspects", t.aspects);
   visit("repetition", t.repetition);
   visit("length_ratio", t.length_ratio);

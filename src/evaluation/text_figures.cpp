@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 #include <initializer_list>
 #include <map>
 #include <set>
@@ -70,6 +71,56 @@ void add_coverage(std::vector<double>& shares, std::string_view answer, std::str
                    static_cast<double>(std::popcount(asked)));
 }
 
+/// The answer of each image that stands for it.
+std::vector<const TextPair*> first_of_images(std::span<const TextPair> pairs, std::size_t images) {
+  std::vector<const TextPair*> first(images, nullptr);
+  for (const TextPair& pair : pairs) {
+    CHECK_LT(pair.image, images);
+    if (first[pair.image] == nullptr) first[pair.image] = &pair;
+  }
+  CHECK(std::find(first.begin(), first.end(), nullptr) == first.end()) << "an image without an answer";
+  return first;
+}
+
+ChanceFigure similarity_of(std::span<const TextPair> pairs, std::span<const TextPair* const> first,
+                           std::span<const std::size_t> other, SentenceEncoder& encoder) {
+  std::vector<std::string_view> texts;
+  for (const TextPair* pair : first) texts.push_back(pair->human_text);
+  const std::vector<float> references = encoder.encode(texts);
+  texts.clear();
+  for (const TextPair& pair : pairs) texts.push_back(pair.answer);
+  const std::vector<float> answers = encoder.encode(texts);
+  const auto width = static_cast<std::size_t>(encoder.width());
+  const auto row = [width](const std::vector<float>& rows, std::size_t i) {
+    return std::span(rows).subspan(i * width, width);
+  };
+  Means means;
+  for (std::size_t i = 0; i < pairs.size(); ++i) {
+    if (word_count(pairs[i].answer) == 0) {
+      means.add(0, 0);
+      continue;
+    }
+    means.add(cosine(row(answers, i), row(references, pairs[i].image)),
+              cosine(row(answers, i), row(references, other[pairs[i].image])));
+  }
+  return means.figure();
+}
+
+ChanceFigure polarity_of(std::span<const TextPair> pairs, std::span<const TextPair* const> first,
+                         std::span<const std::size_t> other, const Lexicon& lexicon) {
+  std::vector<AspectSigns> references;
+  for (const TextPair* pair : first) references.push_back(lexicon.signs_of(pair->human_text));
+  Means means;
+  for (const TextPair& pair : pairs) {
+    const AspectSigns answer = lexicon.signs_of(pair.answer);
+    const double own = polarity_agreement(answer, references[pair.image]);
+    const double chance = polarity_agreement(answer, references[other[pair.image]]);
+    if (std::isfinite(own)) means.values.push_back(own);
+    if (std::isfinite(chance)) means.chances.push_back(chance);
+  }
+  return means.figure();
+}
+
 }  // namespace
 
 std::uint32_t named_aspects(std::string_view text) {
@@ -112,15 +163,14 @@ std::vector<std::size_t> other_images(std::span<const std::string_view> texts, c
   return other;
 }
 
-TextFigures text_figures(std::span<const TextPair> pairs, std::size_t images, const RandomStream& stream) {
+TextFigures text_figures(std::span<const TextPair> pairs, std::size_t images, const RandomStream& stream,
+                         const MeaningTools& tools) {
   TextFigures figures;
   figures.n = static_cast<std::int64_t>(pairs.size());
-  std::vector<const TextPair*> first(images, nullptr);  // of each image
+  const std::vector<const TextPair*> first = first_of_images(pairs, images);
   std::vector<std::string_view> texts(images);
   std::vector<double> ratios;
   for (const TextPair& pair : pairs) {
-    CHECK_LT(pair.image, images);
-    if (first[pair.image] == nullptr) first[pair.image] = &pair;
     texts[pair.image] = pair.human_text;
     if (const std::size_t words = word_count(pair.human_text); words > 0)
       ratios.push_back(static_cast<double>(word_count(pair.answer)) / static_cast<double>(words));
@@ -133,7 +183,6 @@ TextFigures text_figures(std::span<const TextPair> pairs, std::size_t images, co
   Means aspects, repetition;
   for (const TextPair& pair : pairs) {
     const TextPair* next = first[other[pair.image]];
-    CHECK(next != nullptr) << "an image without an answer";
     unigrams.add(rouge1(pair.human_text, pair.answer), rouge1(next->human_text, pair.answer));
     sequences.add(rougel(pair.human_text, pair.answer), rougel(next->human_text, pair.answer));
     add_coverage(aspects.values, pair.answer, pair.human_text);
@@ -147,6 +196,8 @@ TextFigures text_figures(std::span<const TextPair> pairs, std::size_t images, co
     *r = means->parts[1].figure();
     *f = means->parts[2].figure();
   }
+  if (tools.encoder != nullptr) figures.similarity = similarity_of(pairs, first, other, *tools.encoder);
+  figures.polarity = polarity_of(pairs, first, other, *tools.lexicon);
   figures.aspects = aspects.figure();
   figures.repetition = repetition.figure();
   return figures;

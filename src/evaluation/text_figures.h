@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "core/random.h"
+#include "semantic/polarity.h"
+#include "semantic/sentence_encoder.h"
 
 namespace biqa {
 
@@ -28,6 +30,10 @@ struct TextFigures {
   std::int64_t distinct_texts = 0;  ///< different human texts
   // data/rouge.h, without stemming; the hypothesis is the whole answer.
   ChanceFigure rouge1_p, rouge1_r, rouge1_f, rougel_p, rougel_r, rougel_f;
+  /// Cosine of the two texts' vectors; of a blank answer 0. Without a sentence encoder not defined.
+  ChanceFigure similarity;
+  /// polarity_agreement, over pairs of texts of which at least one mentions an aspect.
+  ChanceFigure polarity;
   /// Share of the aspects of quality in the human text that the answer names too; over human texts that name one.
   ChanceFigure aspects;
   /// Words of the answer divided by words of the human text.
@@ -43,8 +49,15 @@ struct TextPair {
   std::string_view answer, human_text;
 };
 
+/// What the figures of meaning are computed with; borrowed.
+struct MeaningTools {
+  SentenceEncoder* encoder = nullptr;  ///< nullptr: no similarity
+  const Lexicon* lexicon = &Lexicon::built_in();
+};
+
 /// `images`: number of images; each has at least one pair. other_images() gives the other image.
-TextFigures text_figures(std::span<const TextPair> pairs, std::size_t images, const RandomStream& stream);
+TextFigures text_figures(std::span<const TextPair> pairs, std::size_t images, const RandomStream& stream,
+                         const MeaningTools& tools = {});
 
 /// other[i]: the image whose text stands in for texts[i]; it is a different text. The images are in a random order that
 /// `stream` gives. If all texts differ, the other image is the next one. Otherwise images with equal texts stand

@@ -441,5 +441,27 @@ TEST_F(EvalProgram, AnswersWithoutCaptionHaveOneCondition) {
   expect_error(run({"--config", config, "--data", data, "--conditions", "caption"}), 2, "no caption");
 }
 
+TEST_F(EvalProgram, SimilarityAndPolarity) {
+  const auto texts = [&](const Arguments& more) {
+    Arguments words{"--from-predictions", kPredictions, "--draws", "20", "--format", "json"};
+    words.insert(words.end(), more.begin(), more.end());
+    const Outcome outcome = run(words);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return nlohmann::json::parse(outcome.out)["rows"][0]["texts"];
+  };
+  const nlohmann::json plain = texts({});
+  EXPECT_TRUE(plain["similarity"].is_null());
+  EXPECT_TRUE(plain["polarity"].is_number());
+  const nlohmann::json with = texts({"--similarity-model", BIQA_SOURCE_DIR "/tests/fixtures/sentence"});
+  EXPECT_TRUE(with["similarity_excess"].is_number());
+  EXPECT_EQ(with["polarity"], plain["polarity"]);
+  const std::string lexicon = folder_.write("own.txt", "subject +1 unicorn\n").string();
+  EXPECT_TRUE(texts({"--lexicon", lexicon})["polarity"].is_null());
+
+  expect_error(run({"--from-predictions", kPredictions, "--similarity-model", path("nowhere")}), 1,
+               "nowhere");
+  expect_error(run({"--compare", kPredictions, kPredictions, "--lexicon", lexicon}), 2, "exclude each other");
+}
+
 }  // namespace
 }  // namespace biqa

@@ -449,6 +449,33 @@ TEST(TextFigures, HouseStyleHasNoExcess) {
   EXPECT_DOUBLE_EQ(figures.aspects.value, 0.5);  // sharp is named, dark is not
 }
 
+TEST(TextFigures, PolarityHearsWhatOverlapOfWordsDoesNot) {
+  const std::vector<TextPair> pairs{{0, "a blurry picture of a boat", "a sharp picture of a boat"},
+                                    {1, "a picture that is not noisy", "the photo is free of noise"}};
+  const TextFigures figures = text_figures(pairs, 2, RandomStream{1});
+  EXPECT_DOUBLE_EQ(figures.polarity.value, 0.5);  // opposite, equal
+  EXPECT_DOUBLE_EQ(figures.polarity.chance, 0);   // sharpness beside noise
+  EXPECT_TRUE(std::isnan(figures.similarity.value));
+  // Pairs without any aspect do not count.
+  const std::vector<TextPair> more{pairs[0], {1, "a dog", "a cat"}};
+  EXPECT_DOUBLE_EQ(text_figures(more, 2, RandomStream{1}).polarity.value, 0);
+  const std::vector<TextPair> none{{0, "a cow", "a pig"}, {1, "a dog", "a cat"}};
+  EXPECT_TRUE(std::isnan(text_figures(none, 2, RandomStream{1}).polarity.value));
+}
+
+TEST(TextFigures, SimilarityComparesVectors) {
+  SentenceEncoder encoder = SentenceEncoder::open(BIQA_SOURCE_DIR "/tests/fixtures/sentence", 1);
+  const std::vector<std::string_view> texts{"the picture is sharp", "noise and blur", "a dog"};
+  const std::vector<float> rows = encoder.encode(texts);
+  const auto width = static_cast<std::size_t>(encoder.width());
+  const auto row = [&](std::size_t i) { return std::span(rows).subspan(i * width, width); };
+  // Two answers for the first image; the second is blank.
+  const std::vector<TextPair> pairs{{0, texts[2], texts[0]}, {0, " ", texts[0]}, {1, texts[1], texts[1]}};
+  const TextFigures figures = text_figures(pairs, 2, RandomStream{1}, {&encoder});
+  EXPECT_DOUBLE_EQ(figures.similarity.value, (cosine(row(2), row(0)) + 0 + cosine(row(1), row(1))) / 3);
+  EXPECT_DOUBLE_EQ(figures.similarity.chance, (cosine(row(2), row(1)) + 0 + cosine(row(1), row(0))) / 3);
+}
+
 TEST(TextFigures, NoImageKeepsItsOwnText) {
   for (const std::size_t count : {2U, 3U, 17U}) {
     std::vector<std::string> names;
