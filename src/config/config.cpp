@@ -58,6 +58,14 @@ void check_together(const Config& c, const YamlNode& root) {
         "cannot use prompts.stage2_user at {}: it does not contain {}; write {} where the caption belongs",
         where("prompts", "stage2_user"), kCaptionField, kCaptionField);
   }
+  const ReasoningKind kind = c.rewards.reasoning_kind;
+  if ((kind == ReasoningKind::semantic || kind == ReasoningKind::mix) && c.rewards.similarity_model.empty()) {
+    fail_usage(
+        "cannot use rewards.reasoning_kind at {}: {} needs a sentence encoder; set rewards.similarity_model "
+        "to "
+        "its folder",
+        where("rewards", "reasoning_kind"), kind == ReasoningKind::mix ? "mix" : "semantic");
+  }
   if (c.roles.colocated && !c.roles.automatic) {
     const YamlNode* roles = root.find("roles");
     fail_usage(

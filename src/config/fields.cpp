@@ -27,6 +27,10 @@ constexpr std::array kStage2Inputs{Named<Stage2Input>{"caption", Stage2Input::ca
 constexpr std::array kLeakGuards{Named<LeakGuard>{"off", LeakGuard::off},
                                  Named<LeakGuard>{"strip", LeakGuard::strip},
                                  Named<LeakGuard>{"penalise", LeakGuard::penalise}};
+constexpr std::array kReasoningKinds{Named<ReasoningKind>{"rouge", ReasoningKind::rouge},
+                                     Named<ReasoningKind>{"semantic", ReasoningKind::semantic},
+                                     Named<ReasoningKind>{"polarity", ReasoningKind::polarity},
+                                     Named<ReasoningKind>{"mix", ReasoningKind::mix}};
 constexpr std::array kRougeKinds{Named<RougeKind>{"precision", RougeKind::precision},
                                  Named<RougeKind>{"recall", RougeKind::recall},
                                  Named<RougeKind>{"f1", RougeKind::f1}};
@@ -374,6 +378,9 @@ void rewards_fields(Fields& f, RewardConfig& settings) {
   f.choice("rouge_span", settings.rouge_span, kRougeSpans);
   f.choice("prediction_shape", settings.prediction_shape, kPredictionShapes);
   f.number("floor", settings.floor, kShare);
+  f.choice("reasoning_kind", settings.reasoning_kind, kReasoningKinds);
+  f.path("similarity_model", settings.similarity_model);
+  f.path("lexicon", settings.lexicon);
 }
 
 void objective_fields(Fields& f, ObjectiveSettings& objective) {

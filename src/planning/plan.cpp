@@ -379,7 +379,10 @@ RunPlan make_plan(const Config& config, int ranks, int processors, const GpuRate
   require_training_keys(config);
   std::error_code unknown;
   if (!fs::is_directory(config.model.path, unknown) ||
-      (!config.model.adapter.empty() && !fs::exists(config.model.adapter, unknown)))
+      (!config.model.adapter.empty() && !fs::exists(config.model.adapter, unknown)) ||
+      (!config.rewards.similarity_model.empty() &&
+       !fs::is_directory(config.rewards.similarity_model, unknown)) ||
+      (!config.rewards.lexicon.empty() && !fs::exists(config.rewards.lexicon, unknown)))
     require_inputs(config);
   RunPlan plan;
   plan.roles = plan_roles(config.roles, ranks);

@@ -7,7 +7,8 @@
 
 namespace biqa {
 
-void score(Group& group, const RewardConfig& config, const Profile& profile) {
+void score(Group& group, const RewardConfig& config, const Profile& profile, TextJudge* judge) {
+  CHECK(judge != nullptr || config.reasoning_kind == ReasoningKind::rouge);
   CHECK_EQ(config.weights.size(), rewards().size());
   for (Trajectory& member : group.members) {
     Stage1Response response = parse_stage1(profile, member.text);
@@ -20,7 +21,7 @@ void score(Group& group, const RewardConfig& config, const Profile& profile) {
     member.rewards.clear();
     member.reward = 0;
     for (const Reward& reward : rewards()) {
-      const double value = reward.value({group, member, config, profile});
+      const double value = reward.value({group, member, config, profile, judge});
       member.reward += config.weights[member.rewards.size()] * value;
       member.rewards.push_back(value);
     }

@@ -11,7 +11,7 @@ namespace {
 constexpr Reward kRewards[] = {
     {"prediction", 1, "Prediction reward", "0 to 1", false, false, prediction_reward},
     {"consistency", 1, "Self-consistency reward", "0 to 1", true, false, consistency_reward},
-    {"reasoning", 1, "Reasoning reward", "ROUGE-1, 0 to 1", false, false, reasoning_reward},
+    {"reasoning", 1, "Reasoning reward", "0 to 1", false, false, reasoning_reward},
     {"format", 1, "Format reward", "0 to 0.5", false, true, format_reward},
 };
 

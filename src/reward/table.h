@@ -14,6 +14,7 @@
 namespace biqa {
 
 struct RewardConfig;
+class TextJudge;
 
 /// The inputs of a reward. The texts of the trajectory are already parsed.
 struct RewardInput {
@@ -21,6 +22,7 @@ struct RewardInput {
   const Trajectory& trajectory;
   const RewardConfig& config;
   const Profile& profile;
+  TextJudge* judge = nullptr;  ///< set if the configuration needs one
 };
 
 struct Reward {

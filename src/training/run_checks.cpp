@@ -43,6 +43,9 @@ void require_inputs(const Config& config) {
   if (!config.model.adapter.empty()) need("model.adapter", config.model.adapter, false);
   need("data.train", config.data.train, false);
   for (const std::filesystem::path& file : config.data.eval) need("data.eval", file, false);
+  if (!config.rewards.similarity_model.empty())
+    need("rewards.similarity_model", config.rewards.similarity_model, true);
+  if (!config.rewards.lexicon.empty()) need("rewards.lexicon", config.rewards.lexicon, false);
   if (missing.empty()) return;
   fail("cannot start with {}: {} missing: {}; put {} there, or name another path with --set KEY=PATH",
        config.file.empty() ? "this configuration" : config.file.string(),

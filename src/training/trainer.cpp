@@ -35,6 +35,7 @@
 #include "training/adapter_exchange.h"
 #include "training/clock.h"
 #include "training/learner_role.h"
+#include "training/meaning_judge.h"
 #include "training/messages.h"
 #include "training/picture_check.h"
 #include "training/reward_role.h"
@@ -123,6 +124,7 @@ class Trainer {
   std::optional<AdapterExchange> exchange_;      ///< of holders
   std::unique_ptr<ActorRole> actor_;             ///< of actors
   std::unique_ptr<RewardRole> reward_;           ///< of reward ranks
+  std::unique_ptr<TextJudge> judge_;             ///< of reward ranks, until reward_ has it
   std::unique_ptr<LearnerRole> learner_;         ///< of learners
   std::unique_ptr<RunCheckpoints> checkpoints_;  ///< of learners
   std::unique_ptr<CheckpointReader> reader_;     ///< of learners, until the run resumes
@@ -157,6 +159,10 @@ Trainer::Trainer(const Config& config, Communicator& world, StopSignals& signals
   holders_ = world_.split(holders, "adapter holders");
   const std::optional<FoundCheckpoint> found = find_checkpoint();  // locks the folder for this run
   settle_data(threads);
+  run_alike(world_, [&] {
+    if (roles_.is_reward(world_.rank()))
+      judge_ = make_text_judge(config_, data_.train, threads, world_.rank() == roles_.rewards.front());
+  });
   StartParts parts;
   run_alike(world_, [&] { parts = read_start_parts(config_, found); });
   policy_ = open_run_policy(config_, world_, threads, learners_ != nullptr, parts.frozen);
@@ -210,7 +216,8 @@ void Trainer::make_roles(StartParts parts) {
                 data_.train, data_.eval);
   const int rank = world_.rank();
   if (roles_.is_actor(rank)) actor_ = std::make_unique<ActorRole>(config_, policy_, world_, roles_, data_);
-  if (roles_.is_reward(rank)) reward_ = std::make_unique<RewardRole>(config_, world_, roles_);
+  if (roles_.is_reward(rank))
+    reward_ = std::make_unique<RewardRole>(config_, world_, roles_, std::move(judge_));
   if (holders_ == nullptr) return;
   StartAdapter start = make_start_adapter(config_, std::move(parts), policy_, first_learner());
   exchange_.emplace(*holders_, start.adapter, lag_);

@@ -72,6 +72,7 @@ TEST_F(ConfigTest, DefaultsAreThoseOfTheContract) {
   EXPECT_EQ(c.rollout.kv_memory, std::uint64_t{4} << 30);
   EXPECT_EQ(c.rewards.tolerance, 0.35);
   EXPECT_EQ(c.rewards.rouge, RougeKind::precision);
+  EXPECT_EQ(c.rewards.reasoning_kind, ReasoningKind::rouge);
   EXPECT_EQ(c.objective.loss.loss, Loss::grpo);
   EXPECT_EQ(c.objective.loss.beta, 0.001);
   EXPECT_EQ(c.objective.micro_batch_tokens, 8192);
@@ -95,7 +96,7 @@ data: {train: t.jsonl, eval: [e.jsonl, /abs/f.jsonl], annotation_fraction: 0.25}
 prompts: {profile: released, system: null, user: "Say: it", stage2_system: "S", stage2_user: "<{caption}>"}
 rollout: {group_size: 8, kv_memory: 1.5GiB, temperature: +0.7, top_k: 5, top_p: 0.9}
 stage2: {enabled: false, input: caption+reasoning, train: true, leak_guard: penalise}
-rewards: {prediction: 2, rouge: f1, rouge_span: before_rating, prediction_shape: binary}
+rewards: {prediction: 2, rouge: f1, rouge_span: before_rating, prediction_shape: binary, reasoning_kind: mix, similarity_model: ../s}
 objective: {loss: cispo, clip_high: 5, kl: k3_times_ratio, advantage: normalise_then_sum, ratio_cap: 2, recompute_layers: true}
 optimizer: {lr: 2e-3, schedule: cosine, beta1: .8}
 train: {steps: 50, out: here, dump_steps: [1, 10], eval_decodings: greedy}
@@ -119,6 +120,8 @@ placement: split
   EXPECT_TRUE(c.rewards.penalise_leak);
   EXPECT_EQ(c.rewards.weights.at(reward_column("prediction")), 2);
   EXPECT_EQ(c.rewards.rouge_span, RougeSpan::before_rating);
+  EXPECT_EQ(c.rewards.reasoning_kind, ReasoningKind::mix);
+  EXPECT_EQ(c.rewards.similarity_model, folder.path().parent_path() / "s");
   EXPECT_EQ(c.objective.loss.loss, Loss::cispo);
   EXPECT_EQ(c.objective.loss.ratio_cap, 2.0);
   EXPECT_EQ(c.objective.loss.off_policy_mask, std::nullopt);
@@ -197,6 +200,8 @@ TEST_F(ConfigTest, WrongTypesAndRangesNameKeyLineAndBounds) {
       {"model: {path: [a]}", "model.path", "a list"},
       {"model: 3", "model", "section"},
       {"model: {min_pixels: 500000}", "model.min_pixels", "max_pixels"},
+      {"rewards: {reasoning_kind: bleu}", "rewards.reasoning_kind", "one of rouge, semantic"},
+      {"rewards: {reasoning_kind: semantic}", "rewards.reasoning_kind", "rewards.similarity_model"},
       {"stage2: {enabled: yes}", "stage2.enabled", "true or false"},
       {"stage2: {enabled: off}", "stage2.enabled", "true or false"},
       {"stage2: {enabled: 1}", "stage2.enabled", "true or false"},

@@ -107,6 +107,57 @@ TEST(Rewards, LeaksCostTheConsistencyRewardOnlyWhereAskedFor) {
   }
 }
 
+/// Answers with fixed values and counts its calls.
+class FixedJudge final : public TextJudge {
+ public:
+  FixedJudge(double similar, std::optional<double> agrees) : similar_(similar), agrees_(agrees) {}
+  double similarity(std::string_view human_text, std::string_view text) override {
+    asked.emplace_back(human_text, text);
+    return similar_;
+  }
+  std::optional<double> polarity(std::string_view human_text, std::string_view text) override {
+    asked.emplace_back(human_text, text);
+    return agrees_;
+  }
+  std::vector<std::pair<std::string, std::string>> asked;
+
+ private:
+  double similar_;
+  std::optional<double> agrees_;
+};
+
+double reasoning_of(ReasoningKind kind, FixedJudge& judge, const std::string& human_text = "a sharp boat") {
+  RewardConfig config;
+  config.reasoning_kind = kind;
+  config.rouge_span = RougeSpan::caption;
+  Group group = one_answer("sharp boat here too", "3.5");  // ROUGE-1 precision 1/2
+  group.annotation.human_text = human_text;
+  score(group, config, kPaper, &judge);
+  return group.members[0].rewards.at(reward_column("reasoning"));
+}
+
+TEST(Rewards, MeaningIsAskedOfTheJudge) {
+  FixedJudge judge(0.6, 0.9);
+  EXPECT_EQ(reasoning_of(ReasoningKind::rouge, judge), 0.5);
+  EXPECT_TRUE(judge.asked.empty());
+  EXPECT_EQ(reasoning_of(ReasoningKind::semantic, judge), 0.6);
+  EXPECT_EQ(judge.asked.front(), std::pair(std::string("a sharp boat"), std::string("sharp boat here too")));
+  EXPECT_EQ(reasoning_of(ReasoningKind::polarity, judge), 0.9);
+  EXPECT_DOUBLE_EQ(reasoning_of(ReasoningKind::mix, judge), (0.5 + 0.6 + 0.9) / 3);
+}
+
+TEST(Rewards, MeaningHasTheFloorToo) {
+  FixedJudge low(0, 0), silent(0.6, std::nullopt);
+  EXPECT_EQ(reasoning_of(ReasoningKind::semantic, low), 0.1);
+  EXPECT_EQ(reasoning_of(ReasoningKind::polarity, low), 0.1);
+  EXPECT_EQ(reasoning_of(ReasoningKind::polarity, silent), 0.1);
+  EXPECT_DOUBLE_EQ(reasoning_of(ReasoningKind::mix, silent), (0.5 + 0.6) / 2);
+  FixedJudge judge(0.6, 0.9);
+  for (const ReasoningKind kind : {ReasoningKind::semantic, ReasoningKind::polarity, ReasoningKind::mix})
+    EXPECT_EQ(reasoning_of(kind, judge, ""), 0.1) << "without a human text";
+  EXPECT_TRUE(judge.asked.empty());
+}
+
 TEST(Rewards, OldValuesAreOverwritten) {
   Group group = one_answer("c", "none");
   Trajectory& member = group.members[0];
