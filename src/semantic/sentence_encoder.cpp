@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/finite.h"
 #include "io/json.h"
 #include "io/safetensors.h"
 
@@ -82,13 +83,15 @@ class Weights {
     if (!file_.has(kFirst) && file_.has(std::string("bert.") + kFirst)) prefix_ = "bert.";
   }
   Tensor read(const std::string& name, std::int64_t rows, std::int64_t columns) const {
+    const StoredTensor& stored = find(name, {rows, columns});
     Tensor values(DType::f32, rows, columns, "sentence encoder");
-    copy(name, values.view(), false);
+    copy(stored, values.view());
     return values;
   }
   Tensor vector(const std::string& name, std::int64_t size) const {
+    const StoredTensor& stored = find(name, {size});
     Tensor values(DType::f32, 1, size, "sentence encoder");
-    copy(name, values.view(), true);
+    copy(stored, values.view());
     return values;
   }
   TextEncoderWeights::Norm norm(const std::string& name, std::int64_t size) const {
@@ -97,13 +100,18 @@ class Weights {
   /// The parts of the linear layer, one below the other; each has `out` rows.
   TextEncoderWeights::Linear linear(const std::vector<std::string>& names, std::int64_t out,
                                     std::int64_t in) const {
+    // All parts are checked before memory is taken for them.
+    std::vector<const StoredTensor*> weights, biases;
+    for (const std::string& name : names) {
+      weights.push_back(&find(name + ".weight", {out, in}));
+      biases.push_back(&find(name + ".bias", {out}));
+    }
     const auto parts = static_cast<std::int64_t>(names.size());
     TextEncoderWeights::Linear linear{Tensor(DType::f32, parts * out, in, "sentence encoder"),
                                       Tensor(DType::f32, 1, parts * out, "sentence encoder")};
     for (std::int64_t i = 0; i < parts; ++i) {
-      const std::string& name = names[static_cast<std::size_t>(i)];
-      copy(name + ".weight", linear.weight.view().row_range(i * out, out), false);
-      copy(name + ".bias", linear.bias.view().column_range(i * out, out), true);
+      copy(*weights[static_cast<std::size_t>(i)], linear.weight.view().row_range(i * out, out));
+      copy(*biases[static_cast<std::size_t>(i)], linear.bias.view().column_range(i * out, out));
     }
     return linear;
   }
@@ -121,10 +129,9 @@ class Weights {
     }
     return Safetensors::open(file);
   }
-  void copy(const std::string& name, View target, bool is_vector) const {
+  /// Throws Error unless there is a tensor of this shape.
+  const StoredTensor& find(const std::string& name, const std::vector<std::int64_t>& shape) const {
     const StoredTensor& stored = file_.at(prefix_ + name);
-    std::vector<std::int64_t> shape{target.rows(), target.columns()};
-    if (is_vector) shape.erase(shape.begin());
     if (!stored.is_float() || stored.shape != shape) {
       fail(
           "cannot use tensor {} of {}: it is {} [{}], but config.json says F32, BF16 or F16 [{}]; fetch the "
@@ -132,7 +139,14 @@ class Weights {
           stored.name, stored.file, name_of(stored.type), fmt::join(stored.shape, ", "),
           fmt::join(shape, ", "));
     }
-    stored.copy_to(target.span<float>());
+    return stored;
+  }
+  static void copy(const StoredTensor& stored, View target) {
+    const std::span<float> values = target.span<float>();
+    stored.copy_to(values);
+    if (!all_finite(values))
+      fail("cannot use tensor {} of {}: it has values that are not finite; fetch the folder again",
+           stored.name, stored.file);
   }
 
   Safetensors file_;

@@ -106,6 +106,22 @@ void add_models(Seeds& seeds, const fs::path& folder) {
                          "base_model.model.lm_head.lora_B.weight\t100 2\n"};
 }
 
+void add_sentences(Seeds& seeds) {
+  const std::string model = "tests/fixtures/sentence/";
+  std::vector<std::string> parts;
+  for (const char* name : {"config.json", "vocab.txt", "tokenizer_config.json", "modules.json",
+                           "1_Pooling/config.json", "sentence_bert_config.json"})
+    parts.push_back(source_file(model + name));
+  seeds["sentence_folder"] = {with_nul(parts), with_nul({parts[0], parts[1]})};
+  const auto expected = nlohmann::json::parse(source_file(model + "expected.json"));
+  for (const auto& text : expected.at("texts")) {
+    if (text.get<std::string>().size() <= 1024) seeds["sentence_text"].push_back(text);
+  }
+  seeds["sentence_text"].push_back(
+      "It isn\u2019t blurry, but there's no lack of noise or grain; poor light.");
+  seeds["lexicon"] = {source_file("assets/lexicon/quality.txt"), "a +1 b\nnegation no\njudgement -1 c d*\n"};
+}
+
 void add_texts(Seeds& seeds) {
   const std::string chat = source_file("assets/tiny/model/chat_template.jinja");
   seeds["chat_template"] = {chat,
@@ -247,6 +263,7 @@ std::map<std::string, std::vector<std::string>> make_seeds() {
   add_pictures(seeds);
   add_models(seeds, folder.path());
   add_texts(seeds);
+  add_sentences(seeds);
   add_labels(seeds);
   add_runs(seeds, folder.path());
   return seeds;

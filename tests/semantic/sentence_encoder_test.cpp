@@ -168,6 +168,23 @@ TEST_F(SentenceFolder, ReadsTheNamesOfALargerModel) {
   EXPECT_EQ(SentenceEncoder::open(model(), 1).encode({&text, 1}), before);
 }
 
+TEST_F(SentenceFolder, RefusesValuesThatAreNotFinite) {
+  const Safetensors file = Safetensors::open(model() / "model.safetensors");
+  const std::string damaged = "encoder.layer.1.output.dense.bias";
+  std::vector<float> values(static_cast<std::size_t>(file.at(damaged).elements()));
+  file.at(damaged).copy_to(values);
+  values.back() = std::nanf("");
+  std::vector<NamedTensor> tensors;
+  for (const StoredTensor& tensor : file.tensors()) {
+    const bool is_damaged = tensor.name == damaged;
+    tensors.push_back({tensor.name, tensor.type, tensor.shape,
+                       is_damaged ? std::as_bytes(std::span(values)) : tensor.bytes});
+  }
+  write_safetensors(model() / "model.safetensors", tensors);
+  EXPECT_THAT(problem(), HasSubstr(damaged));
+  EXPECT_THAT(problem(), HasSubstr("not finite"));
+}
+
 TEST_F(SentenceFolder, RefusesADamagedVocabulary) {
   const std::string vocabulary = read_file(model() / "vocab.txt");
   std::ofstream(model() / "vocab.txt") << vocabulary.substr(0, vocabulary.size() - 7) << "the\n";
