@@ -72,9 +72,11 @@ TEST(SentenceEncoder, AgreesWithTransformersOnARealModel) {
 
 TEST(SentenceEncoder, AVectorDependsOnlyOnItsText) {
   SentenceEncoder one = SentenceEncoder::open(kFixture, 1), two = SentenceEncoder::open(kFixture, 2);
+  constexpr std::size_t kTexts = 130;  // more tokens than the network gets at once
   std::vector<std::string> texts;
-  for (int i = 0; i < 130; ++i)  // more tokens than the network gets at once
-    texts.push_back(std::string(static_cast<std::size_t>(i % 40), 'a') + " sharp picture is noise");
+  texts.reserve(kTexts);
+  for (std::size_t i = 0; i < kTexts; ++i)
+    texts.push_back(std::string(i % 40, 'a') + " sharp picture is noise");
   const std::vector<float> all = two.encode(views_of(texts));
   const auto width = static_cast<std::size_t>(one.width());
   for (std::size_t i = 0; i < texts.size(); ++i) {
