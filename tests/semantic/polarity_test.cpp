@@ -73,7 +73,7 @@ TEST(Polarity, JudgementsOfAspects) {
   EXPECT_EQ(said("the picture has good contrast"), "contrast +");  // the nearest name
   EXPECT_EQ(said("colours and contrast"), "");                     // names without a judgement
   EXPECT_EQ(said("it lacks detail"), "sharpness -");
-  EXPECT_EQ(said("a good dog that runs towards the contrast"), "");  // too far
+  EXPECT_EQ(said("a good dog that runs towards the contrast"), "");     // too far
   EXPECT_EQ(said("poor light, colours fill the frame"), "exposure -");  // not into the next clause
 }
 
