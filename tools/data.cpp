@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "app/program.h"
+#include "datasets/data_set.h"
 #include "datasets/examine.h"
 #include "datasets/import.h"
 #include "datasets/synth.h"
@@ -40,7 +41,8 @@ const ProgramInfo kInfo{
       "import: train, val, test, all, or the set's own words (pipal: deqa), separated by commas", "all"},
      {"scale", "SCALE", "import: koniq10k: zscore or raw; csv: range of the scores, WORST..BEST", ""},
      {"columns", "PAIRS",
-      "import: ROLE=NAME pairs, separated by commas; roles: image, score, std, split, reference, type, "
+      "import csv, pyiqa: ROLE=NAME pairs, separated by commas; roles: image, score, std, split, reference, "
+      "type, "
       "level, "
       "description, good, bad",
       ""},
@@ -53,6 +55,7 @@ const ProgramInfo kInfo{
      {"seed", "N", "synth: the same seed gives the same images", "0"},
      {"side", "N", "synth: side of the square crop of a photograph, pixels; 0: the whole photograph", "512"},
      {"out", "PATH", "import: manifest to write; synth: folder to write", ""},
+     {"pairs", "N", "overlap: pairs to list; the others are counted", std::to_string(kSharedPairs)},
      {"format", "FORMAT", "validate, stats, overlap: table or json", "table"}}};
 
 /// Throws Error (usage) if a flag that the command needs is missing.
@@ -69,10 +72,32 @@ std::vector<std::string> arguments(const CommandLine& line, std::size_t count, c
              kInfo.name);
 }
 
+/// Throws Error (usage) naming a flag that the command, or the import of this set, does not use.
+void refuse_other_flags(const CommandLine& line, const std::string& what,
+                        const std::vector<std::string>& used) {
+  for (const FlagInfo& flag : kInfo.flags) {
+    if (line.has(flag.name) && std::find(used.begin(), used.end(), flag.name) == used.end())
+      fail_usage("flag --{} has no effect on {}; leave it out, see {} --help", flag.name, what, kInfo.name);
+  }
+}
+
+void refuse_other_flags_of_import(const CommandLine& line, const DataSet& set) {
+  std::vector<std::string> used{"root",  "labels",   "images",          "split",
+                                "scale", "skip-bad", "no-check-images", "out"};
+  if (set.is_own_table()) used.emplace_back("columns");
+  if (set.has_tutorial) used.emplace_back("with-tutorial");
+  if (!line.on("no-check-images")) used.emplace_back("expect-size");
+  refuse_other_flags(line,
+                     line.has("expect-size") && line.on("no-check-images")
+                         ? "images that are not checked (--no-check-images)"
+                         : "import " + set.name,
+                     used);
+}
+
 ExitCode import(const CommandLine& line) {
   ImportOptions options;
   options.set = arguments(line, 1, "one data set").front();
-  find_data_set(options.set);
+  refuse_other_flags_of_import(line, find_data_set(options.set));
   options.root = needed(line, "root");
   options.out = needed(line, "out");
   if (line.has("labels")) options.labels = line.text("labels");
@@ -100,15 +125,22 @@ void print_json(const Json& document) {
 
 ExitCode validate(const CommandLine& line) {
   const std::string file = arguments(line, 1, "one manifest").front();
+  refuse_other_flags(line, "validate", {"format"});
   const bool json = wants_json(line);
   const Validation result = validate_manifest(file);
   if (json) {
     Json faults = Json::array();
     for (const ManifestFault& fault : result.faults)
       faults.push_back({{"line", fault.line}, {"fault", fault.text}});
-    print_json({{"rows", result.rows}, {"faults", faults}});
+    Json unknown = Json::array();
+    for (const UnknownKey& key : result.unknown)
+      unknown.push_back({{"key", key.key}, {"rows", key.rows}, {"line", key.line}});
+    print_json({{"rows", result.rows}, {"faults", faults}, {"unknown_keys", unknown}});
   } else {
     for (const ManifestFault& fault : result.faults) fmt::print("{}\n", fault.text);
+    for (const UnknownKey& key : result.unknown)
+      fmt::print("note: no program reads the key '{}', which {} rows have, the first in line {}\n",
+                 one_line(key.key), key.rows, key.line);
     fmt::print("{} rows, {} faults\n", result.rows, result.faults.size());
   }
   return result.faults.empty() ? ExitCode::done : ExitCode::partial;
@@ -162,6 +194,7 @@ void print_stats(const ManifestStats& stats) {
 
 ExitCode stats(const CommandLine& line) {
   const std::string file = arguments(line, 1, "one manifest").front();
+  refuse_other_flags(line, "stats", {"format"});
   const bool json = wants_json(line);
   const ManifestStats result = manifest_stats(file);
   json ? print_stats_json(result) : print_stats(result);
@@ -170,19 +203,18 @@ ExitCode stats(const CommandLine& line) {
 
 ExitCode overlap(const CommandLine& line) {
   const std::vector<std::string> files = arguments(line, 2, "two manifests");
+  refuse_other_flags(line, "overlap", {"format", "pairs"});
   const bool json = wants_json(line);
-  const SharedImages result = shared_images(files[0], files[1]);
+  const SharedImages result =
+      shared_images(files[0], files[1], static_cast<std::size_t>(line.integer("pairs", 0, 10'000'000)));
   for (const std::string& problem : result.unreadable) say("error: {}\n", one_line(problem));
+  const std::int64_t rest = result.all_pairs - static_cast<std::int64_t>(result.pairs.size());
   Json pairs = Json::array();
-  std::int64_t names = 0, pixels = 0, alike = 0;
   for (const SharedImage& pair : result.pairs) {
     std::vector<std::string> by;
     if (pair.by_name) by.emplace_back("name");
     if (pair.by_pixels) by.emplace_back("pixels");
     if (pair.distance) by.emplace_back("alike");
-    names += pair.by_name ? 1 : 0;
-    pixels += pair.by_pixels ? 1 : 0;
-    alike += pair.distance ? 1 : 0;
     if (json) {
       pairs.push_back({{"first", pair.first},
                        {"second", pair.second},
@@ -194,25 +226,37 @@ ExitCode overlap(const CommandLine& line) {
     }
   }
   if (json) {
-    print_json({{"first_rows", result.first_rows}, {"second_rows", result.second_rows}, {"pairs", pairs}});
+    print_json({{"first_rows", result.first_rows},
+                {"second_rows", result.second_rows},
+                {"pairs", pairs},
+                {"not_listed", rest},
+                {"by_name", result.by_name},
+                {"by_pixels", result.by_pixels},
+                {"alike", result.alike}});
   } else {
+    if (rest > 0) fmt::print("and {} more pairs (--pairs lists more)\n", rest);
     fmt::print("{} and {} rows; pairs: {} by name, {} by pixels, {} alike\n", result.first_rows,
-               result.second_rows, names, pixels, alike);
+               result.second_rows, result.by_name, result.by_pixels, result.alike);
   }
   return result.unreadable.empty() ? ExitCode::done : ExitCode::partial;
 }
 
 ExitCode synth(const CommandLine& line) {
   arguments(line, 0, "no arguments");
+  refuse_other_flags(line, "synth", {"photos", "out", "n", "seed", "side"});
   SynthOptions options;
   options.photos = needed(line, "photos");
   options.out = needed(line, "out");
   options.count = line.integer("n", 1, 1'000'000);
   options.seed = static_cast<std::uint64_t>(line.integer("seed", 0, std::int64_t{1} << 62));
   options.side = line.integer("side", 0, 1 << 16);
-  make_synthetic_set(options);
-  say("synth: wrote {} images and manifest.jsonl to {}\n", options.count, options.out.string());
-  return ExitCode::done;
+  const SynthResult result = make_synthetic_set(options);
+  for (const std::string& problem : result.unreadable) say("error: {}\n", one_line(problem));
+  say("synth: wrote {} images and manifest.jsonl to {}\n", result.images, options.out.string());
+  if (result.unreadable.empty()) return ExitCode::done;
+  say("synth: left out {} of {} images, whose photographs cannot be read\n", options.count - result.images,
+      options.count);
+  return ExitCode::partial;
 }
 
 struct Command {

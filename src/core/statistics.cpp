@@ -24,6 +24,21 @@ double defined(double value) {
   return std::isfinite(value) ? value : kUndefined;
 }
 
+/// x - y, multiplied by `scale`. Two numbers near the limits of a double can differ by more than a double holds, but their
+/// halves cannot; the scale is then 0.5, otherwise 1.
+struct Differences {
+  std::vector<double> values;
+  double scale = 1;
+
+  Differences(std::span<const double> x, std::span<const double> y) {
+    values.reserve(x.size());
+    for (std::size_t i = 0; i < x.size(); ++i) values.push_back(x[i] - y[i]);
+    if (all_finite(values)) return;
+    scale = 0.5;
+    for (std::size_t i = 0; i < x.size(); ++i) values[i] = scale * x[i] - scale * y[i];
+  }
+};
+
 bool usable(std::span<const double> x, std::span<const double> y) {
   CHECK_EQ(x.size(), y.size());
   return all_finite(x) && all_finite(y);
@@ -40,12 +55,14 @@ std::optional<Deviations> deviations(std::span<const double> values) {
   Deviations result;
   result.values.reserve(values.size());
   double largest = 0;
-  // Two values near the limits of a double can differ by more than a double holds; halves cannot.
-  const auto [least, most] = std::minmax_element(values.begin(), values.end());
-  const double scale = std::isfinite(*most - *least) ? 1 : 0.5;
-  for (const double v : values) {
-    result.values.push_back(scale * v - scale * centre);
-    largest = std::max(largest, std::abs(result.values.back()));
+  for (const double scale : {1.0, 0.5}) {  // as in Differences
+    result.values.clear();
+    largest = 0;
+    for (const double v : values) {
+      result.values.push_back(scale * v - scale * centre);
+      largest = std::max(largest, std::abs(result.values.back()));
+    }
+    if (std::isfinite(largest)) break;
   }
   if (largest == 0) return std::nullopt;
   for (double& d : result.values) {
@@ -129,11 +146,10 @@ double root_mean_square(std::span<const double> values, double count) {
 
 double standard_deviation(std::span<const double> values) {
   if (values.size() < 2) return kUndefined;
-  const double centre = mean(values);
-  std::vector<double> differences;
-  differences.reserve(values.size());
-  for (const double v : values) differences.push_back(v - centre);
-  return root_mean_square(differences, static_cast<double>(values.size() - 1));
+  const std::vector<double> centre(values.size(), mean(values));
+  const Differences differences(values, centre);
+  return defined(root_mean_square(differences.values, static_cast<double>(values.size() - 1)) /
+                 differences.scale);
 }
 
 double pearson(std::span<const double> x, std::span<const double> y) {
@@ -188,18 +204,17 @@ double kendall_tau_b(std::span<const double> x, std::span<const double> y) {
 
 double rmse(std::span<const double> x, std::span<const double> y) {
   if (!usable(x, y) || x.empty()) return kUndefined;
-  std::vector<double> differences;
-  differences.reserve(x.size());
-  for (std::size_t i = 0; i < x.size(); ++i) differences.push_back(x[i] - y[i]);
-  return root_mean_square(differences, static_cast<double>(x.size()));
+  const Differences differences(x, y);
+  return defined(root_mean_square(differences.values, static_cast<double>(x.size())) / differences.scale);
 }
 
 double mean_absolute_error(std::span<const double> x, std::span<const double> y) {
   if (!usable(x, y) || x.empty()) return kUndefined;
   // Divided before the sum, which could overflow.
   double sum = 0;
-  for (std::size_t i = 0; i < x.size(); ++i) sum += std::abs(x[i] - y[i]) / static_cast<double>(x.size());
-  return defined(sum);
+  const Differences differences(x, y);
+  for (const double d : differences.values) sum += std::abs(d) / static_cast<double>(x.size());
+  return defined(sum / differences.scale);
 }
 
 double sign_test(std::int64_t wins, std::int64_t losses) {

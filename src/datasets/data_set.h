@@ -55,6 +55,7 @@ struct LabelForm {
                            const std::string& level) = nullptr;
   std::string deviations =
       {};                  ///< file beside the labels with one standard deviation per row; may be missing
+  bool grades = false;     ///< c1 to c5, if they are there, are shares or sum to c_total
   bool ambiguous = false;  ///< two columns that could be the image, or the score, are an error
 };
 
@@ -87,7 +88,11 @@ struct DataSet {
   std::vector<std::string> own_splits = {};  ///< names besides train, val and test
   bool has_splits = false;                   ///< whether train, val and test can be asked for
   std::string deqa_folder = {};              ///< first folder of its images in DeQA's lists
+  bool has_tutorial = false;                 ///< tutorial images, which --with-tutorial keeps
   Labels (*read)(const LabelRequest&) = read_table_labels;
+
+  /// Whether the labels are a table of the user's own, whose columns and scale the user names.
+  bool is_own_table() const { return scales.empty() && read == read_table_labels; }
 };
 
 /// The table of all sets.
@@ -96,7 +101,7 @@ std::span<const DataSet> data_sets();
 /// The set of that name. Throws Error (usage) that lists the names.
 const DataSet& find_data_set(const std::string& name);
 
-/// The 40 references of PIPAL in DeQA's test list.
+/// The 40 references of PIPAL in DeQA's test list, in upper or lower case.
 bool is_deqa_reference(const std::string& reference);
 
 }  // namespace biqa

@@ -45,9 +45,7 @@ std::vector<std::string> wanted_splits(const ImportOptions& options, const DataS
   for (const std::string& word : options.splits) {
     if (word == "all") return {};
     const std::string split = canonical_split(word);
-    const bool any_word =
-        set.scales.empty() && set.read == read_table_labels;  // a table with splits of its own
-    if (!any_word && std::find(known.begin(), known.end(), split) == known.end()) {
+    if (!set.is_own_table() && std::find(known.begin(), known.end(), split) == known.end()) {
       if (known.empty()) {
         fail_usage("flag --split is '{}', but {} has no official split; leave the flag out", word, set.title);
       }
@@ -180,10 +178,19 @@ void keep_splits(Labels& labels, const DataSet& set, const std::vector<std::stri
   }
   std::set<std::string> present;
   for (const LabelRow& row : labels.rows) present.insert(row.split);
+  std::int64_t bad_elsewhere = 0;
+  // A bad row whose split is unknown may belong to the wanted one, so it stays.
   std::erase_if(labels.rows, [&](const LabelRow& row) {
-    if (own) return row.problem.empty() && !is_deqa_reference(row.reference);
-    return row.problem.empty() && std::find(wanted.begin(), wanted.end(), row.split) == wanted.end();
+    const std::string& known = own ? row.reference : row.split;
+    if (known.empty() && !row.problem.empty()) return false;
+    if (own ? is_deqa_reference(known) : std::find(wanted.begin(), wanted.end(), known) != wanted.end())
+      return false;
+    bad_elsewhere += row.problem.empty() ? 0 : 1;
+    return true;
   });
+  if (bad_elsewhere > 0)
+    labels.notes.push_back(
+        fmt::format("{} bad rows are in other splits and do not count", with_commas(bad_elsewhere)));
   for (const std::string& split : wanted) {
     if (own || present.contains(split)) continue;
     present.erase("");
@@ -266,7 +273,7 @@ class Importer {
     if (labels_.rows.empty())
       fail("cannot use labels {}: they have no rows; name the right file", labels_.file);
     // Tables of the user's own are named by their file.
-    if (set_.scales.empty() && set_.read == read_table_labels)
+    if (set_.is_own_table())
       for (LabelRow& row : labels_.rows) row.set = fs::path(labels_.file).stem().string();
     const NameReader names(set_.pattern);
     for (LabelRow& row : labels_.rows) {
@@ -308,8 +315,8 @@ class Importer {
         picture.file = found.file;
         other_case_ += found.other_case ? 1 : 0;
         other_extension_ += found.other_extension ? 1 : 0;
-        // A missing image is allowed without a check, a wrong one is not.
-        if (!found.problem.empty() && (options_.check_images || found.file == folder_))
+        // A missing image is allowed without a check; a wrong name, or one of two files, is not.
+        if (!found.problem.empty() && (options_.check_images || found.is_wrong))
           refuse(row, fmt::format("cannot use {}: {}", row.place, found.problem));
       }
       pictures_.push_back(std::move(picture));

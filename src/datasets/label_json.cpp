@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Labels from JSON lists: those of DeQA (and MR-IQA), and those of Q-Reasoning.
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <system_error>
 #include <utility>
@@ -126,7 +127,8 @@ std::string translation_of(const JsonFields& fields, const std::string& key, boo
   return std::string(without_blanks(std::string_view(text).substr(begin, close - begin)));
 }
 
-void read_q_reasoning_row(const JsonFields& fields, LabelRow& row, std::vector<std::string>& notes) {
+void read_q_reasoning_row(const JsonFields& fields, LabelRow& row, std::vector<std::string>& notes,
+                          std::map<std::string, std::int64_t>& nulls) {
   row.id = row.image = needed_text(fields, "image");
   row.score = fields.number("normalized_score");
   row.split = row.score ? "train" : "test";
@@ -140,6 +142,7 @@ void read_q_reasoning_row(const JsonFields& fields, LabelRow& row, std::vector<s
   for (const Part& part : {Part{"description", &row.description}, Part{"good_aspect", &row.good},
                            Part{"bad_aspect", &row.bad}}) {
     bool untagged = false;
+    if (!fields.has(part.key)) ++nulls[part.key];
     *part.text = translation_of(fields, part.key, untagged);
     if (untagged)
       notes.push_back(fmt::format("{} of {} left out: it has no <translation>", part.key, row.id));
@@ -172,12 +175,15 @@ Labels read_deqa_labels(const LabelRequest& request) {
 
 Labels read_q_reasoning_labels(const LabelRequest& request) {
   Labels labels;
+  std::map<std::string, std::int64_t> nulls;  // by key
   for (const fs::path& file : q_reasoning_files(request)) {
     labels.file += (labels.file.empty() ? "" : " and ") + file.string();
     read_list(request, file, labels, [&](const JsonFields& fields, LabelRow& row) {
-      read_q_reasoning_row(fields, row, labels.notes);
+      read_q_reasoning_row(fields, row, labels.notes, nulls);
     });
   }
+  for (const auto& [key, count] : nulls)
+    labels.notes.push_back(fmt::format("texts: {} is null or absent in {} rows", key, with_commas(count)));
   labels.score_name = "quality";
   labels.has_splits = true;
   return labels;

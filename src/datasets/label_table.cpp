@@ -29,7 +29,8 @@ constexpr std::array<const char*, 5> kGrades = {"c1", "c2", "c3", "c4", "c5"};
 struct Columns {
   std::map<Role, std::size_t> at;
   std::map<Role, std::string> name;  ///< as in the header
-  std::vector<std::size_t> grades;   ///< of c1 to c5; empty if the score is a column
+  std::vector<std::size_t> grades;   ///< of c1 to c5; empty if they are not used
+  std::optional<std::size_t> total;  ///< of c_total, which the grades must sum to if they are no shares
   std::size_t first_row = 0;         ///< behind the header
 };
 
@@ -146,14 +147,16 @@ class Matcher {
       columns.name[role] = fields[*at];
     }
     const std::vector<std::string> score = names_of(Role::score);
-    if (!columns.at.contains(Role::score) && score == std::vector<std::string>{kMeanOfGrades}) {
-      for (const char* grade : kGrades) {
-        const std::optional<std::size_t> at = find_in(header, grade);
-        if (!at) return std::nullopt;
-        columns.grades.push_back(*at);
-      }
-      columns.name[Role::score] = kMeanOfGrades;
+    const bool needs_grades =
+        !columns.at.contains(Role::score) && score == std::vector<std::string>{kMeanOfGrades};
+    if (needs_grades || form_.grades) {
+      for (const char* grade : kGrades)
+        if (const std::optional<std::size_t> at = find_in(header, grade)) columns.grades.push_back(*at);
+      if (columns.grades.size() != kGrades.size()) columns.grades.clear();
+      columns.total = find_in(header, "c_total");
     }
+    if (needs_grades && columns.grades.empty()) return std::nullopt;
+    if (needs_grades) columns.name[Role::score] = kMeanOfGrades;
     if (!columns.at.contains(Role::image) || !columns.name.contains(Role::score)) return std::nullopt;
     refuse_repeated(table, header, columns);
     return columns;
@@ -228,7 +231,13 @@ class RowReader {
 
   double score(const std::vector<std::string>& fields) const {
     const std::string& name = columns_.name.at(Role::score);
-    if (columns_.grades.empty()) return number(name, text(fields, Role::score));
+    const std::optional<double> mean =
+        columns_.grades.empty() ? std::nullopt : std::optional(mean_of_grades(fields));
+    return columns_.at.contains(Role::score) ? number(name, text(fields, Role::score)) : *mean;
+  }
+
+  /// c1 to c5 are shares, or counts that c_total sums.
+  double mean_of_grades(const std::vector<std::string>& fields) const {
     double sum = 0, weighted = 0;
     for (std::size_t i = 0; i < columns_.grades.size(); ++i) {
       const double share = number(kGrades.at(i), field(fields, columns_.grades[i]));
@@ -237,13 +246,23 @@ class RowReader {
     }
     // Shares are rounded, so that their sum is nearly 1; counts must be divided by theirs.
     constexpr double kRounding = 1e-6;
+    constexpr double kShareRounding = 1e-3;  // of files whose shares have few digits
     const bool shares = std::abs(sum - 1) < kRounding;
     if (!(sum > 0)) fail("c1 to c5 sum to {}", sum);
+    if (columns_.total && std::abs(sum - 1) > kShareRounding) {
+      const double total = number("c_total", field(fields, *columns_.total));
+      if (std::abs(sum - total) > kShareRounding * total)
+        fail("c1 to c5 sum to {}, which is neither 1 nor c_total, {}", sum, total);
+    }
     return shares ? weighted : weighted / sum;
   }
 
   void read_row(const std::vector<std::string>& fields, LabelRow& row) const {
     check_width(fields);
+    // First, because a bad row counts only in its split.
+    row.split = canonical_split(text(fields, Role::split));
+    if (row.split.empty() && columns_.at.contains(Role::split))
+      fail("{} is empty", columns_.name.at(Role::split));
     row.id = text(fields, Role::image);
     if (row.id.empty()) fail("{} is empty", columns_.name.at(Role::image));
     row.type = text(fields, Role::type);
@@ -256,9 +275,6 @@ class RowReader {
     row.level = level_in(level);
     if (!level.empty() && !row.level)
       fail("{} is '{}', not a whole number from 0 on", columns_.name.at(Role::level), level);
-    row.split = canonical_split(text(fields, Role::split));
-    if (row.split.empty() && columns_.at.contains(Role::split))
-      fail("{} is empty", columns_.name.at(Role::split));
     row.reference = text(fields, Role::reference);
     row.description = text(fields, Role::description);
     row.good = text(fields, Role::good);
@@ -308,6 +324,7 @@ struct Match {
   const LabelForm* form;
   std::size_t table;
   Columns columns;
+  std::vector<std::string> other_sheets;  ///< further sheets of this form, which are not read
 };
 
 /// The form of the labels and the table (a sheet) that has it. Throws Error if none fits.
@@ -320,8 +337,15 @@ Match match_form(const LabelRequest& request, const std::vector<Table>& tables) 
       return std::find(form.sheets.begin(), form.sheets.end(), tables[i].sheet) != form.sheets.end();
     });
     const Matcher matcher(request, form);
-    for (const std::size_t i : order)
-      if (std::optional<Columns> columns = matcher.match(tables[i])) return {&form, i, *std::move(columns)};
+    std::optional<Match> found;
+    for (const std::size_t i : order) {
+      std::optional<Columns> columns = matcher.match(tables[i]);
+      if (columns && found)
+        found->other_sheets.push_back(tables[i].sheet);
+      else if (columns)
+        found = Match{&form, i, *std::move(columns), {}};
+    }
+    if (found) return *std::move(found);
     wanted.push_back(matcher.wanted());
   }
   std::vector<std::string> present, missing;
@@ -344,6 +368,28 @@ Match match_form(const LabelRequest& request, const std::vector<Table>& tables) 
       "--columns",
       tables.front().where, looked_for,
       present.empty() ? "empty" : fmt::format("{}", fmt::join(present, ", ")));
+}
+
+/// The numbers 0 to 2 stand for train, val and test in pyiqa's tables. Larger ones are folds, which are no such splits.
+void check_split_numbers(const Table& table, const Columns& columns, std::vector<std::string>& notes) {
+  const auto column = columns.at.find(Role::split);
+  if (column == columns.at.end()) return;
+  const std::string& name = columns.name.at(Role::split);
+  bool any = false;
+  for (std::size_t i = columns.first_row; i < table.rows.size(); ++i) {
+    const std::vector<std::string>& fields = table.rows[i].fields;
+    if (column->second >= fields.size()) continue;
+    const std::optional<double> number = number_in(std::string(without_blanks(fields[column->second])));
+    if (!number) continue;
+    any = true;
+    if (*number == 0 || *number == 1 || *number == 2) continue;
+    fail(
+        "cannot read {}: the column {} has the number {}, a fold and no split; write train, val and test "
+        "into it, or "
+        "rename it",
+        table.place(table.rows[i].line), name, fields[column->second]);
+  }
+  if (any) notes.push_back(fmt::format("splits: in the column {}, 0 is train, 1 is val and 2 is test", name));
 }
 
 /// Adds the standard deviations of a file with one number per row.
@@ -432,6 +478,7 @@ void add_splits_of_lists(const LabelRequest& request, const fs::path& folder, La
   labels.has_splits = true;
   check_lists(request, folder, names, labels);
   for (LabelRow& row : labels.rows) {
+    if (row.id.empty()) continue;  // a bad row of an unknown split
     row.split = request.set.rest_split;
     for (const SplitList& list : request.set.split_lists)
       if (names[list.split].contains(row.id)) row.split = list.split;
@@ -453,7 +500,14 @@ Labels read_table_labels(const LabelRequest& request) {
     form = match.form;
     labels.score_name = match.columns.name.at(Role::score);
     labels.has_splits = match.columns.at.contains(Role::split);
-    RowReader(request, *form, tables[match.table], match.columns).read(labels.rows);
+    const Table& table = tables[match.table];
+    if (!match.other_sheets.empty()) {
+      labels.notes.push_back(
+          fmt::format("sheets: '{}' of {} is read; the columns are also in '{}', which are not read",
+                      table.sheet, table.where, fmt::join(match.other_sheets, "', '")));
+    }
+    check_split_numbers(table, match.columns, labels.notes);
+    RowReader(request, *form, table, match.columns).read(labels.rows);
   }
   if (form != nullptr && !form->deviations.empty())
     add_deviations(file.parent_path() / form->deviations, labels);

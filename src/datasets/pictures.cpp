@@ -126,6 +126,7 @@ FoundPicture PictureFinder::find(const std::string& name) {
   picture.file = chosen_ / name;
   if (parts_of(name).empty()) {
     picture.file = chosen_;
+    picture.is_wrong = true;
     picture.problem = fmt::format("its name '{}' leads out of the folder; correct it", name);
     return picture;
   }
@@ -133,6 +134,7 @@ FoundPicture PictureFinder::find(const std::string& name) {
     const std::vector<fs::path> found = matches(chosen_, name, how);
     if (found.empty()) continue;
     if (found.size() > 1) {
+      picture.is_wrong = true;
       picture.problem = fmt::format("{} and {} could both be '{}'; rename or remove one", found[0].string(),
                                     found[1].string(), name);
       return picture;

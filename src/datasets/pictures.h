@@ -29,6 +29,7 @@ struct FoundPicture {
   bool other_case = false;       ///< found without regard to case
   bool other_extension = false;  ///< found with another extension
   std::string problem;           ///< why there is none; empty if found
+  bool is_wrong = false;         ///< the name leads out of the folder, or several files match it
 };
 
 /// Finds images below a root. Names are looked up exactly, then without regard to case (ASCII), then with another

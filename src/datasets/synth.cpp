@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <map>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <system_error>
@@ -67,12 +69,11 @@ Image crop_of(const Image& photo, std::int64_t side, const RandomStream& random)
   return crop;
 }
 
-/// Writes one image and returns its line of the manifest.
-std::string make_image(const SynthOptions& options, const std::vector<fs::path>& photos, std::int64_t index,
-                       const fs::path& folder) {
+/// Writes one image of a photograph and returns its line of the manifest.
+std::string make_image(const SynthOptions& options, const fs::path& photo, const Image& photo_image,
+                       std::int64_t index, const fs::path& folder) {
   const RandomStream plan{options.seed, plan_of_image, static_cast<std::uint64_t>(index)};
-  const fs::path& photo = photos[photo_of(index, photos.size(), options.seed)];
-  Image image = crop_of(read_image(photo), options.side, plan);
+  Image image = crop_of(photo_image, options.side, plan);
   const std::string name = fmt::format("{:06}.png", index);
   nlohmann::ordered_json row{{"id", name},
                              {"image", "images/" + name},
@@ -99,22 +100,43 @@ std::string make_image(const SynthOptions& options, const std::vector<fs::path>&
 
 }  // namespace
 
-void make_synthetic_set(const SynthOptions& options) {
+SynthResult make_synthetic_set(const SynthOptions& options) {
   const std::vector<fs::path> photos = photos_in(options.photos);
   AtomicFolder folder(options.out);
   std::error_code problem;
   if (!fs::create_directory(folder.path() / "images", problem))
     fail("cannot write {}: {}; check its permissions", options.out.string(), problem.message());
   std::vector<std::string> lines(static_cast<std::size_t>(options.count));
+  std::map<fs::path, std::string> problems;
+  std::mutex writing;
   std::atomic<std::int64_t> next{0};
   on_threads(std::min<std::int64_t>(usable_processors(), options.count), [&](std::int64_t) {
-    for (std::int64_t i = next++; i < options.count; i = next++)
-      lines[static_cast<std::size_t>(i)] = make_image(options, photos, i, folder.path());
+    for (std::int64_t i = next++; i < options.count; i = next++) {
+      const fs::path& photo = photos[photo_of(i, photos.size(), options.seed)];
+      Image image;
+      try {
+        image = read_image(photo);
+      } catch (const Error& problem) {
+        const std::lock_guard lock(writing);
+        problems.emplace(photo, problem.what());
+        continue;
+      }
+      lines[static_cast<std::size_t>(i)] = make_image(options, photo, image, i, folder.path());
+    }
   });
+  SynthResult result;
   std::string manifest;
-  for (const std::string& line : lines) manifest += line;
+  for (const std::string& line : lines) {
+    manifest += line;
+    result.images += line.empty() ? 0 : 1;
+  }
+  for (const auto& [photo, problem] : problems) result.unreadable.push_back(problem);
+  if (result.images == 0)
+    fail("cannot use folder {}: none of its photographs can be read; the first: {}", options.photos.string(),
+         result.unreadable.front());
   write_file_atomically(folder.path() / "manifest.jsonl", manifest);
   folder.commit();
+  return result;
 }
 
 }  // namespace biqa

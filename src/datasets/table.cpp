@@ -55,14 +55,16 @@ DataSet koniq() {
                              {Role::std, {"SD", "std"}},
                              {Role::split, {"set", "official_split", "split"}}},
                  .also = {"MOS", "c1", "c2", "c3", "c4", "c5"},
-                 .without = {"MOS_zscore"}},
+                 .without = {"MOS_zscore"},
+                 .grades = true},
                 {.files = {"koniq10k_scores_and_distributions.csv", "labels.csv"},
                  .columns = {{Role::image, {"image_name"}},
                              {Role::score, {"MOS_zscore"}, "zscore"},
                              {Role::score, {"MOS"}, "raw"},
                              {Role::std, {"SD"}},
                              {Role::split, {"set"}}},
-                 .also = {"MOS"}}},
+                 .also = {"MOS"},
+                 .grades = true}},
       .folders = {"1024x768", "images", "512x384", "."},
       .native = {1024, 768},
       .has_splits = true,
@@ -93,6 +95,7 @@ DataSet livewild() {
           .folders = {"Images", "images", "."},
           .nested = true,
           .deqa_folder = "LIVE-WILD",
+          .has_tutorial = true,
           .read = read_livewild_labels};
 }
 
@@ -259,8 +262,9 @@ bool is_deqa_reference(const std::string& reference) {
                                    88,  101, 103, 105, 119, 120, 130, 137, 148, 156, 163, 176, 177, 181,
                                    182, 190, 193, 197, 207, 214, 220, 227, 230, 243, 245, 248};
   static_assert(kNumbers.size() == 40);
-  return std::any_of(kNumbers.begin(), kNumbers.end(),
-                     [&](int number) { return reference == fmt::format("A{:04}.bmp", number); });
+  return std::any_of(kNumbers.begin(), kNumbers.end(), [&, name = lower_case(reference)](int number) {
+    return name == fmt::format("a{:04}.bmp", number);
+  });
 }
 
 std::string name_of(Role role) {

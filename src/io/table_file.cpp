@@ -22,7 +22,35 @@ std::string_view trimmed(std::string_view text) {
   return text;
 }
 
+/// Whether a quote that follows this part of a line opens a field.
+bool is_at_field_start(std::string_view line) {
+  const std::size_t last = line.find_last_not_of(' ');
+  return last == std::string_view::npos || line[last] == '\t' || line[last] == ',' || line[last] == ';';
+}
+
+/// The first line that is not blank, without the fields in quotes. Empty if a quote stays open.
+std::string first_line_unquoted(std::string_view content) {
+  std::string line;
+  bool in_quotes = false;
+  for (const char c : content) {
+    if (c == '"' && (in_quotes || line.ends_with('"') || is_at_field_start(line))) in_quotes = !in_quotes;
+    if (in_quotes) continue;
+    if (c != '\n' && c != '\r') {
+      line += c;
+    } else if (!trimmed(line).empty()) {
+      break;
+    } else {
+      line.clear();
+    }
+  }
+  return in_quotes ? "" : line;
+}
+
 char separator_of(std::string_view content) {
+  // Quotes belong to fields only if a separator stands outside of them.
+  const std::string unquoted = first_line_unquoted(content);
+  for (const char separator : {'\t', ',', ';'})
+    if (trimmed(unquoted).find(separator) != std::string_view::npos) return separator;
   std::size_t begin = 0;
   while (begin < content.size()) {
     const std::size_t end = std::min(content.find_first_of("\r\n", begin), content.size());

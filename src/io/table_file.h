@@ -29,7 +29,8 @@ struct Table {
 /// Whether the content is a zip archive, as xlsx workbooks are.
 bool is_zip(std::string_view content);
 
-/// Reads a text table. The first line that is not blank decides the separator: tab, comma, semicolon, or blanks. With one
+/// Reads a text table. The first line that is not blank decides the separator by what stands outside of its quotes: tab,
+/// comma, semicolon, or blanks. With one
 /// of the first three, fields may be quoted as in RFC 4180 and may then contain line ends. A byte order mark is skipped,
 /// lines end with LF, CRLF or CR, and blanks around unquoted fields are removed. Throws Error for an open quote, text
 /// behind a closing quote, a NUL byte and UTF-16.
@@ -37,7 +38,8 @@ Table parse_text_table(std::string_view content, const std::string& where);
 
 /// Reads all sheets of an xlsx workbook, in the workbook's order, as texts. A number becomes its shortest decimal form
 /// (1600, 0.25), an error its name (#REF!), a formula its stored result. Throws Error for another kind of file, a damaged
-/// one, an encrypted one, or one beyond the limits: 256 MiB in a part, 16 million cells, 32,767 characters in a cell, 512 MiB in all cells.
+/// one, an encrypted one, or one beyond the limits: 64 MiB in a part,
+/// 256 MiB in all parts, 1,000 sheets, 16 million cells, 32,767 characters in a cell, 512 MiB in all cells.
 std::vector<Table> parse_workbook(std::string_view content, const std::string& where);
 
 /// The tables of a file; its content decides between text and workbook.

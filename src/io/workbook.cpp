@@ -19,7 +19,9 @@
 namespace biqa {
 namespace {
 
-constexpr std::size_t kMaxPart = kMaxTextFile;
+constexpr std::size_t kMaxPart = std::size_t{64} << 20;    // a parsed part takes about ten times its bytes
+constexpr std::size_t kMaxParts = std::size_t{256} << 20;  // of all parts; two sheets may refer to one part
+constexpr std::size_t kMaxSheets = 1000;
 constexpr std::size_t kMaxCells = std::size_t{16} << 20;
 constexpr std::size_t kMaxCellText =
     32767;  // characters, as in the standard's applications; here bytes of up to 4 each
@@ -104,12 +106,15 @@ class Archive {
       if (count < 0) refuse(fmt::format("its part {} is damaged ({})", name, zip_file_strerror(file.get())));
       if (count == 0) return content;
       content.append(piece.data(), static_cast<std::size_t>(count));
-      if (content.size() > kMaxPart) refuse(fmt::format("its part {} is larger than 256 MiB", name));
+      if (content.size() > kMaxPart) refuse(fmt::format("its part {} is larger than 64 MiB", name));
+      unpacked_bytes_ += static_cast<std::size_t>(count);
+      if (unpacked_bytes_ > kMaxParts) refuse("its parts are together larger than 256 MiB");
     }
   }
 
   std::string where_;
   std::unique_ptr<zip_t, Close> archive_;
+  mutable std::size_t unpacked_bytes_ = 0;
 };
 
 /// The target of a relation from a part: relative to the part's folder, or from the root of the archive.
@@ -264,6 +269,7 @@ std::vector<Table> parse_workbook(std::string_view content, const std::string& w
   for (const pugi::xml_node& node : child_of(workbook->document_element(), "sheets").children()) {
     const auto target = targets.find(std::string(attribute_of(node, "id")));
     if (target == targets.end()) continue;  // a sheet that is a chart
+    if (tables.size() == kMaxSheets) archive.refuse("it has more than 1,000 sheets");
     Table table{where, std::string(attribute_of(node, "name")), {}};
     const auto sheet = archive.part(target->second);
     if (!sheet)

@@ -81,6 +81,27 @@ TEST_F(DataProgram, Errors) {
   EXPECT_FALSE(fs::exists(out()));
 }
 
+TEST_F(DataProgram, FlagsWithoutEffectAreRefused) {
+  const std::string root = (folder_.path() / "set").string();
+  const auto koniq = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> words{"import", "koniq10k", "--root", root, "--out", out()};
+    words.insert(words.end(), more.begin(), more.end());
+    return run(words);
+  };
+  expect_error(koniq({"--columns", "image=a,score=b"}), 2, "flag --columns has no effect on import koniq10k");
+  expect_error(koniq({"--with-tutorial"}), 2, "flag --with-tutorial has no effect on import koniq10k");
+  expect_error(koniq({"--photos", "x"}), 2, "flag --photos has no effect");
+  expect_error(koniq({"--expect-size", "4x3", "--no-check-images"}), 2,
+               "flag --expect-size has no effect on images");
+  expect_error(import({"--scale", "0..100", "--format", "json"}), 2,
+               "flag --format has no effect on import csv");
+  expect_error(run({"validate", out(), "--skip-bad"}), 2, "flag --skip-bad has no effect on validate");
+  expect_error(run({"stats", out(), "--n", "3"}), 2, "flag --n has no effect on stats");
+  expect_error(run({"overlap", out(), out(), "--seed", "3"}), 2, "flag --seed has no effect on overlap");
+  expect_error(run({"synth", "--photos", root, "--out", out(), "--root", root}), 2,
+               "flag --root has no effect on synth");
+}
+
 TEST_F(DataProgram, SkipsBadRows) {
   folder_.write("set/b.png", "no image");
   expect_error(import({"--scale", "0..100"}), 1, "b.png");
@@ -106,6 +127,12 @@ TEST_F(DataProgram, ValidateListsFaults) {
   EXPECT_EQ(document["rows"], 2);
   ASSERT_EQ(document["faults"].size(), 1U);
   EXPECT_EQ(document["faults"][0]["line"], 2);
+  folder_.write("more.jsonl", R"({"id": "a", "image": "set/a.png", "score": 3, "mos": 1})");
+  const testing::ProgramOutcome noted = run({"validate", (folder_.path() / "more.jsonl").string()});
+  EXPECT_EQ(noted.code, 0);
+  EXPECT_EQ(
+      noted.out,
+      "note: no program reads the key 'mos', which 1 rows have, the first in line 1\n1 rows, 0 faults\n");
   expect_error(run({"validate", "nowhere.jsonl"}), 1, "nowhere.jsonl");
   expect_error(run({"validate"}), 2, "validate takes one manifest");
   expect_error(run({"validate", out(), "--format", "csv"}), 2, "--format");
@@ -124,6 +151,9 @@ TEST_F(DataProgram, StatsAndOverlap) {
   const testing::ProgramOutcome pairs = run({"overlap", out(), out()});
   EXPECT_EQ(pairs.code, 0) << pairs.err;
   EXPECT_EQ(pairs.out, "a.png | b.png | pixels\n2 and 2 rows; pairs: 0 by name, 1 by pixels, 0 alike\n");
+  const testing::ProgramOutcome short_list = run({"overlap", out(), out(), "--pairs", "0"});
+  EXPECT_EQ(short_list.out,
+            "and 1 more pairs (--pairs lists more)\n2 and 2 rows; pairs: 0 by name, 1 by pixels, 0 alike\n");
   folder_.write("set/b.png", "no image");
   const testing::ProgramOutcome broken = run({"overlap", out(), out(), "--format", "json"});
   EXPECT_EQ(broken.code, 3);
@@ -138,6 +168,13 @@ TEST_F(DataProgram, Synth) {
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_EQ(run({"validate", folder + "/manifest.jsonl"}).out, "3 rows, 0 faults\n");
   expect_error(run({"synth", "--photos", photos, "--out", folder}), 1, "synthetic");
+  picture("c.png");
+  folder_.write("set/c.png", "no image");
+  const testing::ProgramOutcome some = run({"synth", "--photos", photos, "--out", folder + "2", "--n", "6"});
+  EXPECT_EQ(some.code, 3) << some.err;
+  ASSERT_EQ(some.errors().size(), 1U) << some.err;
+  EXPECT_THAT(some.errors().front(), HasSubstr("c.png"));
+  EXPECT_THAT(some.err, HasSubstr("left out 2 of 6 images"));
   expect_error(run({"synth", "--photos", photos, "--out", folder, "--n", "0"}), 2, "--n");
   expect_error(run({"synth", "x", "--photos", photos, "--out", folder}), 2, "synth takes no arguments");
 }

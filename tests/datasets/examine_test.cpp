@@ -5,7 +5,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <numbers>
 
 #include "core/error.h"
 #include "datasets/perceptual.h"
@@ -66,10 +68,51 @@ TEST_F(Examine, ValidationListsEveryFault) {
     lines.push_back(fault.line);
     EXPECT_THAT(fault.text, HasSubstr(fmt::format("m.jsonl:{}", fault.line)));
   }
-  // Line 9 has a wrong split, and repeats the image of line 8.
-  EXPECT_THAT(lines, ElementsAre(3, 4, 5, 6, 7, 8, 9, 9, 10));
+  // Lines 8 to 10 repeat the image of line 5.
+  EXPECT_THAT(lines, ElementsAre(3, 4, 5, 6, 7, 8, 8, 9, 9, 10, 10));
   EXPECT_THAT(result.faults[4].text, HasSubstr("already in line 1, with the id '1'"));
-  EXPECT_THAT(result.faults[5].text, HasSubstr("48x32 pixels, not the row's 47x32"));
+  EXPECT_THAT(result.faults[6].text, HasSubstr("48x32 pixels, not the row's 47x32"));
+}
+
+TEST_F(Examine, ValidationListsAllFaultsOfARow) {
+  image("a.png", scene(1));
+  const Validation result = validate_manifest(manifest(
+      "m.jsonl",
+      R"({"id": 3, "image": "absent.png", "score": "x", "raw_score": [], "std": -1, "split": 2, "set": 1, "type": {}, )"
+      R"("text": {"description": 1, "good": "fine", "bad": []}, "width": 0})"
+      "\n"
+      R"({"id": " ", "image": "a.png", "score": 7, "std": "1", "text": "fine", "level": [], "completion": 1})"
+      "\n"
+      R"({"id": "c", "image": "a.png", "score": 3, "std": 0, "split": "val", "text": {"good": null}})"));
+  const auto of_line = [&](std::int64_t line) {
+    std::vector<std::string> texts;
+    for (const ManifestFault& fault : result.faults)
+      if (fault.line == line) texts.push_back(fault.text);
+    return texts;
+  };
+  const auto names = [](const char* key) { return HasSubstr(std::string(": ") + key + " is "); };
+  EXPECT_THAT(of_line(1), ElementsAre(names("id"), names("score"), names("raw_score"), names("std"),
+                                      names("set"), names("type"), names("split"), names("width"),
+                                      names("text.bad"), names("text.description"), HasSubstr("absent.png")));
+  EXPECT_THAT(of_line(2), ElementsAre(names("id"), names("score"), names("std"), names("completion"),
+                                      names("level"), names("text")));
+  EXPECT_THAT(of_line(3), ::testing::IsEmpty());
+  EXPECT_TRUE(result.unknown.empty());
+}
+
+TEST_F(Examine, UnknownKeysAreNoFaults) {
+  image("a.png", scene(1));
+  image("b.png", scene(2));
+  const Validation result = validate_manifest(manifest(
+      "m.jsonl", row("1", "a.png") + row("2", "b.png", ", \"mos\": 3, \"text\": {\"great\": \"x\"}") +
+                     row("3", "b.png", ", \"mos\": 4")));
+  ASSERT_EQ(result.unknown.size(), 2U);
+  EXPECT_EQ(result.unknown[0].key, "text.great");
+  EXPECT_EQ(result.unknown[1].key, "mos");
+  EXPECT_EQ(result.unknown[1].rows, 2);
+  EXPECT_EQ(result.unknown[1].line, 2);
+  ASSERT_EQ(result.faults.size(), 1U);  // b.png is there twice
+  EXPECT_EQ(result.faults[0].line, 3);
 }
 
 TEST_F(Examine, ValidationOfGoodAndEmptyManifests) {
@@ -153,6 +196,70 @@ TEST_F(Examine, OverlapWithItselfAndUnreadableImages) {
   EXPECT_EQ(result.pairs[0].second, "2");
   ASSERT_EQ(result.unreadable.size(), 1U);
   EXPECT_THAT(result.unreadable[0], HasSubstr("bad.png"));
+}
+
+TEST_F(Examine, ManyPairsAreCountedAndTheFirstAreKept) {
+  constexpr std::int64_t kRows = 600;  // more than a block
+  image("a.png", scene(1));
+  image("b.png", scene(1, 2));
+  image("c.png", scene(2));
+  std::string rows;
+  for (std::int64_t i = 0; i < kRows; ++i) rows += row(std::to_string(i), i % 3 == 0 ? "b.png" : "a.png");
+  rows += row("last", "c.png");
+  const fs::path file = manifest("m.jsonl", rows);
+  const SharedImages all = shared_images(file, file, 1'000'000, 1);
+  EXPECT_EQ(all.all_pairs, kRows * (kRows - 1) / 2);
+  EXPECT_EQ(all.by_pixels, 200 * 199 / 2 + 400 * 399 / 2);
+  EXPECT_EQ(all.by_name, all.by_pixels);
+  EXPECT_EQ(all.alike, 200 * 400);
+  EXPECT_EQ(all.pairs.size(), static_cast<std::size_t>(all.all_pairs));
+  for (const std::int64_t threads : {1, 3}) {
+    const SharedImages some = shared_images(file, file, 700, threads);
+    EXPECT_EQ(some.all_pairs, all.all_pairs);
+    EXPECT_EQ(some.alike, all.alike);
+    ASSERT_EQ(some.pairs.size(), 700U);
+    for (std::size_t i = 0; i < some.pairs.size(); ++i) {
+      ASSERT_EQ(some.pairs[i].first, all.pairs[i].first) << i;
+      ASSERT_EQ(some.pairs[i].second, all.pairs[i].second) << i;
+      ASSERT_EQ(some.pairs[i].distance, all.pairs[i].distance) << i;
+    }
+  }
+  EXPECT_TRUE(shared_images(file, file, 0).pairs.empty());
+}
+
+// The hash sees only low frequencies. Images that differ in the others have equal hashes; the small copies tell them apart.
+TEST_F(Examine, EqualHashesAreNotEnough) {
+  const auto wave = [](int frequency, int place) {
+    return std::cos(std::numbers::pi * frequency * (place + 0.5) / 32);
+  };
+  const auto with_stripes = [&](double contrast) {
+    Image result{32, 32, {}};
+    for (int y = 0; y < 32; ++y) {
+      for (int x = 0; x < 32; ++x) {
+        double value = 128 + contrast * wave(20, x);
+        // 64 different amplitudes from -4 to 4, so that no bit of the hash is a matter of rounding.
+        for (int u = 0; u < 8; ++u)
+          for (int v = 0; v < 8; ++v)
+            value += 4 * ((37 * (8 * u + v) % 64 - 31.5) / 31.5) * wave(u, y) * wave(v, x);
+        const auto level = static_cast<std::uint8_t>(std::clamp(value, 0.0, 255.0));
+        for (int channel = 0; channel < 3; ++channel) result.rgb.push_back(level);
+      }
+    }
+    return result;
+  };
+  const Image plain = with_stripes(0), faint = with_stripes(2), striped = with_stripes(40);
+  const Impression a = impression_of(plain), b = impression_of(striped);
+  ASSERT_LE(hash_distance(a, b), kAlikeBits);
+  ASSERT_LT(correlation_of(a, b), kAlikeCorrelation);
+  image("plain.png", plain);
+  image("faint.png", faint);
+  image("striped.png", striped);
+  const SharedImages result =
+      shared_images(manifest("a.jsonl", row("1", "plain.png")),
+                    manifest("b.jsonl", row("2", "striped.png") + row("3", "faint.png")));
+  ASSERT_EQ(result.pairs.size(), 1U);
+  EXPECT_EQ(result.pairs[0].second, "3");
+  EXPECT_TRUE(result.pairs[0].distance);
 }
 
 }  // namespace

@@ -75,6 +75,38 @@ TEST_F(Koniq, RawScaleIsTheMeanOfTheGrades) {
               1e-12);
 }
 
+TEST_F(Koniq, GradesAndTheirTotal) {
+  ImportOptions counts = options("koniq10k");
+  counts.labels = labels("counts.csv", kKoniqHead + "1.jpg,1,2,3,0,0,6,50,1,test\n");
+  EXPECT_EQ(import(counts).size(), 1U);
+  fs::remove(counts.out);
+  counts.labels = labels("counts.csv", kKoniqHead + "1.jpg,1,2,3,0,0,7,50,1,test\n");
+  EXPECT_THAT(refusal(counts),
+              HasSubstr("counts.csv:2: c1 to c5 sum to 6, which is neither 1 nor c_total, 7"));
+  counts.scale = "raw";
+  EXPECT_THAT(refusal(counts), HasSubstr("neither 1 nor c_total"));
+  counts.scale = "";
+  counts.labels =
+      labels("counts.csv", "image_name,c1,c2,c3,c4,c5,c_total,MOS,SD,MOS_zscore\n1.jpg,1,2,3,0,0,7,2,1,50\n");
+  EXPECT_THAT(refusal(counts), HasSubstr("neither 1 nor c_total"));
+}
+
+TEST_F(Koniq, BadRowsOfOtherSplitsDoNotCount) {
+  ImportOptions some = options("koniq10k");
+  some.labels = labels(
+      "bad.csv", kKoniqHead + kKoniqRows + "9.jpg,0,0,1,0,0,1,nan,1,test\n8.jpg,0,0,1,0,0,1,x,1,training\n");
+  some.splits = {"val"};
+  EXPECT_EQ(import(some).size(), 1U);
+  EXPECT_THAT(said_, HasSubstr("2 bad rows are in other splits and do not count"));
+  fs::remove(some.out);
+  some.splits = {"test"};
+  EXPECT_THAT(refusal(some), HasSubstr("bad.csv:5: MOS is 'nan'"));
+  // A row whose split is unknown may be one of them.
+  some.splits = {"val"};
+  some.labels = labels("bad.csv", kKoniqHead + kKoniqRows + "9.jpg,0,0,1,0,0,1,50,1,\n");
+  EXPECT_THAT(refusal(some), HasSubstr("bad.csv:5: set is empty"));
+}
+
 TEST_F(Koniq, OtherFileHasBothScalesAndNoSplit) {
   ImportOptions other = options("koniq10k");
   other.labels =
@@ -208,6 +240,21 @@ TEST_F(DataSetFixture, SpaqWorkbook) {
               HasSubstr("no columns Image name or img_name, MOS; its first row is Image name, Brightness"));
 }
 
+TEST_F(DataSetFixture, TheSheetThatIsReadIsNamed) {
+  const std::string rows =
+      "<row><c t='inlineStr'><is><t>Image name</t></is></c><c t='inlineStr'><is><t>MOS</t></is></c></row>"
+      "<row><c t='inlineStr'><is><t>1.jpg</t></is></c><c><v>49</v></c></row>";
+  picture("TestImage/1.jpg");
+  ImportOptions spaq = options("spaq");
+  spaq.labels = labels("two.xlsx", workbook_of(rows, "", 3));
+  EXPECT_EQ(import(spaq).size(), 1U);
+  EXPECT_THAT(said_, HasSubstr("sheets: 'S' of "));
+  EXPECT_THAT(said_, HasSubstr("is read; the columns are also in 'S2', 'S3', which are not read"));
+  spaq.labels = labels("one.xlsx", workbook_of(rows));
+  import(spaq);
+  EXPECT_THAT(said_, Not(HasSubstr("sheets:")));
+}
+
 TEST_F(DataSetFixture, LiveWild) {
   const fs::path fixtures = fs::path(BIQA_SOURCE_DIR) / "tests/fixtures/labels";
   fs::create_directories(folder_.path() / "root/Data");
@@ -267,6 +314,14 @@ TEST_F(DataSetFixture, PipalFolders) {
   ASSERT_EQ(rows.size(), 1U);
   EXPECT_EQ(rows[0]["reference"], "A0006.bmp");
   EXPECT_THAT(said_, HasSubstr("deqa of PIPAL has 4,640"));
+  // Names and references may differ in case.
+  labels("Train_Label/A0006.txt", "a0006_00_01.bmp,916.7136\r\n");
+  EXPECT_EQ(import(deqa).size(), 1U);
+  // A bad row of another reference does not count.
+  labels("Train_Label/A0001.txt", "A0001_06_26.bmp, x\n");
+  EXPECT_EQ(import(deqa).size(), 1U);
+  EXPECT_THAT(said_, HasSubstr("1 bad rows are in other splits"));
+  labels("Train_Label/A0001.txt", "A0001_06_26.bmp, 1835.9856\n");
   // A bad row of these references is no silent loss.
   fs::remove(deqa.out);
   labels("Train_Label/A0006.txt", "A0006_00_01.bmp,916.7136\r\n,1500\r\n");
@@ -323,7 +378,11 @@ TEST_F(DataSetFixture, TidNamesDifferInCase) {
   EXPECT_EQ(rows[1]["level"], 5);
   fs::remove(options("tid2013").out);
   picture("distorted_images/I01_11_1.bmp");
-  EXPECT_THAT(refusal(options("tid2013")), HasSubstr("could both be 'I01_11_1.BMP'"));
+  ImportOptions ambiguous = options("tid2013");
+  for (const bool check : {true, false}) {
+    ambiguous.check_images = check;
+    EXPECT_THAT(refusal(ambiguous), HasSubstr("could both be 'I01_11_1.BMP'"));
+  }
 }
 
 TEST_F(DataSetFixture, FliveSplitsByLists) {
@@ -386,7 +445,7 @@ TEST_F(DataSetFixture, QReasoning) {
      "good_aspect": "<translation>Sharp.</translation>", "bad_aspect": "no tags"}])");
   labels(
       "cot_reasoning_test.json",
-      R"([{"image": "3.jpg", "quality": 1, "description": {"answer": " A wall. "}, "good_aspect": {"answer": ""}}])");
+      R"([{"image": "3.jpg", "quality": 1, "description": {"answer": " A wall. "}, "good_aspect": {"answer": ""}, "bad_aspect": null}])");
   for (const char* name : {"1.jpg", "2.jpg", "3.jpg"}) picture(std::string("images/") + name);
   ImportOptions train = options("q-reasoning");
   train.splits = {"train"};
@@ -398,11 +457,14 @@ TEST_F(DataSetFixture, QReasoning) {
   EXPECT_EQ(rows[1]["score"], 3.7);
   EXPECT_EQ(rows[1]["text"], json::parse(R"({"description": "A boat.", "good": "Sharp."})"));
   EXPECT_THAT(said_, HasSubstr("bad_aspect of 2.jpg left out"));
+  EXPECT_THAT(said_, Not(HasSubstr("null or absent")));
   EXPECT_THAT(said_, Not(HasSubstr("mapped from")));
   rows = import(options("q-reasoning"));
   ASSERT_EQ(rows.size(), 3U);
   EXPECT_EQ(rows[2]["score"], 2.0);
   EXPECT_EQ(rows[2]["split"], "test");
+  EXPECT_THAT(said_, HasSubstr("texts: bad_aspect is null or absent in 1 rows"));
+  EXPECT_THAT(said_, Not(HasSubstr("description is null")));
   EXPECT_EQ(rows[2]["text"], json::parse(R"({"description": "A wall."})"));
   EXPECT_THAT(said_, HasSubstr("quality mapped from 0..4 to 1..5"));
 }
@@ -507,6 +569,12 @@ TEST_F(DataSetFixture, PyiqaTables) {
   rows = import(pyiqa);
   EXPECT_EQ(rows[0]["split"], "train");
   EXPECT_EQ(rows[1]["split"], "test");
+  EXPECT_THAT(said_, HasSubstr("in the column split, 0 is train, 1 is val and 2 is test"));
+  // Folds are no splits.
+  fs::remove(pyiqa.out);
+  pyiqa.labels = labels("folds.csv", "img_name,mos,std,split\n1.png,5,1,0\n2.png,6,1,4\n");
+  EXPECT_THAT(refusal(pyiqa),
+              HasSubstr("folds.csv:3: the column split has the number 4, a fold and no split"));
 }
 
 TEST(ImportFlags, Columns) {

@@ -136,6 +136,51 @@ TEST_F(Synth, RowsSayWhatWasDone) {
   EXPECT_GT(types.size(), 8U);
 }
 
+TEST_F(Synth, PhotographsThatCannotBeReadAreLeftOut) {
+  const fs::path whole = make("whole", 8);
+  write_png(folder_.path() / "photos/c.png", photo(30, 30));
+  const fs::path before = make("before", 9);
+  folder_.write("photos/c.png", "no image");
+  const SynthResult result =
+      make_synthetic_set({folder_.path() / "photos", folder_.path() / "after", 9, 7, 32});
+  EXPECT_EQ(result.images, 6);
+  ASSERT_EQ(result.unreadable.size(), 1U);
+  EXPECT_THAT(result.unreadable[0], HasSubstr("c.png"));
+  std::istringstream lines(file_content(before / "manifest.jsonl"));
+  std::string kept;
+  for (std::string line; std::getline(lines, line);) {
+    const nlohmann::json row = nlohmann::json::parse(line);
+    const std::string image = row["image"];
+    EXPECT_EQ(fs::exists(folder_.path() / "after" / image), row["reference"] != "c.png");
+    if (row["reference"] == "c.png") continue;
+    kept += line + "\n";
+    EXPECT_EQ(file_content(folder_.path() / "after" / image), file_content(before / image));
+  }
+  EXPECT_EQ(file_content(folder_.path() / "after/manifest.jsonl"), kept);
+}
+
+/// The sets of other systems may differ by one level, because exp, log and cos of their libraries differ in the last bit.
+/// tests/fixtures/synth/golden was written by
+/// build/cpu/bin/biqa_data synth --photos tests/fixtures/synth/photos --out tests/fixtures/synth/golden --n 24 --seed 3 --side 20
+TEST_F(Synth, AgreesWithTheGoldenSet) {
+  const fs::path fixtures = fs::path(BIQA_SOURCE_DIR) / "tests/fixtures/synth";
+  const SynthResult result = make_synthetic_set({fixtures / "photos", folder_.path() / "set", 24, 3, 20});
+  EXPECT_EQ(result.images, 24);
+  EXPECT_EQ(file_content(folder_.path() / "set/manifest.jsonl"),
+            file_content(fixtures / "golden/manifest.jsonl"));
+  std::map<std::string, int> types;
+  for (const Sample& sample : read_manifest(fixtures / "golden/manifest.jsonl")) {
+    ++types[sample.type];
+    const Image golden = read_image(sample.image),
+                made = read_image(folder_.path() / "set/images" / sample.id);
+    ASSERT_EQ(made.rgb.size(), golden.rgb.size());
+    for (std::size_t i = 0; i < golden.rgb.size(); ++i)
+      ASSERT_LE(std::abs(made.rgb[i] - golden.rgb[i]), 1)
+          << sample.id << ", " << sample.type << ", byte " << i;
+  }
+  EXPECT_EQ(types.size(), distortions().size() + 1) << "every distortion and the clean image are in the set";
+}
+
 TEST_F(Synth, Refusals) {
   const auto refusal = [&](const fs::path& photos) {
     return error_of([&] { make_synthetic_set({photos, folder_.path() / "out", 2, 1, 16}); });

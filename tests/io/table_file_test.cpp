@@ -47,6 +47,18 @@ TEST(TextTable, Separators) {
   EXPECT_THAT(fields_of(parsed(" \n,,\n\n")), IsEmpty());
 }
 
+TEST(TextTable, SeparatorsInQuotesDoNotDecide) {
+  EXPECT_THAT(fields_of(parsed("\"name, of file\";score\na;0,5\n")),
+              ElementsAre(Fields{"name, of file", "score"}, Fields{"a", "0,5"}));
+  EXPECT_THAT(fields_of(parsed("\"a\tb\",\"two\nlines; x\"\n1,2\n")),
+              ElementsAre(Fields{"a\tb", "two\nlines; x"}, Fields{"1", "2"}));
+  // One quoted column, and a quote that is no field's.
+  EXPECT_THAT(fields_of(parsed("\"a,b\"\n\"c,d\"\n")), ElementsAre(Fields{"a,b"}, Fields{"c,d"}));
+  EXPECT_THAT(fields_of(parsed("5\" x\n")), ElementsAre(Fields{"5\"", "x"}));
+  EXPECT_THAT(fields_of(parsed("5\" x; y\n6\" z, w; v\n")),
+              ElementsAre(Fields{"5\" x", "y"}, Fields{"6\" z, w", "v"}));
+}
+
 TEST(TextTable, Refusals) {
   EXPECT_THAT(error_of([] { parsed("a,b\n1,\"open\n2,3\n"); }),
               HasSubstr("t.csv:2: a quote that opens here"));
@@ -146,6 +158,19 @@ TEST(Workbook, HostileTexts) {
   const auto shared = [](std::size_t bytes) { return "<si><t>" + std::string(bytes, 'x') + "</t></si>"; };
   EXPECT_THAT(error_of([&] { cells_of(rows, shared(131000)); }), HasSubstr("more than 512 MiB of text"));
   EXPECT_THAT(error_of([&] { cells_of(rows, shared(132000)); }), HasSubstr("more than 32,767 characters"));
+}
+
+TEST(Workbook, LimitsItsParts) {
+  const std::string megabyte = "<row>" + std::string(std::size_t{1} << 20, ' ') + "</row>";
+  const auto refusal = [](const std::string& workbook) {
+    return error_of([&] { parse_workbook(workbook, "b.xlsx"); });
+  };
+  EXPECT_EQ(refusal(workbook_of(megabyte, "", 3)), "");
+  EXPECT_THAT(refusal(workbook_of(megabyte, "", 300)),
+              HasSubstr("its parts are together larger than 256 MiB"));
+  EXPECT_THAT(refusal(workbook_of("<row/>", "", 1001)), HasSubstr("more than 1,000 sheets"));
+  EXPECT_THAT(refusal(workbook_of("<row>" + std::string(std::size_t{65} << 20, ' ') + "</row>")),
+              HasSubstr("its part book/sheets/a.xml is larger than 64 MiB"));
 }
 
 // Few bytes that ask for many cells.

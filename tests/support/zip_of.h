@@ -37,8 +37,11 @@ inline std::string zip_of(const std::vector<std::pair<std::string, std::string>>
          little(parts.size(), 2) + little(directory.size(), 4) + little(archive.size(), 4) + little(0, 2);
 }
 
-/// A workbook of one sheet with these parts of its XML.
-inline std::string workbook_of(const std::string& rows, const std::string& shared = "") {
+/// A workbook with these parts of its XML. Its sheets are named S, S2, S3, …; all are the same part.
+inline std::string workbook_of(const std::string& rows, const std::string& shared = "", int sheets = 1) {
+  std::string entries;
+  for (int i = 1; i <= sheets; ++i)
+    entries += "<sheet name=\"S" + (i == 1 ? "" : std::to_string(i)) + "\" r:id=\"r7\"/>";
   const std::string office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships/";
   const auto relation = [&](const char* id, const char* type, const char* target) {
     return std::string("<Relationship Id=\"") + id + "\" Type=\"" + office + type + "\" Target=\"" + target +
@@ -47,8 +50,7 @@ inline std::string workbook_of(const std::string& rows, const std::string& share
   return zip_of(
       {{"_rels/.rels",
         "<Relationships>" + relation("r1", "officeDocument", "book/main.xml") + "</Relationships>"},
-       {"book/main.xml",
-        "<workbook xmlns:r=\"x\"><sheets><sheet name=\"S\" r:id=\"r7\"/></sheets></workbook>"},
+       {"book/main.xml", "<workbook xmlns:r=\"x\"><sheets>" + entries + "</sheets></workbook>"},
        {"book/_rels/main.xml.rels", "<Relationships>" + relation("r7", "worksheet", "/book/sheets/a.xml") +
                                         relation("r8", "sharedStrings", "texts.xml") + "</Relationships>"},
        {"book/texts.xml", "<sst>" + shared + "</sst>"},
