@@ -220,6 +220,17 @@ struct Content {
   bool readable = false;
 };
 
+/// A number for each different text.
+class Numbering {
+ public:
+  std::uint32_t of(const std::string& text) {
+    return numbers_.try_emplace(text, static_cast<std::uint32_t>(numbers_.size())).first->second;
+  }
+
+ private:
+  std::unordered_map<std::string, std::uint32_t> numbers_;
+};
+
 std::vector<Content> contents_of(const std::vector<Sample>& samples, Numbering& ids, Numbering& names,
                                  std::vector<std::string>& unreadable) {
   std::vector<Content> contents(samples.size());
@@ -243,17 +254,6 @@ std::vector<Content> contents_of(const std::vector<Sample>& samples, Numbering& 
       unreadable.push_back(fmt::format("{}: {}", samples[i].id, checks[i].problem));
   return contents;
 }
-
-/// A number for each different text.
-class Numbering {
- public:
-  std::uint32_t of(const std::string& text) {
-    return numbers_.try_emplace(text, static_cast<std::uint32_t>(numbers_.size())).first->second;
-  }
-
- private:
-  std::unordered_map<std::string, std::uint32_t> numbers_;
-};
 
 /// Two rows, by their places in the manifests, and what they share.
 struct Pair {

@@ -231,9 +231,8 @@ class RowReader {
 
   double score(const std::vector<std::string>& fields) const {
     const std::string& name = columns_.name.at(Role::score);
-    const std::optional<double> mean =
-        columns_.grades.empty() ? std::nullopt : std::optional(mean_of_grades(fields));
-    return columns_.at.contains(Role::score) ? number(name, text(fields, Role::score)) : *mean;
+    const double mean = columns_.grades.empty() ? 0 : mean_of_grades(fields);  // also checks the grades
+    return columns_.at.contains(Role::score) ? number(name, text(fields, Role::score)) : mean;
   }
 
   /// c1 to c5 are shares, or counts that c_total sums.

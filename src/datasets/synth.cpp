@@ -116,9 +116,9 @@ SynthResult make_synthetic_set(const SynthOptions& options) {
       Image image;
       try {
         image = read_image(photo);
-      } catch (const Error& problem) {
+      } catch (const Error& unreadable) {
         const std::lock_guard lock(writing);
-        problems.emplace(photo, problem.what());
+        problems.emplace(photo, unreadable.what());
         continue;
       }
       lines[static_cast<std::size_t>(i)] = make_image(options, photo, image, i, folder.path());
@@ -130,7 +130,7 @@ SynthResult make_synthetic_set(const SynthOptions& options) {
     manifest += line;
     result.images += line.empty() ? 0 : 1;
   }
-  for (const auto& [photo, problem] : problems) result.unreadable.push_back(problem);
+  for (const auto& [photo, why] : problems) result.unreadable.push_back(why);
   if (result.images == 0)
     fail("cannot use folder {}: none of its photographs can be read; the first: {}", options.photos.string(),
          result.unreadable.front());

@@ -318,7 +318,7 @@ TEST_F(DataSetFixture, PipalFolders) {
   labels("Train_Label/A0006.txt", "a0006_00_01.bmp,916.7136\r\n");
   EXPECT_EQ(import(deqa).size(), 1U);
   // A bad row of another reference does not count.
-  labels("Train_Label/A0001.txt", "A0001_06_26.bmp, x\n");
+  labels("Train_Label/A0001.txt", "A0001_06_26.bmp, 1835.9856\nA0001_06_27.bmp, x\n");
   EXPECT_EQ(import(deqa).size(), 1U);
   EXPECT_THAT(said_, HasSubstr("1 bad rows are in other splits"));
   labels("Train_Label/A0001.txt", "A0001_06_26.bmp, 1835.9856\n");

@@ -37,7 +37,7 @@ def main():
     write_png(photos / "checks.png", 40, 32, lambda x, y: (40 + 150 * ((x // 5 + y // 7) % 2), 6 * y, 220 - 5 * x))
     write_png(photos / "rings.png", 28, 44,
               lambda x, y: (((x - 14) ** 2 + (y - 20) ** 2) // 3 % 256, 9 * x, 60 + 100 * (y // 11 % 2)))
-    command = [sys.argv[1], "synth", "--photos", photos, "--out", OUT / "golden", "--n", "24", "--seed", "3", "--side", "20"]
+    command = [sys.argv[1], "synth", "--photos", photos, "--out", OUT / "golden", "--n", "24", "--seed", "6", "--side", "20"]
     subprocess.run(command, check=True)
 
 
