@@ -183,7 +183,7 @@ TEST(RewardRole, ScoresItsRowsAndSendsThemToEveryLearner) {
   const std::vector<std::size_t> rows{0, 1, 2, 3};  // even ones are rank 1's
   const Config config;
   const auto reward = [&](Communicator& world) {
-    RewardRole role(config, world, roles);
+    RewardRole role(config, world, roles, nullptr);
     for (const std::int64_t step : {1, 2}) EXPECT_GE(role.score_step(step, rows), 0);
   };
   const auto learner = [&](Communicator& world) {
