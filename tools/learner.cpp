@@ -132,7 +132,7 @@ ExitCode train(const CommandLine& line) {
       const int processors = share_processors(world);
       if (world.rank() == 0) {
         RunPlan plan = make_plan(config, world.size(), processors, given_rates(line));
-        plan.doubts = data_doubts(config);
+        for (std::string& doubt : data_doubts(config)) plan.doubts.push_back(std::move(doubt));
         warn_of_device(plan, config.model.path);
         fmt::print("{}", describe_plan(plan));
       }

@@ -47,6 +47,12 @@ void check_together(const Config& c, const YamlNode& root) {
         "objective.loss: sft",
         where("rollout", "group_size"));
   }
+  if (c.objective.credit == CreditAssignment::parts && row_of(c.objective.loss.loss).one_ratio_per_sequence) {
+    fail_usage(
+        "cannot use objective.credit at {}: {} has one ratio per completion, which spreads the advantage of "
+        "each part over all tokens; set credit: whole, or a loss with a ratio per token, such as grpo",
+        where("objective", "credit"), row_of(c.objective.loss.loss).name);
+  }
   if (c.stage2.enabled && c.prompts.texts.profile.caption_tag.empty()) {
     fail_usage(
         "cannot use prompts.profile at {}: the completions of {} have no caption for the second stage; set "
@@ -90,6 +96,7 @@ Config load_config(const fs::path& file, std::span<const std::string> overrides)
   }
   if (config.train.out.empty()) config.train.out = fs::absolute(fs::path("runs") / config.file.stem());
   config.rewards.penalise_leak = config.stage2.leak_guard == LeakGuard::penalise;
+  config.rewards.second_stage_reads_reasoning = config.stage2.input == Stage2Input::caption_reasoning;
   check_together(config, root);
   return config;
 }

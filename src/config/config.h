@@ -2,6 +2,7 @@
 // The YAML configuration of a run, one struct per section. docs/configuration.md describes each key.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -11,6 +12,7 @@
 
 #include "actor/options.h"
 #include "comm/roles.h"
+#include "core/names.h"
 #include "data/preprocess.h"
 #include "data/prompts.h"
 #include "learner/advantage.h"
@@ -74,9 +76,18 @@ struct PromptSettings {
   PromptTexts texts = default_prompts(named_profile("paper"));
 };
 
+/// Which tokens of a trajectory the advantage of a reward reaches.
+enum class CreditAssignment : std::uint8_t {
+  whole,  ///< all of them: one advantage per trajectory
+  parts   ///< those of its parts of the completion (reward/table.h: Credit, training/credit.h: the formula)
+};
+inline constexpr std::array kCreditAssignmentNames{Named<CreditAssignment>{"whole", CreditAssignment::whole},
+                                                   Named<CreditAssignment>{"parts", CreditAssignment::parts}};
+
 struct ObjectiveSettings {
   ObjectiveConfig loss;
   AdvantageConfig advantage;
+  CreditAssignment credit = CreditAssignment::whole;
   /// groups whose completions all have the same reward are left out of the loss
   bool drop_zero_variance = LossRow{}.drop_zero_variance;
   bool mask_truncated =
@@ -128,7 +139,7 @@ struct Config {
   PromptSettings prompts;
   RolloutSettings rollout;
   Stage2Settings stage2;
-  RewardConfig rewards;  ///< penalise_leak follows stage2.leak_guard
+  RewardConfig rewards;  ///< penalise_leak and second_stage_reads_reasoning follow stage2
   ObjectiveSettings objective;
   OptimizerSettings optimizer;
   TrainSettings train;

@@ -65,6 +65,9 @@ struct Bounds {
   }
 };
 
+constexpr double kLarge = 1e6, kHuge = 1e9;
+constexpr Bounds kShare{0, 1}, kWeight{0, kLarge}, kDecay{0, 0.999999};
+
 YamlNode unquoted(YamlNode node) {
   node.quoted = false;
   return node;
@@ -83,6 +86,31 @@ double read_number(const YamlNode& node, const std::string& key, const Bounds& b
   const std::optional<double> value = yaml_number(node);
   if (!value || !bounds.hold(*value)) refuse_value(node, key, bounds.text());
   return *value;
+}
+
+WeightSchedule read_weight(const YamlNode& node, const std::string& key) {
+  if (node.kind != YamlKind::map) {
+    if (node.kind == YamlKind::scalar && !yaml_number(node))
+      refuse_value(node, key, "a weight, or steps with weights such as {0: 0, 100: 1}");
+    return WeightSchedule(read_number(node, key, kWeight));
+  }
+  std::vector<WeightSchedule::Point> points;
+  for (const YamlNode& child : node.children) {
+    YamlNode step;
+    step.kind = YamlKind::scalar;
+    step.text = child.key;
+    step.where = child.where;
+    points.push_back({read_integer(step, key, 0, kMany), read_number(child, key + "." + child.key, kWeight)});
+  }
+  if (points.empty()) refuse_value(node, key, "a map of at least one step and its weight");
+  std::sort(points.begin(), points.end(), [](const auto& a, const auto& b) { return a.step < b.step; });
+  // "1" and "0x1" are different keys of YAML, but the same step.
+  for (std::size_t i = 1; i < points.size(); ++i) {
+    if (points[i - 1].step == points[i].step)
+      refuse_value(node, key,
+                   fmt::format("a map with each step once (step {} is there twice)", points[i].step));
+  }
+  return WeightSchedule(std::move(points));
 }
 
 std::string read_text(const YamlNode& node, const std::string& key) {
@@ -137,6 +165,12 @@ class Fields {
           value = read_number(node, full, bounds);
         },
         [&value] { return fmt::format("{}", value); });
+  }
+  /// A constant weight, or a map of steps and weights.
+  void weight(const std::string& key, WeightSchedule& value) {
+    add(
+        key, [&value](const YamlNode& node, const std::string& full) { value = read_weight(node, full); },
+        [&value] { return value.text(); });
   }
   void optional_number(const char* key, std::optional<double>& value, Bounds bounds) {
     add(
@@ -297,9 +331,6 @@ void read_roles(const YamlNode& node, const std::string& full, RoleConfig& roles
   }
 }
 
-constexpr double kLarge = 1e6, kHuge = 1e9;
-constexpr Bounds kShare{0, 1}, kWeight{0, kLarge}, kDecay{0, 0.999999};
-
 void model_fields(Fields& f, ModelSettings& model) {
   f.section("model");
   f.path("path", model.path);
@@ -372,7 +403,7 @@ void stage2_fields(Fields& f, Stage2Settings& stage2) {
 void rewards_fields(Fields& f, RewardConfig& settings) {
   f.section("rewards");
   for (std::size_t i = 0; i < rewards().size(); ++i)
-    f.number(std::string(rewards()[i].name), settings.weights[i], kWeight);
+    f.weight(std::string(rewards()[i].name), settings.weights[i]);
   f.number("tolerance", settings.tolerance, {1e-6, kLarge});
   f.choice("rouge", settings.rouge, kRougeKinds);
   f.choice("rouge_span", settings.rouge_span, kRougeSpans);
@@ -381,6 +412,7 @@ void rewards_fields(Fields& f, RewardConfig& settings) {
   f.choice("reasoning_kind", settings.reasoning_kind, kReasoningKinds);
   f.path("similarity_model", settings.similarity_model);
   f.path("lexicon", settings.lexicon);
+  f.integer("stall_steps", settings.stall_steps, 0, kMany);
 }
 
 void objective_fields(Fields& f, ObjectiveSettings& objective) {
@@ -388,6 +420,7 @@ void objective_fields(Fields& f, ObjectiveSettings& objective) {
   f.choice("loss", objective.loss.loss, losses());
   f.choice("advantage", objective.advantage.kind, kAdvantageNames);
   f.choice("advantage_scale", objective.advantage.scale, kAdvantageScaleNames);
+  f.choice("credit", objective.credit, kCreditAssignmentNames);
   f.number("clip_low", objective.loss.clip_low, kShare);
   f.number("clip_high", objective.loss.clip_high, {0, kHuge});
   f.choice("kl", objective.loss.kl, kKlNames);

@@ -84,6 +84,29 @@ std::optional<double> parse_rating(const Profile& profile, std::string_view cont
   return number ? parse_decimal(*number) : std::nullopt;
 }
 
+struct FoundParts {
+  FoundParts(const Profile& profile, std::string_view text)
+      : caption(find_part(text, profile.caption_tag)),
+        reasoning(find_part(text, profile.reasoning_tag)),
+        rating(find_part(text, profile.rating_tag)) {}
+  std::optional<Part> caption, reasoning, rating;
+};
+
+bool well_formed(const Profile& profile, std::string_view text, const FoundParts& parts) {
+  const auto& [caption, reasoning, rating] = parts;
+  const bool has_caption = profile.caption_tag.empty() || (caption && !caption->content.empty());
+  if (!has_caption || !reasoning || reasoning->content.empty() || !rating ||
+      !parse_rating(profile, rating->content)) {
+    return false;
+  }
+  const auto blank = [&](std::size_t from, std::size_t to) {
+    return from <= to && trim(text.substr(from, to - from)).empty();
+  };
+  const bool begins_well = caption ? blank(0, caption->begin) && blank(caption->end, reasoning->begin)
+                                   : blank(0, reasoning->begin);
+  return begins_well && blank(reasoning->end, rating->begin) && blank(rating->end, text.size());
+}
+
 /// A numeral that looks like a rating.
 struct Numeral {
   std::size_t begin = 0, end = 0;
@@ -132,21 +155,18 @@ std::vector<Numeral> rating_numerals(std::string_view text) {
 
 Stage1Response parse_stage1(const Profile& profile, std::string_view text) {
   Stage1Response response;
-  const auto caption = find_part(text, profile.caption_tag);
-  const auto reasoning = find_part(text, profile.reasoning_tag);
-  const auto rating = find_part(text, profile.rating_tag);
-  if (caption) response.caption = std::string(caption->content);
-  if (reasoning) response.reasoning = std::string(reasoning->content);
-  if (rating) response.rating = parse_rating(profile, rating->content);
-  const bool has_caption = profile.caption_tag.empty() || (caption && !caption->content.empty());
-  if (!has_caption || !reasoning || reasoning->content.empty() || !response.rating) return response;
-  const auto blank = [&](std::size_t from, std::size_t to) {
-    return from <= to && trim(text.substr(from, to - from)).empty();
-  };
-  const bool begins_well = caption ? blank(0, caption->begin) && blank(caption->end, reasoning->begin)
-                                   : blank(0, reasoning->begin);
-  response.format_ok = begins_well && blank(reasoning->end, rating->begin) && blank(rating->end, text.size());
+  const FoundParts parts(profile, text);
+  if (parts.caption) response.caption = std::string(parts.caption->content);
+  if (parts.reasoning) response.reasoning = std::string(parts.reasoning->content);
+  if (parts.rating) response.rating = parse_rating(profile, parts.rating->content);
+  response.format_ok = well_formed(profile, text, parts);
   return response;
+}
+
+std::optional<PartEnds> part_ends(const Profile& profile, std::string_view text) {
+  const FoundParts parts(profile, text);
+  if (!well_formed(profile, text, parts)) return std::nullopt;
+  return PartEnds{parts.caption ? parts.caption->end : 0, parts.reasoning->end};
 }
 
 std::optional<double> parse_stage2(const Profile& profile, std::string_view text) {

@@ -27,6 +27,14 @@ struct Stage1Response {
 /// `text`: the completion without its end token.
 Stage1Response parse_stage1(const Profile& profile, std::string_view text);
 
+/// Where the parts of a completion with the right format end, in bytes from its start.
+struct PartEnds {
+  std::size_t caption = 0;    ///< behind the caption's closing tag; 0 if the profile has no caption
+  std::size_t reasoning = 0;  ///< behind the closing tag of the reasoning
+};
+/// nullopt if parse_stage1(…).format_ok is false.
+std::optional<PartEnds> part_ends(const Profile& profile, std::string_view text);
+
 /// The rating in a second-stage completion, by the same rules.
 std::optional<double> parse_stage2(const Profile& profile, std::string_view text);
 

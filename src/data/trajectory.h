@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "data/annotation.h"
+#include "data/token_parts.h"
 
 namespace biqa {
 
@@ -35,7 +36,12 @@ struct Trajectory {
 
   std::vector<double> rewards;  ///< before weighting, in the order of the reward table; empty until scored
   double reward = 0;            ///< weighted sum of `rewards`
-  double advantage = 0;         ///< set by the learner
+  double advantage = 0;         ///< set by the learner, from all rewards
+  // Set by the learner and not sent to other ranks. token_advantages: of each token of completion_ids; empty: each has
+  // `advantage`. stage2_advantage: of each token of stage2_completion_ids.
+  std::vector<float> token_advantages;
+  double stage2_advantage = 0;
+  std::optional<std::array<double, kCompletionParts>> part_advantages;  ///< if the completion has parts
 };
 
 /// All trajectories of one image in one step.

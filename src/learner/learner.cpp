@@ -168,6 +168,7 @@ void Learner::run_micro_batch(std::span<const LearnerGroup> groups, const BatchT
       if (!reference.empty()) input.reference = reference[g][s];
       input.mask = sequence.mask.empty() ? std::span<const float>(ones) : sequence.mask;
       input.advantage = sequence.advantage;
+      input.token_advantages = sequence.token_advantages;
       input.weight = token_weight(options_.objective.loss, mask_sum(sequence), totals);
       SequenceLoss<float> result = sequence_loss(options_.objective, input);
       if (!std::isfinite(result.loss)) {

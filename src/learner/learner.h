@@ -27,6 +27,7 @@ struct LearnerSequence {
   std::span<const float> mask;
   double advantage = 0;
   std::uint64_t member = 0;  ///< index in its group; part of the key of the completion's dropout
+  std::span<const float> token_advantages{};  ///< of each token; empty: each has `advantage`
 };
 
 /// Completions that share a prompt.

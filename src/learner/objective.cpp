@@ -35,13 +35,13 @@ double token_weight(Loss loss, double sequence_tokens, const BatchTotals& totals
 template <typename T>
 SequenceLoss<T> sequence_loss(const ObjectiveConfig& config, const SequenceInput<T>& input) {
   const std::size_t count = input.logp.size();
-  const double advantage = input.advantage;
   const LossRow& row = row_of(config.loss);
   const bool imitate = row.imitates;
   const bool with_kl = !imitate && config.beta != 0;
   CHECK_EQ(input.mask.size(), count);
   if (!imitate) CHECK_EQ(input.behaviour.size(), count);
   if (with_kl) CHECK_EQ(input.reference.size(), count);
+  if (!input.token_advantages.empty()) CHECK_EQ(input.token_advantages.size(), count);
 
   SequenceLoss<T> result;
   result.token_loss.assign(count, T{0});
@@ -64,8 +64,8 @@ SequenceLoss<T> sequence_loss(const ObjectiveConfig& config, const SequenceInput
   const bool per_sequence = row.one_ratio_per_sequence;
   const ClipBounds clip = row.clip(config);
   const double sequence_ratio = std::exp(gap_sum / divisor);
-  result.masked_off_policy =
-      !imitate && config.off_policy_mask && advantage < 0 && -gap_sum / divisor > *config.off_policy_mask;
+  const bool far_off_policy =
+      !imitate && config.off_policy_mask && -gap_sum / divisor > *config.off_policy_mask;
 
   double by_sequence_ratio = 0;
   for (std::size_t t = 0; t < count; ++t) {
@@ -74,8 +74,12 @@ SequenceLoss<T> sequence_loss(const ObjectiveConfig& config, const SequenceInput
     const double logp = input.logp[t];
     double ratio = 1;
     if (!imitate) ratio = per_sequence ? sequence_ratio : std::exp(logp - double{input.behaviour[t]});
+    const double advantage =
+        input.token_advantages.empty() ? input.advantage : double{input.token_advantages[t]};
     LossTerm total;
-    if (!result.masked_off_policy) {
+    if (far_off_policy && advantage < 0) {
+      result.masked_off_policy = true;
+    } else {
       total = row.term(config, logp, ratio, advantage);
       if (ratio > clip.high && advantage > 0) result.clipped_high += m;
       if (ratio < clip.low && advantage < 0) result.clipped_low += m;

@@ -33,19 +33,22 @@ struct ObjectiveConfig {
   double beta = 0.001;  ///< weight of the KL term; 0: no reference needed
   /// For stale rollouts. Caps the ratio on the unclipped side: min(c, cap)·A ("two-sided clipping", "truncation").
   std::optional<double> ratio_cap;
-  /// For stale rollouts. A sequence with A < 0 and mean(o - l) above this value has no policy term, only its KL term.
+  /// For stale rollouts. In a sequence with mean(o - l) above this value, tokens with A < 0 have no policy term, only their KL
+  /// term.
   std::optional<double> off_policy_mask;
 };
 
 /// Weight of each unmasked token of a sequence with `sequence_tokens` unmasked tokens.
 double token_weight(Loss loss, double sequence_tokens, const BatchTotals& totals);
 
-/// All spans have the same length. `behaviour` may be empty for sft, `reference` for sft or if beta is 0.
+/// All spans have the same length. `behaviour` may be empty for sft, `reference` for sft or if beta is 0, and
+/// `token_advantages` always.
 template <typename T>
 struct SequenceInput {
   std::span<const T> logp, behaviour, reference, mask;
   double advantage = 0;
-  double weight = 1;  ///< from token_weight
+  double weight = 1;                      ///< from token_weight
+  std::span<const T> token_advantages{};  ///< A of each token; empty: `advantage` for each
 };
 
 template <typename T>

@@ -2,6 +2,7 @@
 #include "planning/plan.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -373,6 +374,13 @@ void estimate_times(const Config& config, const ModelConfig& model, const Rollou
       plan.learn_flop / plan.batch_flop_per_second / number(static_cast<std::int64_t>(learners));
 }
 
+std::string weights_text(const RewardConfig& config) {
+  std::vector<std::string> parts;
+  for (std::size_t i = 0; i < rewards().size(); ++i)
+    parts.push_back(fmt::format("{} {}", rewards()[i].name, config.weights[i].text()));
+  return fmt::format("{}", fmt::join(parts, ", "));
+}
+
 }  // namespace
 
 RunPlan make_plan(const Config& config, int ranks, int processors, const GpuRates& rates) {
@@ -396,6 +404,8 @@ RunPlan make_plan(const Config& config, int ranks, int processors, const GpuRate
   plan.trajectories = plan.images * config.rollout.group_size;
   plan.steps = config.train.steps > 0 ? config.train.steps
                                       : config.train.epochs * (plan.training_images / plan.images);
+  if (!row_of(config.objective.loss.loss).imitates) plan.reward_weights = weights_text(config.rewards);
+  plan.doubts = schedule_doubts(config, plan.steps);
   MemoryInputs memory;
   count_tokens(config, sources, plan, memory);
   fill_memory_inputs(config, sources.model, plan, memory);

@@ -41,6 +41,7 @@ struct RunPlan {
   std::int64_t rollout_tokens = 0;                                             ///< generated, both stages
   std::int64_t trained_rows =
       0;  ///< tokens processed by the learners: each group's prompt once, and all completions
+  std::string reward_weights;  ///< "prediction 1, reasoning {0: 0, 100: 1}"; empty if the loss has no rewards
   double vision_flop = 0, rollout_flop = 0, learn_flop = 0;
   /// speed of one rank in matrix products with many rows, from a short measurement
   double batch_flop_per_second = 0;
@@ -55,7 +56,8 @@ struct RunPlan {
   std::int64_t node_bytes = 0;
   std::int64_t node_shared_bytes = 0;    ///< part of it: shared weights
   std::vector<std::string> assumptions;  ///< assumptions made because a file does not exist yet
-  std::vector<std::string> doubts;       ///< data_doubts(), if the caller wants them in the text
+  /// schedule_doubts(); the caller may add data_doubts()
+  std::vector<std::string> doubts;
   double step_seconds() const { return rollout_seconds + learn_seconds; }
 };
 

@@ -10,6 +10,7 @@ namespace biqa {
 void score(Group& group, const RewardConfig& config, const Profile& profile, TextJudge* judge) {
   CHECK(judge != nullptr || config.reasoning_kind == ReasoningKind::rouge);
   CHECK_EQ(config.weights.size(), rewards().size());
+  const std::vector<double> weights = weights_at(config.weights, group.step);
   for (Trajectory& member : group.members) {
     Stage1Response response = parse_stage1(profile, member.text);
     member.format_ok = response.format_ok;
@@ -22,7 +23,7 @@ void score(Group& group, const RewardConfig& config, const Profile& profile, Tex
     member.reward = 0;
     for (const Reward& reward : rewards()) {
       const double value = reward.value({group, member, config, profile, judge});
-      member.reward += config.weights[member.rewards.size()] * value;
+      member.reward += weights[member.rewards.size()] * value;
       member.rewards.push_back(value);
     }
   }

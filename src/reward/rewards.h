@@ -32,8 +32,8 @@ enum class PredictionShape {
 };
 
 struct RewardConfig {
-  std::vector<double> weights = default_reward_weights();  ///< one per row of rewards()
-  double tolerance = 0.35;                                 ///< rating units, > 0
+  std::vector<WeightSchedule> weights = default_reward_weights();  ///< one per row of rewards()
+  double tolerance = 0.35;                                         ///< rating units, > 0
   RougeKind rouge = RougeKind::precision;
   RougeSpan rouge_span = RougeSpan::whole;
   PredictionShape prediction_shape = PredictionShape::cosine;
@@ -42,10 +42,13 @@ struct RewardConfig {
   std::filesystem::path lexicon;           ///< terms of quality; empty: the built-in ones
   double floor = 0.1;                      ///< minimum of the reasoning reward
   bool penalise_leak = false;              ///< no consistency reward if the caption contains the rating
+  bool second_stage_reads_reasoning = false;  ///< besides the caption
+  /// steps after which a reward whose mean and deviation have not changed is reported; 0: never
+  std::int64_t stall_steps = 10;
 };
 
 /// Sets format_ok, caption, reasoning, rating and stage2_rating of every member from its texts. Then it computes the
-/// rewards and their weighted sum `reward`:
+/// rewards and their weighted sum `reward`, with the weights of the group's step:
 /// - prediction: closeness of the first-stage rating to the human score; 0 without a rating;
 /// - consistency: closeness of the second-stage rating; 0 if either rating is missing;
 /// - reasoning: max(floor, agreement with the human text by reasoning_kind). It is the floor for a group without human

@@ -5,14 +5,22 @@
 
 #include <algorithm>
 
+#include "reward/rewards.h"
+
 namespace biqa {
 namespace {
 
 constexpr Reward kRewards[] = {
-    {"prediction", 1, "Prediction reward", "0 to 1", false, false, prediction_reward},
-    {"consistency", 1, "Self-consistency reward", "0 to 1", true, false, consistency_reward},
-    {"reasoning", 1, "Reasoning reward", "0 to 1", false, false, reasoning_reward},
-    {"format", 1, "Format reward", "0 to 0.5", false, true, format_reward},
+    {"prediction", 1, "Prediction reward", "0 to 1", false, false, prediction_reward, Credit::rating,
+     "completions without a rating (parse_rate), or ratings farther from the scores than rewards.tolerance"},
+    {"consistency", 1, "Self-consistency reward", "0 to 1", true, false, consistency_reward,
+     Credit::second_stage,
+     "second-stage completions without a rating (stage2_parse_rate), or ratings farther from the scores than "
+     "rewards.tolerance"},
+    {"reasoning", 1, "Reasoning reward", "0 to 1", false, false, reasoning_reward, Credit::compared_text,
+     "images without human texts, or completions without a rating (parse_rate)"},
+    {"format", 1, "Format reward", "0 to 0.5", false, true, format_reward, Credit::whole,
+     "a prompt that does not ask for the tags of prompts.profile"},
 };
 
 std::vector<Reward>& table() {
@@ -37,9 +45,26 @@ double reward_of(const Trajectory& trajectory, std::size_t column) {
   return trajectory.rewards.empty() ? 0 : trajectory.rewards.at(column);
 }
 
-std::vector<double> default_reward_weights() {
-  std::vector<double> weights;
-  for (const Reward& reward : table()) weights.push_back(reward.weight);
+bool earns_credit(const Reward& reward, CompletionPart part, const RewardConfig& config) {
+  if (part == CompletionPart::second_stage) return reward.credit == Credit::second_stage;
+  switch (reward.credit) {
+    case Credit::whole:
+      return true;
+    case Credit::rating:
+      return part == CompletionPart::rating;
+    case Credit::compared_text:
+      return part == CompletionPart::caption ||
+             (part == CompletionPart::reasoning && config.rouge_span != RougeSpan::caption);
+    case Credit::second_stage:
+      return part == CompletionPart::caption ||
+             (part == CompletionPart::reasoning && config.second_stage_reads_reasoning);
+  }
+  LOG(FATAL) << "unknown credit";
+}
+
+std::vector<WeightSchedule> default_reward_weights() {
+  std::vector<WeightSchedule> weights;
+  for (const Reward& reward : table()) weights.emplace_back(reward.weight);
   return weights;
 }
 

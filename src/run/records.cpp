@@ -47,6 +47,8 @@ void for_each_field(Metrics& m, Visit&& visit) {
     visit(fmt::format("reward_{}_mean", rewards()[i].name).c_str(), m.reward_means[i], kReward);
   for (std::size_t i = 0; i < rewards().size(); ++i)
     visit(fmt::format("reward_{}_std", rewards()[i].name).c_str(), m.reward_stds[i], kReward);
+  for (std::size_t i = 0; i < rewards().size(); ++i)
+    visit(fmt::format("reward_{}_weight", rewards()[i].name).c_str(), m.reward_weights[i], kReward);
   visit("parse_rate", m.parse_rate, kTexts);
   visit("stage2_parse_rate", m.stage2_parse_rate, kTexts);
   visit("zero_variance_fraction", m.zero_variance_fraction, kTexts);
@@ -107,6 +109,7 @@ void for_each_field(Record& m, Visit&& visit) {
   visit("score", m.score, kNoScalar);
   visit("rewards", m.rewards, kNoScalar);
   visit("advantage", m.advantage, kNoScalar);
+  visit("part_advantages", m.part_advantages, kNoScalar);
 }
 
 // nlohmann::json writes doubles so that they round-trip, whatever the locale, and NaN and infinities as null.
@@ -145,9 +148,12 @@ void read_value(const JsonFields& fields, const char* name, std::optional<double
 void read_value(const JsonFields& fields, const char* name, std::map<std::string, double>& values) {
   const std::optional<JsonFields> object = fields.object(name);
   if (!object) return;
-  for (const Reward& reward : rewards()) {
-    if (const auto value = object->number(std::string(reward.name)))
-      values[std::string(reward.name)] = *value;
+  // The known names of both objects with numbers: rewards and parts.
+  std::vector<std::string> names;
+  for (const Reward& reward : rewards()) names.emplace_back(reward.name);
+  for (const auto& part : kCompletionPartNames) names.emplace_back(part.name);
+  for (const std::string& known : names) {
+    if (const auto value = object->number(known)) values[known] = *value;
   }
 }
 

@@ -33,9 +33,10 @@ struct StepMetrics {
   // Over the step's trajectories: the weighted sum, then each reward before its weight. Standard deviations divide by n
   // - 1.
   double reward_mean = kNotMeasured, reward_std = kNotMeasured;
-  // One value per row of the reward table: `reward_NAME_mean` and `reward_NAME_std`.
+  // One value per row of the reward table: `reward_NAME_mean`, `reward_NAME_std` and `reward_NAME_weight`.
   std::vector<double> reward_means = std::vector<double>(rewards().size(), kNotMeasured),
-                      reward_stds = std::vector<double>(rewards().size(), kNotMeasured);
+                      reward_stds = std::vector<double>(rewards().size(), kNotMeasured),
+                      reward_weights = std::vector<double>(rewards().size(), kNotMeasured);
   // Fractions between 0 and 1.
   double parse_rate = kNotMeasured, stage2_parse_rate = kNotMeasured, zero_variance_fraction = kNotMeasured,
          leak_rate = kNotMeasured, truncated_fraction = kNotMeasured;
@@ -75,6 +76,7 @@ struct SampleRecord {
   double score = 0;                       ///< human score
   std::map<std::string, double> rewards;  ///< by name in the reward table, before weighting
   double advantage = 0;
+  std::map<std::string, double> part_advantages;  ///< by name of the part (data/token_parts.h)
 };
 
 /// One JSON line without line end. Names are in the order of the struct. Floats are read back exactly. NaN and

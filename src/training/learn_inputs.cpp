@@ -8,17 +8,6 @@
 
 namespace biqa {
 
-Advantages advantages_of(std::span<const Group> groups, const Config& config) {
-  std::vector<double> columns;
-  for (const Group& group : groups) {
-    for (const Trajectory& t : group.members) {
-      for (std::size_t i = 0; i < rewards().size(); ++i) columns.push_back(reward_of(t, i));
-    }
-  }
-  return compute_advantages(columns, config.rewards.weights,
-                            static_cast<std::size_t>(config.rollout.group_size), config.objective.advantage);
-}
-
 std::vector<bool> dropped_groups(std::span<const Group> groups, const Config& config) {
   if (!config.objective.drop_zero_variance || row_of(config.objective.loss.loss).imitates || groups.empty())
     return std::vector<bool>(groups.size(), false);
@@ -65,14 +54,14 @@ void LearnInputs::add(std::size_t index, const EncodedPicture& picture) {
   for (const Trajectory& t : group.members) {
     input.sequences.push_back({t.completion_ids, t.behaviour_logp,
                                mask_of(t.finished, t.completion_ids.size()), t.advantage,
-                               static_cast<std::uint64_t>(t.member)});
+                               static_cast<std::uint64_t>(t.member), t.token_advantages});
   }
   inputs_.push_back(std::move(input));
   for (const Trajectory& t : group.members) {
     if (!learns_stage2(t, config_)) continue;
     inputs_.push_back({prompt_of_ids(model_, t.stage2_prompt_ids, {}),
                        {{t.stage2_completion_ids, t.stage2_behaviour_logp,
-                         mask_of(t.stage2_finished, t.stage2_completion_ids.size()), t.advantage}},
+                         mask_of(t.stage2_finished, t.stage2_completion_ids.size()), t.stage2_advantage}},
                        stage2_dropout_key(group, t.member),
                        dropped_[index],
                        group.sample_id + " (from the caption)"});

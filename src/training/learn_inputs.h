@@ -9,13 +9,10 @@
 #include "actor/pictures.h"
 #include "config/config.h"
 #include "data/trajectory.h"
-#include "learner/advantage.h"
 #include "learner/learner.h"
+#include "training/credit.h"
 
 namespace biqa {
-
-/// Advantages of all trajectories of a step, group by group; every group has rollout.group_size members.
-Advantages advantages_of(std::span<const Group> groups, const Config& config);
 
 /// For each group of a step: true if it is left out of the loss because all its completions have the same reward
 /// (objective.drop_zero_variance).
@@ -31,7 +28,7 @@ bool learns_stage2(const Trajectory& trajectory, const Config& config);
 std::uint64_t dropout_key(const Group& group);
 std::uint64_t stage2_dropout_key(const Group& group, std::int64_t member);
 
-/// A learner's share of a step. Borrows the groups' tokens and log-probabilities.
+/// A learner's share of a step. Borrows the groups' tokens, log-probabilities and token advantages.
 class LearnInputs {
  public:
   LearnInputs(std::span<const Group> groups, const Config& config, const ModelConfig& model);

@@ -85,7 +85,8 @@ LearnedStep LearnerRole::learn_step(std::int64_t step) {
   if (imitates_) {
     learn_from_answers(learned, rows);
   } else {
-    learned.zero_variance = assign_advantages(learned.groups);
+    learned.zero_variance =
+        assign_advantages(learned.groups, config_, *policy_.tokenizer, policy_.model->config().end_tokens);
     learn_from_groups(learned);
   }
   exchange_.set_adapter(learner_.adapter());
@@ -109,16 +110,6 @@ std::vector<Group> LearnerRole::receive_groups(std::int64_t step, std::span<cons
     groups[found->second] = std::move(group);
   }
   return groups;
-}
-
-/// Sets every advantage; returns the share of groups without any variance.
-double LearnerRole::assign_advantages(std::vector<Group>& groups) const {
-  const Advantages advantages = advantages_of(groups, config_);
-  std::size_t next = 0;
-  for (Group& group : groups) {
-    for (Trajectory& t : group.members) t.advantage = advantages.values[next++];
-  }
-  return advantages.zero_variance_fraction;
 }
 
 void LearnerRole::learn_from_groups(LearnedStep& learned) {

@@ -80,7 +80,6 @@ class LearnerRole {
   bool dumps(std::int64_t step) const;
   double rate() const;
   std::vector<Group> receive_groups(std::int64_t step, std::span<const std::size_t> rows);
-  double assign_advantages(std::vector<Group>& groups) const;
   void learn_from_groups(LearnedStep& learned);
   void learn_from_answers(LearnedStep& learned, std::span<const std::size_t> rows);
   Group answer_of(std::int64_t step, std::size_t row, const EncodedPicture& picture) const;

@@ -68,6 +68,21 @@ void check_training_data(const Config& config, std::span<const Sample> train) {
   }
 }
 
+std::vector<std::string> schedule_doubts(const Config& config, std::int64_t steps) {
+  std::vector<std::string> doubts;
+  if (row_of(config.objective.loss.loss).imitates) return doubts;
+  for (std::size_t i = 0; i < rewards().size(); ++i) {
+    const WeightSchedule& weight = config.rewards.weights[i];
+    const WeightSchedule::Point& end = weight.points().back();
+    if (weight.constant() || end.step <= steps) continue;
+    doubts.push_back(
+        fmt::format("the schedule of rewards.{} ends at step {}, but the run at step {}: the weight ends at "
+                    "{:.4g}, not {}",
+                    rewards()[i].name, end.step, steps, weight.at(steps), end.weight));
+  }
+  return doubts;
+}
+
 std::int64_t image_tokens(const ImageSize& size, const PreprocessConfig& preprocess) {
   const Size resized = smart_resize(size.height, size.width, preprocess.factor(), preprocess.min_pixels,
                                     preprocess.max_pixels);

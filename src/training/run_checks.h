@@ -3,7 +3,9 @@
 // --dry-run.
 #pragma once
 
+#include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "config/config.h"
@@ -21,6 +23,9 @@ void require_inputs(const Config& config);
 
 /// Throws Error (usage) if a step needs more images than exist. Throws Error if sft lacks a completion to learn from.
 void check_training_data(const Config& config, std::span<const Sample> train);
+
+/// Warnings about weights of rewards whose schedule goes on after the last of `steps` steps, one sentence each.
+std::vector<std::string> schedule_doubts(const Config& config, std::int64_t steps);
 
 /// Number of image tokens of an image of this size.
 std::int64_t image_tokens(const ImageSize& size, const PreprocessConfig& preprocess);

@@ -40,6 +40,9 @@ void write_settings(Hdf5Writer& out, const StepDump& dump, const Config& config)
   out.attribute("/", "kl", row_of(kKlNames, objective.loss.kl).name);
   out.attribute("/", "advantage", row_of(kAdvantageNames, objective.advantage.kind).name);
   out.attribute("/", "advantage_scale", row_of(kAdvantageScaleNames, objective.advantage.scale).name);
+  out.attribute("/", "credit", row_of(kCreditAssignmentNames, objective.credit).name);
+  for (std::size_t i = 0; i < rewards().size(); ++i)
+    out.attribute("/", fmt::format("weight_{}", rewards()[i].name), config.rewards.weights[i].at(dump.step));
   out.attribute("/", "drop_zero_variance", objective.drop_zero_variance);
   out.attribute("/", "mask_truncated", objective.mask_truncated);
   out.attribute("/", "stage2_trained", config.stage2.train);
@@ -109,6 +112,7 @@ void write_step_dump(const std::filesystem::path& file, const StepDump& dump, st
       out.dataset(path + "/position_ids", std::span<const std::int64_t>(flat),
                   {3, static_cast<std::int64_t>(flat.size() / 3)});
       write_vector(out, path + "/mask", mask(g, t.finished, t.completion_ids.size()));
+      if (!t.token_advantages.empty()) write_vector(out, path + "/token_advantage", t.token_advantages);
       if (!t.behaviour_logp.empty()) write_vector(out, path + "/behaviour_logp", t.behaviour_logp);
       write_result(out, path + "/", dump.sequences.at({g, m}));
       if (learns_stage2(t, config)) {
@@ -134,6 +138,7 @@ void write_step_dump(const std::filesystem::path& file, const StepDump& dump, st
         out.attribute(path, fmt::format("reward_{}", rewards()[i].name), reward_of(t, i));
       out.attribute(path, "reward", t.reward);
       out.attribute(path, "advantage", t.advantage);
+      if (learns_stage2(t, config)) out.attribute(path, "stage2_advantage", t.stage2_advantage);
     }
   }
   write_adapter(out, "adapter_before", dump.adapter_before);

@@ -42,6 +42,7 @@ StepMetrics figures_of(std::span<const Group> groups, std::int64_t version, cons
   }
   metrics.images = static_cast<std::int64_t>(groups.size());
   if (metrics.trajectories == 0) return metrics;
+  metrics.reward_weights = weights_at(config.rewards.weights, groups.front().step);
   const auto count = static_cast<double>(metrics.trajectories);
   metrics.reward_mean = mean(totals);
   metrics.reward_std = standard_deviation(totals);
@@ -100,6 +101,9 @@ std::string speed_text(const StepMetrics& metrics) {
 SampleRecord record_of(std::int64_t step, const Group& group, const Trajectory& t, const Config& config) {
   std::map<std::string, double> columns;
   for (std::size_t i = 0; i < rewards().size(); ++i) columns.emplace(rewards()[i].name, reward_of(t, i));
+  std::map<std::string, double> parts;
+  for (std::size_t p = 0; t.part_advantages && p < kCompletionParts; ++p)
+    parts.emplace(kCompletionPartNames[p].name, (*t.part_advantages)[p]);
   return {step,
           group.sample_id,
           t.member,
@@ -112,7 +116,8 @@ SampleRecord record_of(std::int64_t step, const Group& group, const Trajectory& 
           t.stage2_rating,
           group.annotation.score,
           std::move(columns),
-          t.advantage};
+          t.advantage,
+          std::move(parts)};
 }
 
 std::vector<std::string> doubts_about(const StepMetrics& metrics, const Config& config, bool on_policy) {
@@ -121,14 +126,6 @@ std::vector<std::string> doubts_about(const StepMetrics& metrics, const Config& 
     doubts.push_back(fmt::format(
         "only {:.0f} % of the completions have a rating: the rewards teach little; check prompts and profile",
         100 * metrics.parse_rate));
-  }
-  for (std::size_t i = 0; i < rewards().size(); ++i) {
-    const Reward& reward = rewards()[i];
-    const bool constant = config.rewards.weights[i] != 0 && metrics.reward_stds[i] == 0;
-    if (!constant || (reward.needs_stage2 && !config.stage2.enabled)) continue;
-    if (reward.may_be_full && metrics.reward_means[i] != 0) continue;
-    doubts.push_back(fmt::format("reward {} is {} for every completion: it teaches nothing in this step",
-                                 reward.name, metrics.reward_means[i]));
   }
   if (on_policy && config.objective.updates_per_rollout == 1 && config.lora.dropout == 0 &&
       metrics.actor_learner_logp_gap != 0) {

@@ -28,7 +28,7 @@ std::string speed_text(const StepMetrics& metrics);
 SampleRecord record_of(std::int64_t step, const Group& group, const Trajectory& trajectory,
                        const Config& config);
 
-/// Warnings about a step's metrics, one sentence each. `on_policy`: actors sampled with the adapter that learners start
+/// Warnings about a step's metrics, one sentence each; those about rewards are RewardWatch's. `on_policy`: actors sampled with the adapter that learners start
 /// from.
 std::vector<std::string> doubts_about(const StepMetrics& metrics, const Config& config, bool on_policy);
 

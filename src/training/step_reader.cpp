@@ -174,6 +174,19 @@ class StepReader {
       if (!sft_ && answer.mask[i] != 0 && !std::isfinite(answer.behaviour[i]))
         refuse(behaviour, fmt::format("value {} is {}", i, answer.behaviour[i]));
     }
+    if (sft_) return answer;
+    const std::string token_advantages = start + "token_advantage";
+    if (file_.exists(token_advantages)) {
+      answer.token_advantages = file_.read_f32(token_advantages);
+      if (answer.token_advantages.size() != answer.ids.size()) {
+        refuse(token_advantages, fmt::format("it has {} values for {} tokens", answer.token_advantages.size(),
+                                             answer.ids.size()));
+      }
+      for (std::size_t i = 0; i < answer.ids.size(); ++i) {
+        if (!std::isfinite(answer.token_advantages[i]))
+          refuse(token_advantages, fmt::format("value {} is {}", i, answer.token_advantages[i]));
+      }
+    }
     return answer;
   }
 
@@ -240,9 +253,8 @@ class StepReader {
     DumpedTrajectory t;
     t.name = name;
     t.answer = read_answer(path, "", group.prompt.size());
-    t.advantage = sft_ ? 0
-                       : number(path, "advantage",
-                                {std::numeric_limits<double>::lowest(), std::numeric_limits<double>::max()});
+    const Range any{std::numeric_limits<double>::lowest(), std::numeric_limits<double>::max()};
+    if (!sft_) t.answer.advantage = number(path, "advantage", any);
     t.member = file_.has_attribute(path, "member")
                    ? static_cast<std::uint64_t>(file_.attribute_i64(path, "member"))
                    : group.members.size();
@@ -253,6 +265,9 @@ class StepReader {
       alone.prompt = t.stage2_prompt;
       check_placeholders(path, alone);
       t.stage2 = read_answer(path, "stage2_", t.stage2_prompt.size());
+      t.stage2->advantage = file_.has_attribute(path, "stage2_advantage") && !sft_
+                                ? number(path, "stage2_advantage", any)
+                                : t.answer.advantage;
       t.stage2_dropout_key = key(path, "stage2_dropout_key");
     }
     group.members.push_back(std::move(t));

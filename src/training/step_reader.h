@@ -17,15 +17,16 @@
 
 namespace biqa {
 
-/// One completion of either stage. All vectors have the same length; `behaviour` may be empty for sft.
+/// One completion of either stage. All vectors have the same length; `behaviour` may be empty for sft, and
+/// `token_advantages` if every token has `advantage`.
 struct DumpedAnswer {
   std::vector<std::int64_t> ids;
-  std::vector<float> mask, behaviour;
+  std::vector<float> mask, behaviour, token_advantages;
+  double advantage = 0;
 };
 struct DumpedTrajectory {
   std::string name;  ///< of its HDF5 group
   DumpedAnswer answer;
-  double advantage = 0;
   std::uint64_t member = 0;
   std::vector<std::int64_t> stage2_prompt;
   std::optional<DumpedAnswer> stage2;  ///< only if it was trained on

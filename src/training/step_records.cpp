@@ -24,6 +24,7 @@ StepRecords::StepRecords(const Config& config, const TrainingData& data, RunFold
       folder_(std::move(folder)),
       progress_("step", data.steps, step,
                 config.train.progress ? ProgressMode::automatic : ProgressMode::off),
+      reward_watch_(config),
       gpu_peak_(gpu_peak),
       recorded_step_(step) {}
 
@@ -91,7 +92,9 @@ void StepRecords::record(std::int64_t step) {
 void StepRecords::comment(bool on_policy) {
   std::string summary = fmt::format("loss {:.3f}", metrics_.loss);
   if (!row_of(config_.objective.loss.loss).imitates) {
-    for (const std::string& doubt : doubts_about(metrics_, config_, on_policy)) {
+    std::vector<std::string> doubts = doubts_about(metrics_, config_, on_policy);
+    for (std::string& doubt : reward_watch_.look_at(metrics_)) doubts.push_back(std::move(doubt));
+    for (const std::string& doubt : doubts) {
       progress_.clear();
       LOG(WARNING) << "step " << metrics_.step << ": " << doubt;
     }

@@ -10,6 +10,7 @@
 #include "run/run_folder.h"
 #include "training/learner_role.h"
 #include "training/messages.h"
+#include "training/reward_watch.h"
 
 namespace biqa {
 
@@ -47,6 +48,7 @@ class StepRecords {
   RunFolder folder_;
   Progress progress_;
   StepMetrics metrics_;
+  RewardWatch reward_watch_;
   double gpu_peak_;
   double step_flop_ = 0;
   std::int64_t recorded_step_;

@@ -11,8 +11,8 @@
 namespace biqa {
 namespace {
 
-LearnerSequence sequence_of(const DumpedAnswer& answer, double advantage, std::uint64_t member) {
-  return {answer.ids, answer.behaviour, answer.mask, advantage, member};
+LearnerSequence sequence_of(const DumpedAnswer& answer, std::uint64_t member) {
+  return {answer.ids, answer.behaviour, answer.mask, answer.advantage, member, answer.token_advantages};
 }
 
 void write_record(Hdf5Writer& out, const std::string& prefix, const SequenceResult& record) {
@@ -38,14 +38,14 @@ void replay_step(const Policy& policy, const std::filesystem::path& dump,
         policy.pictures->encode(std::span<const Patches>(group.pictures));
     LearnerGroup input{prompt_of_ids(config, group.prompt, pictures), {}, group.dropout_key, group.dropped};
     for (const DumpedTrajectory& t : group.members) {
-      input.sequences.push_back(sequence_of(t.answer, t.advantage, t.member));
+      input.sequences.push_back(sequence_of(t.answer, t.member));
       prefixes.push_back("trajectories/" + t.name + "/");
     }
     inputs.push_back(std::move(input));
     for (const DumpedTrajectory& t : group.members) {
       if (!t.stage2) continue;
       inputs.push_back({prompt_of_ids(config, t.stage2_prompt, {}),
-                        {sequence_of(*t.stage2, t.advantage, 0)},
+                        {sequence_of(*t.stage2, 0)},
                         t.stage2_dropout_key,
                         group.dropped});
       prefixes.push_back("trajectories/" + t.name + "/stage2_");

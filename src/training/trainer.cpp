@@ -298,6 +298,9 @@ ExitCode Trainer::run() {
             [&] { log_.open(config_.train.out / "logs" / fmt::format("rank-{:05}.log", world_.rank())); });
   try_saving();
   if (first_learner() && world_.size() > 1) LOG(INFO) << roles_.describe();
+  if (first_learner()) {
+    for (const std::string& doubt : schedule_doubts(config_, data_.steps)) LOG(WARNING) << doubt;
+  }
   // Loading is not part of a step, but sending the first adapter is.
   traffic_.emplace(std::vector<const Communicator*>{&world_, learners_.get(), holders_.get()});
   adopt(start);

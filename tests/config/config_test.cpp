@@ -195,6 +195,15 @@ TEST_F(ConfigTest, WrongTypesAndRangesNameKeyLineAndBounds) {
       {"optimizer: {lr: nan}", "optimizer.lr", "a number"},
       {"optimizer: {lr: -1e-6}", "optimizer.lr", "0 or a number of at least 1e-15"},
       {"optimizer: {lr: 1e999}", "optimizer.lr", "a number"},
+      {"rewards: {format: much}", "rewards.format", "{0: 0, 100: 1}"},
+      {"rewards: {format: {}}", "rewards.format", "at least one step"},
+      {"rewards: {format: {0: 0, 100: -1}}", "rewards.format.100", "a number of at least 0"},
+      {"rewards: {format: {now: 1}}", "rewards.format", "'now' is not a whole number"},
+      {"rewards: {format: {-1: 1}}", "rewards.format", "whole number from 0"},
+      {"rewards: {format: {1: 0, 0x1: 1}}", "rewards.format", "step 1 is there twice"},
+      {"rewards: {format: [0, 1]}", "rewards.format", "a list"},
+      {"rewards: {stall_steps: -1}", "rewards.stall_steps", "whole number from 0"},
+      {"objective: {credit: token}", "objective.credit", "whole, parts"},
       {"model: {dtype: f16}", "model.dtype", "one of bf16, f32"},
       {"model: {device: gpu}", "model.device", "one of cpu, cuda"},
       {"model: {path: [a]}", "model.path", "a list"},
@@ -313,6 +322,29 @@ TEST_F(ConfigTest, ObjectiveByNameAndGroupsOfOneForIt) {
   const Config c = load("objective: sft\nrollout: {group_size: 1}\n");
   EXPECT_EQ(c.objective.loss.loss, Loss::sft);
   EXPECT_THAT(message("objective: nothing\n"), HasSubstr("objective.loss"));
+}
+
+TEST_F(ConfigTest, WeightsOfRewardsMayChangeOverTheRun) {
+  const Config c = load("rewards: {prediction: 2, reasoning: {100: 1.5, 0: 0, 0x10: .25}}",
+                        {"rewards.format={10: 1, 20: 0}", "rewards.consistency.5=3"});
+  EXPECT_EQ(c.rewards.weights[reward_column("prediction")], WeightSchedule(2));
+  EXPECT_EQ(c.rewards.weights[reward_column("reasoning")], WeightSchedule({{0, 0}, {16, 0.25}, {100, 1.5}}));
+  EXPECT_EQ(c.rewards.weights[reward_column("format")], WeightSchedule({{10, 1}, {20, 0}}));
+  EXPECT_EQ(c.rewards.weights[reward_column("consistency")], WeightSchedule(3));
+  EXPECT_THAT(to_yaml(c), HasSubstr("\n  reasoning: {0: 0, 16: 0.25, 100: 1.5}\n"));
+  const Config again = load(to_yaml(c));
+  EXPECT_EQ(again.rewards.weights, c.rewards.weights);
+  EXPECT_THAT(changed_settings(to_yaml(c), load(to_yaml(c), {"rewards.format={10: 1, 21: 0}"})),
+              ElementsAre("rewards.format: {10: 1, 21: 0}"));
+}
+
+TEST_F(ConfigTest, CreditByPartsNeedsARatioPerToken) {
+  EXPECT_EQ(load("").objective.credit, CreditAssignment::whole);
+  EXPECT_EQ(load("objective: {credit: parts}").objective.credit, CreditAssignment::parts);
+  EXPECT_THAT(message("objective: {loss: gspo, credit: parts}"),
+              AllOf(HasSubstr("objective.credit at"), HasSubstr("run.yaml:1"), HasSubstr("gspo"),
+                    HasSubstr("credit: whole")));
+  EXPECT_EQ(message("objective: {loss: sft, credit: parts}"), "") << "it has no advantages";
 }
 
 TEST_F(ConfigTest, DefaultsThatDependOnTheLoss) {

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <deque>
 #include <limits>
 #include <set>
 #include <thread>
@@ -348,6 +349,40 @@ TEST_F(LearnerTest, DroppedGroupsAndMaskedSequencesLeaveTheLoss) {
   for (const LearnerGroup& group : masked) sequences += static_cast<double>(group.sequences.size());
   EXPECT_NEAR(update(masked, Loss::grpo, nullptr).first.loss,
               update(without, Loss::grpo, nullptr).first.loss * (sequences - 1) / sequences, 1e-12);
+}
+
+// Without the KL term the loss is a sum over tokens, each with its own advantage.
+TEST_F(LearnerTest, TheGradientIsTheSumOfThoseOfTheTokensParts) {
+  const auto world = make_local();
+  for (const Loss loss : {Loss::grpo, Loss::dapo}) {
+    LearnerOptions o = options();
+    o.objective.loss = loss;
+    o.objective.beta = 0;
+    /// Advantages of the tokens of one half, or of all (-1); other tokens have 0.
+    const auto gradient = [&](int half) {
+      std::vector<LearnerGroup> groups = data_.groups;
+      std::deque<std::vector<float>> advantages;
+      for (std::size_t g = 0; g < groups.size(); ++g) {
+        for (LearnerSequence& sequence : groups[g].sequences) {
+          auto& own = advantages.emplace_back(testing::random_values(sequence.completion.size(), 1, 7 + g));
+          for (std::size_t t = 0; t < own.size(); ++t) {
+            if (half >= 0 && (t < own.size() / 2) != (half == 0)) own[t] = 0;
+          }
+          sequence.advantage = 100;  // of no token
+          sequence.token_advantages = own;
+        }
+      }
+      Learner learner(*model_, start_, nullptr, *world, o);
+      learner.update(groups, 1e-3);
+      return learner.collect_gradient();
+    };
+    const std::vector<float> all = gradient(-1), first = gradient(0), second = gradient(1);
+    std::vector<float> sum(all.size());
+    for (std::size_t i = 0; i < all.size(); ++i) sum[i] = first[i] + second[i];
+    EXPECT_LT(distance(all, sum), 1e-5 * norm_of(all));
+    EXPECT_GT(norm_of(first), 0.1 * norm_of(all));
+    EXPECT_GT(norm_of(second), 0.1 * norm_of(all));
+  }
 }
 
 TEST_F(LearnerTest, RecordsSayWhatEachSequenceGave) {

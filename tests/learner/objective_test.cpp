@@ -239,19 +239,20 @@ TEST(Losses, RowsStandInTheOrderOfTheirValues) {
   }
 }
 
-// Where no bound is touched, the derivative of every row is that of its value.
+// Where no bound is touched, the derivative of every row is that of its value, also with advantages of tokens.
 TEST(Losses, DerivativesAgreeWithFiniteDifferences) {
   const std::vector<double> old{-1.0, -2.0}, reference{-1.1, -1.7}, mask{1, 1};
   for (const LossRow& row : losses()) {
     if (row.value == Loss::cispo) continue;  // its factor is held constant on purpose
-    for (const double advantage : {0.5, -0.5}) {
+    for (const std::vector<double>& advantages :
+         {std::vector<double>{0.5, 0.5}, {-0.5, -0.5}, {0.5, -0.75}, {0, 0.3}}) {
       ObjectiveConfig config;
       config.loss = row.value;
       config.clip_high = row.clip_high;
       config.beta = 0.1;
       std::vector<double> logp{-1.02, -1.95};
       const auto loss = [&] {
-        return sequence_loss<double>(config, {logp, old, reference, mask, advantage, 0.25});
+        return sequence_loss<double>(config, {logp, old, reference, mask, 0, 0.25, advantages});
       };
       const std::vector<double> gradient = loss().gradient;
       for (std::size_t t = 0; t < logp.size(); ++t) {
@@ -266,6 +267,51 @@ TEST(Losses, DerivativesAgreeWithFiniteDifferences) {
       }
     }
   }
+}
+
+// One advantage for all tokens is the same as one for each; and each token's own is in its term.
+TEST(Objective, TokensMayHaveAdvantagesOfTheirOwn) {
+  const std::vector<double> old{-1.0, -2.0, -0.4}, reference{-1.1, -1.7, -0.5}, mask{1, 1, 1};
+  const std::vector<double> logp{-1.02, -1.95, -0.1};  // the last ratio is beyond the upper bound
+  for (const LossRow& row : losses()) {
+    if (row.imitates) continue;
+    ObjectiveConfig config;
+    config.loss = row.value;
+    config.clip_high = row.clip_high;
+    config.beta = 0.1;
+    const auto loss = [&](double advantage, const std::vector<double>& own) {
+      return sequence_loss<double>(config, {logp, old, reference, mask, advantage, 0.25, own});
+    };
+    const std::vector<double> equal(3, 0.5), mixed{0.5, -0.5, 0.75};
+    EXPECT_EQ(loss(9, equal).token_loss, loss(0.5, {}).token_loss) << row.name;
+    EXPECT_EQ(loss(9, equal).gradient, loss(0.5, {}).gradient) << row.name;
+    const auto result = loss(9, mixed);
+    for (std::size_t t = 0; t < 3; ++t) {
+      EXPECT_EQ(result.token_loss[t], loss(mixed[t], {}).token_loss[t]) << row.name;
+      if (!row.one_ratio_per_sequence)
+        EXPECT_EQ(result.gradient[t], loss(mixed[t], {}).gradient[t]) << row.name;
+    }
+    if (row.value == Loss::grpo) {
+      EXPECT_EQ(result.clipped_high, 1);
+      EXPECT_EQ(loss(0, {0.5, 0.5, -0.5}).clipped_high, 0);
+    }
+  }
+}
+
+TEST(Objective, TheOffPolicyMaskTakesTheTokensWithANegativeAdvantage) {
+  const std::vector<double> old{-1.0, -2.0}, logp{-2.0, -3.0}, mask{1, 1};  // mean(o - l) is 1
+  ObjectiveConfig config;
+  config.beta = 0;
+  config.off_policy_mask = 0.9;
+  const auto loss = [&](const std::vector<double>& own) {
+    return sequence_loss<double>(config, {logp, old, {}, mask, 0, 1, own});
+  };
+  EXPECT_EQ(loss({1, -1}).gradient[1], 0);
+  EXPECT_NE(loss({1, -1}).gradient[0], 0);
+  EXPECT_TRUE(loss({1, -1}).masked_off_policy);
+  EXPECT_FALSE(loss({1, 1}).masked_off_policy);
+  config.off_policy_mask = 1.1;
+  EXPECT_FALSE(loss({1, -1}).masked_off_policy);
 }
 
 TEST(Losses, CispoIsTheGradientOfItsFactorTimesTheLogProbability) {
@@ -343,6 +389,7 @@ TEST(ObjectiveDeathTest, SpansMustFit) {
   EXPECT_DEATH(sequence_loss<float>({}, {two, one, two, two, 1, 1}), "Check failed");
   EXPECT_DEATH(sequence_loss<float>({}, {two, two, {}, two, 1, 1}), "Check failed")
       << "the KL term needs a reference";
+  EXPECT_DEATH(sequence_loss<float>({}, {two, two, two, two, 1, 1, one}), "Check failed");
 }
 
 }  // namespace

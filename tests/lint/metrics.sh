@@ -10,8 +10,8 @@ fields=$(grep -rnoE 'visit\("[a-z0-9_]+", m\.' src --include='*.cpp') || {
   echo "src:1: no field of metrics.jsonl found; teach tests/lint/metrics.sh where the code names them now"
   exit 1
 }
-# Each row of the reward table is two fields.
-rewards=$(grep -rnoE '^    \{"[a-z0-9_]+", ' src --include=table.cpp | sed -E 's|^(.*:[0-9]+:).*"([a-z0-9_]+)".*|\1"reward_\2_mean"\n\1"reward_\2_std"|' || true)
+# Each row of the reward table is three fields.
+rewards=$(grep -rnoE '^    \{"[a-z0-9_]+", ' src --include=table.cpp | sed -E 's|^(.*:[0-9]+:).*"([a-z0-9_]+)".*|\1"reward_\2_mean"\n\1"reward_\2_std"\n\1"reward_\2_weight"|' || true)
 [[ -z $rewards ]] || fields+=$'\n'$rewards
 while IFS= read -r found; do
   name=${found#*\"}

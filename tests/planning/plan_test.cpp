@@ -154,6 +154,17 @@ TEST_F(PlanTest, CountsAStepOfTheQuickstart) {
   const std::string text = describe_plan(plan);
   EXPECT_THAT(text, HasSubstr("4 images and 12 trajectories"));
   EXPECT_THAT(text, HasSubstr("KV cache"));
+  EXPECT_THAT(text, HasSubstr("prediction 1, consistency 1, reasoning 1, format 1\n"));
+}
+
+TEST_F(PlanTest, SaysHowTheWeightsOfTheRewardsChange) {
+  const RunPlan plan = make_plan(config({"rewards.reasoning={0: 0, 1000: 2}"}), 1);
+  const std::string text = describe_plan(plan);
+  EXPECT_THAT(text, HasSubstr("reasoning {0: 0, 1000: 2}, format 1\n"));
+  EXPECT_THAT(text, HasSubstr("warning: the schedule of rewards.reasoning ends at step 1000"));
+  const RunPlan sft = make_plan(config({"objective.loss=sft", "rewards.reasoning={0: 0, 1000: 2}"}), 1);
+  EXPECT_EQ(describe_plan(sft).find("reward weights"), std::string::npos);
+  EXPECT_TRUE(sft.doubts.empty());
 }
 
 TEST_F(PlanTest, SaysWhatARunWouldWarnOf) {

@@ -69,6 +69,10 @@ TEST(MetricsLines, NamesAndOrder) {
                                                                             "reward_consistency_std",
                                                                             "reward_reasoning_std",
                                                                             "reward_format_std",
+                                                                            "reward_prediction_weight",
+                                                                            "reward_consistency_weight",
+                                                                            "reward_reasoning_weight",
+                                                                            "reward_format_weight",
                                                                             "parse_rate",
                                                                             "stage2_parse_rate",
                                                                             "zero_variance_fraction",
@@ -139,6 +143,7 @@ TEST(MetricsLines, SamplesAreReadBack) {
   sample.score = 4.25;
   sample.rewards = {{std::string(rewards().front().name), 0.5}};
   sample.advantage = -0.125;
+  sample.part_advantages = {{"caption", 0.5}, {"rating", -1}};
   const TemporaryFolder folder;
   const fs::path file = folder.write("samples.jsonl", to_json_line(sample) + "\n{\"step\": 4");
   std::vector<std::string> lines;

@@ -130,8 +130,12 @@ def main():
                      "none": 1.0}[a.get("advantage_scale", "group")]
             advantage = (float(t.attrs["reward"]) - group.mean()) / scale
             note("advantage", advantage, float(t.attrs["advantage"]), 1.0)
-            columns = sum(float(t.attrs[f"reward_{c}"]) for c in ("prediction", "consistency", "reasoning", "format"))
-            note("reward (weights 1)", columns, float(t.attrs["reward"]), 1.0)
+            columns = sum(float(a.get(f"weight_{c}", 1.0)) * float(t.attrs[f"reward_{c}"])
+                          for c in ("prediction", "consistency", "reasoning", "format"))
+            note("reward", columns, float(t.attrs["reward"]), 1.0)
+            if a.get("credit", "whole") == "parts":  # the advantages of tokens and of the second stage are taken from the dump
+                advantage = (float(t.attrs["stage2_advantage"]) if stage else
+                             torch.tensor(t["token_advantage"][()]))
             reference = references[t.name, stage]
             mask = torch.tensor(t[stage + "mask"][()])
             count = float(mask.sum())

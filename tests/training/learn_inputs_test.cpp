@@ -28,6 +28,7 @@ class LearnInputsTest : public ::testing::Test {
         t.behaviour_logp.assign(t.completion_ids.size(), -1.0F);
         t.finished = m == 0;
         t.advantage = m == 0 ? 0.5 : -0.5;
+        t.stage2_advantage = m == 0 ? 0.25 : -0.25;
         t.rewards.assign(rewards().size(), g == 0 ? static_cast<double>(m) : 1.0);
         t.stage2_prompt_ids = {1, 2};
         t.stage2_completion_ids = {7, 8};
@@ -75,6 +76,15 @@ TEST_F(LearnInputsTest, AGroupBecomesOnePromptWithItsAnswers) {
   EXPECT_EQ(dropped_groups(groups_, config_), (std::vector<bool>{false, false}));
 }
 
+TEST_F(LearnInputsTest, TokensHaveTheirOwnAdvantagesIfTheTrajectoryHasThem) {
+  groups_[0].members[1].token_advantages = {1, 2, 3, 4};
+  const LearnInputs all = inputs();
+  EXPECT_TRUE(all.groups()[0].sequences[0].token_advantages.empty());
+  EXPECT_EQ(all.groups()[0].sequences[1].token_advantages.data(),
+            groups_[0].members[1].token_advantages.data());
+  EXPECT_EQ(all.groups()[0].sequences[1].token_advantages.size(), 4U);
+}
+
 TEST_F(LearnInputsTest, TruncatedAnswersAreMasked) {
   config_.objective.mask_truncated = true;
   const LearnInputs all = inputs();
@@ -95,7 +105,7 @@ TEST_F(LearnInputsTest, SecondStagesFollowTheirGroupWhereTheyAreTrained) {
   EXPECT_EQ(second.prompt->ids, (std::vector<std::int64_t>{1, 2}));
   EXPECT_EQ(second.name, "sample 0 (from the caption)");
   ASSERT_EQ(second.sequences.size(), 1U);
-  EXPECT_EQ(second.sequences[0].advantage, 0.5);
+  EXPECT_EQ(second.sequences[0].advantage, 0.25);
   EXPECT_EQ(second.dropout_key, stage2_dropout_key(groups_[0], 0));
   EXPECT_TRUE(all.groups()[3].dropped);
   EXPECT_TRUE(all.groups()[4].dropped);

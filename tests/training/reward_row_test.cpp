@@ -32,7 +32,7 @@ TEST(RewardRow, TakesPartInEverything) {
       "rollout.group_size=3",      "rewards.prediction=0", "rewards.consistency=0",
       "rewards.reasoning=0",       "rewards.format=0",     "rewards.evenness=2"};
   const Config config = load_config(BIQA_SOURCE_DIR "/configs/quickstart.yaml", settings);
-  EXPECT_EQ(config.rewards.weights, (std::vector<double>{0, 0, 0, 0, 2}));
+  EXPECT_EQ(config.rewards.weights, (std::vector<WeightSchedule>{0, 0, 0, 0, 2}));
   auto world = make_thread_world(1, Seconds(120));
   StopSignals signals;
   ASSERT_EQ(run_training(config, *world[0], signals), ExitCode::done);

@@ -102,6 +102,18 @@ TEST_F(RunChecksTest, AStepNeedsItsImagesAndSftItsAnswers) {
               AllOf(HasSubstr("sample large"), HasSubstr("has no \"completion\"")));
 }
 
+TEST_F(RunChecksTest, SchedulesOfWeightsBeyondTheRunAreTold) {
+  EXPECT_TRUE(schedule_doubts(config_, 1).empty());
+  config_.rewards.weights[reward_column("reasoning")] = WeightSchedule({{0, 0}, {100, 2}});
+  EXPECT_TRUE(schedule_doubts(config_, 100).empty());
+  const std::vector<std::string> doubts = schedule_doubts(config_, 25);
+  ASSERT_EQ(doubts.size(), 1U);
+  EXPECT_THAT(doubts[0], AllOf(HasSubstr("rewards.reasoning ends at step 100, but the run at step 25"),
+                               HasSubstr("the weight ends at 0.5, not 2")));
+  config_.objective.loss.loss = Loss::sft;
+  EXPECT_TRUE(schedule_doubts(config_, 25).empty());
+}
+
 TEST_F(RunChecksTest, EveryMissingFileIsNamed) {
   EXPECT_EQ(error_of([&] { require_inputs(config_); }), "");
   config_.data.train = folder_.path() / "absent.jsonl";

@@ -181,6 +181,39 @@ TEST_F(StepDumps, RepeatDroppedGroupsAndCutAnswers) {
   EXPECT_GT(counted, 0U);
 }
 
+TEST_F(StepDumps, RepeatAdvantagesOfTokens) {
+  const fs::path file = dump("run", {"objective.credit=parts", "stage2.train=true",
+                                     "rewards.reasoning={0: 0, 4: 1}", "rewards.format=2"});
+  expect_same_bits(file);
+  const Hdf5File dumped(file);
+  EXPECT_EQ(dumped.attribute_text("/", "credit"), "parts");
+  EXPECT_EQ(dumped.attribute_f64("/", "weight_reasoning"), 0.5);
+  EXPECT_EQ(dumped.attribute_f64("/", "weight_format"), 2);
+  Values without(dumped);
+  std::size_t answers = 0, mixed = 0, second = 0;
+  for (const std::string& name : dumped.children("trajectories")) {
+    const std::string path = "trajectories/" + name;
+    const std::vector<float> advantages = dumped.read_f32(path + "/token_advantage");
+    EXPECT_EQ(advantages.size(), dumped.read_i64(path + "/completion_ids").size());
+    ++answers;
+    mixed += advantages.front() != advantages.back() ? 1 : 0;
+    second +=
+        dumped.has_attribute(path, "stage2_advantage") &&
+                dumped.attribute_f64(path, "stage2_advantage") != dumped.attribute_f64(path, "advantage")
+            ? 1
+            : 0;
+    without.floats.erase(path + "/token_advantage");
+  }
+  EXPECT_EQ(answers, 12U);
+  EXPECT_GT(mixed, 0U) << "a caption and a rating with advantages of their own";
+  EXPECT_GT(second, 0U);
+  // A replay with the trajectories' advantages would have another gradient.
+  without.write(folder_.path() / "without.h5");
+  replay_step(policy(), folder_.path() / "without.h5", folder_.path() / "other.h5");
+  EXPECT_NE(Hdf5File(folder_.path() / "other.h5").attribute_f64("/", "grad_norm"),
+            dumped.attribute_f64("/", "grad_norm"));
+}
+
 TEST_F(StepDumps, RepeatLearningFromAnswers) {
   std::ifstream source(BIQA_SOURCE_DIR "/assets/tiny/train.jsonl");
   std::string rows, line;
@@ -208,7 +241,7 @@ TEST(StepFactors, ShapesAloneClaimNoMemory) {
 }
 
 TEST_F(StepDumps, AreNotBelieved) {
-  const fs::path good = dump("run", {});
+  const fs::path good = dump("run", {"objective.credit=parts"});
   const PreprocessConfig& preprocess = policy().pictures->config();
   const ModelConfig& model = policy().model->config();
   ASSERT_NO_THROW(read_step(good, model, preprocess));
@@ -281,6 +314,11 @@ TEST_F(StepDumps, AreNotBelieved) {
       {"mask", [&](Values& x) { x.floats[first + "mask"].first[0] = 2; }},
       {"behaviour_logp", [&](Values& x) { x.floats[first + "behaviour_logp"].first[0] = nan_f; }},
       {"advantage", attribute("trajectories/00000", "advantage", nan)},
+      {"token_advantage", [&](Values& x) { x.floats[first + "token_advantage"].first[0] = nan_f; }},
+      {"token_advantage",
+       [&](Values& x) {
+         x.floats[first + "token_advantage"] = {{1.0F}, {1}};
+       }},
       {"trajectories/00001", [&](Values& x) { x.integers["trajectories/00001/prompt_ids"].first[0] = 1; }},
       {"trajectories", [&](Values& x) {
          std::erase_if(x.floats, [](const auto& e) { return e.first.starts_with("traj"); });

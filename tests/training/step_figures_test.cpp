@@ -49,6 +49,7 @@ TEST(StepFigures, FollowFromTheTrajectories) {
   EXPECT_EQ(m.reward_means[0], 3);
   EXPECT_EQ(m.reward_means[1], 0);
   EXPECT_EQ(m.reward_stds[1], 0);
+  EXPECT_EQ(m.reward_weights, std::vector<double>(rewards().size(), 1.0));
   EXPECT_EQ(m.parse_rate, 0.75);
   EXPECT_EQ(m.stage2_parse_rate, 0.25);
   EXPECT_EQ(m.truncated_fraction, 0.5);
@@ -105,6 +106,16 @@ TEST(StepFigures, SpeedIsThatOfTheRolloutAndOfThePeakWhereMeasured) {
   EXPECT_EQ(speed_text(m), "  100 tokens/s");
 }
 
+TEST(StepFigures, WeightsAreThoseOfTheStep) {
+  Config config;
+  config.rewards.weights[1] = WeightSchedule({{0, 0}, {10, 1}});
+  std::vector<Group> groups = two_groups();
+  for (Group& group : groups) group.step = 3;
+  const StepMetrics m = figures_of(groups, 2, config);
+  EXPECT_EQ(m.reward_weights[0], 1);
+  EXPECT_DOUBLE_EQ(m.reward_weights[1], 0.3);
+}
+
 TEST(StepFigures, WhatWasNotDoneIsNotMeasured) {
   const StepMetrics nothing = figures_of({}, 7, Config());
   EXPECT_EQ(nothing.trajectories, 0);
@@ -145,25 +156,6 @@ TEST(Doubts, FewRatings) {
   m.parse_rate = 0.25;
   EXPECT_THAT(doubts_about(m, Config(), true),
               ElementsAre(HasSubstr("only 25 % of the completions have a rating")));
-}
-
-TEST(Doubts, ARewardThatIsTheSameForAll) {
-  const auto about = [](std::string_view name, double mean, const Config& config = {}) {
-    StepMetrics m = healthy();
-    m.reward_means[reward_column(name)] = mean;
-    m.reward_stds[reward_column(name)] = 0;
-    return doubts_about(m, config, true);
-  };
-  EXPECT_THAT(about("prediction", 0), ElementsAre(HasSubstr("reward prediction is 0 for every completion")));
-  EXPECT_THAT(about("format", 0.5), IsEmpty());  // all of them have the form: the aim
-  EXPECT_THAT(about("format", 0), ElementsAre(HasSubstr("reward format is 0")));
-  Config config;
-  config.rewards.weights[reward_column("prediction")] = 0;
-  EXPECT_THAT(about("prediction", 0, config), IsEmpty());
-  config = {};
-  config.stage2.enabled = false;
-  EXPECT_THAT(about("consistency", 0, config), IsEmpty());
-  EXPECT_THAT(about("consistency", 0), ElementsAre(HasSubstr("reward consistency")));
 }
 
 TEST(Doubts, ActorAndLearnerMustAgreeOnPolicy) {

@@ -199,6 +199,41 @@ TEST_F(Training, AStoppedRunGoesOnToTheSameBits) {
   EXPECT_EQ(adapter("parts"), adapter("whole"));
 }
 
+// Advantages of tokens and weights of a step depend on nothing that a run would have to remember.
+TEST_F(Training, CreditByPartsAndSchedulesOfWeightsGoOnToTheSameBits) {
+  std::vector<std::string> settings{"data.eval=[]", "objective.credit=parts", "stage2.train=true",
+                                    "rewards.reasoning={0: 0, 3: 1.5}", "rewards.prediction={2: 1, 3: 0}"};
+  ASSERT_EQ(run(config("whole", settings)), ExitCode::done);
+  signals_.stop = true;
+  ASSERT_EQ(run(config("parts", settings)), ExitCode::stopped);
+  signals_.stop = false;
+  ASSERT_EQ(run(config("parts", settings)), ExitCode::done);
+  settings.emplace_back("roles={actors: 1, rewards: 1, learners: 1}");
+  ASSERT_EQ(run(config("ranks", settings), 3), ExitCode::done);
+  for (const char* name : {"parts", "ranks"}) {
+    EXPECT_EQ(texts(name), texts("whole")) << name;
+    EXPECT_EQ(adapter(name), adapter("whole")) << name;
+    const MetricsFile metrics = read_metrics(folder_.path() / name / "metrics.jsonl");
+    ASSERT_EQ(metrics.steps.size(), 3U);
+    for (std::size_t i = 0; i < 3; ++i) {
+      EXPECT_DOUBLE_EQ(metrics.steps[i].reward_weights[reward_column("reasoning")],
+                       0.5 * static_cast<double>(i + 1));
+      EXPECT_EQ(metrics.steps[i].reward_weights[reward_column("prediction")], i < 2 ? 1 : 0);
+    }
+  }
+  std::size_t with_parts = 0;
+  read_samples(folder_.path() / "whole" / "samples.jsonl", [&](const SampleRecord& sample) {
+    with_parts += sample.part_advantages.empty() ? 0 : 1;
+    EXPECT_TRUE(sample.part_advantages.empty() || sample.part_advantages.size() == kCompletionParts);
+  });
+  EXPECT_GT(with_parts, 0U);
+  // It is another update than with one advantage for all tokens.
+  settings[1] = "objective.credit=whole";
+  settings.pop_back();
+  ASSERT_EQ(run(config("other", settings)), ExitCode::done);
+  EXPECT_NE(adapter("other"), adapter("whole"));
+}
+
 TEST_F(Training, AStopBreaksAnEvaluationOffAndItIsMadeUpFor) {
   signals_.stop = true;
   ASSERT_EQ(run(config("run")), ExitCode::stopped);
