@@ -17,15 +17,17 @@ namespace {
 namespace fs = std::filesystem;
 
 // Sets the loss's own defaults (LossRow). Values in the configuration are kept.
-void set_defaults_of_loss(ObjectiveSettings& objective, const YamlNode& root) {
-  const YamlNode* section = root.find("objective");
-  const auto given = [&](std::string_view key) {
+void set_defaults_of_loss(ObjectiveSettings& objective, RolloutSettings& rollout, const YamlNode& root) {
+  const auto given = [&](std::string_view key, std::string_view in = "objective") {
+    const YamlNode* section = root.find(in);
     return section != nullptr && section->find(key) != nullptr;
   };
   const LossRow& loss = row_of(objective.loss.loss);
   if (!given("clip_high")) objective.loss.clip_high = loss.clip_high;
   if (!given("drop_zero_variance")) objective.drop_zero_variance = loss.drop_zero_variance;
   if (!given("mask_truncated")) objective.mask_truncated = loss.mask_truncated;
+  const bool can_refill = objective.drop_zero_variance && rollout.policy_lag == 0;
+  if (!given("refill_rounds", "rollout")) rollout.refill_rounds = can_refill ? loss.refill_rounds : 0;
 }
 
 // Checks settings that are valid alone, but not together.
@@ -52,6 +54,19 @@ void check_together(const Config& c, const YamlNode& root) {
         "cannot use objective.credit at {}: {} has one ratio per completion, which spreads the advantage of "
         "each part over all tokens; set credit: whole, or a loss with a ratio per token, such as grpo",
         where("objective", "credit"), row_of(c.objective.loss.loss).name);
+  }
+  if (c.rollout.refill_rounds > 0 && !c.objective.drop_zero_variance) {
+    fail_usage(
+        "cannot use rollout.refill_rounds at {}: no group is left out that another one could replace; set "
+        "objective.drop_zero_variance: true",
+        where("rollout", "refill_rounds"));
+  }
+  if (c.rollout.refill_rounds > 0 && c.rollout.policy_lag > 0) {
+    fail_usage(
+        "cannot use rollout.refill_rounds at {}: which groups lack variance is known only after their step "
+        "is "
+        "scored, but with rollout.policy_lag {} the actors are ahead of that; set one of them to 0",
+        where("rollout", "refill_rounds"), c.rollout.policy_lag);
   }
   if (c.stage2.enabled && c.prompts.texts.profile.caption_tag.empty()) {
     fail_usage(
@@ -89,7 +104,7 @@ Config load_config(const fs::path& file, std::span<const std::string> overrides)
   config.file = fs::absolute(file).lexically_normal();
   config.train.out = fs::absolute(fs::path("runs") / config.file.stem());
   read_values(root, fields_of(config));
-  set_defaults_of_loss(config.objective, root);
+  set_defaults_of_loss(config.objective, config.rollout, root);
   if (const YamlNode* model = root.find("model")) {
     config.model.max_pixels_given = model->find("max_pixels") != nullptr;
     config.model.min_pixels_given = model->find("min_pixels") != nullptr;

@@ -57,6 +57,8 @@ struct RolloutSettings {
   std::int64_t max_new_tokens = SamplingParameters{}.max_new_tokens,
                stage2_max_new_tokens = RolloutOptions{}.stage2_max_new_tokens;
   std::uint64_t kv_memory = static_cast<std::uint64_t>(EngineOptions{}.kv_bytes);  ///< bytes per actor rank
+  /// how often further images are drawn in place of groups without variance
+  std::int64_t refill_rounds = LossRow{}.refill_rounds;
   std::int64_t policy_lag = 0;  ///< exact number of steps by which the sampling adapter is older
 };
 
@@ -148,8 +150,8 @@ struct Config {
 };
 
 /// Reads a configuration. `overrides` ("a.b=value", value in YAML) replace values of the file, the last one wins.
-/// Missing keys keep their defaults; those of clip_high, drop_zero_variance and mask_truncated depend on
-/// objective.loss. Relative paths, also those of overrides, start at the file's folder. Only `train.out` starts at the
+/// Missing keys keep their defaults; those of clip_high, drop_zero_variance, mask_truncated and
+/// refill_rounds depend on objective.loss. Relative paths, also those of overrides, start at the file's folder. Only `train.out` starts at the
 /// working directory. All are made absolute. Does not check whether files exist. Throws Error (usage) with file:line
 /// and key: unknown key (with the nearest valid one), wrong type, wrong range, settings that contradict each other.
 Config load_config(const std::filesystem::path& file, std::span<const std::string> overrides = {});

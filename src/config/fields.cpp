@@ -390,6 +390,7 @@ void rollout_fields(Fields& f, RolloutSettings& rollout) {
   f.integer("stage2_max_new_tokens", rollout.stage2_max_new_tokens, 1, 131072);
   f.size("kv_memory", rollout.kv_memory, kMiB);
   f.integer("policy_lag", rollout.policy_lag, 0, 1000);
+  f.integer("refill_rounds", rollout.refill_rounds, 0, 1000);
 }
 
 void stage2_fields(Fields& f, Stage2Settings& stage2) {

@@ -85,7 +85,8 @@ constexpr std::array kLosses{
             .clip = both_bounds,
             .clip_high = 0.28,
             .drop_zero_variance = true,
-            .mask_truncated = true},
+            .mask_truncated = true,
+            .refill_rounds = 3},
     LossRow{
         .name = "bnpo", .value = Loss::bnpo, .weight = share_of_tokens, .term = clipped, .clip = both_bounds},
     LossRow{.name = "gspo",

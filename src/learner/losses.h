@@ -53,6 +53,8 @@ struct LossRow {
   /// Defaults of `objective.clip_high`, `drop_zero_variance` and `mask_truncated`.
   double clip_high = 0.2;
   bool drop_zero_variance = false, mask_truncated = false;
+  std::int64_t refill_rounds =
+      0;  ///< default of `rollout.refill_rounds`, if groups are dropped and there is no lag
   bool one_ratio_per_sequence = false;
   bool imitates = false;       ///< learns from given texts: no rollout, no advantage, no KL term
   bool needs_longest = false;  ///< its weight divides by the longest completion that is allowed

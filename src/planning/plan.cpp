@@ -405,6 +405,8 @@ RunPlan make_plan(const Config& config, int ranks, int processors, const GpuRate
   plan.steps = config.train.steps > 0 ? config.train.steps
                                       : config.train.epochs * (plan.training_images / plan.images);
   if (!row_of(config.objective.loss.loss).imitates) plan.reward_weights = weights_text(config.rewards);
+  plan.further_images =
+      std::min(config.rollout.refill_rounds * plan.images, plan.training_images - plan.images);
   plan.doubts = schedule_doubts(config, plan.steps);
   MemoryInputs memory;
   count_tokens(config, sources, plan, memory);

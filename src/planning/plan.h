@@ -41,6 +41,8 @@ struct RunPlan {
   std::int64_t rollout_tokens = 0;                                             ///< generated, both stages
   std::int64_t trained_rows =
       0;  ///< tokens processed by the learners: each group's prompt once, and all completions
+  std::int64_t further_images =
+      0;                       ///< at most, in place of groups without variance; not in the other numbers
   std::string reward_weights;  ///< "prediction 1, reasoning {0: 0, 100: 1}"; empty if the loss has no rewards
   double vision_flop = 0, rollout_flop = 0, learn_flop = 0;
   /// speed of one rank in matrix products with many rows, from a short measurement

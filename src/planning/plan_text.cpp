@@ -76,6 +76,8 @@ std::string describe_plan(const RunPlan& plan) {
   add("images", fmt::format("{} to train on, {} to evaluate", plan.training_images, plan.evaluation_images));
   add("steps",
       fmt::format("{} of {} images and {} trajectories", plan.steps, plan.images, plan.trajectories));
+  if (plan.further_images > 0)
+    add("refills", fmt::format("at most {} further images per step, not counted below", plan.further_images));
   if (!plan.reward_weights.empty()) add("reward weights", plan.reward_weights);
   add("prompt", fmt::format("{} tokens, {} of them image; from the caption alone at most {}",
                             plan.prompt_tokens, plan.image_tokens, plan.stage2_prompt_tokens));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "training/actor_role.h"
 
+#include <utility>
 #include <vector>
 
 #include "actor/samples.h"
@@ -64,11 +65,26 @@ void ActorRole::set_adapter(const Lora& adapter) {
 ActorRole::RolloutSeconds ActorRole::roll_out(const RolloutOptions& options) {
   const auto begin = Clock::now();
   Source source(*this, options.step);
-  rollout_.run(source, options, [&](Group&& group) {
-    world_.send(roles_.reward_rank_of(static_cast<std::uint64_t>(group.sample_index)), kTagGroup,
-                serialise(group));
-  });
+  rollout_.run(source, options, [&](Group&& group) { send(std::move(group)); });
   return {seconds_since(begin), rollout_.times().stage2_seconds};
+}
+
+ActorRole::RolloutSeconds ActorRole::roll_out(const RolloutOptions& options,
+                                              std::span<const std::size_t> rows) {
+  const auto begin = Clock::now();
+  std::vector<std::size_t> own;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    if (roles_.actors[i % roles_.actors.size()] == world_.rank()) own.push_back(rows[i]);
+  }
+  if (own.empty()) return {};
+  const std::vector<RolloutSample> samples = load_samples(*policy_.pictures, data_.train, own);
+  rollout_.run(samples, options, [&](Group&& group) { send(std::move(group)); });
+  return {seconds_since(begin), rollout_.times().stage2_seconds};
+}
+
+void ActorRole::send(Group&& group) {
+  world_.send(roles_.reward_rank_of(static_cast<std::uint64_t>(group.sample_index)), kTagGroup,
+              serialise(group));
 }
 
 }  // namespace biqa

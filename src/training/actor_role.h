@@ -2,7 +2,9 @@
 // The actor's part of a step: it samples the completions of images and sends each group to its reward rank.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "actor/engine.h"
 #include "actor/rollout.h"
@@ -33,12 +35,15 @@ class ActorRole {
   /// Rolls out rows of `options.step` until WorkShare has no more. Sends each group to the reward rank of its row as
   /// soon as the group ends.
   RolloutSeconds roll_out(const RolloutOptions& options);
+  /// Rolls out this actor's share of further rows of the step. Every actor calls it with the same rows.
+  RolloutSeconds roll_out(const RolloutOptions& options, std::span<const std::size_t> rows);
 
   /// For evaluations.
   Rollout& rollout() { return rollout_; }
 
  private:
   class Source;
+  void send(Group&& group);
   const Policy& policy_;
   Communicator& world_;
   const RolePlan& roles_;

@@ -2,6 +2,7 @@
 #include "training/credit.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace biqa {
 namespace {

@@ -4,6 +4,7 @@
 #include <glog/logging.h>
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 
 #include "core/error.h"
@@ -79,7 +80,10 @@ LearnedStep LearnerRole::learn_step(std::int64_t step) {
   LearnedStep learned;
   learned.step = step;
   learned.images = rows.size();
-  if (!imitates_) learned.groups = receive_groups(step, rows);
+  if (!imitates_) {
+    if (groups_.empty()) receive(step, rows);
+    learned.groups = std::exchange(groups_, {});
+  }
   const auto begin = Clock::now();
   updating_ = true;
   if (imitates_) {
@@ -97,8 +101,8 @@ LearnedStep LearnerRole::learn_step(std::int64_t step) {
   return learned;
 }
 
-/// In the order of the step's rows, whatever order they came in.
-std::vector<Group> LearnerRole::receive_groups(std::int64_t step, std::span<const std::size_t> rows) {
+// In the order of the step's rows, whatever order they came in.
+std::size_t LearnerRole::receive(std::int64_t step, std::span<const std::size_t> rows) {
   std::map<std::int64_t, std::size_t> place;
   for (std::size_t i = 0; i < rows.size(); ++i) place[static_cast<std::int64_t>(rows[i])] = i;
   std::vector<Group> groups(rows.size());
@@ -109,7 +113,9 @@ std::vector<Group> LearnerRole::receive_groups(std::int64_t step, std::span<cons
     exchange_.check_origin(step, group);
     groups[found->second] = std::move(group);
   }
-  return groups;
+  std::move(groups.begin(), groups.end(), std::back_inserter(groups_));
+  const std::vector<bool> without = advantages_of(groups_, config_).zero_variance;
+  return static_cast<std::size_t>(std::count(without.begin(), without.end(), false));
 }
 
 void LearnerRole::learn_from_groups(LearnedStep& learned) {

@@ -41,7 +41,8 @@ struct StartAdapter {
 struct LearnedStep {
   std::int64_t step = 0;
   std::size_t images = 0;
-  std::vector<Group> groups;  ///< with advantages, in the order of the step's rows; empty for sft
+  std::vector<Group>
+      groups;  ///< with advantages, in the order of the step's rows, then of further rows; empty for sft
   UpdateResult result;  ///< of the first update; clip_fraction and ratio_max_deviation cover all updates
   double zero_variance = kNotMeasured;  ///< fraction of the groups whose completions all have the same reward
   double lr = 0;                        ///< of the first update
@@ -57,7 +58,10 @@ class LearnerRole {
   /// Restores the state of a checkpoint, whose files `reader` has read. Collective over the learners.
   void resume(const FoundCheckpoint& found, CheckpointReader& reader);
 
-  /// Learns from all groups of the step, or from given completions (sft), and passes the new adapter to the exchange.
+  /// Receives the scored groups of these rows, besides those that it already has of the step. Returns how many of them
+  /// all have any variance of rewards. Not for sft.
+  std::size_t receive(std::int64_t step, std::span<const std::size_t> rows);
+  /// Learns from all groups of the step, which it receives first if receive() has not been called, or from given completions (sft), and passes the new adapter to the exchange.
   /// Writes the step's dump if train.dump_steps contains the step. Collective over the learners. Throws Error if too
   /// many successive updates were not finite, or if a trajectory was sampled with a wrong adapter.
   LearnedStep learn_step(std::int64_t step);
@@ -79,7 +83,6 @@ class LearnerRole {
   std::size_t own_share() const { return static_cast<std::size_t>(learners_.rank()); }
   bool dumps(std::int64_t step) const;
   double rate() const;
-  std::vector<Group> receive_groups(std::int64_t step, std::span<const std::size_t> rows);
   void learn_from_groups(LearnedStep& learned);
   void learn_from_answers(LearnedStep& learned, std::span<const std::size_t> rows);
   Group answer_of(std::int64_t step, std::size_t row, const EncodedPicture& picture) const;
@@ -96,6 +99,7 @@ class LearnerRole {
   AdapterExchange& exchange_;
   const bool imitates_;
   GroupInbox inbox_;
+  std::vector<Group> groups_;  // of the step that is not learned yet
   std::optional<Lora> dumped_reference_;
   Learner learner_;
   std::int64_t learned_step_ = 0, learned_updates_ = 0, resumed_step_ = 0;

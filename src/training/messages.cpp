@@ -61,6 +61,19 @@ WorkReply receive_work_reply(Communicator& world, int keeper) {
   return work_reply_of(world.receive(keeper, kTagWorkReply, "groups to roll out"));
 }
 
+void send_lacking(Communicator& world, int to, std::size_t groups) {
+  const std::uint64_t number = groups;
+  world.send(to, kTagRefill, std::as_bytes(std::span(&number, 1)));
+}
+
+std::size_t receive_lacking(Communicator& world, int first_learner) {
+  const Message message = world.receive(first_learner, kTagRefill, "the number of groups to replace");
+  std::uint64_t number = 0;
+  CHECK_EQ(message.bytes.size(), sizeof number);
+  std::memcpy(&number, message.bytes.data(), sizeof number);
+  return number;
+}
+
 Boundary share_boundary(Communicator& world, int first_learner, const Boundary& own) {
   std::array<std::int64_t, 4> numbers{own.version, own.last_step, own.save ? 1 : 0,
                                       static_cast<std::int64_t>(own.evaluation)};

@@ -22,6 +22,7 @@ enum Tag : int {
   kTagReport = 3,  ///< every rank → first learner: its part of a step
   kTagWork = 4,    ///< actor → first actor: a request for groups
   kTagWorkReply = kTagWork + 1,
+  kTagRefill,    ///< first learner → every rank that is no learner: the number of groups that a step lacks
   kTagEvaluated  ///< this and the following tags, one per set and decoding: actor → first learner
 };
 
@@ -61,6 +62,10 @@ WorkReply receive_work_reply(Communicator& world, int keeper);
 inline constexpr std::size_t kReportWireBytes = sizeof(StepReport),
                              kWorkRequestWireBytes = 4 * sizeof(std::int64_t),
                              kWorkReplyWireBytes = 3 * sizeof(std::int64_t);
+
+/// The number of groups that a step lacks, for rank `to`.
+void send_lacking(Communicator& world, int to, std::size_t groups);
+std::size_t receive_lacking(Communicator& world, int first_learner);
 
 /// The evaluation that a starting run must do before its steps.
 enum class FirstEvaluation : std::int64_t {

@@ -25,6 +25,14 @@ void write_result(Hdf5Writer& out, const std::string& prefix, const SequenceResu
   write_vector(out, prefix + "token_loss", result.token_loss);
 }
 
+void write_rewards(Hdf5Writer& out, const std::string& path, const Trajectory& t, const Config& config) {
+  for (std::size_t i = 0; i < rewards().size(); ++i)
+    out.attribute(path, fmt::format("reward_{}", rewards()[i].name), reward_of(t, i));
+  out.attribute(path, "reward", t.reward);
+  out.attribute(path, "advantage", t.advantage);
+  if (learns_stage2(t, config)) out.attribute(path, "stage2_advantage", t.stage2_advantage);
+}
+
 void write_settings(Hdf5Writer& out, const StepDump& dump, const Config& config) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const ObjectiveSettings& objective = config.objective;
@@ -134,11 +142,7 @@ void write_step_dump(const std::filesystem::path& file, const StepDump& dump, st
       out.attribute(path, "stage2_text", t.stage2_text);
       out.attribute(path, "rating", t.rating.value_or(nan));
       out.attribute(path, "stage2_rating", t.stage2_rating.value_or(nan));
-      for (std::size_t i = 0; i < rewards().size(); ++i)
-        out.attribute(path, fmt::format("reward_{}", rewards()[i].name), reward_of(t, i));
-      out.attribute(path, "reward", t.reward);
-      out.attribute(path, "advantage", t.advantage);
-      if (learns_stage2(t, config)) out.attribute(path, "stage2_advantage", t.stage2_advantage);
+      write_rewards(out, path, t, config);
     }
   }
   write_adapter(out, "adapter_before", dump.adapter_before);

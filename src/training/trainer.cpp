@@ -38,6 +38,7 @@
 #include "training/meaning_judge.h"
 #include "training/messages.h"
 #include "training/picture_check.h"
+#include "training/refill.h"
 #include "training/reward_role.h"
 #include "training/run_checkpoints.h"
 #include "training/run_checks.h"
@@ -378,6 +379,10 @@ StepReport Trainer::act_and_score(std::int64_t step) {
     own.stage2 = seconds.stage2;
   }
   if (reward_ != nullptr) own.reward = reward_->score_step(step, data_.rows_of_step(step));
+  if (config_.rollout.refill_rounds > 0) {
+    refill_step({config_, world_, roles_, data_, actor_.get(), reward_.get(), learner_.get()},
+                options_of(step), own);
+  }
   return own;
 }
 

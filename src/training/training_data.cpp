@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <glog/logging.h>
 
+#include <algorithm>
 #include <cmath>
 #include <span>
 
@@ -58,6 +59,18 @@ std::vector<std::size_t> TrainingData::rows_of_step(std::int64_t step) const {
   const auto epoch = static_cast<std::uint64_t>(first / rows);
   const auto order = random_order(train.size(), RandomStream({seed, hash_text("order"), epoch}));
   return {order.begin() + first % rows, order.begin() + first % rows + images_per_step};
+}
+
+std::vector<std::size_t> TrainingData::further_rows(std::int64_t step, std::size_t drawn,
+                                                    std::size_t count) const {
+  const std::vector<std::size_t> used = rows_of_step(step);
+  std::vector<std::size_t> others =
+      random_order(train.size(), RandomStream({seed, hash_text("refill"), static_cast<std::uint64_t>(step)}));
+  std::erase_if(others,
+                [&](std::size_t row) { return std::find(used.begin(), used.end(), row) != used.end(); });
+  const std::size_t begin = std::min(drawn, others.size()), end = std::min(drawn + count, others.size());
+  return {others.begin() + static_cast<std::ptrdiff_t>(begin),
+          others.begin() + static_cast<std::ptrdiff_t>(end)};
 }
 
 std::int64_t TrainingData::steps_left_in_epoch(std::int64_t cursor) const {

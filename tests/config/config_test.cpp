@@ -359,6 +359,15 @@ TEST_F(ConfigTest, DefaultsThatDependOnTheLoss) {
   EXPECT_TRUE(dapo.objective.mask_truncated);
   EXPECT_EQ(load("", {"objective.loss=cispo"}).objective.loss.clip_high, 5);
   EXPECT_EQ(load("objective: cispo").objective.loss.clip_high, 5);
+  EXPECT_EQ(grpo.rollout.refill_rounds, 0);
+  EXPECT_EQ(dapo.rollout.refill_rounds, 3);
+  EXPECT_EQ(load("objective: {loss: dapo}", {"rollout.policy_lag=1"}).rollout.refill_rounds, 0);
+  EXPECT_EQ(load("objective: {loss: dapo, drop_zero_variance: false}").rollout.refill_rounds, 0);
+  EXPECT_EQ(load("objective: {loss: dapo}", {"rollout.refill_rounds=5"}).rollout.refill_rounds, 5);
+  EXPECT_THAT(message("", {"rollout.refill_rounds=1"}),
+              AllOf(HasSubstr("rollout.refill_rounds at"), HasSubstr("drop_zero_variance: true")));
+  EXPECT_THAT(message("objective: dapo", {"rollout.refill_rounds=1", "rollout.policy_lag=2"}),
+              AllOf(HasSubstr("rollout.refill_rounds at"), HasSubstr("rollout.policy_lag 2")));
   // What is written stays, also in the resolved text.
   const Config own = load("objective: {loss: dapo, clip_high: 0.2, drop_zero_variance: false}",
                           {"objective.mask_truncated=false"});

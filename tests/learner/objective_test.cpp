@@ -288,8 +288,9 @@ TEST(Objective, TokensMayHaveAdvantagesOfTheirOwn) {
     const auto result = loss(9, mixed);
     for (std::size_t t = 0; t < 3; ++t) {
       EXPECT_EQ(result.token_loss[t], loss(mixed[t], {}).token_loss[t]) << row.name;
-      if (!row.one_ratio_per_sequence)
+      if (!row.one_ratio_per_sequence) {
         EXPECT_EQ(result.gradient[t], loss(mixed[t], {}).gradient[t]) << row.name;
+      }
     }
     if (row.value == Loss::grpo) {
       EXPECT_EQ(result.clipped_high, 1);

@@ -157,14 +157,19 @@ TEST_F(PlanTest, CountsAStepOfTheQuickstart) {
   EXPECT_THAT(text, HasSubstr("prediction 1, consistency 1, reasoning 1, format 1\n"));
 }
 
+TEST_F(PlanTest, SaysHowManyImagesMayBeDrawnInPlaceOfOthers) {
+  const RunPlan plan = make_plan(config({"objective.loss=dapo", "rollout.refill_rounds=2"}), 1);
+  EXPECT_EQ(plan.further_images, 8);
+  EXPECT_THAT(describe_plan(plan), HasSubstr("at most 8 further images per step"));
+  EXPECT_EQ(describe_plan(make_plan(config(), 1)).find("refills"), std::string::npos);
+}
+
 TEST_F(PlanTest, SaysHowTheWeightsOfTheRewardsChange) {
   const RunPlan plan = make_plan(config({"rewards.reasoning={0: 0, 1000: 2}"}), 1);
   const std::string text = describe_plan(plan);
   EXPECT_THAT(text, HasSubstr("reasoning {0: 0, 1000: 2}, format 1\n"));
   EXPECT_THAT(text, HasSubstr("warning: the schedule of rewards.reasoning ends at step 1000"));
-  const RunPlan sft = make_plan(config({"objective.loss=sft", "rewards.reasoning={0: 0, 1000: 2}"}), 1);
-  EXPECT_EQ(describe_plan(sft).find("reward weights"), std::string::npos);
-  EXPECT_TRUE(sft.doubts.empty());
+  EXPECT_EQ(describe_plan(RunPlan()).find("reward weights"), std::string::npos) << "sft has no rewards";
 }
 
 TEST_F(PlanTest, SaysWhatARunWouldWarnOf) {

@@ -100,7 +100,8 @@ TEST(MetricsLines, NamesAndOrder) {
   EXPECT_EQ(
       keys_of(to_json_line(SampleRecord{})),
       (std::vector<std::string>{"step", "id", "member", "prompt", "text", "caption", "reasoning", "rating",
-                                "stage2_text", "stage2_rating", "score", "rewards", "advantage"}));
+                                "stage2_text", "stage2_rating", "score", "rewards", "advantage",
+                                "part_advantages"}));
 }
 
 TEST(MetricsLines, NumbersRoundTripWhateverTheLocale) {

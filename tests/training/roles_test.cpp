@@ -119,6 +119,14 @@ TEST(Messages, RequestsAndRepliesOfWorkArriveAsTheyWereSent) {
   EXPECT_TRUE(second->rows.empty());
 }
 
+TEST(Messages, TheNumberOfLackingGroupsArrives) {
+  const auto world = make_local();
+  send_lacking(*world, 0, 5);
+  send_lacking(*world, 0, 0);
+  EXPECT_EQ(receive_lacking(*world, 0), 5U);
+  EXPECT_EQ(receive_lacking(*world, 0), 0U);
+}
+
 // What the planned traffic counts.
 TEST(Messages, TheirSizesAreTheStatedOnes) {
   const auto world = make_local();

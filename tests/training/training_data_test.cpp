@@ -79,6 +79,28 @@ TEST(TrainingData, OtherImagesPerStepGoOnWhereTheOthersEnded) {
   EXPECT_EQ(fours.epochs_after(4), 1.5);
 }
 
+TEST(TrainingData, FurtherRowsAreAllTheOthersInAnOrderOfTheStep) {
+  const TrainingData data = data_of(11, 3, 4);
+  const std::vector<std::size_t> own = data.rows_of_step(2), all = data.further_rows(2, 0, 100);
+  std::set<std::size_t> seen(own.begin(), own.end());
+  for (const std::size_t row : all) EXPECT_TRUE(seen.insert(row).second) << row;
+  EXPECT_EQ(seen.size(), 11U);
+  // In rounds they are the same.
+  std::vector<std::size_t> rounds;
+  for (const std::size_t count : {2U, 0U, 5U, 9U}) {
+    const std::vector<std::size_t> more = data.further_rows(2, rounds.size(), count);
+    EXPECT_EQ(more.size(), std::min<std::size_t>(count, 8 - rounds.size()));
+    rounds.insert(rounds.end(), more.begin(), more.end());
+  }
+  EXPECT_EQ(rounds, all);
+  EXPECT_TRUE(data.further_rows(2, 8, 1).empty());
+  EXPECT_NE(data.further_rows(5, 0, 100), all);
+  // A run that goes on draws the same.
+  TrainingData resumed = data_of(11, 3, 4);
+  resumed.go_on_after(1, data.cursor_after(1));
+  EXPECT_EQ(resumed.further_rows(2, 0, 100), all);
+}
+
 TEST(TrainingData, StepsThatWereAskedForStay) {
   TrainingData data = data_of(10, 2, 0);
   data.steps = 7;

@@ -741,7 +741,8 @@ TEST_F(Training, DapoLeavesOutGroupsWithoutVarianceAndCutAnswers) {
   for (const auto& settings : {cut, alike}) {
     const auto with = [&](const char* loss) {
       std::vector<std::string> all = settings;
-      all.insert(all.end(), {std::string("objective.loss=") + loss, "objective.clip_high=0.2"});
+      all.insert(all.end(), {std::string("objective.loss=") + loss, "objective.clip_high=0.2",
+                             "rollout.refill_rounds=0"});
       return first_step(std::string(loss) + std::to_string(settings.size()), all);
     };
     const StepMetrics bnpo = with("bnpo"), dapo = with("dapo");
@@ -750,6 +751,68 @@ TEST_F(Training, DapoLeavesOutGroupsWithoutVarianceAndCutAnswers) {
     EXPECT_LT(dapo.trained_tokens, bnpo.trained_tokens);
     EXPECT_NE(dapo.grad_norm, bnpo.grad_norm);
   }
+}
+
+// Format alone rewards: some groups are rewarded alike, and others take their place.
+TEST_F(Training, DapoDrawsFurtherImagesForGroupsWithoutVariance) {
+  const std::vector<std::string> settings{"train.steps=2",
+                                          "data.eval=[]",
+                                          "objective.loss=dapo",
+                                          "rewards.prediction=0",
+                                          "rewards.consistency=0",
+                                          "rewards.reasoning=0",
+                                          "objective.mask_truncated=false",
+                                          "rollout.max_new_tokens=38"};
+  const auto with = [&](const std::string& name, std::vector<std::string> more, int ranks = 1) {
+    more.insert(more.begin(), settings.begin(), settings.end());
+    EXPECT_EQ(run(config(name, more), ranks), ExitCode::done);
+    return read_metrics(folder_.path() / name / "metrics.jsonl").steps;
+  };
+  const auto with_variance = [](const StepMetrics& m) {
+    return std::llround((1 - m.zero_variance_fraction) * static_cast<double>(m.images));
+  };
+  const std::vector<StepMetrics> none = with("none", {"rollout.refill_rounds=0"});
+  ASSERT_LT(with_variance(none.at(0)), 4) << "the test needs groups without variance";
+  EXPECT_EQ(none.at(0).images, 4);
+  const std::vector<StepMetrics> one = with("one", {"rollout.refill_rounds=1"});
+  EXPECT_EQ(one.at(0).images, 4 + 4 - with_variance(none.at(0))) << "a round draws what is lacking";
+  const std::vector<StepMetrics> full = with("full", {"rollout.refill_rounds=50"});
+  ASSERT_EQ(full.size(), 2U);
+  EXPECT_EQ(with_variance(full[0]), 4);
+  EXPECT_GT(full[0].images, 4);
+  EXPECT_GT(full[0].trained_tokens, none[0].trained_tokens);
+  // The images of a step that is not refilled are the first of one that is.
+  for (const auto& [key, text] : texts("none")) {
+    if (key.starts_with("1")) {
+      EXPECT_EQ(texts("full").at(key), text) << key;
+    }
+  }
+  // The same groups on any ranks, and after a stop.
+  with("ranks", {"rollout.refill_rounds=50", "roles={actors: 2, rewards: 1, learners: 1}"}, 4);
+  EXPECT_EQ(texts("ranks"), texts("full"));
+  EXPECT_EQ(adapter("ranks"), adapter("full"));
+  with("colocated", {"rollout.refill_rounds=50", "placement=colocated"}, 2);
+  EXPECT_EQ(texts("colocated"), texts("full"));
+  std::vector<std::string> all = settings;
+  all.emplace_back("rollout.refill_rounds=50");
+  signals_.stop = true;
+  ASSERT_EQ(run(config("stopped", all)), ExitCode::stopped);
+  signals_.stop = false;
+  ASSERT_EQ(run(config("stopped", all)), ExitCode::done);
+  EXPECT_EQ(texts("stopped"), texts("full"));
+  EXPECT_EQ(adapter("stopped"), adapter("full"));
+}
+
+TEST_F(Training, AStepThatCannotBeRefilledSaysSoAndGoesOn) {
+  bool told = false;
+  const WhenLogged shortage("only 0 of 4 groups have any variance of rewards, after 8 further images",
+                            [&] { told = true; });
+  ASSERT_EQ(run(config("run", {"train.steps=1", "data.eval=[]", "objective.loss=dapo",
+                               "rollout.refill_rounds=2", "rewards.prediction=0", "rewards.consistency=0",
+                               "rewards.reasoning=0", "rewards.format=0"})),
+            ExitCode::done);
+  EXPECT_TRUE(told);
+  EXPECT_EQ(read_metrics(folder_.path() / "run" / "metrics.jsonl").steps.at(0).images, 12);
 }
 
 TEST_F(Training, CaptionsTooLongForStageTwoGetNoRating) {

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// Draws further images for a step some of whose groups teach nothing (rollout.refill_rounds).
+#pragma once
+
+#include "actor/options.h"
+#include "comm/communicator.h"
+#include "comm/roles.h"
+#include "config/config.h"
+#include "training/actor_role.h"
+#include "training/learner_role.h"
+#include "training/messages.h"
+#include "training/reward_role.h"
+#include "training/training_data.h"
+
+namespace biqa {
+
+/// A rank's part of a step; nullptr: it does not have this role.
+struct StepRoles {
+  const Config& config;
+  Communicator& world;
+  const RolePlan& roles;
+  const TrainingData& data;
+  ActorRole* actor;
+  RewardRole* reward;
+  LearnerRole* learner;
+};
+
+/// Call it on every rank after the step's own rows are rolled out and scored. The learners receive their groups and count
+/// those with any variance of rewards. While some are lacking, further rows are rolled out, scored and received, at most
+/// rollout.refill_rounds times. A warning of the first learner says if some are still lacking then.
+///
+/// The groups do not depend on the ranks: every learner has all groups and counts alike, the other ranks get the number
+/// from the first learner, and the rows depend on the step and on these numbers alone. `options`: those of the step.
+/// Adds the seconds of this rank to `report`.
+void refill_step(const StepRoles& own, const RolloutOptions& options, StepReport& report);
+
+}  // namespace biqa
