@@ -203,16 +203,18 @@ std::optional<fs::path> take_base(YamlNode& root, const std::vector<fs::path>& c
   return base;
 }
 
-// Maps are merged key by key. Other values are replaced.
-void merge(YamlNode& onto, YamlNode&& from) {
-  if (onto.kind != YamlKind::map || from.kind != YamlKind::map) {
+constexpr int kMergedLevels = 2;  // sections, and their keys
+
+// Sections are merged key by key. Values are replaced, also those that are maps, such as the schedule of a weight.
+void merge(YamlNode& onto, YamlNode&& from, int levels = kMergedLevels) {
+  if (levels == 0 || onto.kind != YamlKind::map || from.kind != YamlKind::map) {
     onto = std::move(from);
     return;
   }
   onto.where = from.where;
   for (YamlNode& child : from.children) {
     if (YamlNode* const there = onto.find(child.key))
-      merge(*there, std::move(child));
+      merge(*there, std::move(child), levels - 1);
     else
       onto.children.push_back(std::move(child));
   }

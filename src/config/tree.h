@@ -12,8 +12,8 @@
 
 namespace biqa {
 
-/// Reads `file` over the chain of its bases, then applies `overrides` ("a.b=value"). Maps are merged key by key; any other
-/// value replaces the one of the base. The tree has no key `base`. Every node has the place and the folder of the file it
+/// Reads `file` over the chain of its bases, then applies `overrides` ("a.b=value"). Sections are merged key by key; any
+/// other value replaces the one of the base. The tree has no key `base`. Every node has the place and the folder of the file it
 /// stands in; overrides have the folder of `file`. Throws Error (usage) with file:line for an unknown or repeated key, for
 /// a base that does not exist, whose chain is a cycle or longer than 16 files, or that has a wrong value.
 YamlNode read_tree(const std::filesystem::path& file, std::span<const std::string> overrides);

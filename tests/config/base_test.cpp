@@ -61,6 +61,15 @@ TEST_F(BaseTest, MapsMergeAndOtherValuesReplace) {
   EXPECT_EQ(load("base.yaml").rollout.group_size, 8);
 }
 
+// Its points belong together: those of the base would make it another one.
+TEST_F(BaseTest, AScheduleReplacesTheOneOfTheBase) {
+  folder.write("base.yaml", "rewards: {reasoning: {0: 0, 100: 1}, format: {0: 2, 10: 1}}\n");
+  folder.write("own.yaml", "base: base.yaml\nrewards: {reasoning: {50: 1, 80: 3}, format: 0.5}\n");
+  const Config own = load("own.yaml");
+  EXPECT_EQ(own.rewards.weights.at(reward_column("reasoning")), WeightSchedule({{50, 1}, {80, 3}}));
+  EXPECT_EQ(own.rewards.weights.at(reward_column("format")), WeightSchedule(0.5));
+}
+
 // An empty section changes nothing, at whatever depth of the chain.
 TEST_F(BaseTest, ChainsAndEmptyFiles) {
   folder.write("a.yaml", "rewards: {prediction: 2, format: 3}\ntrain: {seed: 1}\n");
