@@ -517,8 +517,8 @@ TEST(ShippedConfigs, ParetoWeightsAddUpToTwo) {
     std::vector<double> weights;
     for (const auto& entry : fs::directory_iterator(kSource / "configs" / folder)) {
       const Config config = load_config(entry.path());
-      const double reasoning = config.rewards.weights.at(reward_column("reasoning"));
-      EXPECT_EQ(reasoning + config.rewards.weights.at(reward_column("prediction")), 2);
+      const double reasoning = config.rewards.weights.at(reward_column("reasoning")).at(1);
+      EXPECT_EQ(reasoning + config.rewards.weights.at(reward_column("prediction")).at(1), 2);
       EXPECT_EQ(entry.path().stem(), fmt::format("reasoning_{:.2f}", reasoning));
       weights.push_back(reasoning);
     }

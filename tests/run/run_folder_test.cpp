@@ -97,11 +97,10 @@ TEST(MetricsLines, NamesAndOrder) {
             (std::vector<std::string>{"step", "eval", "condition", "decoding", "n", "parse_failures",
                                       "out_of_scale", "plcc", "srcc", "krcc", "rmse", "plcc_in_scale",
                                       "srcc_in_scale", "rmse_in_scale", "rouge1_p", "rouge1_r", "rouge1_f"}));
-  EXPECT_EQ(
-      keys_of(to_json_line(SampleRecord{})),
-      (std::vector<std::string>{"step", "id", "member", "prompt", "text", "caption", "reasoning", "rating",
-                                "stage2_text", "stage2_rating", "score", "rewards", "advantage",
-                                "part_advantages"}));
+  EXPECT_EQ(keys_of(to_json_line(SampleRecord{})),
+            (std::vector<std::string>{"step", "id", "member", "prompt", "text", "caption", "reasoning",
+                                      "rating", "stage2_text", "stage2_rating", "score", "rewards",
+                                      "advantage", "part_advantages"}));
 }
 
 TEST(MetricsLines, NumbersRoundTripWhateverTheLocale) {
