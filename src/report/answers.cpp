@@ -41,6 +41,7 @@ std::vector<SampleRecord> first_of(const std::map<std::string, SampleRecord>& ke
   });
   order.resize(std::min(order.size(), count));
   std::vector<SampleRecord> samples;
+  samples.reserve(order.size());
   for (const SampleRecord* sample : order) samples.push_back(*sample);
   return samples;
 }

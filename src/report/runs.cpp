@@ -27,6 +27,7 @@ std::string value_text(const YamlNode& node) {
   if (node.kind == YamlKind::null) return "null";
   if (node.kind == YamlKind::scalar) return node.text;
   std::vector<std::string> parts;
+  parts.reserve(node.children.size());
   for (const YamlNode& child : node.children)
     parts.push_back(child.key.empty() ? value_text(child) : child.key + ": " + value_text(child));
   return fmt::format("[{}]", fmt::join(parts, ", "));
@@ -124,7 +125,7 @@ void name_runs(std::vector<RunRecord>& runs) {
 std::string identity_of(const RunRecord& run) {
   std::string identity;
   for (const auto& [key, value] : run.settings) {
-    if (tells_configurations_apart(key)) identity += key + '\0' + value + '\0';
+    if (tells_configurations_apart(key)) identity.append(key).append(1, '\0').append(value).append(1, '\0');
   }
   return identity;
 }
@@ -273,6 +274,7 @@ StepCurve step_curve(const Configuration& configuration, std::string_view column
   }
   for (const auto& [number, by_run] : values) {
     std::vector<double> means;
+    means.reserve(by_run.size());
     for (const auto& [run, of_run] : by_run) means.push_back(of_run.empty() ? kNotMeasured : mean(of_run));
     const auto first = static_cast<double>(number * curve.steps_per_point + 1);
     curve.points.push_back(
@@ -302,6 +304,7 @@ std::vector<LinePoint> evaluation_curve(const Configuration& configuration, cons
     }
   }
   std::vector<LinePoint> points;
+  points.reserve(values.size());
   for (const auto& [step, of_runs] : values)
     points.push_back(point_over_runs(static_cast<double>(step), of_runs));
   return points;

@@ -69,6 +69,7 @@ std::vector<double> means_over_sets(const RunReportInputs& inputs, Configuration
   for (std::size_t i = 0; i < means.size(); ++i) {
     if (!takes_part[i] || by_set.empty()) continue;
     std::vector<double> values;
+    values.reserve(by_set.size());
     for (const std::vector<double>& figures : by_set) values.push_back(figures[i]);
     means[i] = mean(values);
   }
@@ -193,6 +194,7 @@ std::string trade_off_chart(const RunReportInputs& inputs, Configurations config
   const std::vector<double> first = values(axes.first, axes.first_condition);
   const std::vector<double> second = values(axes.second, axes.second_condition);
   std::vector<TwoFigures> figures;
+  figures.reserve(configurations.size());
   for (std::size_t i = 0; i < configurations.size(); ++i) figures.push_back({first[i], second[i]});
   const auto measured = [](const TwoFigures& f) { return std::isfinite(f.first) && std::isfinite(f.second); };
   if (std::count_if(figures.begin(), figures.end(), measured) < 2) return "";
