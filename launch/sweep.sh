@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Usage: launch/sweep.sh --out DIR [--seeds LIST] [--jobs N] [--np N] [--slurm] [--changed] [--dry-run] CONFIG… [--set KEY=VALUE]…
+# Usage: launch/sweep.sh --out DIR [--seeds LIST] [--jobs N] [--np N] [--slurm] [--changed] [--evaluate] [--dry-run] CONFIG… [--set KEY=VALUE]…
 # Trains every configuration with every seed, and prints a table: mean and standard deviation over the seeds of the last
 # evaluation. CONFIG is a file, or a folder that stands for its *.yaml files. The run folders are DIR/NAME/seed-SEED. NAME is
 # the name of the configuration without .yaml. The table is also written to DIR/table.txt and DIR/table.csv.
@@ -10,6 +10,9 @@
 #   --np N          ranks of each run (default: 1)
 #   --slurm         submit the runs as a Slurm job array instead; the variables of koniq.slurm apply (launch/README.md)
 #   --changed       also go on with runs whose settings have changed since they began; otherwise they count as failed
+#   --evaluate      evaluate each finished run with biqa_eval on data.eval, and print a second table. The run folders then hold
+#                   evaluation.json and predictions.jsonl; the table is also in DIR/evaluations.txt and DIR/evaluations.csv
+#   --similarity-model FOLDER  sentence encoder of that evaluation (docs/evaluation.md)
 #   --dry-run       print what would run, and stop
 #   --set KEY=VALUE replaces a setting in all runs
 # On Ctrl-C or SIGTERM all runs finish their step and save; the exit code is then 75. On SIGUSR1 they save and continue.
@@ -29,7 +32,7 @@ number() {  # number FLAG TEXT: a whole number above 0
 }
 
 here=$(dirname "${BASH_SOURCE[0]}")
-out='' seed_list=1,2,3 jobs='' ranks=1 slurm=no changed=no dry_run=no
+out='' seed_list=1,2,3 jobs='' ranks=1 slurm=no changed=no dry_run=no evaluate=no similarity=()
 inputs=() sets=()
 while [[ $# -gt 0 ]]; do
   case $1 in
@@ -42,6 +45,8 @@ while [[ $# -gt 0 ]]; do
     --set=*) sets+=(--set "${1#--set=}") ;;
     --slurm) slurm=yes ;;
     --changed) changed=yes ;;
+    --evaluate) evaluate=yes ;;
+    --similarity-model) [[ -n ${2:-} ]] || usage "--similarity-model needs a folder"; similarity=(--similarity-model "$2"); shift ;;
     --dry-run) dry_run=yes ;;
     -*) usage "unknown argument $1" ;;
     *) inputs+=("$1") ;;
@@ -57,9 +62,12 @@ for set in "${sets[@]}"; do
     checkpoint.resume=*) usage "--set $set: a run of a sweep always goes on from its own newest checkpoint" ;;
   esac
 done
+[[ $evaluate == no || $slurm == no ]] || usage "--evaluate does not work with --slurm: when the array is done, give it without --slurm"
+[[ $evaluate == yes || ${#similarity[@]} == 0 ]] || usage "--similarity-model has no effect without --evaluate"
 learner=${BIQA_LEARNER:-$here/../build/cpu/bin/biqa_learner}
 sweep=$(dirname "$learner")/biqa_sweep
-for needed in "$learner" "$sweep"; do
+evaluator=$(dirname "$learner")/biqa_eval
+for needed in "$learner" "$sweep" "$evaluator"; do
   [[ -x $needed ]] || refuse 1 "$needed is not there; run launch/setup.sh and launch/build.sh"
 done
 
@@ -178,8 +186,16 @@ fi
 export BIQA_LEARNER=$learner
 declare -A running=() began=()  # index of the run by process
 stopping=no
-# Each run has its own session, so the terminal's Ctrl-C reaches only this script.
-start_run() {  # start_run INDEX
+# Each job has its own session, so the terminal's Ctrl-C reaches only this script.
+start_evaluation() {  # start_evaluation INDEX
+  local folder=${folders[$1]}
+  rm -f "$folder/predictions.jsonl"
+  setsid setpriv --pdeathsig TERM "$evaluator" --config "$folder/config.yaml" --adapter "$folder" "${similarity[@]}" \
+    --predictions "$folder/predictions.jsonl" --format json </dev/null >"$folder/.evaluation.part" 2>>"$folder.log" &
+  running[$!]=$1
+  began[$!]=$SECONDS
+}
+start_training() {  # start_training INDEX
   mkdir -p "$(dirname "${folders[$1]}")" || refuse 1 "${folders[$1]}: the folder above it cannot be made"
   arguments_of "${folders[$1]}" "${run_seeds[$1]}"
   setsid setpriv --pdeathsig TERM bash "$here/local.sh" -n "$ranks" "${run_configs[$1]}" "${arguments[@]}" \
@@ -188,7 +204,22 @@ start_run() {  # start_run INDEX
   began[$!]=$SECONDS
   say "${titles[$1]}: begins, log ${folders[$1]}.log"
 }
-end_run() {  # end_run PROCESS
+end_evaluation() {  # end_evaluation PROCESS
+  local i=${running[$1]} status=0
+  wait "$1" || status=$?
+  unset "running[$1]"
+  if ((status == 0)); then
+    mv "${folders[i]}/.evaluation.part" "${folders[i]}/evaluation.json"
+    say "${titles[i]}: evaluated in $((SECONDS - began[$1])) s"
+  elif ((status == 75)); then
+    stopped+=("evaluation of ${titles[i]}")
+  else
+    failed+=("evaluation of ${titles[i]}")
+    printf 'error: launch/sweep.sh: the evaluation of %s failed with exit code %s; see %s\n' "${titles[i]}" "$status" \
+      "${folders[i]}.log" >&2
+  fi
+}
+end_training() {  # end_training PROCESS
   local i=${running[$1]} status=0 reason
   wait "$1" || status=$?
   unset "running[$1]"
@@ -211,41 +242,63 @@ stop() {
   say "stopping: each run finishes its step and saves (ask again to kill them)"
   ((${#running[@]} == 0)) || kill -TERM "${!running[@]}" 2>/dev/null || true
 }
-save() { ((${#running[@]} == 0)) || kill -USR1 "${!running[@]}" 2>/dev/null || true; }
+save() { [[ ${kind:-} != training ]] || ((${#running[@]} == 0)) || kill -USR1 "${!running[@]}" 2>/dev/null || true; }
 trap stop INT TERM
 trap save USR1
 
-next=0
-while ((next < ${#todo[@]} || ${#running[@]} > 0)); do
-  if [[ $stopping == no ]] && ((next < ${#todo[@]} && ${#running[@]} < jobs)); then
-    start_run "${todo[next]}"
-    next=$((next + 1))
-    continue
-  fi
-  [[ $stopping == no || ${#running[@]} -gt 0 ]] || break
-  for process in "${!running[@]}"; do
-    kill -0 "$process" 2>/dev/null || end_run "$process"
+# run_all training|evaluation INDEX…: at most `jobs` side by side. Runs that a stop leaves out count as stopped.
+run_all() {
+  local kind=$1 process
+  shift
+  while (($# > 0 || ${#running[@]} > 0)); do
+    if [[ $stopping == no ]] && (($# > 0 && ${#running[@]} < jobs)); then
+      "start_$kind" "$1"
+      shift
+      continue
+    fi
+    [[ $stopping == no || ${#running[@]} -gt 0 ]] || break
+    for process in "${!running[@]}"; do
+      kill -0 "$process" 2>/dev/null || "end_$kind" "$process"
+    done
+    sleep 0.1 >/dev/null 2>&1 || true  # may outlive this script
   done
-  sleep 0.1 >/dev/null 2>&1 || true  # may outlive this script
-done
-for i in "${todo[@]:next}"; do stopped+=("${titles[i]}"); done
+  for process in "$@"; do stopped+=("${titles[process]}"); done
+}
+run_all training "${todo[@]}"
+if [[ $evaluate == yes && $stopping == no ]]; then
+  # Of the runs with a final adapter, those that have no evaluation since.
+  unevaluated=()
+  for ((i = 0; i < count; ++i)); do
+    adapter=${folders[i]}/adapter.h5
+    [[ ! -e $adapter || ${folders[i]}/evaluation.json -nt $adapter ]] || unevaluated+=("$i")
+  done
+  run_all evaluation "${unevaluated[@]}"
+fi
 
 # ---- the table, and what became of the runs
 table=0
-for format in csv table; do
-  name=table.$([[ $format == csv ]] && echo csv || echo txt)
-  status=0
-  "$sweep" table "$out" --format "$format" >"$out/.$name.part" 2>"$out/.table.log" || status=$?
-  if ((status == 0 || status == 3)); then
-    mv "$out/.$name.part" "$out/$name"
-  else
-    rm -f "$out/.$name.part"
-    table=1
-  fi
-done
-cat "$out/.table.log" >&2
-rm -f "$out/.table.log"
+write_table() {  # write_table COMMAND NAME: of biqa_sweep, to OUT/NAME.txt and OUT/NAME.csv
+  local format file status
+  for format in csv table; do
+    file=$2.$([[ $format == csv ]] && echo csv || echo txt)
+    status=0
+    "$sweep" "$1" "$out" --format "$format" >"$out/.$file.part" 2>"$out/.table.log" || status=$?
+    if ((status == 0 || status == 3)); then
+      mv "$out/.$file.part" "$out/$file"
+    else
+      rm -f "$out/.$file.part"
+      table=1
+    fi
+  done
+  cat "$out/.table.log" >&2
+  rm -f "$out/.table.log"
+}
+write_table table table
 ((table > 0)) || cat "$out/table.txt"
+if [[ $evaluate == yes ]]; then
+  write_table evaluations evaluations
+  ((table > 0)) || { echo; cat "$out/evaluations.txt"; }
+fi
 say "$finished of $count runs are finished${failed:+, ${#failed[@]} failed}${stopped:+, ${#stopped[@]} stopped}; the table is in $out/table.txt and $out/table.csv"
 for title in "${failed[@]}"; do say "failed: $title"; done
 for title in "${stopped[@]}"; do say "stopped: $title"; done

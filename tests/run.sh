@@ -32,7 +32,7 @@ failure() {
 build() {
   local log=build/$1/build.log
   mkdir -p "build/$1"
-  echo "building $1 (20 to 30 minutes on 2 cores if nothing is built yet); progress is in $log"
+  echo "building $1 (10 to 20 minutes on 2 cores if nothing is built yet); progress is in $log"
   if bash launch/build.sh "$@" >"$log" 2>&1; then
     tail -n 1 "$log"
     return 0

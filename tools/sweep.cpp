@@ -36,10 +36,12 @@ const ProgramInfo kInfo{
      {"format", "FORMAT", "table: table, csv or json", "table"}}};
 
 ExitCode print_table(const CommandLine& line) {
+  const std::string& command = line.positional()[0];
   if (line.positional().size() != 2)
-    fail_usage("command table needs one folder, the --out of launch/sweep.sh; see biqa_sweep --help");
+    fail_usage("command {} needs one folder, the --out of launch/sweep.sh; see biqa_sweep --help", command);
   const std::string format = line.choice("format", {"table", "csv", "json"});
-  const SweepTable table = sweep_table(read_sweep(line.positional()[1]));
+  const SweepSource source = command == "table" ? SweepSource::training : SweepSource::evaluation;
+  const SweepTable table = sweep_table(read_sweep(line.positional()[1], source), sweep_columns(source));
   fmt::print("{}", format == "csv"    ? sweep_csv(table)
                    : format == "json" ? sweep_json(table)
                                       : sweep_text(table));
@@ -88,9 +90,9 @@ ExitCode print_state(const CommandLine& line) {
 
 ExitCode run(const CommandLine& line) {
   const std::string command = line.positional().empty() ? "" : line.positional().front();
-  if (command == "table") return print_table(line);
+  if (command == "table" || command == "evaluations") return print_table(line);
   if (command == "state") return print_state(line);
-  fail_usage("command '{}' is not known: it is table or state; see biqa_sweep --help", command);
+  fail_usage("command '{}' is not known: it is table, evaluations or state; see biqa_sweep --help", command);
 }
 
 }  // namespace

@@ -8,39 +8,14 @@
 #include <cmath>
 #include <utility>
 
+#include "core/markup.h"
 #include "data/unicode.h"
 #include "report/style.h"
 
 namespace biqa {
 
 std::string escaped_html(std::string_view text) {
-  const std::string valid = repaired_utf8(text);
-  std::string out;
-  out.reserve(valid.size());
-  for (const char c : valid) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      case '\'':
-        out += "&#39;";
-        break;
-      default: {
-        const auto byte = static_cast<unsigned char>(c);
-        if ((byte >= 0x20 && byte != 0x7F) || c == '\n' || c == '\t') out += c;
-      }
-    }
-  }
-  return out;
+  return escaped_markup(repaired_utf8(text));
 }
 
 std::string fixed_text(double value, int decimals) {

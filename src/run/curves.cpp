@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/markup.h"
 #include "run/axis.h"
 
 namespace biqa {
@@ -57,27 +58,6 @@ constexpr std::string_view kStyle =
     "30363d}"
     ".small{fill:#9198a1}.grid{stroke:#30363d}.reward{stroke:#58a6ff}.reward-dot{fill:#58a6ff}"
     ".greedy{stroke:#3fb950}.greedy-dot{fill:#3fb950}.sampled{stroke:#f0883e}.sampled-dot{fill:#f0883e}}";
-
-std::string escaped(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      default:
-        // XML allows no other control characters, not even escaped.
-        if (static_cast<unsigned char>(c) >= 0x20) out += c;
-    }
-  }
-  return out;
-}
 
 Curve finite(const Curve& curve) {
   Curve kept;
@@ -145,7 +125,8 @@ std::string draw_panel(const Panel& panel, double left, double top, double least
       "<g><rect class=\"card\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" rx=\"6\"/>"
       "<text class=\"head\" x=\"{:.1f}\" y=\"{:.1f}\">{}<tspan class=\"small\" font-weight=\"400\" "
       "dx=\"6\">{}</tspan></text>\n",
-      left, top, kPanelWidth, kPanelHeight, left + 14, top + 22, escaped(panel.title), escaped(panel.unit));
+      left, top, kPanelWidth, kPanelHeight, left + 14, top + 22, escaped_markup(panel.title),
+      escaped_markup(panel.unit));
   for (int i = 0; i <= y_axis.count(); ++i) {
     const double y = at_y(y_axis.tick(i));
     svg += fmt::format(
@@ -171,7 +152,7 @@ std::string draw_panel(const Panel& panel, double left, double top, double least
       for (const Point& p : series.curve)
         path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : "L", at_x(p.x), at_y(p.y));
       svg += fmt::format("<path class=\"line {}\" d=\"{}\"><title>{}</title></path>\n", series.css, path,
-                         escaped(series.name));
+                         escaped_markup(series.name));
     }
     if (series.points_only || series.labelled) {
       for (const Point& p : series.curve) {
@@ -271,13 +252,13 @@ std::string learning_curves_svg(const MetricsFile& metrics, const std::string& t
       "role=\"img\"><title>{2}</title><style>{3}</style>\n<rect class=\"page\" width=\"100%\" "
       "height=\"100%\"/>\n"
       "<text class=\"title\" x=\"{4:.0f}\" y=\"38\">{2}</text>\n",
-      width, height, escaped(title), kStyle, kMargin);
+      width, height, escaped_markup(title), kStyle, kMargin);
 
   double x = kMargin;
   const auto legend = [&](const std::string& mark, const std::string& text) {
     svg += fmt::format(
         "<g transform=\"translate({:.0f},62)\">{}<text class=\"small\" x=\"24\" y=\"4\">{}</text></g>\n", x,
-        mark, escaped(text));
+        mark, escaped_markup(text));
     // An over-estimate of the text's width at 11 px.
     x += 44 + 6.2 * static_cast<double>(text.size());
   };

@@ -5,6 +5,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -15,6 +16,7 @@
 #include "core/csv.h"
 #include "core/error.h"
 #include "core/statistics.h"
+#include "io/files.h"
 #include "run/run_folder.h"
 
 namespace biqa {
@@ -43,13 +45,74 @@ std::vector<fs::path> folders_in(const fs::path& folder) {
   return found;
 }
 
-std::vector<EvalMetrics> last_evaluations(const fs::path& file) {
+constexpr std::array kTrainingColumns{
+    SweepColumn{"image_plcc", "image PLCC", "image", "plcc"},
+    SweepColumn{"image_srcc", "image SRCC", "image", "srcc"},
+    SweepColumn{"image_parse_failures", "no rating", "image", "parse_failures", 1},
+    SweepColumn{"caption_plcc", "caption PLCC", "caption", "plcc"},
+    SweepColumn{"caption_srcc", "caption SRCC", "caption", "srcc"},
+    SweepColumn{"caption_parse_failures", "no rating", "caption", "parse_failures", 1},
+    SweepColumn{"rouge1_p", "ROUGE-1 P", "image", "rouge1_p"},
+    SweepColumn{"rouge1_r", "ROUGE-1 R", "image", "rouge1_r"},
+    SweepColumn{"rouge1_f", "ROUGE-1 F1", "image", "rouge1_f"}};
+
+// Figures of texts stand here above their chance level only.
+constexpr std::array kEvaluationColumns{
+    SweepColumn{"image_plcc", "image PLCC", "image", "plcc"},
+    SweepColumn{"image_srcc", "image SRCC", "image", "srcc"},
+    SweepColumn{"image_rmse", "image RMSE", "image", "rmse"},
+    SweepColumn{"caption_plcc", "caption PLCC", "caption", "plcc"},
+    SweepColumn{"caption_srcc", "caption SRCC", "caption", "srcc"},
+    SweepColumn{"contradiction", "contradiction", "image", "contradiction_mean"},
+    SweepColumn{"words", "caption words", "image", "caption_words", 1},
+    SweepColumn{"reasoning_words", "reasoning words", "image", "reasoning_words", 1},
+    SweepColumn{"rouge1_p_excess", "ROUGE-1 P excess", "image", "texts.rouge1_p_excess"},
+    SweepColumn{"rouge1_r_excess", "R excess", "image", "texts.rouge1_r_excess"},
+    SweepColumn{"rouge1_f_excess", "F1 excess", "image", "texts.rouge1_f_excess"},
+    SweepColumn{"similarity_excess", "similarity excess", "image", "texts.similarity_excess"},
+    SweepColumn{"polarity_excess", "polarity excess", "image", "texts.polarity_excess"}};
+
+std::vector<SweepLine> last_evaluations(const fs::path& file) {
   if (!fs::exists(file)) return {};
   std::vector<EvalMetrics> all = read_metrics(file).evaluations;
   std::int64_t last = 0;
   for (const EvalMetrics& one : all) last = std::max(last, one.step);
-  std::erase_if(all, [&](const EvalMetrics& one) { return one.step != last; });
-  return all;
+  std::vector<SweepLine> lines;
+  for (const EvalMetrics& one : all) {
+    if (one.step != last) continue;
+    SweepLine line{one.set, one.condition, one.decoding, one.step, one.n, {}};
+    for (const SweepColumn& column : kTrainingColumns)
+      line.figures.emplace(column.figure, column_of(one, column.figure));
+    lines.push_back(std::move(line));
+  }
+  return lines;
+}
+
+/// The numbers of a row, those of its objects as "OBJECT.KEY".
+void add_numbers(const nlohmann::json& object, const std::string& prefix, SweepLine& line) {
+  for (const auto& [key, value] : object.items()) {
+    if (value.is_number()) line.figures.emplace(prefix + key, value.get<double>());
+    if (value.is_object()) add_numbers(value, prefix + key + ".", line);
+  }
+}
+
+std::vector<SweepLine> lines_of_document(const fs::path& file) {
+  std::vector<SweepLine> lines;
+  try {
+    for (const nlohmann::json& row : nlohmann::json::parse(read_file(file)).at("rows")) {
+      SweepLine line;
+      line.set = row.at("set").get<std::string>();
+      line.condition = row.at("condition").get<std::string>();
+      line.decoding = row.at("decoding").get<std::string>();
+      line.images = row.at("n").get<std::int64_t>();
+      add_numbers(row, "", line);
+      lines.push_back(std::move(line));
+    }
+  } catch (const nlohmann::json::exception& e) {
+    fail("{} is not a document of biqa_eval --format json ({}); remove it and give the command again",
+         file.string(), e.what());
+  }
+  return lines;
 }
 
 SweepFigure figure_of(std::vector<double> values) {
@@ -66,29 +129,32 @@ SweepFigure figure_of(std::vector<double> values) {
 
 /// The row of one set and decoding over `runs`, which are finished.
 SweepRow row_of_runs(const std::vector<const SweepRun*>& runs, const std::string& set,
-                     const std::string& decoding, std::vector<std::string>& notes) {
+                     const std::string& decoding, SweepTable& table) {
   SweepRow row;
   row.config = runs.front()->config;
   row.set = set;
   row.decoding = decoding;
-  std::array<std::vector<double>, kSweepColumns.size()> values;
+  std::vector<std::vector<double>> values(table.columns.size());
   std::set<std::pair<std::int64_t, std::int64_t>> steps_and_images;
   for (const SweepRun* run : runs) {
     row.seeds.push_back(run->seed);
-    for (std::size_t i = 0; i < kSweepColumns.size(); ++i) {
-      const auto line = std::find_if(run->last.begin(), run->last.end(), [&](const EvalMetrics& m) {
-        return m.set == set && m.decoding == decoding && m.condition == kSweepColumns[i].condition;
+    for (std::size_t i = 0; i < table.columns.size(); ++i) {
+      const SweepColumn& column = table.columns[i];
+      const auto line = std::find_if(run->lines.begin(), run->lines.end(), [&](const SweepLine& one) {
+        return one.set == set && one.decoding == decoding && one.condition == column.condition;
       });
-      values[i].push_back(line == run->last.end() ? kNotMeasured : column_of(*line, kSweepColumns[i].metric));
-      if (line == run->last.end()) continue;
-      steps_and_images.emplace(line->step, line->n);
+      values[i].push_back(kNotMeasured);
+      if (line == run->lines.end()) continue;
+      if (const auto figure = line->figures.find(column.figure); figure != line->figures.end())
+        values[i].back() = figure->second;
+      steps_and_images.emplace(line->step, line->images);
       row.step = std::max(row.step, line->step);
-      row.images = std::max(row.images, line->n);
+      row.images = std::max(row.images, line->images);
     }
   }
-  for (std::size_t i = 0; i < kSweepColumns.size(); ++i) row.figures[i] = figure_of(std::move(values[i]));
+  for (std::vector<double>& figures : values) row.figures.push_back(figure_of(std::move(figures)));
   if (steps_and_images.size() > 1) {
-    notes.push_back(fmt::format(
+    table.notes.push_back(fmt::format(
         "{} on {} ({}): the seeds were not evaluated after the same step or on as many images; run them with "
         "the same settings",
         row.config, set, decoding));
@@ -115,14 +181,26 @@ std::string csv_number(double value) {
 
 }  // namespace
 
-std::vector<SweepRun> read_sweep(const fs::path& out) {
+std::span<const SweepColumn> sweep_columns(SweepSource source) {
+  if (source == SweepSource::training) return kTrainingColumns;
+  return kEvaluationColumns;
+}
+
+std::vector<SweepRun> read_sweep(const fs::path& out, SweepSource source) {
   std::vector<SweepRun> runs;
   for (const fs::path& config : folders_in(out)) {
     for (const fs::path& folder : folders_in(config)) {
       const std::string name = folder.filename().string();
       if (!name.starts_with(kSeedFolder) || !fs::exists(folder / "config.yaml")) continue;
-      runs.push_back({config.filename().string(), name.substr(kSeedFolder.size()), is_finished(folder),
-                      last_evaluations(folder / "metrics.jsonl")});
+      SweepRun run{config.filename().string(), name.substr(kSeedFolder.size()), is_finished(folder), {}};
+      const fs::path document = folder / "evaluation.json";
+      if (source == SweepSource::training)
+        run.lines = last_evaluations(folder / "metrics.jsonl");
+      else if (fs::exists(document))
+        run.lines = lines_of_document(document);
+      else
+        run.finished = false;
+      runs.push_back(std::move(run));
     }
   }
   if (runs.empty())
@@ -131,8 +209,9 @@ std::vector<SweepRun> read_sweep(const fs::path& out) {
   return runs;
 }
 
-SweepTable sweep_table(const std::vector<SweepRun>& runs) {
+SweepTable sweep_table(const std::vector<SweepRun>& runs, std::span<const SweepColumn> columns) {
   SweepTable table;
+  table.columns = columns;
   for (auto begin = runs.begin(); begin != runs.end();) {
     const auto end =
         std::find_if(begin, runs.end(), [&](const SweepRun& run) { return run.config != begin->config; });
@@ -145,7 +224,7 @@ SweepTable sweep_table(const std::vector<SweepRun>& runs) {
         continue;
       }
       finished.push_back(&*run);
-      for (const EvalMetrics& line : run->last) {
+      for (const SweepLine& line : run->lines) {
         const std::pair kind(line.set, line.decoding);
         if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) kinds.push_back(kind);
       }
@@ -156,10 +235,10 @@ SweepTable sweep_table(const std::vector<SweepRun>& runs) {
     }
     std::vector<SweepRow> rows;
     rows.reserve(kinds.size());
-    for (const auto& [set, decoding] : kinds)
-      rows.push_back(row_of_runs(finished, set, decoding, table.notes));
+    for (const auto& [set, decoding] : kinds) rows.push_back(row_of_runs(finished, set, decoding, table));
     if (rows.empty()) {
       rows.emplace_back();
+      rows.back().figures.resize(columns.size());
       for (const SweepRun* run : finished) rows.back().seeds.push_back(run->seed);
       if (!finished.empty())
         table.notes.push_back(fmt::format("{}: its runs have no evaluation; set data.eval", begin->config));
@@ -181,7 +260,7 @@ std::string sweep_text(const SweepTable& table) {
     if (!row.set.empty() && std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) kinds.push_back(kind);
   }
   std::vector<std::string> names{"configuration", "seeds", "step"};
-  for (const SweepColumn& column : kSweepColumns) names.emplace_back(column.title);
+  for (const SweepColumn& column : table.columns) names.emplace_back(column.title);
   std::string text;
   for (const auto& [set, decoding] : kinds) {
     Columns columns(names, 1);
@@ -190,8 +269,8 @@ std::string sweep_text(const SweepTable& table) {
       if (row.set != set || row.decoding != decoding) continue;
       images = std::max(images, row.images);
       std::vector<std::string> cells{row.config, std::to_string(row.seeds.size()), std::to_string(row.step)};
-      for (std::size_t i = 0; i < kSweepColumns.size(); ++i)
-        cells.push_back(cell(row.figures[i], kSweepColumns[i].decimals, row.seeds.size()));
+      for (std::size_t i = 0; i < table.columns.size(); ++i)
+        cells.push_back(cell(row.figures[i], table.columns[i].decimals, row.seeds.size()));
       columns.add(std::move(cells));
     }
     text += fmt::format("{}{}, {}, {} images\n{}", text.empty() ? "" : "\n", set, decoding, images,
@@ -202,7 +281,7 @@ std::string sweep_text(const SweepTable& table) {
 
 std::string sweep_csv(const SweepTable& table) {
   std::vector<std::string> names{"config", "set", "decoding", "step", "images", "seeds", "unfinished"};
-  for (const SweepColumn& column : kSweepColumns) {
+  for (const SweepColumn& column : table.columns) {
     for (const char* part : {"mean", "deviation", "n"})
       names.push_back(fmt::format("{}_{}", column.name, part));
   }
@@ -222,11 +301,11 @@ std::string sweep_json(const SweepTable& table) {
   for (const SweepRow& row : table.rows) {
     Json json{{"config", row.config}, {"set", row.set},     {"decoding", row.decoding},    {"step", row.step},
               {"images", row.images}, {"seeds", row.seeds}, {"unfinished", row.unfinished}};
-    for (std::size_t i = 0; i < kSweepColumns.size(); ++i) {
+    for (std::size_t i = 0; i < table.columns.size(); ++i) {
       const SweepFigure& figure = row.figures[i];
       Json values = Json::array();
       for (const double value : figure.values) values.push_back(json_number(value));
-      json[std::string(kSweepColumns[i].name)] = {{"mean", json_number(figure.mean)},
+      json[std::string(table.columns[i].name)] = {{"mean", json_number(figure.mean)},
                                                   {"deviation", json_number(figure.deviation)},
                                                   {"n", figure.n},
                                                   {"values", std::move(values)}};

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <nlohmann/json.hpp>
 #include <vector>
@@ -31,7 +32,7 @@ const fs::path kSource = BIQA_SOURCE_DIR;
 class SweepScript : public ::testing::Test {
  protected:
   void SetUp() override {
-    for (const char* name : {"biqa_learner", "biqa_sweep"}) {
+    for (const char* name : {"biqa_learner", "biqa_sweep", "biqa_eval"}) {
       if (!fs::exists(program(name)))
         GTEST_SKIP() << program(name) << " is not built: build the target " << name << "_program to run this";
     }
@@ -121,12 +122,12 @@ TEST_F(SweepScript, StopsGoesOnAndMakesItsTable) {
   const auto table = nlohmann::json::parse(json.out);
   ASSERT_EQ(table["rows"].size(), 2U);
   for (const auto& row : table["rows"]) {
-    for (const SweepColumn& column : kSweepColumns) {
+    for (const SweepColumn& column : sweep_columns(SweepSource::training)) {
       std::vector<double> values;
       for (const char* seed : {"seed-1", "seed-2"}) {
         const fs::path run = out() / row["config"].get<std::string>() / seed;
         for (const EvalMetrics& line : read_metrics(run / "metrics.jsonl").evaluations) {
-          const double value = column_of(line, column.metric);
+          const double value = column_of(line, column.figure);
           if (line.step == 12 && line.condition == column.condition && std::isfinite(value))
             values.push_back(value);
         }
@@ -154,6 +155,35 @@ TEST_F(SweepScript, StopsGoesOnAndMakesItsTable) {
   EXPECT_THAT(other.err, Not(HasSubstr("begins")));
 }
 
+// Each run is evaluated once, and again if it has gone on.
+TEST_F(SweepScript, EvaluatesItsRuns) {
+  const std::string b = (folder.path() / "configs/b.yaml").string();
+  const std::vector<std::string> command{
+      "--evaluate", "--seeds", "1,2", "--set", "train.steps=1", "--set=train.eval_images=0", b};
+  const Outcome done = sweep(command);
+  ASSERT_EQ(done.code, 0) << done.err;
+  EXPECT_THAT(done.err, AllOf(HasSubstr("b, seed 1: evaluated in"), HasSubstr("b, seed 2: evaluated in")));
+  EXPECT_EQ(done.out, file_content(out() / "table.txt") + "\n" + file_content(out() / "evaluations.txt"));
+  const Outcome again = sweep(command);
+  EXPECT_EQ(again.code, 0) << again.err;
+  EXPECT_THAT(again.err, Not(HasSubstr("evaluated in")));
+
+  // The table has the figures of the documents, and the documents those of the final adapters.
+  const Outcome json = testing::run_program(
+      folder.path(), {program("biqa_sweep"), "evaluations", out().string(), "--format", "json"});
+  const auto row = nlohmann::json::parse(json.out)["rows"][0];
+  const auto document = nlohmann::json::parse(file_content(out() / "b/seed-2/evaluation.json"));
+  EXPECT_EQ(row["images"].get<int>(), document["rows"][0]["n"].get<int>());
+  EXPECT_EQ(row["rouge1_r_excess"]["values"][1], document["rows"][0]["texts"]["rouge1_r_excess"]);
+  EXPECT_EQ(row["polarity_excess"]["values"][1], document["rows"][0]["texts"]["polarity_excess"]);
+  EXPECT_TRUE(fs::exists(out() / "b/seed-1/predictions.jsonl"));
+  const auto& adapter = out() / "b/seed-1/adapter.h5";
+  fs::last_write_time(adapter,
+                      fs::last_write_time(out() / "b/seed-1/evaluation.json") + std::chrono::seconds(1));
+  EXPECT_THAT(sweep(command).err,
+              AllOf(HasSubstr("b, seed 1: evaluated in"), Not(HasSubstr("b, seed 2: eval"))));
+}
+
 TEST_F(SweepScript, DryRunStartsNothing) {
   const Outcome plan = sweep({"--dry-run", "--seeds", "3-4", "--np", "2",
                               (folder.path() / "configs/b.yaml").string(), "--set", "train.steps=7"});
@@ -173,6 +203,8 @@ TEST_F(SweepScript, MistakesEndBeforeAnythingRuns) {
       {{a, "--seeds", "1,2,1-3"}, "is there twice"},
       {{a, "--seeds"}, "--seeds needs a list"},
       {{a, "--jobs", "0"}, "--jobs needs a whole number above 0"},
+      {{a, "--evaluate", "--slurm"}, "--evaluate does not work with --slurm"},
+      {{a, "--similarity-model", "x"}, "no effect without --evaluate"},
       {{a, "--njobs", "2"}, "unknown argument --njobs"},
       {{a, "--set", "train.seed=2"}, "name seeds with --seeds"},
       {{a, "--set", "train.out=x"}, "follow from --out"},

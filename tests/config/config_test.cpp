@@ -503,6 +503,23 @@ TEST(ShippedConfigs, ChangeOnlyWhatTheirNamesSay) {
   }
 }
 
+TEST(ShippedConfigs, MiniatureComparisonsChangeOneThing) {
+  const std::map<std::string, std::vector<std::string>> expected{
+      {"full", {}},
+      {"conflict/gdpo", {"objective.advantage: normalise_then_sum"}},
+      {"conflict/credit_parts", {"objective.credit: parts"}},
+      {"conflict/gdpo_credit_parts", {"objective.advantage: normalise_then_sum", "objective.credit: parts"}},
+      {"conflict/reasoning_late", {"rewards.reasoning: {25: 0, 50: 1}"}},
+      {"conflict/reasoning_early", {"rewards.reasoning: {25: 1, 50: 0}"}},
+      {"meaning/precision", {"rewards.rouge: precision"}},
+      {"meaning/polarity", {"rewards.reasoning_kind: polarity"}}};
+  for (const auto& [name, settings] : expected)
+    EXPECT_EQ(changes("miniature/" + name + ".yaml", "quickstart.yaml"), settings) << name;
+  for (const std::string kind : {"semantic", "mix"})
+    EXPECT_THAT(changes("miniature/meaning/" + kind + ".yaml", "quickstart.yaml"),
+                ElementsAre("rewards.reasoning_kind: " + kind, testing::EndsWith("models/all-MiniLM-L6-v2")));
+}
+
 TEST(ShippedConfigs, ThePromptsOfReleasedAskForItsTags) {
   const PromptTexts texts = load_config(kSource / "configs" / "koniq_released.yaml").prompts.texts;
   for (const char* part :

@@ -64,9 +64,9 @@ TEST_F(SweepTableTest, MeansAndDeviationsOfTheLastStep) {
   EXPECT_EQ(a.step, 4);
   EXPECT_EQ(a.images, 20);
   EXPECT_THAT(a.seeds, ElementsAre("1", "2"));
-  const auto figure = [](const SweepRow& row, std::string_view name) {
-    for (std::size_t i = 0; i < kSweepColumns.size(); ++i) {
-      if (kSweepColumns[i].name == name) return row.figures[i];
+  const auto figure = [&](const SweepRow& row, std::string_view name) {
+    for (std::size_t i = 0; i < all.columns.size(); ++i) {
+      if (all.columns[i].name == name) return row.figures[i];
     }
     ADD_FAILURE() << name;
     return SweepFigure{};
@@ -144,6 +144,39 @@ TEST_F(SweepTableTest, SeedsThatWereNotEvaluatedAlikeAreNamed) {
   add_run("a/seed-1", {line(4, "image", .5)});
   add_run("a/seed-2", {line(8, "image", .7)});
   EXPECT_THAT(table().notes, ElementsAre(HasSubstr("not evaluated after the same step")));
+}
+
+// The documents of biqa_eval: numbers within objects count too, and null is a figure without value.
+TEST_F(SweepTableTest, EvaluationsOfFinishedRuns) {
+  const auto document = [](double plcc, const std::string& excess) {
+    return fmt::format(
+        R"({{"rows": [{{"set": "koniq", "condition": "image", "decoding": "greedy", "n": 20, "plcc": {},
+            "plcc_ci": [0.1, 0.9], "texts": {{"rouge1_r_excess": {}}}}},
+            {{"set": "koniq", "condition": "caption", "decoding": "greedy", "n": 20, "plcc": 0.25, "texts": null}}],
+            "gaps": []}})",
+        plcc, excess);
+  };
+  add_run("a/seed-1", {line(4, "image", .1)});
+  add_run("a/seed-2", {line(4, "image", .1)});
+  add_run("a/seed-3", {line(4, "image", .1)});
+  folder.write("a/seed-1/evaluation.json", document(.5, "0.125"));
+  folder.write("a/seed-2/evaluation.json", document(.75, "null"));
+  const std::span<const SweepColumn> columns = sweep_columns(SweepSource::evaluation);
+  const SweepTable all = sweep_table(read_sweep(folder.path(), SweepSource::evaluation), columns);
+  ASSERT_EQ(all.rows.size(), 1U);
+  EXPECT_THAT(all.notes, ElementsAre(HasSubstr("a: not finished and left out: seed 3")));
+  EXPECT_EQ(all.rows[0].images, 20);
+  const auto json = nlohmann::json::parse(sweep_json(all))["rows"][0];
+  EXPECT_EQ(json["image_plcc"]["values"].get<std::vector<double>>(), (std::vector<double>{.5, .75}));
+  EXPECT_EQ(json["caption_plcc"]["mean"].get<double>(), .25);
+  EXPECT_EQ(json["rouge1_r_excess"]["mean"].get<double>(), .125);
+  EXPECT_EQ(json["rouge1_r_excess"]["n"].get<int>(), 1);
+  EXPECT_EQ(json["polarity_excess"]["n"].get<int>(), 0);
+  EXPECT_THAT(sweep_text(all), HasSubstr("0.125 (1)"));
+
+  folder.write("a/seed-2/evaluation.json", "{\"rows\": 3}");
+  EXPECT_THAT(error_of([&] { read_sweep(folder.path(), SweepSource::evaluation); }),
+              HasSubstr("a/seed-2/evaluation.json is not a document of biqa_eval"));
 }
 
 TEST_F(SweepTableTest, WhatIsNoSweep) {

@@ -32,9 +32,7 @@ expect "the staged completion is a link" test -L "$folder/stage/opt/biqa/share/b
 mv "$folder/stage/opt/biqa" "$prefix"
 
 quickstart=$prefix/share/biqa/configs/quickstart.yaml
-for program in learner score eval ckpt data trace scale; do
-  expect "version of biqa_$program" "$prefix/bin/biqa_$program" --version
-done
+for program in "$prefix"/bin/*; do expect "version of ${program##*/}" "$program" --version; done
 expect "plan of the installed configuration" "$prefix/bin/biqa_learner" --config "$quickstart" --dry-run --set "train.out=$folder/run"
 expect "no path of the build in the package" bash -c "! grep -rlF -e '$PWD' -e '$build' '$prefix'/lib*/cmake/biqa"
 for file in LICENSE README.md CITATION.cff; do expect "$file" test -s "$prefix/share/doc/biqa/$file"; done
