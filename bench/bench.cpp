@@ -16,6 +16,7 @@
 #include "core/random.h"
 #include "core/threads.h"
 #include "data/manifest.h"
+#include "data/prompts.h"
 #include "learner/learner.h"
 #include "model/model_sizes.h"
 #include "ops/backends.h"
@@ -48,6 +49,13 @@ const ProgramInfo kInfo{
      {"prompt", "TEXT", "the user's text",
       "Describe the picture and how good it looks in a <caption>, give your reasons in a "
       "<reasoning>, and rate its quality from 1 to 5 with two decimals in a <rating>, in that order."},
+     {"stage2", "N",
+      "after each completion, a second stage of exactly N tokens that reads --caption; not trained. 0: none",
+      "0"},
+     {"caption", "TEXT", "the text that the second stage reads",
+      "The picture shows a wooden boat on a calm lake. The hull is sharp, but the trees behind it are "
+      "blurred, "
+      "noise covers the dark water, and the sky is overexposed with no detail left in the clouds."},
      {"recompute", "", "the learner computes layers again and keeps less memory", "false"},
      {"limit-size", "N",
       "with --device cuda: rows, inner width and columns of the product that measures the limit", "8192"},
@@ -149,8 +157,9 @@ double read_rate(int threads) {
 /// What is sampled and learned in one repeat.
 struct Work {
   std::int64_t images = 0, group = 0, tokens = 0;  ///< tokens: new ones of each completion
+  std::int64_t stage2_tokens = 0;                  ///< of each second stage; 0: none
   std::vector<std::filesystem::path> paths;        ///< [images]
-  std::string prompt;
+  std::string prompt, caption;
 
   double completion_tokens() const { return static_cast<double>(images * group * tokens); }
 };
@@ -180,7 +189,8 @@ void set_rate(nlohmann::json& row, const std::string& part, double operations) {
 struct Sampled {
   double uncounted_seconds = 0;  ///< spent on measuring alone
   std::vector<std::shared_ptr<const PromptInput>> prompts;
-  std::vector<std::vector<Generated>> results;
+  std::shared_ptr<const PromptInput> stage2_prompt;  ///< null: no second stage
+  std::vector<std::vector<Generated>> results;       ///< of the first stage
 };
 
 std::vector<EncodedPicture> encode(const Policy& policy, const Work& work, nlohmann::json& row) {
@@ -218,7 +228,23 @@ double run_engine(Engine& engine, const Work& work, std::int64_t tokens, std::in
     }
     engine.submit(std::move(request));
   }
-  engine.run([&](Generated&& result) { sampled.results[result.tag].push_back(std::move(result)); });
+  const auto submit_second = [&](const Generated& first) {
+    GenerateRequest request;
+    request.prompt = sampled.stage2_prompt;
+    request.sampling.max_new_tokens = work.stage2_tokens;
+    request.sampling.ignore_end = true;
+    request.tag = sampled.prompts.size();
+    request.urgent = true;
+    request.shares_beginning = true;
+    request.streams.emplace_back(
+        std::initializer_list<std::uint64_t>{static_cast<std::uint64_t>(repeat), first.tag, first.member, 2});
+    engine.submit(std::move(request));
+  };
+  engine.run([&](Generated&& result) {
+    if (result.tag >= sampled.prompts.size()) return;
+    if (sampled.stage2_prompt != nullptr) submit_second(result);
+    sampled.results[result.tag].push_back(std::move(result));
+  });
   return seconds_since(start);
 }
 
@@ -233,6 +259,11 @@ Sampled generate(const Policy& policy, Engine& engine, const Work& work, std::in
     const auto tokens = static_cast<double>(sampled.prompts.back()->ids.size());
     prompt_tokens += tokens;
     prefill += flop.prompt(tokens) + flop.head(1);
+  }
+  if (work.stage2_tokens > 0) {
+    sampled.stage2_prompt = policy.prompt(
+        std::nullopt, {}, fill(default_prompts(named_profile("paper")).stage2_user, work.caption));
+    row["stage2_prompt_tokens"] = static_cast<double>(sampled.stage2_prompt->tokens());
   }
   const double before = seconds_since(start);
   // A GPU runs behind the engine, whose own times are those of the host. So it prefills once alone, not counted.
@@ -327,7 +358,9 @@ ExitCode bench(const CommandLine& line) {
   work.images = line.integer("batch", 1, 4096);
   work.group = line.integer("group", 1, 4096);
   work.tokens = line.integer("new", 1, 1 << 20);
+  work.stage2_tokens = line.integer("stage2", 0, 1 << 20);
   work.prompt = line.text("prompt");
+  work.caption = line.text("caption");
   const DType dtype = line.choice("dtype", {"f32", "bf16"}) == "bf16" ? DType::bf16 : DType::f32;
   const int threads = threads_for(usable_processors(), static_cast<int>(line.integer("threads", 0, 1024)));
   const std::string format = line.choice("format", {"json", "table"});

@@ -57,6 +57,7 @@ std::string Engine::obstacle(const GenerateRequest& request) const {
 
 void Engine::submit(GenerateRequest request) {
   CHECK(!request.prompt->ids.empty() && !request.streams.empty() && request.sampling.max_new_tokens > 0);
+  CHECK(!request.shares_beginning || request.prompt->features.empty());
   if (const std::string why = obstacle(request); !why.empty()) fail("{}", why);
   if (request.urgent)
     waiting_.push_front(std::move(request));
@@ -65,6 +66,9 @@ void Engine::submit(GenerateRequest request) {
 }
 
 void Engine::make_room() {
+  // The next requests may need its pages, or have another adapter.
+  if (beginning_) cache_->release(beginning_->cache);
+  beginning_.reset();
   std::int64_t wanted = 0;
   for (const GenerateRequest& request : waiting_) wanted += pages_needed(request);
   const std::int64_t layers = model_.config().text.layers;
@@ -92,11 +96,38 @@ std::vector<Engine::Admitted> Engine::admit() {
     if (pages_needed(request) + promised > cache_->free_pages()) break;
     Admitted next{std::move(request), {}};
     waiting_.pop_front();
-    CHECK(cache_->extend(next.cache, prompt));
-    rows += prompt;
+    if (next.request.shares_beginning) take_beginning(next);
+    CHECK(cache_->extend(next.cache, prompt - next.cached));
+    rows += prompt - next.cached;
     admitted.push_back(std::move(next));
   }
   return admitted;
+}
+
+void Engine::take_beginning(Admitted& admitted) {
+  if (!beginning_) return;
+  const std::vector<std::int64_t>& ids = admitted.request.prompt->ids;
+  // The last token is computed always, because the first new token comes from its hidden state.
+  const auto last = ids.end() - 1;
+  const auto agreed = std::mismatch(ids.begin(), last, beginning_->ids.begin(), beginning_->ids.end()).first;
+  const std::int64_t shared = cache_->page_start(agreed - ids.begin());
+  cache_->share(beginning_->cache, shared, admitted.cache);
+  admitted.cached = shared;
+  if (shared == beginning_->cache.length) return;
+  KvSequence kept;
+  cache_->share(beginning_->cache, shared, kept);
+  cache_->release(beginning_->cache);
+  beginning_->cache = std::move(kept);
+  beginning_->ids.resize(static_cast<std::size_t>(shared));
+}
+
+void Engine::keep_beginning(const Admitted& admitted) {
+  if (beginning_ || !admitted.request.shares_beginning) return;
+  const std::vector<std::int64_t>& ids = admitted.request.prompt->ids;
+  const std::int64_t whole = cache_->page_start(admitted.request.prompt->tokens());
+  beginning_.emplace();
+  beginning_->ids.assign(ids.begin(), ids.begin() + whole);
+  cache_->share(admitted.cache, whole, beginning_->cache);
 }
 
 SampleRequest Engine::next_draw(const Running& running) {
@@ -131,9 +162,12 @@ BatchBuilder Engine::pack(const std::vector<Admitted>& admitted) {
     }
   }
   for (const Admitted& a : admitted) {
-    const std::int64_t output = builder.add_prompt(*a.request.prompt, a.cache, 1);
+    const std::int64_t tokens = a.request.prompt->tokens();
+    const std::int64_t output =
+        builder.add_prompt(*a.request.prompt, a.cached, tokens - a.cached, a.cache, 1);
     for (std::size_t m = 0; m < a.request.streams.size(); ++m) builder.pick(output);
-    statistics_.prompt_tokens += a.request.prompt->tokens();
+    statistics_.prompt_tokens += tokens;
+    statistics_.shared_prompt_tokens += a.cached;
   }
   return builder;
 }
@@ -153,6 +187,7 @@ void Engine::start_members(Admitted& admitted) {
     CHECK(cache_->extend(member->cache, member->sampling.max_new_tokens));
     running_.push_back(std::move(member));
   }
+  keep_beginning(admitted);
   cache_->release(admitted.cache);
 }
 

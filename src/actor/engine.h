@@ -27,6 +27,9 @@ struct GenerateRequest {
   SamplingParameters sampling;
   std::uint64_t tag = 0;  ///< set by the caller and returned in Generated
   bool urgent = false;    ///< is placed before the waiting requests
+  /// The prompt is text and probably begins as other prompts do. While anything runs, the engine keeps the keys and values of
+  /// this beginning, in whole pages, and computes them once.
+  bool shares_beginning = false;
 };
 
 /// A finished completion.
@@ -41,6 +44,7 @@ struct Generated {
 
 struct EngineStatistics {
   std::int64_t prompt_tokens = 0, generated_tokens = 0, iterations = 0;
+  std::int64_t shared_prompt_tokens = 0;  ///< of `prompt_tokens`: taken from the kept beginning, not computed
   double prefill_seconds = 0, decode_seconds = 0;  ///< an iteration that carries a prompt counts as prefill
 };
 
@@ -89,10 +93,20 @@ class Engine {
   struct Admitted {
     GenerateRequest request;
     KvSequence cache;
+    std::int64_t cached = 0;  ///< tokens of the prompt that are computed already
+  };
+  /// The beginning of the prompts that share theirs: whole pages.
+  struct Beginning {
+    std::vector<std::int64_t> ids;
+    KvSequence cache;
   };
   std::int64_t pages_needed(const GenerateRequest& request) const;
   void make_room();
   std::vector<Admitted> admit();
+  /// Gives an admitted prompt the kept beginning as far as both agree. Keeps no more than that from now on.
+  void take_beginning(Admitted& admitted);
+  /// Keeps the whole pages of a prompt that has been computed, if nothing is kept.
+  void keep_beginning(const Admitted& admitted);
   /// Turns the members of an admitted prompt into running sequences.
   void start_members(Admitted& admitted);
   /// The iteration's rows and picks: one token of each running sequence, then the admitted prompts. All members of a
@@ -113,6 +127,7 @@ class Engine {
   std::vector<std::int64_t> suppressed_;
   KvLayout layout_;
   std::unique_ptr<KvCache> cache_;
+  std::optional<Beginning> beginning_;
   std::deque<GenerateRequest> waiting_;
   std::vector<std::shared_ptr<Running>> running_;  // all that get another token
   std::optional<Pass> pending_;                    // the last pass, unless it is settled

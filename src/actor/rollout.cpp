@@ -179,6 +179,7 @@ bool Rollout::UnderWay::submit_second(std::size_t sample, std::size_t member, co
   request.sampling.max_new_tokens = options_.stage2_max_new_tokens;
   request.tag = 2 * (sample * size_ + member) + 1;
   request.urgent = true;
+  request.shares_beginning = true;
   Group& group = pending_[sample].group;
   request.streams.emplace_back(std::initializer_list<std::uint64_t>{
       options_.seed, static_cast<std::uint64_t>(options_.step), hash_text(group.sample_id), member, 2});
@@ -216,6 +217,7 @@ void Rollout::run(SampleSource& source, const RolloutOptions& options,
                   const std::function<void(Group&&)>& done) {
   const auto start = std::chrono::steady_clock::now();
   times_ = {};
+  const std::int64_t shared_before = engine_.statistics().shared_prompt_tokens;
   UnderWay groups(*this, source, options, done);
   engine_.run([&](Generated&& result) { groups.take(std::move(result)); },
               [&](bool idle) {
@@ -227,7 +229,9 @@ void Rollout::run(SampleSource& source, const RolloutOptions& options,
                  << " captions are too long for a second-stage prompt: they get no second-stage rating";
   }
   times_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  const auto stage2 = static_cast<double>(groups.stage2_prompt_tokens + times_.stage2_tokens);
+  // Only prompts of the second stage share their beginning.
+  const std::int64_t shared = engine_.statistics().shared_prompt_tokens - shared_before;
+  const auto stage2 = static_cast<double>(groups.stage2_prompt_tokens - shared + times_.stage2_tokens);
   const double all = stage2 + static_cast<double>(groups.stage1_prompt_tokens + times_.stage1_tokens);
   times_.stage2_seconds = all > 0 ? times_.seconds * stage2 / all : 0;
 }

@@ -42,15 +42,23 @@ bool KvCache::fork_to_write(const KvSequence& parent, KvSequence& child) {
   return fork(parent, child, false);
 }
 
-bool KvCache::fork(const KvSequence& parent, KvSequence& child, bool copy) {
+void KvCache::share(const KvSequence& parent, std::int64_t tokens, KvSequence& child) {
   CHECK(child.pages.empty());
-  const auto full = static_cast<std::size_t>(parent.length / page_tokens_);
-  const bool partial = parent.length % page_tokens_ != 0;
-  if (partial && free_.empty()) return false;
-  child.length = parent.length;
-  child.pages.assign(parent.pages.begin(), parent.pages.begin() + static_cast<std::ptrdiff_t>(full));
+  CHECK(tokens % page_tokens_ == 0 && tokens <= parent.length) << tokens;
+  child.length = tokens;
+  child.pages.assign(parent.pages.begin(),
+                     parent.pages.begin() + static_cast<std::ptrdiff_t>(tokens / page_tokens_));
   for (const std::int32_t page : child.pages) ++references_[static_cast<std::size_t>(page)];
+}
+
+bool KvCache::fork(const KvSequence& parent, KvSequence& child, bool copy) {
+  const std::int64_t shared = page_start(parent.length);
+  const bool partial = parent.length != shared;
+  if (partial && free_.empty()) return false;
+  share(parent, shared, child);
   if (!partial) return true;
+  const auto full = child.pages.size();
+  child.length = parent.length;
   child.pages.push_back(take());
   if (copy) decoder_.copy_page(*store_, parent.pages[full], child.pages[full]);
   return true;

@@ -30,6 +30,8 @@ class KvCache {
   [[nodiscard]] bool fork(const KvSequence& parent, KvSequence& child);
   /// As fork(), but the partly filled page is a new one whose content the caller must write.
   [[nodiscard]] bool fork_to_write(const KvSequence& parent, KvSequence& child);
+  /// Makes `child` the first `tokens` tokens of `parent`, which must fill whole pages. It takes no page.
+  void share(const KvSequence& parent, std::int64_t tokens, KvSequence& child);
   void release(KvSequence& sequence);
 
   /// The place of a sequence's token `index`, which is packed row `row`.

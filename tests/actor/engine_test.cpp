@@ -123,6 +123,65 @@ TEST_P(EngineTest, MoreMayBeSubmittedWhileItRuns) {
   EXPECT_EQ(engine.statistics().prompt_tokens, 20 + 1 + 16 + 33);
 }
 
+// Prompts that begin alike: what is computed once must be what each would have computed.
+TEST_P(EngineTest, ASharedBeginningChangesNothing) {
+  const std::int64_t page = page_tokens();
+  std::vector<GenerateRequest> requests;
+  // The beginnings agree in three pages and a bit, in one page, and in nothing; one prompt is a beginning of others.
+  for (std::uint64_t tag = 0; tag < 7; ++tag) {
+    const std::int64_t length = tag == 6 ? 3 * page : 3 * page + 5 + static_cast<std::int64_t>(tag);
+    PromptInput prompt = testing::text_prompt(model_->config(), length, 11);
+    const std::int64_t first_other = tag == 5 ? 0 : tag == 4 ? page + 1 : 3 * page + 2;
+    const PromptInput other = testing::text_prompt(model_->config(), length, 20 + tag);
+    std::copy(other.ids.begin() + std::min(first_other, length), other.ids.end(),
+              prompt.ids.begin() + std::min(first_other, length));
+    GenerateRequest r = request(tag);
+    r.prompt = std::make_shared<PromptInput>(std::move(prompt));
+    requests.push_back(std::move(r));
+  }
+  Results alone;
+  for (const GenerateRequest& r : requests) alone.merge(run({r}, {}));
+  for (GenerateRequest& r : requests) r.shares_beginning = true;
+  expect_same(alone, run(requests, {}), "admitted together");
+  // Each pass admits one prompt, so the later ones find the beginning.
+  expect_same(alone, run(requests, {std::int64_t{4} << 30, 1}), "one prompt at a time");
+  expect_same(alone, run({requests.rbegin(), requests.rend()}, {std::int64_t{4} << 30, 1}), "in reverse");
+  // The largest request has 3 members of 6 pages, of which the first 3 are the prompt's.
+  expect_same(alone, run(requests, {14 * page_bytes(), 1}), "with little memory");
+}
+
+TEST_P(EngineTest, ASharedBeginningIsComputedOnceAndForgottenAtTheEnd) {
+  const std::int64_t page = page_tokens();
+  GenerateRequest r = request(0);
+  r.prompt = std::make_shared<PromptInput>(testing::text_prompt(model_->config(), 2 * page + 3, 11));
+  r.shares_beginning = true;
+  r.sampling.ignore_end = true;
+  Engine engine(*model_, {std::int64_t{4} << 30, 1});
+  const auto run_three = [&](std::shared_ptr<const PackedAdapter> adapter) {
+    engine.set_adapter(std::move(adapter));
+    engine.reset_statistics();
+    for (std::uint64_t tag = 0; tag < 3; ++tag) {
+      r.tag = tag;
+      engine.submit(r);
+    }
+    Results results;
+    engine.run([&](Generated&& g) { results.emplace(std::pair(g.tag, g.member), std::move(g)); });
+    EXPECT_EQ(engine.statistics().prompt_tokens, 3 * (2 * page + 3));
+    EXPECT_EQ(engine.statistics().shared_prompt_tokens, 2 * 2 * page);
+    return results;
+  };
+  const Results first = run_three(adapter_);
+  const Results other = run_three(pack_adapter(*model_, testing::random_adapter(model_->config(), 4)));
+  EXPECT_NE(first.at({1, 0}).logp, other.at({1, 0}).logp) << "the keys of another adapter";
+  expect_same(first, run_three(adapter_), "the first adapter again");
+  r.shares_beginning = false;
+  r.tag = 1;
+  Engine fresh(*model_, {});
+  fresh.set_adapter(pack_adapter(*model_, testing::random_adapter(model_->config(), 4)));
+  fresh.submit(r);
+  fresh.run([&](Generated&& g) { EXPECT_EQ(g.logp, other.at({1, 0}).logp); });
+}
+
 // The learner's log-probabilities of what was sampled are the engine's, to the bit: on-policy ratios are exactly 1.
 TEST_P(EngineTest, LogProbabilitiesAreTheTrainingPasss) {
   for (const std::uint64_t tag : {0, 1, 2, 3, 7}) {

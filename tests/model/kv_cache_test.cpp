@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/kv_cache.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -103,6 +104,25 @@ TEST(KvCache, AForkSharesFullPagesAndCopiesTheLast) {
   EXPECT_EQ(cache.free_pages(), 3) << "the shared pages are still the child's";
   cache.release(child);
   EXPECT_EQ(cache.free_pages(), 6);
+}
+
+TEST(KvCache, ABeginningIsSharedInWholePages) {
+  Pages pages;
+  KvCache cache(pages, kLayout, 3, 1);
+  KvSequence parent;
+  ASSERT_TRUE(cache.extend(parent, 37));
+  KvSequence beginning;
+  cache.share(parent, 32, beginning);
+  EXPECT_EQ(beginning.length, 32);
+  EXPECT_THAT(beginning.pages, testing::ElementsAre(parent.pages[0], parent.pages[1]));
+  EXPECT_TRUE(pages.copies.empty());
+  cache.release(parent);
+  EXPECT_EQ(cache.free_pages(), 1) << "the whole pages are still in use";
+  KvSequence none;
+  cache.share(beginning, 0, none);
+  EXPECT_TRUE(none.pages.empty());
+  cache.release(beginning);
+  EXPECT_EQ(cache.free_pages(), 3);
 }
 
 TEST(KvCache, AForkWithoutRoomChangesNothing) {
