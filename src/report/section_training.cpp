@@ -28,6 +28,9 @@ std::vector<TrainingColumn> reward_columns() {
   for (const Reward& reward : rewards())
     columns.push_back({fmt::format("reward_{}_mean", reward.name), std::string(reward.title),
                        std::string(reward.range), 0.01, fmt::format("reward_{}_std", reward.name)});
+  for (const Reward& reward : rewards())
+    columns.push_back(
+        {fmt::format("reward_{}_weight", reward.name), fmt::format("{}: weight", reward.title), "", 1e-6});
   return columns;
 }
 
@@ -49,6 +52,7 @@ const std::vector<TrainingColumn>& answer_columns() {
       {"parse_rate", "Answers with a rating", "share"},
       {"stage2_parse_rate", "Captions with a rating", "share, second stage"},
       {"leak_rate", "Captions that state the rating", "share"},
+      {"images", "Images of a step", "with those of refills", 1},
       {"zero_variance_fraction", "Groups with equal rewards", "share"},
       {"truncated_fraction", "Answers cut off", "share"},
       {"length_mean", "Length of an answer", "tokens", 1},

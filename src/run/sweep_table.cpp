@@ -99,7 +99,8 @@ void add_numbers(const nlohmann::json& object, const std::string& prefix, SweepL
 std::vector<SweepLine> lines_of_document(const fs::path& file) {
   std::vector<SweepLine> lines;
   try {
-    for (const nlohmann::json& row : nlohmann::json::parse(read_file(file)).at("rows")) {
+    const nlohmann::json document = nlohmann::json::parse(read_file(file));
+    for (const nlohmann::json& row : document.at("rows")) {
       SweepLine line;
       line.set = row.at("set").get<std::string>();
       line.condition = row.at("condition").get<std::string>();

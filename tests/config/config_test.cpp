@@ -517,7 +517,7 @@ TEST(ShippedConfigs, MiniatureComparisonsChangeOneThing) {
     EXPECT_EQ(changes("miniature/" + name + ".yaml", "quickstart.yaml"), settings) << name;
   for (const std::string kind : {"semantic", "mix"})
     EXPECT_THAT(changes("miniature/meaning/" + kind + ".yaml", "quickstart.yaml"),
-                ElementsAre("rewards.reasoning_kind: " + kind, testing::EndsWith("models/all-MiniLM-L6-v2")));
+                ElementsAre("rewards.reasoning_kind: " + kind, HasSubstr("models/all-MiniLM-L6-v2")));
 }
 
 TEST(ShippedConfigs, ThePromptsOfReleasedAskForItsTags) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "io/image.h"
+#include "reward/table.h"
 #include "run/records.h"
 #include "support/temporary_folder.h"
 
@@ -41,6 +42,8 @@ inline StepMetrics example_step(const ExampleRun& run, std::int64_t number) {
   step.reward_std = 0.5;
   for (double& mean : step.reward_means) mean = 0.25;
   for (double& deviation : step.reward_stds) deviation = 0.125;
+  for (double& weight : step.reward_weights) weight = 1;
+  step.reward_weights.at(reward_column("reasoning")) = static_cast<double>(number) / 4;  // a schedule
   step.parse_rate = 1;
   step.loss = -0.5;
   step.kl = 0.001 * static_cast<double>(number);

@@ -168,6 +168,16 @@ TEST(RunReport, TheSameInputsGiveTheSameBytes) {
   EXPECT_EQ(page_of(runs, {kPredictions}).html, page_of(runs, {kPredictions}).html);
 }
 
+TEST(RunReport, AScheduledWeightHasAChart) {
+  const TemporaryFolder folder;
+  const std::string html = page_of({write_run(folder, {"a"})}).html;
+  const std::string title = fmt::format("{}: weight", rewards()[reward_column("reasoning")].title);
+  EXPECT_THAT(table_rows(html, title),
+              ElementsAre(ElementsAre("step", "a"), ElementsAre("1", "0.25"), ElementsAre("2", "0.5"),
+                          ElementsAre("3", "0.75"), ElementsAre("4", "1")));
+  EXPECT_THAT(html, HasSubstr(fmt::format("{}: weight 1", rewards()[reward_column("format")].title)));
+}
+
 TEST(RunReport, WhereTheTimeGoes) {
   const TemporaryFolder folder;
   const std::string html = page_of({write_run(folder, {"a"})}).html;
