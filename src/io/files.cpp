@@ -134,7 +134,7 @@ int synchronise(const fs::path& path, int flags) {
   if (!is_unsupported(error) && !(closed && (flags & O_DIRECTORY) != 0)) return error;
   static std::atomic<bool> told{false};
   if (!told.exchange(true)) {
-    LOG(WARNING) << "cannot sync " << path.string() << ": " << system_reason(error)
+    LOG(WARNING) << "cannot sync " << one_line(path.string()) << ": " << system_reason(error)
                  << "; a power failure may undo the last writes";
   }
   return 0;
