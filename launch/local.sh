@@ -83,7 +83,8 @@ while true; do
   while [[ $interrupted == yes ]]; do
     interrupted=no
     status=0
-    wait "$running" || status=$?
+    # If a signal kills mpirun, wait also prints a line with the whole command.
+    wait "$running" 2>/dev/null || status=$?
   done
   running=''
   [[ -z $stopper ]] || kill "$stopper" 2>/dev/null || true
@@ -96,7 +97,13 @@ while true; do
       ;;
   esac
   # If a signal kills a rank, mpirun's exit code is 128 + the signal.
-  if [[ -n $stopper || $start -ge $restarts ]]; then exit 1; fi
+  if [[ -n $stopper || $start -ge $restarts ]]; then
+    if ((status > 128)); then
+      signal=$(kill -l "$status" 2>/dev/null || echo "$((status - 128))")
+      echo "local.sh: the signal $signal ended the run; give the same command again to resume" >&2
+    fi
+    exit 1
+  fi
   start=$((start + 1))
   echo "local.sh: failed with exit code $status; restart $start of at most $restarts" >&2
 done

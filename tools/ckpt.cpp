@@ -15,6 +15,7 @@
 #include "app/program.h"
 #include "core/csv.h"
 #include "io/files.h"
+#include "io/json.h"
 #include "learner/checkpoint_tools.h"
 #include "model/merge.h"
 #include "policy/version.h"
@@ -59,9 +60,6 @@ std::string shape_text(const std::vector<std::int64_t>& shape) {
 }
 Json number(double value) {
   return std::isfinite(value) ? Json(value) : Json();
-}
-std::string dump(const Json& json) {
-  return json.dump(2, ' ', false, Json::error_handler_t::replace);
 }
 
 Json json_of(const ValueStatistics& s) {
@@ -118,7 +116,7 @@ void print_state_json(const AdapterState& state) {
                          {"v", json_of(statistics_of(content.v))}};
     json["config"] = content.info.config;
   }
-  fmt::print("{}\n", dump(json));
+  fmt::print("{}\n", json_text(json, 2));
 }
 
 void print_state_csv(const AdapterState& state) {
@@ -219,7 +217,7 @@ void print_tensor(const AdapterState& state, const std::string& name, std::size_
       entry["histogram"] = part.histogram;
       json[part.name] = std::move(entry);
     }
-    fmt::print("{}\n", dump(json));
+    fmt::print("{}\n", json_text(json, 2));
     return;
   }
   if (format == "csv") {
@@ -288,7 +286,7 @@ ExitCode verify(const CommandLine& line, const std::string& path) {
       for (const std::string& damage : verdict.damage) fmt::print("         {}\n", damage);
     }
   }
-  if (format == "json") fmt::print("{}\n", dump(json));
+  if (format == "json") fmt::print("{}\n", json_text(json, 2));
   if (damaged.empty()) return ExitCode::done;
   // A failing program leaves without its exit handlers.
   std::fflush(stdout);
@@ -364,7 +362,7 @@ ExitCode diff(const CommandLine& line, const std::string& left, const std::strin
                                {"largest", number(t.largest)},
                                {"largest_relative", number(t.largest_relative)}});
   }
-  fmt::print("{}\n", dump(json));
+  fmt::print("{}\n", json_text(json, 2));
   return ExitCode::done;
 }
 

@@ -14,6 +14,7 @@
 #include "datasets/examine.h"
 #include "datasets/import.h"
 #include "datasets/synth.h"
+#include "io/json.h"
 
 namespace biqa {
 namespace {
@@ -120,7 +121,7 @@ bool wants_json(const CommandLine& line) {
 }
 
 void print_json(const Json& document) {
-  fmt::print("{}\n", document.dump(2, ' ', false, Json::error_handler_t::replace));
+  fmt::print("{}\n", json_text(document, 2));
 }
 
 ExitCode validate(const CommandLine& line) {
@@ -207,7 +208,7 @@ ExitCode overlap(const CommandLine& line) {
   const bool json = wants_json(line);
   const SharedImages result =
       shared_images(files[0], files[1], static_cast<std::size_t>(line.integer("pairs", 0, 10'000'000)));
-  for (const std::string& problem : result.unreadable) say("error: {}\n", one_line(problem));
+  for (const std::string& problem : result.unreadable) say("error: {}\n", problem);
   const std::int64_t rest = result.all_pairs - static_cast<std::int64_t>(result.pairs.size());
   Json pairs = Json::array();
   for (const SharedImage& pair : result.pairs) {
@@ -251,7 +252,7 @@ ExitCode synth(const CommandLine& line) {
   options.seed = static_cast<std::uint64_t>(line.integer("seed", 0, std::int64_t{1} << 62));
   options.side = line.integer("side", 0, 1 << 16);
   const SynthResult result = make_synthetic_set(options);
-  for (const std::string& problem : result.unreadable) say("error: {}\n", one_line(problem));
+  for (const std::string& problem : result.unreadable) say("error: {}\n", problem);
   say("synth: wrote {} images and manifest.jsonl to {}\n", result.images, options.out.string());
   if (result.unreadable.empty()) return ExitCode::done;
   say("synth: left out {} of {} images, whose photographs cannot be read\n", options.count - result.images,

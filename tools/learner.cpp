@@ -2,6 +2,7 @@
 // biqa_learner: the trainer with all roles. Alone it is one process; under mpirun or srun the ranks share the roles.
 #include <fmt/format.h>
 
+#include <cmath>
 #include <csignal>
 
 #include "app/program.h"
@@ -10,6 +11,7 @@
 #include "comm/launcher.h"
 #include "comm/rank_processors.h"
 #include "config/config.h"
+#include "core/bytes_text.h"
 #include "core/error.h"
 #include "ops/cuda/device.h"
 #include "planning/plan.h"
@@ -83,10 +85,8 @@ void print_gpu_peak(const MemoryPlan& plan, Communicator& world) {
   const double most = world.all_reduce_max(measured);
   const double planned = world.all_reduce_max(static_cast<double>(plan.peak() - kCudaContextBytes));
   if (world.rank() != 0) return;
-  constexpr double kMiB = 1 << 20;
-  say("peak memory of a GPU: {:.1f} MiB in tensors; planned were at most {:.1f} MiB, both without CUDA's "
-      "context\n",
-      most / kMiB, planned / kMiB);
+  say("peak memory of a GPU: {} in tensors; planned were at most {}, both without CUDA's context\n",
+      bytes_text(std::llround(most)), bytes_text(std::llround(planned)));
 }
 
 /// Called first, so that a signal to a job that has just started does not kill it. SIGUSR2 also stops: mpirun and srun

@@ -18,6 +18,7 @@
 #include "core/processors.h"
 #include "data/manifest.h"
 #include "data/response.h"
+#include "io/json.h"
 #include "learner/checkpoint_store.h"
 #include "policy/policy.h"
 #include "policy/version.h"
@@ -211,7 +212,7 @@ class Printer {
                                  {"parse_ok", answer.rating.has_value()},
                                  {"out_of_scale", verdict.out_of_scale},
                                  {"seconds", seconds}};
-      fmt::print("{}\n", row.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+      fmt::print("{}\n", json_text(row));
     } else if (format_ == "csv") {
       fmt::print("{},{},{},{},{},{},{},{:.3f}\n", csv_quoted(image), number_text(rating), csv_quoted(caption),
                  csv_quoted(reasoning), number_text(answer.stage2_rating), answer.rating.has_value(),
@@ -221,10 +222,12 @@ class Printer {
                                      reasoning, answer.rating.has_value(), verdict.out_of_scale, seconds},
                                     caption_only_));
     } else {
+      const std::string name = one_line(image);
       const std::string shown =
-          last_characters(image, 32).size() == image.size() ? image : "…" + last_characters(image, 31);
+          last_characters(name, 32).size() == name.size() ? name : "…" + last_characters(name, 31);
       fmt::print("{:<32} {:>6} {:>12}  {} | {}\n", shown, rating ? number_text(rating) : "none",
-                 answer.stage2_rating ? number_text(answer.stage2_rating) : "none", caption, reasoning);
+                 answer.stage2_rating ? number_text(answer.stage2_rating) : "none", one_line(caption),
+                 one_line(reasoning));
     }
     flush_output();
   }

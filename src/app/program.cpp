@@ -25,6 +25,7 @@
 
 #include "comm/launcher.h"
 #include "core/failure.h"
+#include "core/processors.h"
 #include "policy/version.h"
 
 namespace biqa {
@@ -218,6 +219,11 @@ void limit_spinning(char** argv) {
   std::error_code failure;
   const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", failure);
   if (failure || ::setenv("GOMP_SPINCOUNT", kSpinCount, 1) != 0) return;
+  // libgomp has already reported a wrong number of threads and ignored it. It must not report it again.
+  for (const char* name : {"OMP_NUM_THREADS", "OMP_THREAD_LIMIT"}) {
+    const char* value = std::getenv(name);
+    if (value != nullptr && !first_of_thread_list(value)) ::unsetenv(name);
+  }
   ::execv(program.c_str(), argv);
   // If execv fails, the threads spin longer. Nothing else changes.
 }
@@ -263,7 +269,7 @@ int run_program(int argc, char** argv, const ProgramInfo& info,
     code = ExitCode::world;
   }
   if (code == ExitCode::usage && !has_failure_handler())
-    report_usage(info, one_line(message));
+    report_usage(info, message);
   else
     report_failure(message);
   // Skips the exit handlers of libraries. After a failure they may crash, as HDF5's does for a file that it could not

@@ -5,10 +5,9 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <cstdio>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 
 namespace biqa {
@@ -17,19 +16,16 @@ namespace biqa {
 /// configuration. `partial`: finished, but some inputs failed. `stopped`: stopped on request; the same command resumes.
 enum class ExitCode : int { done = 0, world = 1, usage = 2, partial = 3, stopped = 75 };
 
-/// `text` as one line: each control character becomes a space.
-inline std::string one_line(std::string text) {
-  std::replace_if(
-      text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c == 0x7F; }, ' ');
-  return text;
-}
+/// `text` as one line that cannot steer a terminal: control characters are escaped, for example as `\n` or `\x1b`. A text
+/// without control characters stays as it is.
+std::string one_line(std::string_view text);
 
 /// A failure outside the program. A program prints it as one line `error: …` and exits with `code()`. Messages quote
 /// contents and names of files, so the constructor applies one_line().
 class Error : public std::runtime_error {
  public:
-  explicit Error(std::string message, ExitCode code = ExitCode::world)
-      : std::runtime_error(one_line(std::move(message))), code_(code) {}
+  explicit Error(std::string_view message, ExitCode code = ExitCode::world)
+      : std::runtime_error(one_line(message)), code_(code) {}
   ExitCode code() const { return code_; }
 
  private:
@@ -48,12 +44,14 @@ template <typename... Args>
   throw Error(fmt::format(format, std::forward<Args>(args)...), ExitCode::usage);
 }
 
-/// Prints on standard error at once. Ignores failures, for example if the reader of a pipe has ended.
+/// Prints a line, which ends with the only line end in `text`, on standard error at once. Applies one_line() to the rest.
+/// Ignores failures, for example if the reader of a pipe has ended.
+void say_line(std::string_view text);
+
+/// say_line() of a format that ends with a line end.
 template <typename... Args>
 void say(fmt::format_string<Args...> format, Args&&... args) {
-  const std::string text = fmt::format(format, std::forward<Args>(args)...);
-  std::fwrite(text.data(), 1, text.size(), stderr);
-  std::fflush(stderr);
+  say_line(fmt::format(format, std::forward<Args>(args)...));
 }
 
 }  // namespace biqa

@@ -26,9 +26,9 @@ bool has_failure_handler() {
 
 void report_failure(const std::string& message) {
   if (has_failure_handler()) {
-    failure_handler()(one_line(message));
+    failure_handler()(message);
   } else {
-    say("error: {}\n", one_line(message));
+    say("error: {}\n", message);
   }
   std::fflush(stderr);
 }

@@ -82,7 +82,7 @@ std::shared_ptr<const ChatTemplate> ChatTemplate::find(const fs::path& folder) {
     } else if (fs::exists(file)) {
       text = read_file(file, kMaxBytes);
       if (text.empty())
-        LOG(WARNING) << "chat template: " << file.string()
+        LOG(WARNING) << "chat template: " << one_line(file.string())
                      << " is empty and therefore not used; get the file again, or remove it";
     }
     if (!text.empty()) return std::make_shared<ChatTemplate>(text, file.string(), tokens_in(folder));
@@ -184,7 +184,7 @@ std::shared_ptr<const ChatTemplate> find_chat_template(const fs::path& folder, b
   std::shared_ptr<const ChatTemplate> found;
   const auto warn = [&](const std::string& which, const std::string& reason) {
     if (!tell) return;
-    LOG(WARNING) << "chat template: " << reason << "; until then " << which
+    LOG(WARNING) << "chat template: " << one_line(reason) << "; until then " << which
                  << " use the template of Qwen2.5-VL, which may differ from the one that transformers uses "
                     "for this folder";
   };

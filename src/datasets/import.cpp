@@ -338,7 +338,7 @@ class Importer {
   }
 
   void refuse(LabelRow& row, std::string why) const {
-    if (!options_.skip_bad) throw Error(std::move(why));
+    if (!options_.skip_bad) throw Error(why);
     row.problem = std::move(why);
   }
 
@@ -446,8 +446,8 @@ class Importer {
           with_commas(other_case_));
     if (other_extension_ > 0)
       say("{} images have another extension than in the labels\n", with_commas(other_extension_));
-    for (const std::string& note : labels_.notes) say("{}\n", one_line(note));
-    for (const std::string& problem : result_.left_out) say("left out: {}\n", one_line(problem));
+    for (const std::string& note : labels_.notes) say("{}\n", note);
+    for (const std::string& problem : result_.left_out) say("left out: {}\n", problem);
     if (!result_.left_out.empty()) {
       say("left out {} of {} rows (--skip-bad)\n",
           with_commas(static_cast<std::int64_t>(result_.left_out.size())),

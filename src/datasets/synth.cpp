@@ -18,6 +18,7 @@
 #include "datasets/pictures.h"
 #include "io/files.h"
 #include "io/image.h"
+#include "io/json.h"
 
 namespace biqa {
 namespace {
@@ -95,7 +96,7 @@ std::string make_image(const SynthOptions& options, const fs::path& photo, const
   row["width"] = image.width;
   row["height"] = image.height;
   write_png(folder / "images" / name, image);
-  return row.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+  return json_text(row) + "\n";
 }
 
 }  // namespace

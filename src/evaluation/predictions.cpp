@@ -40,7 +40,7 @@ std::string to_json_line(const Prediction& p) {
   }
   line["out_of_scale"] = p.out_of_scale;
   if (p.has_caption_rating) line["caption_out_of_scale"] = p.caption_out_of_scale;
-  return line.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return json_text(line);
 }
 
 Prediction parse_prediction(std::string_view line, const std::string& where) {

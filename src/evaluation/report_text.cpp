@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/csv.h"
+#include "io/json.h"
 
 namespace biqa {
 namespace {
@@ -250,7 +251,7 @@ std::string report_json(const Report& report) {
   document["gaps"] = array_of(report.gaps);
   document["mean"] = array_of(report.means);
   document["fits"] = {{"fit4", kFit4Formula}, {"fit5", kFit5Formula}};
-  return document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  return json_text(document, 2) + "\n";
 }
 
 std::string report_csv(const Report& report) {
@@ -278,7 +279,7 @@ std::string report_csv(const Report& report) {
 std::string comparison_json(const std::vector<ComparisonRow>& rows, const std::string& a,
                             const std::string& b) {
   const Json document{{"a", a}, {"b", b}, {"comparison", array_of(rows)}};
-  return document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  return json_text(document, 2) + "\n";
 }
 
 std::string comparison_csv(const std::vector<ComparisonRow>& rows) {
@@ -348,7 +349,7 @@ std::string judge_rows(std::span<const Prediction> predictions, std::uint64_t se
           if (p.reasoning) line["reasoning"] = *p.reasoning;
           line["human_text"] = human.human_text;
           line["human_text_of"] = human.id;
-          lines += line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+          lines += json_text(line) + "\n";
         };
         add("own", *set.rows[images[image]->front()]);
         if (!other.empty()) add("other", *set.rows[images[other[image]]->front()]);

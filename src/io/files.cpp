@@ -134,7 +134,7 @@ int synchronise(const fs::path& path, int flags) {
   if (!is_unsupported(error) && !(closed && (flags & O_DIRECTORY) != 0)) return error;
   static std::atomic<bool> told{false};
   if (!told.exchange(true)) {
-    LOG(WARNING) << "cannot sync " << path.string() << ": " << system_reason(error)
+    LOG(WARNING) << "cannot sync " << one_line(path.string()) << ": " << system_reason(error)
                  << "; a power failure may undo the last writes";
   }
   return 0;
@@ -202,6 +202,15 @@ int rename_path(const fs::path& from, const fs::path& to) {
     interrupted = true;
   }
   return 0;
+}
+
+// At most 100 bytes of a name, without a part of a UTF-8 character at the end. A file system allows names of 255 bytes, an
+// encrypted one sometimes only 143. The rest of a temporary name takes up to 36 bytes.
+std::string beginning_of(const std::string& name) {
+  std::size_t length = std::min<std::size_t>(name.size(), 100);
+  while (length > 0 && length < name.size() && (static_cast<unsigned char>(name[length]) & 0xC0U) == 0x80U)
+    --length;
+  return name.substr(0, length);
 }
 
 // Exchanges two folders, so that the old one gets the temporary name. Returns 0 or the error number.
@@ -286,8 +295,8 @@ fs::path temporary_beside(const fs::path& target) {
   static const unsigned drawn = std::random_device{}();
   static std::atomic<unsigned> counter{0};
   const fs::path clean = without_trailing_slash(target);
-  return parent_of(clean) / fmt::format(".{}{}{}-{:08x}-{}", clean.filename().string(), kTemporaryMark,
-                                        ::getpid(), drawn, counter++);
+  return parent_of(clean) / fmt::format(".{}{}{}-{:08x}-{}", beginning_of(clean.filename().string()),
+                                        kTemporaryMark, ::getpid(), drawn, counter++);
 }
 
 void remove_leftovers(const fs::path& folder) {

@@ -49,7 +49,7 @@ class MappedFile {
 /// checkpoint that several processes write.
 inline constexpr std::string_view kTemporaryMark = ".tmp-", kPartialMark = ".partial";
 
-/// An unused name in the folder of `target`: `.NAME.tmp-PID-COUNT`.
+/// An unused name in the folder of `target`: `.NAME.tmp-PID-RANDOM-COUNT`, with only the beginning of a long NAME.
 std::filesystem::path temporary_beside(const std::filesystem::path& target);
 
 /// Removes leftovers of killed processes in a folder: hidden entries with one of these marks in their names. No other

@@ -32,12 +32,19 @@ struct Pixels {
   std::int64_t width = 0;
   std::int64_t height = 0;
   int channels = 3;
-  std::vector<std::uint8_t> samples;
-  int orientation = 1;  ///< EXIF code; 1: upright
+  std::vector<std::uint8_t> samples;  ///< of the rows that have been added
+  int orientation = 1;                ///< EXIF code; 1: upright
 
-  /// Allocates the samples.
-  Pixels(std::int64_t w, std::int64_t h, int c)
-      : width(w), height(h), channels(c), samples(static_cast<std::size_t>(w * h * c)) {}
+  /// Reserves memory for all samples. The system provides it when rows are added, so a header cannot claim memory.
+  Pixels(std::int64_t w, std::int64_t h, int c) : width(w), height(h), channels(c) {
+    samples.reserve(static_cast<std::size_t>(w * h * c));
+  }
+  /// Adds rows of zeros and returns the first of them. The address of earlier rows does not change.
+  std::uint8_t* add_rows(std::int64_t rows) {
+    const std::size_t filled = samples.size();
+    samples.resize(filled + static_cast<std::size_t>(rows * width * channels));
+    return samples.data() + filled;
+  }
 };
 
 /// Number of scans that a JPEG of this size may have. A progressive file may repeat scans over the same pixels without

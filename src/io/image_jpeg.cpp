@@ -50,7 +50,7 @@ class JpegReader {
   }
 
   /// Decodes all rows as RGB or, for four components, as stored CMYK.
-  bool read_rows(std::uint8_t* samples) {
+  bool read_rows(Pixels& pixels) {
     if (setjmp(jump_) != 0) {
       return false;
     }
@@ -58,10 +58,8 @@ class JpegReader {
     progress_.progress_monitor = on_progress;
     info_.progress = &progress_;
     jpeg_start_decompress(&info_);
-    const std::size_t stride =
-        std::size_t{info_.output_width} * static_cast<unsigned>(info_.output_components);
     while (info_.output_scanline < info_.output_height) {
-      JSAMPROW row = samples + info_.output_scanline * stride;
+      JSAMPROW row = pixels.add_rows(1);
       jpeg_read_scanlines(&info_, &row, 1);
     }
     jpeg_finish_decompress(&info_);
@@ -174,7 +172,7 @@ Pixels decode_jpeg(const PictureFile& file) {
   }
   Pixels pixels(info.image_width, info.image_height, info.num_components == 4 ? 4 : 3);
   pixels.orientation = orientation_of(info);
-  if (!reader.read_rows(pixels.samples.data())) {
+  if (!reader.read_rows(pixels)) {
     file.refuse(reader.message());
   }
   if (pixels.channels == 4) {

@@ -56,17 +56,24 @@ class PngReader {
       }
     }
     png_set_gray_to_rgb(png_);
-    png_set_interlace_handling(png_);
+    passes_ = png_set_interlace_handling(png_);
     png_read_update_info(png_, info_);
     return true;
   }
 
   /// Decodes all rows. As in Pillow, the pixels' checksum may be missing or cut off, but not wrong.
-  bool read_rows(std::uint8_t** rows) {
+  bool read_rows(Pixels& pixels) {
     if (setjmp(png_jmpbuf(png_)) != 0) {
       return has_all_rows() && !wrong_sum_;
     }
-    png_read_image(png_, rows);
+    for (int pass = 0; pass < passes_; ++pass) {
+      for (std::int64_t y = 0; y < pixels.height; ++y) {
+        png_read_row(png_,
+                     pass == 0 ? pixels.add_rows(1)
+                               : pixels.samples.data() + static_cast<std::size_t>(y) * row_bytes(),
+                     nullptr);
+      }
+    }
     return true;
   }
 
@@ -116,6 +123,7 @@ class PngReader {
   std::size_t piece_ = 0;
   std::size_t position_ = 0;  ///< in the piece
   bool wrong_sum_ = false;
+  int passes_ = 1;
   png_structp png_ = nullptr;
   png_infop info_ = nullptr;
   std::string message_;
@@ -147,12 +155,8 @@ Pixels decode_png(const PictureFile& file) {
   }
   Pixels pixels(reader.width(), reader.height(), reader.channels());
   CHECK(pixels.channels == 3 || pixels.channels == 4);
-  CHECK_EQ(reader.row_bytes() * static_cast<std::size_t>(pixels.height), pixels.samples.size());
-  std::vector<std::uint8_t*> rows(static_cast<std::size_t>(pixels.height));
-  for (std::size_t y = 0; y < rows.size(); ++y) {
-    rows[y] = &pixels.samples[y * reader.row_bytes()];
-  }
-  if (!reader.read_rows(rows.data())) {
+  CHECK_EQ(reader.row_bytes(), static_cast<std::size_t>(pixels.width * pixels.channels));
+  if (!reader.read_rows(pixels)) {
     file.refuse(reader.message());
   }
   pixels.orientation = parts.orientation();

@@ -238,6 +238,7 @@ Pixels decode_bmp(const PictureFile& file) {
     file.refuse("a BMP colour mask is zero");
   }
   Pixels pixels(layout.width, layout.height, channels[3].most != 0 ? 4 : 3);
+  pixels.add_rows(layout.height);
   const std::int64_t row_samples = layout.width * pixels.channels;
   for (std::int64_t y = 0; y < layout.height; ++y) {
     const std::int64_t stored = layout.top_down ? y : layout.height - 1 - y;
@@ -311,7 +312,7 @@ Pixels decode_pnm(const PictureFile& file) {
     }
   };
   Pixels pixels(width, height, 3);
-  std::uint8_t* to = pixels.samples.data();
+  std::uint8_t* to = pixels.add_rows(height);
   for (std::int64_t y = 0; y < height; ++y) {
     for (std::int64_t i = 0; i < row; ++i) {
       const std::int64_t value = sample(y, i);

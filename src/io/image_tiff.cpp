@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
 #include <tiffio.h>
 
 #include <algorithm>
 #include <array>
 #include <cstdarg>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <new>
+#include <span>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "io/image_formats.h"
 
@@ -156,6 +159,44 @@ std::string_view xmp_of(TIFF* tiff) {
   return {static_cast<const char*>(packet), length};
 }
 
+/// The most bytes of pixels that one byte of the file can stand for. 0: no limit is known.
+std::uint64_t most_per_byte(std::uint16_t compression) {
+  switch (compression) {
+    case COMPRESSION_NONE:
+      return 1;
+    case COMPRESSION_PACKBITS:
+      return 64;
+    case COMPRESSION_LZW:
+      return 4096;  // a code has at least nine bits and stands for fewer than 4096 bytes
+    case COMPRESSION_DEFLATE:
+    case COMPRESSION_ADOBE_DEFLATE:
+      return 1032;
+    default:
+      return 0;
+  }
+}
+
+/// Refuses a file that is too short for its pixels, before memory is used for them.
+void check_data(const PictureFile& file, TIFF* tiff, const ImageSize& size) {
+  std::uint16_t compression = COMPRESSION_NONE;
+  TIFFGetFieldDefaulted(tiff, TIFFTAG_COMPRESSION, &compression);
+  const std::uint64_t ratio = most_per_byte(compression);
+  if (ratio == 0) return;
+  // For separate planes, this is one plane.
+  const std::uint64_t bytes = TIFFScanlineSize64(tiff) * static_cast<std::uint64_t>(size.height);
+  const std::uint64_t needed = (bytes + ratio - 1) / ratio;
+  const std::uint64_t end = file.content.size();
+  const std::uint32_t parts = TIFFIsTiled(tiff) != 0 ? TIFFNumberOfTiles(tiff) : TIFFNumberOfStrips(tiff);
+  std::uint64_t present = 0;
+  for (std::uint32_t part = 0; part < parts && present < needed; ++part) {
+    const std::uint64_t behind = end - std::min<std::uint64_t>(TIFFGetStrileOffset(tiff, part), end);
+    present += std::min<std::uint64_t>(TIFFGetStrileByteCount(tiff, part), behind);
+  }
+  if (present < needed)
+    file.refuse(fmt::format("{} x {} pixels need at least {} bytes, but it has only {}; the file is cut off",
+                            size.width, size.height, needed, present));
+}
+
 }  // namespace
 
 ImageSize size_of_tiff(const PictureFile& file) {
@@ -180,16 +221,21 @@ Pixels decode_tiff(const PictureFile& file) {
   const std::unique_ptr<TIFFRGBAImage, void (*)(TIFFRGBAImage*)> end(&image, TIFFRGBAImageEnd);
   // Requests the rows as stored, because the orientation is applied later, as for all formats.
   image.req_orientation = image.orientation;
-  std::vector<std::uint32_t> raster(std::size_t{width} * height);
-  if (TIFFRGBAImageGet(&image, raster.data(), width, height) == 0 || !complaints.first.empty()) {
+  check_data(file, tiff.get(), size);
+  const std::size_t count = std::size_t{width} * height;
+  // The system provides the memory of calloc when it is written. libtiff reads a strip before it writes there.
+  const std::unique_ptr<std::uint32_t, void (*)(void*)> raster(
+      static_cast<std::uint32_t*>(std::calloc(count, sizeof(std::uint32_t))), std::free);
+  if (raster == nullptr) throw std::bad_alloc();
+  if (TIFFRGBAImageGet(&image, raster.get(), width, height) == 0 || !complaints.first.empty()) {
     file.refuse(complaints.first.empty() ? "the TIFF file is corrupt" : complaints.first);
   }
 
   const Alpha alpha = kind_of_alpha(tiff.get());
   Pixels pixels(width, height, alpha == Alpha::straight ? 4 : 3);
   pixels.orientation = stored_orientation_of_tiff(file.content, xmp_of(tiff.get()));
-  std::uint8_t* to = pixels.samples.data();
-  for (const std::uint32_t pixel : raster) {
+  std::uint8_t* to = pixels.add_rows(height);
+  for (const std::uint32_t pixel : std::span(raster.get(), count)) {
     const std::uint32_t white = alpha == Alpha::premultiplied ? 255 - TIFFGetA(pixel) : 0;
     *to++ = static_cast<std::uint8_t>(std::min(TIFFGetR(pixel) + white, 255U));
     *to++ = static_cast<std::uint8_t>(std::min(TIFFGetG(pixel) + white, 255U));

@@ -63,6 +63,7 @@ Pixels decode_webp(const PictureFile& file) {
   file.check_size(features.width, features.height);
   Pixels pixels(features.width, features.height,
                 features.has_alpha != 0 || features.has_animation != 0 ? 4 : 3);
+  pixels.add_rows(features.height);
   const bool decoded =
       features.has_animation != 0 ? decode_first_frame(data, pixels) : decode_still(file.content, pixels);
   if (!decoded) {

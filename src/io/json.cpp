@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "io/json.h"
 
+#include <glog/logging.h>
+
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <unordered_set>
@@ -32,7 +35,53 @@ std::string reason_of(const nlohmann::json::exception& error) {
   return shortened(end == std::string::npos ? text : text.substr(end + 2));
 }
 
+template <typename Json>
+std::string repaired_dump(const Json& value, int indent) {
+  return value.dump(indent, ' ', false, Json::error_handler_t::replace);
+}
+
+// The first text or key in a value that is not UTF-8, repaired and in quotes; empty if there is none.
+template <typename Json>
+std::string first_broken(const Json& value) {
+  if (!value.is_structured()) {
+    try {
+      value.dump();
+      return {};
+    } catch (const typename Json::type_error&) {
+      return repaired_dump(value, -1);
+    }
+  }
+  for (const auto& [key, part] : value.items()) {
+    if (std::string broken = first_broken(Json(key)); !broken.empty()) return broken;
+    if (std::string broken = first_broken(part); !broken.empty()) return broken;
+  }
+  return {};
+}
+
+std::atomic<bool> told_of_broken_text{false};
+
+template <typename Json>
+std::string dump_and_warn(const Json& value, int indent) {
+  try {
+    return value.dump(indent);
+  } catch (const typename Json::type_error&) {
+    if (!told_of_broken_text.exchange(true)) {
+      LOG(WARNING) << "a text is not UTF-8, so some of its bytes are replaced in JSON: "
+                   << one_line(first_broken(value)) << "; if it is a file name, rename the file";
+    }
+    return repaired_dump(value, indent);
+  }
+}
+
 }  // namespace
+
+std::string json_text(const nlohmann::json& value, int indent) {
+  return dump_and_warn(value, indent);
+}
+
+std::string json_text(const nlohmann::ordered_json& value, int indent) {
+  return dump_and_warn(value, indent);
+}
 
 nlohmann::json parse_json(std::string_view text, const std::string& where) {
   using Event = nlohmann::json::parse_event_t;
@@ -59,9 +108,12 @@ nlohmann::json parse_json(std::string_view text, const std::string& where) {
     return nlohmann::json::parse(text, watch);
   } catch (const nlohmann::json::parse_error& error) {
     const std::string_view before = text.substr(0, error.byte > 0 ? error.byte - 1 : 0);
-    fail("cannot read {}: not valid JSON in line {}, at byte {} of {} ({}); check that the file is complete",
-         where, 1 + std::count(before.begin(), before.end(), '\n'), error.byte, text.size(),
-         reason_of(error));
+    // At the end of the text, the library counts one byte more than there are.
+    const std::string place = error.byte > text.size()
+                                  ? fmt::format("at its end after {} bytes", text.size())
+                                  : fmt::format("at byte {} of {}", error.byte, text.size());
+    fail("cannot read {}: not valid JSON in line {}, {} ({}); check that the file is complete", where,
+         1 + std::count(before.begin(), before.end(), '\n'), place, reason_of(error));
   } catch (const nlohmann::json::exception& error) {
     fail("cannot read {}: not valid JSON ({}); check that the file is complete", where, reason_of(error));
   }

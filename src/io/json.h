@@ -26,6 +26,11 @@ nlohmann::json parse_json(std::string_view text, const std::string& where);
 /// parse_json of a file.
 nlohmann::json read_json(const std::filesystem::path& path, std::size_t max_bytes = kMaxTextFile);
 
+/// The JSON text of a value. `indent`: spaces of a level; without it, the text is one line. Bytes that are not UTF-8, as in
+/// some file names, become U+FFFD. Once per process, a warning shows the text where this happened.
+std::string json_text(const nlohmann::json& value, int indent = -1);
+std::string json_text(const nlohmann::ordered_json& value, int indent = -1);
+
 /// A value as one short line for error messages.
 std::string shown(const nlohmann::json& value);
 

@@ -123,11 +123,18 @@ Lora read_adapter(const Hdf5File& file, const std::string& group, const ModelCon
       modules.push_back(*module);
     }
   }
+  std::vector<std::string> foreign;
   for (const std::string& name : file.children(group.empty() ? "/" : group)) {
-    // The root may contain other things besides tensors.
-    const bool tensor = !group.empty() || name.starts_with("base_model");
-    if (tensor && !is_frozen_key(name) && !known.contains(name))
+    if (is_frozen_key(name) || known.contains(name)) continue;
+    if (!group.empty() || name.starts_with("base_model"))
       refuse(file, place_in(group, name), "belongs to no module of the model");
+    foreign.push_back(name);
+  }
+  // The root may contain notes of other programs. They are reported, because they may also be tensors with wrong names.
+  if (!foreign.empty()) {
+    const std::string more = foreign.size() > 1 ? fmt::format(" (and {} more)", foreign.size() - 1) : "";
+    LOG(WARNING) << one_line(fmt::format("adapter {}: {}{} is not part of an adapter and is ignored",
+                                         file.path().string(), foreign.front(), more));
   }
   Lora lora{std::make_shared<LoraLayout>(config, std::move(spec), std::move(modules)), {}};
   lora.values = read_factors(file, group, *lora.layout);

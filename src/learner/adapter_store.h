@@ -27,8 +27,8 @@ void write_adapter(Hdf5Writer& out, const std::string& group, const Lora& lora);
 
 /// Reads what write_adapter wrote. The adapted modules are those that have tensors. `spec`: rank, alpha and rslora from
 /// the file; its targets are taken from the tensors. A module without the attribute `scale` gets the scale of `spec`.
-/// Throws Error as read_factors does, and for a tensor that belongs to no module of the model. An adapter may have no
-/// modules.
+/// Throws Error as read_factors does, and for a tensor that belongs to no module of the model. The root may contain other
+/// objects, whose names do not begin with `base_model`; a warning names the first. An adapter may have no modules.
 Lora read_adapter(const Hdf5File& file, const std::string& group, const ModelConfig& config, LoraSpec spec);
 
 /// Writes the parts on frozen modules below `group`. Copies of the model's weights are left out.

@@ -96,7 +96,7 @@ std::optional<FoundCheckpoint> CheckpointReader::find(std::vector<fs::path> cand
         share_text(learners_, first && damage.empty() ? text_of(std::optional(found)) : std::string(), 0);
     if (!verdict.empty()) return first ? std::move(found) : *found_checkpoint_of(verdict);
     if (first && only) throw Error(damage);
-    if (first) LOG(WARNING) << damage << "; trying the checkpoint before it";
+    if (first) LOG(WARNING) << one_line(damage) << "; trying the checkpoint before it";
   }
   return std::nullopt;
 }

@@ -85,7 +85,7 @@ std::string compose_manifest(const CheckpointManifest& contents) {
                           {"files", files}};
   manifest["best_value"] =
       std::isfinite(info.best_value) ? nlohmann::json(info.best_value) : nlohmann::json();
-  std::string text = manifest.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  std::string text = json_text(manifest, 2) + "\n";
   const std::size_t place = find_manifest_digest(text);
   CHECK(place != std::string::npos);
   return text.replace(place, kDigestDigits, digest_of_manifest(text, place));
@@ -129,7 +129,7 @@ void set_aside(const fs::path& folder) {
   fs::path target = folder.parent_path() / name;
   for (int i = 2; fs::exists(target); ++i) target = folder.parent_path() / fmt::format("{}-{}", name, i);
   fs::rename(folder, target);
-  LOG(WARNING) << folder.string() << " is now " << target.string();
+  LOG(WARNING) << one_line(folder.string()) << " is now " << one_line(target.string());
 }
 
 /// The target of a link, or the name in the file that replaces it. Empty if neither exists.
@@ -160,8 +160,9 @@ void replace_link(const fs::path& link, const fs::path& target) {
     LOG_FIRST_N(WARNING, 1) << "cannot link " << link.string() << " to " << target.string() << ": "
                             << error.message() << "; a file of that name holds the checkpoint's name instead";
   } catch (const Error& problem) {
-    LOG(WARNING) << "cannot link " << link.string() << " to " << target.string() << ": " << error.message()
-                 << "; " << problem.what() << "; the checkpoint is complete without the link";
+    LOG(WARNING) << "cannot link " << one_line(link.string()) << " to " << one_line(target.string()) << ": "
+                 << error.message() << "; " << problem.what()
+                 << "; the checkpoint is complete without the link";
   }
 }
 
@@ -391,7 +392,7 @@ Lora read_any_adapter(const fs::path& path, const ModelConfig& config) {
   for (const fs::path& folder : store.newest_first()) {
     const std::string damage = damage_of_adapter(folder);
     if (damage.empty()) return read_adapter_h5(folder / "adapter.h5", config);
-    LOG(WARNING) << damage << "; trying the checkpoint before it";
+    LOG(WARNING) << one_line(damage) << "; trying the checkpoint before it";
   }
   if (!store.newest_first().empty())
     fail("cannot read adapter {}: all of its checkpoints have a damaged adapter.h5; name another",
@@ -469,7 +470,8 @@ void remove_checkpoint(const fs::path& folder) {
   std::error_code error;
   fs::rename(folder, removed, error);
   if (!error) fs::remove_all(removed, error);
-  if (error) LOG(WARNING) << "cannot remove old checkpoint " << folder.string() << ": " << error.message();
+  if (error)
+    LOG(WARNING) << "cannot remove old checkpoint " << one_line(folder.string()) << ": " << error.message();
 }
 
 void remove_old_checkpoints(const fs::path& root, std::int64_t keep) {

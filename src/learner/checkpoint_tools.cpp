@@ -41,7 +41,7 @@ bool is_folder(const fs::path& path) {
 void warn_of_copies(const Lora& lora) {
   if (lora.frozen == nullptr) return;
   for (const BaseCopy& copy : lora.frozen->copies) {
-    LOG(WARNING) << "tensor " << copy.tensor.name << " of " << copy.tensor.file
+    LOG(WARNING) << "tensor " << one_line(copy.tensor.name) << " of " << one_line(copy.tensor.file)
                  << " is left out: it should equal the model's own " << copy.weight
                  << ", but this was not checked";
   }
@@ -188,7 +188,7 @@ AdapterPlace find_adapter(const fs::path& path,
     for (const fs::path& folder : CheckpointStore(*root).newest_first()) {
       const std::string damage = damage_of(folder);
       if (damage.empty()) return {AdapterKind::checkpoint, folder};
-      LOG(WARNING) << damage << "; trying the checkpoint before it";
+      LOG(WARNING) << one_line(damage) << "; trying the checkpoint before it";
     }
     if (!is_there(path / kAdapterFile))
       fail("cannot read {}: it has no undamaged checkpoint; name another", path.string());

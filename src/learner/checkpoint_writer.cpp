@@ -13,6 +13,7 @@
 #include <system_error>
 #include <utility>
 
+#include "core/bytes_text.h"
 #include "core/error.h"
 #include "io/files.h"
 #include "io/hdf5.h"
@@ -147,9 +148,9 @@ void CheckpointWriter::try_publishing(std::uint64_t bytes) const {
   // Some file systems do not report their size.
   if (!ignored && space.capacity > 0 && space.available < bytes) {
     fail(
-        "cannot save checkpoints in {}: a checkpoint needs {} MiB, but only {} MiB are free; free some space "
+        "cannot save checkpoints in {}: a checkpoint needs {}, but only {} are free; free some space "
         "or set train.out to another folder",
-        root_.string(), bytes >> 20, space.available >> 20);
+        root_.string(), bytes_text(bytes), bytes_text(space.available));
   }
   try_sizes(bytes);
 }
@@ -170,9 +171,9 @@ void CheckpointWriter::try_sizes(std::uint64_t bytes) const {
   fs::remove_all(folder, ignored);
   if (error == 0) return;
   fail(
-      "cannot save checkpoints in {}: the system refuses a file of {} KiB: {}; raise the quota or the limit "
+      "cannot save checkpoints in {}: the system refuses a file of {}: {}; raise the quota or the limit "
       "(ulimit -f), or set train.out to another folder",
-      root_.string(), (refused + 1023) / 1024, std::generic_category().message(error));
+      root_.string(), bytes_text(refused), std::generic_category().message(error));
 }
 
 void CheckpointWriter::begin(const Learner& learner, const CheckpointInfo& info, bool insurance) {

@@ -173,7 +173,7 @@ void Learner::run_micro_batch(std::span<const LearnerGroup> groups, const BatchT
       SequenceLoss<float> result = sequence_loss(options_.objective, input);
       if (!std::isfinite(result.loss)) {
         LOG(WARNING) << "the loss of a completion of " << sequence.completion.size() << " tokens to "
-                     << (groups[g].name.empty() ? "a group without a name" : groups[g].name)
+                     << (groups[g].name.empty() ? "a group without a name" : one_line(groups[g].name))
                      << " is not finite";
       }
       sums.added[kSumOfLoss] += result.loss;

@@ -221,7 +221,7 @@ Checkpoint Checkpoint::open(const fs::path& directory, const ModelConfig& config
     } else {
       checkpoint.tied_ = false;
       LOG(WARNING)
-          << "the configuration of " << where
+          << "the configuration of " << one_line(where)
           << " ties head and embedding, but its files contain different tensors for them: both are used";
     }
   }

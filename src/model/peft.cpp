@@ -157,7 +157,7 @@ void check_complete(const Contents& contents, const PeftConfig& settings, const 
   const bool some = std::any_of(contents.frozen.begin(), contents.frozen.end(),
                                 [](const auto& entry) { return entry.first.starts_with("visual."); });
   if (some) missing(absent.front());
-  LOG(WARNING) << where << ": target_modules names " << absent.size()
+  LOG(WARNING) << one_line(where) << ": target_modules names " << absent.size()
                << " modules of the vision tower for which the file has no tensors; the tower stays unchanged";
 }
 
@@ -404,7 +404,7 @@ void write_peft(const fs::path& directory, const Lora& lora, const std::string& 
   const bool replace = holds_only_an_adapter(directory);
   AtomicFolder folder(directory);
   write_file_atomically(folder.path() / kConfigFile,
-                        config_of(*lora.layout, parts, base_model, old_names).dump(2));
+                        json_text(config_of(*lora.layout, parts, base_model, old_names), 2));
   write_safetensors(folder.path() / kWeightsFile, tensors);
   if (const fs::path card = directory / kModelCard;
       replace && fs::exists(card))  // somebody may have written it

@@ -196,7 +196,7 @@ void warn_of_unknown(const JsonFields& fields, const nlohmann::json& json) {
                                             "ensure_weight_tying"};
   for (const auto& [key, value] : json.items()) {
     if (kKnown.count(key) == 0 && !is_off(fields.find(key))) {
-      LOG(WARNING) << fields.where() << ": " << shown(key) << " is unknown and ignored";
+      LOG(WARNING) << one_line(fields.where()) << ": " << shown(key) << " is unknown and ignored";
     }
   }
 }
@@ -275,7 +275,7 @@ class Targets {
       pattern = Pattern::compile(*fields.text(key));
       unknown = !pattern;
       if (unknown) {
-        LOG(WARNING) << fields.where() << ": the expression of " << key
+        LOG(WARNING) << one_line(fields.where()) << ": the expression of " << key
                      << " is not supported; the tensors in the file decide which modules are adapted";
       }
     }

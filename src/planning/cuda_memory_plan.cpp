@@ -9,6 +9,7 @@
 #include "actor/engine.h"
 #include "actor/pictures.h"
 #include "comm/wait_times.h"
+#include "core/bytes_text.h"
 #include "core/error.h"
 #include "model/kv_cache.h"
 #include "model/model_sizes.h"
@@ -137,10 +138,6 @@ std::int64_t pictures_bytes(const MemoryInputs& in) {
   return cuda_vision_bytes(shape, in.dtype, std::min(images, wanted) * patches);
 }
 
-std::string gigabytes(std::int64_t bytes) {
-  return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (1 << 30));
-}
-
 }  // namespace
 
 MemoryPlan plan_cuda_memory(const MemoryInputs& in) {
@@ -191,7 +188,7 @@ void require_gpu_memory(const MemoryPlan& plan, const DeviceFacts& gpu, const st
     return part == plan.held.end() ? 0 : part->second;
   };
   const std::string there =
-      fmt::format("{} of its {} are free", gigabytes(gpu.free_bytes), gigabytes(gpu.total_bytes));
+      fmt::format("{} of its {} are free", bytes_text(gpu.free_bytes), bytes_text(gpu.total_bytes));
   const std::int64_t fixed = plan.fixed_bytes() - kCudaContextBytes;
   if (fixed > gpu.free_bytes) {
     fail(
@@ -200,7 +197,7 @@ void require_gpu_memory(const MemoryPlan& plan, const DeviceFacts& gpu, const st
         "several GPUs is not built yet: use a smaller model, a GPU with more memory, or end what else runs "
         "on it "
         "(nvidia-smi)",
-        model.string(), gpu.name, gigabytes(fixed), gigabytes(held("weights")), there);
+        model.string(), gpu.name, bytes_text(fixed), bytes_text(held("weights")), there);
   }
   const auto largest = std::max_element(plan.passing.begin(), plan.passing.end(),
                                         [](const auto& a, const auto& b) { return a.second < b.second; });
@@ -209,8 +206,8 @@ void require_gpu_memory(const MemoryPlan& plan, const DeviceFacts& gpu, const st
       "rollout.kv_memory, "
       "objective.micro_batch_tokens or lora.rank, or set objective.recompute_layers: true (--dry-run prints "
       "all parts)",
-      model.string(), gpu.name, gigabytes(needed), gigabytes(held("weights")), gigabytes(held("KV cache")),
-      largest->first, gigabytes(largest->second), there);
+      model.string(), gpu.name, bytes_text(needed), bytes_text(held("weights")), bytes_text(held("KV cache")),
+      largest->first, bytes_text(largest->second), there);
 }
 
 }  // namespace biqa

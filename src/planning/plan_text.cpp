@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
+#include "core/bytes_text.h"
 #include "planning/plan.h"
 #include "run/progress.h"
 
 namespace biqa {
 namespace {
 
-std::string bytes_text(std::int64_t bytes) {
-  const double mib = static_cast<double>(bytes) / (1 << 20);
-  return mib < 1024 ? fmt::format("{:.1f} MiB", mib) : fmt::format("{:.2f} GiB", mib / 1024);
-}
 std::string flop_text(double flop) {
   return fmt::format("{:.3g} TFLOP", flop / 1e12);
 }

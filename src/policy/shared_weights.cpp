@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "comm/agreement.h"
+#include "core/bytes_text.h"
 #include "core/error.h"
 #include "core/random.h"
 #include "model/frozen_parts.h"
@@ -153,9 +154,7 @@ std::unique_ptr<QwenVl> load_shared(Communicator& ranks, const std::string& node
   const auto warn = [&](const char* why, std::size_t bytes, std::int64_t copies) {
     const std::string held = copies == 1 ? "an additional copy of the weights"
                                          : fmt::format("{} copies of the weights instead of one", copies);
-    LOG(WARNING) << why
-                 << fmt::format("; this node holds {} ({:.2f} GiB each)", held,
-                                static_cast<double>(bytes) / static_cast<double>(1 << 30));
+    LOG(WARNING) << why << fmt::format("; this node holds {} ({} each)", held, bytes_text(bytes));
   };
 
   WeightArena arena;

@@ -26,9 +26,9 @@ void RankLog::open(const std::filesystem::path& file) {
 
 void RankLog::send(google::LogSeverity severity, const char* /*full_filename*/, const char* base_filename,
                    int line, const google::LogMessageTime& time, const char* message, std::size_t length) {
-  const std::string text = fmt::format("{:%Y-%m-%d %H:%M:%S} {} {}: {} [{}:{}]\n", time.tm(), name_,
-                                       google::GetLogSeverityName(severity),
-                                       std::string_view(message, length), base_filename, line);
+  const std::string text =
+      fmt::format("{:%Y-%m-%d %H:%M:%S} {} {}: {} [{}:{}]\n", time.tm(), name_,
+                  google::GetLogSeverityName(severity), one_line({message, length}), base_filename, line);
   const std::lock_guard lock(mutex_);
   try {
     if (file_)

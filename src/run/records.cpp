@@ -112,11 +112,6 @@ void for_each_field(Record& m, Visit&& visit) {
   visit("part_advantages", m.part_advantages, kNoScalar);
 }
 
-// nlohmann::json writes doubles so that they round-trip, whatever the locale, and NaN and infinities as null.
-std::string dump(const Json& line) {
-  return line.dump(-1, ' ', false, Json::error_handler_t::replace);
-}
-
 template <typename T>
 Json json_of(const T& value) {
   return value;
@@ -129,7 +124,8 @@ template <typename Record>
 std::string line_of(const Record& record) {
   Json line = Json::object();
   for_each_field(record, [&](const char* name, const auto& value, auto) { line[name] = json_of(value); });
-  return dump(line);
+  // nlohmann::json writes doubles so that they round-trip, whatever the locale, and NaN and infinities as null.
+  return json_text(line);
 }
 
 void read_value(const JsonFields& fields, const char* name, std::int64_t& value) {

@@ -80,7 +80,7 @@ struct SampleRecord {
 };
 
 /// One JSON line without line end. Names are in the order of the struct. Floats are read back exactly. NaN and
-/// infinities become null. Bytes that are not UTF-8 are replaced.
+/// infinities become null. Bytes that are not UTF-8 are replaced, as by json_text().
 std::string to_json_line(const StepMetrics& metrics);
 std::string to_json_line(const EvalMetrics& metrics);
 std::string to_json_line(const SampleRecord& sample);

@@ -115,7 +115,7 @@ RunLock::RunLock(fs::path root) : root_(std::move(root)) {
     while (status != 0 && errno == EINTR);
     if (status != 0) {
       if (errno != EWOULDBLOCK) {
-        LOG(WARNING) << "cannot lock " << file.string() << ": " << system_reason(errno)
+        LOG(WARNING) << "cannot lock " << one_line(file.string()) << ": " << system_reason(errno)
                      << "; make sure that no other job trains in this folder";
         break;
       }
@@ -175,10 +175,10 @@ RunFolder::RunFolder(RunLock lock, const std::string& config_yaml, std::optional
     const bool missing = !fs::exists(samples_file());
     const std::int64_t last = keep_until(samples_file(), *resumed_step, true);
     if (*resumed_step > 0 && missing)
-      LOG(WARNING) << samples_file().string() << " is missing: the trajectories up to step " << *resumed_step
-                   << " are lost";
+      LOG(WARNING) << one_line(samples_file().string()) << " is missing: the trajectories up to step "
+                   << *resumed_step << " are lost";
     else if (last > 0 && last < *resumed_step)
-      LOG(WARNING) << samples_file().string() << " ends with step " << last
+      LOG(WARNING) << one_line(samples_file().string()) << " ends with step " << last
                    << ", but the checkpoint is from step " << *resumed_step
                    << ": the trajectories between them are lost";
   }

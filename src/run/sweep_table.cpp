@@ -17,6 +17,7 @@
 #include "core/error.h"
 #include "core/statistics.h"
 #include "io/files.h"
+#include "io/json.h"
 #include "run/run_folder.h"
 
 namespace biqa {
@@ -313,9 +314,7 @@ std::string sweep_json(const SweepTable& table) {
     }
     rows.push_back(std::move(json));
   }
-  return Json{{"rows", std::move(rows)}, {"notes", table.notes}}.dump(2, ' ', false,
-                                                                      Json::error_handler_t::replace) +
-         "\n";
+  return json_text(Json{{"rows", std::move(rows)}, {"notes", table.notes}}, 2) + "\n";
 }
 
 }  // namespace biqa

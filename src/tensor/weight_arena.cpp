@@ -12,6 +12,7 @@
 #include <random>
 #include <utility>
 
+#include "core/bytes_text.h"
 #include "core/random.h"
 
 // Missing in older headers.
@@ -43,16 +44,12 @@ std::size_t round_up(std::size_t value, std::size_t to) {
   return (value + to - 1) / to * to;
 }
 
-double gibibytes(std::size_t bytes) {
-  return static_cast<double>(bytes) / static_cast<double>(std::size_t{1} << 30);
-}
-
 [[noreturn]] void no_memory(std::size_t bytes, int error) {
   fail(
-      "cannot hold {:.2f} GiB of weights for the ranks of this node: {}; use a smaller model or dtype bf16, "
+      "cannot hold {} of weights for the ranks of this node: {}; use a smaller model or dtype bf16, "
       "or "
       "give the job more memory",
-      gibibytes(bytes), std::strerror(error));
+      bytes_text(bytes), std::strerror(error));
 }
 
 /// Allocates every page now, so that a lack of memory is an Error here and not a signal (SIGBUS) later.

@@ -45,7 +45,7 @@ void warn_of_changes(const Config& config, const std::string& then) {
           "another folder",
           config.train.out.string());
     }
-    LOG(WARNING) << "resuming with a changed setting: " << line;
+    LOG(WARNING) << "resuming with a changed setting: " << one_line(line);
   }
 }
 
@@ -75,8 +75,8 @@ std::map<std::int64_t, std::vector<EvalMetrics>> read_evaluations(const std::fil
   for (const EvalMetrics& figure : before.evaluations) evaluations[figure.step].push_back(figure);
   const std::int64_t last = before.steps.empty() ? step : before.steps.back().step;
   if (last < step)
-    LOG(WARNING) << file.string() << " ends with step " << last << ", but the checkpoint is from step "
-                 << step << ": the lines between them are lost";
+    LOG(WARNING) << one_line(file.string()) << " ends with step " << last
+                 << ", but the checkpoint is from step " << step << ": the lines between them are lost";
   return evaluations;
 }
 
@@ -133,7 +133,7 @@ void check_resumed(const Config& config, const FoundCheckpoint& found, const Lor
         found.path.string(), config.model.path.string());
   }
   if (differs(found.info.training_data, now.training_data))
-    LOG(WARNING) << "resuming with other training data than before: " << config.data.train.string()
+    LOG(WARNING) << "resuming with other training data than before: " << one_line(config.data.train.string())
                  << " has changed";
   warn_of_changes(config, found.info.config);
 }
@@ -170,7 +170,7 @@ RunStart plan_start(const Config& config, std::int64_t step, std::int64_t steps,
     start.resumed_step = kBeforeAll;
     if (holds_a_run(out))
       LOG(WARNING)
-          << "the run in " << out.string()
+          << "the run in " << one_line(out.string())
           << " has no checkpoint: it starts again with the first step, and its earlier steps are removed";
   }
   if (!start.evaluated) start.evaluations.erase(step);  // made again

@@ -239,7 +239,7 @@ void Trainer::resume(const FoundCheckpoint& found) {
   data_.go_on_after(found.step, found.data_cursor);
   step_ = found.step;
   if (!first_learner()) return;
-  LOG(INFO) << "resuming from " << found.path.string() << " after step " << step_;
+  LOG(INFO) << "resuming from " << one_line(found.path.string()) << " after step " << step_;
   if (lag_ > 0)
     LOG(INFO) << "rollout.policy_lag " << lag_
               << ": the first steps are sampled with this adapter, without the usual lag";

@@ -136,7 +136,7 @@ TrainingData read_training_data(const Config& config, bool tell) {
     std::vector<Sample> rows = read_manifest(file, config.data.skip_bad, &bad, true);
     data.left_out.push_back(bad.size());
     for (const BadRow& row : bad) {
-      if (tell) LOG(WARNING) << "a row is left out: " << row.reason;
+      if (tell) LOG(WARNING) << "a row is left out: " << one_line(row.reason);
     }
     return rows;
   };
@@ -154,7 +154,8 @@ namespace {
 void warn_of_overlap(const Config& config, const TrainingData& data) {
   for (std::size_t i = 0; i < data.eval.size(); ++i) {
     const Overlap overlap = find_overlap(data.train, data.eval[i]);
-    if (overlap.any()) LOG(WARNING) << overlap_text(config.data.eval[i], overlap, config.data.train);
+    if (overlap.any())
+      LOG(WARNING) << one_line(overlap_text(config.data.eval[i], overlap, config.data.train));
   }
 }
 
@@ -175,7 +176,8 @@ void leave_out(const Config& config, const PictureCheck& pictures, bool tell, Tr
     if (!config.data.skip_bad) {
       fail("cannot use {}: {}, or leave such rows out with data.skip_bad: true", where, found->reason);
     }
-    if (tell) LOG(WARNING) << "a row is left out: cannot use " << where << ": " << found->reason;
+    if (tell)
+      LOG(WARNING) << "a row is left out: cannot use " << one_line(where) << ": " << one_line(found->reason);
     rows.erase(row);
     ++data.left_out[found->set];
   }
@@ -185,7 +187,7 @@ void leave_out(const Config& config, const PictureCheck& pictures, bool tell, Tr
       fail("cannot use manifest {}: none of its images can be read; replace or convert them", file_of(set));
     }
     if (tell && bad > 0)
-      LOG(WARNING) << bad << " of " << rows + bad << " rows of " << file_of(set) << " are left out";
+      LOG(WARNING) << bad << " of " << rows + bad << " rows of " << one_line(file_of(set)) << " are left out";
   }
 }
 

@@ -7,6 +7,7 @@
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -164,6 +165,32 @@ TEST_F(Inputs, AFolderWithoutPicturesSaysWhatIsThere) {
   fs::create_directories(path("photos/june"));
   expect_error(score({path("photos").string()}), 1,
                "files .gif: 7 (0.gif, 1.gif, 2.gif, 3.gif, 4.gif and 2 more); subfolders: 1 (june)");
+}
+
+TEST_F(Inputs, NamesWithControlCharactersStayOnOneLine) {
+  const std::string name = "two\nlines\x1B.png", shown = "two\\nlines\\x1b.png";
+  fs::copy_file(kTiny / "sample_cat.png", path(name));
+  const Outcome outcome = testing::run_program(
+      folder_.path(), {program("biqa_score"), "--model", (kTiny / "model").string(), "--max-new-tokens", "4",
+                       path(name).string(), path("absent\n.png").string()});
+  EXPECT_EQ(outcome.code, 3);
+  EXPECT_THAT(outcome.err, AllOf(HasSubstr("cannot read " + path("absent\\n.png").string()),
+                                 HasSubstr(path(shown).string()), Not(HasSubstr("two\n"))));
+  EXPECT_EQ(outcome.errors().size(), 2U) << outcome.err;
+  EXPECT_THAT(outcome.out, AllOf(HasSubstr(shown), Not(HasSubstr("lines\x1B"))));
+}
+
+TEST_F(Inputs, NamesThatAreNotUtf8AreRepairedInJson) {
+  for (const char* name : {"caf\xE9.png", "th\xE9.png"}) fs::copy_file(kTiny / "sample_cat.png", path(name));
+  const Outcome outcome = score({path("caf\xE9.png").string(), path("th\xE9.png").string()});
+  std::istringstream lines(outcome.out);
+  std::vector<std::string> names;
+  for (std::string line; std::getline(lines, line);)
+    names.push_back(fs::path(nlohmann::json::parse(line).at("image").get<std::string>()).filename());
+  EXPECT_THAT(names, ::testing::ElementsAre("caf\xEF\xBF\xBD.png", "th\xEF\xBF\xBD.png"));
+  const std::size_t warning = outcome.err.find("is not UTF-8");
+  ASSERT_NE(warning, std::string::npos) << outcome.err;
+  EXPECT_EQ(outcome.err.find("is not UTF-8", warning + 1), std::string::npos) << outcome.err;
 }
 
 TEST_F(Inputs, DamagedPicturesAreLeftOutWhereAskedFor) {

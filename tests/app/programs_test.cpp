@@ -192,6 +192,17 @@ TEST_F(Programs, WaitingThreadsSpinBriefly) {
   }
 }
 
+TEST_F(Programs, WrongNumbersOfThreadsAreReportedOnce) {
+  const Outcome outcome = run({"env", "-u", "OMP_WAIT_POLICY", "-u", "GOMP_SPINCOUNT", "OMP_NUM_THREADS=many",
+                               "OMP_THREAD_LIMIT=0", program("biqa_score"), "--version"});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  for (const char* name : {"OMP_NUM_THREADS", "OMP_THREAD_LIMIT"}) {
+    const std::size_t place = outcome.err.find(name);
+    ASSERT_NE(place, std::string::npos) << outcome.err;
+    EXPECT_EQ(outcome.err.find(name, place + 1), std::string::npos) << outcome.err;
+  }
+}
+
 // The build, or else the device, or else the part of the backend.
 TEST_F(Programs, DeviceCudaSaysWhatIsMissing) {
   const auto check = [](const std::string& told) {
@@ -946,6 +957,19 @@ TEST_F(Programs, LocalScriptGivesEachRankASlot) {
   };
   EXPECT_EQ(with("LANG=C"), "slots 3\n");
   EXPECT_EQ(with("PRTE_MCA_prte_set_default_slots=2"), "slots 2\n");
+}
+
+TEST_F(Programs, LocalScriptNamesTheSignalThatEndedARun) {
+  const fs::path launcher = folder_.write("mpirun", "#!/bin/sh\nkill -KILL $$\n");
+  fs::permissions(launcher, fs::perms::owner_all);
+  const std::string path = "PATH=" + folder_.path().string() + ":" + std::getenv("PATH");
+  const std::string script = BIQA_SOURCE_DIR "/launch/local.sh";
+  const Outcome outcome =
+      run({"env", path, "BIQA_LEARNER=true", "bash", script, "--restarts", "1", "some.yaml"});
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_EQ(outcome.err,
+            "local.sh: failed with exit code 137; restart 1 of at most 1\n"
+            "local.sh: the signal KILL ended the run; give the same command again to resume\n");
 }
 
 TEST_F(Programs, LocalScriptStartsAgainAsOftenAsAllowed) {

@@ -40,11 +40,18 @@ TEST(Error, ArgumentsAreNeverFormats) {
 // A file's name or content must not break the line, nor steer a terminal.
 TEST(Error, IsOneLineWhateverItQuotes) {
   try {
-    fail("cannot use {}: bad", "a\nb\r\t\x1B[2J\x7F \xC3\xA9");
+    fail("cannot use {}: bad", "a\nb\r\t\x1B[2J\x7F\xC2\x9B \xC3\xA9 \\n");
   } catch (const Error& error) {
-    EXPECT_STREQ(error.what(), "cannot use a b   [2J  \xC3\xA9: bad");
+    EXPECT_STREQ(error.what(), "cannot use a\\nb\\r\\t\\x1b[2J\\x7f\\u009b \xC3\xA9 \\n: bad");
   }
-  EXPECT_STREQ(Error("two\nlines").what(), "two lines");
+  EXPECT_STREQ(Error("two\nlines").what(), "two\\nlines");
+}
+
+TEST(Error, SaidIsOneLineWhateverItQuotes) {
+  ::testing::internal::CaptureStderr();
+  say("warning: {}\n", "a\nb\n");
+  say("{}", "open");
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "warning: a\\nb\\n\nopen");
 }
 
 TEST(Error, ExitCodesAreTheContract) {

@@ -41,6 +41,22 @@ TEST(Files, ReadsWholeFilesWithinALimit) {
   EXPECT_EQ(read_file(folder.write("empty", "")), "");
 }
 
+TEST(Files, EveryLegalNameCanBeWritten) {
+  const TemporaryFolder folder;
+  const std::string longest(255, 'x');
+  write_file_atomically(folder.path() / longest, "content");
+  EXPECT_EQ(read_file(folder.path() / longest), "content");
+  AtomicFolder inner(folder.path() / std::string(255, 'y'));
+  inner.commit();
+  EXPECT_EQ(names_in(folder.path()), (std::set<std::string>{longest, std::string(255, 'y')}));
+  // Some encrypted file systems allow 143 bytes. A character of several bytes is not cut in two.
+  std::string accents = "x";
+  for (int i = 0; i < 127; ++i) accents += "\xC3\xA9";
+  const std::string hidden = temporary_beside(folder.path() / accents).filename().string();
+  EXPECT_LE(hidden.size(), 143U);
+  EXPECT_THAT(hidden, HasSubstr("\xC3\xA9" + std::string(kTemporaryMark)));
+}
+
 TEST(Files, RefusesWhatIsNoRegularFile) {
   const TemporaryFolder folder;
   const fs::path absent = folder.path() / "absent";

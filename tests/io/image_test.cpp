@@ -3,6 +3,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -129,6 +132,35 @@ TEST(ImageTest, WhatIsNoPictureIsRefusedByName) {
   EXPECT_THAT(refusal("GIF89a and so on"), HasSubstr("not a readable image"));
 }
 
+std::string png_without_pixels(std::uint32_t side) {
+  // The check sum is that of this chunk.
+  const std::string header = "IHDR" + big_endian(side) + big_endian(side) + std::string("\x08\x02\0\0\0", 5);
+  std::uint32_t crc = ~0U;
+  for (const char c : header) {
+    crc ^= static_cast<std::uint8_t>(c);
+    for (int bit = 0; bit < 8; ++bit) {
+      crc = crc >> 1 ^ ((crc & 1) != 0 ? 0xEDB88320U : 0U);
+    }
+  }
+  return "\x89PNG\r\n\x1A\n" + big_endian(13) + header + big_endian(~crc) + big_endian(0) + "IDAT" +
+         big_endian(0x35AF061E);
+}
+
+/// An entry of a TIFF directory.
+std::string entry(std::uint32_t tag, std::uint32_t type, std::uint32_t count, std::uint32_t value) {
+  return little_endian(tag, 2) + little_endian(type, 2) + little_endian(count, 4) + little_endian(value, 4);
+}
+
+/// A TIFF file with a directory and 64 bytes after it.
+std::string tiff(const std::vector<std::string>& entries) {
+  std::string text =
+      std::string("II*\0\x08\0\0\0", 8) + little_endian(static_cast<std::uint32_t>(entries.size()), 2);
+  for (const std::string& one : entries) {
+    text += one;
+  }
+  return text + little_endian(0, 4) + std::string(64, '\0');
+}
+
 TEST(ImageTest, SizesOutsideTheLimitsAreRefusedFromTheHeader) {
   EXPECT_THAT(refusal("P6 50000 1 255\n"), HasSubstr("aspect"));
   const TemporaryFolder folder;
@@ -138,19 +170,7 @@ TEST(ImageTest, SizesOutsideTheLimitsAreRefusedFromTheHeader) {
   EXPECT_THAT(refusal("P6 0 5 255\n"), HasSubstr("0 x 5"));
   EXPECT_THAT(refusal("P6 999999999999 999999999999 255\n"), HasSubstr("limit"));
   // None of these holds a single pixel; each would need gigabytes.
-  const std::string png = "\x89PNG\r\n\x1A\n" + big_endian(13);
-  // The check sum is that of this chunk.
-  const std::string png_header =
-      "IHDR" + big_endian(60000) + big_endian(60000) + std::string("\x08\x02\0\0\0", 5);
-  std::uint32_t crc = ~0U;
-  for (const char c : png_header) {
-    crc ^= static_cast<std::uint8_t>(c);
-    for (int bit = 0; bit < 8; ++bit) {
-      crc = crc >> 1 ^ ((crc & 1) != 0 ? 0xEDB88320U : 0U);
-    }
-  }
-  EXPECT_THAT(refusal(png + png_header + big_endian(~crc) + big_endian(0) + "IDAT" + big_endian(0x35AF061E)),
-              HasSubstr("60000 x 60000"));
+  EXPECT_THAT(refusal(png_without_pixels(60000)), HasSubstr("60000 x 60000"));
   EXPECT_THAT(
       refusal("BM" + little_endian(0, 12) + little_endian(40, 4) + little_endian(60000, 4) +
               little_endian(60000, 4) + little_endian(1, 2) + little_endian(24, 2) + little_endian(0, 24)),
@@ -172,17 +192,6 @@ TEST(ImageTest, SizesOutsideTheLimitsAreRefusedFromTheHeader) {
 }
 
 TEST(ImageTest, AbsurdTiffTagsClaimNoMemory) {
-  const auto entry = [](std::uint32_t tag, std::uint32_t type, std::uint32_t count, std::uint32_t value) {
-    return little_endian(tag, 2) + little_endian(type, 2) + little_endian(count, 4) + little_endian(value, 4);
-  };
-  const auto tiff = [](const std::vector<std::string>& entries) {
-    std::string text =
-        std::string("II*\0\x08\0\0\0", 8) + little_endian(static_cast<std::uint32_t>(entries.size()), 2);
-    for (const std::string& one : entries) {
-      text += one;
-    }
-    return text + little_endian(0, 4) + std::string(64, '\0');
-  };
   EXPECT_NE(
       refusal(tiff({entry(256, 4, 1, 16), entry(257, 4, 1, 16), entry(258, 3, 1, 8), entry(262, 3, 1, 1),
                     entry(273, 4, 0x3FFFFFFF, 8), entry(278, 4, 1, 16), entry(279, 4, 0x3FFFFFFF, 8)})),
@@ -195,6 +204,40 @@ TEST(ImageTest, AbsurdTiffTagsClaimNoMemory) {
                             entry(262, 3, 1, 1), entry(273, 4, 1, 8), entry(279, 4, 1, 16)})),
               HasSubstr("60000 x 60000"));
   EXPECT_NE(refusal(tiff({})), "");
+}
+
+/// Largest memory, in bytes, of a process that decodes this content.
+std::int64_t memory_for(const std::string& content) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    refusal(content);
+    ::_exit(0);
+  }
+  int status = 0;
+  rusage usage{};
+  EXPECT_EQ(::wait4(child, &status, 0, &usage), child);
+  return std::int64_t{usage.ru_maxrss} * 1024;
+}
+
+TEST(ImageTest, HeadersThatLieClaimNoMemory) {
+  constexpr std::uint32_t kSide = 13000;
+  constexpr std::int64_t kPixels = std::int64_t{kSide} * kSide, kMost = 2 * kPixels;
+  constexpr std::uint32_t kNone = 1, kLzw = 5, kDeflate = 8, kPackBits = 32773;
+  for (const std::uint32_t compression : {kNone, kLzw, kDeflate, kPackBits}) {
+    const std::string content =
+        tiff({entry(256, 4, 1, kSide), entry(257, 4, 1, kSide), entry(258, 3, 1, 8),
+              entry(259, 3, 1, compression), entry(262, 3, 1, 1), entry(273, 4, 1, 122), entry(277, 3, 1, 1),
+              entry(278, 4, 1, kSide), entry(279, 4, 1, 64)});
+    EXPECT_THAT(refusal(content),
+                ::testing::ContainsRegex("13000 x 13000 pixels need at least [0-9]+ bytes, but "
+                                         "it has only 64"));
+    EXPECT_LT(memory_for(content), kMost) << "compression " << compression;
+  }
+  EXPECT_LT(memory_for(png_without_pixels(kSide)), kMost);
+  std::string jpeg = read_file(kFixtures / "chroma_444.jpg");
+  jpeg.replace(jpeg.find("\xFF\xC0") + 5, 4, "\x32\xC8\x32\xC8");
+  EXPECT_THAT(refusal(jpeg), HasSubstr("Corrupt JPEG data"));
+  EXPECT_LT(memory_for(jpeg), kMost);
 }
 
 TEST(ImageTest, JpegScansAreLimited) {

@@ -37,16 +37,18 @@ TEST_P(JsonRefusal, NamesFileAndReason) {
 
 INSTANTIATE_TEST_SUITE_P(
     All, JsonRefusal,
-    testing::Values(
-        Refusal{"Empty", "", "byte 1 of 0"}, Refusal{"CutInHalf", R"({"a": [1, 2)", "byte 12 of 11"},
-        Refusal{"CutInText", R"({"a": "b)", "not valid JSON"}, Refusal{"Trailing", "{} {}", "byte 4 of 5"},
-        Refusal{"BadUtf8", "{\"a\": \"\xff\"}", "byte 8 of 10"},
-        Refusal{"LineBreakInText", "[\"a\nb\"]", "not valid JSON"},
-        Refusal{"Duplicate", R"({"a": 1, "b": {"a": 1}, "a": 2})", "the key \"a\" occurs twice"},
-        Refusal{"DuplicateBelow", R"([{"x": {"a": 1, "a": 1}}])", "the key \"a\" occurs twice"},
-        Refusal{"Deep", std::string(100, '['), "nested more than 64"},
-        Refusal{"VeryDeep", std::string(1000000, '['), "nested more than 64"},
-        Refusal{"Infinite", "[1e999]", "not valid JSON"}, Refusal{"NaN", "[NaN]", "not valid JSON"}),
+    testing::Values(Refusal{"Empty", "", "at its end after 0 bytes"},
+                    Refusal{"CutInHalf", R"({"a": [1, 2)", "at its end after 11 bytes"},
+                    Refusal{"CutInText", R"({"a": "b)", "not valid JSON"},
+                    Refusal{"Trailing", "{} {}", "byte 4 of 5"},
+                    Refusal{"BadUtf8", "{\"a\": \"\xff\"}", "byte 8 of 10"},
+                    Refusal{"LineBreakInText", "[\"a\nb\"]", "not valid JSON"},
+                    Refusal{"Duplicate", R"({"a": 1, "b": {"a": 1}, "a": 2})", "the key \"a\" occurs twice"},
+                    Refusal{"DuplicateBelow", R"([{"x": {"a": 1, "a": 1}}])", "the key \"a\" occurs twice"},
+                    Refusal{"Deep", std::string(100, '['), "nested more than 64"},
+                    Refusal{"VeryDeep", std::string(1000000, '['), "nested more than 64"},
+                    Refusal{"Infinite", "[1e999]", "not valid JSON"},
+                    Refusal{"NaN", "[NaN]", "not valid JSON"}),
     [](const auto& row) { return row.param.name; });
 
 TEST(Json, EqualKeysInDifferentObjectsAreFine) {
@@ -80,6 +82,23 @@ TEST(Json, FieldsAreTyped) {
   EXPECT_THAT(error_of([&] { fields.object("o")->integer("i"); }), HasSubstr("o.i is \"seven\""));
   EXPECT_THAT(error_of([&] { fields.object("i"); }), HasSubstr("i is 7, not an object"));
   EXPECT_THAT(error_of([&] { fields.missing("x"); }), HasSubstr("x is missing"));
+}
+
+TEST(Json, FaultsAreLocated) {
+  EXPECT_THAT(error_of([] { parse_json("[1,\n2,}", "file"); }), HasSubstr("in line 2, at byte 7 of 7 ("));
+  EXPECT_THAT(error_of([] { parse_json("[1,\n2,", "file"); }),
+              HasSubstr("in line 2, at its end after 6 bytes ("));
+}
+
+TEST(Json, TextsThatAreNotUtf8AreRepairedWithOneWarning) {
+  ::testing::internal::CaptureStderr();
+  const nlohmann::ordered_json line{{"id", "\xC3\xA9"}, {"names", {"b", "caf\xE9"}}};
+  EXPECT_EQ(json_text(line), "{\"id\":\"\xC3\xA9\",\"names\":[\"b\",\"caf\xEF\xBF\xBD\"]}");
+  EXPECT_EQ(json_text(nlohmann::json{{"\xFF", 1}}, 1), "{\n \"\xEF\xBF\xBD\": 1\n}");
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  const std::string warning = "replaced in JSON: \"";
+  EXPECT_THAT(said, HasSubstr(warning + "caf\xEF\xBF\xBD\""));
+  EXPECT_EQ(said.find(warning), said.rfind(warning)) << said;
 }
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include "core/random.h"
 #include "io/files.h"
 #include "io/hdf5.h"
+#include "learner/adapter_store.h"
 #include "learner/checkpoint_tools.h"
 #include "support/tiny_model.h"
 
@@ -200,6 +201,30 @@ TEST_F(CheckpointStoreTest, PartsOnFrozenModulesAreKept) {
   whole.adapter = alone;
   write_checkpoint(folder_.path() / "alone", whole);
   EXPECT_TRUE(same_parts(CheckpointStore::load(folder_.path() / "alone", config).adapter, alone));
+}
+
+TEST_F(CheckpointStoreTest, WhatIsNoPartOfAnAdapterIsNamedAndIgnored) {
+  const ModelConfig config = model_->config();
+  const fs::path file = folder_.path() / "adapter.h5";
+  const auto write = [&](const std::string& name) {
+    Hdf5Writer out(file);
+    out.attribute("/", "rank", start_.layout->spec().rank);
+    out.attribute("/", "alpha", start_.layout->spec().alpha);
+    write_adapter(out, "", start_);
+    out.group("notes\nof somebody");
+    out.dataset(name, std::vector<std::string>{"text"});
+    out.close();
+  };
+  write("remarks");
+  ::testing::internal::CaptureStderr();
+  const Lora found = read_any_adapter(file, config);
+  EXPECT_THAT(::testing::internal::GetCapturedStderr(),
+              HasSubstr(file.string() +
+                        ": notes\\nof somebody (and 1 more) is not part of an adapter and is ignored"));
+  EXPECT_EQ(found.values, start_.values);
+  write("base_model.model.remarks");
+  EXPECT_THAT(error_of([&] { read_any_adapter(file, config); }),
+              HasSubstr("base_model.model.remarks belongs to no module of the model"));
 }
 
 TEST_F(CheckpointStoreTest, PartsOnFrozenModulesOfAnotherModelAreRefused) {
