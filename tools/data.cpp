@@ -47,6 +47,7 @@ const ProgramInfo kInfo{
       "level, "
       "description, good, bad",
       ""},
+     {"sheet", "NAME", "import: sheet of an xlsx workbook, if several have the columns", ""},
      {"expect-size", "WxH", "import: size that every image must have, pixels", ""},
      {"with-tutorial", "", "import livewild: keep the seven tutorial images", "false"},
      {"skip-bad", "", "import: leave bad rows out and list them; the exit code is then 3", "false"},
@@ -83,8 +84,8 @@ void refuse_other_flags(const CommandLine& line, const std::string& what,
 }
 
 void refuse_other_flags_of_import(const CommandLine& line, const DataSet& set) {
-  std::vector<std::string> used{"root",  "labels",   "images",          "split",
-                                "scale", "skip-bad", "no-check-images", "out"};
+  std::vector<std::string> used{"root",  "labels",   "images",          "split", "scale",
+                                "sheet", "skip-bad", "no-check-images", "out"};
   if (set.is_own_table()) used.emplace_back("columns");
   if (set.has_tutorial) used.emplace_back("with-tutorial");
   if (!line.on("no-check-images")) used.emplace_back("expect-size");
@@ -107,6 +108,9 @@ ExitCode import(const CommandLine& line) {
   if (options.splits.empty()) fail_usage("flag --split is empty; name a split, or leave the flag out");
   options.scale = line.text("scale");
   options.columns = parse_columns(line.text("columns"));
+  options.sheet = line.text("sheet");
+  if (line.has("sheet") && options.sheet.empty())
+    fail_usage("flag --sheet is empty; name a sheet, or leave the flag out");
   if (line.has("expect-size")) options.expected = parse_picture_size(line.text("expect-size"));
   options.with_tutorial = line.on("with-tutorial");
   options.skip_bad = line.on("skip-bad");

@@ -267,9 +267,11 @@ class Importer {
 
   void read_labels() {
     const LabelRequest request{
-        set_,    options_.root,         options_.labels, scale_ ? &*scale_ : nullptr, options_.columns,
-        splits_, options_.with_tutorial};
+        set_,    options_.root,          options_.labels, scale_ ? &*scale_ : nullptr, options_.columns,
+        splits_, options_.with_tutorial, options_.sheet};
     labels_ = set_.read(request);
+    if (!options_.sheet.empty() && labels_.sheet.empty())
+      fail_usage("flag --sheet has no effect on {}, which is no workbook; leave it out", labels_.file);
     if (labels_.rows.empty())
       fail("cannot use labels {}: they have no rows; name the right file", labels_.file);
     // Tables of the user's own are named by their file.

@@ -22,6 +22,7 @@ struct ImportOptions {
   std::vector<std::string> splits;             ///< as given; empty or "all": every row
   std::string scale;                           ///< name, or MIN..MAX; empty: the set's first
   std::map<std::string, std::string> columns;  ///< by role
+  std::string sheet;                           ///< of a workbook; empty: the only one with the columns
   ImageSize expected;                          ///< size that every image must have; 0: any
   bool with_tutorial = false, skip_bad = false, check_images = true;
 };
@@ -32,7 +33,7 @@ struct ImportResult {
 };
 
 /// Writes the manifest. What a person should know (counts, scale, direction, sizes) goes to standard error. Throws Error
-/// (usage) for a wrong set, split, scale or column, and Error for a bad row or image unless skip_bad is set. Then no
+/// (usage) for a wrong set, split, scale, column or sheet, and Error for a bad row or image unless skip_bad is set. Then no
 /// manifest is written.
 ImportResult import_data_set(const ImportOptions& options);
 

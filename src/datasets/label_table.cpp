@@ -326,15 +326,39 @@ struct Match {
   std::vector<std::string> other_sheets;  ///< further sheets of this form, which are not read
 };
 
-/// The form of the labels and the table (a sheet) that has it. Throws Error if none fits.
+/// Leaves only the sheet that the user chose. Text files have no sheets and stay. Throws Error (usage) if there is no such
+/// sheet.
+std::vector<Table> chosen_sheet(const LabelRequest& request, std::vector<Table> tables) {
+  if (request.sheet.empty() || tables.front().sheet.empty()) return tables;
+  std::vector<std::string> names;
+  for (Table& table : tables) {
+    if (table.sheet == request.sheet) return {std::move(table)};
+    names.push_back(repaired_utf8(table.sheet));
+  }
+  fail_usage("flag --sheet is '{}', but {} has only the sheets '{}'; name one of them", request.sheet,
+             tables.front().where, fmt::join(names, "', '"));
+}
+
+bool names_sheet(const LabelForm& form, const Table& table) {
+  return std::find(form.sheets.begin(), form.sheets.end(), table.sheet) != form.sheets.end();
+}
+
+/// Throws Error if several sheets have the columns and the form does not say which of them is meant.
+void refuse_several_sheets(const Match& match, const std::vector<Table>& tables) {
+  const Table& table = tables[match.table];
+  if (match.other_sheets.empty() || names_sheet(*match.form, table)) return;
+  fail("cannot read {}: the sheets '{}', '{}' have the columns; choose one with --sheet NAME", table.where,
+       table.sheet, fmt::join(match.other_sheets, "', '"));
+}
+
+/// The form of the labels and the table (a sheet) that has it. Throws Error if none fits, or if several sheets do.
 Match match_form(const LabelRequest& request, const std::vector<Table>& tables) {
   std::vector<std::string> wanted;
   for (const LabelForm& form : request.set.forms) {
     std::vector<std::size_t> order(tables.size());
     for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
-    std::stable_partition(order.begin(), order.end(), [&](std::size_t i) {
-      return std::find(form.sheets.begin(), form.sheets.end(), tables[i].sheet) != form.sheets.end();
-    });
+    std::stable_partition(order.begin(), order.end(),
+                          [&](std::size_t i) { return names_sheet(form, tables[i]); });
     const Matcher matcher(request, form);
     std::optional<Match> found;
     for (const std::size_t i : order) {
@@ -344,7 +368,10 @@ Match match_form(const LabelRequest& request, const std::vector<Table>& tables) 
       else if (columns)
         found = Match{&form, i, *std::move(columns), {}};
     }
-    if (found) return *std::move(found);
+    if (found) {
+      refuse_several_sheets(*found, tables);
+      return *std::move(found);
+    }
     wanted.push_back(matcher.wanted());
   }
   std::vector<std::string> present, missing;
@@ -494,12 +521,13 @@ Labels read_table_labels(const LabelRequest& request) {
   labels.file = file.string();
   const LabelForm* form = nullptr;
   for (const fs::path& part : is_folder ? text_files(file) : std::vector<fs::path>{file}) {
-    const std::vector<Table> tables = read_tables(part);
+    const std::vector<Table> tables = chosen_sheet(request, read_tables(part));
     const Match match = match_form(request, tables);
     form = match.form;
     labels.score_name = match.columns.name.at(Role::score);
     labels.has_splits = match.columns.at.contains(Role::split);
     const Table& table = tables[match.table];
+    labels.sheet = table.sheet;
     if (!match.other_sheets.empty()) {
       labels.notes.push_back(
           fmt::format("sheets: '{}' of {} is read; the columns are also in '{}', which are not read",

@@ -26,6 +26,7 @@ struct LabelRequest {
       columns;                      ///< names of columns by role (image, score, …), given by the user
   std::vector<std::string> splits;  ///< wanted: train, val, test or the set's own; empty: all
   bool with_tutorial = false;       ///< LIVE in the Wild: keep its seven tutorial images
+  std::string sheet;                ///< of a workbook, given by the user; empty: the one with the columns
 };
 
 struct LabelRow {
@@ -44,13 +45,15 @@ struct LabelRow {
 
 struct Labels {
   std::string file;                ///< where the rows come from
+  std::string sheet;               ///< that was read; empty if the labels are no workbook
   std::string score_name;          ///< column or key of the raw score
   std::vector<LabelRow> rows;      ///< in the order of the file, of all splits
   bool has_splits = false;         ///< every row has its split
   std::vector<std::string> notes;  ///< what a person should know, one line each
 };
 
-/// Tables: CSV, text and xlsx. Throws Error if there is no label file or none of the set's forms fits.
+/// Tables: CSV, text and xlsx. Throws Error if there is no label file, none of the set's forms fits, or one fits several
+/// sheets of a workbook.
 Labels read_table_labels(const LabelRequest& request);
 /// LIVE in the Wild's three MATLAB files, or a table.
 Labels read_livewild_labels(const LabelRequest& request);

@@ -77,6 +77,8 @@ TEST_F(DataProgram, Errors) {
   expect_error(run({"import", "koniq10k"}), 2, "flag --root is missing");
   expect_error(import(), 2, "flag --scale is missing");
   expect_error(import({"--scale", "0..100", "--columns", "x"}), 2, "--columns");
+  expect_error(import({"--scale", "0..100", "--sheet", "x"}), 2, "flag --sheet has no effect on");
+  expect_error(import({"--scale", "0..100", "--sheet", ""}), 2, "flag --sheet is empty");
   expect_error(import({"--scale", "0..90"}), 1, "scores.csv:3: score 100 is outside the range 0..90");
   EXPECT_FALSE(fs::exists(out()));
 }

@@ -240,19 +240,31 @@ TEST_F(DataSetFixture, SpaqWorkbook) {
               HasSubstr("no columns Image name or img_name, MOS; its first row is Image name, Brightness"));
 }
 
-TEST_F(DataSetFixture, TheSheetThatIsReadIsNamed) {
+TEST_F(DataSetFixture, ASheetIsChosenIfSeveralHaveTheColumns) {
   const std::string rows =
       "<row><c t='inlineStr'><is><t>Image name</t></is></c><c t='inlineStr'><is><t>MOS</t></is></c></row>"
       "<row><c t='inlineStr'><is><t>1.jpg</t></is></c><c><v>49</v></c></row>";
   picture("TestImage/1.jpg");
   ImportOptions spaq = options("spaq");
-  spaq.labels = labels("two.xlsx", workbook_of(rows, "", 3));
+  spaq.labels = labels("three.xlsx", workbook_of(rows, "", 3));
+  EXPECT_THAT(refusal(spaq),
+              HasSubstr("three.xlsx: the sheets 'S', 'S2', 'S3' have the columns; choose one with "
+                        "--sheet NAME"));
+  spaq.sheet = "S4";
+  EXPECT_THAT(refusal(spaq), HasSubstr("has only the sheets 'S', 'S2', 'S3'; name one of them"));
+  spaq.sheet = "S2";
   EXPECT_EQ(import(spaq).size(), 1U);
-  EXPECT_THAT(said_, HasSubstr("sheets: 'S' of "));
-  EXPECT_THAT(said_, HasSubstr("is read; the columns are also in 'S2', 'S3', which are not read"));
-  spaq.labels = labels("one.xlsx", workbook_of(rows));
-  import(spaq);
   EXPECT_THAT(said_, Not(HasSubstr("sheets:")));
+  fs::remove(spaq.out);
+  spaq.labels = labels("bad.xlsx", workbook_of(rows + "<row><c/><c><v>1</v></c></row>", "", 3));
+  EXPECT_THAT(refusal(spaq), HasSubstr("bad.xlsx, sheet 'S2', row 3"));
+  spaq.labels = labels("one.xlsx", workbook_of(rows));
+  spaq.sheet = "";
+  EXPECT_EQ(import(spaq).size(), 1U);
+  fs::remove(spaq.out);
+  spaq.labels = labels("labels.csv", "Image name,MOS\n1.jpg,49\n");
+  spaq.sheet = "S";
+  EXPECT_THAT(refusal(spaq), HasSubstr("labels.csv, which is no workbook"));
 }
 
 TEST_F(DataSetFixture, LiveWild) {
@@ -338,10 +350,11 @@ TEST_F(DataSetFixture, CsiqComposesNames) {
   };
   labels(
       "csiq.DMOS.xlsx",
-      workbook_of("<row r='4'><c r='D4'/>" + text("image") + text("dst_type") + text("dst_lev") +
-                  text("dmos_std") + text("dmos") + "</row><row r='5'><c r='D5'/><c><v>1600</v></c>" +
-                  text("jpeg 2000") +
-                  "<c><v>2.0</v></c><c><v>0.1</v></c><c><v>0.25</v></c></row><row r='7'><c r='E7'/></row>"));
+      workbook_of(
+          "<row r='4'><c r='D4'/>" + text("image") + text("dst_type") + text("dst_lev") + text("dmos_std") +
+              text("dmos") + "</row><row r='5'><c r='D5'/><c><v>1600</v></c>" + text("jpeg 2000") +
+              "<c><v>2.0</v></c><c><v>0.1</v></c><c><v>0.25</v></c></row><row r='7'><c r='E7'/></row>",
+          "", 2, "all_by_image"));
   picture("dst_imgs/jpeg2000/1600.jpeg2000.2.png");
   const std::vector<json> rows = import(options("csiq"));
   ASSERT_EQ(rows.size(), 1U);
@@ -351,6 +364,7 @@ TEST_F(DataSetFixture, CsiqComposesNames) {
   EXPECT_EQ(rows[0]["level"], 2);
   EXPECT_EQ(rows[0]["reference"], "1600.png");
   EXPECT_THAT(said_, HasSubstr("mapped from 1..0 to 1..5; lower is better in the labels"));
+  EXPECT_THAT(said_, HasSubstr("sheets: 'all_by_image' of ")) << "its own sheet needs no choice";
   ImportOptions flat = options("csiq");
   flat.labels = labels("csiq_label.txt", "1600.jpeg2000.2.png 0.250000\n");
   EXPECT_EQ(import(flat)[0]["score"], 4.0);

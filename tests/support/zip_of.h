@@ -37,11 +37,12 @@ inline std::string zip_of(const std::vector<std::pair<std::string, std::string>>
          little(parts.size(), 2) + little(directory.size(), 4) + little(archive.size(), 4) + little(0, 2);
 }
 
-/// A workbook with these parts of its XML. Its sheets are named S, S2, S3, …; all are the same part.
-inline std::string workbook_of(const std::string& rows, const std::string& shared = "", int sheets = 1) {
+/// A workbook with these parts of its XML. Its sheets are named S, S2, S3, … with `name` S; all are the same part.
+inline std::string workbook_of(const std::string& rows, const std::string& shared = "", int sheets = 1,
+                               const std::string& name = "S") {
   std::string entries;
   for (int i = 1; i <= sheets; ++i)
-    entries += "<sheet name=\"S" + (i == 1 ? "" : std::to_string(i)) + "\" r:id=\"r7\"/>";
+    entries += "<sheet name=\"" + name + (i == 1 ? "" : std::to_string(i)) + "\" r:id=\"r7\"/>";
   const std::string office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships/";
   const auto relation = [&](const char* id, const char* type, const char* target) {
     return std::string("<Relationship Id=\"") + id + "\" Type=\"" + office + type + "\" Target=\"" + target +
