@@ -156,6 +156,7 @@ MemoryPlan plan_memory(const MemoryInputs& in) {
   plan.held = {{"program, tokenizer, manifests", in.process_bytes},
                {"libraries and heap", kLibraryBytes},
                {"adapter, gradient, moments", (in.learner ? 8 : 2) * adapter + packed}};
+  if (in.sentence_encoder_bytes > 0) plan.held.emplace_back("sentence encoder", in.sentence_encoder_bytes);
   // The checkpoint's file is mapped only before the KV cache and the image features exist.
   const std::int64_t kept = kv + features;
   plan.passing.emplace_back("loading (the mapped checkpoint)",

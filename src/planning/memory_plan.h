@@ -26,6 +26,8 @@ struct MemoryInputs {
   LoraSpec lora;
   std::int64_t file_bytes = 0;     ///< of the checkpoint's tensors
   std::int64_t process_bytes = 0;  ///< of program, tokenizer and manifests
+  /// of a reward rank's sentence encoder, in f32; it lies in the host's memory on every device, so cuda does not count it
+  std::int64_t sentence_encoder_bytes = 0;
   bool actor = true, learner = true, own_reference = false, reference_pass = true;
   bool recompute = false, dropout = false, stage2_trained = false;
   int threads = 1;

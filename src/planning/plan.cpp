@@ -26,12 +26,14 @@
 #include "data/manifest.h"
 #include "data/preprocess.h"
 #include "data/tokenizer.h"
+#include "io/safetensors.h"
 #include "model/checkpoint.h"
 #include "model/model_sizes.h"
 #include "model/qwen_vl.h"
 #include "ops/backends.h"
 #include "ops/cuda/device.h"
 #include "ops/gpu_cards.h"
+#include "training/meaning_judge.h"
 #include "training/run_checks.h"
 
 namespace biqa {
@@ -221,6 +223,22 @@ RolloutFlop count_operations(const Config& config, const ModelConfig& model, std
   return rollout;
 }
 
+/// Bytes of the weights in memory, which are f32. 0 if the rewards need no encoder.
+std::int64_t sentence_encoder_bytes(const Config& config, std::vector<std::string>& assumptions) {
+  if (!needs_sentence_encoder(config)) return 0;
+  const fs::path file = config.rewards.similarity_model / "model.safetensors";
+  std::error_code unknown;
+  if (!fs::exists(file, unknown)) {
+    assumptions.push_back(
+        fmt::format("{} is missing: the memory of the sentence encoder is not counted", file.string()));
+    return 0;
+  }
+  std::int64_t elements = 0;
+  const Safetensors weights = Safetensors::open(file);
+  for (const StoredTensor& tensor : weights.tensors()) elements += tensor.elements();
+  return elements * static_cast<std::int64_t>(sizeof(float));
+}
+
 /// Fills the memory inputs that are equal on all ranks. `memory` already has the tokens.
 void fill_memory_inputs(const Config& config, const ModelConfig& model, RunPlan& plan, MemoryInputs& memory) {
   memory.model = model;
@@ -235,6 +253,7 @@ void fill_memory_inputs(const Config& config, const ModelConfig& model, RunPlan&
         fmt::format("{} has no weights: sizes are those of config.json", config.model.path.string()));
   }
   memory.process_bytes = resident_bytes();
+  memory.sentence_encoder_bytes = sentence_encoder_bytes(config, plan.assumptions);
   memory.stage2_prompt = plan.stage2_prompt_tokens;
   memory.stage2_new = config.rollout.stage2_max_new_tokens;
   memory.own_reference = !config.model.adapter.empty();
@@ -258,6 +277,7 @@ void plan_ranks(const MemoryInputs& common, std::int64_t largest_set, RunPlan& p
     MemoryInputs own = common;
     own.actor = plan.roles.is_actor(rank);
     own.learner = plan.roles.is_learner(rank);
+    if (!plan.roles.is_reward(rank)) own.sentence_encoder_bytes = 0;
     own.images = own.actor ? share(plan.images, actors) : 0;
     // An evaluation runs as many images at a time as a step has trajectories.
     own.evaluation_images = own.actor ? std::min(share(largest_set, actors), plan.trajectories) : 0;
@@ -383,6 +403,11 @@ std::string weights_text(const RewardConfig& config) {
 
 }  // namespace
 
+double RunPlan::longest_step_seconds() const {
+  return number(1 + refill_rounds) * rollout_seconds +
+         number(images + further_images) / number(images) * learn_seconds;
+}
+
 RunPlan make_plan(const Config& config, int ranks, int processors, const GpuRates& rates) {
   require_training_keys(config);
   std::error_code unknown;
@@ -407,6 +432,7 @@ RunPlan make_plan(const Config& config, int ranks, int processors, const GpuRate
   if (!row_of(config.objective.loss.loss).imitates) plan.reward_weights = weights_text(config.rewards);
   plan.further_images =
       std::min(config.rollout.refill_rounds * plan.images, plan.training_images - plan.images);
+  plan.refill_rounds = std::min(config.rollout.refill_rounds, plan.further_images);
   plan.doubts = schedule_doubts(config, plan.steps);
   MemoryInputs memory;
   count_tokens(config, sources, plan, memory);

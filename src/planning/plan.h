@@ -41,8 +41,8 @@ struct RunPlan {
   std::int64_t rollout_tokens = 0;                                             ///< generated, both stages
   std::int64_t trained_rows =
       0;  ///< tokens processed by the learners: each group's prompt once, and all completions
-  std::int64_t further_images =
-      0;                       ///< at most, in place of groups without variance; not in the other numbers
+  /// at most, in place of groups without variance, and in how many rounds; not in the other numbers
+  std::int64_t further_images = 0, refill_rounds = 0;
   std::string reward_weights;  ///< "prediction 1, reasoning {0: 0, 100: 1}"; empty if the loss has no rewards
   double vision_flop = 0, rollout_flop = 0, learn_flop = 0;
   /// speed of one rank in matrix products with many rows, from a short measurement
@@ -61,6 +61,9 @@ struct RunPlan {
   /// schedule_doubts(); the caller may add data_doubts()
   std::vector<std::string> doubts;
   double step_seconds() const { return rollout_seconds + learn_seconds; }
+  /// Of a step with all further images. A round takes at most the time of the step's own images, and the learners at most
+  /// the same time for each image.
+  double longest_step_seconds() const;
 };
 
 /// Reads the model's configuration, its tokenizer, the manifests and the headers of the images, but no weights. Throws

@@ -74,7 +74,10 @@ std::string describe_plan(const RunPlan& plan) {
   add("steps",
       fmt::format("{} of {} images and {} trajectories", plan.steps, plan.images, plan.trajectories));
   if (plan.further_images > 0)
-    add("refills", fmt::format("at most {} further images per step, not counted below", plan.further_images));
+    add("refills",
+        fmt::format("a step rolls out {} to {} images, the further ones in up to {} rounds; only the "
+                    "longest times below count these",
+                    plan.images, plan.images + plan.further_images, plan.refill_rounds));
   if (!plan.reward_weights.empty()) add("reward weights", plan.reward_weights);
   add("prompt", fmt::format("{} tokens, {} of them image; from the caption alone at most {}",
                             plan.prompt_tokens, plan.image_tokens, plan.stage2_prompt_tokens));
@@ -86,11 +89,18 @@ std::string describe_plan(const RunPlan& plan) {
                   flop_text(plan.vision_flop + plan.rollout_flop + plan.learn_flop),
                   flop_text(plan.vision_flop), flop_text(plan.rollout_flop), flop_text(plan.learn_flop)));
   text += rates_text(plan);
+  // With refills, the time of a step depends on the rewards.
+  const auto up_to = [&](double steps) {
+    return plan.further_images > 0
+               ? fmt::format(", at most {} with refills", duration_text(plan.longest_step_seconds() * steps))
+               : std::string();
+  };
+  const auto steps = static_cast<double>(plan.steps);
   add("time of a step",
-      fmt::format("about {} at that rate: rollout {:.2f} s, learning {:.2f} s",
-                  duration_text(plan.step_seconds()), plan.rollout_seconds, plan.learn_seconds));
-  add("time of the run", fmt::format("about {} without evaluations",
-                                     duration_text(plan.step_seconds() * static_cast<double>(plan.steps))));
+      fmt::format("about {} at that rate: rollout {:.2f} s, learning {:.2f} s{}",
+                  duration_text(plan.step_seconds()), plan.rollout_seconds, plan.learn_seconds, up_to(1)));
+  add("time of the run", fmt::format("about {} without evaluations{}",
+                                     duration_text(plan.step_seconds() * steps), up_to(steps)));
   if (plan.waves > 1)
     add("waves", fmt::format("{} for the keys and values of a step: rollout.kv_memory holds no more at once",
                              plan.waves));

@@ -219,6 +219,13 @@ ScaleInputs read_scale_runs(std::span<const std::filesystem::path> folders, Scal
     if (runs.size() > 1) continue;
     const Config config = load_config(folder / "config.yaml");
     roles = config.roles;
+    if (config.rollout.refill_rounds > 0) {
+      LOG(WARNING) << folder.string()
+                   << " refills its steps (rollout.refill_rounds: " << config.rollout.refill_rounds
+                   << "): a step may roll out up to "
+                   << (1 + config.rollout.refill_rounds) * config.rollout.images_per_step
+                   << " images in several rounds; the simulation has " << run.images << " in one round";
+    }
     inputs.images = run.images;
     inputs.group_size = config.rollout.group_size;
     inputs.length_mean_tokens = run.length_mean_tokens;

@@ -86,6 +86,12 @@ const std::vector<float>& MeaningJudge::vector_of_human_text(const std::string& 
   return place->second;
 }
 
+bool needs_sentence_encoder(const Config& config) {
+  const ReasoningKind kind = config.rewards.reasoning_kind;
+  return (kind == ReasoningKind::semantic || kind == ReasoningKind::mix) &&
+         !row_of(config.objective.loss.loss).imitates;
+}
+
 std::unique_ptr<TextJudge> make_text_judge(const Config& config, std::span<const Sample> train, int threads,
                                            bool tell) {
   const RewardConfig& rewards = config.rewards;
@@ -94,7 +100,7 @@ std::unique_ptr<TextJudge> make_text_judge(const Config& config, std::span<const
   Lexicon lexicon = rewards.lexicon.empty() ? Lexicon::built_in() : Lexicon::open(rewards.lexicon);
   std::optional<SentenceEncoder> encoder;
   std::vector<std::string> texts;
-  if (rewards.reasoning_kind != ReasoningKind::polarity) {
+  if (needs_sentence_encoder(config)) {
     encoder.emplace(SentenceEncoder::open(rewards.similarity_model, threads));
     for (const Sample& sample : train) {
       std::string text = sample.human_text();

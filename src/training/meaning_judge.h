@@ -49,6 +49,9 @@ class MeaningJudge final : public TextJudge {
   double mean_chance_ = 0;
 };
 
+/// Whether the configured rewards compare meanings, for which each reward rank loads rewards.similarity_model.
+bool needs_sentence_encoder(const Config& config);
+
 /// What the configured rewards need; nullptr: nothing. Reads rewards.similarity_model and rewards.lexicon. `tell`: this
 /// rank logs the chance level.
 std::unique_ptr<TextJudge> make_text_judge(const Config& config, std::span<const Sample> train, int threads,

@@ -8,6 +8,8 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "io/safetensors.h"
+#include "run/progress.h"
 #include "support/temporary_folder.h"
 
 namespace biqa {
@@ -158,10 +160,55 @@ TEST_F(PlanTest, CountsAStepOfTheQuickstart) {
 }
 
 TEST_F(PlanTest, SaysHowManyImagesMayBeDrawnInPlaceOfOthers) {
-  const RunPlan plan = make_plan(config({"objective.loss=dapo", "rollout.refill_rounds=2"}), 1);
+  RunPlan plan = make_plan(config({"objective.loss=dapo", "rollout.refill_rounds=2"}), 1);
   EXPECT_EQ(plan.further_images, 8);
-  EXPECT_THAT(describe_plan(plan), HasSubstr("at most 8 further images per step"));
+  EXPECT_EQ(plan.refill_rounds, 2);
+  plan.steps = 10;
+  plan.rollout_seconds = 20;
+  plan.learn_seconds = 30;
+  EXPECT_EQ(plan.longest_step_seconds(), 3 * 20 + 3 * 30);
+  const std::string text = describe_plan(plan);
+  EXPECT_THAT(text, HasSubstr("a step rolls out 4 to 12 images, the further ones in up to 2 rounds"));
+  EXPECT_THAT(text, HasSubstr("learning 30.00 s, at most " + duration_text(150) + " with refills\n"));
+  EXPECT_THAT(text, HasSubstr("without evaluations, at most " + duration_text(1500) + " with refills\n"));
   EXPECT_EQ(describe_plan(make_plan(config(), 1)).find("refills"), std::string::npos);
+  // No more images than there are.
+  plan = make_plan(config({"objective.loss=dapo", "rollout.refill_rounds=1000"}), 1);
+  EXPECT_EQ(plan.further_images, plan.training_images - 4);
+  EXPECT_EQ(plan.refill_rounds, plan.further_images);
+}
+
+TEST_F(PlanTest, CountsTheSentenceEncoderOfRewardRanks) {
+  const std::string encoder = BIQA_SOURCE_DIR "/tests/fixtures/sentence";
+  std::int64_t bytes = 0;
+  const Safetensors weights = Safetensors::open(encoder + "/model.safetensors");
+  for (const StoredTensor& tensor : weights.tensors())
+    bytes += static_cast<std::int64_t>(sizeof(float)) * tensor.elements();
+  ASSERT_GT(bytes, 0);
+  const auto planned = [&](const std::string& kind, std::vector<std::string> more = {}) {
+    more.insert(more.end(), {"rewards.reasoning_kind=" + kind, "rewards.similarity_model=" + encoder});
+    return make_plan(config(more), 1);
+  };
+  for (const char* kind : {"semantic", "mix"}) {
+    const RunPlan plan = planned(kind);
+    EXPECT_EQ(bytes_of(plan.memory.held, "sentence encoder"), bytes) << kind;
+    EXPECT_THAT(describe_plan(plan), HasSubstr("sentence encoder"));
+  }
+  for (const char* kind : {"rouge", "polarity"})
+    EXPECT_EQ(bytes_of(planned(kind).memory.held, "sentence encoder"), -1) << kind;
+
+  const RunPlan ranks = make_plan(config({"rewards.reasoning_kind=mix", "rewards.similarity_model=" + encoder,
+                                          "roles={actors: 2, rewards: 1, learners: 1}"}),
+                                  4);
+  for (int rank = 0; rank < 4; ++rank) {
+    EXPECT_EQ(bytes_of(ranks.rank_memory[static_cast<std::size_t>(rank)].held, "sentence encoder"),
+              ranks.roles.is_reward(rank) ? bytes : -1)
+        << rank;
+  }
+  const RunPlan unknown = make_plan(
+      config({"rewards.reasoning_kind=mix", "rewards.similarity_model=" + folder_.path().string()}), 1);
+  ASSERT_EQ(unknown.assumptions.size(), 1U);
+  EXPECT_THAT(unknown.assumptions[0], HasSubstr("the memory of the sentence encoder is not counted"));
 }
 
 TEST_F(PlanTest, SaysHowTheWeightsOfTheRewardsChange) {

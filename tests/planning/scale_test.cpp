@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "config/config.h"
 #include "core/error.h"
 #include "support/temporary_folder.h"
 
@@ -337,6 +338,25 @@ TEST(Scale, ARunOnSeveralRanksIsNoMeasureOfItsParts) {
   } catch (const Error& error) {
     EXPECT_THAT(error.what(), HasSubstr("it ran on several ranks"));
   }
+}
+
+TEST(Scale, SaysThatRefillsAreNotSimulated) {
+  const TemporaryFolder folder;
+  folder.write("metrics.jsonl", "{\"step\":1,\"images\":9,\"trajectories\":18,\"length_mean\":5}\n");
+  const std::vector<std::filesystem::path> runs{folder.path()};
+  const auto said = [&](const std::string& rounds) {
+    const Config config =
+        load_config(BIQA_SOURCE_DIR "/configs/quickstart.yaml",
+                    std::vector<std::string>{"objective.loss=dapo", "rollout.images_per_step=4",
+                                             "rollout.refill_rounds=" + rounds, "model.threads=1"});
+    folder.write("config.yaml", to_yaml(config));
+    RoleConfig roles;
+    ::testing::internal::CaptureStderr();
+    EXPECT_EQ(read_scale_runs(runs, plain(), roles).images, 9);
+    return ::testing::internal::GetCapturedStderr();
+  };
+  EXPECT_THAT(said("2"), HasSubstr("up to 12 images in several rounds; the simulation has 9 in one round"));
+  EXPECT_THAT(said("0"), ::testing::Not(HasSubstr("refills")));
 }
 
 TEST(Scale, BestRolesAreNoSlowerThanTheUsualOnes) {
