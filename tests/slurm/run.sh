@@ -3,18 +3,19 @@
 # Usage: tests/slurm/run.sh [NAME…]
 # Tests launch/koniq.slurm on a private Slurm with two nodes, which it starts on this machine (tests/slurm/cluster.sh). Trains
 # the embedded model on both nodes. The cases are: the time limit, preemption, a request to stop, the loss of a rank or a
-# node, repeated failure, and cancellation. Each job that resumed must end with the same bits as one that was never
-# interrupted. Takes about six minutes. NAMEs select cases (the functions below); the default is all. As root it installs
+# node, repeated failure, cancellation, and a sweep as a job array. Each job that resumed must end with the same bits as one
+# that was never interrupted. Takes about seven minutes. NAMEs select cases (the functions below); the default is all. As root it installs
 # munge and slurm-wlm if they are missing.
 # Ends with `slurm: N passed, N failed`. Exit code 0: none failed; 1: a case failed; 77: skipped because Slurm cannot start
-# here, with the reason on the last line. Needs build/cpu/bin/biqa_learner (or the program in BIQA_LEARNER).
+# here, with the reason on the last line. Needs build/cpu/bin/biqa_learner (or the program in BIQA_LEARNER), and for the case
+# sweep biqa_sweep next to it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=tests/slurm/cluster.sh
 source tests/slurm/cluster.sh
 
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then
-  sed -n '3,10s/^# \?//p' "${BASH_SOURCE[0]}"
+  sed -n '3,11s/^# \?//p' "${BASH_SOURCE[0]}"
   exit 0
 fi
 skip() {
@@ -327,6 +328,34 @@ cancelled() {
 }
 no_ranks() { [[ -z $(rank_of n1)$(rank_of n2) ]]; }
 
+sweep() {
+  case_named "sweep: launch/sweep.sh --slurm, an array of two configurations and two seeds, SIGTERM to one task"
+  local out=$folder/runs/sweep job call set status=0
+  mkdir -p "$folder/configs"
+  printf 'base: %s\n' "$PWD/configs/quickstart.yaml" >"$folder/configs/a.yaml"
+  printf 'base: a.yaml\nrewards: {format: 0}\n' >"$folder/configs/b.yaml"
+  call=(launch/sweep.sh --slurm --out "$out" --seeds 1,2 --jobs 2 "$folder/configs")
+  for set in train.steps=60 train.eval_images=6 rollout.images_per_step=4 rollout.group_size=2 checkpoint.every=10 \
+    train.progress=false model.threads=1; do
+    call+=(--set "$set")
+  done
+  job=$(BIQA_STOP_SECONDS=25 "${call[@]}" | grep -oE '[0-9]+$')
+  expect "sweep: the first task runs" within 120 steps_done sweep/a/seed-1 5
+  scancel --batch --signal=TERM "${job}_1"
+  expect "sweep: it saves on SIGTERM" within 60 grep -qs '^stopped after step' "$out/${job}_1.out"
+  expect "sweep: all tasks complete" within 240 all_completed "$job"
+  expect "sweep: the stopped task has resumed by itself" grep -qE 'resuming from .*step-[0-9]+ after step' "$out/${job}_1.out"
+  local run
+  for run in a/seed-1 a/seed-2 b/seed-1 b/seed-2; do
+    expect "sweep: $run has its result" test -e "$out/$run/adapter.h5"
+  done
+  "${call[@]}" >"$folder/sweep.table" 2>"$folder/sweep.out" || status=$?
+  expect "sweep: the same command finds nothing to do, exit code 0" test "$status" = 0
+  expect "sweep: all runs are finished" said sweep '4 runs: 4 finished, 0 to do'
+  expect "sweep: it prints the table" cmp -s "$folder/sweep.table" "$out/table.txt"
+}
+all_completed() { [[ $(squeue --noheader --jobs="$1" --states=all --format=%T | sort -u) == COMPLETED ]]; }
+
 srun() {
   case_named "srun: BIQA_LAUNCHER=srun, two ranks on one node, SIGTERM"
   if [[ $(command srun --mpi=list 2>&1) != *pmix* ]]; then
@@ -341,7 +370,7 @@ srun() {
   finished srun "$job" reference 2
 }
 
-cases=(terminated preempted preempted_at_once rank_dies node_dies batch_node_dies time_limit always_fails stuck usage submits_itself cancelled srun)
+cases=(terminated preempted preempted_at_once rank_dies node_dies batch_node_dies time_limit always_fails stuck usage submits_itself cancelled sweep srun)
 [[ $# == 0 ]] || cases=("$@")
 reference
 for name in "${cases[@]}"; do "$name"; done
