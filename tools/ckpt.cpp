@@ -19,6 +19,7 @@
 #include "learner/checkpoint_tools.h"
 #include "model/merge.h"
 #include "policy/version.h"
+#include "report/model_card.h"
 
 namespace biqa {
 namespace {
@@ -39,11 +40,12 @@ const ProgramInfo kInfo{
     "                                       Exit code 0: no damage; 1: damage, which is listed\n"
     "  diff A B                             compare tensor by tensor. The last line, or \"equal\" in JSON,\n"
     "                                       says whether they are equal; the exit code is 0 either way\n"
-    "  export PATH --peft DIR               write a folder that PEFT loads\n"
+    "  export PATH --peft DIR               write a folder that PEFT loads, with a model card (README.md)\n"
+    "                                       and run.json: how it was trained, its figures, digests\n"
     "  import --peft DIR --out PATH         read a PEFT folder; write an adapter file if PATH ends in .h5,\n"
     "                                       otherwise a checkpoint folder of step 0\n"
     "  merge PATH --model DIR --out DIR     write the model's files with the adapter merged in, for\n"
-    "                                       transformers\n\n"
+    "                                       transformers, with a model card and run.json\n\n"
     "PATH, A and B: a checkpoint folder, `latest`, a run (its newest undamaged checkpoint), an adapter.h5, a "
     "PEFT folder",
     "biqa_ckpt inspect runs/quickstart",
@@ -374,8 +376,12 @@ std::optional<fs::path> model_of(const CommandLine& line) {
 
 ExitCode export_adapter(const CommandLine& line, const std::string& path) {
   const AdapterPlace place = find_adapter_alone(path);
-  export_peft(place, model_of(line), line.text("peft"));
-  fmt::print("{} of {} as a PEFT adapter: {}\n", name_of(place.kind), place.path.string(), line.text("peft"));
+  const std::optional<fs::path> model = model_of(line);
+  const Lora lora = read_placed_adapter(place, model);
+  export_peft(place, lora, model, line.text("peft"),
+              package_texts(PackageKind::adapter, read_adapter_origin(place, model), lora, version_text()));
+  fmt::print("{} of {} as a PEFT adapter with README.md and run.json: {}\n", name_of(place.kind),
+             place.path.string(), line.text("peft"));
   return ExitCode::done;
 }
 
@@ -388,7 +394,10 @@ ExitCode import_adapter(const CommandLine& line) {
 ExitCode merge(const CommandLine& line, const std::string& path) {
   const fs::path model = line.text("model");
   const AdapterPlace place = find_adapter_alone(path);
-  const MergeReport report = write_merged_model(model, read_placed_adapter(place, model), line.text("out"));
+  const Lora lora = read_placed_adapter(place, model);
+  const MergeReport report = write_merged_model(
+      model, lora, line.text("out"),
+      package_texts(PackageKind::merged_model, read_adapter_origin(place, model), lora, version_text()));
   fmt::print("{} of {} merged into {}: {} tensors merged, {} copied, {} files, {:.1f} MB: {}\n",
              name_of(place.kind), place.path.string(), model.string(), report.merged, report.copied,
              report.files, static_cast<double>(report.bytes) * 1e-6, line.text("out"));

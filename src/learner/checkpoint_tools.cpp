@@ -420,9 +420,9 @@ std::vector<Verdict> verify_path(const fs::path& path) {
   return verdicts;
 }
 
-void export_peft(const AdapterPlace& place, const std::optional<fs::path>& model, const fs::path& peft) {
+void export_peft(const AdapterPlace& place, Lora lora, const std::optional<fs::path>& model,
+                 const fs::path& peft, const std::map<std::string, std::string>& beside) {
   refuse_existing(peft);
-  Lora lora = read_placed_adapter(place, model);
   warn_of_copies(lora);
   std::string base_model;
   if (model) {
@@ -438,7 +438,7 @@ void export_peft(const AdapterPlace& place, const std::optional<fs::path>& model
     lora.layout =
         std::make_shared<const LoraLayout>(config, lora.layout->spec(), std::vector(lora.layout->modules()));
   }
-  write_peft(peft, lora, base_model);
+  write_peft(peft, lora, base_model, false, beside);
 }
 
 void import_peft(const fs::path& peft, const std::optional<fs::path>& model, const fs::path& target,

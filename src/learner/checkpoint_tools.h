@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -106,10 +107,11 @@ struct Verdict {
 /// checkpoints, the link `latest` and the run's adapter.h5. Throws Error if there is nothing to verify.
 std::vector<Verdict> verify_path(const std::filesystem::path& path);
 
-/// Writes a PEFT folder. Its configuration lists every module by name, unless `model` shows that every layer is
-/// adapted. Throws Error if `peft` exists.
-void export_peft(const AdapterPlace& place, const std::optional<std::filesystem::path>& model,
-                 const std::filesystem::path& peft);
+/// Writes a PEFT folder of `lora`, which was read from `place` with `model`. Its configuration lists every module by name,
+/// unless `model` shows that every layer is adapted. `beside`: contents of further files by name. Throws Error if `peft`
+/// exists.
+void export_peft(const AdapterPlace& place, Lora lora, const std::optional<std::filesystem::path>& model,
+                 const std::filesystem::path& peft, const std::map<std::string, std::string>& beside);
 /// Writes a PEFT adapter as an adapter.h5 if `target` ends in .h5. Otherwise writes a checkpoint folder of step 0 with
 /// zero moments, from which training can start. Throws Error if `target` exists. `build` goes into the manifest.
 void import_peft(const std::filesystem::path& peft, const std::optional<std::filesystem::path>& model,

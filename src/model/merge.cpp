@@ -7,6 +7,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <vector>
 
@@ -74,6 +75,14 @@ bool belongs_beside(const fs::path& file) {
          !name.ends_with(".index.json") && name != "adapter_config.json";
 }
 
+/// The name of the copy of a model's file. A name that `beside` takes, with or without the prefix, gets a further prefix.
+std::string name_of_copy(const std::string& name, const std::map<std::string, std::string>& beside) {
+  constexpr std::string_view kPrefix = "base_model_";
+  std::string_view end = name;
+  while (end.starts_with(kPrefix)) end.remove_prefix(kPrefix.size());
+  return beside.contains(std::string(end)) ? std::string(kPrefix) + name : name;
+}
+
 void copy_beside(const fs::path& source, const fs::path& target) {
   std::error_code error;
   fs::copy_file(source, target, error);
@@ -85,7 +94,8 @@ void copy_beside(const fs::path& source, const fs::path& target) {
 
 }  // namespace
 
-MergeReport write_merged_model(const fs::path& model, const Lora& lora, const fs::path& target) {
+MergeReport write_merged_model(const fs::path& model, const Lora& lora, const fs::path& target,
+                               const std::map<std::string, std::string>& beside) {
   std::error_code ignored;
   if (fs::exists(target, ignored) && !fs::is_empty(target, ignored))
     fail("cannot write {}: it already exists; choose another name or remove it", target.string());
@@ -119,8 +129,9 @@ MergeReport write_merged_model(const fs::path& model, const Lora& lora, const fs
   CHECK_EQ(report.merged, static_cast<std::int64_t>(changes.size())) << "the adapter is for another model";
   for (const auto& entry : fs::directory_iterator(model)) {
     if (entry.is_regular_file() && belongs_beside(entry.path()))
-      copy_beside(entry.path(), folder.path() / entry.path().filename());
+      copy_beside(entry.path(), folder.path() / name_of_copy(entry.path().filename().string(), beside));
   }
+  for (const auto& [name, content] : beside) write_file_atomically(folder.path() / name, content);
   if (checkpoint.files().front().filename() != "model.safetensors")
     copy_beside(model / kIndexFile, folder.path() / kIndexFile);
   folder.commit();

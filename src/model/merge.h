@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
+#include <string>
 
 #include "model/lora.h"
 
@@ -19,9 +21,11 @@ struct MergeReport {
 /// Writes the folder `target`, which appears whole or not at all. It has the safetensors files of `model` with the same
 /// names, headers, dtypes and shards, and the files of configuration, tokenizer and processor. Merged values are W +
 /// scale · Σ_r B[:, r] A[r, :], computed in f32 in the order of r and rounded once to the file's dtype (nearest even).
-/// `lora` must have been read for this model. Files are mapped, so the largest tensor determines the memory. Throws
+/// `lora` must have been read for this model. `beside`: contents of further files by name. If the model has a file of such
+/// a name, its copy is named base_model_NAME. Files are mapped, so the largest tensor determines the memory. Throws
 /// Error naming file and tensor, also if a value does not fit the dtype or `target` is not empty.
 MergeReport write_merged_model(const std::filesystem::path& model, const Lora& lora,
-                               const std::filesystem::path& target);
+                               const std::filesystem::path& target,
+                               const std::map<std::string, std::string>& beside = {});
 
 }  // namespace biqa

@@ -384,7 +384,8 @@ Lora read_peft(const fs::path& path, const ModelConfig& config) {
   return lora;
 }
 
-void write_peft(const fs::path& directory, const Lora& lora, const std::string& base_model, bool old_names) {
+void write_peft(const fs::path& directory, const Lora& lora, const std::string& base_model, bool old_names,
+                const std::map<std::string, std::string>& beside) {
   std::vector<NamedTensor> tensors;
   for (const LoraModule& module : lora.layout->modules()) {
     const auto a = std::span(lora.a(module), static_cast<std::size_t>(module.rank * module.in));
@@ -409,6 +410,7 @@ void write_peft(const fs::path& directory, const Lora& lora, const std::string& 
   if (const fs::path card = directory / kModelCard;
       replace && fs::exists(card))  // somebody may have written it
     fs::copy_file(card, folder.path() / kModelCard);
+  for (const auto& [name, content] : beside) write_file_atomically(folder.path() / name, content);
   folder.commit(replace);
 }
 

@@ -49,8 +49,9 @@ Lora read_peft(const std::filesystem::path& path, const ModelConfig& config);
 
 /// Writes a folder that PEFT can load, in float32. It appears whole or not at all. An existing adapter folder is
 /// replaced (its README.md stays). Any other folder that is not empty is an Error. `base_model`:
-/// base_model_name_or_path. `old_names`: use the key paths from before transformers 4.52.
+/// base_model_name_or_path. `old_names`: use the key paths from before transformers 4.52. `beside`: contents of further
+/// files by name.
 void write_peft(const std::filesystem::path& directory, const Lora& lora, const std::string& base_model,
-                bool old_names = false);
+                bool old_names = false, const std::map<std::string, std::string>& beside = {});
 
 }  // namespace biqa

@@ -248,6 +248,9 @@ TEST_F(CkptProgram, ExportAndImportGiveTheSameAdapter) {
   EXPECT_EQ(exported.values, state_.adapter.values);
   EXPECT_EQ(read_peft_base_model(at("peft")), "some/model");
 
+  EXPECT_THAT(file_content(at("peft/README.md")), HasSubstr("| seed | 3 |"));
+  EXPECT_EQ(json::parse(file_content(at("peft/run.json")))["adapter"]["digest"], digest_of(state_.adapter));
+
   // With the model, one expression names what is adapted; both mean the same.
   output({"export", run_folder, "--peft", at("with_model"), "--model", model_.string()});
   EXPECT_EQ(read_peft(at("with_model"), config_).values, state_.adapter.values);
@@ -356,6 +359,8 @@ TEST_F(CkptProgram, AdaptersWithRanksOfTheirOwnAndFewerLayers) {
 TEST_F(CkptProgram, Merge) {
   const std::string run_folder = write_run();
   output({"merge", run_folder, "--model", model_.string(), "--out", at("merged")});
+  EXPECT_THAT(file_content(at("merged/README.md")), HasSubstr("library_name: transformers"));
+  EXPECT_EQ(json::parse(file_content(at("merged/run.json")))["package"], "merged model");
   const Safetensors before = Safetensors::open(model_ / "model.safetensors");
   const Safetensors after = Safetensors::open(at("merged/model.safetensors"));
   ASSERT_EQ(before.tensors().size(), after.tensors().size());

@@ -14,7 +14,7 @@ find src -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | LC_ALL=
     allow("hdf5|H5", "io/hdf5/.*")
     allow("yaml-cpp/|jpeglib|png\\.h|tiff|webp/|zlib\\.h|stb|xxhash|zip\\.h|pugixml|matio", "io/" implementation)
     allow("nlohmann/json_fwd", "io/.*")
-    allow("nlohmann/", "(io|data|datasets|model|semantic|actor|reward|learner|run|evaluation|app)/" implementation)
+    allow("nlohmann/", "(io|data|datasets|model|semantic|actor|reward|learner|run|evaluation|report|app)/" implementation)
     allow("utf8proc", "data/" implementation)
     allow("mpi\\.h", "comm/mpi/.*")
     allow("oneapi/|dnnl", "ops/cpu/.*")

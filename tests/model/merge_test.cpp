@@ -140,6 +140,22 @@ TEST_F(MergeTest, CopiesWhatBelongsToAModelAndNothingElse) {
             file_content(model / "model.safetensors.index.json"));
 }
 
+TEST_F(MergeTest, FilesBesideReplaceNoneOfTheModel) {
+  const fs::path model = model_of(StoredType::f32, 1);
+  std::ofstream(model / "README.md") << "of the model";
+  const Lora lora = testing::random_adapter(ModelConfig::load(model), 5);
+  const fs::path merged = folder_.path() / "merged", again = folder_.path() / "again";
+  write_merged_model(model, lora, merged, {{"README.md", "first"}, {"run.json", "{}"}});
+  EXPECT_EQ(file_content(merged / "README.md"), "first");
+  EXPECT_EQ(file_content(merged / "run.json"), "{}");
+  EXPECT_EQ(file_content(merged / "base_model_README.md"), "of the model");
+  EXPECT_FALSE(fs::exists(merged / "base_model_run.json"));
+  write_merged_model(merged, lora, again, {{"README.md", "second"}, {"run.json", "{}"}});
+  EXPECT_EQ(file_content(again / "README.md"), "second");
+  EXPECT_EQ(file_content(again / "base_model_README.md"), "first");
+  EXPECT_EQ(file_content(again / "base_model_base_model_README.md"), "of the model");
+}
+
 TEST_F(MergeTest, LeavesNothingBehindWhenItFails) {
   const fs::path model = model_of(StoredType::f16, 1), merged = folder_.path() / "merged";
   Lora lora = testing::random_adapter(ModelConfig::load(model), 5);

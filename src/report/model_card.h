@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// The texts that go beside exported weights: README.md, the model card of Hugging Face, and run.json, the same facts for
+// programs. Both say only what the origin knows, and equal inputs give equal bytes.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "model/lora.h"
+#include "report/adapter_origin.h"
+
+namespace biqa {
+
+enum class PackageKind : std::uint8_t {
+  adapter,      ///< a PEFT folder
+  merged_model  ///< the base model's files with the adapter merged in
+};
+
+/// Contents by file name: README.md and run.json. `program`: version text of the exporting program. Throws Error if the
+/// origin's configuration is no YAML.
+std::map<std::string, std::string> package_texts(PackageKind kind, const AdapterOrigin& origin,
+                                                 const Lora& lora, const std::string& program);
+
+/// The parts of package_texts().
+std::string model_card(PackageKind kind, const AdapterOrigin& origin, const Lora& lora,
+                       const std::string& program);
+/// docs/checkpoint-format.md describes the keys. Unknown values are null. `config` is JSON that load_config() reads.
+std::string run_json(PackageKind kind, const AdapterOrigin& origin, const Lora& lora,
+                     const std::string& program);
+
+/// The name of a base model: "owner/name" of the Hub as it is, of a path the name of its folder.
+std::string model_name(const std::string& base_model);
+/// The adapted modules, such as "q_proj".
+std::vector<std::string> target_names(const Lora& lora);
+
+}  // namespace biqa
