@@ -46,6 +46,18 @@ class HostLink final : public TensorLink {
     });
   }
 
+  void broadcast(View values, int root) override {
+    if (memory_.kind() != Memory::device) return ranks_.broadcast(values, root);
+    if (ranks_.size() == 1) return;
+    const bool sends = ranks_.rank() == root;
+    Tensor host = sends ? copied_to_host(memory_, values, "exchange")
+                        : Tensor(values.type(), values.rows(), values.columns(), "exchange");
+    ranks_.broadcast(host.view(), root);
+    if (sends) return;
+    memory_.copy(host.view(), values);
+    memory_.wait();
+  }
+
  private:
   template <typename Exchange>
   void through_host(ConstView from, View to, const Exchange& exchange) {

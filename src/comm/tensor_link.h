@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Collectives on flat f32 tensors in a backend's memory. Learners call them at every update.
+// Collectives on tensors in a backend's memory. Learners sum and gather at every update. Weights are broadcast once.
 #pragma once
 
 #include <functional>
@@ -11,9 +11,9 @@
 
 namespace biqa {
 
-/// All tensors are dense [1, n] f32. `whole` consists of all shards. `shard` is this rank's shard and does not overlap
-/// `whole`. Both functions are collective and return when the result is available. Deadline, errors and poll are those
-/// of the communicator. After an Error every later call fails.
+/// `whole` and `shard` are dense [1, n] f32. `whole` consists of all shards. `shard` is this rank's shard and does not
+/// overlap `whole`. All functions are collective and return when the result is available. Deadline, errors and poll are
+/// those of the communicator. After an Error every later call fails.
 class TensorLink {
  public:
   virtual ~TensorLink() = default;
@@ -21,6 +21,8 @@ class TensorLink {
   virtual void reduce_scatter_sum(ConstView whole, View shard) = 0;
   /// whole = every rank's shard.
   virtual void all_gather(ConstView shard, View whole) = 0;
+  /// values = `root`'s values. Dense, of any type; the caller makes sure that type and size are equal on all ranks.
+  virtual void broadcast(View values, int root) = 0;
 };
 
 /// Makes a link for tensors in `memory`. Between GPUs it uses NCCL if the build has NCCL. Otherwise it exchanges

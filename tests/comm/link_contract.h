@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstring>
 #include <exception>
 #include <functional>
 #include <limits>
@@ -82,6 +84,33 @@ class Guarded {
   std::int64_t size_;
   Tensor tensor_;
 };
+
+/// Every rank calls this. Tensors of every size get the bytes of each root in turn, and their neighbours stay.
+inline void check_broadcast(Communicator& comm, DeviceMemory& memory, TensorLink& link) {
+  struct Shape {
+    DType type;
+    std::int64_t rows, columns;
+  };
+  for (const Shape& shape : {Shape{DType::f32, 3, 1000}, Shape{DType::bf16, 7, 143}, Shape{DType::u8, 1, 5},
+                             Shape{DType::f32, 0, 8}}) {
+    const auto row_bytes = static_cast<std::size_t>(shape.columns) * size_of(shape.type);
+    const auto bytes = row_bytes * static_cast<std::size_t>(shape.rows + 2);
+    for (int root = 0; root < comm.size(); ++root) {
+      const auto own = some_bytes(bytes, static_cast<std::uint64_t>(comm.rank()));
+      auto expected = own;
+      const auto sent = some_bytes(bytes, static_cast<std::uint64_t>(root));
+      std::copy(sent.begin() + static_cast<std::ptrdiff_t>(row_bytes),
+                sent.end() - static_cast<std::ptrdiff_t>(row_bytes),
+                expected.begin() + static_cast<std::ptrdiff_t>(row_bytes));
+      Tensor values = copied_to(
+          memory, ConstView(own.data(), shape.type, shape.rows + 2, shape.columns, shape.columns), "test");
+      link.broadcast(values.view().row_range(1, shape.rows), root);
+      const Tensor result = copied_to_host(memory, values.view(), "test");
+      EXPECT_EQ(std::memcmp(result.view().data(), expected.data(), bytes), 0)
+          << name_of(shape.type) << " from " << root << " on rank " << comm.rank();
+    }
+  }
+}
 
 /// Every rank calls this. The sums have the bits of the communicator's, and the gathered shards are the ranks'.
 inline void check_link(Communicator& comm, DeviceMemory& memory, TensorLink& link, const Shards& shards) {

@@ -40,9 +40,11 @@ TEST(NcclDevice, MovesInAWorldOfOne) {
   testing::Guarded received(memory, 3000);
   testing::Guarded broadcast(memory, 3000);
   const auto* source = from.view().address<float>();
-  const std::vector<Move> moves{{Move::Kind::send, 0, source, nullptr, 3000},
-                                {Move::Kind::receive, 0, nullptr, received.view().address<float>(), 3000},
-                                {Move::Kind::broadcast, 0, source, broadcast.view().address<float>(), 3000}};
+  constexpr std::int64_t kBytes = 3000 * sizeof(float);
+  const std::vector<Move> moves{
+      {Move::Kind::send, 0, source, nullptr, kBytes},
+      {Move::Kind::receive, 0, nullptr, received.view().address<float>(), kBytes},
+      {Move::Kind::broadcast, 0, source, broadcast.view().address<float>(), kBytes}};
   world->start(moves);
   settle(*world);
   world->mark();
@@ -76,6 +78,7 @@ TEST(NcclDevice, LinksOfOneRank) {
     const Shards shards(one.shards);
     nccl::NcclLink link(nccl::library(), *comm, memory, shards);
     testing::check_link(*comm, memory, link, shards);
+    testing::check_broadcast(*comm, memory, link);
   }
 }
 
@@ -91,6 +94,7 @@ TEST(NcclDevice, LinksOfADevicePerRank) {
       const auto link = make_tensor_link(comm, memory, shards);
       ASSERT_NE(dynamic_cast<nccl::NcclLink*>(link.get()), nullptr);
       testing::check_link(comm, memory, *link, shards);
+      testing::check_broadcast(comm, memory, *link);
     });
     for (const std::string& error : errors) EXPECT_EQ(error, "");
   }

@@ -35,7 +35,8 @@ enum class Way { host_memory, host, nccl, slow_nccl, late_nccl };
 
 class Links : public ::testing::TestWithParam<std::tuple<Way, int>> {
  protected:
-  static void check(const Shards& shards) {
+  using Check = std::function<void(Communicator&, DeviceMemory&, TensorLink&)>;
+  static void check(const Shards& shards, const Check& on_rank) {
     const auto [way, ranks] = GetParam();
     NcclFaults slow;
     slow.polls_under_way = way == Way::slow_nccl ? 40 : 0;
@@ -45,13 +46,13 @@ class Links : public ::testing::TestWithParam<std::tuple<Way, int>> {
       Device device;
       if (way == Way::host_memory) {
         const auto link = make_host_link(comm, host_memory(), shards);
-        testing::check_link(comm, host_memory(), *link, shards);
+        on_rank(comm, host_memory(), *link);
       } else if (way == Way::host) {
         const auto link = make_host_link(comm, device.memory, shards);
-        testing::check_link(comm, device.memory, *link, shards);
+        on_rank(comm, device.memory, *link);
       } else {
         NcclLink link(library, comm, device.memory, shards);
-        testing::check_link(comm, device.memory, link, shards);
+        on_rank(comm, device.memory, link);
       }
     });
     for (const std::string& error : errors) EXPECT_EQ(error, "");
@@ -65,8 +66,15 @@ class Links : public ::testing::TestWithParam<std::tuple<Way, int>> {
 TEST_P(Links, SumsAndGathersEveryDivision) {
   for (const testing::LinkCase& one : testing::link_cases(std::get<1>(GetParam()))) {
     SCOPED_TRACE(one.name);
-    check(Shards(one.shards));
+    const Shards shards(one.shards);
+    check(shards, [&](Communicator& comm, DeviceMemory& memory, TensorLink& link) {
+      testing::check_link(comm, memory, link, shards);
+    });
   }
+}
+
+TEST_P(Links, BroadcastFromEveryRank) {
+  check(Shards::even(std::get<1>(GetParam()), 0), testing::check_broadcast);
 }
 
 std::string name_of_way(const ::testing::TestParamInfo<std::tuple<Way, int>>& info) {

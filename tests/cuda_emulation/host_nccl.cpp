@@ -23,8 +23,8 @@ using nccl::State;
 struct HostNccl::Shared {
   struct Post {
     Move::Kind kind;
-    const float* from;
-    std::int64_t elements;
+    const void* from;
+    std::int64_t bytes;
   };
   std::mutex mutex;
   int ranks = 0, joined = 0, left = 0, ends = 0, aborted = 0;
@@ -121,14 +121,14 @@ class HostWorld final : public nccl::World {
 
   void post(const Move& move) {
     CHECK(move.peer >= 0 && move.peer < shared_->ranks) << move.peer;
-    CHECK_GT(move.elements, 0);
+    CHECK_GT(move.bytes, 0);
     const bool is_root = move.kind == Move::Kind::broadcast && move.peer == rank_;
     if (move.kind == Move::Kind::send || is_root) {
       for (int to = 0; to < shared_->ranks; ++to) {
         if (is_root ? to != rank_ : to == move.peer)
-          shared_->posts[{rank_, to}].push_back({move.kind, move.from, move.elements});
+          shared_->posts[{rank_, to}].push_back({move.kind, move.from, move.bytes});
       }
-      if (is_root) copy(move.from, move.to, move.elements);
+      if (is_root && move.from != move.to) copy(move.from, move.to, move.bytes);
     } else {
       receives_.push_back(move);
     }
@@ -140,19 +140,19 @@ class HostWorld final : public nccl::World {
     if (offered.empty() || !failure_.empty()) return false;
     const Shared::Post post = offered.front();
     const bool broadcast = receive.kind == Move::Kind::broadcast;
-    if ((post.kind == Move::Kind::broadcast) != broadcast || post.elements != receive.elements) {
-      failure_ = fmt::format("rank {} moves {} elements and rank {} expects {} of a {}", receive.peer,
-                             post.elements, rank_, receive.elements, broadcast ? "broadcast" : "send");
+    if ((post.kind == Move::Kind::broadcast) != broadcast || post.bytes != receive.bytes) {
+      failure_ = fmt::format("rank {} moves {} bytes and rank {} expects {} of a {}", receive.peer,
+                             post.bytes, rank_, receive.bytes, broadcast ? "broadcast" : "send");
       return false;
     }
-    copy(post.from, receive.to, post.elements);
+    copy(post.from, receive.to, post.bytes);
     offered.pop_front();
     return true;
   }
 
-  void copy(const float* from, float* to, std::int64_t elements) const {
-    BIQA_CUDA_CHECK(cudaMemcpyAsync(to, from, static_cast<std::size_t>(elements) * sizeof(float),
-                                    cudaMemcpyDeviceToDevice, stream_.get()));
+  void copy(const void* from, void* to, std::int64_t bytes) const {
+    BIQA_CUDA_CHECK(
+        cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDeviceToDevice, stream_.get()));
     stream_.synchronise();
   }
 

@@ -21,11 +21,16 @@ namespace {
 constexpr const char* kCreation = "the creation of a world";
 constexpr const char* kSum = "the sum over GPUs";
 constexpr const char* kGathering = "the gathering of shards on GPUs";
+constexpr const char* kBroadcast = "the broadcast between GPUs";
 
 /// The longest time for leaving a world.
 constexpr Seconds kFarewell{2};
 
 using Clock = std::chrono::steady_clock;
+
+std::int64_t bytes_of(std::int64_t floats) {
+  return floats * static_cast<std::int64_t>(sizeof(float));
+}
 
 /// A rank that waits for GPU work looks a few times at once, then less and less often.
 void pause(int polls, Seconds waited) {
@@ -79,10 +84,10 @@ void NcclLink::reduce_scatter_sum(ConstView whole, View shard) {
       for (int peer = 0; peer < ranks_.size(); ++peer) {
         if (peer == own) continue;
         if (count_of(peer) > 0)
-          moves.push_back(
-              {Move::Kind::send, peer, from + shards_.begin(peer) + begin, nullptr, count_of(peer)});
+          moves.push_back({Move::Kind::send, peer, from + shards_.begin(peer) + begin, nullptr,
+                           bytes_of(count_of(peer))});
         if (own_count > 0)
-          moves.push_back({Move::Kind::receive, peer, nullptr, to + row * own_count, own_count});
+          moves.push_back({Move::Kind::receive, peer, nullptr, to + row * own_count, bytes_of(own_count)});
         ++row;
       }
       exchange(kSum, moves);
@@ -103,9 +108,20 @@ void NcclLink::all_gather(ConstView shard, View whole) {
     for (int root = 0; root < ranks_.size(); ++root) {
       if (shards_.size(root) == 0) continue;
       moves.push_back({Move::Kind::broadcast, root, root == own ? shard.address<float>() : nullptr,
-                       whole.address<float>() + shards_.begin(root), shards_.size(root)});
+                       whole.address<float>() + shards_.begin(root), bytes_of(shards_.size(root))});
     }
     exchange(kGathering, moves);
+  });
+}
+
+void NcclLink::broadcast(View values, int root) {
+  CHECK(values.memory() == Memory::device && values.dense());
+  run(kBroadcast, [&] {
+    if (values.empty()) return;
+    const auto bytes = values.size() * static_cast<std::int64_t>(size_of(values.type()));
+    const Move move{Move::Kind::broadcast, root, root == ranks_.rank() ? values.address() : nullptr,
+                    values.address(), bytes};
+    exchange(kBroadcast, std::span(&move, 1));
   });
 }
 

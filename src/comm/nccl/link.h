@@ -26,6 +26,7 @@ class NcclLink final : public TensorLink {
 
   void reduce_scatter_sum(ConstView whole, View shard) override;
   void all_gather(ConstView shard, View whole) override;
+  void broadcast(View values, int root) override;
 
  private:
   enum class Until : std::uint8_t { usable, done };

@@ -83,14 +83,14 @@ class NcclWorld final : public World {
 
  private:
   ncclResult_t post(const Move& move) {
-    const auto count = static_cast<std::size_t>(move.elements);
+    const auto bytes = static_cast<std::size_t>(move.bytes);
     switch (move.kind) {
       case Move::Kind::send:
-        return ncclSend(move.from, count, ncclFloat32, move.peer, communicator_, stream_.get());
+        return ncclSend(move.from, bytes, ncclUint8, move.peer, communicator_, stream_.get());
       case Move::Kind::receive:
-        return ncclRecv(move.to, count, ncclFloat32, move.peer, communicator_, stream_.get());
+        return ncclRecv(move.to, bytes, ncclUint8, move.peer, communicator_, stream_.get());
       case Move::Kind::broadcast:
-        return ncclBroadcast(move.from, move.to, count, ncclFloat32, move.peer, communicator_, stream_.get());
+        return ncclBroadcast(move.from, move.to, bytes, ncclUint8, move.peer, communicator_, stream_.get());
     }
     return ncclInvalidArgument;
   }

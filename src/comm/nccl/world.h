@@ -17,14 +17,14 @@ namespace biqa::nccl {
 /// Identifies a world. One rank makes it and sends it to the others.
 using WorldName = std::array<std::byte, 128>;
 
-/// One transfer of f32 elements in device memory, seen from one of its ranks. `elements` is at least 1.
+/// One transfer in device memory, seen from one of its ranks. `bytes` is at least 1.
 struct Move {
   enum class Kind : std::uint8_t { send, receive, broadcast };
   Kind kind = Kind::send;
-  int peer = 0;                 ///< the other rank of a send or receive; the root of a broadcast
-  const float* from = nullptr;  ///< source of a send, or of a broadcast on its root
-  float* to = nullptr;          ///< target of a receive or of a broadcast
-  std::int64_t elements = 0;
+  int peer = 0;                ///< the other rank of a send or receive; the root of a broadcast
+  const void* from = nullptr;  ///< source of a send, or of a broadcast on its root
+  void* to = nullptr;          ///< target of a receive or of a broadcast; on the root it may be the source
+  std::int64_t bytes = 0;
 };
 
 enum class Progress : std::uint8_t { ready, under_way, failed };
