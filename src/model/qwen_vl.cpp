@@ -38,7 +38,7 @@ DecoderShape decoder_shape(const TextConfig& text) {
 QwenVl::QwenVl(const std::filesystem::path& directory, std::shared_ptr<Ops> ops, Options options)
     : config_(ModelConfig::load(directory)), ops_(std::move(ops)) {
   const Checkpoint checkpoint = Checkpoint::open(directory, config_);
-  const WeightLoader load(checkpoint, *ops_, options.arena, options.frozen);
+  const WeightLoader load(checkpoint, *ops_, options.arena, options.frozen, options.device);
   if (options.vision) vision_ = std::make_unique<VisionTower>(load, config_);
   DecoderWeights weights;
   Tensor embedding = load.matrix("model.embed_tokens.weight");
@@ -51,6 +51,7 @@ QwenVl::QwenVl(const std::filesystem::path& directory, std::shared_ptr<Ops> ops,
   weights.head = shared ? load.pack("lm_head", embedding.const_view(), {}, options.backward)
                         : load.linear({"lm_head"}, false, options.backward);
   load.check_rows();
+  shapes_ = load.shapes();
   weights.embedding = load.in_memory_of_backend(std::move(embedding));
   decoder_ = ops_->make_decoder(decoder_shape(config_.text), std::move(weights));
 }
@@ -60,6 +61,10 @@ QwenVl::~QwenVl() = default;
 std::unique_ptr<QwenVl> QwenVl::load(const std::filesystem::path& directory, std::shared_ptr<Ops> ops,
                                      Options options) {
   return std::unique_ptr<QwenVl>(new QwenVl(directory, std::move(ops), options));
+}
+
+void QwenVl::check_rows() const {
+  check_products(*ops_, shapes_, kCheckWithoutReading);
 }
 
 KvCache QwenVl::make_cache(std::int64_t pages, std::int64_t stored_layers) const {

@@ -6,8 +6,11 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <span>
+#include <utility>
+#include <vector>
 
 #include "model/batch_builder.h"
 #include "model/config.h"
@@ -30,6 +33,18 @@ DecoderShape decoder_shape(const TextConfig& text);
 
 class VisionTower;
 
+/// The weights of a model in device memory. They are valid as long as the model.
+struct DeviceWeights {
+  /// False: the model takes memory for its weights, but reads only the shapes. It cannot compute before the caller has
+  /// written all `tensors` and called check_rows().
+  bool read = true;
+  /// Set by load(), in an order that depends only on the model and the type.
+  std::vector<View> tensors;
+};
+
+/// One product of each shape, by in and out.
+using ProductShapes = std::map<std::pair<std::int64_t, std::int64_t>, const FrozenLinear*>;
+
 class QwenVl {
  public:
   struct Options {
@@ -41,6 +56,8 @@ class QwenVl {
     WeightArena* arena = nullptr;
     /// Parts of an adapter on frozen modules, to be merged into these weights. Borrowed for the call.
     const FrozenParts* frozen = nullptr;
+    /// For weights that one device sends to others. Needs ops->device_packing() and no arena. Borrowed for the call.
+    DeviceWeights* device = nullptr;
   };
   /// Reads a model folder and packs its weights for `ops`. Throws Error naming what is wrong with the folder.
   static std::unique_ptr<QwenVl> load(const std::filesystem::path& directory, std::shared_ptr<Ops> ops,
@@ -52,6 +69,10 @@ class QwenVl {
   const ModelConfig& config() const { return config_; }
   Ops& ops() const { return *ops_; }
   Decoder& decoder() const { return *decoder_; }
+
+  /// For weights that load() has not read: checks for about 0.1 s that a row does not depend on its batch, as load()
+  /// does for weights that it reads. Throws Error.
+  void check_rows() const;
 
   /// A cache for this decoder (model/kv_cache.h).
   KvCache make_cache(std::int64_t pages, std::int64_t stored_layers) const;
@@ -65,6 +86,7 @@ class QwenVl {
 
   ModelConfig config_;
   std::shared_ptr<Ops> ops_;
+  ProductShapes shapes_;
   std::unique_ptr<VisionTower> vision_;
   std::unique_ptr<Decoder> decoder_;
 };

@@ -51,9 +51,10 @@ bool copy_finite(const StoredTensor& stored, std::span<T> target) {
 }  // namespace
 
 WeightLoader::WeightLoader(const Checkpoint& checkpoint, Ops& ops, WeightArena* arena,
-                           const FrozenParts* frozen)
-    : checkpoint_(checkpoint), ops_(ops), arena_(arena), frozen_(frozen) {
+                           const FrozenParts* frozen, DeviceWeights* device)
+    : checkpoint_(checkpoint), ops_(ops), arena_(arena), frozen_(frozen), device_(device) {
   CHECK(arena == nullptr || ops.shared_packing() != nullptr);
+  CHECK(device == nullptr || (arena == nullptr && ops.device_packing() != nullptr));
   if (frozen != nullptr && reads()) check_copies(*frozen, checkpoint);
 }
 
@@ -115,7 +116,10 @@ Tensor WeightLoader::vector(const std::string& name) const {
 
 Tensor WeightLoader::in_memory_of_backend(Tensor values) const {
   if (ops_.memory().kind() != Memory::device) return values;
-  return copied_to(ops_.memory(), values.view(), "weights");
+  Tensor placed = reads() ? copied_to(ops_.memory(), values.view(), "weights")
+                          : ops_.memory().allocate(values.type(), values.rows(), values.columns(), "weights");
+  if (device_ != nullptr) device_->tensors.push_back(placed.view());
+  return placed;
 }
 
 Tensor WeightLoader::matrix(const std::string& name) const {
@@ -126,23 +130,35 @@ Tensor WeightLoader::matrix(const std::string& name) const {
 
 std::unique_ptr<FrozenLinear> WeightLoader::pack(const std::string& name, ConstView weight,
                                                  std::span<const float> bias, bool backward) const {
-  auto packed = arena_ == nullptr ? ops_.pack(weight, bias, backward)
-                                  : ops_.shared_packing()->pack_into(*arena_, name, weight, bias, backward);
+  std::unique_ptr<FrozenLinear> packed;
+  if (arena_ != nullptr)
+    packed = ops_.shared_packing()->pack_into(*arena_, name, weight, bias, backward);
+  else if (reads())
+    packed = ops_.pack(weight, bias, backward);
+  else
+    packed = ops_.device_packing()->pack_later(weight.rows(), weight.columns(), !bias.empty(), backward);
+  if (device_ != nullptr) {
+    for (const View& tensor : ops_.device_packing()->tensors_of(*packed)) device_->tensors.push_back(tensor);
+  }
   shapes_.emplace(std::pair(packed->in, packed->out), packed.get());
   return packed;
 }
 
 void WeightLoader::check_rows() const {
-  if (arena_ != nullptr && !arena_->filling() && !arena_->filled()) return;
+  const bool later = device_ != nullptr && !device_->read;
+  if (later || (arena_ != nullptr && !arena_->filling() && !arena_->filled())) return;
   // A rank that maps the weights of another also checks: its processor or number of threads may differ.
-  constexpr std::chrono::milliseconds kBudgetWithoutReading{100};
+  const auto spent = std::chrono::steady_clock::now() - start_;
+  check_products(ops_, shapes_, reads() ? spent / 100 : kCheckWithoutReading);
+}
+
+void check_products(Ops& ops, const ProductShapes& shapes, std::chrono::steady_clock::duration budget) {
   const auto start = std::chrono::steady_clock::now();
-  const auto budget = reads() ? (start - start_) / 100 : kBudgetWithoutReading;
   // Starts with a single row, whose bits differ most often. Starts with the longest sums, because libraries divide
   // these first.
   for (const std::vector<std::int64_t>& counts : {std::vector<std::int64_t>{1}, {7, 31}}) {
-    for (auto shape = shapes_.rbegin(); shape != shapes_.rend(); ++shape) {
-      ops_.check_rows(*shape->second, counts);
+    for (auto shape = shapes.rbegin(); shape != shapes.rend(); ++shape) {
+      ops.check_rows(*shape->second, counts);
       if (std::chrono::steady_clock::now() - start > budget) return;
     }
   }

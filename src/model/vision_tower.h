@@ -26,11 +26,12 @@ WindowPlan plan_windows(const VisionConfig& config, std::span<const Grid> grids)
 /// Reads tensors of a model folder into the backend's layout. With an arena, each product or tensor becomes a block
 /// named after its first weight. The weights of a block are read only if the arena is filling(). An adapter's parts on
 /// frozen modules are merged during reading, in f32, and rounded once to the compute type. The name of such a block
-/// contains their digest, so that ranks with different weights never share it.
+/// contains their digest, so that ranks with different weights never share it. With `device`, the loader notes every
+/// tensor there.
 class WeightLoader {
  public:
   WeightLoader(const Checkpoint& checkpoint, Ops& ops, WeightArena* arena,
-               const FrozenParts* frozen = nullptr);
+               const FrozenParts* frozen = nullptr, DeviceWeights* device = nullptr);
   /// Stacks the rows of several weights into one product. "lm_head" of a tied model is its embedding.
   std::unique_ptr<FrozenLinear> linear(std::initializer_list<std::string> parts, bool bias,
                                        bool backward) const;
@@ -46,12 +47,16 @@ class WeightLoader {
                                      bool backward) const;
   /// Checks with Ops::check_rows that a row does not depend on its batch. It checks the widest product first. Then it
   /// checks other shapes until it has used about 1 % of the time since the loader was created, or 0.1 s if the loader
-  /// read no weights. Does nothing while the arena has no memory. The products of this loader must still exist.
+  /// read no weights. Does nothing while the weights have no values. The products of this loader must still exist.
   void check_rows() const;
+  const ProductShapes& shapes() const { return shapes_; }
 
  private:
   /// Whether values must be read from the files.
-  bool reads() const { return arena_ == nullptr || arena_->filling(); }
+  bool reads() const {
+    if (device_ != nullptr) return device_->read;
+    return arena_ == nullptr || arena_->filling();
+  }
   Tensor read(const std::string& name, DType type, std::int64_t rows, std::int64_t columns) const;
   static void copy(const StoredTensor& stored, View target);
   const StoredTensor& weight_of(const std::string& module) const;
@@ -62,10 +67,15 @@ class WeightLoader {
   Ops& ops_;
   WeightArena* arena_;
   const FrozenParts* frozen_;
+  DeviceWeights* device_;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-  mutable std::map<std::pair<std::int64_t, std::int64_t>, const FrozenLinear*>
-      shapes_;  // one product of each shape
+  mutable ProductShapes shapes_;
 };
+
+/// Time for checks of products if no weights are read.
+constexpr std::chrono::milliseconds kCheckWithoutReading{100};
+/// Calls Ops::check_rows for each shape, the widest first, until `budget` has passed.
+void check_products(Ops& ops, const ProductShapes& shapes, std::chrono::steady_clock::duration budget);
 
 class VisionTower {
  public:

@@ -26,6 +26,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "ops/adamw.h"
 #include "ops/decoder.h"
@@ -44,6 +45,19 @@ class SharedPacking {
   virtual std::unique_ptr<FrozenLinear> pack_into(WeightArena& arena, const std::string& name,
                                                   ConstView weight, std::span<const float> bias,
                                                   bool backward) = 0;
+};
+
+/// Keeps packed weights as plain tensors in device memory, so that one device can send them to another.
+class DevicePacking {
+ public:
+  virtual ~DevicePacking() = default;
+  /// As Ops::pack for a weight [out, in] of the compute type, but only takes the memory. The caller writes all
+  /// tensors_of() the result before it is used.
+  virtual std::unique_ptr<FrozenLinear> pack_later(std::int64_t out, std::int64_t in, bool bias,
+                                                   bool backward) = 0;
+  /// The dense tensors of `w`, which this backend packed. Number, order, types and shapes depend only on the arguments
+  /// of the packing. They are valid as long as `w`.
+  virtual std::vector<View> tensors_of(FrozenLinear& w) = 0;
 };
 
 class Ops {
@@ -68,6 +82,8 @@ class Ops {
                                              bool backward) = 0;
   /// nullptr: packed weights cannot be shared.
   virtual SharedPacking* shared_packing() { return nullptr; }
+  /// nullptr: packed weights cannot be sent to another device.
+  virtual DevicePacking* device_packing() { return nullptr; }
   /// Multiplies `counts` rows (at most 32 each) and many rows by w, whose weights must be present. Throws Error if a
   /// row's bits depend on the other rows. A library may break batch invariance on an untested processor or in an
   /// untested version.

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "comm/agreement.h"
+#include "comm/tensor_link.h"
 #include "core/bytes_text.h"
 #include "core/error.h"
 #include "core/random.h"
@@ -125,6 +126,36 @@ void spread(WeightArena& arena, WeightPart part, Communicator& ranks, const std:
   if (leaders != nullptr) broadcast(arena.contents(part), *leaders);
 }
 
+std::uint64_t digest_of(std::span<const View> tensors) {
+  std::uint64_t state = 0;
+  for (const View& tensor : tensors) {
+    for (const std::int64_t value :
+         {static_cast<std::int64_t>(tensor.type()), tensor.rows(), tensor.columns()})
+      state = mix64(state ^ mix64(static_cast<std::uint64_t>(value)));
+  }
+  return state;
+}
+
+/// Every rank has a device. The first rank reads the weights and sends them to the devices of the others.
+std::unique_ptr<QwenVl> load_on_devices(Communicator& ranks, const std::filesystem::path& directory,
+                                        const std::shared_ptr<Ops>& ops, bool backward,
+                                        const FrozenParts* frozen) {
+  constexpr int kReader = 0;
+  DeviceWeights weights;
+  weights.read = ranks.rank() == kReader;
+  std::unique_ptr<QwenVl> model;
+  run_alike(ranks, [&] {
+    model = QwenVl::load(directory, ops, {backward, true, nullptr, frozen, &weights});
+  });
+  check_agreement(ranks, "weights of other shapes or types", digest_of(weights.tensors));
+  const auto link = make_tensor_link(ranks, ops->memory(), Shards::even(ranks.size(), 0));
+  for (const View& tensor : weights.tensors) link->broadcast(tensor, kReader);
+  run_alike(ranks, [&] {
+    if (!weights.read) model->check_rows();
+  });
+  return model;
+}
+
 }  // namespace
 
 std::unique_ptr<QwenVl> load_shared(Communicator& ranks, const std::string& node,
@@ -142,6 +173,8 @@ std::unique_ptr<QwenVl> load_shared(Communicator& ranks, const std::string& node
         "0; give all nodes the same files",
         ranks.rank());
   });
+  if (ranks.size() > 1 && ops->device_packing() != nullptr)
+    return load_on_devices(ranks, directory, ops, backward, frozen);
   if (ranks.size() == 1 || ops->shared_packing() == nullptr) {
     run_alike(ranks, [&] { model = load(backward, nullptr); });
     return model;

@@ -43,6 +43,21 @@ std::unique_ptr<FrozenLinear> CudaOps::pack(ConstView weight, std::span<const fl
   return std::make_unique<CudaLinear>(std::move(values), std::move(offsets), backward);
 }
 
+std::unique_ptr<FrozenLinear> CudaOps::pack_later(std::int64_t out, std::int64_t in, bool bias,
+                                                  bool backward) {
+  Tensor offsets;
+  if (bias) offsets = memory_.allocate(DType::f32, 1, out, "weights");
+  return std::make_unique<CudaLinear>(memory_.allocate(compute_, out, in, "weights"), std::move(offsets),
+                                      backward);
+}
+
+std::vector<View> CudaOps::tensors_of(FrozenLinear& w) {
+  auto& linear = dynamic_cast<CudaLinear&>(w);
+  std::vector<View> tensors{linear.weight.view()};
+  if (!linear.bias.view().empty()) tensors.push_back(linear.bias.view());
+  return tensors;
+}
+
 void CudaOps::linear(ConstView x, const FrozenLinear& w, View y, bool accumulate) {
   const auto& linear = dynamic_cast<const CudaLinear&>(w);
   products_->linear(x, linear.weight.view(), linear.bias.view(), y, accumulate);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "ops/cuda/matmul_backend.h"
 #include "ops/ops.h"
@@ -23,7 +24,7 @@ struct CudaLinear final : FrozenLinear {
   bool backward;
 };
 
-class CudaOps final : public Ops {
+class CudaOps final : public Ops, public DevicePacking {
  public:
   /// Selects the device first (select_device). Throws Error if none works.
   explicit CudaOps(DType compute, int local_rank = 0);
@@ -33,6 +34,10 @@ class CudaOps final : public Ops {
   DeviceMemory& memory() override { return memory_; }
   KvLayout kv_layout(const HeadShape& shape) const override;
   std::unique_ptr<FrozenLinear> pack(ConstView weight, std::span<const float> bias, bool backward) override;
+  DevicePacking* device_packing() override { return this; }
+  std::unique_ptr<FrozenLinear> pack_later(std::int64_t out, std::int64_t in, bool bias,
+                                           bool backward) override;
+  std::vector<View> tensors_of(FrozenLinear& w) override;
   void check_rows(const FrozenLinear& w, std::span<const std::int64_t> counts) override;
   std::unique_ptr<Decoder> make_decoder(const DecoderShape& shape, DecoderWeights weights) override;
   std::unique_ptr<VisionEncoder> make_vision(const VisionShape& shape, VisionWeights weights) override;
