@@ -16,14 +16,16 @@ std::vector<EncodedPicture> PictureEncoder::encode(std::span<const Patches> pict
       batch.push_back({next.grid, next.values});
     }
     const Tensor features = model_.encode_images(batch);
+    DeviceMemory& memory = model_.ops().memory();
     std::int64_t row = 0;
     for (const ImagePatches& image : batch) {
       const std::int64_t tokens = image.grid[0] * image.grid[1] * image.grid[2] / cell;
-      auto own = std::make_shared<Tensor>(
-          copied_to(model_.ops().memory(), features.view().row_range(row, tokens), "image_features"));
+      auto own = std::make_shared<Tensor>(features.type(), tokens, features.columns(), "image_features");
+      memory.copy(features.view().row_range(row, tokens), own->view());
       row += tokens;
       encoded.push_back({image.grid, std::move(own)});
     }
+    memory.wait();
     first += batch.size();
   }
   return encoded;

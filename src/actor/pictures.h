@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Computes image features from image files. The vision tower is frozen, so features are cached for later steps and
-// epochs.
+// epochs. They stay in host memory. A backend with memory of its own copies them when a batch needs them.
 #pragma once
 
 #include <deque>
@@ -18,7 +18,7 @@ namespace biqa {
 
 struct EncodedPicture {
   Grid grid{};
-  std::shared_ptr<const Tensor> features;  ///< [tokens, hidden] f32 in the backend's memory
+  std::shared_ptr<const Tensor> features;  ///< [tokens, hidden] f32 in host memory
   std::int64_t tokens() const { return features->rows(); }
 };
 

@@ -30,10 +30,11 @@ struct KvWrite {
   std::int32_t row = 0, page = 0, slot = 0;
 };
 
-/// Rows whose embeddings are image features: `features.rows()` consecutive ones.
+/// Rows whose embeddings are image features: `features.rows()` consecutive ones. `features` [rows, hidden] f32 are in
+/// host memory or the backend's. They must live until forward() has returned.
 struct FeatureRows {
   std::int64_t first_row = 0;
-  ConstView features;  ///< [rows, hidden] f32 in the backend's memory; must live until forward() has returned
+  ConstView features;
 };
 
 /// Consecutive tokens of one sequence in a packed batch.

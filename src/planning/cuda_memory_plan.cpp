@@ -134,7 +134,7 @@ std::int64_t pictures_bytes(const MemoryInputs& in) {
   const CudaVisionShape shape{
       v.hidden,    v.intermediate, v.heads, v.merge * v.merge, v.channels * v.temporal * v.patch * v.patch,
       v.out_hidden};
-  // The features of each image are copied out of the batch.
+  // The features of each image are copied to the host.
   return cuda_vision_bytes(shape, in.dtype, std::min(images, wanted) * patches);
 }
 
@@ -169,8 +169,8 @@ MemoryPlan plan_cuda_memory(const MemoryInputs& in) {
       return std::max(whole, (in.learners - 1) * std::min(shard, block * kFloat));
     }());
   }
-  plan.held.emplace_back("image features", features);
   plan.held.emplace_back("KV cache", kv);
+  plan.on_host.emplace_back("image features", features);
   plan.passing.emplace_back("an adapter that is packed", sizes.adapter() + sizes.packing());
   plan.passing.emplace_back("images of a step", pictures_bytes(in));
   if (in.actor) plan.passing.emplace_back("rollout", rollout_bytes(in, sizes, layout, kv));

@@ -46,9 +46,10 @@ struct MemoryInputs {
   std::int64_t learners = 1;  ///< ranks that divide the optimizer's state
 };
 struct MemoryPlan {
-  MemoryParts shared;   ///< from the first step to the last, once for all ranks of a node
-  MemoryParts held;     ///< from the first step to the last
-  MemoryParts passing;  ///< needed one after another, so only the largest counts
+  MemoryParts shared;     ///< from the first step to the last, once for all ranks of a node
+  MemoryParts held;       ///< from the first step to the last
+  MemoryParts passing;    ///< needed one after another, so only the largest counts
+  MemoryParts on_host{};  ///< cuda: what this rank keeps in the host's memory; not part of any sum here
   std::int64_t shared_bytes() const;
   /// What no setting of the rollout or the learner's passes changes: context, weights, adapters and optimizer.
   std::int64_t fixed_bytes() const;

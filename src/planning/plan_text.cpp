@@ -52,6 +52,8 @@ std::string memory_text(const RunPlan& plan) {
   text += "  and the largest of\n";
   for (const auto& [name, bytes] : plan.memory.passing)
     text += fmt::format("    {:<30} {:>12}\n", name, bytes_text(bytes));
+  for (const auto& [name, bytes] : plan.memory.on_host)
+    text += line("memory of the host", fmt::format("{} of a rank for {}", bytes_text(bytes), name));
   if (!cuda && plan.ranks > 1) {
     text +=
         line("peak memory of a node",

@@ -70,6 +70,16 @@ TEST(PlanMemory, WeightsAdapterAndFeaturesAreThoseOfTheShapes) {
                                      bytes_of(plan.shared, "weights for the backward pass") + 4 * table);
 }
 
+TEST(PlanMemory, FeaturesTakeNoMemoryOfAGpu) {
+  MemoryInputs in = small_inputs();
+  in.device = "cuda";
+  const MemoryPlan plan = plan_memory(in);
+  EXPECT_EQ(bytes_of(plan.on_host, "image features"), 5 * 4 * 16 * 4);
+  in.distinct_images = 1000;
+  EXPECT_GT(bytes_of(plan_memory(in).on_host, "image features"), 5 * 4 * 16 * 4);
+  EXPECT_EQ(plan_memory(in).peak(), plan.peak());
+}
+
 TEST(PlanMemory, TheCacheHoldsTheLargerStage) {
   MemoryInputs in = small_inputs();
   // A page has 16 tokens; per layer and kv head 4·16 for keys and 16·16 for values, whose width is padded to 16.

@@ -192,10 +192,8 @@ void CudaDecoder::embed_rows(const CudaPlan& plan, View x) {
   embed(weights_.embedding.view(), plan.ids, x, stream_);
   for (const FeatureRows& f : plan.features) {
     const View rows = x.row_range(f.first_row, f.features.rows());
-    if (ops_.compute_type() == DType::bf16)
-      round_to_bf16(f.features, rows, stream_);
-    else
-      memory_.copy(f.features, rows);
+    memory_.copy(f.features, rows);  // mostly from host memory, where features wait
+    if (ops_.compute_type() == DType::bf16) round_to_bf16(rows, rows, stream_);
   }
 }
 

@@ -226,6 +226,8 @@ class RemoteMemory final : public DeviceMemory {
 struct RemotePlan final : BatchPlan {
   using BatchPlan::BatchPlan;
   std::unique_ptr<BatchPlan> plan;  // made by the queue
+  std::vector<Tensor>
+      features;  // copies of those in host memory, which may be gone when the queue reads them
 };
 struct RemoteTape final : Tape {
   std::unique_ptr<Tape> tape;  // made by the queue
@@ -283,14 +285,23 @@ class RemoteDecoder final : public Decoder {
     auto state = std::make_shared<RemotePlan>(batch.rows(), batch.outputs(), picks);
     std::shared_ptr<const std::vector<SampledToken>> tokens;
     if (batch.sampled != nullptr) tokens = dynamic_cast<RemoteSampled&>(*batch.sampled).tokens();
-    device_->enqueue([inner = inner_, device = device_.get(), state, tokens, copy = batch]() mutable {
-      for (const SampledRow& r : copy.sampled_rows)
-        copy.ids[static_cast<std::size_t>(r.row)] = (*tokens)[static_cast<std::size_t>(r.pick)].id;
-      copy.sampled = nullptr;
-      copy.sampled_rows.clear();
-      for (FeatureRows& f : copy.features) f.features = device->real(f.features);
-      state->plan = inner->plan(copy);
-    });
+    RowBatch own = batch;
+    for (FeatureRows& f : own.features) {
+      if (f.features.memory() == Memory::device) continue;
+      state->features.push_back(copied_to(host_memory(), f.features, "features"));
+      f.features = state->features.back().view();
+    }
+    device_->enqueue(
+        [inner = inner_, device = device_.get(), state, tokens, copy = std::move(own)]() mutable {
+          for (const SampledRow& r : copy.sampled_rows)
+            copy.ids[static_cast<std::size_t>(r.row)] = (*tokens)[static_cast<std::size_t>(r.pick)].id;
+          copy.sampled = nullptr;
+          copy.sampled_rows.clear();
+          for (FeatureRows& f : copy.features) {
+            if (f.features.memory() == Memory::device) f.features = device->real(f.features);
+          }
+          state->plan = inner->plan(copy);
+        });
     return std::make_unique<PlanHandle>(state, batch.rows(), batch.outputs(), picks);
   }
   std::unique_ptr<KvStore> make_kv(std::int64_t pages, std::int64_t layers) override {
