@@ -67,7 +67,9 @@ done
 learner=${BIQA_LEARNER:-$here/../build/cpu/bin/biqa_learner}
 sweep=$(dirname "$learner")/biqa_sweep
 evaluator=$(dirname "$learner")/biqa_eval
-for needed in "$learner" "$sweep" "$evaluator"; do
+needed_programs=("$learner" "$sweep")
+[[ $evaluate == no ]] || needed_programs+=("$evaluator")
+for needed in "${needed_programs[@]}"; do
   [[ -x $needed ]] || refuse 1 "$needed is not there; run launch/setup.sh and launch/build.sh"
 done
 

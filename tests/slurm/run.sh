@@ -8,7 +8,7 @@
 # munge and slurm-wlm if they are missing.
 # Ends with `slurm: N passed, N failed`. Exit code 0: none failed; 1: a case failed; 77: skipped because Slurm cannot start
 # here, with the reason on the last line. Needs build/cpu/bin/biqa_learner (or the program in BIQA_LEARNER), and for the case
-# sweep biqa_sweep and biqa_eval next to it.
+# sweep biqa_sweep next to it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=tests/slurm/cluster.sh
