@@ -20,11 +20,12 @@ alignas(16) extern __shared__ unsigned char dynamic_shared_bytes[];
 template <typename T>
 __device__ T* dynamic_shared() {
   static_assert(alignof(T) <= 16);
-  unsigned char* bytes = dynamic_shared_bytes;
-#ifndef __CUDACC__
+#ifdef __CUDACC__
+  unsigned char* const bytes = dynamic_shared_bytes;
+#else
   // In the emulator, this is an array per thread of the host. ld turns the addition in its address into an instruction that sets no
   // flags, but the sanitizer's check for null in g++ 14 reads them. So it must not see where the address comes from.
-  asm("" : "+r"(bytes));
+  unsigned char* volatile bytes = dynamic_shared_bytes;
 #endif
   return reinterpret_cast<T*>(bytes);
 }
