@@ -50,12 +50,12 @@ const ProgramInfo kInfo{
       "Describe the picture and how good it looks in a <caption>, give your reasons in a "
       "<reasoning>, and rate its quality from 1 to 5 with two decimals in a <rating>, in that order."},
      {"stage2", "N",
-      "after each completion, a second stage of exactly N tokens that reads --caption; not trained. 0: none",
+      "after each completion, a second stage of exactly N tokens, which reads the completion's first third; "
+      "it is not "
+      "trained. 0: none",
       "0"},
-     {"caption", "TEXT", "the text that the second stage reads",
-      "The picture shows a wooden boat on a calm lake. The hull is sharp, but the trees behind it are "
-      "blurred, "
-      "noise covers the dark water, and the sky is overexposed with no detail left in the clouds."},
+     {"stage2-prompt", "TEXT", "the text around the {caption} that the second stage reads",
+      "A picture is described so: {caption} How good is it?"},
      {"recompute", "", "the learner computes layers again and keeps less memory", "false"},
      {"limit-size", "N",
       "with --device cuda: rows, inner width and columns of the product that measures the limit", "8192"},
@@ -159,7 +159,7 @@ struct Work {
   std::int64_t images = 0, group = 0, tokens = 0;  ///< tokens: new ones of each completion
   std::int64_t stage2_tokens = 0;                  ///< of each second stage; 0: none
   std::vector<std::filesystem::path> paths;        ///< [images]
-  std::string prompt, caption;
+  std::string prompt, stage2_prompt;
 
   double completion_tokens() const { return static_cast<double>(images * group * tokens); }
 };
@@ -189,8 +189,8 @@ void set_rate(nlohmann::json& row, const std::string& part, double operations) {
 struct Sampled {
   double uncounted_seconds = 0;  ///< spent on measuring alone
   std::vector<std::shared_ptr<const PromptInput>> prompts;
-  std::shared_ptr<const PromptInput> stage2_prompt;  ///< null: no second stage
-  std::vector<std::vector<Generated>> results;       ///< of the first stage
+  std::vector<std::vector<Generated>> results;  ///< of the first stage
+  std::int64_t stage2_prompt_tokens = 0, stage2_shared_tokens = 0;
 };
 
 std::vector<EncodedPicture> encode(const Policy& policy, const Work& work, nlohmann::json& row) {
@@ -211,8 +211,8 @@ std::vector<EncodedPicture> encode(const Policy& policy, const Work& work, nlohm
 }
 
 /// Submits a request for each prompt and runs the engine until all are done. Returns the seconds.
-double run_engine(Engine& engine, const Work& work, std::int64_t tokens, std::int64_t repeat,
-                  Sampled& sampled) {
+double run_engine(const Policy& policy, Engine& engine, const Work& work, std::int64_t tokens,
+                  std::int64_t repeat, Sampled& sampled) {
   sampled.results.assign(static_cast<std::size_t>(work.images), {});
   engine.reset_statistics();
   const auto start = Clock::now();
@@ -229,8 +229,11 @@ double run_engine(Engine& engine, const Work& work, std::int64_t tokens, std::in
     engine.submit(std::move(request));
   }
   const auto submit_second = [&](const Generated& first) {
+    const std::span<const std::int64_t> caption(first.ids.data(), (first.ids.size() + 2) / 3);
     GenerateRequest request;
-    request.prompt = sampled.stage2_prompt;
+    request.prompt = policy.prompt(
+        std::nullopt, {},
+        fill(work.stage2_prompt, completion_text(*policy.tokenizer, policy.model->config(), caption)));
     request.sampling.max_new_tokens = work.stage2_tokens;
     request.sampling.ignore_end = true;
     request.tag = sampled.prompts.size();
@@ -238,13 +241,15 @@ double run_engine(Engine& engine, const Work& work, std::int64_t tokens, std::in
     request.shares_beginning = true;
     request.streams.emplace_back(
         std::initializer_list<std::uint64_t>{static_cast<std::uint64_t>(repeat), first.tag, first.member, 2});
+    sampled.stage2_prompt_tokens += request.prompt->tokens();
     engine.submit(std::move(request));
   };
   engine.run([&](Generated&& result) {
     if (result.tag >= sampled.prompts.size()) return;
-    if (sampled.stage2_prompt != nullptr) submit_second(result);
+    if (work.stage2_tokens > 0) submit_second(result);
     sampled.results[result.tag].push_back(std::move(result));
   });
+  sampled.stage2_shared_tokens = engine.statistics().shared_prompt_tokens;
   return seconds_since(start);
 }
 
@@ -260,20 +265,19 @@ Sampled generate(const Policy& policy, Engine& engine, const Work& work, std::in
     prompt_tokens += tokens;
     prefill += flop.prompt(tokens) + flop.head(1);
   }
-  if (work.stage2_tokens > 0) {
-    sampled.stage2_prompt = policy.prompt(
-        std::nullopt, {}, fill(default_prompts(named_profile("paper")).stage2_user, work.caption));
-    row["stage2_prompt_tokens"] = static_cast<double>(sampled.stage2_prompt->tokens());
-  }
   const double before = seconds_since(start);
   // A GPU runs behind the engine, whose own times are those of the host. So it prefills once alone, not counted.
   const bool on_device = policy.model->ops().memory().kind() == Memory::device;
-  const double alone = on_device ? run_engine(engine, work, 1, repeat, sampled) : 0;
+  const double alone = on_device ? run_engine(policy, engine, work, 1, repeat, sampled) : 0;
   sampled.uncounted_seconds = alone;
-  const double engine_seconds = run_engine(engine, work, work.tokens, repeat, sampled);
+  const double engine_seconds = run_engine(policy, engine, work, work.tokens, repeat, sampled);
   row["prefill_s"] = on_device ? alone : engine.statistics().prefill_seconds;
   row["decode_s"] = on_device ? engine_seconds - alone : engine.statistics().decode_seconds;
   row["generate_tokens_per_s"] = work.completion_tokens() / (before + engine_seconds);
+  if (work.stage2_tokens > 0) {
+    row["stage2_prompt_tokens"] = sampled.stage2_prompt_tokens;
+    row["stage2_shared_tokens"] = sampled.stage2_shared_tokens;
+  }
   const double prompt = prompt_tokens / static_cast<double>(work.images);
   row["prompt_tokens"] = prompt;
   // The first token of a completion comes from its prompt's last row.
@@ -360,7 +364,7 @@ ExitCode bench(const CommandLine& line) {
   work.tokens = line.integer("new", 1, 1 << 20);
   work.stage2_tokens = line.integer("stage2", 0, 1 << 20);
   work.prompt = line.text("prompt");
-  work.caption = line.text("caption");
+  work.stage2_prompt = line.text("stage2-prompt");
   const DType dtype = line.choice("dtype", {"f32", "bf16"}) == "bf16" ? DType::bf16 : DType::f32;
   const int threads = threads_for(usable_processors(), static_cast<int>(line.integer("threads", 0, 1024)));
   const std::string format = line.choice("format", {"json", "table"});
