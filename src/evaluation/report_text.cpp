@@ -303,8 +303,10 @@ std::string like_pyiqa(const Report& report) {
   const bool is_mixed = std::any_of(report.rows.begin(), report.rows.end(), [&](const ReportRow& row) {
     return row.decoding != report.rows.front().decoding;
   });
-  for (const auto& [condition, decoding] :
+  for (const auto& kind :
        {std::pair("image", "greedy"), {"image", "sampled"}, {"caption", "greedy"}, {"caption", "sampled"}}) {
+    const char* const condition = kind.first;
+    const char* const decoding = kind.second;
     std::vector<std::string> cells{is_mixed ? fmt::format("biqa {} {}", condition, decoding)
                                             : fmt::format("biqa {}", condition)};
     bool any = false;
