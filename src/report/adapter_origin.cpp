@@ -80,7 +80,7 @@ fs::path read_adapter_file(const fs::path& path, AdapterOrigin& origin) {
   if (file.has_attribute("/", "step")) origin.step = file.attribute_i64("/", "step");
   if (file.has_attribute("/", "version")) origin.version = file.attribute_i64("/", "version");
   if (file.has_attribute("/", "base_model")) origin.base_model = file.attribute_text("/", "base_model");
-  const fs::path run = path.parent_path();
+  fs::path run = path.parent_path();
   if (path.filename() != kAdapterFile || !is_run(run)) return {};
   if (const auto manifest = manifest_of_same_adapter(run, origin))
     take_manifest(*manifest, origin);
