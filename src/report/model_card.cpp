@@ -12,6 +12,7 @@
 #include <string_view>
 #include <utility>
 
+#include "io/json.h"
 #include "io/yaml.h"
 #include "learner/losses.h"
 #include "model/frozen_parts.h"
@@ -54,8 +55,9 @@ std::string code_block(const std::string& language, const std::string& text) {
   return fmt::format("{}{}\n{}\n{}\n", fence, language, text, fence);
 }
 
+/// A literal of Python: that of JSON.
 std::string python_text(const std::string& text) {
-  return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  return json_text(nlohmann::json(text));
 }
 
 /// Rates photo.jpg. The parts: import and use of PEFT, base model, limits of the image, prompt, system message, tokens.

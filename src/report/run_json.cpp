@@ -7,6 +7,7 @@
 #include <optional>
 #include <system_error>
 
+#include "io/json.h"
 #include "io/yaml.h"
 #include "model/frozen_parts.h"
 #include "report/model_card.h"
@@ -108,7 +109,7 @@ std::string run_json(PackageKind kind, const AdapterOrigin& origin, const Lora& 
   json["evaluation"] = json_of(origin.last);
   json["best_evaluation"] = json_of(origin.best);
   json["config"] = config;
-  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  return json_text(json, 2) + "\n";
 }
 
 }  // namespace biqa

@@ -137,13 +137,20 @@ TEST(NcclWeightsOfAnAdapter, AreMergedByTheFirstRank) {
   EXPECT_THAT(errors, Each(std::string()));
 }
 
+/// Loads the folder on all ranks through `library`. Returns the errors. `type_of`: the type of a rank's weights.
+std::vector<std::string> load_errors(
+    HostNccl& library, const TinyModel& files,
+    const std::function<DType(int rank)>& type_of = [](int) { return DType::f32; }) {
+  const UseNccl use(library);
+  return on_ranks(
+      [&](Communicator& world) { load_shared(world, "a", files.path(), gpu(type_of(world.rank())), false); });
+}
+
 TEST(NcclWeightFailures, AFileThatCannotBeReadIsReportedOnce) {
   const TinyModel files;
   spoil(files);
   HostNccl library;
-  const UseNccl use(library);
-  const auto errors =
-      on_ranks([&](Communicator& world) { load_shared(world, "a", files.path(), gpu(DType::f32), false); });
+  const auto errors = load_errors(library, files);
   EXPECT_THAT(errors[0], AllOf(HasSubstr(files.path().string()), HasSubstr("values that are not finite")));
   for (const std::size_t rank : {1U, 2U}) EXPECT_EQ(errors[rank], "a rank is lost");
   EXPECT_EQ(library.ends(), 0);
@@ -152,10 +159,8 @@ TEST(NcclWeightFailures, AFileThatCannotBeReadIsReportedOnce) {
 TEST(NcclWeightFailures, OtherShapesAreRefused) {
   const TinyModel files;
   HostNccl library;
-  const UseNccl use(library);
-  const auto errors = on_ranks([&](Communicator& world) {
-    load_shared(world, "a", files.path(), gpu(world.rank() == 2 ? DType::bf16 : DType::f32), false);
-  });
+  const auto errors =
+      load_errors(library, files, [](int rank) { return rank == 2 ? DType::bf16 : DType::f32; });
   EXPECT_THAT(errors[0], HasSubstr("rank 2 has weights of other shapes or types than rank 0"));
   for (const std::size_t rank : {1U, 2U}) EXPECT_EQ(errors[rank], "a rank is lost");
 }
@@ -166,9 +171,7 @@ TEST(NcclWeightFailures, ARankThatFailsInTheBroadcastEndsAll) {
   faults.failing_start = 1;
   faults.starts_before = 5;
   HostNccl library(faults);
-  const UseNccl use(library);
-  const auto errors =
-      on_ranks([&](Communicator& world) { load_shared(world, "a", files.path(), gpu(DType::f32), false); });
+  const auto errors = load_errors(library, files);
   EXPECT_THAT(errors[1],
               MatchesRegex("the broadcast between GPUs through NCCL on rank 1 with ranks 0, 2: emulated "
                            "failure of a move after .*"));
@@ -180,10 +183,9 @@ TEST(NcclWeightFailures, ARankThatFailsInTheBroadcastEndsAll) {
 TEST(NcclWeightFailures, EveryRankChecksItsOwnProducts) {
   const TinyModel files;
   HostNccl library;
-  const UseNccl use(library);
-  const auto errors = on_ranks([&](Communicator& world) {
-    emulation::altered_rows = world.rank() == 2 ? 1 : 0;
-    load_shared(world, "a", files.path(), gpu(DType::f32), false);
+  const auto errors = load_errors(library, files, [](int rank) {
+    emulation::altered_rows = rank == 2 ? 1 : 0;  // of this rank's thread
+    return DType::f32;
   });
   EXPECT_THAT(errors[2], HasSubstr("product has other bits in a batch of 1 than in a larger one"));
   for (const std::size_t rank : {0U, 1U}) EXPECT_EQ(errors[rank], "a rank is lost");
