@@ -26,6 +26,7 @@ tests=(ops_op_cases_test ops_products_test ops_attention_test ops_head_test ops_
   ops_cuda_tile_attention_test ops_cuda_tile_attention_backward_test ops_cuda_tile_lora_test
   model_network_test_cuda model_training_pass_test_cuda model_vision_test_cuda actor_engine_test_cuda
   learner_learner_test_cuda policy_cuda_network_test)
+[[ ! -x $build/tests/ops_cuda_device_test ]] || tests+=(ops_cuda_device_test)  # not in emulated builds
 for file in "${programs[@]/#/bin/}" "${tests[@]/#/tests/}"; do
   [[ -x $build/$file ]] && continue
   echo "error: launch/bundle.sh: $build/$file is missing; run \`launch/build.sh cuda --tests\`, or name the build by --build" >&2

@@ -7,7 +7,7 @@
 #              the script runs without a GPU, slowly
 #   --out      folder for logs and gpu.json (default: build/gpu). A relative folder is one of the repository
 #   --golden   folder with cases.json and compare.py, which compares the network with the reference. Needs Python with h5py
-#   --parts    some of device, operations, network, golden, training, sanitizer, speed (default: all)
+#   --parts    some of device, operations, products, network, golden, training, sanitizer, speed (default: all)
 #   --size     size of the random model that the part `speed` measures: 7B (default), 3B, or tiny for a dry run
 #   --seconds  limit for all parts together (default: 540). A part that exceeds its share is stopped and reported as cut
 # Exit code 0: no part failed; parts that were not run print the reason. 1: a part failed or was cut, or there is no GPU.
@@ -18,7 +18,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 build=build/cuda
 out=build/gpu
 golden=
-parts=device,operations,network,golden,training,sanitizer,speed
+parts=device,operations,products,network,golden,training,sanitizer,speed
 size=7B
 seconds=540
 while [[ $# -gt 0 ]]; do
@@ -39,7 +39,7 @@ case $size in
 esac
 for part in ${parts//,/ }; do
   case $part in
-    device | operations | network | golden | training | sanitizer | speed) ;;
+    device | operations | products | network | golden | training | sanitizer | speed) ;;
     *) echo "error: tests/gpu.sh: no part $part; see tests/gpu.sh --help" >&2; exit 2 ;;
   esac
 done
@@ -128,6 +128,17 @@ if wanted operations; then
   run_tests operations 90 ops_op_cases_test ops_products_test ops_attention_test ops_head_test ops_lora_test ops_rows_test \
     ops_cuda_tile_attention_test ops_cuda_tile_attention_backward_test ops_cuda_tile_lora_test
   backend=
+fi
+
+if wanted products; then
+  if [[ -x $build/tests/ops_cuda_device_test ]]; then
+    within products 90 "$build/tests/ops_cuda_device_test" --gtest_filter='DeviceProducts.*'
+    state=$(state_of $?)
+    say products "$state" "$(grep -c '^product ' "$out/products.log") products of 7B; algorithms per product:"
+    grep '^product ' "$out/products.log" | sed 's/^/    /'
+  else
+    say products "not run" "$build has no test of cuBLASLt"
+  fi
 fi
 
 if wanted network; then

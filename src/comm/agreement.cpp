@@ -6,6 +6,7 @@
 #include <exception>
 #include <map>
 #include <span>
+#include <vector>
 
 #include "core/error.h"
 
@@ -37,13 +38,35 @@ void check_agreement(Communicator& world, const std::string& what, std::uint64_t
   });
 }
 
+namespace {
+
+std::string text_of(const std::vector<std::byte>& bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+}  // namespace
+
+void check_same_devices(Communicator& world, const std::string& type) {
+  const std::string own = type.empty() ? "the CPU" : type;
+  const auto all = world.gather_bytes(std::as_bytes(std::span(own)), 0);
+  run_alike(world, [&] {
+    for (std::size_t rank = 0; rank < all.size(); ++rank) {
+      if (all[rank] == all.front()) continue;
+      fail_usage(
+          "ranks 0 and {} compute on different devices: rank 0 on {}, rank {} on {}. Their log-probabilities "
+          "would differ; use nodes with the same GPUs and the same CUDA libraries",
+          rank, text_of(all.front()), rank, text_of(all[rank]));
+    }
+  });
+}
+
 void check_own_devices(Communicator& world, const std::string& node, const std::string& device) {
   const std::string own = device.empty() ? device : device + " of node " + node;
   const auto all = world.gather_bytes(std::as_bytes(std::span(own)), 0);
   run_alike(world, [&] {
     std::map<std::string, std::size_t> users;
     for (std::size_t rank = 0; rank < all.size(); ++rank) {
-      const std::string name(reinterpret_cast<const char*>(all[rank].data()), all[rank].size());
+      const std::string name = text_of(all[rank]);
       if (name.empty()) continue;
       const auto [user, first] = users.emplace(name, rank);
       if (first) continue;

@@ -23,4 +23,8 @@ void check_agreement(Communicator& world, const std::string& what, std::uint64_t
 /// A rank without a device of its own passes an empty name. Collective.
 void check_own_devices(Communicator& world, const std::string& node, const std::string& device);
 
+/// Throws (usage) on the first rank if another rank has a device of another type (Ops::device_type); the others wait as
+/// in run_alike(). Collective.
+void check_same_devices(Communicator& world, const std::string& type);
+
 }  // namespace biqa

@@ -7,6 +7,7 @@
 
 #include "model/checkpoint.h"
 #include "model/frozen_parts.h"
+#include "model/product_choices.h"
 #include "model/vision_tower.h"
 
 namespace biqa {

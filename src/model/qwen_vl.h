@@ -4,12 +4,12 @@
 // with the adapter of `model.adapter`.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <filesystem>
 #include <map>
 #include <memory>
 #include <span>
-#include <utility>
 #include <vector>
 
 #include "model/batch_builder.h"
@@ -42,8 +42,14 @@ struct DeviceWeights {
   std::vector<View> tensors;
 };
 
-/// One product of each shape, by in and out.
-using ProductShapes = std::map<std::pair<std::int64_t, std::int64_t>, const FrozenLinear*>;
+/// What distinguishes products for a backend.
+struct ProductShape {
+  std::int64_t in = 0, out = 0;
+  bool bias = false, backward = false;
+  auto operator<=>(const ProductShape&) const = default;
+};
+/// One product of each shape.
+using ProductShapes = std::map<ProductShape, const FrozenLinear*>;
 
 class QwenVl {
  public:
@@ -70,8 +76,8 @@ class QwenVl {
   Ops& ops() const { return *ops_; }
   Decoder& decoder() const { return *decoder_; }
 
-  /// For weights that load() has not read: checks for about 0.1 s that a row does not depend on its batch, as load()
-  /// does for weights that it reads. Throws Error.
+  /// For weights that load() has not read: chooses the algorithms of the products, and checks for about 0.1 s that a row
+  /// does not depend on its batch, as load() does for weights that it reads. Throws Error.
   void check_rows() const;
 
   /// A cache for this decoder (model/kv_cache.h).

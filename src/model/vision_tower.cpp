@@ -12,6 +12,7 @@
 #include "core/finite.h"
 #include "core/random.h"
 #include "io/json.h"
+#include "model/product_choices.h"
 
 namespace biqa {
 namespace {
@@ -140,7 +141,7 @@ std::unique_ptr<FrozenLinear> WeightLoader::pack(const std::string& name, ConstV
   if (device_ != nullptr) {
     for (const View& tensor : ops_.device_packing()->tensors_of(*packed)) device_->tensors.push_back(tensor);
   }
-  shapes_.emplace(std::pair(packed->in, packed->out), packed.get());
+  shapes_.emplace(ProductShape{packed->in, packed->out, !bias.empty(), backward}, packed.get());
   return packed;
 }
 
@@ -150,18 +151,6 @@ void WeightLoader::check_rows() const {
   // A rank that maps the weights of another also checks: its processor or number of threads may differ.
   const auto spent = std::chrono::steady_clock::now() - start_;
   check_products(ops_, shapes_, reads() ? spent / 100 : kCheckWithoutReading);
-}
-
-void check_products(Ops& ops, const ProductShapes& shapes, std::chrono::steady_clock::duration budget) {
-  const auto start = std::chrono::steady_clock::now();
-  // Starts with a single row, whose bits differ most often. Starts with the longest sums, because libraries divide
-  // these first.
-  for (const std::vector<std::int64_t>& counts : {std::vector<std::int64_t>{1}, {7, 31}}) {
-    for (auto shape = shapes.rbegin(); shape != shapes.rend(); ++shape) {
-      ops.check_rows(*shape->second, counts);
-      if (std::chrono::steady_clock::now() - start > budget) return;
-    }
-  }
 }
 
 std::unique_ptr<FrozenLinear> WeightLoader::linear(std::initializer_list<std::string> parts, bool bias,

@@ -45,7 +45,8 @@ class WeightLoader {
   /// Ops::pack, or SharedPacking::pack_into the arena.
   std::unique_ptr<FrozenLinear> pack(const std::string& name, ConstView weight, std::span<const float> bias,
                                      bool backward) const;
-  /// Checks with Ops::check_rows that a row does not depend on its batch. It checks the widest product first. Then it
+  /// Chooses the algorithms of the products (choose_products). Then checks with Ops::check_rows that a row does not
+  /// depend on its batch. It checks the widest product first. Then it
   /// checks other shapes until it has used about 1 % of the time since the loader was created, or 0.1 s if the loader
   /// read no weights. Does nothing while the weights have no values. The products of this loader must still exist.
   void check_rows() const;
@@ -71,11 +72,6 @@ class WeightLoader {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   mutable ProductShapes shapes_;
 };
-
-/// Time for checks of products if no weights are read.
-constexpr std::chrono::milliseconds kCheckWithoutReading{100};
-/// Calls Ops::check_rows for each shape, the widest first, until `budget` has passed.
-void check_products(Ops& ops, const ProductShapes& shapes, std::chrono::steady_clock::duration budget);
 
 class VisionTower {
  public:

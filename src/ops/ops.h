@@ -60,6 +60,21 @@ class DevicePacking {
   virtual std::vector<View> tensors_of(FrozenLinear& w) = 0;
 };
 
+/// Chooses the algorithms of products while a model is loaded. Processes with equal keys choose the same, so a process
+/// can take the choices of an earlier one. Choices change the speed, never a bit.
+class ProductTuning {
+ public:
+  virtual ~ProductTuning() = default;
+  /// Everything on which the choices depend, in one line: device, driver and library. Empty: they must not be kept.
+  virtual std::string key() const = 0;
+  /// Chooses for all products with `w`, unless that has happened. Takes device memory for a while. Waits.
+  virtual void choose(const FrozenLinear& w) = 0;
+  /// All choices, of this process and those that it restored.
+  virtual std::string saved() const = 0;
+  /// Takes the choices of a text that saved() returned. Otherwise takes none, and returns what is wrong with the text.
+  virtual std::string restore(const std::string& text) = 0;
+};
+
 class Ops {
  public:
   Ops() = default;
@@ -71,6 +86,9 @@ class Ops {
   /// Name of the device of this process. Two processes of a node have equal names only if they use the same GPU. Empty
   /// for the CPU, because processes may share it.
   virtual std::string device_name() const { return {}; }
+  /// Type of the device and version of its library of products: the bits of results depend on them. All processes of a
+  /// job need the same. Empty for the CPU.
+  virtual std::string device_type() const { return {}; }
   virtual DeviceMemory& memory() = 0;
   virtual KvLayout kv_layout(const HeadShape& shape) const = 0;
 
@@ -84,6 +102,8 @@ class Ops {
   virtual SharedPacking* shared_packing() { return nullptr; }
   /// nullptr: packed weights cannot be sent to another device.
   virtual DevicePacking* device_packing() { return nullptr; }
+  /// nullptr: this backend chooses no algorithms while loading.
+  virtual ProductTuning* product_tuning() { return nullptr; }
   /// Multiplies `counts` rows (at most 32 each) and many rows by w, whose weights must be present. Throws Error if a
   /// row's bits depend on the other rows. A library may break batch invariance on an untested processor or in an
   /// untested version.

@@ -72,6 +72,7 @@ Policy Policy::open(const PolicyOptions& options, Communicator& ranks, const std
   Policy policy;
   run_alike(ranks, [&] { policy.open_parts(options); });
   check_own_devices(ranks, node, policy.ops->device_name());
+  check_same_devices(ranks, policy.ops->device_type());
   policy.model = load_shared(ranks, node, options.path, policy.ops, options.backward, options.frozen.get());
   run_alike(ranks, [&] { policy.complete(options, ranks.rank() == 0); });
   return policy;

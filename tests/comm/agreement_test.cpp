@@ -51,6 +51,24 @@ TEST(Agreement, SameAddressesOnOtherNodesAndRanksWithoutADevice) {
   EXPECT_THAT(told, ::testing::Each(""));
 }
 
+TEST(Agreement, DevicesOfOtherTypes) {
+  const std::string small = "GPU S (sm_80, 9 multiprocessors), cuBLASLt 120400";
+  for (const std::string& other :
+       {std::string("GPU S (sm_80, 9 multiprocessors), cuBLASLt 130000"), std::string()}) {
+    const auto told = messages(
+        3, [&](Communicator& world) { check_same_devices(world, world.rank() == 2 ? other : small); });
+    EXPECT_EQ(told[0],
+              "ranks 0 and 2 compute on different devices: rank 0 on " + small + ", rank 2 on " +
+                  (other.empty() ? "the CPU" : other) +
+                  ". Their log-probabilities would differ; use nodes with the same GPUs and the same "
+                  "CUDA libraries");
+    EXPECT_EQ(told[1], "a rank is lost");
+  }
+  for (const std::string& alike : {small, std::string()})
+    EXPECT_THAT(messages(3, [&](Communicator& world) { check_same_devices(world, alike); }),
+                ::testing::Each(""));
+}
+
 TEST(Agreement, OtherDigests) {
   const auto told = messages(
       3, [](Communicator& world) { check_agreement(world, "other manifests", world.rank() == 2 ? 8 : 7); });

@@ -41,10 +41,30 @@ std::vector<float> as_floats(ConstView matrix) {
   return values;
 }
 
+constexpr std::uint64_t kOnly = 0, kHalves = 1, kOtherName = 2;
+cuda::Algorithm named(std::uint64_t name) {
+  return {{name}};
+}
+
 }  // namespace
 
-void HostMatmul::multiply(ConstView x, ConstView weight, bool transposed, ConstView bias, View y,
-                          bool accumulate) {
+std::vector<cuda::Algorithm> HostProducts::candidates(const cuda::Product& /*product*/, std::int64_t rows,
+                                                      int most) {
+  std::vector<cuda::Algorithm> all{named(kOnly)};
+  if (proposals == Proposals::several) {
+    if (rows <= 64)
+      all = {named(kHalves), named(kOtherName), named(kOnly)};
+    else if (rows >= 1024)
+      all = {named(kOtherName), named(kOnly)};
+  }
+  all.resize(std::min(all.size(), static_cast<std::size_t>(most)));
+  return all;
+}
+
+bool HostProducts::multiply(const cuda::ProductOperands& operands, const cuda::Algorithm& algorithm) {
+  const auto& [x, weight, bias, y, transposed, accumulate] = operands;
+  const bool halves = algorithm == named(kHalves);
+  rows_of_algorithm[algorithm.words[0]] += y.rows();
   finish_all_work();
   const OpenDeviceMemory open;
   for (const ConstView& input : {x, weight, bias}) for_rows(input, &library_reads);
@@ -70,11 +90,14 @@ void HostMatmul::multiply(ConstView x, ConstView weight, bool transposed, ConstV
   for (std::int64_t t = 0; t < y.rows(); ++t) {
     load_row(x, t, row.data());
     std::fill(sums.begin(), sums.end(), 0.0F);
+    std::vector<float> first_half;
     for (std::int64_t i = 0; i < inner; ++i) {
+      if (halves && i == inner / 2) first_half = std::exchange(sums, std::vector<float>(sums.size()));
       const float factor = row[static_cast<std::size_t>(i)];
       const float* from = &factors[static_cast<std::size_t>(i * columns)];
       for (std::int64_t o = 0; o < columns; ++o) sums[static_cast<std::size_t>(o)] += factor * from[o];
     }
+    for (std::size_t o = 0; o < first_half.size(); ++o) sums[o] += first_half[o];
     if (accumulate) load_row(y.row_range(t, 1), 0, before.data());
     for (std::int64_t o = 0; o < columns; ++o) {
       const auto at = static_cast<std::size_t>(o);
@@ -86,14 +109,15 @@ void HostMatmul::multiply(ConstView x, ConstView weight, bool transposed, ConstV
         static_cast<float*>(y.address())[t * y.stride() + o] = value;
     }
   }
+  return true;
 }
 
 }  // namespace biqa::emulation
 
 namespace biqa::cuda {
 
-std::unique_ptr<MatmulBackend> make_matmul_backend(const Stream& /*stream*/) {
-  return std::make_unique<emulation::HostMatmul>();
+std::unique_ptr<ProductLibrary> make_product_library(const Stream& /*stream*/) {
+  return std::make_unique<emulation::HostProducts>();
 }
 
 }  // namespace biqa::cuda

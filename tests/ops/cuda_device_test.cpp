@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // cuBLASLt on a real device, with bf16 outputs too; built with CUDA only, skipped with its reason where there is no device. The
 // operations run there as on every backend (support/operations/cuda_operations.cpp).
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <cstdio>
 #include <memory>
 #include <string>
 
@@ -12,6 +14,7 @@
 #include "support/cuda_runs.h"
 #include "support/op_cases.h"
 #include "support/operation_runs.h"
+#include "tensor/cuda/memory.h"
 
 namespace biqa {
 namespace {
@@ -39,6 +42,59 @@ TEST_P(DeviceLinear, AgreesWithFormulaAndCpu) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, DeviceLinear, ::testing::ValuesIn(testing::linear_cases()));
+
+/// A product of Qwen2.5-VL 7B.
+struct ModelProduct {
+  const char* name;
+  std::int64_t inner, outer;
+  bool bias, backward;
+};
+constexpr ModelProduct kModelProducts[] = {{"query, key, value", 3584, 4608, true, true},
+                                           {"attention output", 3584, 3584, false, true},
+                                           {"gate and up", 3584, 37888, false, true},
+                                           {"down", 18944, 3584, false, true},
+                                           {"head", 3584, 152064, false, true},
+                                           {"patches", 1176, 1280, false, false},
+                                           {"vision query, key, value", 1280, 3840, true, false},
+                                           {"vision attention output", 1280, 1280, true, false},
+                                           {"vision gate and up", 1280, 6840, true, false},
+                                           {"vision down", 3420, 1280, true, false},
+                                           {"merger", 5120, 5120, true, false},
+                                           {"merger output", 5120, 3584, true, false}};
+
+/// The numbers of rows that use another algorithm than the anchor.
+std::string other_buckets(const cuda::ProductClass& chosen) {
+  std::string text;
+  for (std::size_t bucket = 0; bucket < cuda::kRowBuckets.size(); ++bucket) {
+    if (chosen.choices[bucket] != chosen.anchor) text += fmt::format(" {}", cuda::kRowBuckets[bucket]);
+  }
+  return text.empty() ? " none" : text;
+}
+
+// tests/gpu.sh prints the lines that begin with "product".
+TEST(DeviceProducts, ClassesOfAlgorithms) {
+  if (const std::string reason = missing_device(); !reason.empty()) GTEST_SKIP() << reason;
+  const auto stream = std::make_shared<cuda::Stream>();
+  cuda::CudaMemory memory(stream);
+  const auto backend = cuda::make_matmul_backend(*stream);
+  for (const ModelProduct& model : kModelProducts) {
+    for (const bool forward : {true, false}) {
+      if (!forward && !model.backward) continue;
+      const cuda::Product product =
+          cuda::dense_product(DType::bf16, DType::f32, forward ? model.inner : model.outer,
+                              forward ? model.outer : model.inner, forward, forward && model.bias);
+      backend->classes().classify(product, memory);
+      const cuda::ClassReport report = backend->classes().report(product, memory);
+      std::printf(
+          "product %s%s %lldx%lld: %d of %d algorithms in the class; another than the anchor up to rows:%s\n",
+          model.name, forward ? "" : " backward", static_cast<long long>(product.inner),
+          static_cast<long long>(product.outer), report.members, report.proposed,
+          other_buckets(*backend->classes().find(product)).c_str());
+      std::fflush(stdout);
+      EXPECT_GE(report.proposed, report.members);
+    }
+  }
+}
 
 TEST(CudaDevice, WithoutOneTheErrorSaysWhatToDo) {
   const std::string reason = missing_device();

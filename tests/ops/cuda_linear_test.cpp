@@ -2,7 +2,7 @@
 // The product's checks and memory traffic, with a host product in cuBLASLt's place.
 #include <gtest/gtest.h>
 
-#include "cuda_emulation/host_matmul.h"
+#include "ops/cuda/matmul_backend.h"
 #include "support/cuda_runs.h"
 #include "support/op_cases.h"
 #include "support/operation_runs.h"
@@ -14,9 +14,9 @@ class CudaLinear : public ::testing::TestWithParam<testing::LinearCase> {};
 
 TEST_P(CudaLinear, AgreesWithFormulaAndCpu) {
   const cuda::Stream stream;
-  emulation::HostMatmul backend;
+  const auto backend = cuda::make_matmul_backend(stream);
   const auto run = [&](ConstView x, ConstView weight, ConstView bias, View y) {
-    testing::run_cuda_linear(backend, stream, x, weight, bias, y);
+    testing::run_cuda_linear(*backend, stream, x, weight, bias, y);
   };
   testing::check_linear(GetParam(), run, testing::linear_of("cpu"));
 }
@@ -24,7 +24,9 @@ TEST_P(CudaLinear, AgreesWithFormulaAndCpu) {
 INSTANTIATE_TEST_SUITE_P(Cases, CudaLinear, ::testing::ValuesIn(testing::linear_cases()));
 
 TEST(CudaLinearDeathTest, RefusesWhatTheBackendCannotKnow) {
-  emulation::HostMatmul backend;
+  const cuda::Stream stream;
+  const auto products = cuda::make_matmul_backend(stream);
+  cuda::MatmulBackend& backend = *products;
   Tensor x(DType::f32, 2, 4, "x");
   Tensor weight(DType::f32, 3, 4, "weight");
   Tensor y(DType::f32, 2, 3, "y");

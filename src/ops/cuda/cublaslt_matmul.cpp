@@ -6,14 +6,15 @@
 
 #include <cublasLt.h>
 
+#include <fmt/format.h>
+
 #include <algorithm>
-#include <compare>
 #include <cstdint>
-#include <initializer_list>
-#include <map>
+#include <cstring>
+#include <span>
 
 #include "core/error.h"
-#include "ops/cuda/matmul_backend.h"
+#include "ops/cuda/product_library.h"
 #include "tensor/cuda/runtime.h"
 
 namespace biqa::cuda {
@@ -70,128 +71,120 @@ void set(Preference& preference, cublasLtMatmulPreferenceAttributes_t attribute,
                "cublasLtMatmulPreferenceSetAttribute");
 }
 
-/// The alignment in bytes, at most 16, that addresses and row strides of all operands have.
-std::uint32_t common_alignment(std::initializer_list<ConstView> operands) {
-  std::uintptr_t bits = 16;
-  for (const ConstView& operand : operands) {
-    bits |= reinterpret_cast<std::uintptr_t>(operand.address());
-    bits |= static_cast<std::uintptr_t>(operand.stride()) * size_of(operand.type());
-  }
-  return static_cast<std::uint32_t>(bits & (~bits + 1));
+cublasLtMatmulAlgo_t library_words(const Algorithm& algorithm) {
+  cublasLtMatmulAlgo_t result{};
+  static_assert(sizeof result.data == sizeof algorithm.words);
+  std::memcpy(&result.data[0], algorithm.words.data(), sizeof result.data);
+  return result;
 }
 
-/// Everything on which cuBLASLt's choice may depend, except the number of rows.
-struct ProductKey {
-  DType input, output;
-  std::int64_t inner, outer, x_stride, weight_stride, y_stride;
-  bool transposed, bias, accumulate;
-  std::uint32_t alignment;
-  auto operator<=>(const ProductKey&) const = default;
-};
+Algorithm own_words(const cublasLtMatmulAlgo_t& algorithm) {
+  Algorithm result;
+  std::memcpy(result.words.data(), &algorithm.data[0], sizeof algorithm.data);
+  return result;
+}
 
-class CublasLtMatmul final : public MatmulBackend {
+void describe_operation(Operation& operation, bool transposed) {
+  check_cublas(cublasLtMatmulDescCreate(operation.address(), CUBLAS_COMPUTE_32F, CUDA_R_32F),
+               "cublasLtMatmulDescCreate");
+  set(operation, CUBLASLT_MATMUL_DESC_TRANSA, transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
+}
+
+void add_bias(Operation& operation, const void* address, DType type) {
+  set(operation, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+  set(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, address);
+  set(operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, cuda_type(type));
+}
+
+/// No workspace and no division of the inner sum.
+void describe_preference(Preference& preference, std::uint32_t alignment) {
+  check_cublas(cublasLtMatmulPreferenceCreate(preference.address()), "cublasLtMatmulPreferenceCreate");
+  set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::size_t{0});
+  set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, std::uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE});
+  for (const auto attribute :
+       {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
+    set(preference, attribute, alignment);
+  }
+}
+
+class CublasLt final : public ProductLibrary {
  public:
-  explicit CublasLtMatmul(const Stream& stream) : stream_(stream) {
+  explicit CublasLt(const Stream& stream) : stream_(stream) {
     check_cublas(cublasLtCreate(library_.address()), "cublasLtCreate");
   }
 
- private:
-  void multiply(ConstView x, ConstView weight, bool transposed, ConstView bias, View y,
-                bool accumulate) override {
-    const ProductKey key{x.type(),
-                         y.type(),
-                         x.columns(),
-                         y.columns(),
-                         x.stride(),
-                         weight.stride(),
-                         y.stride(),
-                         transposed,
-                         !bias.empty(),
-                         accumulate,
-                         common_alignment({x, weight, y})};
+  std::string version() const override { return fmt::format("cuBLASLt {}", cublasLtGetVersion()); }
+
+  std::vector<Algorithm> candidates(const Product& product, std::int64_t rows, int most) override {
     Operation operation;
-    describe_operation(operation, transposed, bias);
+    describe_operation(operation, product.transposed);
+    // Nothing is read from this address. As that of a real bias, it is not null and a multiple of 256.
+    if (product.bias) add_bias(operation, reinterpret_cast<const void*>(std::uintptr_t{256}), product.output);
+    const auto shape = [](DType type, std::int64_t count, std::int64_t columns, std::int64_t stride) {
+      return ConstView(nullptr, type, count, columns, stride);
+    };
+    Layout weight_layout;
+    Layout x_layout;
+    Layout y_layout;
+    const std::int64_t weight_rows = product.transposed ? product.outer : product.inner;
+    const std::int64_t weight_columns = product.transposed ? product.inner : product.outer;
+    describe(shape(product.input, weight_rows, weight_columns, product.weight_stride), weight_layout);
+    describe(shape(product.input, rows, product.inner, product.x_stride), x_layout);
+    describe(shape(product.output, rows, product.outer, product.y_stride), y_layout);
+    Preference preference;
+    describe_preference(preference, product.alignment);
+    std::vector<cublasLtMatmulHeuristicResult_t> answers(static_cast<std::size_t>(most));
+    int count = 0;
+    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+        library_.get(), operation.get(), weight_layout.get(), x_layout.get(), y_layout.get(), y_layout.get(),
+        preference.get(), most, answers.data(), &count);
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED) return {};
+    check_cublas(status, "cublasLtMatmulAlgoGetHeuristic");
+    std::vector<Algorithm> result;
+    for (const cublasLtMatmulHeuristicResult_t& answer :
+         std::span(answers).first(static_cast<std::size_t>(count))) {
+      if (answer.state == CUBLAS_STATUS_SUCCESS) result.push_back(own_words(answer.algo));
+    }
+    return result;
+  }
+
+  bool multiply(const ProductOperands& operands, const Algorithm& algorithm) override {
+    const auto& [x, weight, bias, y, transposed, accumulate] = operands;
+    Operation operation;
+    describe_operation(operation, transposed);
+    if (!bias.empty()) add_bias(operation, bias.address(), bias.type());
     Layout weight_layout;
     Layout x_layout;
     Layout y_layout;
     describe(weight, weight_layout);
     describe(x, x_layout);
     describe(y, y_layout);
-    const cublasLtMatmulAlgo_t& algorithm = algorithm_for(key, operation, weight_layout);
+    const cublasLtMatmulAlgo_t words = library_words(algorithm);
     cublasLtMatmulHeuristicResult_t fit{};
     if (cublasLtMatmulAlgoCheck(library_.get(), operation.get(), weight_layout.get(), x_layout.get(),
-                                y_layout.get(), y_layout.get(), &algorithm, &fit) != CUBLAS_STATUS_SUCCESS) {
-      fail(
-          "cuBLASLt refuses {} rows for its algorithm of the {}x{} product ({}); use another CUDA version or "
-          "device cpu",
-          x.rows(), key.inner, key.outer, name_of(x.type()));
+                                y_layout.get(), y_layout.get(), &words, &fit) != CUBLAS_STATUS_SUCCESS ||
+        fit.workspaceSize != 0) {
+      return false;
     }
     const float one = 1.0F;
     const float beta = accumulate ? 1.0F : 0.0F;
     check_cublas(cublasLtMatmul(library_.get(), operation.get(), &one, weight.address(), weight_layout.get(),
                                 x.address(), x_layout.get(), &beta, y.address(), y_layout.get(), y.address(),
-                                y_layout.get(), &algorithm, nullptr, 0, stream_.get()),
+                                y_layout.get(), &words, nullptr, 0, stream_.get()),
                  "cublasLtMatmul");
+    return true;
   }
 
-  static void describe_operation(Operation& operation, bool transposed, ConstView bias) {
-    check_cublas(cublasLtMatmulDescCreate(operation.address(), CUBLAS_COMPUTE_32F, CUDA_R_32F),
-                 "cublasLtMatmulDescCreate");
-    set(operation, CUBLASLT_MATMUL_DESC_TRANSA, transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
-    if (bias.empty()) return;
-    set(operation, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
-    set(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias.address());
-    set(operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, cuda_type(bias.type()));
-  }
-
-  /// The only algorithm of a product, for any number of rows. Rows must not depend on their batch, and other algorithms
-  /// may round differently. It is cuBLASLt's first answer for kAnchorRows. The answer follows rules, not timings, so
-  /// every process gets the same.
-  const cublasLtMatmulAlgo_t& algorithm_for(const ProductKey& key, const Operation& operation,
-                                            const Layout& weight_layout) {
-    const auto found = algorithms_.find(key);
-    if (found != algorithms_.end()) return found->second;
-    constexpr std::int64_t kAnchorRows = 256;
-    Layout x_layout;
-    Layout y_layout;
-    describe(ConstView(nullptr, key.input, kAnchorRows, key.inner, key.x_stride), x_layout);
-    describe(ConstView(nullptr, key.output, kAnchorRows, key.outer, key.y_stride), y_layout);
-    Preference preference;
-    check_cublas(cublasLtMatmulPreferenceCreate(preference.address()), "cublasLtMatmulPreferenceCreate");
-    // No workspace and no division of the inner sum.
-    set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::size_t{0});
-    set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-        std::uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE});
-    for (const auto attribute :
-         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-          CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
-      set(preference, attribute, key.alignment);
-    }
-    cublasLtMatmulHeuristicResult_t choice{};
-    int count = 0;
-    check_cublas(
-        cublasLtMatmulAlgoGetHeuristic(library_.get(), operation.get(), weight_layout.get(), x_layout.get(),
-                                       y_layout.get(), y_layout.get(), preference.get(), 1, &choice, &count),
-        "cublasLtMatmulAlgoGetHeuristic");
-    if (count == 0) {
-      fail(
-          "cuBLASLt has no algorithm for the {}x{} product of {} (strides {} and {}); use another CUDA "
-          "version or device "
-          "cpu",
-          key.inner, key.outer, name_of(key.input), key.x_stride, key.weight_stride);
-    }
-    return algorithms_.emplace(key, choice.algo).first->second;
-  }
-
+ private:
   const Stream& stream_;
   Library library_;
-  std::map<ProductKey, cublasLtMatmulAlgo_t> algorithms_;
 };
 
 }  // namespace
 
-std::unique_ptr<MatmulBackend> make_matmul_backend(const Stream& stream) {
-  return std::make_unique<CublasLtMatmul>(stream);
+std::unique_ptr<ProductLibrary> make_product_library(const Stream& stream) {
+  return std::make_unique<CublasLt>(stream);
 }
 
 }  // namespace biqa::cuda

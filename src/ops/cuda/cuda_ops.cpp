@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/cuda/cuda_ops.h"
 
+#include <fmt/format.h>
+
 #include <utility>
 #include <vector>
 
@@ -69,6 +71,25 @@ void CudaOps::linear_backward(ConstView dy, const FrozenLinear& w, View dx, bool
   products_->linear_backward(dy, linear.weight.view(), dx, accumulate);
 }
 
+std::string CudaOps::device_type() const {
+  const std::string library = products_->library().version();
+  return cuda::device_type() + (library.empty() ? "" : ", " + library);
+}
+
+std::string CudaOps::key() const {
+  if (products_->library().version().empty()) return {};
+  return fmt::format("{}, driver for CUDA {}", device_type(), driver_version());
+}
+
+void CudaOps::choose(const FrozenLinear& w) {
+  const auto& linear = dynamic_cast<const CudaLinear&>(w);
+  ProductClasses& classes = products_->classes();
+  classes.classify(dense_product(compute_, DType::f32, w.in, w.out, true, !linear.bias.view().empty()),
+                   memory_);
+  if (linear.backward)
+    classes.classify(dense_product(compute_, DType::f32, w.out, w.in, false, false), memory_);
+}
+
 void CudaOps::check_rows(const FrozenLinear& w, std::span<const std::int64_t> counts) {
   const auto& linear = dynamic_cast<const CudaLinear&>(w);
   const auto check = [&](std::int64_t inner, std::int64_t columns, bool forward) {
@@ -76,7 +97,7 @@ void CudaOps::check_rows(const FrozenLinear& w, std::span<const std::int64_t> co
       const Tensor input = copied_to(memory_, x, "scratch");
       Tensor output = memory_.allocate(DType::f32, y.rows(), y.columns(), "scratch");
       if (forward) {
-        products_->linear(input.view(), linear.weight.view(), {}, output.view());
+        products_->linear(input.view(), linear.weight.view(), linear.bias.view(), output.view());
       } else {
         products_->linear_backward(input.view(), linear.weight.view(), output.view());
       }

@@ -24,13 +24,14 @@ struct CudaLinear final : FrozenLinear {
   bool backward;
 };
 
-class CudaOps final : public Ops, public DevicePacking {
+class CudaOps final : public Ops, public DevicePacking, public ProductTuning {
  public:
   /// Selects the device first (select_device). Throws Error if none works.
   explicit CudaOps(DType compute, int local_rank = 0);
 
   DType compute_type() const override { return compute_; }
   std::string device_name() const override { return cuda::device_name(); }
+  std::string device_type() const override;
   DeviceMemory& memory() override { return memory_; }
   KvLayout kv_layout(const HeadShape& shape) const override;
   std::unique_ptr<FrozenLinear> pack(ConstView weight, std::span<const float> bias, bool backward) override;
@@ -38,6 +39,11 @@ class CudaOps final : public Ops, public DevicePacking {
   std::unique_ptr<FrozenLinear> pack_later(std::int64_t out, std::int64_t in, bool bias,
                                            bool backward) override;
   std::vector<View> tensors_of(FrozenLinear& w) override;
+  ProductTuning* product_tuning() override { return this; }
+  std::string key() const override;
+  void choose(const FrozenLinear& w) override;
+  std::string saved() const override { return products_->classes().saved(key()); }
+  std::string restore(const std::string& text) override { return products_->classes().restore(text, key()); }
   void check_rows(const FrozenLinear& w, std::span<const std::int64_t> counts) override;
   std::unique_ptr<Decoder> make_decoder(const DecoderShape& shape, DecoderWeights weights) override;
   std::unique_ptr<VisionEncoder> make_vision(const VisionShape& shape, VisionWeights weights) override;
@@ -47,6 +53,7 @@ class CudaOps final : public Ops, public DevicePacking {
 
   /// dx [T, in] f32 (+)= dy [T, out] · W; dy has the compute type.
   void linear_backward(ConstView dy, const FrozenLinear& w, View dx, bool accumulate = false);
+  MatmulBackend& products() { return *products_; }
   const Stream& stream() const { return *stream_; }
   CudaMemory& device_memory() { return memory_; }
 

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// The interface to cuBLASLt: products of matrices in device memory. It has no CUDA types, so that tests can replace
-// cuBLASLt by host loops. Calls only enqueue work on the backend's stream.
+// Products of matrices in device memory. Calls only enqueue work. Which algorithm computes a product: product_classes.h.
 #pragma once
 
 #include <memory>
 
+#include "ops/cuda/product_classes.h"
+#include "ops/cuda/product_library.h"
 #include "tensor/tensor.h"
 
 namespace biqa::cuda {
 
-class Stream;
-
 class MatmulBackend {
  public:
-  virtual ~MatmulBackend() = default;
+  explicit MatmulBackend(std::unique_ptr<ProductLibrary> library)
+      : library_(std::move(library)), classes_(*library_) {}
 
   /// y[t,o] = Σ over i of x[t,i] · weight[o,i] + bias[o], accumulated in f32 and rounded once to y's type. With
   /// `accumulate`, the sum is added to y. x [tokens, in] and weight [out, in] are both bf16, or both f32 (then without
@@ -23,13 +23,15 @@ class MatmulBackend {
   /// dx[t,i] (+)= Σ over o of dy[t,o] · weight[o,i]. dy has the type of x in linear(), and dx that of y.
   void linear_backward(ConstView dy, ConstView weight, View dx, bool accumulate = false);
 
+  const ProductLibrary& library() const { return *library_; }
+  ProductClasses& classes() { return classes_; }
+
  private:
-  /// `transposed`: y = x · weightᵀ, else y = x · weight.
-  virtual void multiply(ConstView x, ConstView weight, bool transposed, ConstView bias, View y,
-                        bool accumulate) = 0;
+  std::unique_ptr<ProductLibrary> library_;
+  ProductClasses classes_;
 };
 
-/// Makes the backend for cuBLASLt, with work on `stream`, which must outlive it. In the emulator, it makes host loops.
+/// The backend for make_product_library(stream).
 std::unique_ptr<MatmulBackend> make_matmul_backend(const Stream& stream);
 
 }  // namespace biqa::cuda

@@ -90,6 +90,25 @@ std::string device_name() {
   return address.data();
 }
 
+std::string device_type() {
+  int device = 0;
+  BIQA_CUDA_CHECK(cudaGetDevice(&device));
+  const auto attribute = [&](cudaDeviceAttr which) {
+    int value = 0;
+    BIQA_CUDA_CHECK(cudaDeviceGetAttribute(&value, which, device));
+    return value;
+  };
+  return fmt::format("{} (sm_{}{}, {} multiprocessors)", selected_device().name,
+                     attribute(cudaDevAttrComputeCapabilityMajor),
+                     attribute(cudaDevAttrComputeCapabilityMinor), attribute(cudaDevAttrMultiProcessorCount));
+}
+
+std::string driver_version() {
+  int version = 0;
+  BIQA_CUDA_CHECK(cudaDriverGetVersion(&version));
+  return version_text(version);
+}
+
 Device selected_device() {
   int device = 0;
   BIQA_CUDA_CHECK(cudaGetDevice(&device));

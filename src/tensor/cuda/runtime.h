@@ -22,6 +22,10 @@ void check(cudaError_t status, const char* call, const char* file, int line);
 void select_device(int local_rank);
 /// PCI address of the selected device.
 std::string device_name();
+/// The selected device's type: its maker's name, compute capability and number of multiprocessors.
+std::string device_type();
+/// The newest version of CUDA that the driver supports.
+std::string driver_version();
 /// The selected device: its maker's name, and its memory now.
 struct Device {
   std::string name;

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which algorithm of the library computes a product with a given number of rows. The bits of a row must not depend on
+// the number of rows, but the fastest algorithm does. So for each product, one algorithm is the anchor: the library's
+// first answer for 256 rows. The algorithms that give the same bits as the anchor are its class. Only they are used.
+// docs/decisions/0030-classes-of-algorithms.md explains why. This file has no CUDA types.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <utility>
+
+#include "ops/cuda/product_library.h"
+#include "tensor/device_memory.h"
+
+namespace biqa::cuda {
+
+/// The library is asked for these numbers of rows. A product uses the answer for the next larger number, or for the
+/// largest.
+inline constexpr std::array<std::int64_t, 6> kRowBuckets{16, 64, 256, 1024, 4096, 16384};
+inline constexpr std::int64_t kAnchorRows = 256;
+/// So many algorithms of each bucket are compared with the anchor, until one has its bits.
+inline constexpr int kCandidates = 8;
+std::size_t bucket_of(std::int64_t rows);
+
+struct ProductClass {
+  Algorithm anchor;
+  std::array<Algorithm, kRowBuckets.size()> choices{};  ///< by bucket
+  bool operator==(const ProductClass&) const = default;
+};
+
+/// All algorithms that the library proposes for a product, compared with the anchor. For measurements.
+struct ClassReport {
+  int proposed = 0;  ///< different algorithms, the anchor among them
+  int members = 0;   ///< those of the class, the anchor among them
+};
+
+class ProductClasses {
+ public:
+  explicit ProductClasses(ProductLibrary& library) : library_(library) {}
+
+  /// Enqueues the product. A product without a class uses its anchor, and so does a number of rows that the chosen
+  /// algorithm cannot compute. Throws Error if the library has no algorithm.
+  void multiply(const ProductOperands& operands);
+
+  /// Chooses the algorithms of a product of dense operands, unless restore() or an earlier call did. Takes memory for a
+  /// probe (product_probe.h) if the library proposes more than the anchor. Waits. Throws Error as multiply() does.
+  void classify(const Product& product, DeviceMemory& memory);
+  /// Compares everything that the library proposes; changes nothing. Otherwise as classify().
+  ClassReport report(const Product& product, DeviceMemory& memory);
+  /// nullptr: not classified.
+  const ProductClass* find(const Product& product) const;
+
+  /// All classes as a text: of this process, and those that it restored. `key` names everything on which they depend.
+  std::string saved(const std::string& key) const;
+  /// Takes the classes of a text that saved() made with the same key. Otherwise takes none, and returns what is wrong
+  /// with the text. A restored class is used if the library still has the same anchor.
+  std::string restore(const std::string& text, const std::string& key);
+
+ private:
+  Algorithm first_answer(const Product& product);
+  ProductClass compared(const Product& product, const Algorithm& anchor, DeviceMemory& memory);
+
+  ProductLibrary& library_;
+  std::map<Product, Algorithm> anchors_;     // of products without a class
+  std::map<Product, ProductClass> classes_;  // used by multiply()
+  std::map<Product, ProductClass> restored_;
+};
+
+}  // namespace biqa::cuda
