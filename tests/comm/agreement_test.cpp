@@ -62,7 +62,6 @@ TEST(Agreement, DevicesOfOtherTypes) {
                   (other.empty() ? "the CPU" : other) +
                   ". Their log-probabilities would differ; use nodes with the same GPUs and the same "
                   "CUDA libraries");
-    EXPECT_EQ(told[1], "a rank is lost");
   }
   for (const std::string& alike : {small, std::string()})
     EXPECT_THAT(messages(3, [&](Communicator& world) { check_same_devices(world, alike); }),
