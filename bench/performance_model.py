@@ -43,10 +43,12 @@ class Model:
         down, up = 2 * RANK * rows * INPUTS, 2 * RANK * rows * OUTPUTS
         if not self.built:
             return 0.014 * 2 * rows * LAYER / self.r["product"]
+        # Readers add the terms of queries, keys, values, gate, up and of the gradient of down's input (tile_heads.h,
+        # tile_swiglu.h); one launch adds those of an input.
         if backward:
-            bytes_ = rows * (2 * OUTPUTS + 2 * INPUTS + 2 * OUTPUTS + 8 * INPUTS)
+            bytes_ = rows * (2 * OUTPUTS + 2 * INPUTS + 2 * OUTPUTS + 8 * (2 * HIDDEN + Q))
             return max((5 * down + 4 * up) / self.r["narrow"], bytes_ / self.r["memory"])
-        bytes_ = rows * (2 * SHARED_INPUTS + 8 * OUTPUTS)
+        bytes_ = rows * (2 * SHARED_INPUTS + 8 * 2 * HIDDEN)
         return max((2 * down + 3 * up) / self.r["narrow"], bytes_ / self.r["memory"])
 
     def elements(self, rows, backward):
@@ -54,9 +56,9 @@ class Model:
         if not self.built:
             return rows * (440e3 if backward else 183e3) / self.r["memory"]  # 3.6 and 1.5 GB for 8,192 rows
         if backward:
-            bytes_ = 10 * MLP + 16 * MLP + 2 * 22 * HIDDEN + 12 * HIDDEN + 14 * (Q + 2 * KV) + 12 * KV + 10 * Q
+            bytes_ = 12 * MLP + 2 * 22 * HIDDEN + 12 * HIDDEN + 14 * (Q + 2 * KV) + 8 * Q
         else:
-            bytes_ = 2 * 6 * HIDDEN + 8 * (Q + KV) + 12 * KV + 10 * MLP + 16 * HIDDEN
+            bytes_ = 2 * 6 * HIDDEN + 4 * (Q + 2 * KV) + 8 * KV + 6 * MLP + 16 * HIDDEN
         return rows * bytes_ / self.r["memory"]
 
     def forward(self, rows, pairs):
@@ -95,7 +97,7 @@ class Model:
         if self.built:  # two of a tile's four warps work on the keys of a member
             pairs = 64 * prompts + (32 if sharing > 1 else 64) * members * own
             attention = max(attention, 4 * 128 * (KV / 128) * pairs / self.r["attention"])
-        kernels = 16 if self.built else 8  # besides products and attention
+        kernels = 15 if self.built else 8  # besides products and attention
         layer = products + attention + kernels * self.r["launch"]
         head = max(2 * HEAD * members / self.r["product"], 2 * HEAD / self.r["memory"])
         sampling = 0.5e-3

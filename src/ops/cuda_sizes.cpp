@@ -83,16 +83,19 @@ void take_reduce(const AdapterInputSize& a, std::int64_t rows, bool dropout, Are
   for (const AdapterInputSize::Part& part : a.parts) take(part.rank);
 }
 
-/// The buffers of AdapterInput::backward.
+/// The buffers of an input's part of the backward: the inner gradients of all projections, and sums in parts.
 void take_adapter_backward(const AdapterInputSize& a, std::int64_t rows, Arena& arena) {
+  if (a.rank == 0) return;
+  const Arena::Scope scope(arena);
+  arena.take(DType::f32, rows, a.rank);
+  if (!a.tiled) return;
   for (const AdapterInputSize::Part& part : a.parts) {
-    const Arena::Scope scope(arena);
-    arena.take(DType::f32, rows, part.rank);
-    if (!a.tiled) continue;
     if (reduce_parts(part.out).count > 1) {
       const Arena::Scope of_reduce(arena);
       take_reduce_sums(rows, part.out, part.rank, arena);
     }
+  }
+  for (const AdapterInputSize::Part& part : a.parts) {
     for (const std::int64_t columns : {a.in, part.out}) {
       const Arena::Scope of_outer(arena);
       take_outer_sums(rows, columns, part.rank, arena);
@@ -123,7 +126,7 @@ void take_layer_backward(const LayerSize& size, const AdapterInputs& adapter, bo
   take_adapter(kInputO);
   if (size.tiled) {
     const Arena::Scope scope(arena);
-    take_rounded_keys(size, arena);
+    if (size.projected == DType::f32) take_rounded_keys(size, arena);
     take_tile_scratch(size.rows, size.q, size.heads, arena);
   }
   take_projection_backward(size, first_layer, arena);

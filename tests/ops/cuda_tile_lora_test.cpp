@@ -3,6 +3,7 @@
 // device in builds with CUDA.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <string>
 
@@ -71,8 +72,9 @@ class CudaTileLora : public DeviceTest, public ::testing::WithParamInterface<Cas
     Inputs in(*this);
     AlignedOutput y(DType::f32, count, c_.columns, in.memory);
     in.memory.copy(reference_.y.view().row_range(first, count), y.view());
-    cuda::expand(in.g.view().row_range(first, count), in.factors(), LoraReference::kScale,
-                 in.mask(c_.rate, first, count), y.view(), *in.stream);
+    const cuda::LowRankTerm term{in.g.view().row_range(first, count), in.factors(), LoraReference::kScale,
+                                 in.mask(c_.rate, first, count)};
+    cuda::expand(std::array{term}, y.view(), *in.stream);
     return y.on_host();
   }
   Tensor outer(bool transposed) const {
@@ -121,6 +123,21 @@ TEST_P(CudaTileLora, SameBitsInEveryOrderAndForARowAlone) {
     EXPECT_TRUE(same_bits(reduce(row, 1).view(), u.view().row_range(row, 1)));
     EXPECT_TRUE(same_bits(expand(row, 1).view(), y.view().row_range(row, 1)));
   }
+}
+
+// One launch has the bits of a launch for each term.
+TEST_P(CudaTileLora, TermsAreAddedInOrder) {
+  Inputs in(*this);
+  AlignedOutput together(DType::f32, c_.rows, c_.columns, in.memory);
+  AlignedOutput apart(DType::f32, c_.rows, c_.columns, in.memory);
+  const cuda::LowRankTerm first{in.g.view(), in.factors(), LoraReference::kScale,
+                                in.mask(c_.rate, 0, c_.rows)};
+  const cuda::LowRankTerm second{in.g.view(), in.factors(), -0.3F, {}};
+  const std::array terms{first, cuda::LowRankTerm{}, second};
+  for (AlignedOutput* y : {&together, &apart}) in.memory.copy(reference_.y.view(), y->view());
+  cuda::expand(terms, together.view(), *in.stream);
+  for (const cuda::LowRankTerm& term : terms) cuda::expand(std::array{term}, apart.view(), *in.stream);
+  EXPECT_TRUE(same_bits(together.on_host().view(), apart.on_host().view()));
 }
 
 class CudaTileLoraCalls : public DeviceTest {};
@@ -177,7 +194,7 @@ TEST(CudaTileLoraRows, NothingIsNoWork) {
   Tensor no_rows(DType::f32, 0, 3, "u");
   const SplitFactors split{factors.view(), factors.view()};
   cuda::reduce(x.view(), split, {}, no_rows.view(), arena, *stream);
-  cuda::expand(u.view(), split, 1, {}, y.view(), *stream);
+  cuda::expand(std::array{cuda::LowRankTerm{u.view(), split, 1, {}}}, y.view(), *stream);
   cuda::outer(u.view(), x.view(), {}, 1, false, gradient.view(), arena, *stream);
 }
 #endif

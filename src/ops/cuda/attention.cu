@@ -179,15 +179,15 @@ __global__ void segment_attention_kernel(Rows<const float> q, Rows<const float> 
          static_cast<float*>(nullptr));
 }
 
-template <typename T>
-__global__ void write_kv_kernel(Rows<const float> k, Rows<const float> v, int kv_heads, int head_dim,
+template <typename Input, typename T>
+__global__ void write_kv_kernel(Rows<const Input> k, Rows<const Input> v, int kv_heads, int head_dim,
                                 DeviceSpan<KvWrite> writes, T* pages, std::int64_t page_elements) {
   const KvWrite write = writes.data[blockIdx.x];
   for (int i = thread_index(); i < kv_heads * head_dim; i += block_threads()) {
     T* head = pages + write.page * page_elements + std::int64_t{2} * (i / head_dim) * kBlockKeys * head_dim;
     T* key = head + write.slot * head_dim + i % head_dim;
-    *key = rounded_to<T>(k[write.row][i]);
-    key[kBlockKeys * head_dim] = rounded_to<T>(v[write.row][i]);
+    *key = rounded_to<T>(value_of(k[write.row][i]));
+    key[kBlockKeys * head_dim] = rounded_to<T>(value_of(v[write.row][i]));
   }
 }
 
@@ -224,11 +224,15 @@ void write_kv(ConstView k, ConstView v, const HeadShape& shape, DeviceSpan<KvWri
   check_columns(k, shape.kv_heads, shape);
   check_columns(v, shape.kv_heads, shape);
   if (writes.empty()) return;
-  with_float_type(pages.type, [&](auto zero) {
-    using T = decltype(zero);
-    launch(write_kv_kernel<T>, grid_size(writes.size), 128, 0, stream, rows_of<float>(k), rows_of<float>(v),
-           static_cast<int>(shape.kv_heads), static_cast<int>(shape.head_dim), writes,
-           static_cast<T*>(pages.data), pages.page_elements);
+  CHECK(k.type() == v.type()) << name_of(k.type()) << " keys, " << name_of(v.type()) << " values";
+  with_float_type(k.type(), [&](auto in) {
+    with_float_type(pages.type, [&](auto out) {
+      using Input = decltype(in);
+      using T = decltype(out);
+      launch(write_kv_kernel<Input, T>, grid_size(writes.size), 128, 0, stream, rows_of<Input>(k),
+             rows_of<Input>(v), static_cast<int>(shape.kv_heads), static_cast<int>(shape.head_dim), writes,
+             static_cast<T*>(pages.data), pages.page_elements);
+    });
   });
 }
 

@@ -21,7 +21,7 @@ struct KvPages {
   std::int64_t page_elements = 0;  ///< elements from one page to the next
 };
 
-/// Stores k and v rows [T, kv_heads·D] f32 in pages, rounded to the pages' type. `writes` must not name a slot twice.
+/// Stores k and v rows [T, kv_heads·D] (both f32 or both bf16) in pages, rounded to the pages' type. `writes` must not name a slot twice.
 void write_kv(ConstView k, ConstView v, const HeadShape& shape, DeviceSpan<KvWrite> writes,
               const KvPages& pages, const Stream& stream);
 void copy_page(const KvPages& pages, std::int32_t from, std::int32_t to, const Stream& stream);

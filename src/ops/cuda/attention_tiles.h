@@ -68,9 +68,8 @@ struct ForwardTable {
   DeviceSpan<QueryTile> tiles;
   DeviceSpan<KeyRun> own;
 };
-/// Computes attention() of ops/cuda/attention.h for the rows of `table`. q [T, heads·D] f32; out [T, heads·D] f32 or
-/// bf16; lse [T, heads] f32 unless empty. Rows of q begin at multiples of 8 bytes. Rows of out begin at multiples of
-/// two elements.
+/// Computes attention() of ops/cuda/attention.h for the rows of `table`. q and out [T, heads·D] f32 or bf16; lse [T,
+/// heads] f32 unless empty. Rows of q and out begin at multiples of two elements.
 void tile_attention(ConstView q, const KvPages& pages, const HeadShape& shape, const ForwardTable& table,
                     DeviceSpan<std::int32_t> page_table, View out, View lse, const Stream& stream);
 
@@ -108,8 +107,8 @@ struct TileBackwardTables {
   DeviceSpan<QueryRun> runs;
 };
 /// Computes attention_backward() for the rows of `tables`. out and lse are the results of tile_attention() for q. k and
-/// v are [T, kv_heads·D] bf16 with the alignment and stride that tile_segment_attention() needs. q, d_out, d_q, d_k and
-/// d_v are f32; out is f32 or bf16. f32 rows begin at multiples of 8 bytes. With T' rows of q, the call takes [T',
+/// v are [T, kv_heads·D] bf16 with the alignment and stride that tile_segment_attention() needs. q and out
+/// are f32 or bf16; d_out, d_q, d_k and d_v are f32. Their rows begin at multiples of two elements. With T' rows of q, the call takes [T',
 /// 2·heads·D] bf16 and [T', 2·heads] f32 from `scratch`.
 void tile_attention_backward(ConstView q, ConstView k, ConstView v, ConstView out, ConstView lse,
                              ConstView d_out, const HeadShape& shape, const TileBackwardTables& tables,

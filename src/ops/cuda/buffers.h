@@ -23,12 +23,22 @@ enum Input : std::uint8_t { kInputQkv, kInputO, kInputGateUp, kInputDown, kInput
 /// Rows of logits that are in memory at a time: 0.16 GB of f32 for 152,000 ids.
 inline constexpr std::int64_t kLogitRows = 256;
 
+/// Widths of matrices that tensor cores read as 16 bytes at a time (fits_tiles in tile_lora.h) are multiples of it: elements in
+/// bf16.
+inline constexpr std::int64_t kTileUnit = 8;
+
 /// Whether the kernels of attention_tiles.h support the shape: bf16, and a head dimension that is a multiple of 8 and at most
 /// 128.
 inline bool tiles_fit(const HeadShape& shape, DType type) {
   constexpr std::int64_t kLargest = 128;
-  constexpr std::int64_t kStep = 8;  // elements that a thread copies at once
-  return type == DType::bf16 && shape.head_dim % kStep == 0 && shape.head_dim <= kLargest;
+  return type == DType::bf16 && shape.head_dim % kTileUnit == 0 && shape.head_dim <= kLargest;
+}
+
+/// Whether finish_heads() of tile_heads.h supports the shape: one of the head dimensions for which kernels are compiled.
+inline bool heads_fit(const HeadShape& shape, DType type) {
+  constexpr std::array<std::int64_t, 5> kCompiled{16, 32, 64, 80, 128};
+  return tiles_fit(shape, type) &&
+         std::find(kCompiled.begin(), kCompiled.end(), shape.head_dim) != kCompiled.end();
 }
 
 /// Bytes of the tables that a plan uploads: per row, per tile and so on. cuda_plan.cpp checks them against the tables.
@@ -39,6 +49,12 @@ struct TableBytes {
   static constexpr std::int64_t kSampledRow = 16, kSampledToken = 24;
   static constexpr std::int64_t kTilePairs = 64, kBlockKeys = 64;
 };
+
+/// Whether the wide results of the MLP stay in bf16 and their readers add the adapter (tile_swiglu.h): in bf16, if the widths
+/// fit tiles. This must not depend on the adapter, so that actor, learner and reference compute the same bits.
+inline bool reader_adds_adapter(const DecoderShape& shape, DType compute) {
+  return compute == DType::bf16 && shape.hidden % kTileUnit == 0 && shape.intermediate % kTileUnit == 0;
+}
 
 /// What the buffers of one decoder layer follow from.
 struct LayerSize {
@@ -52,6 +68,8 @@ struct LayerSize {
         q(shape.heads.heads * shape.heads.head_dim),
         kv(shape.heads.kv_heads * shape.heads.head_dim),
         compute(compute_type),
+        wide(reader_adds_adapter(shape, compute_type) ? DType::bf16 : DType::f32),
+        projected(wide == DType::bf16 && heads_fit(shape.heads, compute_type) ? DType::bf16 : DType::f32),
         tiled(tiled_attention) {}
   /// Whether rows without an output end at attention.
   bool compacts() const { return rows < all; }
@@ -60,6 +78,8 @@ struct LayerSize {
   std::int64_t rows;  ///< T': rows behind attention, all or the outputs
   std::int64_t hidden, intermediate, heads, q, kv;
   DType compute;
+  DType wide;                                 ///< of the MLP's wide results
+  DType projected;                            ///< of queries, keys and values
   bool tiled;                                 ///< attention on tensor cores
   std::array<std::int64_t, kInputs> ranks{};  ///< of the adapter at each input; 0: none
 };
@@ -67,22 +87,22 @@ struct LayerSize {
 /// What the forward computes in a layer and the backward reads. `input` is enough to compute the rest again.
 struct LayerRecord {
   View input;                   // [T, hidden] f32; not of take_record
-  View qkv;                     // [T, q + 2 kv] f32, rotated
+  View qkv;                     // [T, q + 2 kv] `projected`, rotated
   View attended;                // [T', q] compute type
   View lse;                     // [T', heads] f32
   View middle;                  // [T', hidden] f32
-  View gate_up;                 // [T', 2 intermediate] f32
+  View gate_up;                 // [T', 2 intermediate] f32 with the adapter; in bf16 (`wide`) without
   std::array<View, kInputs> u;  // the adapter's inner values, [T or T', ranks] f32
 };
 inline LayerRecord take_record(const LayerSize& s, bool for_backward, Arena& arena) {
   LayerRecord record;
-  record.qkv = arena.take(DType::f32, s.all, s.q + 2 * s.kv);
+  record.qkv = arena.take(s.projected, s.all, s.q + 2 * s.kv);
   record.attended = arena.take(s.compute, s.rows, s.q);
   if (for_backward) {
     record.lse = arena.take(DType::f32, s.rows, s.heads);
     record.middle = arena.take(DType::f32, s.rows, s.hidden);
   }
-  record.gate_up = arena.take(DType::f32, s.rows, 2 * s.intermediate);
+  record.gate_up = arena.take(s.wide, s.rows, 2 * s.intermediate);
   for (std::size_t input = 0; input < kInputs; ++input) {
     if (s.ranks[input] > 0)
       record.u[input] = arena.take(DType::f32, input == kInputQkv ? s.all : s.rows, s.ranks[input]);
@@ -105,14 +125,14 @@ inline StreamBuffers take_streams(std::int64_t hidden, std::int64_t rows, std::i
 
 struct ForwardBuffers {
   View normed;         // [T, hidden] compute type
-  View queries;        // [T', q] f32, only where rows end at attention
+  View queries;        // [T', q] `projected`, only where rows end at attention
   View middle_normed;  // [T', hidden] compute type
   View product;        // [T', intermediate] compute type
 };
 inline ForwardBuffers take_forward(const LayerSize& s, Arena& arena) {
   ForwardBuffers b;
   b.normed = arena.take(s.compute, s.all, s.hidden);
-  if (s.compacts()) b.queries = arena.take(DType::f32, s.rows, s.q);
+  if (s.compacts()) b.queries = arena.take(s.projected, s.rows, s.q);
   b.middle_normed = arena.take(s.compute, s.rows, s.hidden);
   b.product = arena.take(s.compute, s.rows, s.intermediate);
   return b;
@@ -153,9 +173,8 @@ inline std::int64_t outputs_of(const DecoderShape& shape, Input input) {
 /// Whether tensor cores can compute the adapter's products for an input. `widths`: those of the input and of its stacked
 /// output, and for each projection its first column and its width.
 inline bool adapter_fits_tiles(DType compute, std::span<const std::int64_t> widths) {
-  constexpr std::int64_t kUnit = 8;  // elements in bf16 of which fits_tiles() wants multiples
   return compute == DType::bf16 &&
-         std::all_of(widths.begin(), widths.end(), [](std::int64_t width) { return width % kUnit == 0; });
+         std::all_of(widths.begin(), widths.end(), [](std::int64_t width) { return width % kTileUnit == 0; });
 }
 
 /// A sum over `length` terms as at most 16 parts. All but the last have `size` terms: about `wished`, a multiple of `unit`.
@@ -187,7 +206,7 @@ inline View take_outer_sums(std::int64_t rows, std::int64_t columns, std::int64_
 struct MlpBackwardBuffers {
   View product;    // [T', intermediate] compute type
   View dy;         // [T', hidden] compute type
-  View d_product;  // [T', intermediate] f32
+  View d_product;  // [T', intermediate] f32 with the adapter; in bf16 (`wide`) without
   View d_gate_up;  // [T', 2 intermediate] compute type
   View normed;     // [T', hidden] compute type
   View d_normed;   // [T', hidden] f32
@@ -196,7 +215,7 @@ inline MlpBackwardBuffers take_mlp_backward(const LayerSize& s, Arena& arena) {
   MlpBackwardBuffers b;
   b.product = arena.take(s.compute, s.rows, s.intermediate);
   b.dy = arena.take(s.compute, s.rows, s.hidden);
-  b.d_product = arena.take(DType::f32, s.rows, s.intermediate);
+  b.d_product = arena.take(s.wide, s.rows, s.intermediate);
   b.d_gate_up = arena.take(s.compute, s.rows, 2 * s.intermediate);
   b.normed = arena.take(s.compute, s.rows, s.hidden);
   b.d_normed = arena.take(DType::f32, s.rows, s.hidden);
@@ -207,8 +226,8 @@ struct AttentionBackwardBuffers {
   View dy;          // [T', hidden] compute type
   View d_attended;  // [T', q] f32
   View d_qkv;       // [T, q + 2 kv] f32
-  View queries;     // [T', q] f32, only where rows end at attention
-  View d_q;         // the same; otherwise columns of d_qkv
+  View queries;     // [T', q] `projected`, only where rows end at attention
+  View d_q;         // [T', q] f32, likewise; otherwise columns of d_qkv
 };
 inline AttentionBackwardBuffers take_attention_backward(const LayerSize& s, Arena& arena) {
   AttentionBackwardBuffers b;
@@ -217,12 +236,13 @@ inline AttentionBackwardBuffers take_attention_backward(const LayerSize& s, Aren
   b.d_qkv = arena.take(DType::f32, s.all, s.q + 2 * s.kv);
   b.d_q = b.d_qkv.column_range(0, s.q);
   if (s.compacts()) {
-    b.queries = arena.take(DType::f32, s.rows, s.q);
+    b.queries = arena.take(s.projected, s.rows, s.q);
     b.d_q = arena.take(DType::f32, s.rows, s.q);
   }
   return b;
 }
-/// Keys and values [T, 2 kv] of the compute type, while attention's backward on tensor cores runs.
+/// Keys and values [T, 2 kv] of the compute type, while attention's backward on tensor cores runs. Only if `projected` is
+/// f32.
 inline View take_rounded_keys(const LayerSize& s, Arena& arena) {
   return arena.take(s.compute, s.all, 2 * s.kv);
 }

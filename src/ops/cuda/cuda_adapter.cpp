@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/cuda/cuda_adapter.h"
 
+#include <array>
 #include <utility>
 
 #include "ops/cuda/transpose.h"
@@ -21,13 +22,6 @@ void reduce_rows(ConstView x, const Factors& factors, std::int64_t first, std::i
     reduce(x, factors.split().row_range(first, count), mask, u, arena, stream);
   else
     reduce(x, factors.values().row_range(first, count), mask, u, stream);
-}
-void expand_rows(ConstView u, const Factors& factors, std::int64_t first, std::int64_t count, float scale,
-                 const DropoutMask& mask, View y, const Stream& stream) {
-  if (factors.tiled())
-    expand(u, factors.split().row_range(first, count), scale, mask, y, stream);
-  else
-    expand(u, factors.values().row_range(first, count), scale, mask, y, stream);
 }
 
 }  // namespace
@@ -66,51 +60,98 @@ void AdapterInput::finish(DType compute, std::int64_t outputs, CudaMemory& memor
   down_ = Factors(std::move(down), tiled, memory, stream);
 }
 
+template <typename Inner>
+Inner AdapterInput::inner_of(const Part& part, Inner inner) {
+  return inner.column_range(part.rank_offset, part.module.rank);
+}
+
 DropoutMask AdapterInput::mask(const InputDropout& dropout, std::size_t projection) const {
   return {dropout.rate, dropout.key, projection, dropout.token_keys};
 }
 
-void AdapterInput::forward(ConstView x, const InputDropout& dropout, View u, View y, Arena& arena,
-                           const Stream& stream) const {
+void AdapterInput::reduce_input(ConstView x, const InputDropout& dropout, View u, Arena& arena,
+                                const Stream& stream) const {
   if (dropout.rate <= 0) {
     reduce_rows(x, down_, 0, rank_, {}, u, arena, stream);
-  } else {  // every projection sees other elements of x
-    for (std::size_t p = 0; p < parts_.size(); ++p) {
-      const Part& part = parts_[p];
-      reduce_rows(x, down_, part.rank_offset, part.module.rank, mask(dropout, p),
-                  u.column_range(part.rank_offset, part.module.rank), arena, stream);
-    }
+    return;
   }
-  for (const Part& part : parts_) {
-    expand_rows(u.column_range(part.rank_offset, part.module.rank), part.up, 0, part.module.rank,
-                part.module.scale, {}, y.column_range(part.column, part.module.out), stream);
+  for (std::size_t p = 0; p < parts_.size(); ++p) {  // every projection sees other elements of x
+    const Part& part = parts_[p];
+    reduce_rows(x, down_, part.rank_offset, part.module.rank, mask(dropout, p), inner_of(part, u), arena,
+                stream);
   }
 }
 
-void AdapterInput::backward(ConstView x, ConstView u, ConstView dy, const InputDropout& dropout, View d_x,
-                            View gradient, Arena& arena, const Stream& stream) const {
+void AdapterInput::add_output(ConstView u, View y, const Stream& stream) const {
+  for (const Part& part : parts_) {
+    const View columns = y.column_range(part.column, part.module.out);
+    if (part.up.tiled())
+      expand(std::array{output_term(u, part.column)}, columns, stream);
+    else
+      expand(inner_of(part, u), part.up.values(), part.module.scale, {}, columns, stream);
+  }
+}
+
+LowRankTerm AdapterInput::output_term(ConstView u, std::int64_t column) const {
+  for (const Part& part : parts_) {
+    if (part.column == column) return {inner_of(part, u), part.up.split(), part.module.scale, {}};
+  }
+  return {};
+}
+
+void AdapterInput::reduce_gradient(ConstView dy, View g, Arena& arena, const Stream& stream) const {
+  for (const Part& part : parts_) {
+    reduce_rows(dy.column_range(part.column, part.module.out), part.up, 0, part.module.rank, {},
+                inner_of(part, g), arena, stream);
+  }
+}
+
+void AdapterInput::add_gradients(ConstView x, ConstView u, ConstView dy, ConstView g,
+                                 const InputDropout& dropout, View gradient, Arena& arena,
+                                 const Stream& stream) const {
   const bool tiled = down_.tiled();
-  const auto add_outer = [&](ConstView g, ConstView input, const DropoutMask& kept, float scale,
+  const auto add_outer = [&](ConstView inner, ConstView outside, const DropoutMask& kept, float scale,
                              bool transposed, View target) {
     if (tiled)
-      outer(g, input, kept, scale, transposed, target, arena, stream);
+      outer(inner, outside, kept, scale, transposed, target, arena, stream);
     else
-      outer(g, input, kept, scale, transposed, target, stream);
+      outer(inner, outside, kept, scale, transposed, target, stream);
   };
   for (std::size_t p = 0; p < parts_.size(); ++p) {
     const Part& part = parts_[p];
     const LoraModule& module = part.module;
-    const ConstView dy_part = dy.column_range(part.column, module.out);
-    const DropoutMask kept = mask(dropout, p);
-    const Arena::Scope scope(arena);
-    const View g = arena.take(DType::f32, x.rows(), module.rank);
-    reduce_rows(dy_part, part.up, 0, module.rank, {}, g, arena, stream);
-    add_outer(g, x, kept, module.scale, false, matrix_of(gradient, module.a_offset, module.rank, module.in));
-    add_outer(u.column_range(part.rank_offset, module.rank), dy_part, {}, module.scale, true,
+    add_outer(inner_of(part, g), x, mask(dropout, p), module.scale, false,
+              matrix_of(gradient, module.a_offset, module.rank, module.in));
+    add_outer(inner_of(part, u), dy.column_range(part.column, module.out), {}, module.scale, true,
               matrix_of(gradient, module.b_offset, module.out, module.rank));
-    if (d_x.empty()) continue;
-    expand_rows(g, down_, part.rank_offset, module.rank, module.scale, kept, d_x, stream);
   }
+}
+
+void AdapterInput::add_input_gradient(ConstView g, const InputDropout& dropout, View d_x,
+                                      const Stream& stream) const {
+  std::vector<LowRankTerm> terms;
+  for (std::size_t p = 0; p < parts_.size(); ++p) {
+    const Part& part = parts_[p];
+    if (down_.tiled())
+      terms.push_back(input_gradient_term(p, g, dropout));
+    else
+      expand(inner_of(part, g), down_.values().row_range(part.rank_offset, part.module.rank),
+             part.module.scale, mask(dropout, p), d_x, stream);
+  }
+  if (!terms.empty()) expand(terms, d_x, stream);
+}
+
+LowRankTerm AdapterInput::input_gradient_term(std::size_t projection, ConstView g,
+                                              const InputDropout& dropout) const {
+  const Part& part = parts_[projection];
+  return {inner_of(part, g), down_.split().row_range(part.rank_offset, part.module.rank), part.module.scale,
+          mask(dropout, projection)};
+}
+
+LowRankTerm AdapterInput::input_gradient_term(ConstView g, const InputDropout& dropout) const {
+  if (parts_.empty()) return {};
+  CHECK_EQ(parts_.size(), std::size_t{1});
+  return input_gradient_term(0, g, dropout);
 }
 
 }  // namespace biqa::cuda

@@ -37,7 +37,8 @@ class Factors {
 };
 
 /// The adapter's factors for one input of one layer. Empty if no projection of this input is adapted. Tensor cores compute
-/// the products (tile_lora.h) if the compute type is bf16 and all widths are multiples of 8, else simple kernels (lora.h).
+/// the products (tile_lora.h) if the compute type is bf16 and all widths are multiples of 8, else simple kernels (lora.h). In
+/// all functions x and dy have the compute type, and all matrices are dense.
 class AdapterInput {
  public:
   /// Adds a projection whose output begins at `column`. All projections must have the same input width.
@@ -48,14 +49,24 @@ class AdapterInput {
 
   bool empty() const { return parts_.empty(); }
   std::int64_t rank() const { return rank_; }
-  /// u [T, rank] f32 = dropout(x) · Aᵀ of all projections. y [T, outputs] f32 += scale · u · Bᵀ, each projection in its
-  /// columns. x and y are dense.
-  void forward(ConstView x, const InputDropout& dropout, View u, View y, Arena& arena,
-               const Stream& stream) const;
-  /// Adds the gradients of A and B to `gradient` [1, n] f32. Unless d_x is empty, adds the adapter's part to d_x. x and
-  /// dy have the compute type. u is the result of forward(). All are dense.
-  void backward(ConstView x, ConstView u, ConstView dy, const InputDropout& dropout, View d_x, View gradient,
-                Arena& arena, const Stream& stream) const;
+  /// u [T, rank] f32 = dropout(x) · Aᵀ of all projections.
+  void reduce_input(ConstView x, const InputDropout& dropout, View u, Arena& arena,
+                    const Stream& stream) const;
+  /// y [T, outputs] f32 += scale · u · Bᵀ, each projection in its columns.
+  void add_output(ConstView u, View y, const Stream& stream) const;
+  /// What add_output() adds to the columns of the projection that begins at `column`, for kernels that add it themselves.
+  /// Empty if that projection is not adapted. Only if the products run on tensor cores. Borrows u and the factors.
+  LowRankTerm output_term(ConstView u, std::int64_t column) const;
+
+  /// g [T, rank] f32 = dy · B of all projections.
+  void reduce_gradient(ConstView dy, View g, Arena& arena, const Stream& stream) const;
+  /// Adds the gradients of A and B to `gradient` [1, n] f32. u and g are the results of the functions above.
+  void add_gradients(ConstView x, ConstView u, ConstView dy, ConstView g, const InputDropout& dropout,
+                     View gradient, Arena& arena, const Stream& stream) const;
+  /// d_x [T, in] f32 += scale · mask ⊙ (g · A) of each projection.
+  void add_input_gradient(ConstView g, const InputDropout& dropout, View d_x, const Stream& stream) const;
+  /// What add_input_gradient() adds, as output_term(). Only for inputs with one projection.
+  LowRankTerm input_gradient_term(ConstView g, const InputDropout& dropout) const;
 
  private:
   struct Part {
@@ -66,6 +77,10 @@ class AdapterInput {
     Factors up;                    // B transposed
   };
   DropoutMask mask(const InputDropout& dropout, std::size_t projection) const;
+  LowRankTerm input_gradient_term(std::size_t projection, ConstView g, const InputDropout& dropout) const;
+  /// The projection's columns of inner values [T, rank].
+  template <typename Inner>
+  static Inner inner_of(const Part& part, Inner inner);
 
   std::vector<Part> parts_;
   Factors down_;  // all A, stacked row by row: [rank, in]

@@ -9,6 +9,8 @@
 #include "ops/cuda/cuda_head.h"
 #include "ops/cuda/cuda_ops.h"
 #include "ops/cuda/cuda_plan.h"
+#include "ops/cuda/tile_heads.h"
+#include "ops/cuda/tile_swiglu.h"
 #include "tensor/arena.h"
 
 namespace biqa::cuda {
@@ -118,6 +120,13 @@ class CudaDecoder final : public Decoder {
 
   void embed_rows(const CudaPlan& plan, View x);
   InputDropout dropout_of(const Pass& pass, std::size_t layer, int input) const;
+  /// nullptr: the input is not adapted.
+  static const AdapterInput* adapter_of(const Pass& pass, std::size_t layer, int input);
+  void reduce_input(const Pass& pass, std::size_t layer, int input, ConstView x, View u);
+  static LowRankTerm output_term(const Pass& pass, std::size_t layer, int input, ConstView u,
+                                 std::int64_t column);
+  GateUp wide_input(const Pass& pass, std::size_t layer, const LayerRecord& record) const;
+  void project_heads(const Pass& pass, std::size_t l, ConstView x, const LayerRecord& record);
   void add_adapter(const Pass& pass, std::size_t layer, int input, ConstView x, View u, View y);
   void add_adapter_backward(const Pass& pass, std::size_t layer, int input, ConstView x, ConstView u,
                             ConstView dy, View d_x, View gradient);
@@ -127,6 +136,8 @@ class CudaDecoder final : public Decoder {
   void layer_backward(const Pass& pass, std::size_t l, const LayerRecord& record, View d_out, View d_x,
                       View gradient);
   void mlp_backward(const Pass& pass, std::size_t l, const LayerRecord& record, View d_x, View gradient);
+  void wide_backward(const Pass& pass, std::size_t l, const LayerRecord& record, const MlpBackwardBuffers& b,
+                     View gradient);
   View attention_block_backward(const Pass& pass, std::size_t l, const LayerRecord& record, View d_out,
                                 View gradient);
 
@@ -171,19 +182,52 @@ InputDropout CudaDecoder::dropout_of(const Pass& pass, std::size_t layer, int in
           outputs_only ? pass.plan.output_key : pass.plan.every_key};
 }
 
-/// y += the adapter's part; u keeps the inner values.
-void CudaDecoder::add_adapter(const Pass& pass, std::size_t layer, int input, ConstView x, View u, View y) {
-  if (pass.adapter == nullptr) return;
+const AdapterInput* CudaDecoder::adapter_of(const Pass& pass, std::size_t layer, int input) {
+  if (pass.adapter == nullptr) return nullptr;
   const AdapterInput& entry = pass.adapter->layers[layer][static_cast<std::size_t>(input)];
-  if (!entry.empty()) entry.forward(x, dropout_of(pass, layer, input), u, y, pass.arena, stream_);
+  return entry.empty() ? nullptr : &entry;
 }
 
-/// Adds the adapter's gradient of one input and its part of d_x.
+/// u = the adapter's inner values.
+void CudaDecoder::reduce_input(const Pass& pass, std::size_t layer, int input, ConstView x, View u) {
+  const AdapterInput* const adapter = adapter_of(pass, layer, input);
+  if (adapter != nullptr) adapter->reduce_input(x, dropout_of(pass, layer, input), u, pass.arena, stream_);
+}
+
+/// The same, and y += the adapter's part.
+void CudaDecoder::add_adapter(const Pass& pass, std::size_t layer, int input, ConstView x, View u, View y) {
+  reduce_input(pass, layer, input, x, u);
+  const AdapterInput* const adapter = adapter_of(pass, layer, input);
+  if (adapter != nullptr) adapter->add_output(u, y, stream_);
+}
+
+/// What the adapter adds to the projection whose output begins at `column`, from the inner values u.
+LowRankTerm CudaDecoder::output_term(const Pass& pass, std::size_t layer, int input, ConstView u,
+                                     std::int64_t column) {
+  const AdapterInput* const adapter = adapter_of(pass, layer, input);
+  return adapter == nullptr ? LowRankTerm{} : adapter->output_term(u, column);
+}
+
+/// gate_up in bf16 with what its readers add.
+GateUp CudaDecoder::wide_input(const Pass& pass, std::size_t layer, const LayerRecord& record) const {
+  const View u = record.u[kInputGateUp];
+  return {record.gate_up,
+          {},
+          output_term(pass, layer, kInputGateUp, u, 0),
+          output_term(pass, layer, kInputGateUp, u, shape_.intermediate)};
+}
+
+/// Adds the adapter's gradient of one input and, unless d_x is empty, its part of d_x.
 void CudaDecoder::add_adapter_backward(const Pass& pass, std::size_t layer, int input, ConstView x,
                                        ConstView u, ConstView dy, View d_x, View gradient) {
-  const AdapterInput& entry = pass.adapter->layers[layer][static_cast<std::size_t>(input)];
-  if (entry.empty()) return;
-  entry.backward(x, u, dy, dropout_of(pass, layer, input), d_x, gradient, pass.arena, stream_);
+  const AdapterInput* const adapter = adapter_of(pass, layer, input);
+  if (adapter == nullptr) return;
+  const Arena::Scope scope(pass.arena);
+  const InputDropout dropout = dropout_of(pass, layer, input);
+  const View g = pass.arena.take(DType::f32, x.rows(), adapter->rank());
+  adapter->reduce_gradient(dy, g, pass.arena, stream_);
+  adapter->add_gradients(x, u, dy, g, dropout, gradient, pass.arena, stream_);
+  if (!d_x.empty()) adapter->add_input_gradient(g, dropout, d_x, stream_);
 }
 
 // --- forward -----------------------------------------------------------------------------------------------------------
@@ -252,10 +296,7 @@ void CudaDecoder::layer_forward(const Pass& pass, std::size_t l, View x, View ou
 
   const ForwardBuffers b = take_forward(size_of_layer(pass, l), pass.arena);
   rms_norm(x, layer.input_norm.view(), shape_.rms_eps, b.normed, stream_);
-  ops_.linear(b.normed, *layer.qkv, record.qkv);
-  add_adapter(pass, l, kInputQkv, b.normed, record.u[kInputQkv], record.qkv);
-  rotate(record.qkv.column_range(0, q + kv), shape_.heads.head_dim, plan.cosines.view(), plan.sines.view(),
-         false, stream_);
+  project_heads(pass, l, b.normed, record);
   const KvPages pages = pass.kv.layer(static_cast<std::int64_t>(l));
   write_kv(record.qkv.column_range(q, kv), record.qkv.column_range(q + kv, kv), shape_.heads, plan.writes,
            pages, stream_);
@@ -276,11 +317,38 @@ void CudaDecoder::layer_forward(const Pass& pass, std::size_t l, View x, View ou
   if (for_backward) memory_.copy(out, record.middle);
 
   rms_norm(out, layer.middle_norm.view(), shape_.rms_eps, b.middle_normed, stream_);
-  ops_.linear(b.middle_normed, *layer.gate_up, record.gate_up);
-  add_adapter(pass, l, kInputGateUp, b.middle_normed, record.u[kInputGateUp], record.gate_up);
-  swiglu(record.gate_up, b.product, stream_);
+  ops_.product(b.middle_normed, *layer.gate_up, record.gate_up);  // gate and up have no bias
+  if (record.gate_up.type() == DType::f32) {
+    add_adapter(pass, l, kInputGateUp, b.middle_normed, record.u[kInputGateUp], record.gate_up);
+    swiglu(record.gate_up, b.product, stream_);
+  } else {
+    reduce_input(pass, l, kInputGateUp, b.middle_normed, record.u[kInputGateUp]);
+    swiglu(wide_input(pass, l, record), b.product, stream_);
+  }
   ops_.linear(b.product, *layer.down, out, true);
   add_adapter(pass, l, kInputDown, b.product, record.u[kInputDown], out);
+}
+
+/// record.qkv = the heads of x, rotated.
+void CudaDecoder::project_heads(const Pass& pass, std::size_t l, ConstView x, const LayerRecord& record) {
+  const FrozenLinear& weight = *weights_.layers[l].qkv;
+  const View u = record.u[kInputQkv];
+  const std::int64_t q = q_width();
+  const std::int64_t kv = kv_width();
+  const ConstView cosines = pass.plan.cosines.view();
+  const ConstView sines = pass.plan.sines.view();
+  if (record.qkv.type() == DType::f32) {
+    ops_.linear(x, weight, record.qkv);
+    add_adapter(pass, l, kInputQkv, x, u, record.qkv);
+    rotate(record.qkv.column_range(0, q + kv), shape_.heads.head_dim, cosines, sines, false, stream_);
+    return;
+  }
+  ops_.product(x, weight, record.qkv);
+  reduce_input(pass, l, kInputQkv, x, u);
+  const std::array<LowRankTerm, 3> terms{output_term(pass, l, kInputQkv, u, 0),
+                                         output_term(pass, l, kInputQkv, u, q),
+                                         output_term(pass, l, kInputQkv, u, q + kv)};
+  finish_heads(record.qkv, bias_of(weight), terms, shape_.heads, cosines, sines, stream_);
 }
 
 // --- backward ----------------------------------------------------------------------------------------------------------
@@ -345,16 +413,38 @@ void CudaDecoder::mlp_backward(const Pass& pass, std::size_t l, const LayerRecor
                                View gradient) {
   const DecoderWeights::Layer& layer = weights_.layers[l];
   const MlpBackwardBuffers b = take_mlp_backward(size_of_layer(pass, l), pass.arena);
-  swiglu(record.gate_up, b.product, stream_);
   convert(d_x, b.dy, stream_);
   ops_.linear_backward(b.dy, *layer.down, b.d_product);
-  add_adapter_backward(pass, l, kInputDown, b.product, record.u[kInputDown], b.dy, b.d_product, gradient);
-  swiglu_backward(record.gate_up, b.d_product, b.d_gate_up, stream_);
+  if (record.gate_up.type() == DType::f32) {
+    swiglu(record.gate_up, b.product, stream_);
+    add_adapter_backward(pass, l, kInputDown, b.product, record.u[kInputDown], b.dy, b.d_product, gradient);
+    swiglu_backward(record.gate_up, b.d_product, b.d_gate_up, stream_);
+  } else {
+    wide_backward(pass, l, record, b, gradient);
+  }
   rms_norm(record.middle, layer.middle_norm.view(), shape_.rms_eps, b.normed, stream_);
   ops_.linear_backward(b.d_gate_up, *layer.gate_up, b.d_normed);
   add_adapter_backward(pass, l, kInputGateUp, b.normed, record.u[kInputGateUp], b.d_gate_up, b.d_normed,
                        gradient);
   rms_norm_backward(record.middle, layer.middle_norm.view(), shape_.rms_eps, b.d_normed, d_x, stream_);
+}
+
+/// From gate_up and d_product in bf16, both without the adapter: product, d_gate_up and the gradient of the adapter of down.
+void CudaDecoder::wide_backward(const Pass& pass, std::size_t l, const LayerRecord& record,
+                                const MlpBackwardBuffers& b, View gradient) {
+  const GateUp gate_up = wide_input(pass, l, record);
+  const AdapterInput* const adapter = adapter_of(pass, l, kInputDown);
+  if (adapter == nullptr) {
+    swiglu_backward(gate_up, b.d_product, {}, b.product, b.d_gate_up, stream_);
+    return;
+  }
+  const Arena::Scope scope(pass.arena);
+  const InputDropout dropout = dropout_of(pass, l, kInputDown);
+  const View g = pass.arena.take(DType::f32, b.dy.rows(), adapter->rank());
+  adapter->reduce_gradient(b.dy, g, pass.arena, stream_);
+  swiglu_backward(gate_up, b.d_product, adapter->input_gradient_term(g, dropout), b.product, b.d_gate_up,
+                  stream_);
+  adapter->add_gradients(b.product, record.u[kInputDown], b.dy, g, dropout, gradient, pass.arena, stream_);
 }
 
 /// Gradient [T, q + 2 kv] f32 with respect to the projections' results, before the rotation.
@@ -379,8 +469,12 @@ View CudaDecoder::attention_block_backward(const Pass& pass, std::size_t l, cons
   const View d_v = b.d_qkv.column_range(q + kv, kv);
   if (plan.tiled) {
     const Arena::Scope scope(pass.arena);
-    const View k_v = take_rounded_keys(size, pass.arena);
-    convert(record.qkv.column_range(q, 2 * kv), k_v, stream_);
+    ConstView k_v = record.qkv.column_range(q, 2 * kv);
+    if (k_v.type() == DType::f32) {
+      const View rounded = take_rounded_keys(size, pass.arena);
+      convert(k_v, rounded, stream_);
+      k_v = rounded;
+    }
     tile_attention_backward(queries, k_v.column_range(0, kv), k_v.column_range(kv, kv), record.attended,
                             record.lse, b.d_attended, shape_.heads,
                             (compacts ? plan.output_tiles : plan.every_tiles).backward, b.d_q, d_k, d_v,

@@ -65,6 +65,10 @@ void CudaOps::linear(ConstView x, const FrozenLinear& w, View y, bool accumulate
   products_->linear(x, linear.weight.view(), linear.bias.view(), y, accumulate);
 }
 
+void CudaOps::product(ConstView x, const FrozenLinear& w, View y) {
+  products_->linear(x, dynamic_cast<const CudaLinear&>(w).weight.view(), {}, y);
+}
+
 void CudaOps::linear_backward(ConstView dy, const FrozenLinear& w, View dx, bool accumulate) {
   const auto& linear = dynamic_cast<const CudaLinear&>(w);
   CHECK(linear.backward) << "packed without backward";

@@ -24,6 +24,11 @@ struct CudaLinear final : FrozenLinear {
   bool backward;
 };
 
+/// The bias of a packed weight, or an empty view.
+inline ConstView bias_of(const FrozenLinear& w) {
+  return dynamic_cast<const CudaLinear&>(w).bias.view();
+}
+
 class CudaOps final : public Ops, public DevicePacking, public ProductTuning {
  public:
   /// Selects the device first (select_device). Throws Error if none works.
@@ -51,9 +56,12 @@ class CudaOps final : public Ops, public DevicePacking, public ProductTuning {
   double squared_norm(ConstView gradient) override;
   void adamw(View values, ConstView gradient, View m, View v, const AdamWStep& step) override;
 
-  /// dx [T, in] f32 (+)= dy [T, out] · W; dy has the compute type.
+  /// dx [T, in] (+)= dy [T, out] · W; dy has the compute type. dx is f32, or bf16 if dy is.
   void linear_backward(ConstView dy, const FrozenLinear& w, View dx, bool accumulate = false);
   MatmulBackend& products() { return *products_; }
+  /// y [T, out] = x [T, in] · Wᵀ, without the bias, which the reader of y adds. x has the compute type. y is f32, or bf16 if
+  /// x is.
+  void product(ConstView x, const FrozenLinear& w, View y);
   const Stream& stream() const { return *stream_; }
   CudaMemory& device_memory() { return memory_; }
 

@@ -2,13 +2,10 @@
 // Element-wise operations: activations, rotation and conversion.
 #include "ops/cuda/kernel_support.h"
 #include "ops/cuda/rows.h"
+#include "ops/cuda/swiglu.h"
 
 namespace biqa::cuda {
 namespace {
-
-__device__ float sigmoid(float x) {
-  return 1.0F / (1.0F + expf(-x));
-}
 
 template <typename Input, typename Output>
 struct Swiglu {
@@ -19,8 +16,7 @@ struct Swiglu {
     const Quad<float> gate = load_quad(gate_up[row] + c, count);
     Quad<float> y = load_quad(gate_up[row] + width + c, count);
     for (int i = 0; i < kQuad; ++i) {
-      const float a = gate.values[i];
-      y.values[i] = a * sigmoid(a) * y.values[i];
+      y.values[i] = swiglu_of(gate.values[i], y.values[i]);
     }
     store_quad(h[row] + c, count, y);
   }
@@ -39,10 +35,9 @@ struct SwigluBackward {
     Quad<float> d_gate;
     Quad<float> d_up;
     for (int i = 0; i < kQuad; ++i) {
-      const float a = gate.values[i];
-      const float s = sigmoid(a);
-      d_gate.values[i] = d.values[i] * up.values[i] * s * (1.0F + a * (1.0F - s));
-      d_up.values[i] = d.values[i] * a * s;
+      const SwigluGradient gradient = swiglu_gradient(gate.values[i], up.values[i], d.values[i]);
+      d_gate.values[i] = gradient.gate;
+      d_up.values[i] = gradient.up;
     }
     store_quad(d_gate_up[row] + c, count, d_gate);
     store_quad(d_gate_up[row] + width + c, count, d_up);

@@ -13,7 +13,8 @@ constexpr float kLowest = -std::numeric_limits<float>::infinity();
 constexpr int kScoreParts = kBlockKeys / 8;
 
 struct ForwardArguments {
-  const float* q;
+  const void* q;  // bf16 if q_is_bf16, else f32
+  bool q_is_bf16;
   std::int64_t q_stride;
   KeySource source;
   const QueryTile* tiles;
@@ -38,11 +39,11 @@ struct Softmax {
 template <int D>
 __device__ void load_queries(std::uint32_t (&queries)[D / 16][4], const ForwardArguments& a, const Pair& pair,
                              int half) {
-  const float* from = a.q + pair.row * a.q_stride + pair.head * a.head_dim + lane_column();
+  const std::int64_t first = pair.row * a.q_stride + pair.head * a.head_dim + lane_column();
   BIQA_UNROLL
   for (int d = 0; d < D / 8; ++d) {
     FloatPair x{0.0F, 0.0F};
-    if (d * 8 < a.head_dim) x = *reinterpret_cast<const FloatPair*>(from + d * 8);
+    if (d * 8 < a.head_dim) x = load_pair(a.q, a.q_is_bf16, first + d * 8);
     queries[d / 2][half + d % 2 * 2] = pack_bf16(x.low * a.query_factor, x.high * a.query_factor);
   }
 }
@@ -226,9 +227,9 @@ void run(ForwardArguments a, ConstView q, const HeadShape& shape, const ForwardT
       << q.rows() << "x" << q.columns() << " " << out.rows() << "x" << out.columns();
   CHECK(lse.empty() || (lse.rows() == q.rows() && lse.columns() == shape.heads));
   if (table.tiles.empty()) return;
-  check_aligned(q, sizeof(FloatPair));
-  check_aligned(out, 2 * size_of(out.type()));
-  a.q = elements<float>(q);
+  for (const ConstView& pairs : {q, ConstView(out)}) check_aligned(pairs, 2 * size_of(pairs.type()));
+  a.q_is_bf16 = q.type() == DType::bf16;
+  a.q = a.q_is_bf16 ? static_cast<const void*>(elements<Bf16>(q)) : elements<float>(q);
   a.q_stride = q.stride();
   a.tiles = table.tiles.data;
   a.own = table.own.data;

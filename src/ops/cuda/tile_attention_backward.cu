@@ -30,9 +30,9 @@ struct BackwardArguments {
 };
 
 struct PrepareArguments {
-  const float *q, *d_out, *lse;
-  const void* out;  // bf16 if out_is_bf16, else f32
-  bool out_is_bf16;
+  const void *q, *out;  // bf16 if ..._is_bf16, else f32
+  bool q_is_bf16, out_is_bf16;
+  const float *d_out, *lse;
   std::int64_t q_stride, d_out_stride, out_stride, lse_stride;
   std::int64_t pairs;
   int heads, head_dim;
@@ -40,10 +40,6 @@ struct PrepareArguments {
   std::uint32_t *rounded_q, *rounded_d_out;  // two elements in each
   float *base_2_lse, *delta;
 };
-
-__device__ FloatPair unpack(std::uint32_t pair) {
-  return {__builtin_bit_cast(float, pair << 16), __builtin_bit_cast(float, pair & 0xffff0000U)};
-}
 
 /// A warp takes a row and head. The sum of out · d_out takes d_out as the products do: rounded.
 __global__ void prepare_kernel(PrepareArguments a) {
@@ -54,19 +50,15 @@ __global__ void prepare_kernel(PrepareArguments a) {
   float sum = 0.0F;
   for (int d = 2 * lane_index(); d < a.head_dim; d += 2 * kWarpSize) {
     const int column = head * a.head_dim + d;
-    const auto& q = *reinterpret_cast<const FloatPair*>(a.q + row * a.q_stride + column);
+    const FloatPair q = load_pair(a.q, a.q_is_bf16, row * a.q_stride + column);
     const auto& d_out = *reinterpret_cast<const FloatPair*>(a.d_out + row * a.d_out_stride + column);
     const std::int64_t to = (pair * a.head_dim + d) / 2;
     a.rounded_q[to] = pack_bf16(q.low * a.query_factor, q.high * a.query_factor);
     const std::uint32_t rounded = pack_bf16(d_out.low, d_out.high);
     a.rounded_d_out[to] = rounded;
-    const std::int64_t from = row * a.out_stride + column;
-    const FloatPair out =
-        a.out_is_bf16
-            ? unpack(*reinterpret_cast<const std::uint32_t*>(static_cast<const Bf16*>(a.out) + from))
-            : *reinterpret_cast<const FloatPair*>(static_cast<const float*>(a.out) + from);
-    sum = fmadd(out.low, unpack(rounded).low, sum);
-    sum = fmadd(out.high, unpack(rounded).high, sum);
+    const FloatPair out = load_pair(a.out, a.out_is_bf16, row * a.out_stride + column);
+    sum = fmadd(out.low, first_of(rounded), sum);
+    sum = fmadd(out.high, second_of(rounded), sum);
   }
   for (int distance = kWarpSize / 2; distance > 0; distance /= 2)
     sum = sum + __shfl_xor_sync(kWholeWarp, sum, distance);
@@ -342,8 +334,7 @@ void check_shapes(ConstView q, ConstView k, ConstView v, ConstView out, ConstVie
   CHECK_EQ(k.stride(), v.stride());
   check_aligned(k, kChunk * sizeof(Bf16));
   check_aligned(v, kChunk * sizeof(Bf16));
-  check_aligned(out, 2 * size_of(out.type()));
-  for (const ConstView& rows : {q, d_out, d_q, d_k, d_v}) check_aligned(rows, sizeof(FloatPair));
+  for (const ConstView& rows : {q, out, d_out, d_q, d_k, d_v}) check_aligned(rows, 2 * size_of(rows.type()));
 }
 
 /// Writes the inputs of the two passes to `scratch`.
@@ -351,7 +342,8 @@ BackwardArguments prepare(ConstView q, ConstView out, ConstView lse, ConstView d
                           Arena& scratch, const Stream& stream) {
   const TileScratch taken = take_tile_scratch(q.rows(), q.columns(), shape.heads, scratch);
   PrepareArguments p{};
-  p.q = elements<float>(q);
+  p.q_is_bf16 = q.type() == DType::bf16;
+  p.q = p.q_is_bf16 ? static_cast<const void*>(elements<Bf16>(q)) : elements<float>(q);
   p.d_out = elements<float>(d_out);
   p.lse = elements<float>(lse);
   p.out_is_bf16 = out.type() == DType::bf16;

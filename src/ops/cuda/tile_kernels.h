@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shared by the tensor-core kernels of attention: blocks of rows in shared memory, fragments and products. Private to
+// Shared by the tensor-core kernels: blocks of rows in shared memory, fragments and products. Private to
 // the .cu files. D is the head dimension, rounded up to a value for which the kernels are compiled. The additional
 // elements are zero.
 #pragma once
@@ -35,10 +35,25 @@ inline constexpr float kLn2 = 0.693147182F;
 template <int D>
 inline constexpr int kRowStride = D + kChunk;
 
+/// The two numbers of a pair in bf16.
+__device__ inline float first_of(std::uint32_t pair) {
+  return __builtin_bit_cast(float, pair << 16);
+}
+__device__ inline float second_of(std::uint32_t pair) {
+  return __builtin_bit_cast(float, pair & 0xffff0000U);
+}
+
 /// Two adjacent floats, read or written with one instruction.
 struct alignas(8) FloatPair {
   float low, high;
 };
+
+/// Elements `offset` and `offset` + 1 of an array of bf16 or f32.
+__device__ inline FloatPair load_pair(const void* data, bool is_bf16, std::int64_t offset) {
+  if (!is_bf16) return *reinterpret_cast<const FloatPair*>(static_cast<const float*>(data) + offset);
+  const auto pair = *reinterpret_cast<const std::uint32_t*>(static_cast<const Bf16*>(data) + offset);
+  return {first_of(pair), second_of(pair)};
+}
 
 __device__ inline int lane_index() {
   return thread_index() % kWarpSize;

@@ -4,24 +4,14 @@
 #include "ops/cuda/tile_lora.h"
 
 #include "ops/cuda/buffers.h"
-#include "ops/cuda/dropout_mask.h"
-#include "ops/cuda/tile_kernels.h"
+#include "ops/cuda/low_rank.h"
 
 namespace biqa::cuda {
 namespace {
 
-constexpr int kRowsOfTile = 64;     // that a block takes: 16 in each warp
 constexpr int kColumnsOfTile = 64;  // that a block takes in expand and outer
 constexpr int kChunkColumns = 32;   // that a warp of reduce takes at once: eight in each lane
 static_assert(kChunkColumns == kReduceUnit && kRowsOfTile == kOuterUnit);
-
-/// Eight neighbours in bf16.
-struct alignas(16) Octet {
-  std::uint32_t pairs[4];
-};
-__device__ Octet load_octet(const Bf16* from, bool there) {
-  return there ? *reinterpret_cast<const Octet*>(from) : Octet{};
-}
 
 /// Zeros in place of the dropped elements; the factor of the others is left to the sum.
 __device__ void drop(const Mask& mask, const RandomStream& stream, int column, Octet& octet) {
@@ -35,17 +25,6 @@ __device__ void drop(const Mask& mask, const RandomStream& stream, int column, O
       if (mask.drops(words, i)) octet.pairs[q * 2 + i / 2] &= ~half;
     }
   }
-}
-
-/// Two numbers as two words: rounded, and the rounded rests.
-struct SplitPair {
-  std::uint32_t high, low;
-};
-__device__ SplitPair split_pair(float first, float second) {
-  const std::uint32_t high = pack_bf16(first, second);
-  const float first_rest = first - __builtin_bit_cast(float, high << 16);
-  const float second_rest = second - __builtin_bit_cast(float, high & 0xffff0000U);
-  return {high, pack_bf16(first_rest, second_rest)};
 }
 
 __global__ void split_kernel(const float* factors, Bf16* high, Bf16* low, std::int64_t count) {
@@ -121,83 +100,57 @@ __global__ void __launch_bounds__(kTileThreads) tile_reduce_kernel(ReduceArgumen
 
 // --- expand ------------------------------------------------------------------------------------------------------------
 
+constexpr int kMostTerms = 3;
+
 struct ExpandArguments {
-  Rows<const float> u;
-  Rows<const Bf16> high, low;
-  float scale;
-  Mask mask;
+  LowRank terms[kMostTerms];
+  int count;
   Rows<float> y;
   std::int64_t rows;
-  int columns, rank;
+  int columns;
 };
-
-/// Columns `rank` and `rank` + 1 of a row; zeros from a.rank on and in rows that are not there.
-__device__ SplitPair load_inner(const ExpandArguments& a, std::int64_t row, int rank) {
-  if (row >= a.rows || rank >= a.rank) return {};
-  return split_pair(a.u[row][rank], rank + 1 < a.rank ? a.u[row][rank + 1] : 0.0F);
-}
-/// Elements `rank` and `rank` + 1 of a column.
-__device__ std::uint32_t load_factors(const Rows<const Bf16>& factors, int rank, int ranks, int column) {
-  std::uint32_t pair = rank < ranks ? factors[rank][column].bits : 0U;
-  if (rank + 1 < ranks) pair |= static_cast<std::uint32_t>(factors[rank + 1][column].bits) << 16;
-  return pair;
-}
-
-/// Adds a lane's two sums of one row to y.
-__device__ void add_pair(const ExpandArguments& a, std::int64_t row, int column, float low, float high) {
-  low = low * a.scale;
-  high = high * a.scale;
-  if (!a.mask.empty()) {
-    const Words<4> words = a.mask.stream(row).bits(static_cast<std::uint64_t>(column) / kQuad);
-    low = a.mask.drops(words, column % kQuad) ? 0.0F : low * a.mask.factor;
-    high = a.mask.drops(words, column % kQuad + 1) ? 0.0F : high * a.mask.factor;
-  }
-  auto* const to = reinterpret_cast<FloatPair*>(a.y[row] + column);
-  const FloatPair before = *to;
-  *to = {before.low + low, before.high + high};
-}
 
 /// blockIdx: tile of rows, tile of columns.
 __global__ void __launch_bounds__(kTileThreads) tile_expand_kernel(ExpandArguments a) {
+  constexpr int kParts = kColumnsOfTile / 8;
   const std::int64_t first_row = static_cast<std::int64_t>(blockIdx.x) * kRowsOfTile + warp_index() * 16;
   const int first_column = static_cast<int>(blockIdx.y) * kColumnsOfTile;
-  float sums[kColumnsOfTile / 8][4];
-  set_zero(sums);
-  BIQA_KEEP_LOOP
-  for (int k = 0; k < a.rank; k += 16) {
-    std::uint32_t left[4];
-    std::uint32_t left_rest[4];
+  const auto address = [&](int n, int half) {
+    const std::int64_t row = first_row + lane_row(half);
+    const int column = first_column + NeighbourColumns::at<kParts>(n, lane_column());
+    return row < a.rows && column < a.columns ? reinterpret_cast<FloatPair*>(a.y[row] + column) : nullptr;
+  };
+  FloatPair values[kParts][2];
+  BIQA_UNROLL
+  for (int n = 0; n < kParts; ++n) {
     BIQA_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      const SplitPair pair = load_inner(a, first_row + lane_row(i % 2), k + lane_column() + i / 2 * 8);
-      left[i] = pair.high;
-      left_rest[i] = pair.low;
+    for (int half = 0; half < 2; ++half) {
+      const FloatPair* const from = address(n, half);
+      values[n][half] = from != nullptr ? *from : FloatPair{0.0F, 0.0F};
     }
+  }
+  BIQA_KEEP_LOOP
+  for (int t = 0; t < a.count; ++t) {
+    float sums[kParts][4];
+    low_rank_sums<NeighbourColumns>(a.terms[t], first_row, a.rows, first_column, a.columns, sums);
     BIQA_UNROLL
-    for (int n = 0; n < kColumnsOfTile / 8; ++n) {
-      const int column = first_column + n * 8 + lane_index() / 4;
-      if (first_column + n * 8 >= a.columns) break;
-      std::uint32_t high[2];
-      std::uint32_t low[2];
+    for (int n = 0; n < kParts; ++n) {
       BIQA_UNROLL
       for (int half = 0; half < 2; ++half) {
-        const int rank = k + lane_column() + half * 8;
-        high[half] = load_factors(a.high, rank, a.rank, column);
-        low[half] = load_factors(a.low, rank, a.rank, column);
+        if (address(n, half) == nullptr) continue;
+        const FloatPair added = scaled_pair(a.terms[t], first_row + lane_row(half),
+                                            first_column + NeighbourColumns::at<kParts>(n, lane_column()),
+                                            sums[n][2 * half], sums[n][2 * half + 1]);
+        values[n][half] = {values[n][half].low + added.low, values[n][half].high + added.high};
       }
-      mma(sums[n], left, high[0], high[1]);
-      mma(sums[n], left, low[0], low[1]);
-      mma(sums[n], left_rest, high[0], high[1]);
     }
   }
   BIQA_UNROLL
-  for (int n = 0; n < kColumnsOfTile / 8; ++n) {
-    const int column = first_column + n * 8 + lane_column();
+  for (int n = 0; n < kParts; ++n) {
     BIQA_UNROLL
     for (int half = 0; half < 2; ++half) {
-      const std::int64_t row = first_row + lane_row(half);
-      if (row < a.rows && column < a.columns)
-        add_pair(a, row, column, sums[n][2 * half], sums[n][2 * half + 1]);
+      FloatPair* const to = address(n, half);
+      if (to != nullptr) *to = values[n][half];
     }
   }
 }
@@ -315,22 +268,7 @@ __global__ void add_parts_kernel(const float* parts, int count, std::int64_t row
   target = accumulate ? target + scale * sum : scale * sum;
 }
 
-std::int64_t tiles(std::int64_t size, std::int64_t tile) {
-  return (size + tile - 1) / tile;
-}
-/// A size of a grid in its second or third dimension.
-unsigned small_grid_size(std::int64_t blocks) {
-  constexpr std::int64_t kMost = 65535;
-  CHECK(blocks > 0 && blocks <= kMost) << blocks << " blocks";
-  return static_cast<unsigned>(blocks);
-}
 constexpr unsigned kElementThreads = 256;
-
-void check_fits(ConstView matrix) {
-  CHECK(fits_tiles(matrix)) << matrix.rows() << "x" << matrix.columns() << " of stride " << matrix.stride()
-                            << " does not fit tiles";
-  CHECK(matrix.columns() <= std::numeric_limits<std::int32_t>::max() / 2) << matrix.columns() << " columns";
-}
 
 }  // namespace
 
@@ -358,7 +296,7 @@ void reduce(ConstView x, const SplitFactors& factors, const DropoutMask& mask, V
       << x.rows() << "x" << x.columns() << ", factors " << rank << "x" << factors.high.columns() << ", u "
       << u.rows() << "x" << u.columns();
   if (u.empty()) return;
-  for (const ConstView matrix : {x, factors.high, factors.low}) check_fits(matrix);
+  for (const ConstView matrix : {x, factors.high, factors.low}) check_fits_tiles(matrix);
   const SumParts parts = reduce_parts(x.columns());
   const Arena::Scope scope(arena);
   const bool whole = parts.count == 1;
@@ -385,22 +323,20 @@ void reduce(ConstView x, const SplitFactors& factors, const DropoutMask& mask, V
          static_cast<int>(rank), 1.0F, false, false, rows_of<float>(u));
 }
 
-void expand(ConstView u, const SplitFactors& factors, float scale, const DropoutMask& mask, View y,
-            const Stream& stream) {
-  CHECK(u.columns() == factors.high.rows() && factors.high.columns() == y.columns() && u.rows() == y.rows())
-      << "u " << u.rows() << "x" << u.columns() << ", factors " << factors.high.rows() << "x"
-      << factors.high.columns() << ", y " << y.rows() << "x" << y.columns();
-  if (y.empty() || u.empty()) return;
-  for (const ConstView matrix : {ConstView(y), factors.high, factors.low}) check_fits(matrix);
-  const ExpandArguments a{rows_of<float>(u),
-                          rows_of<Bf16>(factors.high),
-                          rows_of<Bf16>(factors.low),
-                          scale,
-                          mask_of(mask, y.rows()),
-                          rows_of<float>(y),
-                          y.rows(),
-                          static_cast<int>(y.columns()),
-                          static_cast<int>(u.columns())};
+void expand(std::span<const LowRankTerm> terms, View y, const Stream& stream) {
+  CHECK(terms.size() <= kMostTerms) << terms.size() << " terms";
+  if (y.empty()) return;
+  check_fits_tiles(y);
+  ExpandArguments a{};
+  a.y = rows_of<float>(y);
+  a.rows = y.rows();
+  a.columns = static_cast<int>(y.columns());
+  for (const LowRankTerm& term : terms) {
+    if (term.u.empty()) continue;
+    check_low_rank(term, y.rows(), y.columns());
+    a.terms[a.count++] = low_rank_of(term, y.rows());
+  }
+  if (a.count == 0) return;
   const dim3 grid(grid_size(tiles(y.rows(), kRowsOfTile)),
                   small_grid_size(tiles(y.columns(), kColumnsOfTile)));
   launch(tile_expand_kernel, grid, dim3(kTileThreads), 0, stream, a);
@@ -414,7 +350,7 @@ void outer(ConstView g, ConstView x, const DropoutMask& mask, float scale, bool 
       << "g " << g.rows() << "x" << g.columns() << ", x " << x.rows() << "x" << x.columns() << ", target "
       << target.rows() << "x" << target.columns();
   if (g.empty() || x.empty()) return;
-  check_fits(x);
+  check_fits_tiles(x);
   const SumParts parts = outer_parts(x.rows());
   const Arena::Scope scope(arena);
   const View sums = take_outer_sums(x.rows(), columns, rank, arena);

@@ -4,6 +4,8 @@
 // derives the bounds. All calls only enqueue work on `stream`.
 #pragma once
 
+#include <span>
+
 #include "ops/cuda/lora.h"
 #include "tensor/arena.h"
 
@@ -27,10 +29,17 @@ bool fits_tiles(ConstView matrix);
 /// are taken from `arena` and added in order.
 void reduce(ConstView x, const SplitFactors& factors, const DropoutMask& mask, View u, Arena& arena,
             const Stream& stream);
-/// As expand() in lora.h. u is split like the factors. The product of the two low halves is left out: it is below
-/// 2^-16 of the whole.
-void expand(ConstView u, const SplitFactors& factors, float scale, const DropoutMask& mask, View y,
-            const Stream& stream);
+/// mask ⊙ (scale · u · factors) [T, n]: the adapter's part of a matrix. u [T, rank] f32; factors [rank, n]. An empty u means
+/// zeros.
+struct LowRankTerm {
+  ConstView u;
+  SplitFactors factors;
+  float scale = 1;
+  DropoutMask mask;
+};
+/// y [T, n] f32 += each of up to three terms, in order. u is split like the factors. The product of the two low halves is left
+/// out: it is below 2^-16 of the whole.
+void expand(std::span<const LowRankTerm> terms, View y, const Stream& stream);
 /// As outer() in lora.h, but x is bf16. g is split like factors. The rows are summed in up to 16 parts, whose number depends
 /// on T alone. The parts are taken from `arena` and added in order.
 void outer(ConstView g, ConstView x, const DropoutMask& mask, float scale, bool transposed, View target,

@@ -150,8 +150,8 @@ class CudaOperations final : public Operations {
     const cuda::InputDropout kept = device_dropout(dropout, keys);
     Tensor inner = memory_.allocate(DType::f32, u.rows(), u.columns(), "test output");
     Arena arena("test scratch", memory_);
-    run(y, true,
-        [&](View out) { packed.input.forward(input.view(), kept, inner.view(), out, arena, ops_.stream()); });
+    packed.input.reduce_input(input.view(), kept, inner.view(), arena, ops_.stream());
+    run(y, true, [&](View out) { packed.input.add_output(inner.view(), out, ops_.stream()); });
     download(inner, u);
   }
   void lora_backward(ConstView x, ConstView u, ConstView dy, const PackedLora& lora, const Dropout* dropout,
@@ -168,14 +168,12 @@ class CudaOperations final : public Operations {
     });
     Tensor gradient = upload(flat.view());
     Arena arena("test scratch", memory_);
-    const auto backward = [&](View d_input) {
-      packed.input.backward(input.view(), inner.view(), d_output.view(), kept, d_input, gradient.view(),
-                            arena, ops_.stream());
-    };
-    if (d_x.empty()) {
-      backward({});
-    } else {
-      run(d_x, true, backward);
+    Tensor g = memory_.allocate(DType::f32, x.rows(), packed.input.rank(), "test output");
+    packed.input.reduce_gradient(d_output.view(), g.view(), arena, ops_.stream());
+    packed.input.add_gradients(input.view(), inner.view(), d_output.view(), g.view(), kept, gradient.view(),
+                               arena, ops_.stream());
+    if (!d_x.empty()) {
+      run(d_x, true, [&](View out) { packed.input.add_input_gradient(g.view(), kept, out, ops_.stream()); });
     }
     download(gradient, flat.view());
     for_each_part(packed, gradients, [&](std::size_t offset, float* values, std::int64_t count) {
