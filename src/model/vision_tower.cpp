@@ -153,29 +153,46 @@ void WeightLoader::check_rows() const {
   check_products(ops_, shapes_, reads() ? spent / 100 : kCheckWithoutReading);
 }
 
+namespace {
+
+std::int64_t padded(std::int64_t size, std::int64_t unit) {
+  return (size + unit - 1) / unit * unit;
+}
+
+}  // namespace
+
 std::unique_ptr<FrozenLinear> WeightLoader::linear(std::initializer_list<std::string> parts, bool bias,
-                                                   bool backward) const {
+                                                   bool backward, Padding padding) const {
   std::string name = *parts.begin();
   std::int64_t rows = 0;
   std::int64_t columns = 0;
   for (const std::string& part : parts) {
     const StoredTensor& stored = weight_of(part);
-    rows += stored.shape.front();
+    rows += padded(stored.shape.front(), padding.rows);
     columns = stored.elements() / stored.shape.front();
     if (const FrozenPart* merged = part_on(part)) name += fmt::format(" + {:016x}", digest_of(*merged));
   }
+  const std::int64_t width = padded(columns, padding.columns);
   std::vector<float> biases(bias ? static_cast<std::size_t>(rows) : 0);
   if (!reads()) {
-    const ConstView shape(nullptr, ops_.compute_type(), rows, columns, columns);
+    const ConstView shape(nullptr, ops_.compute_type(), rows, width, width);
     return pack(name, shape, biases, backward);
   }
-  Tensor stacked(ops_.compute_type(), rows, columns, "loading");
+  Tensor stacked(ops_.compute_type(), rows, width, "loading");
+  if (padding.rows > 1 || padding.columns > 1) host_memory().zero(stacked.view());
   std::int64_t first = 0;
   for (const std::string& part : parts) {
     const std::int64_t count = weight_of(part).shape.front();
-    copy_weight(part, stacked.view().row_range(first, count));
+    const View target = stacked.view().row_range(first, count);
+    if (width == columns) {
+      copy_weight(part, target);
+    } else {
+      Tensor dense(target.type(), count, columns, "loading");
+      copy_weight(part, dense.view());
+      host_memory().copy(dense.view(), target.column_range(0, columns));
+    }
     if (bias) copy(checkpoint_.tensor(part + ".bias"), View(biases.data() + first, 1, count));
-    first += count;
+    first += padded(count, padding.rows);
   }
   return pack(name, stacked.const_view(), biases, backward);
 }
@@ -208,21 +225,22 @@ WindowPlan plan_windows(const VisionConfig& config, std::span<const Grid> grids)
 
 VisionTower::VisionTower(const WeightLoader& load, const ModelConfig& config) : config_(config.vision) {
   VisionWeights weights;
+  const std::int64_t unit = load.ops().vision_width_unit();
   weights.embed = load.linear({"visual.patch_embed.proj"}, false, false);
   for (std::int64_t i = 0; i < config_.depth; ++i) {
     const std::string name = fmt::format("visual.blocks.{}.", i);
-    weights.blocks.push_back({load.vector(name + "norm1.weight"), load.vector(name + "norm2.weight"),
-                              load.linear({name + "attn.qkv"}, true, false),
-                              load.linear({name + "attn.proj"}, true, false),
-                              load.linear({name + "mlp.gate_proj", name + "mlp.up_proj"}, true, false),
-                              load.linear({name + "mlp.down_proj"}, true, false)});
+    weights.blocks.push_back(
+        {load.vector(name + "norm1.weight"), load.vector(name + "norm2.weight"),
+         load.linear({name + "attn.qkv"}, true, false), load.linear({name + "attn.proj"}, true, false),
+         load.linear({name + "mlp.gate_proj", name + "mlp.up_proj"}, true, false, {unit, 1}),
+         load.linear({name + "mlp.down_proj"}, true, false, {1, unit})});
   }
   weights.merger_norm = load.vector("visual.merger.ln_q.weight");
   weights.merger_in = load.linear({"visual.merger.mlp.0"}, true, false);
   weights.merger_out = load.linear({"visual.merger.mlp.2"}, true, false);
   patch_width_ = weights.embed->in;
   feature_width_ = weights.merger_out->out;
-  const VisionShape shape{config_.hidden,  config_.intermediate,
+  const VisionShape shape{config_.hidden,  padded(config_.intermediate, unit),
                           config_.heads,   config_.merge * config_.merge,
                           config_.rms_eps, config_.full_attention_blocks};
   encoder_ = load.ops().make_vision(shape, std::move(weights));

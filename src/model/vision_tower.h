@@ -32,9 +32,13 @@ class WeightLoader {
  public:
   WeightLoader(const Checkpoint& checkpoint, Ops& ops, WeightArena* arena,
                const FrozenParts* frozen = nullptr, DeviceWeights* device = nullptr);
+  /// Pads the rows of each weight, and the columns of all, with zeros to multiples of these.
+  struct Padding {
+    std::int64_t rows = 1, columns = 1;
+  };
   /// Stacks the rows of several weights into one product. "lm_head" of a tied model is its embedding.
-  std::unique_ptr<FrozenLinear> linear(std::initializer_list<std::string> parts, bool bias,
-                                       bool backward) const;
+  std::unique_ptr<FrozenLinear> linear(std::initializer_list<std::string> parts, bool bias, bool backward,
+                                       Padding padding = {1, 1}) const;
   /// [1, n] f32, in the backend's memory.
   Tensor vector(const std::string& name) const;
   /// [rows, columns] of the compute type, in host memory.

@@ -263,6 +263,11 @@ std::int64_t CudaDecoderSizes::sample(std::int64_t picks) const {
          });
 }
 
+std::int64_t cuda_vision_width(std::int64_t intermediate, DType compute) {
+  const std::int64_t unit = vision_width_unit(compute);
+  return (intermediate + unit - 1) / unit * unit;
+}
+
 std::int64_t cuda_vision_bytes(const CudaVisionShape& v, DType compute, std::int64_t patches) {
   using T = TableBytes;
   const std::int64_t head_dim = v.hidden / v.heads;

@@ -65,11 +65,13 @@ class CudaDecoderSizes {
 
 /// Shape of the vision tower, as far as its memory follows from it.
 struct CudaVisionShape {
-  std::int64_t hidden = 0, intermediate = 0, heads = 0;
-  std::int64_t cell = 0;          ///< patches of a token
-  std::int64_t patch_values = 0;  ///< elements of a patch
-  std::int64_t out = 0;           ///< width of the features
+  std::int64_t hidden = 0, intermediate = 0, heads = 0;  ///< intermediate: cuda_vision_width()
+  std::int64_t cell = 0;                                 ///< patches of a token
+  std::int64_t patch_values = 0;                         ///< elements of a patch
+  std::int64_t out = 0;                                  ///< width of the features
 };
+/// Inner columns of the vision tower's MLP in memory (Ops::vision_width_unit).
+std::int64_t cuda_vision_width(std::int64_t intermediate, DType compute);
 /// VisionEncoder::encode for this number of patches with its result, at most.
 std::int64_t cuda_vision_bytes(const CudaVisionShape& shape, DType compute, std::int64_t patches);
 

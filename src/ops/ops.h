@@ -91,6 +91,9 @@ class Ops {
   virtual std::string device_type() const { return {}; }
   virtual DeviceMemory& memory() = 0;
   virtual KvLayout kv_layout(const HeadShape& shape) const = 0;
+  /// The vision tower pads the inner width of its MLP with zeros to a multiple of this, so that rows begin at addresses
+  /// which the device reads fast.
+  virtual std::int64_t vision_width_unit() const { return 1; }
 
   // --- parts of a network ---
 

@@ -140,7 +140,9 @@ std::int64_t pictures_bytes(const MemoryInputs& in) {
 
 }  // namespace
 
-MemoryPlan plan_cuda_memory(const MemoryInputs& in) {
+MemoryPlan plan_cuda_memory(const MemoryInputs& inputs) {
+  MemoryInputs in = inputs;  // with the shapes that are in memory
+  in.model.vision.intermediate = cuda_vision_width(in.model.vision.intermediate, in.dtype);
   const TextConfig& text = in.model.text;
   const LoraLayout adapter(in.model, in.lora);
   const CudaDecoderSizes sizes(decoder_shape(text), in.dtype, adapter.modules());

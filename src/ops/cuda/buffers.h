@@ -27,6 +27,12 @@ inline constexpr std::int64_t kLogitRows = 256;
 /// bf16.
 inline constexpr std::int64_t kTileUnit = 8;
 
+/// The vision tower's MLP has 3,420 inner columns in most models. In bf16 its rows would begin at odd addresses.
+inline std::int64_t vision_width_unit(DType compute) {
+  constexpr std::int64_t kUnit = 64;
+  return compute == DType::bf16 ? kUnit : 1;
+}
+
 /// Whether the kernels of attention_tiles.h support the shape: bf16, and a head dimension that is a multiple of 8 and at most
 /// 128.
 inline bool tiles_fit(const HeadShape& shape, DType type) {

@@ -39,6 +39,7 @@ class CudaOps final : public Ops, public DevicePacking, public ProductTuning {
   std::string device_type() const override;
   DeviceMemory& memory() override { return memory_; }
   KvLayout kv_layout(const HeadShape& shape) const override;
+  std::int64_t vision_width_unit() const override { return cuda::vision_width_unit(compute_); }
   std::unique_ptr<FrozenLinear> pack(ConstView weight, std::span<const float> bias, bool backward) override;
   DevicePacking* device_packing() override { return this; }
   std::unique_ptr<FrozenLinear> pack_later(std::int64_t out, std::int64_t in, bool bias,

@@ -9,8 +9,9 @@
 namespace biqa::cuda {
 namespace {
 
-constexpr int kColumnsOfTile = 64;  // that a block takes in expand and outer
-constexpr int kChunkColumns = 32;   // that a warp of reduce takes at once: eight in each lane
+constexpr int kColumnsOfTile = 64;    // that a block takes in outer
+constexpr int kColumnsOfExpand = 32;  // in expand: more would need more registers
+constexpr int kChunkColumns = 32;     // that a warp of reduce takes at once: eight in each lane
 static_assert(kChunkColumns == kReduceUnit && kRowsOfTile == kOuterUnit);
 
 /// Zeros in place of the dropped elements; the factor of the others is left to the sum.
@@ -112,9 +113,9 @@ struct ExpandArguments {
 
 /// blockIdx: tile of rows, tile of columns.
 __global__ void __launch_bounds__(kTileThreads) tile_expand_kernel(ExpandArguments a) {
-  constexpr int kParts = kColumnsOfTile / 8;
+  constexpr int kParts = kColumnsOfExpand / 8;
   const std::int64_t first_row = static_cast<std::int64_t>(blockIdx.x) * kRowsOfTile + warp_index() * 16;
-  const int first_column = static_cast<int>(blockIdx.y) * kColumnsOfTile;
+  const int first_column = static_cast<int>(blockIdx.y) * kColumnsOfExpand;
   const auto address = [&](int n, int half) {
     const std::int64_t row = first_row + lane_row(half);
     const int column = first_column + NeighbourColumns::at<kParts>(n, lane_column());
@@ -338,7 +339,7 @@ void expand(std::span<const LowRankTerm> terms, View y, const Stream& stream) {
   }
   if (a.count == 0) return;
   const dim3 grid(grid_size(tiles(y.rows(), kRowsOfTile)),
-                  small_grid_size(tiles(y.columns(), kColumnsOfTile)));
+                  small_grid_size(tiles(y.columns(), kColumnsOfExpand)));
   launch(tile_expand_kernel, grid, dim3(kTileThreads), 0, stream, a);
 }
 
