@@ -86,39 +86,50 @@ std::string CudaOps::key() const {
 }
 
 void CudaOps::choose(const FrozenLinear& w) {
+  for (const Product& product : products_of(w)) products_->classes().classify(product, memory_);
+}
+
+std::vector<Product> CudaOps::products_of(const FrozenLinear& w) const {
   const auto& linear = dynamic_cast<const CudaLinear&>(w);
-  ProductClasses& classes = products_->classes();
-  classes.classify(dense_product(compute_, DType::f32, w.in, w.out, true, !linear.bias.view().empty()),
-                   memory_);
-  if (linear.backward)
-    classes.classify(dense_product(compute_, DType::f32, w.out, w.in, false, false), memory_);
+  std::vector<Product> products{
+      dense_product(compute_, DType::f32, w.in, w.out, true, !linear.bias.view().empty())};
+  if (linear.backward) products.push_back(dense_product(compute_, DType::f32, w.out, w.in, false, false));
+  if (compute_ == DType::bf16) {  // without the bias, which the reader of the result adds
+    products.push_back(dense_product(compute_, DType::bf16, w.in, w.out, true, false));
+    if (linear.backward) products.push_back(dense_product(compute_, DType::bf16, w.out, w.in, false, false));
+  }
+  return products;
 }
 
 void CudaOps::check_rows(const FrozenLinear& w, std::span<const std::int64_t> counts) {
   const auto& linear = dynamic_cast<const CudaLinear&>(w);
-  const auto check = [&](std::int64_t inner, std::int64_t columns, bool forward) {
+  for (const Product& product : products_of(w)) {
     const auto multiply = [&](ConstView x, View y) {
       const Tensor input = copied_to(memory_, x, "scratch");
-      Tensor output = memory_.allocate(DType::f32, y.rows(), y.columns(), "scratch");
-      if (forward) {
-        products_->linear(input.view(), linear.weight.view(), linear.bias.view(), output.view());
+      Tensor output = memory_.allocate(product.output, y.rows(), y.columns(), "scratch");
+      if (product.transposed) {
+        products_->linear(input.view(), linear.weight.view(), product.bias ? linear.bias.view() : ConstView(),
+                          output.view());
       } else {
         products_->linear_backward(input.view(), linear.weight.view(), output.view());
+      }
+      if (product.output != y.type()) {
+        Tensor exact = memory_.allocate(y.type(), y.rows(), y.columns(), "scratch");
+        convert(output.view(), exact.view(), *stream_);
+        output = std::move(exact);
       }
       memory_.copy(output.view(), y);
       memory_.wait();
     };
-    const auto rows = cpu::rows_with_other_bits(inner, columns, compute_, counts, multiply);
-    if (!rows) return;
+    const auto rows = cpu::rows_with_other_bits(product.inner, product.outer, compute_, counts, multiply);
+    if (!rows) continue;
     fail(
         "cannot use {} on this device: a row of the {}x{} product has other bits in a batch of {} than in a "
-        "larger one, so "
-        "ratings would depend on the batch and actors would disagree with learners; use another CUDA version "
-        "or device cpu",
-        name_of(compute_), inner, columns, *rows);
-  };
-  check(w.in, w.out, true);
-  if (linear.backward) check(w.out, w.in, false);
+        "larger one, so ratings would depend on the batch and actors would disagree with learners; use "
+        "another "
+        "CUDA version or device cpu",
+        name_of(compute_), product.inner, product.outer, *rows);
+  }
 }
 
 double CudaOps::squared_norm(ConstView gradient) {

@@ -67,6 +67,9 @@ class CudaOps final : public Ops, public DevicePacking, public ProductTuning {
   CudaMemory& device_memory() { return memory_; }
 
  private:
+  /// The products that the network makes with `w`, for any number of rows.
+  std::vector<Product> products_of(const FrozenLinear& w) const;
+
   DType compute_;
   std::shared_ptr<const Stream> stream_ = std::make_shared<Stream>();
   CudaMemory memory_{stream_};
