@@ -42,6 +42,7 @@ const ProgramInfo kInfo{
      {"rank", "R", "LoRA rank on the seven projections", "8"},
      {"dtype", "TYPE", "f32 or bf16", "bf16"},
      {"device", "DEVICE", "cpu or cuda", "cpu"},
+     {"vision-attention", "WHO", "own or cudnn; cudnn needs --device cuda and bf16", "own"},
      {"threads", "T", "threads; 0: all processors that the program may use, or OMP_NUM_THREADS", "0"},
      {"repeats", "K", "measured repeats, after an unmeasured one", "5"},
      {"micro-batch-tokens", "N", "packed rows of one learner pass",
@@ -375,7 +376,10 @@ ExitCode bench(const CommandLine& line) {
   const auto load_start = Clock::now();
   const bool step = what != "generate";
   const std::string device = line.choice("device", {"cpu", "cuda"});
-  const Policy policy = Policy::open({line.text("model"), dtype, device, threads, step});
+  PolicyOptions opened{line.text("model"), dtype, device, threads, step};
+  if (line.choice("vision-attention", {"own", "cudnn"}) == "cudnn")
+    opened.vision_attention = VisionAttentionBy::cudnn;
+  const Policy policy = Policy::open(opened);
   policy.model->ops().memory().wait();
   const double load_seconds = seconds_since(load_start);
   const Lora adapter = bench_adapter(policy.model->config(), line.integer("rank", 1, 1024));

@@ -126,7 +126,7 @@ fi
 if wanted operations; then
   backend=cuda
   run_tests operations 90 ops_op_cases_test ops_products_test ops_attention_test ops_head_test ops_lora_test ops_rows_test \
-    ops_cuda_tile_attention_test ops_cuda_tile_attention_backward_test ops_cuda_tile_lora_test
+    ops_cuda_tile_attention_test ops_cuda_tile_attention_backward_test ops_cuda_tile_lora_test ops_cuda_vision_attention_test
   backend=
 fi
 
@@ -245,7 +245,13 @@ if wanted speed; then
   fi
   if [[ -e $model/config.json ]]; then
     measure speed_alone 60 --what generate --batch 1 --group 1 --new "$new" --repeats 3 --limit-size "$limit"
-    say alone "$(state_of $?)" "$size: vision $(figure speed_alone vision_s) s, prefill of" \
+    state=$(state_of $?)
+    # Our own kernels are the default, so the part does not fail with cuDNN.
+    measure speed_cudnn 40 --what generate --batch 1 --group 1 --new 1 --repeats 3 --limit-size 64 --vision-attention cudnn
+    status=$?
+    cudnn="$(figure speed_cudnn vision_s) s"
+    [[ $status == 0 ]] || cudnn="$(state_of $status): $(tail -n 1 "$out/speed_cudnn.log")"
+    say alone "$state" "$size: vision $(figure speed_alone vision_s) s, with cuDNN's attention $cudnn; prefill of" \
       "$(figure speed_alone prompt_tokens) tokens $(figure speed_alone prefill_s) s${bars[0]};" \
       "$(figure speed_alone generate_tokens_per_s) tokens/s; load $(figure speed_alone load_s) s;" \
       "product $(figure speed_alone gemm_gflops_bf16) GFLOP/s"

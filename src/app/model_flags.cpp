@@ -87,6 +87,9 @@ PolicyOptions policy_options(const CommandLine& line, const std::optional<Config
                    : config           ? config->model.device
                                       : "cpu";
   options.threads = threads_for(processors, static_cast<int>(line.integer("threads", 0, 1024)));
+  // The configuration's choice was checked for its own device and type. With others, our own kernels compute.
+  if (config && options.device == config->model.device && options.dtype == config->model.dtype)
+    options.vision_attention = config->model.vision_attention;
   if (config) options.pixels = config->model.pixels();
   if (const std::int64_t asked = limit_of(line, "max-pixels", std::int64_t{1} << 31); asked > 0) {
     options.pixels.max = asked;

@@ -43,6 +43,14 @@ void check_together(const Config& c, const YamlNode& root) {
         "raise max_pixels",
         where("model", "min_pixels"), c.model.min_pixels, c.model.max_pixels, where("model", "max_pixels"));
   }
+  if (c.model.vision_attention == VisionAttentionBy::cudnn &&
+      (c.model.device != "cuda" || c.model.dtype != DType::bf16)) {
+    fail_usage(
+        "cannot use model.vision_attention at {}: cuDNN needs model.device: cuda and model.dtype: bf16, not "
+        "{} and "
+        "{}; set vision_attention: own",
+        where("model", "vision_attention"), c.model.device, name_of(c.model.dtype));
+  }
   if (!row_of(c.objective.loss.loss).imitates && c.rollout.group_size < 2) {
     fail_usage(
         "cannot use rollout.group_size at {}: a group of one cannot be compared; give at least 2, or "

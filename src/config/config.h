@@ -29,7 +29,8 @@ struct ModelSettings {
   std::filesystem::path path;     ///< checkpoint folder in Hugging Face format
   std::filesystem::path adapter;  ///< initial adapter of the policy and adapter of the KL term; empty: none
   DType dtype = DType::bf16;      ///< of the base weights and activations: bf16 or f32
-  std::string device = DeviceChoice{}.device;           ///< cpu or cuda
+  std::string device = DeviceChoice{}.device;  ///< cpu or cuda
+  VisionAttentionBy vision_attention = DeviceChoice{}.vision_attention;
   std::int64_t max_pixels = 401408, min_pixels = 3136;  ///< area of an image after resizing, pixels
   /// Whether the configuration sets them. Set values replace the limits of the model folder; defaults only narrow them.
   bool max_pixels_given = false, min_pixels_given = false;

@@ -44,6 +44,8 @@ constexpr std::array kSchedules{Named<Schedule>{"linear", Schedule::linear},
                                 Named<Schedule>{"constant", Schedule::constant}};
 using Word = Named<std::string_view>;
 constexpr std::array kDevices{Word{"cpu", "cpu"}, Word{"cuda", "cuda"}};
+constexpr std::array kVisionAttentions{Named<VisionAttentionBy>{"own", VisionAttentionBy::own},
+                                       Named<VisionAttentionBy>{"cudnn", VisionAttentionBy::cudnn}};
 constexpr std::array kDecodings{Word{"greedy", "greedy"}, Word{"sampled", "sampled"}};
 constexpr std::array kSaveSignals{Word{"SIGUSR1", "SIGUSR1"}, Word{"SIGUSR2", "SIGUSR2"},
                                   Word{"SIGHUP", "SIGHUP"}, Word{"none", "none"}};
@@ -337,6 +339,7 @@ void model_fields(Fields& f, ModelSettings& model) {
   f.path("adapter", model.adapter);
   f.choice("dtype", model.dtype, kDTypes);
   f.choice("device", model.device, kDevices);
+  f.choice("vision_attention", model.vision_attention, kVisionAttentions);
   f.integer("max_pixels", model.max_pixels, 1, kMany);
   f.integer("min_pixels", model.min_pixels, 1, kMany);
   f.integer("threads", model.threads, 0, 4096);

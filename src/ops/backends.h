@@ -2,6 +2,7 @@
 // Creates backends by name.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -15,7 +16,12 @@ struct DeviceChoice {
   DType compute = DType::f32;  ///< f32 | bf16
   int threads = 0;  ///< of the CPU backend; 0: all processors that this process may use, or OMP_NUM_THREADS
   int local_rank = 0;  ///< number of this process among those of its node; selects the GPU
+  VisionAttentionBy vision_attention = VisionAttentionBy::own;
 };
+
+/// Throws Error (usage) if `choice` leaves attention of the vision tower to cuDNN, and cuDNN cannot compute it there with
+/// heads of this dimension. Needs no device.
+void check_vision_attention(const DeviceChoice& choice, std::int64_t head_dim);
 
 /// Throws Error if the backend is not part of this build or finds no device.
 std::unique_ptr<Ops> make_ops(const DeviceChoice& choice);

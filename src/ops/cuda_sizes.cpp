@@ -268,21 +268,23 @@ std::int64_t cuda_vision_width(std::int64_t intermediate, DType compute) {
   return (intermediate + unit - 1) / unit * unit;
 }
 
-std::int64_t cuda_vision_bytes(const CudaVisionShape& v, DType compute, std::int64_t patches) {
+std::int64_t cuda_vision_bytes(const CudaVisionShape& v, DType compute, VisionAttentionBy attention,
+                               std::int64_t patches) {
   using T = TableBytes;
   const std::int64_t head_dim = v.hidden / v.heads;
-  const bool tiled = tiles_fit({v.heads, v.heads, head_dim}, compute);
+  const SegmentKernels kernels = segment_kernels({v.heads, v.heads, head_dim}, compute, attention);
   const std::int64_t cells = patches / v.cell;
+  std::int64_t segments = 0;
   // A segment has at least one cell.
-  const std::int64_t segments =
-      tiled ? 2 * (patches / T::kTilePairs + cells) * T::kQueryTile : 2 * patches * T::kQueryRange;
+  if (kernels == SegmentKernels::tiles) segments = 2 * (patches / T::kTilePairs + cells) * T::kQueryTile;
+  if (kernels == SegmentKernels::rows) segments = 2 * patches * T::kQueryRange;
   const std::int64_t input =
       patches * (v.patch_values + head_dim) * kFloat + segments + cells * T::kIndex + 3 * kTableAlignment;
   return input + cells * v.out * kFloat + arena_bytes([&](Arena& arena) {
            take_tower(compute, patches, v.patch_values, v.hidden, arena);
            {
              const Arena::Scope scope(arena);
-             take_vision_block(compute, tiled, patches, v.hidden, v.intermediate, arena);
+             take_vision_block(compute, kernels, patches, v.hidden, v.intermediate, arena);
            }
            take_merger(compute, patches, v.hidden, cells, v.cell * v.hidden, v.out, arena);
          });

@@ -10,6 +10,7 @@
 
 #include "ops/adapter.h"
 #include "ops/decoder.h"
+#include "ops/vision.h"
 
 namespace biqa {
 
@@ -73,6 +74,7 @@ struct CudaVisionShape {
 /// Inner columns of the vision tower's MLP in memory (Ops::vision_width_unit).
 std::int64_t cuda_vision_width(std::int64_t intermediate, DType compute);
 /// VisionEncoder::encode for this number of patches with its result, at most.
-std::int64_t cuda_vision_bytes(const CudaVisionShape& shape, DType compute, std::int64_t patches);
+std::int64_t cuda_vision_bytes(const CudaVisionShape& shape, DType compute, VisionAttentionBy attention,
+                               std::int64_t patches);
 
 }  // namespace biqa

@@ -14,6 +14,12 @@
 
 namespace biqa {
 
+/// Who computes the vision tower's attention on CUDA.
+enum class VisionAttentionBy : std::uint8_t {
+  own,   ///< our own kernels
+  cudnn  ///< cuDNN; only in bf16, for a head dimension that is a multiple of 8 and at most 128
+};
+
 struct VisionShape {
   std::int64_t hidden = 0, intermediate = 0, heads = 0;
   std::int64_t cell = 0;  ///< patches that the merger joins into one token

@@ -135,7 +135,7 @@ std::int64_t pictures_bytes(const MemoryInputs& in) {
       v.hidden,    v.intermediate, v.heads, v.merge * v.merge, v.channels * v.temporal * v.patch * v.patch,
       v.out_hidden};
   // The features of each image are copied to the host.
-  return cuda_vision_bytes(shape, in.dtype, std::min(images, wanted) * patches);
+  return cuda_vision_bytes(shape, in.dtype, in.vision_attention, std::min(images, wanted) * patches);
 }
 
 }  // namespace

@@ -23,6 +23,7 @@ struct MemoryInputs {
   ModelConfig model;
   std::string device = "cpu";  ///< cpu: the host's memory is planned. cuda: that of the rank's GPU
   DType dtype = DType::f32;
+  VisionAttentionBy vision_attention = VisionAttentionBy::own;
   LoraSpec lora;
   std::int64_t file_bytes = 0;     ///< of the checkpoint's tensors
   std::int64_t process_bytes = 0;  ///< of program, tokenizer and manifests

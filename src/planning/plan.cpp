@@ -158,6 +158,8 @@ Sources read_sources(const Config& config, std::vector<std::string>& assumptions
   const fs::path& path = config.model.path;
   Sources sources{ModelConfig::load(path), Tokenizer::load(path), {}, PreprocessConfig::load(path), {}, {}};
   const ModelConfig& model = sources.model;
+  check_vision_attention({config.model.device, config.model.dtype, 0, 0, config.model.vision_attention},
+                         model.vision.hidden / model.vision.heads);
   sources.chat = find_chat_ids(sources.tokenizer,
                                {model.text.vocab, model.vision_start, model.vision_end, model.image_token});
   sources.chat.form = find_chat_template(path);
@@ -244,6 +246,7 @@ void fill_memory_inputs(const Config& config, const ModelConfig& model, RunPlan&
   memory.model = model;
   memory.device = config.model.device;
   memory.dtype = config.model.dtype;
+  memory.vision_attention = config.model.vision_attention;
   memory.lora = config.lora;
   if (holds_weights(config.model.path)) {
     memory.file_bytes = static_cast<std::int64_t>(Checkpoint::open(config.model.path, model).bytes());

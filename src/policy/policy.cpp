@@ -29,7 +29,13 @@ Lora read_adapter_for(const std::filesystem::path& model, const std::filesystem:
 
 void Policy::open_parts(const PolicyOptions& options) {
   check_folder(options.path);
-  ops = make_ops({options.device, options.dtype, options.threads, number_from(kLocalRankVariables)});
+  const DeviceChoice choice{options.device, options.dtype, options.threads, number_from(kLocalRankVariables),
+                            options.vision_attention};
+  if (choice.vision_attention != VisionAttentionBy::own) {
+    const VisionConfig vision = ModelConfig::load(options.path).vision;
+    check_vision_attention(choice, vision.hidden / vision.heads);
+  }
+  ops = make_ops(choice);
   tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(options.path));
 }
 

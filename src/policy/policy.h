@@ -27,6 +27,7 @@ struct PolicyOptions {
   std::int64_t feature_cache_bytes = std::int64_t{1} << 30;
   /// Parts of the adapter on frozen modules (Lora::frozen), to be merged into the weights.
   std::shared_ptr<const FrozenParts> frozen = nullptr;
+  VisionAttentionBy vision_attention = DeviceChoice{}.vision_attention;
 };
 
 /// Reads an adapter (read_any_adapter) for the model in a folder. Call it before Policy::open, because Lora::frozen

@@ -50,6 +50,7 @@ Policy open_run_policy(Config& config, Communicator& world, int threads, bool ba
   PolicyOptions options{config.model.path, config.model.dtype, config.model.device,
                         threads,           backward,           config.model.pixels()};
   options.frozen = frozen;
+  options.vision_attention = config.model.vision_attention;
   Policy policy = Policy::open(options, world);
   const PreprocessConfig& used = policy.pictures->config();
   if (used.min_pixels <= used.max_pixels) {

@@ -206,6 +206,8 @@ TEST_F(ConfigTest, WrongTypesAndRangesNameKeyLineAndBounds) {
       {"objective: {credit: token}", "objective.credit", "whole, parts"},
       {"model: {dtype: f16}", "model.dtype", "one of bf16, f32"},
       {"model: {device: gpu}", "model.device", "one of cpu, cuda"},
+      {"model: {vision_attention: flash}", "model.vision_attention", "one of own, cudnn"},
+      {"model: {vision_attention: cudnn}", "model.vision_attention", "model.device: cuda"},
       {"model: {path: [a]}", "model.path", "a list"},
       {"model: 3", "model", "section"},
       {"model: {min_pixels: 500000}", "model.min_pixels", "max_pixels"},
@@ -345,6 +347,16 @@ TEST_F(ConfigTest, CreditByPartsNeedsARatioPerToken) {
               AllOf(HasSubstr("objective.credit at"), HasSubstr("run.yaml:1"), HasSubstr("gspo"),
                     HasSubstr("credit: whole")));
   EXPECT_EQ(message("objective: {loss: sft, credit: parts}"), "") << "it has no advantages";
+}
+
+TEST_F(ConfigTest, AttentionByCudnnNeedsCudaAndBf16) {
+  EXPECT_EQ(load("").model.vision_attention, VisionAttentionBy::own);
+  EXPECT_EQ(load("model: {device: cuda, vision_attention: cudnn}").model.vision_attention,
+            VisionAttentionBy::cudnn);
+  EXPECT_THAT(message("model: {device: cuda, dtype: f32, vision_attention: cudnn}"),
+              AllOf(HasSubstr("model.vision_attention at"), HasSubstr("run.yaml:1"), HasSubstr("f32"),
+                    HasSubstr("vision_attention: own")));
+  EXPECT_EQ(message("model: {device: cuda, dtype: f32}"), "");
 }
 
 TEST_F(ConfigTest, DefaultsThatDependOnTheLoss) {

@@ -75,8 +75,9 @@ CudaDecoderSizes sizes(const QwenVl& model) {
 
 class CudaMemoryPlan : public ::testing::TestWithParam<testing::ModelSetting> {
  protected:
-  std::unique_ptr<QwenVl> load() const {
-    return QwenVl::load(files_.path(), std::make_shared<cuda::CudaOps>(GetParam().type), {true, true});
+  std::unique_ptr<QwenVl> load(VisionAttentionBy attention = VisionAttentionBy::own) const {
+    return QwenVl::load(files_.path(), std::make_shared<cuda::CudaOps>(GetParam().type, 0, attention),
+                        {true, true});
   }
   TinyModel files_{GetParam().tied};
 };
@@ -102,7 +103,7 @@ TEST_P(CudaMemoryPlan, Pictures) {
   const std::int64_t most = peak_above([&] { model->encode_images(std::span(&image, 1)); });
   const std::int64_t planned = cuda_vision_bytes({v.hidden, v.intermediate, v.heads, v.merge * v.merge,
                                                   v.channels * v.temporal * v.patch * v.patch, v.out_hidden},
-                                                 GetParam().type, 8 * 12);
+                                                 GetParam().type, VisionAttentionBy::own, 8 * 12);
   EXPECT_LE(most, planned);
   // Only the tables of segments are bounded, by a segment for each cell.
   constexpr std::int64_t kPatches = 8 * 12;
@@ -110,6 +111,20 @@ TEST_P(CudaMemoryPlan, Pictures) {
   const std::int64_t tiles = 2 * (kPatches / cuda::kTilePairs + kCells) * sizeof(cuda::QueryTile);
   const std::int64_t rows = 2 * kPatches * sizeof(cuda::QueryRange);
   EXPECT_LE(planned - most, std::max(tiles, rows) + 3 * 16) << "and a gap before each of three tables";
+}
+
+TEST_P(CudaMemoryPlan, PicturesWithAttentionByCudnn) {
+  if (GetParam().type != DType::bf16) GTEST_SKIP() << "cuDNN's attention is only used in bf16";
+  const auto model = load(VisionAttentionBy::cudnn);
+  const VisionConfig& v = model->config().vision;
+  const std::vector<float> pixels = testing::random_values(8 * 12 * TinyModel::kPatchValues, 2, 3);
+  const ImagePatches image{{1, 8, 12}, pixels};
+  const std::int64_t most = peak_above([&] { model->encode_images(std::span(&image, 1)); });
+  const std::int64_t planned = cuda_vision_bytes({v.hidden, v.intermediate, v.heads, v.merge * v.merge,
+                                                  v.channels * v.temporal * v.patch * v.patch, v.out_hidden},
+                                                 GetParam().type, VisionAttentionBy::cudnn, 8 * 12);
+  EXPECT_LE(most, planned);
+  EXPECT_LE(planned - most, 3 * 16) << "a gap before each of three tables";
 }
 
 /// Both groups are prefilled together; every completion has the full length.

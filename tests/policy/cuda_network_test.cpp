@@ -61,8 +61,9 @@ class CudaNetwork : public ::testing::TestWithParam<testing::ModelSetting> {
   std::unique_ptr<QwenVl> load_cpu(DType type) const {
     return QwenVl::load(files_.path(), make_ops({"cpu", type, 0}), {true, true});
   }
-  std::unique_ptr<QwenVl> load_cuda() const {
-    return QwenVl::load(files_.path(), std::make_shared<cuda::CudaOps>(GetParam().type), {true, true});
+  std::unique_ptr<QwenVl> load_cuda(VisionAttentionBy attention = VisionAttentionBy::own) const {
+    return QwenVl::load(files_.path(), std::make_shared<cuda::CudaOps>(GetParam().type, 0, attention),
+                        {true, true});
   }
   /// How far `values` may be from the CPU's `f32` and, in bf16, `same` results: a share of the largest value in f32, three
   /// times the CPU's own distance between the types in bf16.
@@ -87,6 +88,35 @@ TEST_P(CudaNetwork, VisionAndDecoder) {
     const Tensor f32 = logits(*exact, reference), same = logits(*cpu, here), results = logits(*device, there);
     EXPECT_LE(distance(results.view(), same.view()), limit(f32.view(), same.view(), kLogits));
   }
+}
+
+TEST_P(CudaNetwork, VisionAttentionByCudnn) {
+  if (GetParam().type != DType::bf16) GTEST_SKIP() << "cuDNN's attention is only used in bf16";
+  const auto exact = load_cpu(DType::f32), cpu = load_cpu(DType::bf16), own = load_cuda();
+  const auto cudnn = load_cuda(VisionAttentionBy::cudnn);
+  // Windows are 2x2 cells: the first two pictures have edges of windows.
+  const std::vector<Grid> grids{{1, 6, 10}, {1, 10, 6}, {1, 4, 4}, {1, 2, 2}};
+  std::vector<std::vector<float>> values;
+  std::vector<ImagePatches> pictures;
+  for (const Grid& grid : grids)
+    values.push_back(testing::random_values(
+        static_cast<std::size_t>(grid[1] * grid[2] * TinyModel::kPatchValues), 2, values.size() + 1));
+  for (std::size_t i = 0; i < grids.size(); ++i) pictures.push_back({grids[i], values[i]});
+  const auto features = [&](const QwenVl& model, std::span<const ImagePatches> images) {
+    return copied_to_host(model.ops().memory(), model.encode_images(images).view(), "test");
+  };
+  const Tensor f32 = features(*exact, pictures), same = features(*cpu, pictures);
+  const Tensor together = features(*cudnn, pictures);
+  EXPECT_LE(distance(together.view(), same.view()), limit(f32.view(), same.view(), kLogits));
+  EXPECT_FALSE(same_bits(together.view(), features(*own, pictures).view()))
+      << "our own kernel rounds queries after scaling them";
+  std::int64_t row = 0;
+  for (const ImagePatches& picture : pictures) {
+    const Tensor alone = features(*cudnn, std::span(&picture, 1));
+    EXPECT_TRUE(same_bits(alone.view(), together.view().row_range(row, alone.rows()))) << "row " << row;
+    row += alone.rows();
+  }
+  EXPECT_EQ(row, together.rows());
 }
 
 TEST_P(CudaNetwork, GenerationIsTheCpus) {

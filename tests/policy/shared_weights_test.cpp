@@ -299,6 +299,14 @@ TEST(SharedPolicy, AnUnknownDeviceIsRefusedWithTheSettingsName) {
             "cannot compute on device gpu: set model.device (or the flag --device) to cpu or cuda");
 }
 
+TEST(SharedPolicy, AttentionByCudnnIsRefusedBeforeLoading) {
+  PolicyOptions options{BIQA_SOURCE_DIR "/assets/tiny/model", DType::bf16, "cpu", 1, true};
+  options.vision_attention = VisionAttentionBy::cudnn;
+  EXPECT_THAT(error_of([&] { Policy::open(options); }),
+              ::testing::AllOf(HasSubstr("model.vision_attention"), HasSubstr("device cpu"),
+                               HasSubstr("model.vision_attention: own")));
+}
+
 TEST(ThisNode, KnowsSlurmsNodesOnOneMachine) {
   const std::string plain = this_node();
   EXPECT_EQ(plain, this_node());

@@ -18,7 +18,8 @@ DeviceFacts cuda_device_facts(int /*local_rank*/) {
   return {};
 }
 
-std::unique_ptr<Ops> make_cuda_ops(DType /*compute*/, int /*local_rank*/) {
+std::unique_ptr<Ops> make_cuda_ops(DType /*compute*/, int /*local_rank*/,
+                                   VisionAttentionBy /*vision_attention*/) {
   require_cuda_device();
   return nullptr;
 }

@@ -13,6 +13,7 @@
 #include "ops/adapter.h"
 #include "ops/batch.h"
 #include "ops/decoder.h"
+#include "ops/vision.h"
 #include "tensor/arena.h"
 
 namespace biqa::cuda {
@@ -46,6 +47,19 @@ inline bool heads_fit(const HeadShape& shape, DType type) {
   return tiles_fit(shape, type) &&
          std::find(kCompiled.begin(), kCompiled.end(), shape.head_dim) != kCompiled.end();
 }
+
+/// Who computes attention inside the segments of the vision tower.
+enum class SegmentKernels : std::uint8_t {
+  rows,   ///< segment_attention(), row by row
+  tiles,  ///< tile_segment_attention(), on tensor cores
+  cudnn   ///< VisionAttention
+};
+inline SegmentKernels segment_kernels(const HeadShape& shape, DType type, VisionAttentionBy choice) {
+  if (choice == VisionAttentionBy::cudnn) return SegmentKernels::cudnn;
+  return tiles_fit(shape, type) ? SegmentKernels::tiles : SegmentKernels::rows;
+}
+/// Workspace of VisionAttention, which never uses an engine of cuDNN that needs more.
+inline constexpr std::int64_t kVisionWorkspaceBytes = std::int64_t{1} << 20;
 
 /// Bytes of the tables that a plan uploads: per row, per tile and so on. cuda_plan.cpp checks them against the tables.
 struct TableBytes {
@@ -310,20 +324,26 @@ inline TowerBuffers take_tower(DType compute, std::int64_t rows, std::int64_t pa
 }
 
 struct VisionBlockBuffers {
-  View normed;    // [rows, hidden] compute type
-  View qkv;       // [rows, 3 hidden] f32
-  View attended;  // [rows, hidden] compute type
-  View k_v;       // [rows, 2 hidden] compute type; only with attention on tensor cores
-  View gate_up;   // [rows, 2 intermediate] f32
-  View product;   // [rows, intermediate] compute type
+  View normed;     // [rows, hidden] compute type
+  View qkv;        // [rows, 3 hidden] f32
+  View attended;   // [rows, hidden] compute type
+  View k_v;        // [rows, 2 hidden] compute type; only with our own attention on tensor cores
+  View rounded;    // [rows, 3 hidden] compute type: qkv; only with cuDNN's attention
+  View workspace;  // [1, kVisionWorkspaceBytes] bytes; only with cuDNN's attention
+  View gate_up;    // [rows, 2 intermediate] f32
+  View product;    // [rows, intermediate] compute type
 };
-inline VisionBlockBuffers take_vision_block(DType compute, bool tiled, std::int64_t rows, std::int64_t hidden,
-                                            std::int64_t intermediate, Arena& arena) {
+inline VisionBlockBuffers take_vision_block(DType compute, SegmentKernels kernels, std::int64_t rows,
+                                            std::int64_t hidden, std::int64_t intermediate, Arena& arena) {
   VisionBlockBuffers b;
   b.normed = arena.take(compute, rows, hidden);
   b.qkv = arena.take(DType::f32, rows, 3 * hidden);
   b.attended = arena.take(compute, rows, hidden);
-  if (tiled) b.k_v = arena.take(compute, rows, 2 * hidden);
+  if (kernels == SegmentKernels::tiles) b.k_v = arena.take(compute, rows, 2 * hidden);
+  if (kernels == SegmentKernels::cudnn) {
+    b.rounded = arena.take(compute, rows, 3 * hidden);
+    b.workspace = arena.take(DType::u8, 1, kVisionWorkspaceBytes);
+  }
   b.gate_up = arena.take(DType::f32, rows, 2 * intermediate);
   b.product = arena.take(compute, rows, intermediate);
   return b;

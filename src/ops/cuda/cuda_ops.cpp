@@ -23,8 +23,11 @@ DType selected(DType compute, int local_rank) {
 
 }  // namespace
 
-CudaOps::CudaOps(DType compute, int local_rank)
-    : compute_(selected(compute, local_rank)), products_(make_matmul_backend(*stream_)) {}
+CudaOps::CudaOps(DType compute, int local_rank, VisionAttentionBy vision_attention)
+    : compute_(selected(compute, local_rank)),
+      products_(make_matmul_backend(*stream_)),
+      vision_attention_(vision_attention == VisionAttentionBy::cudnn ? make_vision_attention(*stream_)
+                                                                     : nullptr) {}
 
 KvLayout CudaOps::kv_layout(const HeadShape& shape) const {
   return cuda::kv_layout(shape, compute_);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "ops/cuda/matmul_backend.h"
+#include "ops/cuda/vision_attention.h"
 #include "ops/ops.h"
 #include "tensor/cuda/memory.h"
 
@@ -32,7 +33,8 @@ inline ConstView bias_of(const FrozenLinear& w) {
 class CudaOps final : public Ops, public DevicePacking, public ProductTuning {
  public:
   /// Selects the device first (select_device). Throws Error if none works.
-  explicit CudaOps(DType compute, int local_rank = 0);
+  explicit CudaOps(DType compute, int local_rank = 0,
+                   VisionAttentionBy vision_attention = VisionAttentionBy::own);
 
   DType compute_type() const override { return compute_; }
   std::string device_name() const override { return cuda::device_name(); }
@@ -65,6 +67,8 @@ class CudaOps final : public Ops, public DevicePacking, public ProductTuning {
   void product(ConstView x, const FrozenLinear& w, View y);
   const Stream& stream() const { return *stream_; }
   CudaMemory& device_memory() { return memory_; }
+  /// cuDNN's attention for the vision tower; nullptr: our own kernels compute it.
+  VisionAttention* vision_attention() { return vision_attention_.get(); }
 
  private:
   /// The products that the network makes with `w`, for any number of rows.
@@ -74,6 +78,7 @@ class CudaOps final : public Ops, public DevicePacking, public ProductTuning {
   std::shared_ptr<const Stream> stream_ = std::make_shared<Stream>();
   CudaMemory memory_{stream_};
   std::unique_ptr<MatmulBackend> products_;
+  std::unique_ptr<VisionAttention> vision_attention_;
 };
 
 /// Make the parts of the network for CudaOps. Both results borrow `ops`.

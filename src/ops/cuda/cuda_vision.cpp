@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "ops/cuda/buffers.h"
 #include "ops/cuda/cuda_ops.h"
 #include "ops/cuda/rows.h"
+#include "ops/cuda/vision_attention.h"
 #include "tensor/arena.h"
 
 namespace biqa::cuda {
@@ -36,33 +38,53 @@ std::vector<QueryTile> segment_tiles(std::span<const std::int64_t> boundaries) {
   return query_tiles(rows, 1);
 }
 
-/// Segments on the device: as tiles (on tensor cores), or row by row.
+/// For each picture, which is a frame, the batches of its segments.
+std::vector<std::vector<SegmentBatch>> batches_of_pictures(std::span<const std::int64_t> boundaries,
+                                                           std::span<const std::int64_t> frames) {
+  std::vector<std::vector<SegmentBatch>> pictures;
+  auto begin = boundaries.begin();
+  for (std::size_t f = 0; f + 1 < frames.size(); ++f) {
+    const auto end = std::find(begin, boundaries.end(), frames[f + 1]);
+    CHECK(end != boundaries.end()) << "no segment ends at row " << frames[f + 1];
+    pictures.push_back(segment_batches({begin, end + 1}));
+    begin = end;
+  }
+  return pictures;
+}
+
+/// Segments for the kernels: on the device as tiles (on tensor cores) or row by row; for cuDNN on the host.
 struct Segments {
   DeviceSpan<QueryTile> tiles;
   DeviceSpan<SegmentRow> rows;
+  std::vector<std::vector<SegmentBatch>> pictures;
 };
 struct PlacedSegments {
-  PlacedSegments(Upload& upload, std::span<const std::int64_t> boundaries, bool tiled)
-      : tiles(upload.add(tiled ? segment_tiles(boundaries) : std::vector<QueryTile>())),
-        rows(upload.add(tiled ? std::vector<SegmentRow>() : segment_rows(boundaries))) {}
-  Segments at(const Upload& upload) const { return {upload.at(tiles), upload.at(rows)}; }
+  PlacedSegments(Upload& upload, std::span<const std::int64_t> boundaries, SegmentKernels kernels)
+      : tiles(upload.add(kernels == SegmentKernels::tiles ? segment_tiles(boundaries)
+                                                          : std::vector<QueryTile>())),
+        rows(upload.add(kernels == SegmentKernels::rows ? segment_rows(boundaries)
+                                                        : std::vector<SegmentRow>())) {}
+  Segments at(const Upload& upload) const { return {upload.at(tiles), upload.at(rows), {}}; }
   Upload::Place<QueryTile> tiles;
   Upload::Place<SegmentRow> rows;
 };
 
 /// A batch of images on the device.
 struct Images {
-  Images(const VisionBatch& batch, bool tiled, CudaMemory& memory)
+  Images(const VisionBatch& batch, SegmentKernels kernels, CudaMemory& memory)
       : patches(copied_to(memory, batch.patches, "activations")),
         cosines(copied_to(memory, batch.cosines, "activations")),
         sines(copied_to(memory, batch.sines, "activations")) {
-    const PlacedSegments windows_place(upload, batch.windows, tiled);
-    const PlacedSegments frames_place(upload, batch.frames, tiled);
+    const PlacedSegments windows_place(upload, batch.windows, kernels);
+    const PlacedSegments frames_place(upload, batch.frames, kernels);
     const auto cells_place = upload.add(std::vector<std::int64_t>(batch.cells.begin(), batch.cells.end()));
     upload.commit(memory, "activations");
     windows = windows_place.at(upload);
     frames = frames_place.at(upload);
     cells = upload.at(cells_place);
+    if (kernels != SegmentKernels::cudnn) return;
+    windows.pictures = batches_of_pictures(batch.windows, batch.frames);
+    frames.pictures = batches_of_pictures(batch.frames, batch.frames);
   }
   Tensor patches, cosines, sines;
   Upload upload;
@@ -73,13 +95,18 @@ struct Images {
 class CudaVision final : public VisionEncoder {
  public:
   CudaVision(CudaOps& ops, VisionShape shape, VisionWeights weights)
-      : ops_(ops), shape_(std::move(shape)), weights_(std::move(weights)) {}
+      : ops_(ops),
+        shape_(std::move(shape)),
+        weights_(std::move(weights)),
+        kernels_(segment_kernels(
+            heads(), ops.compute_type(),
+            ops.vision_attention() != nullptr ? VisionAttentionBy::cudnn : VisionAttentionBy::own)) {}
 
   void encode(const VisionBatch& batch, View features, const Observer* observer) override {
     const auto observe = [&](const std::string& name, ConstView value) {
       if (observer != nullptr) (*observer)(name, value);
     };
-    const Images images(batch, tiles_fit(heads(), ops_.compute_type()), ops_.device_memory());
+    const Images images(batch, kernels_, ops_.device_memory());
     const std::int64_t rows = batch.patches.rows();
     Arena arena("activations", ops_.memory());
     const TowerBuffers b =
@@ -106,26 +133,42 @@ class CudaVision final : public VisionEncoder {
              Arena& arena) {
     const std::int64_t hidden = shape_.hidden;
     const Stream& stream = ops_.stream();
-    const VisionBlockBuffers b = take_vision_block(ops_.compute_type(), !segments.tiles.empty(), x.rows(),
-                                                   hidden, shape_.intermediate, arena);
+    const VisionBlockBuffers b =
+        take_vision_block(ops_.compute_type(), kernels_, x.rows(), hidden, shape_.intermediate, arena);
     rms_norm(x, block.norm1.view(), shape_.rms_eps, b.normed, stream);
     ops_.linear(b.normed, *block.qkv, b.qkv);
     rotate(b.qkv.column_range(0, 2 * hidden), heads().head_dim, images.cosines.view(), images.sines.view(),
            false, stream);
-    const View q = b.qkv.column_range(0, hidden);
-    if (!segments.tiles.empty()) {
-      convert(b.qkv.column_range(hidden, 2 * hidden), b.k_v, stream);
-      tile_segment_attention(q, b.k_v.column_range(0, hidden), b.k_v.column_range(hidden, hidden), heads(),
-                             segments.tiles, b.attended, stream);
-    } else {
-      segment_attention(q, b.qkv.column_range(hidden, hidden), b.qkv.column_range(2 * hidden, hidden),
-                        heads(), segments.rows, b.attended, stream);
-    }
+    attend(segments, b);
     ops_.linear(b.attended, *block.projection, x, true);
     rms_norm(x, block.norm2.view(), shape_.rms_eps, b.normed, stream);
     ops_.linear(b.normed, *block.gate_up, b.gate_up);
     swiglu(b.gate_up, b.product, stream);
     ops_.linear(b.product, *block.down, x, true);
+  }
+
+  void attend(const Segments& segments, const VisionBlockBuffers& b) {
+    const std::int64_t hidden = shape_.hidden;
+    const Stream& stream = ops_.stream();
+    const auto part = [&](View rows, std::int64_t i) { return rows.column_range(i * hidden, hidden); };
+    switch (kernels_) {
+      case SegmentKernels::rows:
+        segment_attention(part(b.qkv, 0), part(b.qkv, 1), part(b.qkv, 2), heads(), segments.rows, b.attended,
+                          stream);
+        break;
+      case SegmentKernels::tiles:
+        convert(b.qkv.column_range(hidden, 2 * hidden), b.k_v, stream);
+        tile_segment_attention(part(b.qkv, 0), part(b.k_v, 0), part(b.k_v, 1), heads(), segments.tiles,
+                               b.attended, stream);
+        break;
+      case SegmentKernels::cudnn:
+        convert(b.qkv, b.rounded, stream);
+        for (const auto& batches : segments.pictures) {
+          ops_.vision_attention()->attend(part(b.rounded, 0), part(b.rounded, 1), part(b.rounded, 2), heads(),
+                                          batches, b.attended, b.workspace);
+        }
+        break;
+    }
   }
 
   template <typename Observe>
@@ -148,6 +191,7 @@ class CudaVision final : public VisionEncoder {
   CudaOps& ops_;
   VisionShape shape_;
   VisionWeights weights_;
+  SegmentKernels kernels_;
 };
 
 }  // namespace

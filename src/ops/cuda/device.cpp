@@ -19,8 +19,8 @@ DeviceFacts cuda_device_facts(int local_rank) {
   return {device.name, device.total_bytes, device.free_bytes};
 }
 
-std::unique_ptr<Ops> make_cuda_ops(DType compute, int local_rank) {
-  return std::make_unique<cuda::CudaOps>(compute, local_rank);
+std::unique_ptr<Ops> make_cuda_ops(DType compute, int local_rank, VisionAttentionBy vision_attention) {
+  return std::make_unique<cuda::CudaOps>(compute, local_rank, vision_attention);
 }
 
 }  // namespace biqa

@@ -28,6 +28,7 @@ DeviceFacts cuda_device_facts(int local_rank);
 
 /// The CUDA backend on device `local_rank` modulo the number of devices that this process sees. Throws Error as
 /// require_cuda_device() does.
-std::unique_ptr<Ops> make_cuda_ops(DType compute, int local_rank);
+std::unique_ptr<Ops> make_cuda_ops(DType compute, int local_rank,
+                                   VisionAttentionBy vision_attention = VisionAttentionBy::own);
 
 }  // namespace biqa

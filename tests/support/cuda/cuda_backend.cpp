@@ -15,8 +15,9 @@
 namespace {
 
 [[maybe_unused]] const bool kIsSet = [] {
-  biqa::set_further_backend(
-      [](const biqa::DeviceChoice& choice) { return std::make_unique<biqa::cuda::CudaOps>(choice.compute); });
+  biqa::set_further_backend([](const biqa::DeviceChoice& choice) {
+    return std::make_unique<biqa::cuda::CudaOps>(choice.compute, 0, choice.vision_attention);
+  });
   biqa::set_tensor_link_maker(biqa::make_host_link);
   return true;
 }();

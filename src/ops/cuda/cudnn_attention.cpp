@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+// cuDNN recognises the graph of cudnn_graph.h as attention and computes it in one kernel, which it compiles during the
+// run. A plan belongs to one AttentionShape and is kept.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "core/error.h"
+#include "ops/cuda/buffers.h"
+#include "ops/cuda/cudnn_graph.h"
+#include "ops/cuda/vision_attention.h"
+#include "tensor/cuda/runtime.h"
+
+namespace biqa::cuda {
+namespace {
+
+class Library {
+ public:
+  Library() { check_cudnn(cudnnCreate(&handle_), "cudnnCreate"); }
+  ~Library() { cudnnDestroy(handle_); }
+  Library(const Library&) = delete;
+  Library& operator=(const Library&) = delete;
+  cudnnHandle_t get() const { return handle_; }
+
+ private:
+  cudnnHandle_t handle_ = nullptr;
+};
+
+/// Whether two runs of the engine may give other bits.
+bool may_differ(const CudnnDescriptor& configuration) {
+  const CudnnDescriptor engine(CUDNN_BACKEND_ENGINE_DESCRIPTOR);
+  cudnnBackendDescriptor_t handle = engine.get();
+  configuration.read(CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &handle);
+  constexpr std::size_t kMost = 32;  // newer libraries may have more notes than this header
+  std::array<cudnnBackendNumericalNote_t, kMost> notes{};
+  const std::int64_t count =
+      engine.read(CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE, kMost, notes.data());
+  const auto end = notes.begin() + count;
+  return std::find(notes.begin(), end, CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC) != end;
+}
+
+std::int64_t workspace_of(const CudnnDescriptor& plan) {
+  std::int64_t bytes = 0;
+  plan.read(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &bytes);
+  return bytes;
+}
+
+/// What cuDNN's rules propose for the graph, the best first. They use no timings, so every process gets the same.
+std::vector<CudnnDescriptor> proposals(const CudnnDescriptor& graph, cudnnBackendHeurMode_t mode) {
+  constexpr std::size_t kMost = 16;
+  CudnnDescriptor rules(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
+  rules.set(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph);
+  rules.set(CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, mode);
+  std::vector<CudnnDescriptor> found;
+  if (!rules.finish_if_supported()) return found;
+  std::vector<cudnnBackendDescriptor_t> handles;
+  for (std::size_t i = 0; i < kMost; ++i)
+    handles.push_back(found.emplace_back(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR).get());
+  const std::int64_t count =
+      rules.read(CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, kMost, handles.data());
+  while (static_cast<std::int64_t>(found.size()) > count) found.pop_back();
+  return found;
+}
+
+class CudnnAttention final : public VisionAttention {
+ public:
+  explicit CudnnAttention(const Stream& stream) : stream_(stream) {
+    check_cudnn(cudnnSetStream(library_.get(), stream.get()), "cudnnSetStream");
+  }
+
+ private:
+  void attend_batch(ConstView q, ConstView k, ConstView v, const HeadShape& shape, const SegmentBatch& batch,
+                    View out, View workspace) override {
+    const CudnnDescriptor& plan = plan_for(
+        {batch.count, batch.length, batch.distance, shape.heads, shape.head_dim, q.stride(), out.stride()});
+    const auto from = [&](ConstView rows) {
+      return const_cast<void*>(rows.row_range(batch.first, batch.length).address());
+    };
+    float scale = 1.0F / std::sqrt(static_cast<float>(shape.head_dim));
+    const std::array<std::int64_t, 5> names{kQ, kK, kV, kOut, kScale};
+    const std::array<void*, 5> addresses{from(q), from(k), from(v), from(out), &scale};
+    CudnnDescriptor operands(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
+    operands.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, std::span<const std::int64_t>(names));
+    operands.set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR,
+                 std::span<void* const>(addresses));
+    operands.set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, workspace.address());
+    operands.finish();
+    check_cudnn(cudnnBackendExecute(library_.get(), plan.get(), operands.get()), "cudnnBackendExecute");
+  }
+
+  const CudnnDescriptor& plan_for(const AttentionShape& shape) {
+    const auto found = plans_.find(shape);
+    if (found != plans_.end()) return found->second;
+    // Pictures of many sizes must not fill the memory.
+    constexpr std::size_t kMostPlans = 1024;
+    if (plans_.size() >= kMostPlans) {
+      stream_.synchronise();
+      plans_.clear();
+    }
+    std::optional<CudnnDescriptor> plan;
+    if (shares_kernels_) plan = find_plan(shape, true);
+    if (!plan) plan = find_plan(shape, false);
+    if (!plan) {
+      fail(
+          "cuDNN {} has no engine that always gives the same bits within {} bytes of workspace, for "
+          "attention of "
+          "{} segments of {} rows with {} heads of {}; set model.vision_attention: own",
+          cudnnGetVersion(), kVisionWorkspaceBytes, shape.segments, shape.length, shape.heads,
+          shape.head_dim);
+    }
+    return plans_.emplace(shape, *std::move(plan)).first->second;
+  }
+
+  /// The first proposal that gives the same bits every time and fits the workspace. Errors are never a reason to take
+  /// the next one, because then processes could differ.
+  std::optional<CudnnDescriptor> find_plan(const AttentionShape& shape, bool any_shape) {
+    const AttentionGraph graph(library_.get(), shape, any_shape);
+    for (const auto mode : {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK}) {
+      for (const CudnnDescriptor& configuration : proposals(graph.graph(), mode)) {
+        if (may_differ(configuration)) continue;
+        CudnnDescriptor plan(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
+        plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, library_.get());
+        plan.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, configuration);
+        if (any_shape) share_kernels(plan, shape, graph);
+        if (plan.finish_if_supported() && workspace_of(plan) <= kVisionWorkspaceBytes) return plan;
+      }
+    }
+    return std::nullopt;
+  }
+
+  /// Lets the plan use the compiled kernels of earlier plans for the same heads. Compiling takes seconds.
+  void share_kernels([[maybe_unused]] CudnnDescriptor& plan, [[maybe_unused]] const AttentionShape& shape,
+                     [[maybe_unused]] const AttentionGraph& graph) {
+#if BIQA_CUDNN_SHARES_KERNELS
+    auto kernels = kernels_.find({shape.heads, shape.head_dim});
+    if (kernels == kernels_.end()) {
+      CudnnDescriptor empty(CUDNN_BACKEND_KERNEL_CACHE_DESCRIPTOR);
+      empty.set(CUDNN_ATTR_KERNEL_CACHE_OPERATION_GRAPH, graph.graph());
+      empty.finish();
+      kernels = kernels_.emplace(std::pair(shape.heads, shape.head_dim), std::move(empty)).first;
+    }
+    plan.set(CUDNN_ATTR_EXECUTION_PLAN_KERNEL_CACHE, kernels->second);
+#endif
+  }
+
+  const Stream& stream_;
+  Library library_;
+  // A library older than its header may lack what the header names.
+  bool shares_kernels_ = BIQA_CUDNN_SHARES_KERNELS && cudnnGetVersion() >= CUDNN_VERSION;
+  std::map<std::pair<std::int64_t, std::int64_t>, CudnnDescriptor> kernels_;
+  std::map<AttentionShape, CudnnDescriptor> plans_;
+};
+
+}  // namespace
+
+std::unique_ptr<VisionAttention> make_vision_attention(const Stream& stream) {
+  return std::make_unique<CudnnAttention>(stream);
+}
+
+}  // namespace biqa::cuda
