@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <compare>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <optional>
@@ -68,16 +70,41 @@ std::vector<CudnnDescriptor> proposals(const CudnnDescriptor& graph, cudnnBacken
   return found;
 }
 
+/// A plan with everything that it was made of, in case that cuDNN only refers to it.
+struct Plan {
+  std::unique_ptr<const AttentionGraph> graph;
+  CudnnDescriptor configuration, plan;
+};
+
+/// Shapes of one kind may share a compiled kernel. cuDNN 9.19 compiles other code for another head dimension, and for a
+/// length that is a multiple of the kernel's block of rows, but the keys of its cache contain neither. With one cache for
+/// all shapes, a kernel would depend on which picture came first, and could lack the test for the last rows.
+struct KernelKind {
+  std::int64_t heads = 0, head_dim = 0, stride = 0, out_stride = 0;
+  std::int64_t factor = 0;  ///< largest power of two that divides the length, at most kLargestBlock
+  auto operator<=>(const KernelKind&) const = default;
+};
+KernelKind kind_of(const AttentionShape& shape) {
+  constexpr std::int64_t kLargestBlock = 256;
+  std::int64_t factor = 1;
+  while (factor < kLargestBlock && shape.length % (2 * factor) == 0) factor *= 2;
+  return {shape.heads, shape.head_dim, shape.stride, shape.out_stride, factor};
+}
+
 class CudnnAttention final : public VisionAttention {
  public:
   explicit CudnnAttention(const Stream& stream) : stream_(stream) {
     check_cudnn(cudnnSetStream(library_.get(), stream.get()), "cudnnSetStream");
   }
+  /// Kernels are unloaded with their plans, so work that was enqueued must have ended.
+  ~CudnnAttention() override { cudaStreamSynchronize(stream_.get()); }
+  CudnnAttention(const CudnnAttention&) = delete;
+  CudnnAttention& operator=(const CudnnAttention&) = delete;
 
  private:
   void attend_batch(ConstView q, ConstView k, ConstView v, const HeadShape& shape, const SegmentBatch& batch,
                     View out, View workspace) override {
-    const CudnnDescriptor& plan = plan_for(
+    const Plan& plan = plan_for(
         {batch.count, batch.length, batch.distance, shape.heads, shape.head_dim, q.stride(), out.stride()});
     const auto from = [&](ConstView rows) {
       return const_cast<void*>(rows.row_range(batch.first, batch.length).address());
@@ -91,10 +118,10 @@ class CudnnAttention final : public VisionAttention {
                  std::span<void* const>(addresses));
     operands.set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, workspace.address());
     operands.finish();
-    check_cudnn(cudnnBackendExecute(library_.get(), plan.get(), operands.get()), "cudnnBackendExecute");
+    check_cudnn(cudnnBackendExecute(library_.get(), plan.plan.get(), operands.get()), "cudnnBackendExecute");
   }
 
-  const CudnnDescriptor& plan_for(const AttentionShape& shape) {
+  const Plan& plan_for(const AttentionShape& shape) {
     const auto found = plans_.find(shape);
     if (found != plans_.end()) return found->second;
     // Pictures of many sizes must not fill the memory.
@@ -102,48 +129,50 @@ class CudnnAttention final : public VisionAttention {
     if (plans_.size() >= kMostPlans) {
       stream_.synchronise();
       plans_.clear();
+      kernels_.clear();
     }
-    std::optional<CudnnDescriptor> plan;
+    std::optional<Plan> plan;
     if (shares_kernels_) plan = find_plan(shape, true);
     if (!plan) plan = find_plan(shape, false);
     if (!plan) {
       fail(
-          "cuDNN {} has no engine that always gives the same bits within {} bytes of workspace, for "
-          "attention of "
-          "{} segments of {} rows with {} heads of {}; set model.vision_attention: own",
-          cudnnGetVersion(), kVisionWorkspaceBytes, shape.segments, shape.length, shape.heads,
-          shape.head_dim);
+          "cuDNN {} cannot compute attention of {} segments of {} rows with {} heads of {}: no engine always "
+          "gives the same bits within {} bytes of workspace; set model.vision_attention: own",
+          cudnnGetVersion(), shape.segments, shape.length, shape.heads, shape.head_dim,
+          kVisionWorkspaceBytes);
     }
     return plans_.emplace(shape, *std::move(plan)).first->second;
   }
 
   /// The first proposal that gives the same bits every time and fits the workspace. Errors are never a reason to take
   /// the next one, because then processes could differ.
-  std::optional<CudnnDescriptor> find_plan(const AttentionShape& shape, bool any_shape) {
-    const AttentionGraph graph(library_.get(), shape, any_shape);
+  std::optional<Plan> find_plan(const AttentionShape& shape, bool any_shape) {
+    auto graph = std::make_unique<const AttentionGraph>(library_.get(), shape, any_shape);
     for (const auto mode : {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK}) {
-      for (const CudnnDescriptor& configuration : proposals(graph.graph(), mode)) {
+      for (CudnnDescriptor& configuration : proposals(graph->graph(), mode)) {
         if (may_differ(configuration)) continue;
         CudnnDescriptor plan(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
         plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, library_.get());
         plan.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, configuration);
-        if (any_shape) share_kernels(plan, shape, graph);
-        if (plan.finish_if_supported() && workspace_of(plan) <= kVisionWorkspaceBytes) return plan;
+        if (any_shape) share_kernels(plan, shape, *graph);
+        if (plan.finish_if_supported() && workspace_of(plan) <= kVisionWorkspaceBytes)
+          return Plan{std::move(graph), std::move(configuration), std::move(plan)};
       }
     }
     return std::nullopt;
   }
 
-  /// Lets the plan use the compiled kernels of earlier plans for the same heads. Compiling takes seconds.
+  /// Lets the plan use the compiled kernels of earlier plans of its kind. Compiling takes seconds.
   void share_kernels([[maybe_unused]] CudnnDescriptor& plan, [[maybe_unused]] const AttentionShape& shape,
                      [[maybe_unused]] const AttentionGraph& graph) {
 #if BIQA_CUDNN_SHARES_KERNELS
-    auto kernels = kernels_.find({shape.heads, shape.head_dim});
+    const KernelKind kind = kind_of(shape);
+    auto kernels = kernels_.find(kind);
     if (kernels == kernels_.end()) {
       CudnnDescriptor empty(CUDNN_BACKEND_KERNEL_CACHE_DESCRIPTOR);
       empty.set(CUDNN_ATTR_KERNEL_CACHE_OPERATION_GRAPH, graph.graph());
       empty.finish();
-      kernels = kernels_.emplace(std::pair(shape.heads, shape.head_dim), std::move(empty)).first;
+      kernels = kernels_.emplace(kind, std::move(empty)).first;
     }
     plan.set(CUDNN_ATTR_EXECUTION_PLAN_KERNEL_CACHE, kernels->second);
 #endif
@@ -153,8 +182,8 @@ class CudnnAttention final : public VisionAttention {
   Library library_;
   // A library older than its header may lack what the header names.
   bool shares_kernels_ = BIQA_CUDNN_SHARES_KERNELS && cudnnGetVersion() >= CUDNN_VERSION;
-  std::map<std::pair<std::int64_t, std::int64_t>, CudnnDescriptor> kernels_;
-  std::map<AttentionShape, CudnnDescriptor> plans_;
+  std::map<KernelKind, CudnnDescriptor> kernels_;
+  std::map<AttentionShape, Plan> plans_;
 };
 
 }  // namespace
