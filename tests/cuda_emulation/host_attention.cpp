@@ -23,8 +23,9 @@ std::vector<float> row_of(ConstView rows, std::int64_t row, std::int64_t column,
   return values;
 }
 
-/// One head of a segment.
-void attend_head(ConstView q, ConstView k, ConstView v, std::int64_t head, std::int64_t dim, View out) {
+/// One head of a segment. `divide_first`: weights are divided by their sum before they are rounded.
+void attend_head(ConstView q, ConstView k, ConstView v, std::int64_t head, std::int64_t dim,
+                 bool divide_first, View out) {
   const std::int64_t column = head * dim;
   const float scale = 1.0F / std::sqrt(static_cast<float>(dim));
   std::vector<std::vector<float>> keys;
@@ -45,15 +46,16 @@ void attend_head(ConstView q, ConstView k, ConstView v, std::int64_t head, std::
     const float maximum = *std::max_element(weights.begin(), weights.end());
     float total = 0;
     std::fill(sums.begin(), sums.end(), 0.0F);
+    for (float& weight : weights) total += weight = std::exp(weight - maximum);
+    const float before = divide_first ? total : 1.0F;
     for (std::size_t j = 0; j < keys.size(); ++j) {
-      const float power = std::exp(weights[j] - maximum);
-      total += power;
-      const float rounded = to_float(to_bf16(power));
+      const float rounded = to_float(to_bf16(weights[j] / before));
       for (std::size_t d = 0; d < sums.size(); ++d) sums[d] += rounded * values[j][d];
     }
+    const float after = divide_first ? 1.0F : total;
     auto* to = static_cast<Bf16*>(out.address()) + row * out.stride() + column;
     library_writes(to, sums.size() * sizeof(Bf16));
-    for (std::size_t d = 0; d < sums.size(); ++d) to[d] = to_bf16(sums[d] / total);
+    for (std::size_t d = 0; d < sums.size(); ++d) to[d] = to_bf16(sums[d] / after);
   }
 }
 
@@ -61,7 +63,6 @@ void attend_head(ConstView q, ConstView k, ConstView v, std::int64_t head, std::
 
 void HostAttention::attend_batch(ConstView q, ConstView k, ConstView v, const HeadShape& shape,
                                  const cuda::SegmentBatch& batch, View out, View workspace) {
-  ++attended_batches;
   enqueue(stream_.get(), [=] {
     library_writes(workspace.address(), static_cast<std::size_t>(cuda::kVisionWorkspaceBytes));
     std::memset(workspace.address(), 0xff, static_cast<std::size_t>(cuda::kVisionWorkspaceBytes));  // NaN
@@ -70,7 +71,7 @@ void HostAttention::attend_batch(ConstView q, ConstView k, ConstView v, const He
         return rows.row_range(batch.first + i * batch.distance, batch.length);
       };
       for (std::int64_t head = 0; head < shape.heads; ++head)
-        attend_head(part(q), part(k), part(v), head, shape.head_dim, part(out));
+        attend_head(part(q), part(k), part(v), head, shape.head_dim, batch.count % 2 == 0, part(out));
     }
   });
 }

@@ -7,11 +7,8 @@
 
 namespace biqa::emulation {
 
-/// Batches that the stand-ins of all threads have computed.
-inline std::int64_t attended_batches = 0;
-
-/// Stands in for cuDNN: loops over device memory, sums in f32, weights rounded to bf16. The work is done in the order of the
-/// stream.
+/// Stands in for cuDNN: loops over device memory, sums in f32, weights rounded to bf16. The bits depend on the
+/// number of segments in the batch, as they may in cuDNN. The work is done in the order of the stream.
 class HostAttention final : public cuda::VisionAttention {
  public:
   explicit HostAttention(const cuda::Stream& stream) : stream_(stream) {}
