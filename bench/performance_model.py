@@ -114,7 +114,7 @@ class Model:
         """Seconds of a picture, in a batch of eight or alone."""
         products, attention = self.vision_flop(patches)
         rate = self.r["vision_product"] * (0.8 if alone else 1.0)  # fewer rows fill the GPU less
-        bytes_ = (48 * V_HIDDEN + 10 * V_MLP) if self.built else (26 * V_HIDDEN + 6 * V_MLP)
+        bytes_ = (32 * V_HIDDEN + 6 * V_MLP) if self.built else (26 * V_HIDDEN + 6 * V_MLP)
         return products / rate + attention / 210e12 + V_DEPTH * patches * bytes_ / self.r["memory"]
 
     def prefill(self, prompts, prompt):

@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Usage: tests/run.sh [fast|default|full]
+# Usage: tests/run.sh [fast|default|rest|full]
 #   fast     lint, the CPU build, its tests, and clang-tidy for a minute; use it while you work
 #   default  also the sanitizers (addresses, undefined behaviour, threads) and the CUDA build, and clang-tidy for up
 #            to five minutes; CI runs this
-#   full     also the tests labelled slow, each fuzz harness for 20 seconds (needs clang 14: launch/setup.sh --fuzz), and
-#            the job script on a private Slurm (installs slurm-wlm if it is root)
+#   rest     what default leaves out: the tests labelled slow, each fuzz harness for 20 seconds (needs clang 14:
+#            launch/setup.sh --fuzz), and the job script on a private Slurm (installs slurm-wlm if it is root)
+#   full     default and rest in one run, the CUDA build for all architectures, and clang-tidy for up to an hour; about three
+#            hours on 2 cores
 # Installs what it needs (launch/setup.sh --dev). Ends with the line `N passed, N failed`; exit code 0 means none failed.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 level=${1:-default}
 case $level in
-  fast | default | full) ;;
-  -h | --help) sed -n '3,9s/^# \?//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+  fast | default | rest | full) ;;
+  -h | --help) sed -n '3,12s/^# \?//p' "${BASH_SOURCE[0]}"; exit 0 ;;
   *) echo "error: tests/run.sh: no level $level; see tests/run.sh --help" >&2; exit 2 ;;
 esac
 
@@ -136,7 +138,7 @@ fuzz() {
 
 stage "packages"
 fuzz=()
-[[ $level == full ]] && fuzz=(--fuzz)
+[[ $level == full || $level == rest ]] && fuzz=(--fuzz)
 bash launch/setup.sh --dev "${fuzz[@]}" || exit 1
 
 # Threads that wait must not spin: tests share the cores.
@@ -150,6 +152,7 @@ export ASAN_OPTIONS=allocator_may_return_null=1
 export UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1:allocator_may_return_null=1:suppressions=$PWD/tests/tsan.supp
 slow=(--label-exclude '^slow$')
 [[ $level == full ]] && slow=()
+[[ $level == rest ]] && slow=(--label-regex '^slow$')
 # The thread sanitizer of g++ 12 does not know the address layout of newer kernels.
 without_randomisation=()
 
@@ -160,7 +163,7 @@ if build cpu --tests; then
   has_cpu_build=yes
 fi
 
-if [[ $level != fast ]]; then
+if [[ $level == default || $level == full ]]; then
   stage "address and undefined-behaviour sanitizers"
   build asan --tests && run_tests asan --label-exclude '^(lint|gpu|slow|chaos)$'
 
@@ -181,7 +184,7 @@ if [[ $level != fast ]]; then
   fi
 fi
 
-if [[ $has_cpu_build == yes ]]; then
+if [[ $has_cpu_build == yes && $level != rest ]]; then
   stage "clang-tidy"
   case $level in
     fast) tidy 60 ;;
@@ -191,7 +194,7 @@ if [[ $has_cpu_build == yes ]]; then
   esac
 fi
 
-if [[ $level == full ]]; then
+if [[ $level == full || $level == rest ]]; then
   stage "fuzzing"
   fuzz
 

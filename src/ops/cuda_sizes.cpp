@@ -272,7 +272,8 @@ std::int64_t cuda_vision_bytes(const CudaVisionShape& v, DType compute, VisionAt
                                std::int64_t patches) {
   using T = TableBytes;
   const std::int64_t head_dim = v.hidden / v.heads;
-  const SegmentKernels kernels = segment_kernels({v.heads, v.heads, head_dim}, compute, attention);
+  const HeadShape heads{v.heads, v.heads, head_dim};
+  const SegmentKernels kernels = segment_kernels(heads, compute, attention);
   const std::int64_t cells = patches / v.cell;
   std::int64_t segments = 0;
   // A segment has at least one cell.
@@ -284,7 +285,7 @@ std::int64_t cuda_vision_bytes(const CudaVisionShape& v, DType compute, VisionAt
            take_tower(compute, patches, v.patch_values, v.hidden, arena);
            {
              const Arena::Scope scope(arena);
-             take_vision_block(compute, kernels, patches, v.hidden, v.intermediate, arena);
+             take_vision_block(compute, kernels, heads, v.intermediate, patches, arena);
            }
            take_merger(compute, patches, v.hidden, cells, v.cell * v.hidden, v.out, arena);
          });

@@ -86,7 +86,9 @@ INSTANTIATE_TEST_SUITE_P(Settings, CudaMemoryPlan, ::testing::ValuesIn(testing::
 TEST_P(CudaMemoryPlan, WeightsAndAdaptersAreExact) {
   const auto before = now_of("weights");
   const auto model = load();
-  EXPECT_EQ(now_of("weights") - before, backend_weight_bytes(model->config(), GetParam().type));
+  ModelConfig padded = model->config();
+  padded.vision.intermediate = cuda_vision_width(padded.vision.intermediate, GetParam().type);
+  EXPECT_EQ(now_of("weights") - before, backend_weight_bytes(padded, GetParam().type));
   std::shared_ptr<const PackedAdapter> packed;
   const std::int64_t held = now_of("adapter");
   const std::int64_t most =
@@ -101,9 +103,10 @@ TEST_P(CudaMemoryPlan, Pictures) {
   const std::vector<float> pixels = testing::random_values(8 * 12 * TinyModel::kPatchValues, 2, 3);
   const ImagePatches image{{1, 8, 12}, pixels};
   const std::int64_t most = peak_above([&] { model->encode_images(std::span(&image, 1)); });
-  const std::int64_t planned = cuda_vision_bytes({v.hidden, v.intermediate, v.heads, v.merge * v.merge,
-                                                  v.channels * v.temporal * v.patch * v.patch, v.out_hidden},
-                                                 GetParam().type, VisionAttentionBy::own, 8 * 12);
+  const std::int64_t planned =
+      cuda_vision_bytes({v.hidden, cuda_vision_width(v.intermediate, GetParam().type), v.heads,
+                         v.merge * v.merge, v.channels * v.temporal * v.patch * v.patch, v.out_hidden},
+                        GetParam().type, VisionAttentionBy::own, 8 * 12);
   EXPECT_LE(most, planned);
   // Only the tables of segments are bounded, by a segment for each cell.
   constexpr std::int64_t kPatches = 8 * 12;
@@ -120,9 +123,10 @@ TEST_P(CudaMemoryPlan, PicturesWithAttentionByCudnn) {
   const std::vector<float> pixels = testing::random_values(8 * 12 * TinyModel::kPatchValues, 2, 3);
   const ImagePatches image{{1, 8, 12}, pixels};
   const std::int64_t most = peak_above([&] { model->encode_images(std::span(&image, 1)); });
-  const std::int64_t planned = cuda_vision_bytes({v.hidden, v.intermediate, v.heads, v.merge * v.merge,
-                                                  v.channels * v.temporal * v.patch * v.patch, v.out_hidden},
-                                                 GetParam().type, VisionAttentionBy::cudnn, 8 * 12);
+  const std::int64_t planned =
+      cuda_vision_bytes({v.hidden, cuda_vision_width(v.intermediate, GetParam().type), v.heads,
+                         v.merge * v.merge, v.channels * v.temporal * v.patch * v.patch, v.out_hidden},
+                        GetParam().type, VisionAttentionBy::cudnn, 8 * 12);
   EXPECT_LE(most, planned);
   EXPECT_LE(planned - most, 3 * 16) << "a gap before each of three tables";
 }

@@ -323,28 +323,34 @@ inline TowerBuffers take_tower(DType compute, std::int64_t rows, std::int64_t pa
   return b;
 }
 
+/// The type of the wide results of a block: bf16 if their readers can add the bias (tile_heads.h, tile_swiglu.h).
+inline DType vision_wide_type(const HeadShape& heads, std::int64_t intermediate, DType compute) {
+  return heads_fit(heads, compute) && intermediate % kTileUnit == 0 ? DType::bf16 : DType::f32;
+}
+
 struct VisionBlockBuffers {
-  View normed;     // [rows, hidden] compute type
-  View qkv;        // [rows, 3 hidden] f32
-  View attended;   // [rows, hidden] compute type
-  View k_v;        // [rows, 2 hidden] compute type; only with our own attention on tensor cores
-  View rounded;    // [rows, 3 hidden] compute type: qkv; only with cuDNN's attention
+  View normed;    // [rows, hidden] compute type
+  View qkv;       // [rows, 3 hidden] vision_wide_type()
+  View attended;  // [rows, hidden] compute type
+  View k_v;       // [rows, 2 hidden] compute type; only for an f32 qkv with our own attention on tensor cores
+  View rounded;   // [rows, 3 hidden] compute type; only for an f32 qkv with cuDNN's attention
   View workspace;  // [1, kVisionWorkspaceBytes] bytes; only with cuDNN's attention
-  View gate_up;    // [rows, 2 intermediate] f32
+  View gate_up;    // [rows, 2 intermediate] vision_wide_type()
   View product;    // [rows, intermediate] compute type
 };
-inline VisionBlockBuffers take_vision_block(DType compute, SegmentKernels kernels, std::int64_t rows,
-                                            std::int64_t hidden, std::int64_t intermediate, Arena& arena) {
+inline VisionBlockBuffers take_vision_block(DType compute, SegmentKernels kernels, const HeadShape& heads,
+                                            std::int64_t intermediate, std::int64_t rows, Arena& arena) {
+  const std::int64_t hidden = heads.heads * heads.head_dim;
+  const DType wide = vision_wide_type(heads, intermediate, compute);
   VisionBlockBuffers b;
   b.normed = arena.take(compute, rows, hidden);
-  b.qkv = arena.take(DType::f32, rows, 3 * hidden);
+  b.qkv = arena.take(wide, rows, 3 * hidden);
   b.attended = arena.take(compute, rows, hidden);
-  if (kernels == SegmentKernels::tiles) b.k_v = arena.take(compute, rows, 2 * hidden);
-  if (kernels == SegmentKernels::cudnn) {
+  if (wide == DType::f32 && kernels == SegmentKernels::tiles) b.k_v = arena.take(compute, rows, 2 * hidden);
+  if (wide == DType::f32 && kernels == SegmentKernels::cudnn)
     b.rounded = arena.take(compute, rows, 3 * hidden);
-    b.workspace = arena.take(DType::u8, 1, kVisionWorkspaceBytes);
-  }
-  b.gate_up = arena.take(DType::f32, rows, 2 * intermediate);
+  if (kernels == SegmentKernels::cudnn) b.workspace = arena.take(DType::u8, 1, kVisionWorkspaceBytes);
+  b.gate_up = arena.take(wide, rows, 2 * intermediate);
   b.product = arena.take(compute, rows, intermediate);
   return b;
 }

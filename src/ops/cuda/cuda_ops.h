@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "ops/cuda/buffers.h"
 #include "ops/cuda/matmul_backend.h"
 #include "ops/cuda/vision_attention.h"
 #include "ops/ops.h"

@@ -12,6 +12,8 @@
 #include "ops/cuda/buffers.h"
 #include "ops/cuda/cuda_ops.h"
 #include "ops/cuda/rows.h"
+#include "ops/cuda/tile_heads.h"
+#include "ops/cuda/tile_swiglu.h"
 #include "ops/cuda/vision_attention.h"
 #include "tensor/arena.h"
 
@@ -134,41 +136,61 @@ class CudaVision final : public VisionEncoder {
     const std::int64_t hidden = shape_.hidden;
     const Stream& stream = ops_.stream();
     const VisionBlockBuffers b =
-        take_vision_block(ops_.compute_type(), kernels_, x.rows(), hidden, shape_.intermediate, arena);
+        take_vision_block(ops_.compute_type(), kernels_, heads(), shape_.intermediate, x.rows(), arena);
+    const bool rounded = b.qkv.type() == DType::bf16;  // then readers add the biases
     rms_norm(x, block.norm1.view(), shape_.rms_eps, b.normed, stream);
-    ops_.linear(b.normed, *block.qkv, b.qkv);
-    rotate(b.qkv.column_range(0, 2 * hidden), heads().head_dim, images.cosines.view(), images.sines.view(),
-           false, stream);
+    if (rounded) {
+      ops_.product(b.normed, *block.qkv, b.qkv);
+      finish_heads(b.qkv, bias_of(*block.qkv), {}, heads(), images.cosines.view(), images.sines.view(),
+                   stream);
+    } else {
+      ops_.linear(b.normed, *block.qkv, b.qkv);
+      rotate(b.qkv.column_range(0, 2 * hidden), heads().head_dim, images.cosines.view(), images.sines.view(),
+             false, stream);
+    }
     attend(segments, b);
     ops_.linear(b.attended, *block.projection, x, true);
     rms_norm(x, block.norm2.view(), shape_.rms_eps, b.normed, stream);
-    ops_.linear(b.normed, *block.gate_up, b.gate_up);
-    swiglu(b.gate_up, b.product, stream);
+    if (rounded) {
+      ops_.product(b.normed, *block.gate_up, b.gate_up);
+      swiglu(GateUp{b.gate_up, bias_of(*block.gate_up), {}, {}}, b.product, stream);
+    } else {
+      ops_.linear(b.normed, *block.gate_up, b.gate_up);
+      swiglu(b.gate_up, b.product, stream);
+    }
     ops_.linear(b.product, *block.down, x, true);
   }
 
   void attend(const Segments& segments, const VisionBlockBuffers& b) {
     const std::int64_t hidden = shape_.hidden;
     const Stream& stream = ops_.stream();
-    const auto part = [&](View rows, std::int64_t i) { return rows.column_range(i * hidden, hidden); };
+    const auto part = [&](ConstView rows, std::int64_t i) { return rows.column_range(i * hidden, hidden); };
     switch (kernels_) {
       case SegmentKernels::rows:
         segment_attention(part(b.qkv, 0), part(b.qkv, 1), part(b.qkv, 2), heads(), segments.rows, b.attended,
                           stream);
         break;
-      case SegmentKernels::tiles:
-        convert(b.qkv.column_range(hidden, 2 * hidden), b.k_v, stream);
-        tile_segment_attention(part(b.qkv, 0), part(b.k_v, 0), part(b.k_v, 1), heads(), segments.tiles,
+      case SegmentKernels::tiles: {
+        const ConstView k_v = in_compute_type(b.qkv.column_range(hidden, 2 * hidden), b.k_v);
+        tile_segment_attention(part(b.qkv, 0), part(k_v, 0), part(k_v, 1), heads(), segments.tiles,
                                b.attended, stream);
         break;
-      case SegmentKernels::cudnn:
-        convert(b.qkv, b.rounded, stream);
+      }
+      case SegmentKernels::cudnn: {
+        const ConstView qkv = in_compute_type(b.qkv, b.rounded);
         for (const auto& batches : segments.pictures) {
-          ops_.vision_attention()->attend(part(b.rounded, 0), part(b.rounded, 1), part(b.rounded, 2), heads(),
-                                          batches, b.attended, b.workspace);
+          ops_.vision_attention()->attend(part(qkv, 0), part(qkv, 1), part(qkv, 2), heads(), batches,
+                                          b.attended, b.workspace);
         }
         break;
+      }
     }
+  }
+  /// x in bf16: itself or, from f32, rounded into `to`.
+  ConstView in_compute_type(ConstView x, View to) const {
+    if (x.type() == DType::bf16) return x;
+    convert(x, to, ops_.stream());
+    return to;
   }
 
   template <typename Observe>

@@ -10,7 +10,8 @@
 namespace biqa::cuda {
 
 /// Numbers that show the order of a sum: of both signs and of very different magnitudes. In some rows the end of the
-/// inner width has the largest numbers, in others the smallest. They depend only on the product.
+/// inner width has the largest numbers, in others the smallest. They depend only on the product. A result in bf16 is also
+/// added to the reference with the other sign, which shows bits that its rounding hides.
 class ProductProbe {
  public:
   /// Takes device memory for the weight and for at most 1024 rows. They have at most 2^24 inputs and 16 MiB of results,
