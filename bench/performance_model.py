@@ -3,8 +3,8 @@
 """Computes what one H100 SXM should reach with Qwen2.5-VL-7B, for the bars of docs/performance-model.md.
 
 Usage: bench/performance_model.py [--rate NAME=VALUE]...
-Every figure is computed from shapes and from the rates below. None is measured. Two forms are computed: "planned" (fused
-adapter, bf16 results) and "built" (what src/ops/cuda does today, docs/cuda.md).
+Every figure is computed from shapes and from the rates below. None is measured. Two forms are computed: "planned" (the
+first design: adapter inside the products, bf16 results) and "built" (what src/ops/cuda does today, docs/cuda.md).
 """
 import argparse
 

@@ -24,7 +24,7 @@ done
 programs=(biqa_learner biqa_trace biqa_score biqa_bench biqa_random_model)
 tests=(ops_op_cases_test ops_products_test ops_attention_test ops_head_test ops_lora_test ops_rows_test
   ops_cuda_tile_attention_test ops_cuda_tile_attention_backward_test ops_cuda_tile_lora_test
-  ops_cuda_vision_attention_test
+  ops_cuda_tile_heads_test ops_cuda_tile_swiglu_test ops_cuda_vision_attention_test
   model_network_test_cuda model_training_pass_test_cuda model_vision_test_cuda actor_engine_test_cuda
   learner_learner_test_cuda policy_cuda_network_test)
 [[ ! -x $build/tests/ops_cuda_device_test ]] || tests+=(ops_cuda_device_test)  # not in emulated builds

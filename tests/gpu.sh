@@ -126,7 +126,8 @@ fi
 if wanted operations; then
   backend=cuda
   run_tests operations 120 ops_op_cases_test ops_products_test ops_attention_test ops_head_test ops_lora_test ops_rows_test \
-    ops_cuda_tile_attention_test ops_cuda_tile_attention_backward_test ops_cuda_tile_lora_test ops_cuda_vision_attention_test
+    ops_cuda_tile_attention_test ops_cuda_tile_attention_backward_test ops_cuda_tile_lora_test \
+    ops_cuda_tile_heads_test ops_cuda_tile_swiglu_test ops_cuda_vision_attention_test
   backend=
 fi
 

@@ -51,10 +51,10 @@ QwenVl::QwenVl(const std::filesystem::path& directory, std::shared_ptr<Ops> ops,
       checkpoint.tied() && (options.frozen == nullptr || options.frozen->find("lm_head") == nullptr);
   weights.head = shared ? load.pack("lm_head", embedding.const_view(), {}, options.backward)
                         : load.linear({"lm_head"}, false, options.backward);
-  load.check_rows();
-  shapes_ = load.shapes();
   weights.embedding = load.in_memory_of_backend(std::move(embedding));
   decoder_ = ops_->make_decoder(decoder_shape(config_.text), std::move(weights));
+  load.check_rows();  // the parts of the network have told the backend how they use the weights
+  shapes_ = load.shapes();
 }
 
 QwenVl::~QwenVl() = default;

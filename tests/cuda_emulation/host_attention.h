@@ -12,6 +12,7 @@ namespace biqa::emulation {
 class HostAttention final : public cuda::VisionAttention {
  public:
   explicit HostAttention(const cuda::Stream& stream) : stream_(stream) {}
+  std::string version() const override { return {}; }
 
  private:
   void attend_batch(ConstView q, ConstView k, ConstView v, const HeadShape& shape,

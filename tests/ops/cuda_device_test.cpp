@@ -48,19 +48,22 @@ struct ModelProduct {
   const char* name;
   std::int64_t inner, outer;
   bool bias, backward;
+  DType result, input_gradient;  // types of the results, forward and backward
 };
-constexpr ModelProduct kModelProducts[] = {{"query, key, value", 3584, 4608, true, true},
-                                           {"attention output", 3584, 3584, false, true},
-                                           {"gate and up", 3584, 37888, false, true},
-                                           {"down", 18944, 3584, false, true},
-                                           {"head", 3584, 152064, false, true},
-                                           {"patches", 1176, 1280, false, false},
-                                           {"vision query, key, value", 1280, 3840, true, false},
-                                           {"vision attention output", 1280, 1280, true, false},
-                                           {"vision gate and up", 1280, 6840, true, false},
-                                           {"vision down", 3420, 1280, true, false},
-                                           {"merger", 5120, 5120, true, false},
-                                           {"merger output", 5120, 3584, true, false}};
+constexpr DType kF32 = DType::f32, kBf16 = DType::bf16;
+constexpr ModelProduct kModelProducts[] = {
+    {"query, key, value", 3584, 4608, false, true, kBf16, kF32},
+    {"attention output", 3584, 3584, false, true, kF32, kF32},
+    {"gate and up", 3584, 37888, false, true, kBf16, kF32},
+    {"down", 18944, 3584, false, true, kF32, kBf16},
+    {"head", 3584, 152064, false, true, kF32, kF32},
+    {"patches", 1176, 1280, false, false, kF32, kF32},
+    {"vision query, key, value", 1280, 3840, false, false, kBf16, kF32},
+    {"vision attention output", 1280, 1280, true, false, kF32, kF32},
+    {"vision gate and up", 1280, 6912, false, false, kBf16, kF32},
+    {"vision down", 3456, 1280, true, false, kF32, kF32},
+    {"merger", 5120, 5120, true, false, kF32, kF32},
+    {"merger output", 5120, 3584, true, false, kF32, kF32}};
 
 /// The numbers of rows that use another algorithm than the anchor.
 std::string other_buckets(const cuda::ProductClass& chosen) {
@@ -80,9 +83,9 @@ TEST(DeviceProducts, ClassesOfAlgorithms) {
   for (const ModelProduct& model : kModelProducts) {
     for (const bool forward : {true, false}) {
       if (!forward && !model.backward) continue;
-      const cuda::Product product =
-          cuda::dense_product(DType::bf16, DType::f32, forward ? model.inner : model.outer,
-                              forward ? model.outer : model.inner, forward, forward && model.bias);
+      const cuda::Product product = cuda::dense_product(
+          DType::bf16, forward ? model.result : model.input_gradient, forward ? model.inner : model.outer,
+          forward ? model.outer : model.inner, forward, forward && model.bias);
       backend->classes().classify(product, memory);
       const cuda::ClassReport report = backend->classes().report(product, memory);
       std::printf(

@@ -12,6 +12,7 @@
 
 #include "core/error.h"
 #include "core/random.h"
+#include "ops/cuda/product_probe.h"
 
 namespace biqa::cuda {
 namespace {
@@ -29,6 +30,7 @@ enum Name : std::uint64_t {
   on_top,           // starts the sum with y, which shows only if the product is added
   after_bias,       // starts the sum with the bias
   from_100_rows,    // other bits for 100 rows or more
+  from_5000_rows,   // other bits in the last rows of 5000 or more
   few_rows_only,    // the same bits, but refuses more than 40 rows
   not_twenty_rows,  // the same bits, but refuses exactly 20 rows
 };
@@ -78,6 +80,7 @@ class PlantedLibrary final : public ProductLibrary {
     const std::int64_t inner = x.columns();
     std::int64_t apart = inner;  // from here on, products have a sum of their own
     if (name == halves || (name == from_100_rows && y.rows() >= 100)) apart = inner / 2;
+    if (name == from_5000_rows && y.rows() >= 5000 && r + 8 >= y.rows()) apart = inner / 2;
     if (name == tail) apart = inner - inner % 4;
     float sums[2] = {0, 0};
     if (name == on_top) sums[0] = before;
@@ -125,8 +128,8 @@ TEST(ProductClasses, BucketsOfRows) {
   EXPECT_EQ(bucket_of(17), 1U);
   EXPECT_EQ(bucket_of(256), 2U);
   EXPECT_EQ(bucket_of(257), 3U);
-  EXPECT_EQ(bucket_of(16384), 5U);
-  EXPECT_EQ(bucket_of(1 << 20), 5U);
+  EXPECT_EQ(bucket_of(8192), 5U);
+  EXPECT_EQ(bucket_of(8193), kRowBuckets.size());
 }
 
 TEST(ProductClasses, EachBucketTakesTheFirstMember) {
@@ -155,9 +158,10 @@ TEST_P(OtherBits, AreNeverChosen) {
   library.proposals[kAnchorRows] = {first};
   const ProductClass chosen = classified(library, GetParam().product);
   for (std::size_t b = 0; b < kRowBuckets.size(); ++b) {
-    // Up to 64 rows this algorithm has the bits of the anchor.
-    const bool allowed = GetParam().name == from_100_rows && kRowBuckets[b] < 100;
-    const Name expected = b == 2 ? first : allowed ? from_100_rows : other_name;
+    // For few rows some of them have the bits of the anchor.
+    const bool allowed = (GetParam().name == from_100_rows && kRowBuckets[b] < 100) ||
+                         (GetParam().name == from_5000_rows && kRowBuckets[b] < 5000);
+    const Name expected = b == 2 ? first : allowed ? GetParam().name : other_name;
     EXPECT_EQ(chosen.choices[b], named(expected)) << kRowBuckets[b];
   }
 }
@@ -165,17 +169,27 @@ TEST_P(OtherBits, AreNeverChosen) {
 const auto planted_product = [](DType type, std::int64_t inner, bool transposed, bool bias) {
   return dense_product(type, DType::f32, inner, 5, transposed, bias);
 };
-INSTANTIATE_TEST_SUITE_P(All, OtherBits,
-                         ::testing::Values(Planted{halves, planted_product(DType::f32, 67, true, false)},
-                                           Planted{halves, planted_product(DType::bf16, 64, false, false)},
-                                           Planted{halves, planted_product(DType::bf16, 3, true, true)},
-                                           Planted{tail, planted_product(DType::f32, 67, true, false)},
-                                           Planted{tail, planted_product(DType::bf16, 1027, true, true)},
-                                           Planted{tail, planted_product(DType::bf16, 131, false, false)},
-                                           Planted{on_top, planted_product(DType::bf16, 67, true, true)},
-                                           Planted{after_bias, planted_product(DType::bf16, 67, true, true)},
-                                           Planted{from_100_rows,
-                                                   planted_product(DType::bf16, 67, true, false)}));
+INSTANTIATE_TEST_SUITE_P(
+    All, OtherBits,
+    ::testing::Values(Planted{halves, planted_product(DType::f32, 67, true, false)},
+                      Planted{halves, planted_product(DType::bf16, 64, false, false)},
+                      Planted{halves, planted_product(DType::bf16, 3, true, true)},
+                      Planted{tail, planted_product(DType::f32, 67, true, false)},
+                      Planted{tail, planted_product(DType::bf16, 1027, true, true)},
+                      Planted{tail, planted_product(DType::bf16, 131, false, false)},
+                      Planted{on_top, planted_product(DType::bf16, 67, true, true)},
+                      Planted{after_bias, planted_product(DType::bf16, 67, true, true)},
+                      Planted{from_100_rows, planted_product(DType::bf16, 67, true, false)},
+                      Planted{from_5000_rows, planted_product(DType::bf16, 67, true, false)},
+                      Planted{halves, dense_product(DType::bf16, DType::bf16, 67, 5, true, false)}));
+
+TEST(ProductClasses, TheProbeKnowsWhatFits) {
+  PlantedLibrary library;
+  ProductProbe probe(kProduct, library, host_memory());
+  const std::int64_t most = (std::int64_t{2} << 30) / ((67 + 5) * 4);
+  EXPECT_TRUE(probe.fits(most));
+  EXPECT_FALSE(probe.fits(most + 1));
+}
 
 TEST(ProductClasses, BitsDoNotDependOnTheNumberOfRows) {
   PlantedLibrary library;

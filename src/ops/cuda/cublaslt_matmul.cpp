@@ -169,10 +169,13 @@ class CublasLt final : public ProductLibrary {
     }
     const float one = 1.0F;
     const float beta = accumulate ? 1.0F : 0.0F;
-    check_cublas(cublasLtMatmul(library_.get(), operation.get(), &one, weight.address(), weight_layout.get(),
-                                x.address(), x_layout.get(), &beta, y.address(), y_layout.get(), y.address(),
-                                y_layout.get(), &words, nullptr, 0, stream_.get()),
-                 "cublasLtMatmul");
+    const cublasStatus_t status =
+        cublasLtMatmul(library_.get(), operation.get(), &one, weight.address(), weight_layout.get(),
+                       x.address(), x_layout.get(), &beta, y.address(), y_layout.get(), y.address(),
+                       y_layout.get(), &words, nullptr, 0, stream_.get());
+    // The check above does not find everything that the call refuses.
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) return false;
+    check_cublas(status, "cublasLtMatmul");
     return true;
   }
 

@@ -56,7 +56,14 @@ class CudaDecoder final : public Decoder {
         shape_(shape),
         weights_(std::move(weights)),
         rotary_(shape.heads.head_dim, shape.rope_theta, shape.mrope_section),
-        head_(ops, *weights_.head) {}
+        head_(ops, *weights_.head) {
+    const LayerSize size(shape_, ops.compute_type(), tiles_fit(shape_.heads, ops.compute_type()), 1, 1);
+    for (const DecoderWeights::Layer& layer : weights_.layers) {
+      as_cuda(*layer.qkv).result = size.projected;
+      as_cuda(*layer.gate_up).result = size.wide;
+      as_cuda(*layer.down).input_gradient = size.wide;
+    }
+  }
 
   std::unique_ptr<BatchPlan> plan(const RowBatch& batch) override {
     return std::make_unique<CudaPlan>(batch, rotary_, shape_.heads, ops_.compute_type(), shape_.vocabulary,

@@ -78,14 +78,19 @@ void CudaOps::linear_backward(ConstView dy, const FrozenLinear& w, View dx, bool
   products_->linear_backward(dy, linear.weight.view(), dx, accumulate);
 }
 
-std::string CudaOps::device_type() const {
+std::string CudaOps::product_device() const {
   const std::string library = products_->library().version();
   return cuda::device_type() + (library.empty() ? "" : ", " + library);
 }
 
+std::string CudaOps::device_type() const {
+  const std::string attention = vision_attention_ == nullptr ? "" : vision_attention_->version();
+  return product_device() + (attention.empty() ? "" : ", " + attention);
+}
+
 std::string CudaOps::key() const {
   if (products_->library().version().empty()) return {};
-  return fmt::format("{}, driver for CUDA {}", device_type(), driver_version());
+  return fmt::format("{}, driver for CUDA {}", product_device(), driver_version());
 }
 
 void CudaOps::choose(const FrozenLinear& w) {
@@ -94,44 +99,56 @@ void CudaOps::choose(const FrozenLinear& w) {
 
 std::vector<Product> CudaOps::products_of(const FrozenLinear& w) const {
   const auto& linear = dynamic_cast<const CudaLinear&>(w);
-  std::vector<Product> products{
-      dense_product(compute_, DType::f32, w.in, w.out, true, !linear.bias.view().empty())};
-  if (linear.backward) products.push_back(dense_product(compute_, DType::f32, w.out, w.in, false, false));
-  if (compute_ == DType::bf16) {  // without the bias, which the reader of the result adds
-    products.push_back(dense_product(compute_, DType::bf16, w.in, w.out, true, false));
-    if (linear.backward) products.push_back(dense_product(compute_, DType::bf16, w.out, w.in, false, false));
-  }
+  const bool bias = linear.result == DType::f32 && !linear.bias.view().empty();
+  std::vector<Product> products{dense_product(compute_, linear.result, w.in, w.out, true, bias)};
+  if (linear.backward)
+    products.push_back(dense_product(compute_, linear.input_gradient, w.out, w.in, false, false));
   return products;
+}
+
+void CudaOps::multiply_on_host(const Product& product, const CudaLinear& w, bool below, ConstView x, View y) {
+  const Tensor input = copied_to(memory_, x, "scratch");
+  Tensor output = memory_.allocate(product.output, y.rows(), y.columns(), "scratch");
+  const auto multiply = [&](bool accumulate) {
+    if (product.transposed)
+      products_->linear(input.view(), w.weight.view(), product.bias ? w.bias.view() : ConstView(),
+                        output.view(), accumulate);
+    else
+      products_->linear_backward(input.view(), w.weight.view(), output.view(), accumulate);
+  };
+  multiply(false);
+  if (below) {
+    Tensor negative = copied_to_host(memory_, output.view(), "scratch");
+    for (Bf16& value : negative.span<Bf16>()) value.bits ^= 0x8000U;
+    memory_.copy(negative.const_view(), output.view());
+    multiply(true);
+  }
+  if (product.output != y.type()) {
+    Tensor exact = memory_.allocate(y.type(), y.rows(), y.columns(), "scratch");
+    convert(output.view(), exact.view(), *stream_);
+    output = std::move(exact);
+  }
+  memory_.copy(output.view(), y);
+  memory_.wait();
 }
 
 void CudaOps::check_rows(const FrozenLinear& w, std::span<const std::int64_t> counts) {
   const auto& linear = dynamic_cast<const CudaLinear&>(w);
   for (const Product& product : products_of(w)) {
-    const auto multiply = [&](ConstView x, View y) {
-      const Tensor input = copied_to(memory_, x, "scratch");
-      Tensor output = memory_.allocate(product.output, y.rows(), y.columns(), "scratch");
-      if (product.transposed) {
-        products_->linear(input.view(), linear.weight.view(), product.bias ? linear.bias.view() : ConstView(),
-                          output.view());
-      } else {
-        products_->linear_backward(input.view(), linear.weight.view(), output.view());
-      }
-      if (product.output != y.type()) {
-        Tensor exact = memory_.allocate(y.type(), y.rows(), y.columns(), "scratch");
-        convert(output.view(), exact.view(), *stream_);
-        output = std::move(exact);
-      }
-      memory_.copy(output.view(), y);
-      memory_.wait();
-    };
-    const auto rows = cpu::rows_with_other_bits(product.inner, product.outer, compute_, counts, multiply);
-    if (!rows) continue;
-    fail(
-        "cannot use {} on this device: a row of the {}x{} product has other bits in a batch of {} than in a "
-        "larger one, so ratings would depend on the batch and actors would disagree with learners; use "
-        "another "
-        "CUDA version or device cpu",
-        name_of(compute_), product.inner, product.outer, *rows);
+    for (const bool below : {false, true}) {
+      if (below && product.output == DType::f32) continue;
+      const auto rows = cpu::rows_with_other_bits(
+          product.inner, product.outer, compute_, counts,
+          [&](ConstView x, View y) { multiply_on_host(product, linear, below, x, y); });
+      if (!rows) continue;
+      fail(
+          "cannot use {} on this device: a row of the {}x{} product has other bits in a batch of {} than in "
+          "a "
+          "larger one, so ratings would depend on the batch and actors would disagree with learners; use "
+          "another "
+          "CUDA version or device cpu",
+          name_of(compute_), product.inner, product.outer, *rows);
+    }
   }
 }
 

@@ -24,8 +24,13 @@ struct CudaLinear final : FrozenLinear {
         backward(with_backward) {}
   Tensor weight, bias;
   bool backward;
+  /// Types of the results of the network's products with W, forward and backward. A result in bf16 is without the bias.
+  DType result = DType::f32, input_gradient = DType::f32;
 };
 
+inline CudaLinear& as_cuda(FrozenLinear& w) {
+  return dynamic_cast<CudaLinear&>(w);
+}
 /// The bias of a packed weight, or an empty view.
 inline ConstView bias_of(const FrozenLinear& w) {
   return dynamic_cast<const CudaLinear&>(w).bias.view();
@@ -72,8 +77,12 @@ class CudaOps final : public Ops, public DevicePacking, public ProductTuning {
   VisionAttention* vision_attention() { return vision_attention_.get(); }
 
  private:
+  /// Type of the GPU and version of cuBLASLt.
+  std::string product_device() const;
   /// The products that the network makes with `w`, for any number of rows.
   std::vector<Product> products_of(const FrozenLinear& w) const;
+  /// y f32 = the product, from x in host memory to y there. `below`: what its rounding to bf16 leaves.
+  void multiply_on_host(const Product& product, const CudaLinear& w, bool below, ConstView x, View y);
 
   DType compute_;
   std::shared_ptr<const Stream> stream_ = std::make_shared<Stream>();

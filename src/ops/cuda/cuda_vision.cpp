@@ -102,7 +102,13 @@ class CudaVision final : public VisionEncoder {
         weights_(std::move(weights)),
         kernels_(segment_kernels(
             heads(), ops.compute_type(),
-            ops.vision_attention() != nullptr ? VisionAttentionBy::cudnn : VisionAttentionBy::own)) {}
+            ops.vision_attention() != nullptr ? VisionAttentionBy::cudnn : VisionAttentionBy::own)) {
+    const DType wide = vision_wide_type(heads(), shape_.intermediate, ops.compute_type());
+    for (const VisionWeights::Block& block : weights_.blocks) {
+      as_cuda(*block.qkv).result = wide;
+      as_cuda(*block.gate_up).result = wide;
+    }
+  }
 
   void encode(const VisionBatch& batch, View features, const Observer* observer) override {
     const auto observe = [&](const std::string& name, ConstView value) {

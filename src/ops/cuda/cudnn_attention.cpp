@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // cuDNN recognises the graph of cudnn_graph.h as attention and computes it in one kernel, which it compiles during the
 // run. A plan belongs to one AttentionShape and is kept.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -10,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -100,6 +103,8 @@ class CudnnAttention final : public VisionAttention {
   ~CudnnAttention() override { cudaStreamSynchronize(stream_.get()); }
   CudnnAttention(const CudnnAttention&) = delete;
   CudnnAttention& operator=(const CudnnAttention&) = delete;
+
+  std::string version() const override { return fmt::format("attention by cuDNN {}", cudnnGetVersion()); }
 
  private:
   void attend_batch(ConstView q, ConstView k, ConstView v, const HeadShape& shape, const SegmentBatch& batch,

@@ -18,10 +18,11 @@ std::array<std::int64_t, 3> rows_of_bucket(std::size_t bucket) {
   return {least, (least + most) / 2, most};
 }
 
-/// Whether the algorithm has the bits of the reference for the rows of a bucket.
+/// Whether the algorithm has the bits of the reference for the rows of a bucket. A bucket that does not fit the device is not
+/// compared.
 bool belongs(ProductProbe& probe, const Algorithm& algorithm, std::size_t bucket) {
-  std::set<std::int64_t> counts;
-  for (const std::int64_t rows : rows_of_bucket(bucket)) counts.insert(std::min(rows, probe.rows()));
+  if (!probe.fits(kRowBuckets[bucket])) return false;
+  const auto counts = rows_of_bucket(bucket);
   return std::all_of(counts.begin(), counts.end(),
                      [&](std::int64_t rows) { return probe.agrees(algorithm, rows); });
 }
@@ -29,7 +30,7 @@ bool belongs(ProductProbe& probe, const Algorithm& algorithm, std::size_t bucket
 }  // namespace
 
 std::size_t bucket_of(std::int64_t rows) {
-  const auto found = std::lower_bound(kRowBuckets.begin(), kRowBuckets.end() - 1, rows);
+  const auto found = std::lower_bound(kRowBuckets.begin(), kRowBuckets.end(), rows);
   return static_cast<std::size_t>(found - kRowBuckets.begin());
 }
 
@@ -50,7 +51,8 @@ void ProductClasses::multiply(const ProductOperands& operands) {
   const Algorithm* anchor = nullptr;
   if (const auto found = classes_.find(product); found != classes_.end()) {
     anchor = &found->second.anchor;
-    const Algorithm& choice = found->second.choices[bucket_of(operands.y.rows())];
+    const std::size_t bucket = bucket_of(operands.y.rows());
+    const Algorithm& choice = bucket < kRowBuckets.size() ? found->second.choices[bucket] : *anchor;
     if (choice != *anchor && library_.multiply(operands, choice)) return;
   } else {
     auto known = anchors_.find(product);

@@ -16,12 +16,13 @@
 
 namespace biqa::cuda {
 
-/// The library is asked for these numbers of rows. A product uses the answer for the next larger number, or for the
-/// largest.
-inline constexpr std::array<std::int64_t, 6> kRowBuckets{16, 64, 256, 1024, 4096, 16384};
+/// The library is asked for these numbers of rows. A product uses the answer for the next larger number. More rows than the
+/// largest use the anchor.
+inline constexpr std::array<std::int64_t, 6> kRowBuckets{16, 64, 256, 1024, 4096, 8192};
 inline constexpr std::int64_t kAnchorRows = 256;
 /// So many algorithms of each bucket are compared with the anchor, until one has its bits.
 inline constexpr int kCandidates = 8;
+/// kRowBuckets.size() for more rows than the largest.
 std::size_t bucket_of(std::int64_t rows);
 
 struct ProductClass {

@@ -14,27 +14,35 @@ namespace biqa::cuda {
 /// added to the reference with the other sign, which shows bits that its rounding hides.
 class ProductProbe {
  public:
-  /// Takes device memory for the weight and for at most 1024 rows. They have at most 2^24 inputs and 16 MiB of results,
-  /// or more if that is needed for 64 rows. `product` has dense operands.
+  /// Takes device memory for the weight and for at most 1024 rows of numbers. They have at most 2^24 inputs and 16 MiB of
+  /// results, or more if that is needed for 64 rows. `product` has dense operands.
   ProductProbe(const Product& product, ProductLibrary& library, DeviceMemory& memory);
 
   /// Computes the results that others are compared with. Returns false if the library refuses.
   bool set_reference(const Algorithm& algorithm);
-  /// Whether `algorithm` gives `rows` rows the bits that they have in the reference, written and added. The rows are
-  /// the last ones of the reference, so they also have other places. More rows than those of the probe count as all of
-  /// them. False if the library refuses.
+  /// Whether so many rows need at most 2 GiB of device memory.
+  bool fits(std::int64_t rows) const;
+  /// Whether `algorithm` gives `rows` rows the bits that they have in the reference, written and added. They have other
+  /// places than there; if there are more of them, the rows of the reference are repeated. Compares the first, middle
+  /// and last 64. False if the library refuses. Throws Error if the device has too little memory.
   bool agrees(const Algorithm& algorithm, std::int64_t rows);
-  std::int64_t rows() const { return rows_; }
 
  private:
-  bool compute(const Algorithm& algorithm, std::int64_t rows, bool accumulate, Tensor& result);
+  bool compute(const Algorithm& algorithm, std::int64_t rows, bool accumulate);
+  bool same_rows(std::int64_t rows, ConstView reference);
+  /// The row of the numbers that is the first of `rows`.
+  std::int64_t first_of(std::int64_t rows) const { return rows < rows_ ? rows_ - rows : 0; }
+  /// to[r] = from[(first + r) modulo rows_].
+  void repeat(ConstView from, std::int64_t first, View to);
 
   Product product_;
   ProductLibrary& library_;
   DeviceMemory& memory_;
-  std::int64_t rows_;
-  Tensor x_, weight_, bias_, start_, y_;  // in device memory; start_: what accumulated products are added to
-  Tensor written_, added_;                // reference results, in host memory
+  std::int64_t rows_;               // of the numbers and of the reference
+  Tensor numbers_, weight_, bias_;  // in device memory
+  Tensor start_;                    // what accumulated products are added to
+  Tensor x_, y_;                    // as many rows as were needed so far
+  Tensor written_, added_;          // reference results, in host memory
 };
 
 }  // namespace biqa::cuda

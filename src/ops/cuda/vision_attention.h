@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "ops/batch.h"
@@ -29,6 +30,8 @@ std::vector<SegmentBatch> segment_batches(std::span<const std::int64_t> boundari
 class VisionAttention {
  public:
   virtual ~VisionAttention() = default;
+  /// Name and version of the library, on which the bits depend. Empty for host loops.
+  virtual std::string version() const = 0;
 
   /// For the rows of `batches`: out [T, heads·D] bf16 = softmax(q·Kᵀ / sqrt(D)) · V, where K and V are the rows of the
   /// same segment. q, k and v [T, heads·D] bf16; heads = kv_heads; D is a multiple of 8, at most 128. Products and sums
