@@ -46,7 +46,8 @@ struct DeviceWeights {
 struct ProductShape {
   std::int64_t in = 0, out = 0;
   bool bias = false, backward = false;
-  auto operator<=>(const ProductShape&) const = default;
+  auto operator<=>(const ProductShape&) const =
+      default;  // NOLINT(modernize-use-nullptr): a fault of clang-tidy 14
 };
 /// One product of each shape.
 using ProductShapes = std::map<ProductShape, const FrozenLinear*>;

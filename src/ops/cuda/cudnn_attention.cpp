@@ -85,7 +85,8 @@ struct Plan {
 struct KernelKind {
   std::int64_t heads = 0, head_dim = 0, stride = 0, out_stride = 0;
   std::int64_t factor = 0;  ///< largest power of two that divides the length, at most kLargestBlock
-  auto operator<=>(const KernelKind&) const = default;
+  auto operator<=>(const KernelKind&) const =
+      default;  // NOLINT(modernize-use-nullptr): a fault of clang-tidy 14
 };
 KernelKind kind_of(const AttentionShape& shape) {
   constexpr std::int64_t kLargestBlock = 256;

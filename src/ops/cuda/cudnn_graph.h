@@ -18,7 +18,8 @@ struct AttentionShape {
   std::int64_t segments = 0, length = 0, distance = 0;
   std::int64_t heads = 0, head_dim = 0;
   std::int64_t stride = 0, out_stride = 0;  ///< from row to row: of q, k and v; of the result
-  auto operator<=>(const AttentionShape&) const = default;
+  auto operator<=>(const AttentionShape&) const =
+      default;  // NOLINT(modernize-use-nullptr): a fault of clang-tidy 14
 };
 
 /// Names of the tensors for which a plan is given addresses. `scale` is an f32 in host memory.

@@ -19,7 +19,8 @@ class Stream;
 /// An algorithm in the library's own words. Only the same version of the library understands them.
 struct Algorithm {
   std::array<std::uint64_t, 8> words{};
-  auto operator<=>(const Algorithm&) const = default;
+  auto operator<=>(const Algorithm&) const =
+      default;  // NOLINT(modernize-use-nullptr): a fault of clang-tidy 14
 };
 
 /// Everything on which the library's answers may depend, except the number of rows. The library does not know whether
@@ -31,7 +32,8 @@ struct Product {
   bool transposed = false;  ///< weight is [outer, inner], else [inner, outer]
   bool bias = false;
   std::uint32_t alignment = 0;  ///< in bytes, at most 16: of all addresses and row strides
-  auto operator<=>(const Product&) const = default;
+  auto operator<=>(const Product&) const =
+      default;  // NOLINT(modernize-use-nullptr): a fault of clang-tidy 14
 };
 
 /// One product in device memory: y = x · weight (or weightᵀ) + bias, added to y with `accumulate`.
