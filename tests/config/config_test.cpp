@@ -503,13 +503,13 @@ TEST(ShippedConfigs, ChangeOnlyWhatTheirNamesSay) {
       for (const std::string& other : names) {
         if (other != name) others.push_back(fmt::format("rewards.{}: 0", other));
       }
-      EXPECT_EQ(changes(folder + "ablation/only_" + name + ".yaml", base), others);
-      EXPECT_THAT(changes(folder + "ablation/without_" + name + ".yaml", base),
+      EXPECT_EQ(changes(fmt::format("{}ablation/only_{}.yaml", folder, name), base), others);
+      EXPECT_THAT(changes(fmt::format("{}ablation/without_{}.yaml", folder, name), base),
                   ElementsAre(fmt::format("rewards.{}: 0", name)));
     }
     for (const auto& [percent, fraction] :
          std::map<std::string, double>{{"000", 0}, {"025", .25}, {"050", .5}})
-      EXPECT_THAT(changes(folder + "annotations/annotations_" + percent + ".yaml", base),
+      EXPECT_THAT(changes(fmt::format("{}annotations/annotations_{}.yaml", folder, percent), base),
                   ElementsAre(fmt::format("data.annotation_fraction: {}", fraction)));
     EXPECT_THAT(changes(folder + "annotations/annotations_100.yaml", base), ElementsAre());
   }

@@ -284,7 +284,7 @@ class SavedClasses : public ::testing::Test {
   }
   std::string restored(const std::string& text, const std::string& key = "key") {
     ProductClasses classes(library_);
-    const std::string problem = classes.restore(text, key);
+    std::string problem = classes.restore(text, key);
     library_.used.clear();
     classes.classify(kProduct, host_memory());
     EXPECT_EQ(problem.empty(), library_.used.empty()) << "compares again exactly if nothing was restored";

@@ -35,9 +35,9 @@ struct Case {
   std::array<std::int64_t, 3> ranks;  // 0: no term
   bool bias;
 };
-void PrintTo(const Case& c, std::ostream* out) {
-  *out << c.rows << " rows, heads " << c.shape.heads << " and " << c.shape.kv_heads << " of "
-       << c.shape.head_dim << (c.bias ? ", bias" : "");
+std::ostream& operator<<(std::ostream& out, const Case& c) {
+  return out << c.rows << " rows, heads " << c.shape.heads << " and " << c.shape.kv_heads << " of "
+             << c.shape.head_dim << (c.bias ? ", bias" : "");
 }
 
 class CudaTileHeads : public DeviceTest, public ::testing::WithParamInterface<Case> {

@@ -38,9 +38,9 @@ struct Case {
   double rate;                              // of the mask of the gradient's term
   bool bias = false;
 };
-void PrintTo(const Case& c, std::ostream* out) {
-  *out << c.rows << "x" << c.width << " ranks " << c.gate_rank << ", " << c.up_rank << ", " << c.d_rank
-       << " rate " << c.rate << (c.bias ? " bias" : "");
+std::ostream& operator<<(std::ostream& out, const Case& c) {
+  return out << c.rows << "x" << c.width << " ranks " << c.gate_rank << ", " << c.up_rank << ", " << c.d_rank
+             << " rate " << c.rate << (c.bias ? " bias" : "");
 }
 
 /// A number and the bound of its error.

@@ -272,7 +272,9 @@ TEST_F(CudaVisionAttention, AgreesWithTheFormula) {
 /// The two kernels differ only in the rounding of the queries, whose effect the formula computes.
 TEST_F(CudaVisionAttention, AgreesWithOurOwnKernel) {
   std::uint64_t seed = 40;
-  for (const auto& [shape, lengths] : settings()) {
+  for (const Setting& setting : settings()) {
+    const HeadShape& shape = setting.shape;
+    const auto& lengths = setting.lengths;
     SCOPED_TRACE(::testing::Message()
                  << "heads of " << shape.head_dim << ", " << lengths.size() << " segments");
     const Boundaries boundaries = boundaries_of(lengths);
