@@ -101,8 +101,9 @@ bool HostProducts::multiply(const cuda::ProductOperands& operands, const cuda::A
     if (accumulate) load_row(y.row_range(t, 1), 0, before.data());
     for (std::int64_t o = 0; o < columns; ++o) {
       const auto at = static_cast<std::size_t>(o);
-      float value = (accumulate ? before[at] : 0.0F) + (sums[at] + offsets[at]);
-      if (y.rows() == altered_rows) value += 1;
+      float sum = sums[at] + offsets[at];
+      if (y.rows() == altered_rows) sum += sum * altered_share + altered_value;
+      const float value = (accumulate ? before[at] : 0.0F) + sum;
       if (y.type() == DType::bf16)
         static_cast<Bf16*>(y.address())[t * y.stride() + o] = to_bf16(value);
       else

@@ -9,6 +9,8 @@ namespace biqa::emulation {
 
 /// If positive: products of this thread with so many rows have other bits, as in a library that breaks batch invariance.
 inline thread_local std::int64_t altered_rows = 0;
+/// By how much, relative to the sum and absolute.
+inline thread_local float altered_share = 0, altered_value = 1;
 
 /// What the library proposes besides its only algorithm, for this thread. `none` suits most tests, because comparing
 /// algorithms takes time.

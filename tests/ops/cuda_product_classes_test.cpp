@@ -12,7 +12,6 @@
 
 #include "core/error.h"
 #include "core/random.h"
-#include "ops/cuda/product_probe.h"
 
 namespace biqa::cuda {
 namespace {
@@ -183,12 +182,26 @@ INSTANTIATE_TEST_SUITE_P(
                       Planted{from_5000_rows, planted_product(DType::bf16, 67, true, false)},
                       Planted{halves, dense_product(DType::bf16, DType::bf16, 67, 5, true, false)}));
 
-TEST(ProductClasses, TheProbeKnowsWhatFits) {
+// A row of this product and its results take 288 bytes.
+TEST(ProductClasses, WhatTakesTooMuchMemoryIsNotComparedAndNotUsed) {
   PlantedLibrary library;
-  ProductProbe probe(kProduct, library, host_memory());
-  const std::int64_t most = (std::int64_t{2} << 30) / ((67 + 5) * 4);
-  EXPECT_TRUE(probe.fits(most));
-  EXPECT_FALSE(probe.fits(most + 1));
+  library.otherwise = {other_name};
+  library.proposals[kAnchorRows] = {first};
+  ProductClasses classes(library, std::int64_t{1024} * (67 + 5) * 4);
+  classes.classify(kProduct, host_memory());
+  const std::array<Algorithm, 6> expected{named(other_name), named(other_name), named(first),
+                                          named(other_name), named(first),      named(first)};
+  EXPECT_EQ(classes.find(kProduct)->choices, expected);
+}
+
+TEST(ProductClasses, MoreRowsThanTheLargestBucketUseTheAnchor) {
+  PlantedLibrary library;
+  library.otherwise = {other_name};
+  library.proposals[kAnchorRows] = {first};
+  ProductClasses classes(library);
+  classes.classify(kProduct, host_memory());
+  EXPECT_EQ(multiplied(classes, library, 8192).first, std::vector<Name>{other_name});
+  EXPECT_EQ(multiplied(classes, library, 8193).first, std::vector<Name>{first});
 }
 
 TEST(ProductClasses, BitsDoNotDependOnTheNumberOfRows) {

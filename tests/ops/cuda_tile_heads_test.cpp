@@ -12,22 +12,24 @@
 #include "support/compare.h"
 #include "support/cuda/aligned_output.h"
 #include "support/cuda/device_test.h"
+#include "support/cuda/low_rank_operands.h"
 
 namespace biqa {
 namespace {
 
 using cuda::LowRankTerm;
 using testing::AlignedOutput;
+using testing::Bounded;
+using testing::DeviceOperands;
 using testing::DeviceTest;
 using testing::element_of;
 using testing::ExpectedMatrix;
+using testing::kUnit;
+using testing::kUnit16;
+using testing::LowRankOperands;
 using testing::random_tensor;
 using testing::same_bits;
-
-constexpr double kUnit = 0x1.0p-24;
-constexpr double kUnit16 = 0x1.0p-8;
-// Of u · factors with both operands split (docs/numerics.md).
-constexpr double kSplit = 0x1.0p-15;
+using testing::sum_of;
 
 struct Case {
   std::int64_t rows;
@@ -42,59 +44,27 @@ std::ostream& operator<<(std::ostream& out, const Case& c) {
 
 class CudaTileHeads : public DeviceTest, public ::testing::WithParamInterface<Case> {
  protected:
-  static constexpr float kScale = 0.6F;
   std::int64_t columns_of(std::size_t projection) const {
     return (projection == 0 ? c_.shape.heads : c_.shape.kv_heads) * c_.shape.head_dim;
   }
 
   /// Rows [first, first + count) of the result.
   Tensor finish(std::int64_t first, std::int64_t count) const {
-    const auto stream = std::make_shared<cuda::Stream>();
-    cuda::CudaMemory memory(stream);
-    std::vector<Tensor> kept;
-    const auto upload = [&](ConstView host) {
-      return kept.emplace_back(copied_to(memory, host, "test")).view();
-    };
+    DeviceOperands device;
     std::array<LowRankTerm, 3> terms;
-    for (std::size_t p = 0; p < terms.size(); ++p) {
-      const std::int64_t rank = c_.ranks[p];
-      if (rank == 0) continue;
-      const ConstView factors = upload(factors_[p].view());
-      Tensor high = memory.allocate(DType::bf16, rank, factors.columns(), "test");
-      Tensor low = memory.allocate(DType::bf16, rank, factors.columns(), "test");
-      cuda::split(factors, high.view(), low.view(), *stream);
-      terms[p] = {upload(u_[p].view().row_range(first, count)), {high.view(), low.view()}, kScale, {}};
-      kept.push_back(std::move(high));
-      kept.push_back(std::move(low));
-    }
-    AlignedOutput x(DType::bf16, count, x_.columns(), memory);
-    memory.copy(x_.view().row_range(first, count), x.view());
-    cuda::finish_heads(x.view(), c_.bias ? upload(bias_.view()) : ConstView(), terms, c_.shape,
-                       upload(cosines_.view().row_range(first, count)),
-                       upload(sines_.view().row_range(first, count)), *stream);
+    for (std::size_t p = 0; p < terms.size(); ++p) terms[p] = terms_[p].term(device, first, count);
+    AlignedOutput x(DType::bf16, count, x_.columns(), device.memory);
+    device.memory.copy(x_.view().row_range(first, count), x.view());
+    cuda::finish_heads(x.view(), c_.bias ? device.upload(bias_.view()) : ConstView(), terms, c_.shape,
+                       device.upload(cosines_.view().row_range(first, count)),
+                       device.upload(sines_.view().row_range(first, count)), *device.stream);
     return x.on_host();
   }
 
-  struct Bounded {
-    double value = 0, error = 0;
-  };
   /// Element `column` of row t before rotation.
   Bounded sum_at(std::int64_t t, std::size_t projection, std::int64_t begin, std::int64_t column) const {
-    double sum = 0;
-    double magnitude = 0;
-    for (std::int64_t r = 0; r < c_.ranks[projection]; ++r) {
-      const double product = element_of(u_[projection].view(), t, r) *
-                             element_of(factors_[projection].view(), r, column - begin);
-      sum += product;
-      magnitude += std::abs(product);
-    }
-    const double scale = static_cast<double>(kScale);
-    const double base =
-        element_of(x_.view(), t, column) + (c_.bias ? element_of(bias_.view(), 0, column) : 0);
-    const double value = base + scale * sum;
-    const double of_term = scale * (testing::sum_bound(3 * c_.ranks[projection], magnitude, DType::f32, 0) +
-                                    (kSplit + kUnit) * magnitude);
-    return {value, of_term + kUnit * (std::abs(base) + std::abs(value))};
+    return sum_of(element_of(x_.view(), t, column), c_.bias ? element_of(bias_.view(), 0, column) : 0,
+                  terms_[projection].at(t, column - begin));
   }
   ExpectedMatrix expected() const {
     ExpectedMatrix result(c_.rows, x_.columns());
@@ -132,12 +102,9 @@ class CudaTileHeads : public DeviceTest, public ::testing::WithParamInterface<Ca
   const Tensor bias_ = random_tensor(DType::f32, 1, x_.columns(), 1, 2);
   const Tensor cosines_ = random_tensor(DType::f32, c_.rows, c_.shape.head_dim / 2, 1, 3);
   const Tensor sines_ = random_tensor(DType::f32, c_.rows, c_.shape.head_dim / 2, 1, 4);
-  std::array<Tensor, 3> factors_{random_tensor(DType::f32, c_.ranks[0], columns_of(0), 1, 5),
-                                 random_tensor(DType::f32, c_.ranks[1], columns_of(1), 1, 6),
-                                 random_tensor(DType::f32, c_.ranks[2], columns_of(2), 1, 7)};
-  std::array<Tensor, 3> u_{random_tensor(DType::f32, c_.rows, c_.ranks[0], 1, 8),
-                           random_tensor(DType::f32, c_.rows, c_.ranks[1], 1, 9),
-                           random_tensor(DType::f32, c_.rows, c_.ranks[2], 1, 10)};
+  const std::array<LowRankOperands, 3> terms_{LowRankOperands(c_.rows, columns_of(0), c_.ranks[0], 5),
+                                              LowRankOperands(c_.rows, columns_of(1), c_.ranks[1], 7),
+                                              LowRankOperands(c_.rows, columns_of(2), c_.ranks[2], 9)};
 };
 // Every head dimension that is compiled, tails of the row tiles, and every term missing once.
 INSTANTIATE_TEST_SUITE_P(Cases, CudaTileHeads,

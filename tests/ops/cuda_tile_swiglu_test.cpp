@@ -13,23 +13,26 @@
 #include "support/compare.h"
 #include "support/cuda/aligned_output.h"
 #include "support/cuda/device_test.h"
+#include "support/cuda/low_rank_operands.h"
 
 namespace biqa {
 namespace {
 
 using cuda::LowRankTerm;
 using testing::AlignedOutput;
+using testing::Bounded;
+using testing::DeviceOperands;
 using testing::DeviceTable;
 using testing::DeviceTest;
 using testing::element_of;
 using testing::ExpectedMatrix;
+using testing::kUnit;
+using testing::kUnit16;
+using testing::LowRankOperands;
 using testing::random_tensor;
 using testing::same_bits;
+using testing::sum_of;
 
-constexpr double kUnit = 0x1.0p-24;
-constexpr double kUnit16 = 0x1.0p-8;
-// Of u · factors with both operands split (docs/numerics.md).
-constexpr double kSplit = 0x1.0p-15;
 constexpr std::uint64_t kKey = 99;
 
 struct Case {
@@ -42,35 +45,6 @@ std::ostream& operator<<(std::ostream& out, const Case& c) {
   return out << c.rows << "x" << c.width << " ranks " << c.gate_rank << ", " << c.up_rank << ", " << c.d_rank
              << " rate " << c.rate << (c.bias ? " bias" : "");
 }
-
-/// A number and the bound of its error.
-struct Bounded {
-  double value = 0, error = 0;
-};
-
-/// The operands of a term in host memory.
-struct HostTerm {
-  HostTerm(std::int64_t rows, std::int64_t width, std::int64_t rank, std::uint64_t seed)
-      : u(random_tensor(DType::f32, rows, rank, 1, seed)),
-        factors(random_tensor(DType::f32, rank, width, 1, seed + 1)) {}
-  Tensor u, factors;
-  static constexpr float kScale = 0.6F;
-
-  /// Element (row, column), times `mask`.
-  Bounded at(std::int64_t row, std::int64_t column, double mask) const {
-    double sum = 0;
-    double magnitude = 0;
-    for (std::int64_t r = 0; r < u.columns(); ++r) {
-      const double product = element_of(u.view(), row, r) * element_of(factors.view(), r, column);
-      sum += product;
-      magnitude += std::abs(product);
-    }
-    const double weight = mask * static_cast<double>(kScale);
-    // Three products of each pair of terms; scale and mask round once each.
-    return {weight * sum, weight * (testing::sum_bound(3 * u.columns(), magnitude, DType::f32, 0) +
-                                    (kSplit + 2 * kUnit) * magnitude)};
-  }
-};
 
 double sigmoid(double x) {
   return 1 / (1 + std::exp(-x));
@@ -87,49 +61,28 @@ class CudaTileSwiglu : public DeviceTest, public ::testing::WithParamInterface<C
   struct Results {
     Tensor h, d_gate_up;
   };
-  struct Device {
-    explicit Device(const CudaTileSwiglu& test)
-        : stream(std::make_shared<cuda::Stream>()), memory(stream), keys(test.keys_, memory) {}
-    std::shared_ptr<cuda::Stream> stream;
-    cuda::CudaMemory memory;
-    DeviceTable<std::uint64_t> keys;
-    std::vector<Tensor> kept;
-
-    ConstView upload(ConstView host) { return kept.emplace_back(copied_to(memory, host, "test")).view(); }
-    cuda::GateUp input(const CudaTileSwiglu& test, std::int64_t first, std::int64_t count) {
-      return {upload(test.gate_up_.view().row_range(first, count)),
-              test.c_.bias ? upload(test.bias_.view()) : ConstView(), term(test.gate_, first, count),
-              term(test.up_, first, count)};
-    }
-    LowRankTerm term(const HostTerm& from, std::int64_t first, std::int64_t count) {
-      if (from.u.columns() == 0) return {};
-      const ConstView u = upload(from.u.view().row_range(first, count));
-      const ConstView factors = upload(from.factors.view());
-      const View high =
-          kept.emplace_back(memory.allocate(DType::bf16, factors.rows(), factors.columns(), "t")).view();
-      const View low =
-          kept.emplace_back(memory.allocate(DType::bf16, factors.rows(), factors.columns(), "t")).view();
-      cuda::split(factors, high, low, *stream);
-      return {u, {high, low}, HostTerm::kScale, {}};
-    }
-  };
+  cuda::GateUp input(DeviceOperands& device, std::int64_t first, std::int64_t count) const {
+    return {device.upload(gate_up_.view().row_range(first, count)),
+            c_.bias ? device.upload(bias_.view()) : ConstView(), gate_.term(device, first, count),
+            up_.term(device, first, count)};
+  }
 
   /// Rows [first, first + count) of h, from the forward alone.
   Tensor forward(std::int64_t first, std::int64_t count) const {
-    Device device(*this);
+    DeviceOperands device;
     AlignedOutput h(DType::bf16, count, c_.width, device.memory);
-    cuda::swiglu(device.input(*this, first, count), h.view(), *device.stream);
+    cuda::swiglu(input(device, first, count), h.view(), *device.stream);
     return h.on_host();
   }
   Results backward(std::int64_t first, std::int64_t count) const {
-    Device device(*this);
+    DeviceOperands device;
     AlignedOutput h(DType::bf16, count, c_.width, device.memory);
     AlignedOutput d_gate_up(DType::bf16, count, 2 * c_.width, device.memory);
-    LowRankTerm d_term = device.term(d_, first, count);
-    if (c_.rate > 0) d_term.mask = {c_.rate, kKey, 0, {device.keys.span().data + first, count}};
-    cuda::swiglu_backward(device.input(*this, first, count),
-                          device.upload(d_h_.view().row_range(first, count)), d_term, h.view(),
-                          d_gate_up.view(), *device.stream);
+    const DeviceTable<std::uint64_t> keys(keys_, device.memory);
+    LowRankTerm d_term = d_.term(device, first, count);
+    if (c_.rate > 0) d_term.mask = {c_.rate, kKey, 0, {keys.span().data + first, count}};
+    cuda::swiglu_backward(input(device, first, count), device.upload(d_h_.view().row_range(first, count)),
+                          d_term, h.view(), d_gate_up.view(), *device.stream);
     return {h.on_host(), d_gate_up.on_host()};
   }
 
@@ -141,19 +94,14 @@ class CudaTileSwiglu : public DeviceTest, public ::testing::WithParamInterface<C
                ? 0
                : static_cast<double>(static_cast<float>(1 / (1 - c_.rate)));
   }
-  /// base + bias + term; each sum rounds once.
-  static Bounded sum_of(double base, double bias, const Bounded& term) {
-    const double value = base + bias + term.value;
-    return {value, term.error + kUnit * (std::abs(base + bias) + std::abs(value))};
-  }
   double bias(std::int64_t column) const { return c_.bias ? element_of(bias_.view(), 0, column) : 0; }
 
   void expect(ExpectedMatrix& h, ExpectedMatrix& d_gate_up) const {
     for (std::int64_t t = 0; t < c_.rows; ++t) {
       for (std::int64_t i = 0; i < c_.width; ++i) {
-        const Bounded gate = sum_of(element_of(gate_up_.view(), t, i), bias(i), gate_.at(t, i, 1));
+        const Bounded gate = sum_of(element_of(gate_up_.view(), t, i), bias(i), gate_.at(t, i));
         const Bounded up =
-            sum_of(element_of(gate_up_.view(), t, c_.width + i), bias(c_.width + i), up_.at(t, i, 1));
+            sum_of(element_of(gate_up_.view(), t, c_.width + i), bias(c_.width + i), up_.at(t, i));
         const Bounded d = sum_of(element_of(d_h_.view(), t, i), 0, d_.at(t, i, mask(t, i)));
         // |silu'| ≤ 1.1 and |silu''| ≤ 0.5. A formula with an exponential rounds to 8 units, silu' to 8 of its larger
         // term.
@@ -179,9 +127,9 @@ class CudaTileSwiglu : public DeviceTest, public ::testing::WithParamInterface<C
   const Tensor gate_up_ = random_tensor(DType::bf16, c_.rows, 2 * c_.width, 4, 1);
   const Tensor bias_ = random_tensor(DType::f32, 1, 2 * c_.width, 1, 9);
   const Tensor d_h_ = random_tensor(DType::bf16, c_.rows, c_.width, 1, 2);
-  const HostTerm gate_{c_.rows, c_.width, c_.gate_rank, 3};
-  const HostTerm up_{c_.rows, c_.width, c_.up_rank, 5};
-  const HostTerm d_{c_.rows, c_.width, c_.d_rank, 7};
+  const LowRankOperands gate_{c_.rows, c_.width, c_.gate_rank, 3};
+  const LowRankOperands up_{c_.rows, c_.width, c_.up_rank, 5};
+  const LowRankOperands d_{c_.rows, c_.width, c_.d_rank, 7};
   const std::vector<std::uint64_t> keys_ = [this] {
     std::vector<std::uint64_t> keys;
     for (std::int64_t r = 0; r < c_.rows; ++r) keys.push_back(mix64(static_cast<std::uint64_t>(r) + 7));

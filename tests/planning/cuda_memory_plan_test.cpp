@@ -79,6 +79,21 @@ class CudaMemoryPlan : public ::testing::TestWithParam<testing::ModelSetting> {
     return QwenVl::load(files_.path(), std::make_shared<cuda::CudaOps>(GetParam().type, 0, attention),
                         {true, true});
   }
+  static constexpr std::int64_t kPatches = 8 * 12;
+  struct Bytes {
+    std::int64_t most, planned;
+  };
+  /// What a picture takes, and what is planned for it.
+  Bytes pictures(VisionAttentionBy attention) const {
+    const auto model = load(attention);
+    const VisionConfig& v = model->config().vision;
+    const std::vector<float> pixels = testing::random_values(kPatches * TinyModel::kPatchValues, 2, 3);
+    const ImagePatches image{{1, 8, 12}, pixels};
+    return {peak_above([&] { model->encode_images(std::span(&image, 1)); }),
+            cuda_vision_bytes({v.hidden, cuda_vision_width(v.intermediate, GetParam().type), v.heads,
+                               v.merge * v.merge, v.channels * v.temporal * v.patch * v.patch, v.out_hidden},
+                              GetParam().type, attention, kPatches)};
+  }
   TinyModel files_{GetParam().tied};
 };
 INSTANTIATE_TEST_SUITE_P(Settings, CudaMemoryPlan, ::testing::ValuesIn(testing::kModelSettings));
@@ -98,18 +113,9 @@ TEST_P(CudaMemoryPlan, WeightsAndAdaptersAreExact) {
 }
 
 TEST_P(CudaMemoryPlan, Pictures) {
-  const auto model = load();
-  const VisionConfig& v = model->config().vision;
-  const std::vector<float> pixels = testing::random_values(8 * 12 * TinyModel::kPatchValues, 2, 3);
-  const ImagePatches image{{1, 8, 12}, pixels};
-  const std::int64_t most = peak_above([&] { model->encode_images(std::span(&image, 1)); });
-  const std::int64_t planned =
-      cuda_vision_bytes({v.hidden, cuda_vision_width(v.intermediate, GetParam().type), v.heads,
-                         v.merge * v.merge, v.channels * v.temporal * v.patch * v.patch, v.out_hidden},
-                        GetParam().type, VisionAttentionBy::own, 8 * 12);
+  const auto [most, planned] = pictures(VisionAttentionBy::own);
   EXPECT_LE(most, planned);
   // Only the tables of segments are bounded, by a segment for each cell.
-  constexpr std::int64_t kPatches = 8 * 12;
   constexpr std::int64_t kCells = kPatches / 4;
   const std::int64_t tiles = 2 * (kPatches / cuda::kTilePairs + kCells) * sizeof(cuda::QueryTile);
   const std::int64_t rows = 2 * kPatches * sizeof(cuda::QueryRange);
@@ -118,15 +124,7 @@ TEST_P(CudaMemoryPlan, Pictures) {
 
 TEST_P(CudaMemoryPlan, PicturesWithAttentionByCudnn) {
   if (GetParam().type != DType::bf16) GTEST_SKIP() << "cuDNN's attention is only used in bf16";
-  const auto model = load(VisionAttentionBy::cudnn);
-  const VisionConfig& v = model->config().vision;
-  const std::vector<float> pixels = testing::random_values(8 * 12 * TinyModel::kPatchValues, 2, 3);
-  const ImagePatches image{{1, 8, 12}, pixels};
-  const std::int64_t most = peak_above([&] { model->encode_images(std::span(&image, 1)); });
-  const std::int64_t planned =
-      cuda_vision_bytes({v.hidden, cuda_vision_width(v.intermediate, GetParam().type), v.heads,
-                         v.merge * v.merge, v.channels * v.temporal * v.patch * v.patch, v.out_hidden},
-                        GetParam().type, VisionAttentionBy::cudnn, 8 * 12);
+  const auto [most, planned] = pictures(VisionAttentionBy::cudnn);
   EXPECT_LE(most, planned);
   EXPECT_LE(planned - most, 3 * 16) << "a gap before each of three tables";
 }

@@ -10,6 +10,7 @@
 #include "ops/cpu/row_check.h"
 #include "ops/cuda/optimizer.h"
 #include "ops/cuda/page_layout.h"
+#include "ops/cuda/product_probe.h"
 #include "ops/cuda/rows.h"
 
 namespace biqa::cuda {
@@ -118,9 +119,7 @@ void CudaOps::multiply_on_host(const Product& product, const CudaLinear& w, bool
   };
   multiply(false);
   if (below) {
-    Tensor negative = copied_to_host(memory_, output.view(), "scratch");
-    for (Bf16& value : negative.span<Bf16>()) value.bits ^= 0x8000U;
-    memory_.copy(negative.const_view(), output.view());
+    negate(output.view(), memory_);
     multiply(true);
   }
   if (product.output != y.type()) {

@@ -42,6 +42,12 @@ const CudnnDescriptor& AttentionGraph::tensor(std::int64_t id, cudnnDataType_t t
   return keep(std::move(t));
 }
 
+void AttentionGraph::add(CudnnDescriptor function, CudnnDescriptor operation) {
+  operation.finish();
+  keep(std::move(function));
+  operations_.push_back(keep(std::move(operation)).get());
+}
+
 void AttentionGraph::multiply(const CudnnDescriptor& a, const CudnnDescriptor& b, const CudnnDescriptor& c) {
   CudnnDescriptor product(CUDNN_BACKEND_MATMUL_DESCRIPTOR);
   product.set(CUDNN_ATTR_MATMUL_COMP_TYPE, CUDNN_DATA_FLOAT);
@@ -51,9 +57,7 @@ void AttentionGraph::multiply(const CudnnDescriptor& a, const CudnnDescriptor& b
   operation.set(CUDNN_ATTR_OPERATION_MATMUL_BDESC, b);
   operation.set(CUDNN_ATTR_OPERATION_MATMUL_CDESC, c);
   operation.set(CUDNN_ATTR_OPERATION_MATMUL_DESC, product);
-  operation.finish();
-  keep(std::move(product));
-  operations_.push_back(keep(std::move(operation)).get());
+  add(std::move(product), std::move(operation));
 }
 
 void AttentionGraph::pointwise(cudnnPointwiseMode_t mode, const CudnnDescriptor& x, const CudnnDescriptor* b,
@@ -67,9 +71,7 @@ void AttentionGraph::pointwise(cudnnPointwiseMode_t mode, const CudnnDescriptor&
   operation.set(CUDNN_ATTR_OPERATION_POINTWISE_XDESC, x);
   if (b != nullptr) operation.set(CUDNN_ATTR_OPERATION_POINTWISE_BDESC, *b);
   operation.set(CUDNN_ATTR_OPERATION_POINTWISE_YDESC, y);
-  operation.finish();
-  keep(std::move(function));
-  operations_.push_back(keep(std::move(operation)).get());
+  add(std::move(function), std::move(operation));
 }
 
 void AttentionGraph::reduce(cudnnReduceTensorOp_t kind, const CudnnDescriptor& x, const CudnnDescriptor& y) {
@@ -81,9 +83,7 @@ void AttentionGraph::reduce(cudnnReduceTensorOp_t kind, const CudnnDescriptor& x
   operation.set(CUDNN_ATTR_OPERATION_REDUCTION_XDESC, x);
   operation.set(CUDNN_ATTR_OPERATION_REDUCTION_YDESC, y);
   operation.set(CUDNN_ATTR_OPERATION_REDUCTION_DESC, reduction);
-  operation.finish();
-  keep(std::move(reduction));
-  operations_.push_back(keep(std::move(operation)).get());
+  add(std::move(reduction), std::move(operation));
 }
 
 AttentionGraph::AttentionGraph(cudnnHandle_t library, const AttentionShape& s, bool any_shape)

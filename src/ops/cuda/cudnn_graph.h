@@ -41,6 +41,8 @@ class AttentionGraph {
   void pointwise(cudnnPointwiseMode_t mode, const CudnnDescriptor& x, const CudnnDescriptor* b,
                  const CudnnDescriptor& y);
   void reduce(cudnnReduceTensorOp_t kind, const CudnnDescriptor& x, const CudnnDescriptor& y);
+  /// Adds an operation that applies `function`.
+  void add(CudnnDescriptor function, CudnnDescriptor operation);
   const CudnnDescriptor& keep(CudnnDescriptor&& part);
 
   std::deque<CudnnDescriptor> parts_;  // never moved: descriptors refer to one another

@@ -18,20 +18,19 @@ std::array<std::int64_t, 3> rows_of_bucket(std::size_t bucket) {
   return {least, (least + most) / 2, most};
 }
 
-/// Whether the algorithm has the bits of the reference for the rows of a bucket. A bucket that does not fit the device is not
-/// compared.
-bool belongs(ProductProbe& probe, const Algorithm& algorithm, std::size_t bucket) {
-  if (!probe.fits(kRowBuckets[bucket])) return false;
-  const auto counts = rows_of_bucket(bucket);
-  return std::all_of(counts.begin(), counts.end(),
-                     [&](std::int64_t rows) { return probe.agrees(algorithm, rows); });
-}
-
 }  // namespace
 
 std::size_t bucket_of(std::int64_t rows) {
   const auto found = std::lower_bound(kRowBuckets.begin(), kRowBuckets.end(), rows);
   return static_cast<std::size_t>(found - kRowBuckets.begin());
+}
+
+/// Whether the algorithm has the bits of the reference for the rows of a bucket.
+bool ProductClasses::belongs(ProductProbe& probe, const Algorithm& algorithm, std::size_t bucket) const {
+  if (probe.bytes(kRowBuckets[bucket]) > most_probed_bytes_) return false;
+  const auto counts = rows_of_bucket(bucket);
+  return std::all_of(counts.begin(), counts.end(),
+                     [&](std::int64_t rows) { return probe.agrees(algorithm, rows); });
 }
 
 Algorithm ProductClasses::first_answer(const Product& product) {

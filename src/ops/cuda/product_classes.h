@@ -37,9 +37,13 @@ struct ClassReport {
   int members = 0;   ///< those of the class, the anchor among them
 };
 
+class ProductProbe;
+
 class ProductClasses {
  public:
-  explicit ProductClasses(ProductLibrary& library) : library_(library) {}
+  /// `most_probed_bytes`: a bucket whose operands take more device memory is not compared and uses the anchor.
+  explicit ProductClasses(ProductLibrary& library, std::int64_t most_probed_bytes = std::int64_t{2} << 30)
+      : library_(library), most_probed_bytes_(most_probed_bytes) {}
 
   /// Enqueues the product. A product without a class uses its anchor, and so does a number of rows that the chosen
   /// algorithm cannot compute. Throws Error if the library has no algorithm.
@@ -63,7 +67,10 @@ class ProductClasses {
   Algorithm first_answer(const Product& product);
   ProductClass compared(const Product& product, const Algorithm& anchor, DeviceMemory& memory);
 
+  bool belongs(ProductProbe& probe, const Algorithm& algorithm, std::size_t bucket) const;
+
   ProductLibrary& library_;
+  std::int64_t most_probed_bytes_;
   std::map<Product, Algorithm> anchors_;     // of products without a class
   std::map<Product, ProductClass> classes_;  // used by multiply()
   std::map<Product, ProductClass> restored_;

@@ -66,6 +66,14 @@ Tensor input_numbers(DType type, std::int64_t rows, std::int64_t columns) {
 
 }  // namespace
 
+void negate(View results, DeviceMemory& memory) {
+  constexpr std::uint16_t kSign = 0x8000;
+  Tensor values = copied_to_host(memory, results, "scratch");
+  for (Bf16& value : values.span<Bf16>()) value.bits ^= kSign;
+  memory.copy(values.const_view(), results);
+  memory.wait();
+}
+
 ProductProbe::ProductProbe(const Product& product, ProductLibrary& library, DeviceMemory& memory)
     : product_(product), library_(library), memory_(memory), rows_(probe_rows(product)) {
   const auto place = [&](const Tensor& values) {
@@ -87,23 +95,18 @@ bool ProductProbe::set_reference(const Algorithm& algorithm) {
   if (!compute(algorithm, rows_, false)) return false;
   written_ = copied_to_host(memory_, y_.view(), "product probe");
   if (product_.output == DType::bf16) {
-    // Rounding hides the last 16 bits of a sum. Added to its own rounded value with the other sign, the rest of the sum is
-    // left, and the next 8 bits show.
-    Tensor negative = copied_to(host_memory(), written_.const_view(), "product probe");
-    for (Bf16& value : negative.span<Bf16>()) value.bits ^= 0x8000U;
-    memory_.copy(negative.const_view(), start_.view());
-    memory_.wait();
+    // Rounding hides the last 16 bits of a sum. The rest shows the next 8.
+    memory_.copy(y_.view(), start_.view());
+    negate(start_.view(), memory_);
   }
   if (!compute(algorithm, rows_, true)) return false;
   added_ = copied_to_host(memory_, y_.view(), "product probe");
   return true;
 }
 
-bool ProductProbe::fits(std::int64_t rows) const {
-  constexpr std::int64_t kMost = std::int64_t{2} << 30;
-  const std::int64_t row = product_.inner * static_cast<std::int64_t>(size_of(product_.input)) +
-                           product_.outer * static_cast<std::int64_t>(size_of(product_.output));
-  return rows <= kMost / row;
+std::int64_t ProductProbe::bytes(std::int64_t rows) const {
+  return rows * (product_.inner * static_cast<std::int64_t>(size_of(product_.input)) +
+                 product_.outer * static_cast<std::int64_t>(size_of(product_.output)));
 }
 
 bool ProductProbe::agrees(const Algorithm& algorithm, std::int64_t rows) {

@@ -12,6 +12,10 @@ namespace biqa::cuda {
 /// Numbers that show the order of a sum: of both signs and of very different magnitudes. In some rows the end of the
 /// inner width has the largest numbers, in others the smallest. They depend only on the product. A result in bf16 is also
 /// added to the reference with the other sign, which shows bits that its rounding hides.
+/// Overwrites results in bf16, in device memory, with their negatives. A product that is added to its own negated result
+/// leaves what the rounding of this result hid. Waits.
+void negate(View results, DeviceMemory& memory);
+
 class ProductProbe {
  public:
   /// Takes device memory for the weight and for at most 1024 rows of numbers. They have at most 2^24 inputs and 16 MiB of
@@ -20,8 +24,8 @@ class ProductProbe {
 
   /// Computes the results that others are compared with. Returns false if the library refuses.
   bool set_reference(const Algorithm& algorithm);
-  /// Whether so many rows need at most 2 GiB of device memory.
-  bool fits(std::int64_t rows) const;
+  /// Device memory that so many rows and their results take.
+  std::int64_t bytes(std::int64_t rows) const;
   /// Whether `algorithm` gives `rows` rows the bits that they have in the reference, written and added. They have other
   /// places than there; if there are more of them, the rows of the reference are repeated. Compares the first, middle
   /// and last 64. False if the library refuses. Throws Error if the device has too little memory.
