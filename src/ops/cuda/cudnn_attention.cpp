@@ -75,8 +75,14 @@ std::vector<CudnnDescriptor> proposals(const CudnnDescriptor& graph, cudnnBacken
 
 /// A plan with everything that it was made of, in case that cuDNN only refers to it.
 struct Plan {
-  std::unique_ptr<const AttentionGraph> graph;
+  std::shared_ptr<const AttentionGraph> graph;
   CudnnDescriptor configuration, plan;
+};
+
+/// Compiled kernels that several plans use, with the graph that they were described by.
+struct KernelCache {
+  std::shared_ptr<const AttentionGraph> graph;
+  CudnnDescriptor cache;
 };
 
 /// Shapes of one kind may share a compiled kernel. cuDNN 9.19 compiles other code for another head dimension, and for a
@@ -153,34 +159,39 @@ class CudnnAttention final : public VisionAttention {
   /// The first proposal that gives the same bits every time and fits the workspace. Errors are never a reason to take
   /// the next one, because then processes could differ.
   std::optional<Plan> find_plan(const AttentionShape& shape, bool any_shape) {
-    auto graph = std::make_unique<const AttentionGraph>(library_.get(), shape, any_shape);
+    const auto graph = AttentionGraph::make(library_.get(), shape, any_shape);
+    if (!graph) return std::nullopt;
+    const KernelCache* const kernels = any_shape ? kernels_for(shape, graph) : nullptr;
+    if (any_shape && kernels == nullptr) return std::nullopt;
     for (const auto mode : {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK}) {
       for (CudnnDescriptor& configuration : proposals(graph->graph(), mode)) {
         if (may_differ(configuration)) continue;
         CudnnDescriptor plan(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
         plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, library_.get());
         plan.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, configuration);
-        if (any_shape) share_kernels(plan, shape, *graph);
+#if BIQA_CUDNN_SHARES_KERNELS
+        if (kernels != nullptr) plan.set(CUDNN_ATTR_EXECUTION_PLAN_KERNEL_CACHE, kernels->cache);
+#endif
         if (plan.finish_if_supported() && workspace_of(plan) <= kVisionWorkspaceBytes)
-          return Plan{std::move(graph), std::move(configuration), std::move(plan)};
+          return Plan{graph, std::move(configuration), std::move(plan)};
       }
     }
     return std::nullopt;
   }
 
-  /// Lets the plan use the compiled kernels of earlier plans of its kind. Compiling takes seconds.
-  void share_kernels([[maybe_unused]] CudnnDescriptor& plan, [[maybe_unused]] const AttentionShape& shape,
-                     [[maybe_unused]] const AttentionGraph& graph) {
+  /// The compiled kernels of earlier plans of this kind; compiling takes seconds. Null if cuDNN cannot share them.
+  const KernelCache* kernels_for([[maybe_unused]] const AttentionShape& shape,
+                                 [[maybe_unused]] const std::shared_ptr<const AttentionGraph>& graph) {
 #if BIQA_CUDNN_SHARES_KERNELS
     const KernelKind kind = kind_of(shape);
-    auto kernels = kernels_.find(kind);
-    if (kernels == kernels_.end()) {
-      CudnnDescriptor empty(CUDNN_BACKEND_KERNEL_CACHE_DESCRIPTOR);
-      empty.set(CUDNN_ATTR_KERNEL_CACHE_OPERATION_GRAPH, graph.graph());
-      empty.finish();
-      kernels = kernels_.emplace(kind, std::move(empty)).first;
-    }
-    plan.set(CUDNN_ATTR_EXECUTION_PLAN_KERNEL_CACHE, kernels->second);
+    const auto known = kernels_.find(kind);
+    if (known != kernels_.end()) return &known->second;
+    CudnnDescriptor empty(CUDNN_BACKEND_KERNEL_CACHE_DESCRIPTOR);
+    empty.set(CUDNN_ATTR_KERNEL_CACHE_OPERATION_GRAPH, graph->graph());
+    if (!empty.finish_if_supported()) return nullptr;
+    return &kernels_.emplace(kind, KernelCache{graph, std::move(empty)}).first->second;
+#else
+    return nullptr;
 #endif
   }
 
@@ -188,7 +199,7 @@ class CudnnAttention final : public VisionAttention {
   Library library_;
   // A library older than its header may lack what the header names.
   bool shares_kernels_ = BIQA_CUDNN_SHARES_KERNELS && cudnnGetVersion() >= CUDNN_VERSION;
-  std::map<KernelKind, CudnnDescriptor> kernels_;
+  std::map<KernelKind, KernelCache> kernels_;
   std::map<AttentionShape, Plan> plans_;
 };
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/cuda/cudnn_graph.h"
 
+#include <memory>
 #include <span>
 #include <utility>
 
@@ -86,8 +87,9 @@ void AttentionGraph::reduce(cudnnReduceTensorOp_t kind, const CudnnDescriptor& x
   add(std::move(reduction), std::move(operation));
 }
 
-AttentionGraph::AttentionGraph(cudnnHandle_t library, const AttentionShape& s, bool any_shape)
-    : graph_(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR) {
+AttentionGraph::AttentionGraph() : graph_(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR) {}
+
+void AttentionGraph::describe(const AttentionShape& s) {
   const std::int64_t next = s.distance * s.stride;  // from segment to segment
   const Sizes rows{s.segments, s.heads, s.length, s.head_dim};
   const Sizes row_strides{next, s.head_dim, s.stride, 1};
@@ -128,16 +130,22 @@ AttentionGraph::AttentionGraph(cudnnHandle_t library, const AttentionShape& s, b
   pointwise(CUDNN_POINTWISE_ADD, maximum, &log, log_sum);
   pointwise(CUDNN_POINTWISE_DIV, power, &sum, weights);
   multiply(weights, v, out);
+}
 
-  graph_.set(CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, library);
-  graph_.set(CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR,
-             std::span<const cudnnBackendDescriptor_t>(operations_));
+std::shared_ptr<const AttentionGraph> AttentionGraph::make(cudnnHandle_t library, const AttentionShape& shape,
+                                                           bool any_shape) {
+  const std::shared_ptr<AttentionGraph> made(new AttentionGraph);
+  made->describe(shape);
+  CudnnDescriptor& graph = made->graph_;
+  graph.set(CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, library);
+  graph.set(CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR,
+            std::span<const cudnnBackendDescriptor_t>(made->operations_));
 #if BIQA_CUDNN_SHARES_KERNELS
-  if (any_shape) graph_.set(CUDNN_ATTR_OPERATIONGRAPH_IS_DYNAMIC_SHAPE_ENABLED, true);
+  if (any_shape) graph.set(CUDNN_ATTR_OPERATIONGRAPH_IS_DYNAMIC_SHAPE_ENABLED, true);
 #else
   CHECK(!any_shape);
 #endif
-  graph_.finish();
+  return graph.finish_if_supported() ? made : nullptr;
 }
 
 }  // namespace biqa::cuda

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <vector>
 
 #include "ops/cuda/cudnn_descriptor.h"
@@ -30,10 +31,14 @@ enum AttentionTensor : std::int64_t { kQ = 1, kK, kV, kOut, kScale };
 /// too.
 class AttentionGraph {
  public:
-  AttentionGraph(cudnnHandle_t library, const AttentionShape& shape, bool any_shape);
+  /// Null if cuDNN does not support the graph.
+  static std::shared_ptr<const AttentionGraph> make(cudnnHandle_t library, const AttentionShape& shape,
+                                                    bool any_shape);
   const CudnnDescriptor& graph() const { return graph_; }
 
  private:
+  AttentionGraph();
+  void describe(const AttentionShape& shape);
   using Sizes = std::vector<std::int64_t>;
   const CudnnDescriptor& tensor(std::int64_t id, cudnnDataType_t type, const Sizes& sizes,
                                 const Sizes& strides);
