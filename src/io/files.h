@@ -40,6 +40,9 @@ class MappedFile {
   MappedFile& operator=(const MappedFile&) = delete;
 
   std::span<const std::byte> bytes() const { return bytes_; }
+  /// Gives the memory of these bytes back to the system. They stay readable: the system reads them from the file again,
+  /// or finds them in its cache. Does nothing for bytes that are not in this file.
+  void release(std::span<const std::byte> part) const;
 
  private:
   std::span<const std::byte> bytes_;

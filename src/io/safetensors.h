@@ -81,6 +81,8 @@ class Safetensors {
   /// The `__metadata__` strings.
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const std::filesystem::path& path() const { return path_; }
+  /// Gives the memory of a tensor's bytes back to the system (MappedFile::release).
+  void release(const StoredTensor& tensor) const { file_->release(tensor.bytes); }
 
  private:
   std::filesystem::path path_;

@@ -257,6 +257,10 @@ std::string Checkpoint::fingerprint() const {
   return fmt::format("{:016x}", digest_of_bytes(std::as_bytes(std::span(text))));
 }
 
+void Checkpoint::release(const StoredTensor& tensor) const {
+  for (const Safetensors& file : files_) file.release(tensor);  // only one of them holds it
+}
+
 std::size_t Checkpoint::bytes() const {
   std::size_t total = 0;
   for (const auto& [name, tensor] : tensors_) total += tensor.bytes.size();

@@ -46,6 +46,8 @@ class Checkpoint {
   /// A digest (16 hex digits) of name, type, shape and first 4 KiB of every tensor. It does not cover the whole
   /// content, because that would have to be read.
   std::string fingerprint() const;
+  /// Gives the memory of a tensor's bytes back to the system. The tensor stays readable.
+  void release(const StoredTensor& tensor) const;
   /// Bytes of all tensors.
   std::size_t bytes() const;
 

@@ -5,12 +5,16 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
 #include "core/finite.h"
+#include "core/processors.h"
 #include "core/random.h"
+#include "core/threads.h"
 #include "io/json.h"
 #include "model/product_choices.h"
 
@@ -31,22 +35,48 @@ namespace {
       stored.file, shown(stored.name));
 }
 
+/// Whether `finite(first, count)` holds for all pieces of 0 … size − 1. Large tensors are divided among threads.
+bool in_pieces(std::size_t size, const std::function<bool(std::size_t first, std::size_t count)>& finite) {
+  constexpr std::size_t kPiece = std::size_t{1} << 16, kPiecesOfThread = 16;
+  constexpr std::int64_t kMostThreads = 16;
+  const std::size_t pieces = (size + kPiece - 1) / kPiece;
+  const std::int64_t threads =
+      std::clamp<std::int64_t>(static_cast<std::int64_t>(pieces / kPiecesOfThread), 1,
+                               std::min<std::int64_t>(threads_for(usable_processors()), kMostThreads));
+  std::atomic<std::size_t> next{0};
+  std::atomic<bool> all{true};
+  on_threads(threads, [&](std::int64_t) {
+    for (std::size_t piece = next++; piece < pieces; piece = next++) {
+      const std::size_t first = piece * kPiece;
+      if (!finite(first, std::min(kPiece, size - first))) all = false;
+    }
+  });
+  return all;
+}
+
 /// Converts all elements. Returns false if one is not finite. Works in pieces, so that each is checked while it is in
 /// the cache.
 template <typename T>
 bool copy_finite(const StoredTensor& stored, std::span<T> target) {
-  constexpr std::size_t kPiece = std::size_t{1} << 16;
-  StoredTensor piece = stored;
   const std::size_t element = stored.bytes.size() / std::max<std::size_t>(target.size(), 1);
-  bool finite = true;
-  for (std::size_t first = 0; first < target.size(); first += kPiece) {
-    const std::size_t count = std::min(kPiece, target.size() - first);
-    piece.shape = {static_cast<std::int64_t>(count)};
-    piece.bytes = stored.bytes.subspan(first * element, count * element);
+  return in_pieces(target.size(), [&](std::size_t first, std::size_t count) {
+    const StoredTensor piece{stored.name,
+                             stored.type,
+                             {static_cast<std::int64_t>(count)},
+                             stored.bytes.subspan(first * element, count * element),
+                             stored.file};
     piece.copy_to(target.subspan(first, count));
-    finite = all_finite(std::span<const T>(target.subspan(first, count))) && finite;
-  }
-  return finite;
+    return all_finite(std::span<const T>(target.subspan(first, count)));
+  });
+}
+
+template <typename T>
+bool is_finite_in_place(const StoredTensor& stored) {
+  const std::span<const T> values(reinterpret_cast<const T*>(stored.bytes.data()),
+                                  static_cast<std::size_t>(stored.elements()));
+  return in_pieces(values.size(), [&](std::size_t first, std::size_t count) {
+    return all_finite(values.subspan(first, count));
+  });
 }
 
 }  // namespace
@@ -71,14 +101,13 @@ const FrozenPart* WeightLoader::part_on(const std::string& module) const {
 void WeightLoader::copy_weight(const std::string& module, View target) const {
   const StoredTensor& stored = weight_of(module);
   const FrozenPart* part = part_on(module);
-  if (part == nullptr) {
-    copy(stored, target);
-    return;
-  }
+  if (part == nullptr) return copy(stored, target);
   const StoredType type = target.type() == DType::bf16 ? StoredType::bf16 : StoredType::f32;
   const std::span<std::byte> bytes(static_cast<std::byte*>(target.data()),
                                    static_cast<std::size_t>(target.size()) * size_of(target.type()));
-  if (!merge_low_rank(stored, part->change(), type, bytes)) {
+  const bool merged = merge_low_rank(stored, part->change(), type, bytes);
+  checkpoint_.release(stored);
+  if (!merged) {
     std::vector<float> alone(static_cast<std::size_t>(stored.elements()));
     stored.copy_to(alone);
     if (!all_finite(alone)) refuse_values(stored, target.type());
@@ -89,11 +118,26 @@ void WeightLoader::copy_weight(const std::string& module, View target) const {
   }
 }
 
-void WeightLoader::copy(const StoredTensor& stored, View target) {
+void WeightLoader::copy(const StoredTensor& stored, View target) const {
   CHECK_EQ(stored.elements(), target.size()) << stored.name;
   const bool finite = target.type() == DType::bf16 ? copy_finite(stored, target.span<Bf16>())
                                                    : copy_finite(stored, target.span<float>());
+  checkpoint_.release(stored);
   if (!finite) refuse_values(stored, target.type());
+}
+
+std::optional<ConstView> WeightLoader::as_stored(const std::string& module, Padding padding) const {
+  const StoredTensor& stored = weight_of(module);
+  const std::int64_t rows = stored.shape.front();
+  const std::int64_t columns = stored.elements() / rows;
+  const DType type = ops_.compute_type();
+  const bool aligned = reinterpret_cast<std::uintptr_t>(stored.bytes.data()) % size_of(type) == 0;
+  if (!aligned || stored.type != (type == DType::bf16 ? StoredType::bf16 : StoredType::f32) ||
+      rows % padding.rows != 0 || columns % padding.columns != 0 || part_on(module) != nullptr)
+    return std::nullopt;
+  if (!(type == DType::bf16 ? is_finite_in_place<Bf16>(stored) : is_finite_in_place<float>(stored)))
+    refuse_values(stored, type);
+  return ConstView(stored.bytes.data(), type, rows, columns, columns);
 }
 
 Tensor WeightLoader::read(const std::string& name, DType type, std::int64_t rows,
@@ -177,6 +221,15 @@ std::unique_ptr<FrozenLinear> WeightLoader::linear(std::initializer_list<std::st
   if (!reads()) {
     const ConstView shape(nullptr, ops_.compute_type(), rows, width, width);
     return pack(name, shape, biases, backward);
+  }
+  if (parts.size() == 1) {
+    const std::string& module = *parts.begin();
+    if (const std::optional<ConstView> stored = as_stored(module, padding)) {
+      if (bias) copy(checkpoint_.tensor(module + ".bias"), View(biases.data(), 1, rows));
+      auto packed = pack(name, *stored, biases, backward);
+      checkpoint_.release(weight_of(module));
+      return packed;
+    }
   }
   Tensor stacked(ops_.compute_type(), rows, width, "loading");
   if (padding.rows > 1 || padding.columns > 1) host_memory().zero(stacked.view());

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -63,9 +64,12 @@ class WeightLoader {
     return arena_ == nullptr || arena_->filling();
   }
   Tensor read(const std::string& name, DType type, std::int64_t rows, std::int64_t columns) const;
-  static void copy(const StoredTensor& stored, View target);
+  void copy(const StoredTensor& stored, View target) const;
   const StoredTensor& weight_of(const std::string& module) const;
   const FrozenPart* part_on(const std::string& module) const;
+  /// The weight of a module as it lies in its file, checked, if a product can be packed from there: it has the compute
+  /// type, and neither padding nor an adapter changes it.
+  std::optional<ConstView> as_stored(const std::string& module, Padding padding) const;
   /// Copies the weight of a module into rows of a product.
   void copy_weight(const std::string& module, View target) const;
   const Checkpoint& checkpoint_;

@@ -157,10 +157,14 @@ MemoryPlan plan_memory(const MemoryInputs& in) {
                {"libraries and heap", kLibraryBytes},
                {"adapter, gradient, moments", (in.learner ? 8 : 2) * adapter + packed}};
   if (in.sentence_encoder_bytes > 0) plan.held.emplace_back("sentence encoder", in.sentence_encoder_bytes);
-  // The checkpoint's file is mapped only before the KV cache and the image features exist.
+  // One product is loaded at a time, from the file's pages and a copy, before the KV cache and the image features exist.
   const std::int64_t kept = kv + features;
-  plan.passing.emplace_back("loading (the mapped checkpoint)",
-                            in.file_bytes + c * std::max({table, 2 * w.hidden * w.mlp}));
+  const std::int64_t largest = std::max(table, 2 * w.hidden * w.mlp);
+  const double file_element =
+      static_cast<double>(in.file_bytes) / static_cast<double>(in.model.total_parameters());
+  plan.passing.emplace_back(
+      "loading (the largest product)",
+      static_cast<std::int64_t>((file_element + static_cast<double>(c)) * static_cast<double>(largest)));
   plan.held.emplace_back("image features", features);
   plan.held.emplace_back("KV cache", kv);
   plan.passing.back().second = std::max<std::int64_t>(0, plan.passing.back().second - kept);

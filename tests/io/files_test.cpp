@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "io/files.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
+#include <fstream>
 #include <set>
+#include <span>
+#include <string>
 #include <utility>
 
 #include "core/error.h"
@@ -79,6 +84,48 @@ TEST(Files, MapsWithoutCopying) {
   EXPECT_EQ(second.bytes().size(), 5U);
   EXPECT_EQ(static_cast<char>(second.bytes()[4]), 'o');
   EXPECT_TRUE(MappedFile(folder.write("empty", "")).bytes().empty());
+}
+
+/// Bytes of the mapping that begins at `address` which are in the memory of this process.
+std::size_t resident_bytes(const void* address) {
+  std::ifstream maps("/proc/self/smaps");
+  const std::string begin = fmt::format("{:x}-", reinterpret_cast<std::uintptr_t>(address));
+  bool found = false;
+  for (std::string line; std::getline(maps, line);) {
+    found = found || line.starts_with(begin);
+    if (found && line.starts_with("Rss:")) return std::stoul(line.substr(4)) * 1024;
+  }
+  ADD_FAILURE() << "no mapping begins at " << address;
+  return 0;
+}
+
+TEST(Files, ReleasedBytesLeaveTheMemoryAndStayReadable) {
+  const TemporaryFolder folder;
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  std::string content(40 * page + 17, 0);
+  for (std::size_t i = 0; i < content.size(); ++i) content[i] = static_cast<char>('a' + i % 23);
+  const MappedFile mapped(folder.write("file", content));
+  const auto all = [&] {
+    return std::string(reinterpret_cast<const char*>(mapped.bytes().data()), mapped.bytes().size());
+  };
+  EXPECT_EQ(all(), content);
+  const std::size_t before = resident_bytes(mapped.bytes().data());
+  EXPECT_GE(before, 40 * page);
+  mapped.release(mapped.bytes().subspan(1, 39 * page));  // 38 pages lie within
+  EXPECT_EQ(resident_bytes(mapped.bytes().data()), before - 38 * page);
+  EXPECT_EQ(all(), content);
+  mapped.release(mapped.bytes());
+  EXPECT_EQ(all(), content);
+}
+
+TEST(Files, ReleasesNoMemoryOfOthers) {
+  const TemporaryFolder folder;
+  const std::string content(1 << 16, 'a');
+  const MappedFile mapped(folder.write("file", content));
+  const std::string other(1 << 20, 'b');
+  mapped.release(std::as_bytes(std::span(other)));
+  mapped.release({mapped.bytes().data(), mapped.bytes().size() + 1});
+  EXPECT_EQ(other, std::string(1 << 20, 'b'));
 }
 
 TEST(Files, AppearsWholeOrNotAtAll) {

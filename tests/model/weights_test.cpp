@@ -3,11 +3,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <fstream>
 #include <limits>
 
 #include "core/error.h"
+#include "io/files.h"
 #include "io/safetensors.h"
+#include "support/compare.h"
 #include "support/tiny_model.h"
 
 namespace biqa {
@@ -83,6 +86,31 @@ TEST(Weights, BeyondTheRangeOfBf16AreRefusedThere) {
   EXPECT_EQ(message_of_loading(files, DType::f32), "");
   EXPECT_THAT(message_of_loading(files, DType::bf16),
               AllOf(HasSubstr("model.layers.1.mlp.up_proj.weight"), HasSubstr("outside the range of bf16")));
+}
+
+/// Moves all tensors of the model's file by one byte.
+void shift(const TinyModel& files) {
+  const auto path = files.path() / "model.safetensors";
+  std::string content = read_file(path);
+  std::uint64_t header = 0;
+  std::memcpy(&header, content.data(), sizeof header);
+  content.insert(sizeof header + header, 1, ' ');
+  ++header;
+  std::memcpy(content.data(), &header, sizeof header);
+  std::ofstream(path, std::ios::binary) << content;
+}
+
+TEST(Weights, AtOddAddressesGiveTheSameBits) {
+  const TinyModel files(false);
+  const auto hidden = [&files] {
+    const auto model = testing::load(files, DType::f32);
+    return testing::hidden_of(*model, testing::text_prompt(model->config(), 17, 1), nullptr);
+  };
+  const Tensor before = hidden();
+  shift(files);
+  const Safetensors stored = Safetensors::open(files.path() / "model.safetensors");
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(stored.at("lm_head.weight").bytes.data()) % 4, 1U);
+  EXPECT_TRUE(testing::same_bits(hidden().view(), before.view()));
 }
 
 }  // namespace
