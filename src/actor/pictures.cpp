@@ -1,7 +1,56 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "actor/pictures.h"
 
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <future>
+
+#include "core/error.h"
+#include "core/processors.h"
+#include "core/threads.h"
+
 namespace biqa {
+namespace {
+
+/// Patches of an image file, from its header. 0 if the header cannot be read: reading the image will say why.
+std::int64_t patches_by_header(const std::filesystem::path& picture, const PreprocessConfig& config) {
+  try {
+    const ImageSize stored = read_image_size(picture);
+    const Size size =
+        smart_resize(stored.height, stored.width, config.factor(), config.min_pixels, config.max_pixels);
+    return size.height / config.patch * (size.width / config.patch);
+  } catch (const Error&) {
+    return 0;
+  }
+}
+
+}  // namespace
+
+std::vector<Patches> PictureEncoder::read_pass(std::span<const std::filesystem::path> pictures) const {
+  // Patches that wait for the tower take memory, so their number is limited.
+  std::size_t count = 0;
+  for (std::int64_t rows = 0; count < pictures.size() && rows < kBatchPatches; ++count)
+    rows += patches_by_header(pictures[count], config_);
+  std::vector<Patches> read(count);
+  std::vector<std::exception_ptr> failures(count);
+  std::atomic<std::size_t> next{0};
+  const std::int64_t threads =
+      std::clamp<std::int64_t>(threads_for(usable_processors()), 1, static_cast<std::int64_t>(count));
+  on_threads(threads, [&](std::int64_t) {
+    for (std::size_t i = next++; i < count; i = next++) {
+      try {
+        read[i] = patches(pictures[i]);
+      } catch (...) {
+        failures[i] = std::current_exception();
+      }
+    }
+  });
+  // The first in order, whichever thread failed first.
+  for (const std::exception_ptr& failure : failures)
+    if (failure) std::rethrow_exception(failure);
+  return read;
+}
 
 std::vector<EncodedPicture> PictureEncoder::encode(std::span<const Patches> pictures) const {
   const std::int64_t cell = config_.merge * config_.merge;
@@ -34,21 +83,25 @@ std::vector<EncodedPicture> PictureEncoder::encode(std::span<const Patches> pict
 std::vector<EncodedPicture> PictureEncoder::encode(std::span<const std::filesystem::path> pictures) {
   std::vector<EncodedPicture> result(pictures.size());
   std::vector<std::size_t> missing;
+  std::vector<std::filesystem::path> files;  // of the missing ones
   for (std::size_t i = 0; i < pictures.size(); ++i) {
     const auto found = cache_.find(pictures[i].string());
-    if (found != cache_.end())
+    if (found != cache_.end()) {
       result[i] = found->second;
-    else
+    } else {
       missing.push_back(i);
-  }
-  // Reads a limited number of images at a time, to limit the memory of patches that wait for the vision tower.
-  for (std::size_t first = 0; first < missing.size();) {
-    std::vector<Patches> read;
-    std::int64_t rows = 0;
-    while (first + read.size() < missing.size() && rows < kBatchPatches) {
-      read.push_back(patches(pictures[missing[first + read.size()]]));
-      rows += read.back().rows();
+      files.push_back(pictures[i]);
     }
+  }
+  const auto read_from = [&](std::size_t first) { return read_pass(std::span(files).subspan(first)); };
+  // On the CPU the tower needs all processors itself.
+  const bool ahead = model_.ops().memory().kind() == Memory::device;
+  std::future<std::vector<Patches>> next;
+  for (std::size_t first = 0; first < missing.size();) {
+    const std::vector<Patches> read = next.valid() ? next.get() : read_from(first);
+    // Without another thread, get() reads.
+    if (const std::size_t after = first + read.size(); ahead && after < missing.size())
+      next = std::async(std::launch::async | std::launch::deferred, read_from, after);
     std::vector<EncodedPicture> encoded = encode(std::span<const Patches>(read));
     for (std::size_t i = 0; i < encoded.size(); ++i) {
       const std::size_t index = missing[first + i];

@@ -31,7 +31,8 @@ class PictureEncoder {
       : model_(model), config_(config), cache_bytes_(cache_bytes) {}
 
   const PreprocessConfig& config() const { return config_; }
-  /// Throws Error naming an image that cannot be read.
+  /// All threads read images. If the tower is on a device, they read the next pass while it computes. Throws Error naming
+  /// the first image that cannot be read.
   std::vector<EncodedPicture> encode(std::span<const std::filesystem::path> pictures);
   EncodedPicture encode(const std::filesystem::path& picture) {
     return encode(std::span(&picture, 1)).front();
@@ -44,6 +45,8 @@ class PictureEncoder {
   }
 
  private:
+  /// Reads the images of the next pass: the first ones of `pictures`, until they have kBatchPatches rows.
+  std::vector<Patches> read_pass(std::span<const std::filesystem::path> pictures) const;
   const QwenVl& model_;
   PreprocessConfig config_;
   std::int64_t cache_bytes_, held_bytes_ = 0;

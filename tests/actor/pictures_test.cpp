@@ -2,6 +2,7 @@
 // Pictures to features with a vision tower that only counts (support/remote/scripted_ops.h).
 #include "actor/pictures.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -19,9 +20,9 @@ const std::filesystem::path kAssets = BIQA_SOURCE_DIR "/assets/tiny";
 
 class Pictures : public ::testing::Test {
  protected:
-  Pictures()
+  explicit Pictures(bool like_device = false)
       : script_(std::make_shared<Script>()),
-        model_(QwenVl::load(kAssets / "model", std::make_shared<ScriptedOps>(script_), {})),
+        model_(QwenVl::load(kAssets / "model", std::make_shared<ScriptedOps>(script_, like_device), {})),
         config_(PreprocessConfig::load(kAssets / "model")) {}
   /// The number of the call that made a picture's features.
   static float call_of(const EncodedPicture& picture) { return picture.features->row<float>(0)[0]; }
@@ -87,6 +88,50 @@ TEST_F(Pictures, ManyPatchesGoInSeveralCallsAndKeepTheirOrder) {
   EXPECT_EQ(call_of(encoded[1]), 1);
   EXPECT_EQ(call_of(encoded[2]), 2);
   for (const EncodedPicture& picture : encoded) EXPECT_EQ(picture.tokens(), 900);
+}
+
+/// With a tower on the CPU, and with one on a device.
+class ManyPictures : public Pictures, public ::testing::WithParamInterface<bool> {
+ protected:
+  ManyPictures() : Pictures(GetParam()) {
+    config_.min_pixels = config_.max_pixels = 64 * 64 * config_.patch * config_.patch;
+  }
+  /// The path of a new file. All are enlarged to 4,096 patches, so two go through the tower together.
+  std::filesystem::path copy(const std::filesystem::path& picture) {
+    const auto path = folder_.path() / fmt::format("{}.png", copies_++);
+    std::filesystem::copy_file(picture, path);
+    return path;
+  }
+  TemporaryFolder folder_;
+  int copies_ = 0;
+};
+
+INSTANTIATE_TEST_SUITE_P(Devices, ManyPictures, ::testing::Bool());
+
+TEST_P(ManyPictures, KeepTheirOrder) {
+  PictureEncoder encoder(*model_, config_, std::int64_t{1} << 30);
+  std::vector<std::filesystem::path> files;
+  for (int i = 0; i < 5; ++i) files.push_back(copy(i % 2 == 0 ? one_ : two_));
+  const auto encoded = encoder.encode(files);
+  ASSERT_EQ(encoded.size(), 5U);
+  EXPECT_EQ(script_->encoded, (std::vector<std::int64_t>{8192, 8192, 4096}));
+  for (std::size_t i = 0; i < 5; ++i) EXPECT_EQ(call_of(encoded[i]), static_cast<float>(1 + i / 2)) << i;
+}
+
+TEST_P(ManyPictures, TheFirstBadFileInOrderIsNamed) {
+  PictureEncoder encoder(*model_, config_, std::int64_t{1} << 30);
+  std::vector<std::filesystem::path> files{copy(one_), copy(two_), copy(one_)};
+  files.push_back(folder_.write("no_image_a.png", "nothing"));
+  files.push_back(folder_.write("no_image_b.png", "nothing"));
+  for (int repeat = 0; repeat < 20; ++repeat) {
+    try {
+      (void)encoder.encode(files);
+      FAIL() << "must be refused";
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), ::testing::HasSubstr("no_image_a.png"));
+    }
+  }
+  EXPECT_EQ(script_->encoded, (std::vector<std::int64_t>{8192})) << "the first pass is kept";
 }
 
 TEST_F(Pictures, AFileThatIsNoPictureIsNamed) {

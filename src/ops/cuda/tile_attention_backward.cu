@@ -138,7 +138,8 @@ __device__ void add_keys(float (&d_q)[D / 8][4], const Bf16* q, const Bf16* d_ou
 }
 
 template <int D>
-__global__ void __launch_bounds__(kTileThreads) backward_queries_kernel(BackwardArguments a) {
+__global__ void __launch_bounds__(kTileThreads, D <= 32 ? 4 : 3)
+    backward_queries_kernel(BackwardArguments a) {
   constexpr int kStride = kRowStride<D>;
   constexpr int kStepElements = 2 * kStepKeys * kStride;
   auto* shared = dynamic_shared<Bf16>();

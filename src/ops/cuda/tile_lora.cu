@@ -112,7 +112,7 @@ struct ExpandArguments {
 };
 
 /// blockIdx: tile of rows, tile of columns.
-__global__ void __launch_bounds__(kTileThreads) tile_expand_kernel(ExpandArguments a) {
+__global__ void __launch_bounds__(kTileThreads, 5) tile_expand_kernel(ExpandArguments a) {
   constexpr int kParts = kColumnsOfExpand / 8;
   const std::int64_t first_row = static_cast<std::int64_t>(blockIdx.x) * kRowsOfTile + warp_index() * 16;
   const int first_column = static_cast<int>(blockIdx.y) * kColumnsOfExpand;

@@ -43,7 +43,7 @@ __device__ std::uint32_t product_of(const Pairs& x) {
 }
 
 /// blockIdx: tile of rows, tile of columns.
-__global__ void __launch_bounds__(kTileThreads) tile_swiglu_kernel(Operands a) {
+__global__ void __launch_bounds__(kTileThreads, 3) tile_swiglu_kernel(Operands a) {
   const std::int64_t first_row = static_cast<std::int64_t>(blockIdx.x) * kRowsOfTile + warp_index() * 16;
   const int first_column = static_cast<int>(blockIdx.y) * kForwardParts * 8;
   float gate_sums[kForwardParts][4];

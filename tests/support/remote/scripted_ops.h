@@ -83,11 +83,24 @@ class ScriptedVision final : public VisionEncoder {
   std::shared_ptr<Script> script_;
 };
 
+/// The host's memory, which says that it is a device's.
+class MemoryLikeDevice final : public DeviceMemory {
+ public:
+  Memory kind() const override { return Memory::device; }
+  Tensor allocate(DType type, std::int64_t rows, std::int64_t columns, std::string label) override {
+    return host_memory().allocate(type, rows, columns, std::move(label));
+  }
+  void copy(ConstView from, View to) override { host_memory().copy(from, to); }
+  void zero(View values) override { host_memory().zero(values); }
+  void wait() override { host_memory().wait(); }
+};
+
 class ScriptedOps final : public Ops {
  public:
-  explicit ScriptedOps(std::shared_ptr<Script> script) : script_(std::move(script)) {}
+  explicit ScriptedOps(std::shared_ptr<Script> script, bool like_device = false)
+      : script_(std::move(script)), like_device_(like_device) {}
   DType compute_type() const override { return DType::f32; }
-  DeviceMemory& memory() override { return host_memory(); }
+  DeviceMemory& memory() override { return like_device_ ? device_ : host_memory(); }
   KvLayout kv_layout(const HeadShape&) const override { return {16, 1024}; }
   std::unique_ptr<FrozenLinear> pack(ConstView weight, std::span<const float>, bool) override {
     return std::make_unique<FrozenLinear>(weight.columns(), weight.rows());
@@ -105,6 +118,8 @@ class ScriptedOps final : public Ops {
 
  private:
   std::shared_ptr<Script> script_;
+  bool like_device_;
+  MemoryLikeDevice device_;
 };
 
 }  // namespace biqa::testing
