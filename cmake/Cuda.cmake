@@ -5,6 +5,9 @@ enable_language(CUDA)
 if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.4)
   message(FATAL_ERROR "CUDA ${CMAKE_CUDA_COMPILER_VERSION} is too old: biqa needs 12.4 or later")
 endif()
+# nvcc may need an older g++ than the rest of the build (Debian 13: g++ 13 for CUDA 12.4, g++ 14 for all else). The newer one
+# links, with its own directories only.
+list(FILTER CMAKE_CUDA_IMPLICIT_LINK_DIRECTORIES EXCLUDE REGEX "/gcc/")
 set(architectures ${BIQA_CUDA_ARCHITECTURES})
 if(NOT architectures)
   set(architectures 80 86 89 90)
