@@ -155,7 +155,7 @@ __device__ int seen_keys(const BlockPosition& at, const QueryTile& tile, const P
 }
 
 template <int D>
-__global__ void __launch_bounds__(kTileThreads) tile_attention_kernel(ForwardArguments a) {
+__global__ void __launch_bounds__(kTileThreads, D == 64 ? 2 : 0) tile_attention_kernel(ForwardArguments a) {
   constexpr int kBlockElements = 2 * kBlockKeys * kRowStride<D>;
   auto* shared = dynamic_shared<Bf16>();
   const QueryTile tile = a.tiles[blockIdx.x];
