@@ -469,6 +469,7 @@ std::vector<std::string> data_doubts(const Config& config) {
     return place->second;
   };
   const std::vector<Sample>& train = rows_of(config.data.train);
+  for (std::string& doubt : text_doubts(config, train)) doubts.push_back(std::move(doubt));
   for (const fs::path& file : config.data.eval) {
     std::vector<Sample> set = rows_of(file);
     const auto most = static_cast<std::size_t>(config.train.eval_images);

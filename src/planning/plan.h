@@ -70,7 +70,8 @@ struct RunPlan {
 /// the same Errors as a run. But weights and manifests may be missing; then `assumptions` lists what the plan assumes.
 /// `processors`: per rank; 0: the ranks share those that this process may use. `rates`: for device cuda.
 RunPlan make_plan(const Config& config, int ranks, int processors = 0, const GpuRates& rates = {});
-/// What a run would warn of: rows that data.skip_bad leaves out, evaluation sets that share images with the training set.
+/// What a run would warn of: rows that data.skip_bad leaves out, missing human texts, evaluation sets that share images
+/// with the training set.
 /// Reads the manifests and the headers of the images.
 std::vector<std::string> data_doubts(const Config& config);
 /// Readable text, several lines.

@@ -83,6 +83,21 @@ std::vector<std::string> schedule_doubts(const Config& config, std::int64_t step
   return doubts;
 }
 
+std::vector<std::string> text_doubts(const Config& config, std::span<const Sample> train) {
+  if (row_of(config.objective.loss.loss).imitates || config.data.annotation_fraction == 0) return {};
+  const auto& points = config.rewards.weights[reward_column("reasoning")].points();
+  const bool weighs = std::any_of(points.begin(), points.end(),
+                                  [](const WeightSchedule::Point& point) { return point.weight != 0; });
+  const bool has_text = std::any_of(train.begin(), train.end(),
+                                    [](const Sample& sample) { return !sample.human_text().empty(); });
+  if (!weighs || has_text || train.empty()) return {};
+  return {fmt::format(
+      "rewards.reasoning has a weight, but no image of {} has a human text: the reward is the same for all "
+      "completions and teaches nothing; use a manifest with texts (biqa_data import q-reasoning), or set "
+      "rewards.reasoning to 0",
+      config.data.train.string())};
+}
+
 std::int64_t image_tokens(const ImageSize& size, const PreprocessConfig& preprocess) {
   const Size resized = smart_resize(size.height, size.width, preprocess.factor(), preprocess.min_pixels,
                                     preprocess.max_pixels);

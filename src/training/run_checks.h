@@ -27,6 +27,10 @@ void check_training_data(const Config& config, std::span<const Sample> train);
 /// Warnings about weights of rewards whose schedule goes on after the last of `steps` steps, one sentence each.
 std::vector<std::string> schedule_doubts(const Config& config, std::int64_t steps);
 
+/// A warning, or none: the reasoning reward has a weight, but no training image has a human text, so the reward teaches
+/// nothing. data.annotation_fraction 0 asks for that. `train`: before data.annotation_fraction leaves texts out.
+std::vector<std::string> text_doubts(const Config& config, std::span<const Sample> train);
+
 /// Number of image tokens of an image of this size.
 std::int64_t image_tokens(const ImageSize& size, const PreprocessConfig& preprocess);
 

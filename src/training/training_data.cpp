@@ -206,6 +206,9 @@ void settle_training_data(const Config& config, const PictureCheck& pictures, bo
   data.steps = config.train.steps;
   if (data.steps == 0) data.epochs = config.train.epochs;
   data.go_on_after(0, 0);
+  if (tell) {
+    for (const std::string& doubt : text_doubts(config, data.train)) LOG(WARNING) << one_line(doubt);
+  }
   keep_annotations(config, data.train);
 }
 

@@ -60,7 +60,7 @@ TrainingData read_training_data(const Config& config, bool tell);
 
 /// Throws Error for damaged images, or with data.skip_bad leaves them out, warns and counts them. Then it shortens
 /// evaluation sets, chooses the human texts to use and counts steps. `tell`: this rank also warns of images that are in
-/// both training and evaluation.
+/// both training and evaluation, and of missing human texts (text_doubts()).
 void settle_training_data(const Config& config, const PictureCheck& pictures, bool tell, TrainingData& data);
 
 }  // namespace biqa

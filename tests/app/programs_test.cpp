@@ -643,6 +643,30 @@ TEST_F(Programs, PlansWithoutWeightsOrPictures) {
   Arguments none = learner({"model.path=/absent/model"});
   none.push_back("--dry-run");
   expect_error(run(none), 1, "/absent/model");
+  // Nor without the run whose adapter is the start.
+  Arguments start = learner({"model.adapter=/absent/warmup/adapter"});
+  start.push_back("--dry-run");
+  expect_error(run(start), 1, "model.adapter /absent/warmup/adapter");
+}
+
+TEST_F(Programs, MissingHumanTextsAreToldBeforeTheFirstStep) {
+  fs::copy_file(kTiny / "sample_cat.png", folder_.path() / "cat.png");
+  std::string lines;
+  for (int i = 0; i < 4; ++i)
+    lines += fmt::format(R"({{"id": "{}", "image": "cat.png", "score": {}}})", i, 1 + i) + "\n";
+  const Arguments sets{"data.train=" + folder_.write("train.jsonl", lines).string(), "data.eval=[]",
+                       "train.steps=1"};
+  const std::string warning = "train.jsonl has a human text: the reward is the same for all completions";
+  Arguments dry = learner(sets);
+  dry.push_back("--dry-run");
+  const Outcome plan = run(dry);
+  EXPECT_EQ(plan.code, 0) << plan.err;
+  EXPECT_THAT(plan.out, HasSubstr(warning));
+  const Outcome done = learn(sets);
+  EXPECT_EQ(done.code, 0) << done.err;
+  EXPECT_THAT(done.err, HasSubstr(warning));
+  dry.insert(dry.end(), {"--set", "data.annotation_fraction=0"});
+  EXPECT_THAT(run(dry).out, Not(HasSubstr("human text")));
 }
 
 TEST_F(Programs, RandomModelsOpenAndReplaceNothing) {

@@ -114,12 +114,36 @@ TEST_F(RunChecksTest, SchedulesOfWeightsBeyondTheRunAreTold) {
   EXPECT_TRUE(schedule_doubts(config_, 25).empty());
 }
 
+TEST_F(RunChecksTest, AReasoningRewardWithoutHumanTextsIsTold) {
+  const std::size_t reasoning = reward_column("reasoning");
+  const std::vector<std::string> doubts = text_doubts(config_, train_);
+  ASSERT_EQ(doubts.size(), 1U);
+  EXPECT_THAT(doubts[0], AllOf(HasSubstr("no image of " + config_.data.train.string() + " has a human text"),
+                               HasSubstr("import q-reasoning"), HasSubstr("set rewards.reasoning to 0")));
+  config_.rewards.weights[reasoning] = 0;
+  EXPECT_TRUE(text_doubts(config_, train_).empty());
+  config_.rewards.weights[reasoning] = WeightSchedule({{0, 0}, {100, 2}});
+  EXPECT_EQ(text_doubts(config_, train_).size(), 1U);
+  config_.data.annotation_fraction = 0;  // deliberate
+  EXPECT_TRUE(text_doubts(config_, train_).empty());
+  config_.data.annotation_fraction = 0.5;
+  EXPECT_EQ(text_doubts(config_, train_).size(), 1U);
+  EXPECT_TRUE(text_doubts(config_, {}).empty()) << "the manifest is not there yet";
+  config_.objective.loss.loss = Loss::sft;  // has no rewards
+  EXPECT_TRUE(text_doubts(config_, train_).empty());
+  config_.objective.loss.loss = Loss::grpo;
+  train_[1].bad = "blurred";
+  EXPECT_TRUE(text_doubts(config_, train_).empty());
+}
+
 TEST_F(RunChecksTest, EveryMissingFileIsNamed) {
   EXPECT_EQ(error_of([&] { require_inputs(config_); }), "");
   config_.data.train = folder_.path() / "absent.jsonl";
   config_.data.eval = {folder_.path() / "gone.jsonl"};
+  config_.model.adapter = folder_.path() / "runs/warmup/adapter";
   EXPECT_THAT(error_of([&] { require_inputs(config_); }),
-              AllOf(HasSubstr("data.train"), HasSubstr("absent.jsonl"), HasSubstr("gone.jsonl")));
+              AllOf(HasSubstr("data.train"), HasSubstr("absent.jsonl"), HasSubstr("gone.jsonl"),
+                    HasSubstr("model.adapter " + config_.model.adapter.string())));
   config_.data.train.clear();
   EXPECT_THAT(error_of([&] { require_inputs(config_); }), HasSubstr("data.train is not set"));
 }
