@@ -28,12 +28,15 @@ const ProgramInfo kInfo{
     "                 deviation over its seeds. OUT is the folder that launch/sweep.sh got with --out; it\n"
     "                 holds the run folders CONFIG/seed-N. Exit code 3: some runs are not finished and left\n"
     "                 out\n"
+    "  evaluations OUT\n"
+    "                 print the same table of the figures of biqa_eval that launch/sweep.sh --evaluate\n"
+    "                 wrote into the run folders\n"
     "  state          print the state of the run of --config and --set: `new`, `started`, `finished`, or\n"
     "                 `changed` with the settings that differ from those of the run so far",
     "biqa_sweep table runs/sweep",
     {{"config", "FILE", "state: YAML configuration", ""},
      {"set", "KEY=VALUE…", "state: replace a value of the configuration, e.g. train.seed=1", ""},
-     {"format", "FORMAT", "table: table, csv or json", "table"}}};
+     {"format", "FORMAT", "table, evaluations: table, csv or json", "table"}}};
 
 ExitCode print_table(const CommandLine& line) {
   const std::string& command = line.positional()[0];

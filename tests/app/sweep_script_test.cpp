@@ -184,6 +184,12 @@ TEST_F(SweepScript, EvaluatesItsRuns) {
               AllOf(HasSubstr("b, seed 1: evaluated in"), Not(HasSubstr("b, seed 2: eval"))));
 }
 
+TEST_F(SweepScript, HelpNamesEveryCommandOfTheTables) {
+  const Outcome help = testing::run_program(folder.path(), {program("biqa_sweep"), "--help"});
+  for (const char* command : {"\n  table OUT ", "\n  evaluations OUT\n", "\n  state "})
+    EXPECT_THAT(help.out, HasSubstr(command));
+}
+
 TEST_F(SweepScript, DryRunStartsNothing) {
   const Outcome plan = sweep({"--dry-run", "--seeds", "3-4", "--np", "2",
                               (folder.path() / "configs/b.yaml").string(), "--set", "train.steps=7"});
