@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <regex>
 #include <sstream>
@@ -488,6 +489,15 @@ TEST(ShippedConfigs, ChangeOnlyWhatTheirNamesSay) {
   EXPECT_THAT(changes("koniq_warmup.yaml", "koniq.yaml"),
               ElementsAre("rollout.group_size: 8", "stage2.enabled: false", "rewards.consistency: 0",
                           "rewards.reasoning: 0", "rewards.prediction_shape: binary", "train.epochs: 10"));
+  for (const auto& [name, base, start, baseline] :
+       {std::array{"koniq_full.yaml", "koniq.yaml", "koniq_warmup.yaml", "runs/koniq_warmup"},
+        std::array{"miniature/from_warmup.yaml", "quickstart.yaml", "miniature/warmup.yaml",
+                   "runs/miniature/warmup"}}) {
+    // The adapter of the baseline's run, if that was started in the folder of the project.
+    EXPECT_EQ(load_config(kSource / "configs" / start).train.out, fs::absolute(baseline)) << start;
+    EXPECT_THAT(changes(name, base),
+                ElementsAre(fmt::format("model.adapter: \"{}\"", (kSource / baseline / "adapter").string())));
+  }
   EXPECT_THAT(
       changes("koniq_3b.yaml", "koniq.yaml"),
       ElementsAre(testing::StartsWith("model.path: "), "model.device: cuda", "rollout.kv_memory: 1GiB",
