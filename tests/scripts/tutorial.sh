@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Usage: tests/scripts/tutorial.sh BUILD
 # Runs every command of docs/tutorial.md, in order, in a temporary folder. The data sets are made of the embedded images, in
-# the layout and with the label files of the real ones. Exit code 0: every command succeeded and left what the text promises.
+# the layout and with the label files of the real ones. Tests need no file outside the project, so this one uses neither real
+# data sets nor copies of their structure from elsewhere. The tiny model also knows only the words and the kind of images of
+# the embedded set. Exit code 0: every command succeeded and left what the text promises.
 set -euo pipefail
 build=$(cd "${1:?usage: tests/scripts/tutorial.sh BUILD}" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -31,15 +33,25 @@ while read -r image score; do add "$tiny/$image" "$score" "1${image//[!0-9]/}.we
 while read -r image score; do add "$tiny/$image" "$score" "2${image//[!0-9]/}.webp" test; done < \
   <(paste -d ' ' <(head -n 12 "$tiny/test.jsonl" | field image) <(head -n 12 "$tiny/test.jsonl" | field score))
 
-# ---- Q-Reasoning: the training images again, all with texts
-row() {  # row: one line of the manifest on standard input, as an object of mixed_cot.json
-  sed -E 's|.*"image": "train/([0-9]+)\.webp", "score": ([0-9.]+),.*"description": "([^"]*)", "good": "([^"]*)", "bad": "([^"]*)".*|{"image": "1\1.webp", "quality": \2, "normalized_score": \2, "ori_score": \2, "description": "<summarize>-</summarize> <translation>\3</translation>", "good_aspect": "<summarize>-</summarize> <translation>\4</translation>", "bad_aspect": "<summarize>-</summarize> <translation>\5</translation>"}|'
-}
-{
+# ---- Q-Reasoning: the training images again, and 8 other test images, all with texts. The training list has scores from 1 to
+# 5, the test list the means of its annotators, from 0 to 4
+list() {  # list PREFIX SCORES: the lines of a manifest on standard input, as a list whose images begin with PREFIX
   echo "["
-  head -n 16 "$tiny/train.jsonl" | row | awk 'NR > 1 { print "," } { print }'
+  sed -E 's|.*"image": "[a-z]+/([0-9]+)\.webp", "score": ([0-9.]+),.*"description": "([^"]*)", "good": "([^"]*)", "bad": "([^"]*)".*|\1 \2 "description": "<summarize>-</summarize> <translation>\3</translation>", "good_aspect": "<summarize>-</summarize> <translation>\4</translation>", "bad_aspect": "<summarize>-</summarize> <translation>\5</translation>"|' |
+    while read -r number score texts; do
+      printf '%s{"image": "%s%s.webp", %s, %s}\n' "${comma-}" "$1" "$number" "$("$2" "$score")" "$texts"
+      comma=,
+    done
   echo "]"
-} >"$folder/Q-Reasoning/mixed_cot.json"
+}
+train_scores() { printf '"quality": %s, "normalized_score": %s, "ori_score": %s' "$1" "$1" "$1"; }
+test_scores() { awk -v score="$1" 'BEGIN { printf "\"quality\": %.6f", score - 1 }'; }
+head -n 16 "$tiny/train.jsonl" | list 1 train_scores >"$folder/Q-Reasoning/mixed_cot.json"
+sed -n 21,28p "$tiny/test.jsonl" | list 3 test_scores >"$folder/Q-Reasoning/cot_reasoning_test.json"
+mkdir -p "$folder/Q-Reasoning/images"
+for image in $(sed -n 21,28p "$tiny/test.jsonl" | field image); do
+  cp "$tiny/$image" "$folder/Q-Reasoning/images/3${image//[!0-9]/}.webp"
+done
 
 # ---- own photos, with scores from 0 to 100
 echo "file,MOS" >"$folder/photos/scores.csv"
@@ -73,6 +85,8 @@ expect() {  # expect WHAT COMMAND...
 }
 expect "16 training rows" test "$(wc -l <study/train.jsonl)" = 16
 expect "12 test rows" test "$(wc -l <study/koniq.jsonl)" = 12
+expect "8 rows to compare texts with" test "$(grep -c '"description":"the picture' study/texts.jsonl)" = 8
+expect "an excess of ROUGE-1 above chance" grep -qE '"rouge1_r_excess": *-?[0-9]' study/full.json
 expect "8 own rows" test "$(wc -l <study/own.jsonl)" = 8
 expect "texts in the training rows" test "$(grep -c '"description":"the picture' study/train.jsonl)" = 16
 expect "both conditions" grep -q '"condition": *"caption"' study/full.json
