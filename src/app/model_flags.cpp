@@ -31,9 +31,13 @@ std::vector<FlagInfo> with_model_flags(std::vector<FlagInfo> before, const std::
       {"model", "DIR", "model folder; without it the model of --config or of the run in --adapter", ""},
       {"adapter", "PATH", "PEFT folder, adapter.h5, checkpoint or run folder", ""},
       {"config", "FILE", "configuration whose model, prompts and limits are used", ""},
+      {"set", "KEY=VALUE…",
+       "replace a value of that configuration, or of the one of the run in --adapter, e.g. "
+       "rollout.max_new_tokens=8",
+       ""},
       {"prompts", "PROFILE",
-       fmt::format("prompt profile: {}; without it the configuration's prompts, otherwise paper",
-                   fmt::join(kProfileNames, ", ")),
+       fmt::format("prompt profile: {} or {}; without it the configuration's prompts, otherwise paper",
+                   fmt::join(kProfileNames.begin(), kProfileNames.end() - 1, ", "), kProfileNames.back()),
        ""},
       {"greedy", "", "always take the most likely token; so it is unless --seed is given", ""},
       {"seed", "N",
@@ -60,12 +64,17 @@ std::optional<Config> find_config(const CommandLine& line) {
   if (line.has("adapter") && !fs::exists(line.text("adapter")))
     fail("cannot read adapter {}: no such file or folder; name a run, a checkpoint or a PEFT folder",
          line.text("adapter"));
-  if (line.has("config")) return load_config(line.text("config"));
-  if (!line.has("adapter")) return std::nullopt;
-  fs::path folder = fs::absolute(line.text("adapter")).lexically_normal();
-  for (int level = 0; level < 4 && folder.has_parent_path(); ++level, folder = folder.parent_path()) {
-    if (fs::exists(folder / "config.yaml")) return load_config(folder / "config.yaml");
+  const std::vector<std::string> overrides = line.texts("set");
+  if (line.has("config")) return load_config(line.text("config"), overrides);
+  if (line.has("adapter")) {
+    fs::path folder = fs::absolute(line.text("adapter")).lexically_normal();
+    for (int level = 0; level < 4 && folder.has_parent_path(); ++level, folder = folder.parent_path()) {
+      if (fs::exists(folder / "config.yaml")) return load_config(folder / "config.yaml", overrides);
+    }
   }
+  if (!overrides.empty())
+    fail_usage("flag --set is '{}', but there is no configuration to change; name one with --config",
+               overrides.front());
   return std::nullopt;
 }
 
