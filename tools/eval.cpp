@@ -51,7 +51,8 @@ const ProgramInfo kInfo{
          {"predictions", "OUT.jsonl",
           "write the predictions; a run that was stopped goes on from OUT.jsonl.part", ""},
          {"conditions", "LIST",
-          "image, caption or both: ratings from the image, ratings from the caption alone", "image,caption"},
+          "image, caption or image,caption: ratings from the image, from the caption alone, or both",
+          "image,caption"},
          {"by", "FIELD…", "also print the correlations of each type, level or reference", ""},
          {"repeats", "K", "sampled answers per image; more than 1 samples, with --seed 0 unless it is given",
           "1"},
@@ -67,6 +68,8 @@ const ProgramInfo kInfo{
          {"bootstrap-seed", "N", "seed of these draws and of the chance levels", "0"},
          {"format", "FORMAT", "table, csv or json (one document)", "table"}}),
     true};
+
+const std::vector<std::string> kOutputFlags{"predictions", "like-pyiqa", "judge-file"};
 
 StopSignals signals;
 
@@ -215,6 +218,7 @@ std::vector<Sample> read_data(const CommandLine& line, const std::optional<Confi
   for (const std::string& file : line.texts("data")) files.emplace_back(file);
   if (!files.empty()) files.insert(files.end(), line.positional().begin(), line.positional().end());
   if (files.empty() && config) files = config->data.eval;
+  refuse_overwriting(line, kOutputFlags, files);
   if (files.empty())
     fail_usage(
         "flag --data is missing: name a manifest, or a file of predictions with --from-predictions; see "
@@ -374,12 +378,16 @@ ExitCode evaluate_model(const CommandLine& line, ReportOptions report, MpiRuntim
 
 /// The way that the flags choose; exactly one.
 void check_mode(const CommandLine& line) {
-  for (const char* flag : {"predictions", "like-pyiqa", "judge-file"}) {
+  for (const std::string& flag : kOutputFlags) {
     const fs::path folder = fs::path(line.text(flag)).parent_path();
     if (line.has(flag) && !folder.empty() && !fs::is_directory(folder))
       fail("cannot write {}: there is no folder {}; create it or name another", line.text(flag),
            folder.string());
   }
+  std::vector<fs::path> inputs(line.positional().begin(), line.positional().end());
+  for (const char* flag : {"data", "from-predictions", "config", "lexicon"})
+    for (const std::string& file : line.texts(flag)) inputs.emplace_back(file);
+  refuse_overwriting(line, kOutputFlags, inputs);
   const bool compares = line.has("compare"), reads = line.has("from-predictions");
   if (compares && line.positional().size() != 1)
     fail_usage("flag --compare needs two files: --compare A.jsonl B.jsonl");

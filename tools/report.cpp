@@ -37,6 +37,7 @@ ExitCode report(const CommandLine& line) {
   const std::vector<fs::path> runs(line.positional().begin(), line.positional().end());
   std::vector<fs::path> predictions;
   for (const std::string& file : line.texts("predictions")) predictions.emplace_back(file);
+  refuse_overwriting(line, {"out"}, predictions);
   RunReportOptions options;
   options.samples = static_cast<std::size_t>(line.integer("samples", 0, 1000));
   options.evaluation.draws = static_cast<std::size_t>(line.integer("draws", 1, 1000000));

@@ -204,6 +204,10 @@ ExitCode trace(const CommandLine& line) {
   if (line.has("detokenize")) return convert_lines(model_path, line.text("detokenize"), false);
   if (!line.has("out"))
     fail_usage("flag --out is missing: name the HDF5 file to write; see biqa_trace --help");
+  std::vector<std::filesystem::path> inputs;
+  for (const char* flag : {"step", "image", "adapter"})
+    for (const std::string& file : line.texts(flag)) inputs.emplace_back(file);
+  refuse_overwriting(line, {"out"}, inputs);
   const DType dtype = line.choice("dtype", {"f32", "bf16"}) == "bf16" ? DType::bf16 : DType::f32;
   const bool gradient = line.on("gradient");
   const bool step = line.has("step");

@@ -71,6 +71,14 @@ void print_help(const ProgramInfo& info) {
       info.example);
 }
 
+/// Whether both paths lead to one file, which need not be there.
+bool is_same_file(const std::filesystem::path& a, const std::filesystem::path& b) {
+  std::error_code unknown;
+  if (std::filesystem::equivalent(a, b, unknown)) return true;
+  return std::filesystem::weakly_canonical(std::filesystem::absolute(a), unknown) ==
+         std::filesystem::weakly_canonical(std::filesystem::absolute(b), unknown);
+}
+
 /// Rank and number of ranks, from the environment variables of mpirun or srun.
 struct Place {
   int rank = 0, ranks = 1;
@@ -201,6 +209,25 @@ std::string CommandLine::choice(const std::string& flag, const std::vector<std::
     fail_usage("flag --{} is '{}'; it must be one of {}", flag, value, fmt::join(allowed, ", "));
   }
   return value;
+}
+
+void refuse_overwriting(const CommandLine& line, const std::vector<std::string>& output_flags,
+                        const std::vector<std::filesystem::path>& inputs) {
+  std::vector<std::string> given;
+  for (const std::string& flag : output_flags) {
+    if (!line.has(flag)) continue;
+    const std::string file = line.text(flag);
+    for (const std::filesystem::path& input : inputs) {
+      if (is_same_file(file, input))
+        fail_usage("flag --{} is '{}': this would replace the input {}; name another file", flag, file,
+                   input.string());
+    }
+    for (const std::string& other : given) {
+      if (is_same_file(file, line.text(other)))
+        fail_usage("flags --{} and --{} both name the file {}; name two files", other, flag, file);
+    }
+    given.push_back(flag);
+  }
 }
 
 void flush_output() {

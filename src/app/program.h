@@ -2,6 +2,7 @@
 // Shared by all programs: flags, help, version, the error line and the exit code.
 #pragma once
 
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <string>
@@ -51,6 +52,11 @@ class CommandLine {
   std::map<std::string, std::vector<std::string>> values_;
   std::vector<std::string> positional_;
 };
+
+/// Throws Error (usage) if an output flag, where given, names one of `inputs` or the file of another output flag, also by
+/// another path or a link.
+void refuse_overwriting(const CommandLine& line, const std::vector<std::string>& output_flags,
+                        const std::vector<std::filesystem::path>& inputs);
 
 /// Makes waiting OpenMP threads spin for a fraction of a millisecond and then sleep. libgomp's default of several
 /// milliseconds makes a step twenty times slower if other processes need the cores. If no other process needs them,

@@ -187,6 +187,84 @@ TEST_F(EvalProgram, ErrorsAreOneLine) {
     expect_error(run({"--config", kQuickstart, flag, path("absent/file")}), 1, "there is no folder");
 }
 
+TEST_F(EvalProgram, InputsAreNotReplaced) {
+  const std::string data = manifest(2), before = file_content(data);
+  const std::string config =
+      folder_.write("own.yaml", "base: " + kQuickstart + "\ndata: {eval: [images.jsonl]}\n").string();
+  const std::string link = path("link.jsonl");
+  fs::create_symlink(data, link);
+  for (const std::string& other : {data, link, path("./images.jsonl")}) {
+    SCOPED_TRACE(other);
+    // Named by a flag, and by the configuration.
+    expect_error(run(evaluation(data, other)), 2,
+                 "flag --predictions is '" + other + "': this would replace");
+    expect_error(run({"--config", config, "--like-pyiqa", other}), 2, "would replace the input");
+  }
+  expect_error(
+      run({"--config", kQuickstart, "--data", (kTiny / "test.jsonl").string(), data, "--judge-file", data}),
+      2, "would replace the input");
+  const std::string predictions = folder_.write("b2.jsonl", file_content(kPredictions)).string();
+  for (const char* flag : {"--judge-file", "--like-pyiqa"})
+    expect_error(run({"--from-predictions", predictions, flag, predictions}), 2, "would replace the input");
+  EXPECT_EQ(file_content(predictions), file_content(kPredictions));
+  expect_error(run({"--config", config, "--judge-file", config}), 2, "would replace the input");
+  // Two results in one file, which is not there yet.
+  expect_error(
+      run({"--from-predictions", kPredictions, "--judge-file", path("new"), "--like-pyiqa", path("./new")}),
+      2, "--like-pyiqa and --judge-file both name");
+  EXPECT_FALSE(fs::exists(path("new")));
+  EXPECT_EQ(file_content(data), before);
+}
+
+TEST_F(EvalProgram, SettingsOfTheConfigurationAreReplaced) {
+  const std::string data = manifest(2), file = path("out.jsonl");
+  const auto texts = [&](const Arguments& more) {
+    fs::remove(file);
+    EXPECT_EQ(run(evaluation(data, file, more)).code, 0);
+    std::vector<std::size_t> lengths;
+    std::istringstream lines(file_content(file));
+    for (std::string line; std::getline(lines, line);)
+      lengths.push_back(nlohmann::json::parse(line)["text"].get<std::string>().size());
+    return lengths;
+  };
+  const std::vector<std::size_t> whole = texts({}), cut = texts({"--set", "rollout.max_new_tokens=4"});
+  ASSERT_EQ(cut.size(), 2U);
+  EXPECT_LT(cut[0], whole[0]);
+  EXPECT_EQ(texts({"--set", "rollout.max_new_tokens=8", "--set", "rollout.max_new_tokens=4"}), cut);
+  expect_error(run(evaluation(data, file, {"--set", "rollout.tokens=8"})), 2, "rollout.tokens");
+  expect_error(run({"--model", (kTiny / "model").string(), "--data", data, "--set", "model.dtype=f32"}), 2,
+               "there is no configuration to change");
+  expect_error(run({"--from-predictions", kPredictions, "--set", "model.dtype=f32"}), 2,
+               "exclude each other");
+}
+
+TEST_F(EvalProgram, EverySettingThatAnswersDependOnIsComparedBeforeGoingOn) {
+  const std::string data = manifest(40), file = path("out.jsonl"), part = file + ".part";
+  testing::ProgramSurroundings stop;
+  stop.meanwhile = [&](pid_t child) {
+    if (lines_in(part) >= 2) ::kill(child, SIGTERM);
+  };
+  Arguments words{kProgram};
+  const Arguments flags = evaluation(data, file, {"--batch", "1"});
+  words.insert(words.end(), flags.begin(), flags.end());
+  ASSERT_EQ(testing::run_program(folder_.path(), words, stop).code, 75);
+  const std::string kept = file_content(part);
+  for (const char* setting :
+       {"prompts.system=Other.", "prompts.user=Other.", "prompts.stage2_system=Other.",
+        "prompts.stage2_user=Other {caption}.", "prompts.profile=released", "rollout.max_new_tokens=9",
+        "rollout.stage2_max_new_tokens=9", "stage2.input=caption+reasoning", "stage2.leak_guard=off",
+        "model.max_pixels=6272", "model.min_pixels=6272", "model.dtype=bf16"}) {
+    SCOPED_TRACE(setting);
+    expect_error(run(evaluation(data, file, {"--set", setting})), 1, "other settings");
+  }
+  expect_error(run(evaluation(data, file, {"--conditions", "image"})), 1, "other settings");
+  expect_error(run(evaluation(data, file, {"--repeats", "2"})), 1, "other settings");
+  EXPECT_EQ(file_content(part), kept);
+  // Answers do not depend on the rest.
+  EXPECT_EQ(run(evaluation(data, file, {"--set", "stage2.leak_guard=strip", "--set", "train.seed=7"})).code,
+            0);
+}
+
 TEST_F(EvalProgram, TheModelAndItsPredictionsGiveTheSameDocument) {
   const std::string data = manifest(6), file = path("out.jsonl");
   const Outcome whole = run(evaluation(data, file, {"--by", "type", "--judge-file", path("judge.jsonl")}));

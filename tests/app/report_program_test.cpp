@@ -101,6 +101,10 @@ TEST_F(ReportProgram, WrongUseIsOneErrorAndLeavesNoPage) {
   expect_error(report({path("none"), "--out", out}), 1, "there is no such folder");
   expect_error(report({run, "--predictions", path("none.jsonl"), "--out", out}), 1, "none.jsonl");
   expect_error(report({run, "--out", path("no/folder/report.html")}), 1, "report.html");
+  const std::string predictions = folder_.write("b.jsonl", "{}\n").string();
+  expect_error(report({run, "--predictions", predictions, "--out", path("./b.jsonl")}), 2,
+               "would replace the input");
+  EXPECT_EQ(file_content(predictions), "{}\n");
   folder_.write("run/samples.jsonl", "{\"step\":1}\nnot JSON\n");
   expect_error(report({run, "--out", out}), 1, "samples.jsonl:2");
   EXPECT_FALSE(fs::exists(out));
