@@ -36,7 +36,8 @@ const ProgramInfo kInfo{
     with_model_flags(
         {{"caption-only", "", "report the rating from the model's own caption, without the image", "false"},
          {"batch", "N", "images per batch; the ratings do not depend on it", "16"}},
-        {{"format", "FORMAT", "table, csv, json (one object per line) or html (one page with the pictures)",
+        {{"format", "FORMAT",
+          "table, csv, json or html; json has one object per line, html is one page with the pictures",
           "table"}})};
 
 /// An image to rate.

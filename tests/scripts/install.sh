@@ -71,5 +71,12 @@ check_completion "--dry-run" biqa_learner --dr biqa_learner
 check_completion "inspect" biqa_ckpt ins biqa_ckpt
 check_completion "table csv json" biqa_ckpt "" --format
 check_completion "f32" biqa_score f3 --dtype
+check_completion "image caption image,caption" biqa_eval "" --conditions
+check_completion "type level reference" biqa_eval "" --by
+check_completion "table csv json html" biqa_score "" --format
+check_completion "paper released answer-number answer-json" biqa_score "" --prompts
+check_completion "koniq10k kadid10k" biqa_data k import
+check_completion "pipal pyiqa" biqa_data p import
+check_completion "" biqa_ckpt k import
 check_completion "" biqa_score f3 --adapter
 exit "$bad"
