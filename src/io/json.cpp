@@ -112,8 +112,12 @@ nlohmann::json parse_json(std::string_view text, const std::string& where) {
     const std::string place = error.byte > text.size()
                                   ? fmt::format("at its end after {} bytes", text.size())
                                   : fmt::format("at byte {} of {}", error.byte, text.size());
-    fail("cannot read {}: not valid JSON in line {}, {} ({}); check that the file is complete", where,
-         1 + std::count(before.begin(), before.end(), '\n'), place, reason_of(error));
+    // Python's json.dumps writes these.
+    const std::string_view rest = text.substr(before.size());
+    const bool is_no_number = rest.starts_with("NaN") || rest.starts_with("Infinity");
+    fail("cannot read {}: not valid JSON in line {}, {} ({}); {}", where,
+         1 + std::count(before.begin(), before.end(), '\n'), place, reason_of(error),
+         is_no_number ? "write null for a missing number" : "check that the file is complete");
   } catch (const nlohmann::json::exception& error) {
     fail("cannot read {}: not valid JSON ({}); check that the file is complete", where, reason_of(error));
   }

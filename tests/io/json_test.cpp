@@ -48,7 +48,10 @@ INSTANTIATE_TEST_SUITE_P(
                     Refusal{"Deep", std::string(100, '['), "nested more than 64"},
                     Refusal{"VeryDeep", std::string(1000000, '['), "nested more than 64"},
                     Refusal{"Infinite", "[1e999]", "not valid JSON"},
-                    Refusal{"NaN", "[NaN]", "not valid JSON"}),
+                    Refusal{"Cut", "[1, 2", "check that the file is complete"},
+                    Refusal{"NaN", "[NaN]", "write null for a missing number"},
+                    Refusal{"Infinity", "[1, Infinity]", "write null for a missing number"},
+                    Refusal{"NegativeInfinity", "[-Infinity]", "write null for a missing number"}),
     [](const auto& row) { return row.param.name; });
 
 TEST(Json, EqualKeysInDifferentObjectsAreFine) {
