@@ -87,7 +87,7 @@ void refuse_other_flags_of_import(const CommandLine& line, const DataSet& set) {
   std::vector<std::string> used{"root",  "labels",   "images",          "split", "scale",
                                 "sheet", "skip-bad", "no-check-images", "out"};
   if (set.is_own_table()) used.emplace_back("columns");
-  if (set.has_tutorial) used.emplace_back("with-tutorial");
+  if (set.tutorial_images > 0) used.emplace_back("with-tutorial");
   if (!line.on("no-check-images")) used.emplace_back("expect-size");
   refuse_other_flags(line,
                      line.has("expect-size") && line.on("no-check-images")
@@ -172,7 +172,7 @@ void print_stats_json(const ManifestStats& stats) {
 void print_stats(const ManifestStats& stats) {
   fmt::print("{:<20} {:<8} {:>8}\n", "set", "split", "rows");
   for (const GroupCount& group : stats.groups)
-    fmt::print("{:<20} {:<8} {:>8}\n", group.set, group.split, group.rows);
+    fmt::print("{:<20} {:<8} {:>8}\n", one_line(group.set), one_line(group.split), group.rows);
   if (stats.references > 0) fmt::print("\n{} reference images\n", stats.references);
   fmt::print("\n{:<12} {:>8} {:>8} {:>8} {:>8} {:>8} {:>9}\n", "", "n", "min", "median", "mean", "max",
              "deviation");

@@ -88,7 +88,7 @@ struct DataSet {
   std::vector<std::string> own_splits = {};  ///< names besides train, val and test
   bool has_splits = false;                   ///< whether train, val and test can be asked for
   std::string deqa_folder = {};              ///< first folder of its images in DeQA's lists
-  bool has_tutorial = false;                 ///< tutorial images, which --with-tutorial keeps
+  std::int64_t tutorial_images = 0;          ///< not counted above; --with-tutorial keeps them
   Labels (*read)(const LabelRequest&) = read_table_labels;
 
   /// Whether the labels are a table of the user's own, whose columns and scale the user names.

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <regex>
 #include <set>
@@ -52,7 +53,7 @@ std::vector<std::string> wanted_splits(const ImportOptions& options, const DataS
       fail_usage("flag --split is '{}'; {} has the splits {} and all", word, set.title,
                  fmt::join(known, ", "));
     }
-    wanted.push_back(split);
+    if (std::find(wanted.begin(), wanted.end(), split) == wanted.end()) wanted.push_back(split);
   }
   return wanted;
 }
@@ -444,7 +445,8 @@ class Importer {
       tell_sizes();
     }
     if (other_case_ > 0)
-      say("{} images differ from their names in the labels by upper and lower case\n",
+      say("{} images differ from their names in the labels by upper and lower case, or by the form of "
+          "accents\n",
           with_commas(other_case_));
     if (other_extension_ > 0)
       say("{} images have another extension than in the labels\n", with_commas(other_extension_));
@@ -457,20 +459,30 @@ class Importer {
     }
   }
 
-  /// The published count, and whether it is another.
+  /// The published count, and whether it is another. Without one for the whole set, that of the splits in the labels.
   std::string published() const {
-    std::int64_t expected = 0;
-    for (const std::string& split : splits_.empty() ? std::vector<std::string>{""} : splits_) {
-      const auto found = std::find_if(set_.counts.begin(), set_.counts.end(),
-                                      [&](const PublishedCount& count) { return count.split == split; });
+    const auto count_of = [&](const std::string& split) {
+      return std::find_if(set_.counts.begin(), set_.counts.end(),
+                          [&](const PublishedCount& count) { return count.split == split; });
+    };
+    std::vector<std::string> splits = splits_;
+    if (splits.empty() && count_of("") == set_.counts.end()) {
+      std::set<std::string, std::greater<>> present;  // train before test
+      for (const LabelRow& row : labels_.rows) present.insert(row.split);
+      for (const std::string& split : present) splits.push_back(split);
+    }
+    std::int64_t expected = options_.with_tutorial ? set_.tutorial_images : 0;
+    for (const std::string& split : splits.empty() ? std::vector<std::string>{""} : splits) {
+      const auto found = count_of(split);
       if (found == set_.counts.end()) return "";
       expected += found->rows;
     }
-    if (options_.with_tutorial) return "";
     const std::string what =
-        splits_.empty() ? set_.title : fmt::format("{} of {}", fmt::join(splits_, " and "), set_.title);
-    return result_.rows == expected ? fmt::format(", the published number")
-                                    : fmt::format("; the published {} has {}", what, with_commas(expected));
+        splits.empty() ? set_.title : fmt::format("{} of {}", fmt::join(splits, " and "), set_.title);
+    return result_.rows == expected
+               ? fmt::format(", the published number")
+               : fmt::format("; the published {}{} has {}", what,
+                             options_.with_tutorial ? " with tutorial images" : "", with_commas(expected));
   }
 
   void tell_scale() const {

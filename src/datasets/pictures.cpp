@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "core/processors.h"
 #include "core/threads.h"
+#include "data/unicode.h"
 #include "datasets/labels.h"
 
 namespace biqa {
@@ -18,8 +19,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
+/// The same for names that differ in case, or in the form of accents: macOS may store é as e and a combining accent.
+std::string key_of(const std::string& name) {
+  return is_valid_utf8(name) ? to_nfc(lower_each(name)) : lower_case(name);
+}
+
 std::string stem_of(const std::string& name) {
-  return lower_case(fs::path(name).stem().string());
+  return key_of(fs::path(name).stem().string());
 }
 
 /// The parts of a name between slashes. Empty for a name that leaves its folder or names none.
@@ -42,7 +48,7 @@ std::vector<std::string> entries_of(const FolderListing& listing, const std::str
   const auto& index = any_extension ? listing.by_stem : listing.by_lower_case;
   // A dot may be part of a name that has no extension.
   const bool has_extension = any_extension && is_picture_name(name);
-  const auto found = index.find(has_extension ? stem_of(name) : lower_case(name));
+  const auto found = index.find(has_extension ? stem_of(name) : key_of(name));
   return found == index.end() ? std::vector<std::string>{} : found->second;
 }
 
@@ -74,7 +80,7 @@ const FolderListing& PictureFinder::list(const fs::path& folder) {
        entry.increment(problem)) {
     const std::string name = entry->path().filename().string();
     listing.names.insert(name);
-    listing.by_lower_case[lower_case(name)].push_back(name);
+    listing.by_lower_case[key_of(name)].push_back(name);
     if (is_picture_name(name)) listing.by_stem[stem_of(name)].push_back(name);
     std::error_code ignored;
     if (!name.starts_with('.') && entry->is_directory(ignored)) listing.folders.push_back(name);

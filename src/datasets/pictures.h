@@ -26,14 +26,14 @@ struct FolderListing {
 /// The image that belongs to a name.
 struct FoundPicture {
   std::filesystem::path file;    ///< in the disk's spelling; where it should be, if there is none
-  bool other_case = false;       ///< found without regard to case
+  bool other_case = false;       ///< found without regard to case and to the form of accents
   bool other_extension = false;  ///< found with another extension
   std::string problem;           ///< why there is none; empty if found
   bool is_wrong = false;         ///< the name leads out of the folder, or several files match it
 };
 
-/// Finds images below a root. Names are looked up exactly, then without regard to case (ASCII), then with another
-/// extension of an image. Several such files are an error. Folders are listed once.
+/// Finds images below a root. Names are looked up exactly, then without regard to case and to the form of accents, then
+/// with another extension of an image. Several such files are an error. Folders are listed once.
 class PictureFinder {
  public:
   /// `folders`: below the root. `nested`: images also lie in the folders below these.

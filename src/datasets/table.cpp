@@ -95,7 +95,7 @@ DataSet livewild() {
           .folders = {"Images", "images", "."},
           .nested = true,
           .deqa_folder = "LIVE-WILD",
-          .has_tutorial = true,
+          .tutorial_images = 7,
           .read = read_livewild_labels};
 }
 
@@ -234,6 +234,7 @@ std::vector<DataSet> make_table() {
           {.name = "q-reasoning",
            .title = "Q-Reasoning",
            .scales = {{"quality", 0, 4}},
+           .counts = {{"train", 7058}, {"test", 1013}},
            .folders = {"images", "."},
            .has_splits = true,
            .read = read_q_reasoning_labels},

@@ -149,6 +149,16 @@ TEST_F(DataProgram, StatsAndOverlap) {
   const auto stats = nlohmann::json::parse(run({"stats", out(), "--format", "json"}).out);
   EXPECT_EQ(stats["scores"]["mean"], 4.5);
   EXPECT_EQ(stats["groups"][0]["rows"], 2);
+  // Names come from files of others, and a terminal obeys control characters.
+  const std::string odd =
+      folder_
+          .write("odd.jsonl",
+                 R"({"id": "a", "image": "a.png", "score": 3, "set": "x\n\u001b[31m", "split": "\u001b]"})")
+          .string();
+  const testing::ProgramOutcome printable = run({"stats", odd});
+  EXPECT_EQ(printable.code, 0) << printable.err;
+  EXPECT_THAT(printable.out, HasSubstr(R"(x\n\x1b[31m)"));
+  EXPECT_EQ(printable.out.find('\x1b'), std::string::npos);
   // Both images of the fixture have one colour.
   const testing::ProgramOutcome pairs = run({"overlap", out(), out()});
   EXPECT_EQ(pairs.code, 0) << pairs.err;

@@ -290,6 +290,7 @@ TEST_F(DataSetFixture, LiveWild) {
   rows = import(all);
   ASSERT_EQ(rows.size(), 3U);
   EXPECT_EQ(rows[0]["image"], "../root/Images/trainingImages/t1.bmp");
+  EXPECT_THAT(said_, HasSubstr("LIVE in the Wild with tutorial images has 1,169"));
   fs::remove(all.out);
   fs::copy_file(fixtures / "short_AllMOS_release.mat", folder_.path() / "root/Data/AllMOS_release.mat",
                 fs::copy_options::overwrite_existing);
@@ -397,6 +398,28 @@ TEST_F(DataSetFixture, TidNamesDifferInCase) {
     ambiguous.check_images = check;
     EXPECT_THAT(refusal(ambiguous), HasSubstr("could both be 'I01_11_1.BMP'"));
   }
+}
+
+TEST_F(DataSetFixture, CaseAndAccentsOfNames) {
+  ImportOptions table = options("csv");
+  table.scale = "0..5";
+  // \xC3\x89 is É and \xC3\xA9 is é, each as one character. With U+0301, \xCC\x81, both are two characters.
+  table.labels = labels("t.csv", "image,score\n\xC3\x89.jpg,1\ncafe\xCC\x81.png,2\nna\xC3\xAFve,3\n");
+  picture("\xC3\xA9.jpg");
+  picture("Caf\xC3\xA9.png");
+  picture("nai\xCC\x88ve.png");
+  const std::vector<json> rows = import(table);
+  ASSERT_EQ(rows.size(), 3U);
+  EXPECT_EQ(rows[0]["image"], "../root/\xC3\xA9.jpg");
+  EXPECT_EQ(rows[1]["image"], "../root/Caf\xC3\xA9.png");
+  EXPECT_EQ(rows[2]["image"], "../root/nai\xCC\x88ve.png");
+  EXPECT_THAT(said_, HasSubstr("2 images differ from their names in the labels by upper and lower case"));
+  // Both forms side by side: the exact one counts, and for any other spelling it is a question.
+  picture("e\xCC\x81.jpg");
+  fs::remove(table.out);
+  EXPECT_THAT(refusal(table), HasSubstr("could both be '\xC3\x89.jpg'"));
+  table.labels = labels("t.csv", "image,score\ne\xCC\x81.jpg,1\n");
+  EXPECT_EQ(import(table)[0]["image"], "../root/e\xCC\x81.jpg");
 }
 
 TEST_F(DataSetFixture, FliveSplitsByLists) {
