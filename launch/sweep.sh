@@ -12,7 +12,8 @@
 #   --changed       also go on with runs whose settings have changed since they began; otherwise they count as failed
 #   --evaluate      evaluate each finished run with biqa_eval on data.eval, and print a second table. The run folders then hold
 #                   evaluation.json and predictions.jsonl; the table is also in DIR/evaluations.txt and DIR/evaluations.csv
-#   --similarity-model FOLDER  sentence encoder of that evaluation (docs/evaluation.md)
+#   --similarity-model FOLDER  sentence encoder of that evaluation (docs/evaluation.md). Runs that were evaluated without one or
+#                   with another are evaluated again, from their predictions.jsonl
 #   --dry-run       print what would run, and stop
 #   --set KEY=VALUE replaces a setting in all runs
 # On Ctrl-C or SIGTERM all runs finish their step and save; the exit code is then 75. On SIGUSR1 they save and continue.
@@ -64,6 +65,11 @@ for set in "${sets[@]}"; do
 done
 [[ $evaluate == no || $slurm == no ]] || usage "--evaluate does not work with --slurm: when the array is done, give it without --slurm"
 [[ $evaluate == yes || ${#similarity[@]} == 0 ]] || usage "--similarity-model has no effect without --evaluate"
+encoder=''
+if ((${#similarity[@]} > 0)); then
+  [[ -d ${similarity[1]} ]] || refuse 1 "--similarity-model ${similarity[1]}: there is no such folder; name the folder of a sentence encoder"
+  encoder=$(realpath "${similarity[1]}")
+fi
 learner=${BIQA_LEARNER:-$here/../build/cpu/bin/biqa_learner}
 sweep=$(dirname "$learner")/biqa_sweep
 evaluator=$(dirname "$learner")/biqa_eval
@@ -189,11 +195,24 @@ export BIQA_LEARNER=$learner
 declare -A running=() began=()  # index of the run by process
 stopping=no
 # Each job has its own session, so the terminal's Ctrl-C reaches only this script.
+is_evaluated() {  # is_evaluated FOLDER: its final adapter, with any encoder
+  [[ $1/evaluation.json -nt $1/adapter.h5 ]]
+}
+has_encoder() {  # has_encoder FOLDER: its evaluation is with the encoder that is asked for, or none is
+  [[ -z $encoder || $(cat "$1/evaluation.encoder" 2>/dev/null || true) == "$encoder" ]]
+}
 start_evaluation() {  # start_evaluation INDEX
   local folder=${folders[$1]}
-  rm -f "$folder/predictions.jsonl"
-  setsid setpriv --pdeathsig TERM "$evaluator" --config "$folder/config.yaml" --adapter "$folder" "${similarity[@]}" \
-    --predictions "$folder/predictions.jsonl" --format json </dev/null >"$folder/.evaluation.part" 2>>"$folder.log" &
+  local source=(--config "$folder/config.yaml" --adapter "$folder" --predictions "$folder/predictions.jsonl")
+  # Only the figures of texts are new, if the answers are there.
+  if is_evaluated "$folder" && [[ -e $folder/predictions.jsonl ]]; then
+    source=(--from-predictions "$folder/predictions.jsonl")
+  else
+    rm -f "$folder/predictions.jsonl"
+  fi
+  rm -f "$folder/evaluation.encoder"
+  setsid setpriv --pdeathsig TERM "$evaluator" "${source[@]}" "${similarity[@]}" \
+    --format json </dev/null >"$folder/.evaluation.part" 2>>"$folder.log" &
   running[$!]=$1
   began[$!]=$SECONDS
 }
@@ -212,6 +231,7 @@ end_evaluation() {  # end_evaluation PROCESS
   unset "running[$1]"
   if ((status == 0)); then
     mv "${folders[i]}/.evaluation.part" "${folders[i]}/evaluation.json"
+    [[ -z $encoder ]] || printf '%s\n' "$encoder" >"${folders[i]}/evaluation.encoder"
     say "${titles[i]}: evaluated in $((SECONDS - began[$1])) s"
   elif ((status == 75)); then
     stopped+=("evaluation of ${titles[i]}")
@@ -268,11 +288,11 @@ run_all() {
 }
 run_all training "${todo[@]}"
 if [[ $evaluate == yes && $stopping == no ]]; then
-  # Of the runs with a final adapter, those that have no evaluation since.
+  # Of the runs with a final adapter, those that have no evaluation since, or none with this encoder.
   unevaluated=()
   for ((i = 0; i < count; ++i)); do
-    adapter=${folders[i]}/adapter.h5
-    [[ ! -e $adapter || ${folders[i]}/evaluation.json -nt $adapter ]] || unevaluated+=("$i")
+    [[ -e ${folders[i]}/adapter.h5 ]] || continue
+    { is_evaluated "${folders[i]}" && has_encoder "${folders[i]}"; } || unevaluated+=("$i")
   done
   run_all evaluation "${unevaluated[@]}"
 fi

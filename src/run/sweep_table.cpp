@@ -97,7 +97,18 @@ void add_numbers(const nlohmann::json& object, const std::string& prefix, SweepL
   }
 }
 
-std::vector<SweepLine> lines_of_document(const fs::path& file) {
+/// The last step of a run; 0 without metrics.
+std::int64_t last_step(const fs::path& file) {
+  std::int64_t last = 0;
+  if (!fs::exists(file)) return last;
+  const MetricsFile metrics = read_metrics(file);
+  for (const StepMetrics& one : metrics.steps) last = std::max(last, one.step);
+  for (const EvalMetrics& one : metrics.evaluations) last = std::max(last, one.step);
+  return last;
+}
+
+/// `step`: of the adapter that was evaluated.
+std::vector<SweepLine> lines_of_document(const fs::path& file, std::int64_t step) {
   std::vector<SweepLine> lines;
   try {
     const nlohmann::json document = nlohmann::json::parse(read_file(file));
@@ -106,6 +117,7 @@ std::vector<SweepLine> lines_of_document(const fs::path& file) {
       line.set = row.at("set").get<std::string>();
       line.condition = row.at("condition").get<std::string>();
       line.decoding = row.at("decoding").get<std::string>();
+      line.step = step;
       line.images = row.at("n").get<std::int64_t>();
       add_numbers(row, "", line);
       lines.push_back(std::move(line));
@@ -199,7 +211,7 @@ std::vector<SweepRun> read_sweep(const fs::path& out, SweepSource source) {
       if (source == SweepSource::training)
         run.lines = last_evaluations(folder / "metrics.jsonl");
       else if (fs::exists(document))
-        run.lines = lines_of_document(document);
+        run.lines = lines_of_document(document, last_step(folder / "metrics.jsonl"));
       else
         run.finished = false;
       runs.push_back(std::move(run));

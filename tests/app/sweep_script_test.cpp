@@ -177,6 +177,31 @@ TEST_F(SweepScript, EvaluatesItsRuns) {
   EXPECT_EQ(row["rouge1_r_excess"]["values"][1], document["rows"][0]["texts"]["rouge1_r_excess"]);
   EXPECT_EQ(row["polarity_excess"]["values"][1], document["rows"][0]["texts"]["polarity_excess"]);
   EXPECT_TRUE(fs::exists(out() / "b/seed-1/predictions.jsonl"));
+  EXPECT_EQ(row["step"].get<int>(), 1) << "the run's last";
+  EXPECT_TRUE(document["rows"][0]["texts"]["similarity"].is_null());
+
+  // With an encoder that the evaluation did not have, the figures of texts are made again, from the same answers.
+  const auto with_encoder = [&](const fs::path& folder) {
+    std::vector<std::string> more{"--similarity-model", folder.string()};
+    more.insert(more.end(), command.begin(), command.end());
+    return sweep(more);
+  };
+  const std::string predictions = file_content(out() / "b/seed-2/predictions.jsonl");
+  const fs::path encoder = fs::path(BIQA_SOURCE_DIR) / "tests/fixtures/sentence";
+  EXPECT_THAT(with_encoder(encoder).err,
+              AllOf(HasSubstr("b, seed 1: evaluated in"), HasSubstr("b, seed 2: evaluated in")));
+  auto similar = nlohmann::json::parse(file_content(out() / "b/seed-2/evaluation.json"));
+  EXPECT_TRUE(similar["rows"][0]["texts"]["similarity"].is_number());
+  EXPECT_EQ(similar["rows"][0]["plcc"], document["rows"][0]["plcc"]);
+  EXPECT_EQ(file_content(out() / "b/seed-2/predictions.jsonl"), predictions);
+  EXPECT_THAT(with_encoder(encoder).err, Not(HasSubstr("evaluated in")));
+  EXPECT_THAT(sweep(command).err, Not(HasSubstr("evaluated in"))) << "it lacks nothing";
+  fs::copy(encoder, folder.path() / "other", fs::copy_options::recursive);
+  EXPECT_THAT(with_encoder(folder.path() / "other").err, HasSubstr("b, seed 1: evaluated in"));
+  const Outcome absent = with_encoder(folder.path() / "none");
+  EXPECT_EQ(absent.code, 1) << absent.err;
+  EXPECT_THAT(absent.err, HasSubstr("there is no such folder"));
+
   const auto& adapter = out() / "b/seed-1/adapter.h5";
   fs::last_write_time(adapter,
                       fs::last_write_time(out() / "b/seed-1/evaluation.json") + std::chrono::seconds(1));

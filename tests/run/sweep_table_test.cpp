@@ -166,6 +166,7 @@ TEST_F(SweepTableTest, EvaluationsOfFinishedRuns) {
   ASSERT_EQ(all.rows.size(), 1U);
   EXPECT_THAT(all.notes, ElementsAre(HasSubstr("a: not finished and left out: seed 3")));
   EXPECT_EQ(all.rows[0].images, 20);
+  EXPECT_EQ(all.rows[0].step, 4) << "the run's last";
   const auto json = nlohmann::json::parse(sweep_json(all))["rows"][0];
   EXPECT_EQ(json["image_plcc"]["values"].get<std::vector<double>>(), (std::vector<double>{.5, .75}));
   EXPECT_EQ(json["caption_plcc"]["mean"].get<double>(), .25);
