@@ -71,10 +71,11 @@ TEST(Response, RatingsAreDecimalNumbersAndNothingElse) {
 TEST(Response, JsonRatings) {
   EXPECT_EQ(released_rating("{\"rating\": 3.5}"), 3.5);
   EXPECT_EQ(released_rating(" {\n\"rating\"\t:3.5 } "), 3.5);
-  for (const char* bad : {"{}", "{\"rating\"}", "{\"rating\":}", "{\"rating\": \"3.5\"}", "{\"rating\": 3.5",
-                          "\"rating\": 3.5}", "{\"Rating\": 3.5}", "{'rating': 3.5}", "{rating: 3.5}",
-                          "{\"rating\": 3.5, \"x\": 1}", "{\"rating\": 3.5}}", "{\"rating\": null}",
-                          "{\"rating\": [3.5]}", "{", "}", "{\"rating\": 3.5} ok"}) {
+  for (const char* bad :
+       {"{}", "{\"rating\"}", "{\"rating\":}", "{\"rating\": \"3.5\"}", "{\"rating\": 3.5",
+        "\"rating\": 3.5}", "{\"Rating\": 3.5}", "{'rating': 3.5}", "{rating: 3.5}",
+        "{\"rating\": 3.5, \"x\": 1}", "{\"rating\": 3.5}}", "{\"rating\": null}", "{\"rating\": [3.5]}", "{",
+        "}", "{\"rating\": 3.5 ", "{\"rating\": 35", "{\"rating\": 3.5x", "{\"rating\": 3.5} ok"}) {
     EXPECT_FALSE(released_rating(bad)) << bad;
   }
 }
