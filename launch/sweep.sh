@@ -14,6 +14,8 @@
 #                   evaluation.json and predictions.jsonl; the table is also in DIR/evaluations.txt and DIR/evaluations.csv
 #   --similarity-model FOLDER  sentence encoder of that evaluation (docs/evaluation.md). Runs that were evaluated without one or
 #                   with another are evaluated again, from their predictions.jsonl
+#   --against NAME  with --evaluate: also print the differences of the other configurations to this one, paired by seed, with
+#                   95 % intervals; they are also in DIR/differences.txt and DIR/differences.csv
 #   --dry-run       print what would run, and stop
 #   --set KEY=VALUE replaces a setting in all runs
 # On Ctrl-C or SIGTERM all runs finish their step and save; the exit code is then 75. On SIGUSR1 they save and continue.
@@ -33,7 +35,7 @@ number() {  # number FLAG TEXT: a whole number above 0
 }
 
 here=$(dirname "${BASH_SOURCE[0]}")
-out='' seed_list=1,2,3 jobs='' ranks=1 slurm=no changed=no dry_run=no evaluate=no similarity=()
+out='' seed_list=1,2,3 jobs='' ranks=1 slurm=no changed=no dry_run=no evaluate=no similarity=() against=()
 inputs=() sets=()
 while [[ $# -gt 0 ]]; do
   case $1 in
@@ -48,6 +50,7 @@ while [[ $# -gt 0 ]]; do
     --changed) changed=yes ;;
     --evaluate) evaluate=yes ;;
     --similarity-model) [[ -n ${2:-} ]] || usage "--similarity-model needs a folder"; similarity=(--similarity-model "$2"); shift ;;
+    --against) [[ -n ${2:-} ]] || usage "--against needs the name of a configuration"; against=(--against "$2"); shift ;;
     --dry-run) dry_run=yes ;;
     -*) usage "unknown argument $1" ;;
     *) inputs+=("$1") ;;
@@ -70,6 +73,7 @@ if ((${#similarity[@]} > 0)); then
   [[ -d ${similarity[1]} ]] || refuse 1 "--similarity-model ${similarity[1]}: there is no such folder; name the folder of a sentence encoder"
   encoder=$(realpath "${similarity[1]}")
 fi
+[[ $evaluate == yes || ${#against[@]} == 0 ]] || usage "--against has no effect without --evaluate"
 learner=${BIQA_LEARNER:-$here/../build/cpu/bin/biqa_learner}
 sweep=$(dirname "$learner")/biqa_sweep
 evaluator=$(dirname "$learner")/biqa_eval
@@ -111,6 +115,10 @@ for config in "${configs[@]}"; do
   fi
   file_of[$name]=$config
 done
+
+if ((${#against[@]} > 0)) && [[ -z ${file_of[${against[1]}]:-} && ! -d $out/${against[1]} ]]; then
+  usage "--against ${against[1]}: no such configuration; it must be one of ${!file_of[*]}"
+fi
 
 # `arguments`: of biqa_learner, behind its configuration
 arguments_of() {  # arguments_of RUN-FOLDER SEED
@@ -299,12 +307,12 @@ fi
 
 # ---- the table, and what became of the runs
 table=0
-write_table() {  # write_table COMMAND NAME: of biqa_sweep, to OUT/NAME.txt and OUT/NAME.csv
+write_table() {  # write_table COMMAND NAME [FLAG…]: of biqa_sweep, to OUT/NAME.txt and OUT/NAME.csv
   local format file status
   for format in csv table; do
     file=$2.$([[ $format == csv ]] && echo csv || echo txt)
     status=0
-    "$sweep" "$1" "$out" --format "$format" >"$out/.$file.part" 2>"$out/.table.log" || status=$?
+    "$sweep" "$1" "$out" "${@:3}" --format "$format" >"$out/.$file.part" 2>"$out/.table.log" || status=$?
     if ((status == 0 || status == 3)); then
       mv "$out/.$file.part" "$out/$file"
     else
@@ -320,6 +328,10 @@ write_table table table
 if [[ $evaluate == yes ]]; then
   write_table evaluations evaluations
   ((table > 0)) || { echo; cat "$out/evaluations.txt"; }
+  if ((${#against[@]} > 0)); then
+    write_table evaluations differences "${against[@]}"
+    ((table > 0)) || { echo; cat "$out/differences.txt"; }
+  fi
 fi
 say "$finished of $count runs are finished${failed:+, ${#failed[@]} failed}${stopped:+, ${#stopped[@]} stopped}; the table is in $out/table.txt and $out/table.csv"
 for title in "${failed[@]}"; do say "failed: $title"; done

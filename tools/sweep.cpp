@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "io/files.h"
 #include "run/run_folder.h"
+#include "run/sweep_differences.h"
 #include "run/sweep_table.h"
 
 namespace biqa {
@@ -36,7 +37,19 @@ const ProgramInfo kInfo{
     "biqa_sweep table runs/sweep",
     {{"config", "FILE", "state: YAML configuration", ""},
      {"set", "KEY=VALUE…", "state: replace a value of the configuration, e.g. train.seed=1", ""},
-     {"format", "FORMAT", "table, evaluations: table, csv or json", "table"}}};
+     {"against", "NAME",
+      "evaluations: print the differences of the other configurations to this one instead, paired by seed, "
+      "with 95 % "
+      "intervals of Student's t",
+      ""},
+     {"format", "FORMAT", "table: table, csv or json", "table"}}};
+
+/// Says what a reader of a table must know. Partial if runs were left out.
+ExitCode conclude(const std::vector<std::string>& notes, const std::vector<SweepRun>& runs) {
+  for (const std::string& note : notes) say("warning: {}\n", note);
+  const bool whole = std::all_of(runs.begin(), runs.end(), [](const SweepRun& run) { return run.finished; });
+  return whole ? ExitCode::done : ExitCode::partial;
+}
 
 ExitCode print_table(const CommandLine& line) {
   const std::string& command = line.positional()[0];
@@ -44,14 +57,21 @@ ExitCode print_table(const CommandLine& line) {
     fail_usage("command {} needs one folder, the --out of launch/sweep.sh; see biqa_sweep --help", command);
   const std::string format = line.choice("format", {"table", "csv", "json"});
   const SweepSource source = command == "table" ? SweepSource::training : SweepSource::evaluation;
-  const SweepTable table = sweep_table(read_sweep(line.positional()[1], source), sweep_columns(source));
+  if (line.has("against") && source == SweepSource::training)
+    fail_usage("flag --against belongs to the command evaluations; see biqa_sweep --help");
+  const std::vector<SweepRun> runs = read_sweep(line.positional()[1], source);
+  if (line.has("against")) {
+    const SweepDifferences differences = sweep_differences(runs, line.text("against"));
+    fmt::print("{}", format == "csv"    ? differences_csv(differences)
+                     : format == "json" ? differences_json(differences)
+                                        : differences_text(differences));
+    return conclude(differences.notes, runs);
+  }
+  const SweepTable table = sweep_table(runs, sweep_columns(source));
   fmt::print("{}", format == "csv"    ? sweep_csv(table)
                    : format == "json" ? sweep_json(table)
                                       : sweep_text(table));
-  for (const std::string& note : table.notes) say("warning: {}\n", note);
-  const bool whole = std::all_of(table.rows.begin(), table.rows.end(),
-                                 [](const SweepRow& row) { return row.unfinished.empty(); });
-  return whole ? ExitCode::done : ExitCode::partial;
+  return conclude(table.notes, runs);
 }
 
 /// Settings that a run may change when it goes on without becoming another one.

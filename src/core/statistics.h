@@ -65,6 +65,12 @@ Interval percentile_interval(std::vector<double> values);
 /// Draws `rows.size()` rows out of 0 … rows.size()-1 with replacement. `resample` is the number of the draw, from 0.
 void draw_rows(const RandomStream& stream, std::size_t resample, std::span<std::size_t> rows);
 
+/// The quantile of Student's t distribution: the value below which this share of it lies. NaN unless 0 < share < 1 and
+/// degrees >= 1.
+double student_t_quantile(double share, double degrees);
+/// mean ± t·s/√n: the 95 % interval of the mean by Student's t; NaN for fewer than two values.
+Interval student_t_interval(std::span<const double> values);
+
 using PairStatistic = std::function<double(std::span<const double>, std::span<const double>)>;
 /// percentile_interval() of `statistic` over `resamples` draws of all pairs with replacement.
 Interval bootstrap_interval(std::span<const double> x, std::span<const double> y,

@@ -230,8 +230,8 @@ std::string learning_curves_svg(const MetricsFile& metrics, const std::string& t
   add_eval_panel(panels, evaluations, "Ratings with the image", "PLCC", "image", &EvalMetrics::plcc);
   add_eval_panel(panels, evaluations, "Ratings from the caption alone", "PLCC", "caption",
                  &EvalMetrics::plcc);
-  add_eval_panel(panels, evaluations, "Words shared with human texts", "ROUGE-1 recall", "image",
-                 &EvalMetrics::rouge1_r);
+  add_eval_panel(panels, evaluations, "Words shared with human texts", "ROUGE-1 recall, without chance level",
+                 "image", &EvalMetrics::rouge1_r);
 
   double least_x = INFINITY, most_x = -INFINITY;
   for (const Panel& panel : panels) {

@@ -53,9 +53,9 @@ constexpr std::array kTrainingColumns{
     SweepColumn{"caption_plcc", "caption PLCC", "caption", "plcc"},
     SweepColumn{"caption_srcc", "caption SRCC", "caption", "srcc"},
     SweepColumn{"caption_parse_failures", "no rating", "caption", "parse_failures", 1},
-    SweepColumn{"rouge1_p", "ROUGE-1 P", "image", "rouge1_p"},
-    SweepColumn{"rouge1_r", "ROUGE-1 R", "image", "rouge1_r"},
-    SweepColumn{"rouge1_f", "ROUGE-1 F1", "image", "rouge1_f"}};
+    SweepColumn{"rouge1_p", "ROUGE-1 P (without chance level)", "image", "rouge1_p"},
+    SweepColumn{"rouge1_r", "ROUGE-1 R (without chance level)", "image", "rouge1_r"},
+    SweepColumn{"rouge1_f", "ROUGE-1 F1 (without chance level)", "image", "rouge1_f"}};
 
 // Figures of texts stand here above their chance level only.
 constexpr std::array kEvaluationColumns{

@@ -207,6 +207,18 @@ TEST_F(SweepScript, EvaluatesItsRuns) {
                       fs::last_write_time(out() / "b/seed-1/evaluation.json") + std::chrono::seconds(1));
   EXPECT_THAT(sweep(command).err,
               AllOf(HasSubstr("b, seed 1: evaluated in"), Not(HasSubstr("b, seed 2: eval"))));
+
+  // The differences to another configuration of the folder, here to the same runs.
+  testing::run_program(folder.path(), {"cp", "-a", (out() / "b").string(), (out() / "c").string()});
+  std::vector<std::string> compare = command;
+  compare.insert(compare.begin(), {"--against", "c"});
+  const Outcome compared = sweep(compare);
+  EXPECT_EQ(compared.code, 0) << compared.err;
+  const std::string differences = file_content(out() / "differences.txt");
+  EXPECT_TRUE(compared.out.ends_with("\n" + differences));
+  EXPECT_THAT(differences, AllOf(HasSubstr("differences to c, paired by seed"), HasSubstr("\nb "),
+                                 HasSubstr("+0.000 [+0.000, +0.000]")));
+  EXPECT_THAT(file_content(out() / "differences.csv"), HasSubstr("\n\"b\",\"c\","));
 }
 
 TEST_F(SweepScript, HelpNamesEveryCommandOfTheTables) {
@@ -236,6 +248,8 @@ TEST_F(SweepScript, MistakesEndBeforeAnythingRuns) {
       {{a, "--jobs", "0"}, "--jobs needs a whole number above 0"},
       {{a, "--evaluate", "--slurm"}, "--evaluate does not work with --slurm"},
       {{a, "--similarity-model", "x"}, "no effect without --evaluate"},
+      {{a, "--against", "a"}, "--against has no effect without --evaluate"},
+      {{a, "--evaluate", "--against", "none"}, "--against none: no such configuration; it must be one of a"},
       {{a, "--njobs", "2"}, "unknown argument --njobs"},
       {{a, "--set", "train.seed=2"}, "name seeds with --seeds"},
       {{a, "--set", "train.out=x"}, "follow from --out"},

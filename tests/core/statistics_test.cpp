@@ -79,6 +79,35 @@ TEST(Statistics, AgreesWithTheGoldens) {
   }
 }
 
+// Literals of scipy.stats.t.ppf.
+TEST(Statistics, QuantilesOfStudentsT) {
+  EXPECT_NEAR(student_t_quantile(.975, 1), 12.706204736, 1e-8);
+  EXPECT_NEAR(student_t_quantile(.975, 2), 4.302652730, 1e-8);
+  EXPECT_NEAR(student_t_quantile(.975, 4), 2.776445105, 1e-8);
+  EXPECT_NEAR(student_t_quantile(.975, 9), 2.262157163, 1e-8);
+  EXPECT_NEAR(student_t_quantile(.025, 9), -2.262157163, 1e-8);
+  EXPECT_NEAR(student_t_quantile(.5, 3), 0, 1e-12);
+  // One degree: tan(pi (share - ½)). Two: (2 share - 1) / sqrt(2 share (1 - share)).
+  for (const double share : {.5001, .6, .75, .9, .999, 1 - 1e-9}) {
+    const double one = std::tan(M_PI * (share - .5)),
+                 two = (2 * share - 1) / std::sqrt(2 * share * (1 - share));
+    EXPECT_NEAR(student_t_quantile(share, 1), one, 1e-6 * one) << share;
+    EXPECT_NEAR(student_t_quantile(share, 2), two, 1e-6 * two) << share;
+  }
+  EXPECT_NEAR(student_t_quantile(.975, 1e6), 1.95996635682, 1e-8);
+  for (const double share : {0., 1., -1., kNan})
+    EXPECT_TRUE(std::isnan(student_t_quantile(share, 3))) << share;
+  EXPECT_TRUE(std::isnan(student_t_quantile(.975, 0)));
+}
+
+TEST(Statistics, IntervalsByStudentsT) {
+  const std::vector<double> values{1, 2, 3, 4, 5};  // deviation √2.5
+  const Interval interval = student_t_interval(values);
+  EXPECT_NEAR(interval.low, 3 - 2.776445105 * std::sqrt(.5), 1e-8);
+  EXPECT_NEAR(interval.high, 3 + 2.776445105 * std::sqrt(.5), 1e-8);
+  EXPECT_TRUE(std::isnan(student_t_interval(std::vector<double>{1}).low));
+}
+
 TEST(Statistics, NotDefined) {
   const std::vector<double> none;
   const std::vector<double> one{3};

@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "run/run_folder.h"
+#include "run/sweep_differences.h"
 #include "support/temporary_folder.h"
 
 namespace biqa {
@@ -85,6 +86,8 @@ TEST_F(SweepTableTest, MeansAndDeviationsOfTheLastStep) {
   EXPECT_EQ(figure(b, "caption_plcc").n, 0);
 
   EXPECT_THAT(sweep_text(all), HasSubstr("koniq, greedy, 20 images\n"));
+  for (const char* title : {"ROUGE-1 P", "ROUGE-1 R", "ROUGE-1 F1"})
+    EXPECT_THAT(sweep_text(all), HasSubstr(fmt::format("{} (without chance level)", title)));
   EXPECT_THAT(sweep_text(all), HasSubstr("0.600 ± 0.141"));
   std::istringstream csv(sweep_csv(all));
   std::string head, first;
@@ -178,6 +181,60 @@ TEST_F(SweepTableTest, EvaluationsOfFinishedRuns) {
   folder.write("a/seed-2/evaluation.json", "{\"rows\": 3}");
   EXPECT_THAT(error_of([&] { read_sweep(folder.path(), SweepSource::evaluation); }),
               HasSubstr("a/seed-2/evaluation.json is not a document of biqa_eval"));
+}
+
+// By hand: the differences of image PLCC are .1 and .3, so mean .2, deviation .1·√2, and .2 ± 12.7062·.1 for two pairs.
+TEST_F(SweepTableTest, DifferencesArePairedBySeed) {
+  const auto add = [&](const std::string& name, double plcc, double recall, double excess, int images = 20) {
+    add_run(name, {line(4, "image", .1)});
+    folder.write(
+        name + "/evaluation.json",
+        fmt::format(R"({{"rows": [{{"set": "koniq", "condition": "image", "decoding": "greedy", "n": {},
+                     "plcc": {}, "texts": {{"rouge1_r": {}, "rouge1_r_excess": {}}}}}]}})",
+                    images, plcc, recall, excess));
+  };
+  add("full/seed-1", .5, .5, .25);
+  add("full/seed-2", .25, .5, .25);
+  add("full/seed-4", .9, .5, .25);
+  add("nor/seed-1", .6, .25, .125);
+  add("nor/seed-2", .55, .25, .125);
+  add("nor/seed-3", 0, 0, 0);  // has no pair
+  add("one/seed-1", .4, .75, .5, 10);
+  add_run("late/seed-1", {line(4, "image", .1)}, false);
+  const std::vector<SweepRun> runs = read_sweep(folder.path(), SweepSource::evaluation);
+  const SweepDifferences all = sweep_differences(runs, "full");
+  ASSERT_EQ(all.rows.size(), 2U);
+  EXPECT_EQ(all.rows[0].config, "nor");
+  const SweepDifference& plcc = all.rows[0].figures[0];
+  EXPECT_EQ(plcc.pairs, 2);
+  EXPECT_NEAR(plcc.mean, .2, 1e-12);
+  EXPECT_NEAR(plcc.interval.low, .2 - 12.706204736 * .1, 1e-9);
+  EXPECT_NEAR(plcc.interval.high, .2 + 12.706204736 * .1, 1e-9);
+  EXPECT_EQ(all.rows[1].figures[0].pairs, 1);
+  EXPECT_NEAR(all.rows[1].figures[0].mean, -.1, 1e-12);
+  EXPECT_TRUE(std::isnan(all.rows[1].figures[0].interval.low));
+  EXPECT_THAT(all.notes,
+              ElementsAre(HasSubstr("late: not finished"), HasSubstr("one on koniq (greedy): fewer than two"),
+                          HasSubstr("evaluated on 10 images, and full on 20")));
+
+  const std::string text = differences_text(all);
+  EXPECT_THAT(text, HasSubstr("koniq, greedy: differences to full, paired by seed, with 95 % intervals"));
+  EXPECT_THAT(text, HasSubstr("+0.200 [-1.071, +1.471]"));
+  EXPECT_THAT(text, HasSubstr("-0.250 [-0.250, -0.250]  -0.125 [-0.125, -0.125]"));
+  const auto json = nlohmann::json::parse(differences_json(all));
+  EXPECT_EQ(json["against"], "full");
+  EXPECT_EQ(json["rows"][0]["rouge1_r"]["mean"].get<double>(), -.25);
+  EXPECT_EQ(json["rows"][0]["rouge1_r_excess"]["pairs"].get<int>(), 2);
+  EXPECT_TRUE(json["rows"][1]["image_plcc"]["low"].is_null());
+  std::istringstream csv(differences_csv(all));
+  std::string head, first;
+  std::getline(csv, head);
+  std::getline(csv, first);
+  EXPECT_THAT(head, testing::StartsWith("config,against,set,decoding,image_plcc_mean,image_plcc_low,"));
+  EXPECT_THAT(first, testing::StartsWith(fmt::format("\"nor\",\"full\",\"koniq\",greedy,{},", plcc.mean)));
+  EXPECT_EQ(std::count(head.begin(), head.end(), ','), std::count(first.begin(), first.end(), ','));
+  EXPECT_THAT(error_of([&] { sweep_differences(runs, "ful"); }),
+              HasSubstr("it must be one of the configurations full, late, nor, one"));
 }
 
 TEST_F(SweepTableTest, WhatIsNoSweep) {
