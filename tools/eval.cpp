@@ -150,15 +150,9 @@ void check_report(const Report& report, const std::vector<Prediction>& predictio
   }
 }
 
-/// Says how many human scores lie outside the scale 1..5, which every other score and the ratings have.
 void warn_of_scores(const std::vector<Prediction>& predictions, const std::string& file) {
-  const auto is_outside = [](const Prediction& p) { return p.score && !(*p.score >= 1 && *p.score <= 5); };
-  const auto first = std::find_if(predictions.begin(), predictions.end(), is_outside);
-  if (first == predictions.end()) return;
-  say("warning: {} scores of {} lie outside 1 to 5, the first in line {} (id '{}': {}); RMSE and MAE compare "
-      "them "
-      "with ratings as they are; map the scores to 1..5\n",
-      std::count_if(first, predictions.end(), is_outside), file, first->line, first->id, *first->score);
+  if (const std::string outside = scores_outside_scale(predictions, file); !outside.empty())
+    say("warning: {}\n", outside);
 }
 
 /// Prints the report and writes the other files that flags ask for.
@@ -184,8 +178,8 @@ void give_report(const CommandLine& line, const std::vector<Prediction>& predict
 
 void compare(const CommandLine& line, const ReportOptions& options) {
   const std::string a = line.text("compare"), b = line.positional().front();
-  const std::string unnamed = "all";  // rows without `set` are of the same set in both files
-  const std::vector<Prediction> rows_a = read_predictions(a, unnamed), rows_b = read_predictions(b, unnamed);
+  const std::vector<Prediction> rows_a = read_predictions(a, kCommonSet),
+                                rows_b = read_predictions(b, kCommonSet);
   for (const auto& [file, predictions] : {std::pair(&a, &rows_a), std::pair(&b, &rows_b)}) {
     const auto without =
         std::count_if(predictions->begin(), predictions->end(), [](const Prediction& p) { return !p.score; });

@@ -49,6 +49,9 @@ ExitCode report(const CommandLine& line) {
   for (const RunRecord& run : inputs.runs) {
     for (const std::string& note : run.notes) say("note: {} {}\n", run.name, note);
   }
+  for (const PredictionFile& file : inputs.predictions) {
+    if (!file.warning.empty()) say("warning: {}\n", file.warning);
+  }
   if (page.missing_pictures > 0)
     say("note: pictures that could not be read are placeholders on the page: {}\n", page.missing_pictures);
   say("wrote {} ({} bytes)\n", line.text("out"), page.html.size());

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <tuple>
@@ -95,6 +96,17 @@ std::vector<Prediction> read_predictions(const fs::path& file, const std::string
          file.string());
   }
   return predictions;
+}
+
+std::string scores_outside_scale(const std::vector<Prediction>& predictions, const std::string& file) {
+  const auto is_outside = [](const Prediction& p) { return p.score && !(*p.score >= 1 && *p.score <= 5); };
+  const auto first = std::find_if(predictions.begin(), predictions.end(), is_outside);
+  if (first == predictions.end()) return "";
+  return fmt::format(
+      "{} scores of {} lie outside 1 to 5, the first in line {} (id '{}': {}); RMSE and MAE compare them "
+      "with "
+      "ratings as they are; map the scores to 1..5",
+      std::count_if(first, predictions.end(), is_outside), file, first->line, first->id, *first->score);
 }
 
 Prediction prediction_of(const Group& group, const Trajectory& answer, const Profile& profile,

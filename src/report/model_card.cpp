@@ -239,9 +239,9 @@ class Card {
   }
 
   void figures(const std::vector<EvalMetrics>& evaluations) {
-    add("| set | condition | decoding | n | no rating | PLCC | SRCC | KRCC | RMSE | ROUGE-1 precision | "
-        "recall | "
-        "F1 |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n");
+    add("| set | condition | decoding | n | no rating | PLCC | SRCC | KRCC | RMSE | ROUGE-1 precision "
+        "(without chance level) | recall (without chance level) | F1 (without chance level) "
+        "|\n|---|---|---|---|---|---|---|---|---|---|---|---|\n");
     for (const EvalMetrics& e : evaluations) {
       add("| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n", cell(e.set), e.condition,
           e.decoding, e.n, e.parse_failures, figure(e.plcc), figure(e.srcc), figure(e.krcc), figure(e.rmse),
@@ -282,7 +282,9 @@ class Card {
     add("`image`: the rating from the image. `caption`: the rating from the model's own caption alone.\n"
         "n: images of the set. Answers without a rating take no part in the correlations and in RMSE.\n"
         "The ratings are compared as they are, without a fitted curve.\n"
-        "ROUGE-1 compares the text with human texts, over the images that have one.\n\n");
+        "ROUGE-1 compares the text with human texts, over the images that have one. Texts about quality "
+        "share\n"
+        "many words whatever they describe. `biqa_eval` gives the chance level of ROUGE-1.\n\n");
   }
 
   void use() {

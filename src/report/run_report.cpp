@@ -87,8 +87,10 @@ std::string file_name(const fs::path& file, const std::vector<PredictionFile>& o
   return taken ? file.string() : stem;
 }
 
-void add_predictions(RunReportInputs& inputs, const fs::path& file, const std::string& name) {
-  PredictionFile read{name, read_predictions(file), {}};
+void add_predictions(RunReportInputs& inputs, const fs::path& file, const std::string& name,
+                     const std::string& run) {
+  PredictionFile read{name, run, read_predictions(file, kCommonSet), {}, ""};
+  read.warning = scores_outside_scale(read.predictions, file.string());
   read.report = report_of(read.predictions, inputs.options.evaluation);
   if (read.report.rows.empty())
     fail(
@@ -106,9 +108,10 @@ RunReportInputs read_report_inputs(std::span<const fs::path> folders, std::span<
   for (const RunRecord& run : inputs.runs) {
     std::error_code problem;
     const fs::path file = run.folder / "predictions.jsonl";
-    if (fs::exists(file, problem)) add_predictions(inputs, file, run.name);
+    if (fs::exists(file, problem)) add_predictions(inputs, file, run.name, run.name);
   }
-  for (const fs::path& file : predictions) add_predictions(inputs, file, file_name(file, inputs.predictions));
+  for (const fs::path& file : predictions)
+    add_predictions(inputs, file, file_name(file, inputs.predictions), "");
   return inputs;
 }
 

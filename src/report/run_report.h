@@ -18,8 +18,10 @@ namespace biqa {
 /// A file of predictions with its figures.
 struct PredictionFile {
   std::string name;
+  std::string run;  ///< name of the run in whose folder it lies; empty: none
   std::vector<Prediction> predictions;
   Report report;
+  std::string warning;  ///< of scores_outside_scale(); empty: none
 };
 
 struct RunReportOptions {

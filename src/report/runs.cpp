@@ -121,6 +121,38 @@ void name_runs(std::vector<RunRecord>& runs) {
   }
 }
 
+/// The folder above the runs' folders seed-N, as launch/sweep.sh makes them; empty: the runs do not lie so.
+fs::path folder_of_seeds(const Configuration& configuration) {
+  const fs::path above = configuration.runs.front()->folder.parent_path();
+  const bool are_seeds =
+      std::all_of(configuration.runs.begin(), configuration.runs.end(), [&](const RunRecord* run) {
+        return run->folder.filename().string().starts_with("seed-") && run->folder.parent_path() == above;
+      });
+  return are_seeds && above.has_filename() ? above : fs::path();
+}
+
+/// Names each configuration after the folder of its seeds, with as many parts as tell the configurations apart.
+/// Otherwise after its first run.
+void name_configurations(std::vector<Configuration>& configurations) {
+  std::vector<fs::path> folders;
+  for (const Configuration& configuration : configurations) folders.push_back(folder_of_seeds(configuration));
+  for (std::size_t i = 0; i < configurations.size(); ++i) {
+    std::string& name = configurations[i].name;
+    name = configurations[i].runs.front()->name;
+    if (!folders[i].empty() && std::count(folders.begin(), folders.end(), folders[i]) == 1) {
+      const auto alike = [&](std::size_t parts) {
+        return std::count_if(folders.begin(), folders.end(), [&](const fs::path& other) {
+          return !other.empty() && path_end(other, parts) == path_end(folders[i], parts);
+        });
+      };
+      std::size_t parts = 1;
+      while (alike(parts) > 1 && parts < 64) ++parts;
+      name = path_end(folders[i], parts);
+    }
+    if (configurations[i].runs.size() > 1) name += fmt::format(" ({} seeds)", configurations[i].runs.size());
+  }
+}
+
 /// The settings by which runs are compared, as one text.
 std::string identity_of(const RunRecord& run) {
   std::string identity;
@@ -218,11 +250,7 @@ std::vector<Configuration> configurations_of(std::span<const RunRecord> runs) {
     if (is_new) configurations.emplace_back();
     configurations[place->second].runs.push_back(&run);
   }
-  for (Configuration& configuration : configurations) {
-    configuration.name = configuration.runs.front()->name;
-    if (configuration.runs.size() > 1)
-      configuration.name += fmt::format(" ({} seeds)", configuration.runs.size());
-  }
+  name_configurations(configurations);
   return configurations;
 }
 

@@ -45,7 +45,8 @@ std::vector<RunRecord> read_runs(std::span<const std::filesystem::path> folders)
 
 /// Runs that differ only in their seed, and in settings that change no result.
 struct Configuration {
-  std::string name;  ///< of its first run, with the number of seeds
+  std::string
+      name;  ///< of the folder that holds its runs seed-N, else of its first run; with the number of seeds
   std::vector<const RunRecord*> runs;
 };
 /// In the order of their first runs. A run without config.yaml is a configuration of its own.

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <map>
 #include <optional>
+#include <set>
+#include <utility>
 
 #include "core/error.h"
 #include "data/manifest.h"
@@ -95,78 +97,129 @@ const ReportRow* row_for(const Report& report, const PredictionSet& set, const s
   return row != report.rows.end() ? &*row : nullptr;
 }
 
+std::string with_chance(const ChanceFigure& figure) {
+  if (!std::isfinite(figure.excess())) return kNoValue;
+  return fmt::format("{} ({}, {:+.3f})", fixed_text(figure.value), fixed_text(figure.chance),
+                     figure.excess());
+}
+
+/// An image has several answers if they were sampled repeatedly.
+std::size_t images_of(const ReportRow& row, const std::vector<PredictionSet>& sets) {
+  const auto set = std::find_if(sets.begin(), sets.end(), [&](const PredictionSet& candidate) {
+    return candidate.set == row.set && candidate.decoding == row.decoding;
+  });
+  return set != sets.end() ? set->images.size() : 0;
+}
+
 std::string figures_table(const RunReportInputs& inputs) {
-  HtmlTable table("Agreement with people, with 95 % intervals in brackets", {{"predictions", false},
-                                                                             {"set", false},
-                                                                             {"condition", false},
-                                                                             {"decoding", false},
-                                                                             {"images"},
-                                                                             {"without rating"},
-                                                                             {"out of scale"},
-                                                                             {"PLCC"},
-                                                                             {"SRCC"},
-                                                                             {"KRCC"},
-                                                                             {"RMSE"},
-                                                                             {"PLCC, fitted"},
-                                                                             {"RMSE, fitted"},
-                                                                             {"ROUGE-1 recall (chance)"}});
+  HtmlTable table("Agreement with people, with 95 % intervals in brackets",
+                  {{"predictions", false},
+                   {"set", false},
+                   {"condition", false},
+                   {"decoding", false},
+                   {"images"},
+                   {"answers"},
+                   {"without rating"},
+                   {"out of scale"},
+                   {"PLCC"},
+                   {"SRCC"},
+                   {"KRCC"},
+                   {"RMSE"},
+                   {"PLCC, fitted"},
+                   {"RMSE, fitted"},
+                   {"ROUGE-1 recall (chance, excess)"}});
   for (const PredictionFile& file : inputs.predictions) {
+    const std::vector<PredictionSet> sets = sets_of(file.predictions);
     for (const ReportRow& row : file.report.rows) {
       const Agreement& a = row.agreement;
-      table.add({file.name, row.set, row.condition, row.decoding, std::to_string(a.n),
-                 std::to_string(a.parse_failures), std::to_string(a.out_of_scale),
+      table.add({file.name, row.set, row.condition, row.decoding, std::to_string(images_of(row, sets)),
+                 std::to_string(a.n), std::to_string(a.parse_failures), std::to_string(a.out_of_scale),
                  interval_text(a.plcc, row.plcc_ci.low, row.plcc_ci.high),
                  interval_text(a.srcc, row.srcc_ci.low, row.srcc_ci.high), fixed_text(a.krcc),
                  fixed_text(a.rmse), fixed_text(row.fit4.plcc), fixed_text(row.fit4.rmse),
-                 row.texts ? fmt::format("{} ({})", fixed_text(row.texts->rouge1_r.value),
-                                         fixed_text(row.texts->rouge1_r.chance))
-                           : kNoValue});
+                 row.texts ? with_chance(row.texts->rouge1_r) : kNoValue});
     }
   }
   return table.html();
 }
 
+/// Whether tables must tell greedy and sampled answers apart.
+bool has_several_decodings(const RunReportInputs& inputs) {
+  std::set<std::string> decodings;
+  for (const PredictionFile& file : inputs.predictions) {
+    for (const ReportRow& row : file.report.rows) decodings.insert(row.decoding);
+  }
+  return decodings.size() > 1;
+}
+
+/// A table whose column `decoding`, with this number, is left out if there is only one.
+class DecodingTable {
+ public:
+  DecodingTable(const std::string& caption, std::vector<HtmlTable::Column> columns, std::size_t at,
+                bool shown)
+      : at_(static_cast<std::ptrdiff_t>(at)), shown_(shown), table_(caption, kept(std::move(columns))) {}
+  void add(std::vector<std::string> cells) { table_.add(kept(std::move(cells))); }
+  std::string html() const { return table_.empty() ? "" : table_.html(); }
+
+ private:
+  template <typename T>
+  std::vector<T> kept(std::vector<T> parts) const {
+    if (!shown_) parts.erase(parts.begin() + at_);
+    return parts;
+  }
+  std::ptrdiff_t at_;
+  bool shown_;
+  HtmlTable table_;
+};
+
 std::string gaps_table(const RunReportInputs& inputs) {
-  HtmlTable table("Ratings from the picture minus ratings from the caption alone",
-                  {{"predictions", false}, {"set", false}, {"PLCC"}, {"SRCC"}});
+  DecodingTable table("Ratings from the picture minus ratings from the caption alone",
+                      {{"predictions", false}, {"set", false}, {"decoding", false}, {"PLCC"}, {"SRCC"}}, 2,
+                      has_several_decodings(inputs));
   for (const PredictionFile& file : inputs.predictions) {
     for (const ReportGap& gap : file.report.gaps)
-      table.add({file.name, gap.set, interval_text(gap.plcc_gap, gap.plcc_gap_ci.low, gap.plcc_gap_ci.high),
+      table.add({file.name, gap.set, gap.decoding,
+                 interval_text(gap.plcc_gap, gap.plcc_gap_ci.low, gap.plcc_gap_ci.high),
                  interval_text(gap.srcc_gap, gap.srcc_gap_ci.low, gap.srcc_gap_ci.high)});
   }
-  return table.empty() ? "" : table.html();
+  return table.html();
 }
 
 /// The first file against each other one.
 std::string comparison_table(const RunReportInputs& inputs) {
-  HtmlTable table("Differences of two files on the rows that both have, with 95 % intervals of paired draws",
-                  {{"files", false},
-                   {"set", false},
-                   {"condition", false},
-                   {"images"},
-                   {"PLCC"},
-                   {"SRCC"},
-                   {"RMSE"},
-                   {"sign test, p"}});
+  DecodingTable table(
+      "Differences of two files on the rows that both have, with 95 % intervals of paired draws",
+      {{"files", false},
+       {"set", false},
+       {"condition", false},
+       {"decoding", false},
+       {"answers"},
+       {"PLCC"},
+       {"SRCC"},
+       {"RMSE"},
+       {"sign test, p"}},
+      3, has_several_decodings(inputs));
   std::vector<std::string> notes;
   for (std::size_t i = 1; i < inputs.predictions.size(); ++i) {
     const PredictionFile &a = inputs.predictions[i], &b = inputs.predictions.front();
     const std::string files = fmt::format("{} minus {}", a.name, b.name);
+    std::vector<ComparisonRow> rows;
     try {
-      for (const ComparisonRow& row :
-           compare_predictions(a.predictions, b.predictions, inputs.options.evaluation)) {
-        const auto difference = [](const ComparedFigure& f) {
-          return interval_text(f.difference, f.difference_ci.low, f.difference_ci.high);
-        };
-        table.add({files, row.set, row.condition, std::to_string(row.n), difference(row.plcc),
-                   difference(row.srcc), difference(row.rmse),
-                   row.sign_test_p < 0.001 ? "< 0.001" : fixed_text(row.sign_test_p)});
-      }
+      rows = compare_predictions(a.predictions, b.predictions, inputs.options.evaluation);
+      if (rows.empty()) notes.push_back(files + ": not compared: no set in common that was decoded alike.");
     } catch (const Error& error) {  // the files are about different data
       notes.push_back(fmt::format("{}: not compared: {}", files, error.what()));
     }
+    for (const ComparisonRow& row : rows) {
+      const auto difference = [](const ComparedFigure& f) {
+        return interval_text(f.difference, f.difference_ci.low, f.difference_ci.high);
+      };
+      table.add({files, row.set, row.condition, row.decoding, std::to_string(row.n), difference(row.plcc),
+                 difference(row.srcc), difference(row.rmse),
+                 row.sign_test_p < 0.001 ? "< 0.001" : fixed_text(row.sign_test_p)});
+    }
   }
-  return (table.empty() ? "" : table.html()) + note_list(notes);
+  return table.html() + note_list(notes);
 }
 
 // ------------------------------------------------------------------------------------------------ single answers
@@ -276,7 +329,12 @@ std::string agreement_section(const RunReportInputs& inputs) {
         "FILE "
         "writes them; biqa_report --predictions FILE shows them.");
   }
-  std::string html = figures_table(inputs) + gaps_table(inputs) + comparison_table(inputs);
+  std::vector<std::string> warnings;
+  for (const PredictionFile& file : inputs.predictions) {
+    if (!file.warning.empty()) warnings.push_back(fmt::format("Warning: {}.", file.warning));
+  }
+  std::string html =
+      note_list(warnings) + figures_table(inputs) + gaps_table(inputs) + comparison_table(inputs);
   html += paragraph(
       fmt::format(
           "Intervals: bootstrap over images, {} draws. Fitted: after the four-parameter logistic curve from "

@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // Figures of evaluations: before and after training, over the steps, and one against the other.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <functional>
 #include <set>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "core/statistics.h"
+#include "evaluation/text_figures.h"
 #include "report/html.h"
 #include "report/pareto.h"
 #include "report/sections.h"
@@ -19,6 +22,10 @@
 namespace biqa {
 namespace {
 
+/// metrics.jsonl has no chance level.
+constexpr std::string_view kRougeAlone = "ROUGE-1 recall (without chance level)";
+constexpr std::string_view kRougeExcess = "ROUGE-1 recall above chance level";
+
 struct EvaluationColumn {
   std::string_view name, title, condition;  ///< condition: empty for both
   int decimals = 3;
@@ -26,7 +33,7 @@ struct EvaluationColumn {
 constexpr std::array<EvaluationColumn, 5> kColumns{{{"plcc", "PLCC", ""},
                                                     {"srcc", "SRCC", ""},
                                                     {"rmse", "RMSE", ""},
-                                                    {"rouge1_r", "ROUGE-1 recall", "image"},
+                                                    {"rouge1_r", kRougeAlone, "image"},
                                                     {"parse_failures", "Unrated answers", "", 0}}};
 
 std::string from_condition(const std::string& condition) {
@@ -45,17 +52,19 @@ struct FigureQuery {
   bool before = false;
 };
 
+/// The figure of a configuration for one of the sets; NaN: it has none.
+using FigureOfSet = std::function<double(const Configuration&, const EvaluationKey&)>;
+
 /// A figure of each configuration: the mean over sets of the means over runs. A set counts if every configuration that has
 /// the figure for any set has it for this one, so that all are means of the same sets. NaN: there is none.
-std::vector<double> means_over_sets(const RunReportInputs& inputs, Configurations configurations,
-                                    const FigureQuery& query) {
+std::vector<double> means_over_sets(Configurations configurations, const std::vector<EvaluationKey>& keys,
+                                    const FigureOfSet& figure) {
   std::vector<std::vector<double>> by_set;
   std::vector<bool> takes_part(configurations.size());
-  for (const EvaluationKey& key : evaluation_keys(inputs.runs)) {
-    if (key.condition != query.condition || key.decoding != query.decoding) continue;
+  for (const EvaluationKey& key : keys) {
     by_set.emplace_back();
     for (std::size_t i = 0; i < configurations.size(); ++i) {
-      by_set.back().push_back(evaluation_figure(configurations[i], key, query.column, query.before).mean);
+      by_set.back().push_back(figure(configurations[i], key));
       if (std::isfinite(by_set.back().back())) takes_part[i] = true;
     }
   }
@@ -74,6 +83,86 @@ std::vector<double> means_over_sets(const RunReportInputs& inputs, Configuration
     means[i] = mean(values);
   }
   return means;
+}
+
+std::vector<double> means_over_sets(const RunReportInputs& inputs, Configurations configurations,
+                                    const FigureQuery& query) {
+  std::vector<EvaluationKey> keys = evaluation_keys(inputs.runs);
+  std::erase_if(keys, [&](const EvaluationKey& key) {
+    return key.condition != query.condition || key.decoding != query.decoding;
+  });
+  return means_over_sets(configurations, keys,
+                         [&](const Configuration& configuration, const EvaluationKey& key) {
+                           return evaluation_figure(configuration, key, query.column, query.before).mean;
+                         });
+}
+
+/// The answers to a set by the runs of a configuration, from the predictions in their folders: ROUGE-1 recall.
+ChanceFigure recall_of_predictions(const RunReportInputs& inputs, const Configuration& configuration,
+                                   const EvaluationKey& key) {
+  std::vector<double> values, chances;
+  for (const RunRecord* run : configuration.runs) {
+    for (const PredictionFile& file : inputs.predictions) {
+      if (file.run != run->name) continue;
+      for (const ReportRow& row : file.report.rows) {
+        if (EvaluationKey{row.set, row.condition, row.decoding} != key || !row.texts) continue;
+        if (!std::isfinite(row.texts->rouge1_r.excess())) continue;
+        values.push_back(row.texts->rouge1_r.value);
+        chances.push_back(row.texts->rouge1_r.chance);
+      }
+    }
+  }
+  return {mean(values), mean(chances)};
+}
+
+/// ROUGE-1 recall of each configuration beside its chance level, after training. Empty unless all have one.
+std::vector<ChanceFigure> recalls_with_chance(const RunReportInputs& inputs, Configurations configurations,
+                                              const std::string& decoding) {
+  std::vector<EvaluationKey> keys;
+  for (const PredictionFile& file : inputs.predictions) {
+    for (const ReportRow& row : file.report.rows) {
+      const EvaluationKey key{row.set, row.condition, row.decoding};
+      if (file.run.empty() || !row.texts || row.decoding != decoding) continue;
+      if (std::find(keys.begin(), keys.end(), key) == keys.end()) keys.push_back(key);
+    }
+  }
+  const auto means = [&](double ChanceFigure::*part) {
+    return means_over_sets(configurations, keys, [&](const Configuration& c, const EvaluationKey& key) {
+      return recall_of_predictions(inputs, c, key).*part;
+    });
+  };
+  const std::vector<double> values = means(&ChanceFigure::value), chances = means(&ChanceFigure::chance);
+  std::vector<ChanceFigure> recalls;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    recalls.push_back({values[i], chances[i]});
+    if (!std::isfinite(recalls.back().excess())) return {};
+  }
+  return recalls;
+}
+
+/// Sets whose figures are of different numbers of images.
+std::vector<std::string> notes_on_images(const RunReportInputs& inputs, Configurations configurations,
+                                         const std::string& decoding) {
+  std::vector<std::string> notes;
+  for (const EvaluationKey& key : evaluation_keys(inputs.runs)) {
+    if (key.decoding != decoding) continue;
+    std::vector<std::string> parts;
+    std::set<double> counts;
+    for (const Configuration& configuration : configurations) {
+      FigureOverRuns images = evaluation_figure(configuration, key, "n", false);
+      if (images.runs == 0) images = evaluation_figure(configuration, key, "n", true);
+      if (images.runs == 0) continue;
+      counts.insert({images.least, images.most});
+      parts.push_back(fmt::format("{} {}", configuration.name, fixed_text(images.least, 0)));
+      if (images.most > images.least) parts.back() += " to " + fixed_text(images.most, 0);
+    }
+    const std::string note = fmt::format(
+        "The figures of set {} are of different numbers of images, so they cannot be compared: {}.", key.set,
+        fmt::join(parts, ", "));
+    if (counts.size() > 1 && std::find(notes.begin(), notes.end(), note) == notes.end())
+      notes.push_back(note);
+  }
+  return notes;
 }
 
 /// Greedy if any evaluation is, like the figure that chooses the best checkpoint.
@@ -107,12 +196,30 @@ struct Tile {
 constexpr std::array<Tile, 5> kTiles{{{"PLCC from the picture", "plcc", "image"},
                                       {"PLCC from the caption alone", "plcc", "caption"},
                                       {"RMSE from the picture", "rmse", "image"},
-                                      {"ROUGE-1 recall", "rouge1_r", "image"},
+                                      {kRougeAlone, "rouge1_r", "image"},
                                       {"Answers without rating", "parse_failures", "image", 0}}};
+
+std::string tile_html(std::string_view title, const std::string& lines) {
+  return lines.empty() ? "" : fmt::format("<div class=\"tile\"><h3>{}</h3>{}</div>\n", title, lines);
+}
+
+std::string recall_tile(Configurations configurations, const std::vector<ChanceFigure>& recalls) {
+  std::string lines;
+  for (std::size_t i = 0; i < configurations.size(); ++i)
+    lines += fmt::format("<p>{}<b><i>{} − {} =</i> {}</b></p>", escaped_html(configurations[i].name),
+                         fixed_text(recalls[i].value), fixed_text(recalls[i].chance),
+                         fixed_text(recalls[i].excess()));
+  return tile_html(kRougeExcess, lines);
+}
 
 std::string tiles(const RunReportInputs& inputs, Configurations configurations, const std::string& decoding) {
   std::string html = "<div class=\"tiles\">\n";
+  const std::vector<ChanceFigure> recalls = recalls_with_chance(inputs, configurations, decoding);
   for (const Tile& tile : kTiles) {
+    if (tile.title == kRougeAlone && !recalls.empty()) {
+      html += recall_tile(configurations, recalls);
+      continue;
+    }
     std::string lines;
     FigureQuery query{std::string(tile.condition), decoding, tile.column, true};
     const std::vector<double> before = means_over_sets(inputs, configurations, query);
@@ -123,7 +230,7 @@ std::string tiles(const RunReportInputs& inputs, Configurations configurations, 
       lines += fmt::format("<p>{}<b><i>{} →</i> {}</b></p>", escaped_html(configurations[i].name),
                            fixed_text(before[i], tile.decimals), fixed_text(after[i], tile.decimals));
     }
-    if (!lines.empty()) html += fmt::format("<div class=\"tile\"><h3>{}</h3>{}</div>\n", tile.title, lines);
+    html += tile_html(tile.title, lines);
   }
   return html + "</div>\n";
 }
@@ -181,18 +288,24 @@ struct Axes {
   std::string_view second, second_condition, second_title;
 };
 constexpr std::array<Axes, 3> kTradeOffs{{
-    {"rouge1_r", "image", "ROUGE-1 recall", "plcc", "image", "PLCC from the picture"},
-    {"rouge1_r", "image", "ROUGE-1 recall", "plcc", "caption", "PLCC from the caption alone"},
+    {"rouge1_r", "image", kRougeAlone, "plcc", "image", "PLCC from the picture"},
+    {"rouge1_r", "image", kRougeAlone, "plcc", "caption", "PLCC from the caption alone"},
     {"plcc", "caption", "PLCC from the caption alone", "plcc", "image", "PLCC from the picture"},
 }};
 
-std::string trade_off_chart(const RunReportInputs& inputs, Configurations configurations, const Axes& axes,
+std::string trade_off_chart(const RunReportInputs& inputs, Configurations configurations, Axes axes,
                             const std::string& decoding) {
   const auto values = [&](std::string_view column, std::string_view condition) {
     return means_over_sets(inputs, configurations, {std::string(condition), decoding, column, false});
   };
-  const std::vector<double> first = values(axes.first, axes.first_condition);
+  std::vector<double> first = values(axes.first, axes.first_condition);
   const std::vector<double> second = values(axes.second, axes.second_condition);
+  const std::vector<ChanceFigure> recalls = recalls_with_chance(inputs, configurations, decoding);
+  if (axes.first_title == kRougeAlone && !recalls.empty()) {
+    axes.first_title = kRougeExcess;
+    std::transform(recalls.begin(), recalls.end(), first.begin(),
+                   [](const ChanceFigure& recall) { return recall.excess(); });
+  }
   std::vector<TwoFigures> figures;
   figures.reserve(configurations.size());
   for (std::size_t i = 0; i < configurations.size(); ++i) figures.push_back({first[i], second[i]});
@@ -234,12 +347,15 @@ std::string headline_section(const RunReportInputs& inputs, Configurations confi
     rule +=
         " For several seeds the figures are means over the runs; the table has the least and the greatest "
         "value in brackets.";
-  return paragraph(rule, "caption") + tiles(inputs, configurations, decoding) +
-         before_and_after(inputs, configurations) +
+  return paragraph(rule, "caption") + note_list(notes_on_images(inputs, configurations, decoding)) +
+         tiles(inputs, configurations, decoding) + before_and_after(inputs, configurations) +
          paragraph(
              "PLCC and SRCC: correlation of ratings and human scores, of the values and of the ranks. RMSE: "
              "in units of the rating, less is better. ROUGE-1 recall: share of the words of the human text "
-             "that the answer has.",
+             "that the answer has. Texts about quality share words whatever they describe: the chance level "
+             "is "
+             "the same figure with the human texts of other images. The predictions in the run folders give "
+             "it, after training.",
              "caption");
 }
 
@@ -270,7 +386,8 @@ std::string trade_off_section(const RunReportInputs& inputs, Configurations conf
                  "figures and better in one. Hollow marks are dominated.",
                  decoding),
              "caption") +
-         "<div class=\"charts wide\">\n" + charts + "</div>\n";
+         note_list(notes_on_images(inputs, configurations, decoding)) + "<div class=\"charts wide\">\n" +
+         charts + "</div>\n";
 }
 
 }  // namespace biqa

@@ -125,6 +125,20 @@ TEST_F(ReportProgram, AMissingPictureIsToldAndNoError) {
   EXPECT_THAT(outcome.err, HasSubstr("placeholders on the page: 1"));
 }
 
+TEST_F(ReportProgram, ScoresOutsideTheScaleAreToldAndNoError) {
+  const std::string run = testing::write_run(folder_, {"run"}).string(), out = path("report.html");
+  const std::string file =
+      folder_
+          .write("p.jsonl",
+                 "{\"id\":\"x\",\"score\":2,\"rating\":2}\n{\"id\":\"y\",\"score\":50,\"rating\":3}\n")
+          .string();
+  const Outcome outcome = report({run, "--predictions", file, "--out", out});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  const std::string told = "1 scores of " + file + " lie outside 1 to 5, the first in line 2";
+  EXPECT_THAT(outcome.err, HasSubstr("warning: " + told));
+  EXPECT_THAT(file_content(out), HasSubstr("Warning: " + told));
+}
+
 TEST_F(ReportProgram, ABrowserLoadsNothingAndComplainsOfNothing) {
   const std::string run = testing::write_run(folder_, {"run"}).string(), out = path("report.html");
   ASSERT_EQ(report({run, "--out", out}).code, 0);

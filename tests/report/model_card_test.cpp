@@ -128,6 +128,9 @@ TEST_F(ModelCard, FiguresAreThoseOfTheRun) {
     EXPECT_THAT(text, Not(HasSubstr(row_of(example_evaluation(run_, 0, condition)))));
   }
   EXPECT_THAT(text, HasSubstr("| – |")) << "the caption has no ROUGE";
+  EXPECT_THAT(text,
+              HasSubstr("| ROUGE-1 precision (without chance level) | recall (without chance level) | F1 "
+                        "(without chance level) |\n"));
 }
 
 TEST_F(ModelCard, FiguresOfAnotherStepAreNamedAsSuch) {

@@ -131,8 +131,9 @@ TEST(RunReport, PredictionsGiveIntervalsAndScatterCharts) {
   ASSERT_EQ(rows.size(), report.rows.size() + 1);
   for (std::size_t i = 0; i < report.rows.size(); ++i) {
     const ReportRow& row = report.rows[i];
-    EXPECT_EQ(rows.at(i + 1).at(7), interval_text(row.agreement.plcc, row.plcc_ci.low, row.plcc_ci.high));
-    EXPECT_EQ(rows.at(i + 1).at(11), fixed_text(row.fit4.plcc));
+    EXPECT_EQ(rows.at(i + 1).at(5), std::to_string(row.agreement.n));
+    EXPECT_EQ(rows.at(i + 1).at(8), interval_text(row.agreement.plcc, row.plcc_ci.low, row.plcc_ci.high));
+    EXPECT_EQ(rows.at(i + 1).at(12), fixed_text(row.fit4.plcc));
   }
   EXPECT_THAT(html, HasSubstr("class=\"cloud c0\""));
   EXPECT_THAT(html, HasSubstr("class=\"cloud c1\""));
@@ -146,7 +147,145 @@ TEST(RunReport, PredictionsInTheRunFolderAreUsed) {
   const auto rows = table_rows(page_of({run}).html, "Agreement with people, with 95 % intervals in brackets");
   ASSERT_EQ(rows.size(), 2U);
   EXPECT_EQ(rows.at(1).at(0), "a");
-  EXPECT_EQ(rows.at(1).at(10), "0.791");  // RMSE: sqrt((0.5² + 1²) / 2)
+  EXPECT_EQ(rows.at(1).at(11), "0.791");  // RMSE: sqrt((0.5² + 1²) / 2)
+}
+
+const std::string kAgreement = "Agreement with people, with 95 % intervals in brackets";
+const std::string kComparison =
+    "Differences of two files on the rows that both have, with 95 % intervals of paired draws";
+const std::string kGaps = "Ratings from the picture minus ratings from the caption alone";
+
+/// Answers about six images with scores 1, 1.5, …; `error`: of every other rating. `set`: with a comma, or empty.
+std::string answers(double error, const std::string& set, const std::vector<std::string>& repeats) {
+  std::string lines;
+  for (int i = 0; i < 6; ++i) {
+    for (const std::string& repeat : repeats) {
+      const double score = 1 + i / 2.0, rating = score + (i % 2 == 0 ? error : 0);
+      lines += fmt::format(R"({{"id": "{}", {} "score": {}, "rating": {}, "caption_rating": {}{}}})", i, set,
+                           score, rating, rating, repeat.empty() ? "" : ", \"repeat\": " + repeat) +
+               "\n";
+    }
+  }
+  return lines;
+}
+
+// A minus B, and not the other way round: the second file is better than the first.
+TEST(RunReport, ADifferenceIsTheNamedFileMinusTheFirst) {
+  const TemporaryFolder folder;
+  const auto run = write_run(folder, {"a"});
+  // Rows without `set` belong to the same set in all files, whatever these are called.
+  const std::vector<fs::path> files{folder.write("worse.jsonl", answers(2, "", {""})),
+                                    folder.write("better.jsonl", answers(.5, "", {""}))};
+  const auto rows = table_rows(page_of({run}, files).html, kComparison);
+  ASSERT_EQ(rows.size(), 3U);
+  EXPECT_THAT(rows.at(0),
+              ElementsAre("files", "set", "condition", "answers", "PLCC", "SRCC", "RMSE", "sign test, p"));
+  EXPECT_EQ(rows.at(1).at(0), "better minus worse");
+  EXPECT_EQ(rows.at(1).at(1), "all");
+  EXPECT_EQ(rows.at(1).at(3), "6");
+  EXPECT_GT(std::stod(rows.at(1).at(4)), 0) << "PLCC";
+  EXPECT_THAT(rows.at(1).at(6), ::testing::MatchesRegex(".?.?.?1\\.061 .*")) << "RMSE: (0.5 - 2) / sqrt(2)";
+  EXPECT_LT(std::stod(rows.at(1).at(6)), 0) << "RMSE";
+}
+
+TEST(RunReport, FilesAboutOtherDataAreNamed) {
+  const TemporaryFolder folder;
+  const auto run = write_run(folder, {"a"});
+  const std::vector<fs::path> files{folder.write("x.jsonl", answers(1, R"("set": "x",)", {""})),
+                                    folder.write("y.jsonl", answers(1, R"("set": "y",)", {""}))};
+  EXPECT_THAT(page_of({run}, files).html,
+              HasSubstr("y minus x: not compared: no set in common that was decoded alike."));
+}
+
+// Images are not answers, and greedy rows are not sampled ones.
+TEST(RunReport, SeveralDecodingsAndRepeatsAreToldApart) {
+  const TemporaryFolder folder;
+  const auto run = write_run(folder, {"a"});
+  const std::vector<std::string> mixed{"", "0", "1", "2"};
+  const std::vector<fs::path> files{folder.write("x.jsonl", answers(1, "", mixed)),
+                                    folder.write("y.jsonl", answers(.5, "", mixed))};
+  const std::string html = page_of({run}, files).html;
+  const auto figures = table_rows(html, kAgreement);
+  ASSERT_EQ(figures.size(), 9U);
+  EXPECT_THAT(std::vector(figures.at(0).begin() + 4, figures.at(0).begin() + 6),
+              ElementsAre("images", "answers"));
+  EXPECT_THAT(std::vector(figures.at(1).begin(), figures.at(1).begin() + 6),
+              ElementsAre("x", "all", "image", "greedy", "6", "6"));
+  EXPECT_THAT(std::vector(figures.at(3).begin(), figures.at(3).begin() + 6),
+              ElementsAre("x", "all", "image", "sampled", "6", "18"));
+  const auto gaps = table_rows(html, kGaps);
+  ASSERT_EQ(gaps.size(), 5U);
+  EXPECT_EQ(gaps.at(0).at(2), "decoding");
+  EXPECT_EQ(gaps.at(1).at(2), "greedy");
+  EXPECT_EQ(gaps.at(2).at(2), "sampled");
+  const auto compared = table_rows(html, kComparison);
+  ASSERT_EQ(compared.size(), 5U);
+  EXPECT_THAT(std::vector(compared.at(3).begin(), compared.at(3).begin() + 5),
+              ElementsAre("y minus x", "all", "image", "sampled", "18"));
+}
+
+/// Every figure of texts says whether its chance level is there.
+void expect_chance_levels(const std::string& html) {
+  const std::string name = "ROUGE-1 recall";
+  std::size_t found = 0;
+  for (std::size_t at = html.find(name); at != std::string::npos; at = html.find(name, at + 1), ++found) {
+    const std::string rest = html.substr(at + name.size(), 40);
+    const bool told = rest.starts_with(" (without chance level)") ||
+                      rest.starts_with(" above chance level") || rest.starts_with(" (chance, excess)") ||
+                      rest.starts_with(": share of the words");
+    EXPECT_TRUE(told) << name << rest;
+  }
+  EXPECT_GT(found, 5U);
+}
+
+TEST(RunReport, TextsWithoutChanceLevelSaySo) {
+  const TemporaryFolder folder;
+  const std::string html =
+      page_of({write_run(folder, {"first"}), write_run(folder, {"second", 0, 0.002, 4, 0.25})}).html;
+  expect_chance_levels(html);
+  EXPECT_THAT(html, HasSubstr("<h3>ROUGE-1 recall (without chance level)</h3>"));
+  EXPECT_THAT(html, HasSubstr("PLCC from the picture against ROUGE-1 recall (without chance level)"));
+  EXPECT_THAT(html, Not(HasSubstr("above chance level")));
+}
+
+// Predictions in the folders of all runs give tile and Pareto chart the excess over the chance level.
+TEST(RunReport, PredictionsOfTheRunsGiveTheChanceLevel) {
+  const TemporaryFolder folder;
+  const std::vector<fs::path> runs{write_run(folder, {"first"}),
+                                   write_run(folder, {"second", 0, 0.002, 4, 0.25})};
+  const auto row = [](int id, const std::string& text, const std::string& human_text) {
+    return fmt::format(
+               R"({{"id": "{}", "set": "test", "score": {}, "rating": 2, "text": "{}", "human_text": "{}"}})",
+               id, id, text, human_text) +
+           "\n";
+  };
+  // Recall 1 with the own text, and ½ with the other one; then the same text for both images, without any excess.
+  folder.write("first/predictions.jsonl",
+               row(1, "sharp boat", "sharp boat") + row(2, "sharp dog", "sharp dog"));
+  EXPECT_THAT(page_of(runs).html, Not(HasSubstr("above chance level")));
+  folder.write("second/predictions.jsonl", row(1, "sharp", "sharp boat") + row(2, "sharp", "sharp dog"));
+  const std::string html = page_of(runs).html;
+  expect_chance_levels(html);
+  EXPECT_THAT(html, HasSubstr("<h3>ROUGE-1 recall above chance level</h3><p>first<b><i>1.000 − 0.500 =</i> "
+                              "0.500</b></p><p>second<b><i>0.500 − 0.500 =</i> 0.000</b></p>"));
+  EXPECT_THAT(html, Not(HasSubstr("<h3>ROUGE-1 recall (without chance level)</h3>")));
+  EXPECT_THAT(table_rows(html, "PLCC from the picture against ROUGE-1 recall above chance level"),
+              ElementsAre(ElementsAre("name", "ROUGE-1 recall above chance level", "PLCC from the picture"),
+                          ElementsAre("first (on the front)", "0.5", "0.625"),
+                          ElementsAre("second (on the front)", "0", "0.875")));
+  EXPECT_EQ(table_rows(html, kAgreement).at(1).back(), "1.000 (0.500, +0.500)");
+}
+
+TEST(RunReport, FiguresOfOtherNumbersOfImagesAreNamed) {
+  const TemporaryFolder folder;
+  const std::vector<fs::path> runs{write_run(folder, {"first"}), write_run(folder, {"second", 0, 0.002})};
+  const std::string note =
+      "The figures of set test are of different numbers of images, so they cannot be compared: ";
+  EXPECT_THAT(page_of(runs).html, Not(HasSubstr(note)));
+  EvalMetrics eval = testing::example_evaluation({}, 4, "image");
+  eval.n = 10;
+  folder.write("second/metrics.jsonl", to_json_line(eval) + "\n");
+  EXPECT_THAT(page_of(runs).html, HasSubstr(note + "first 20, second 10."));
 }
 
 TEST(RunReport, AnEmptyRunIsShownAsSuch) {

@@ -42,6 +42,24 @@ TEST(Runs, ThoseThatDifferOnlyInTheirSeedAreOneConfiguration) {
   EXPECT_THAT(differences[0].values, ElementsAre("0.001", "0.002"));
 }
 
+// The folders of launch/sweep.sh.
+TEST(Runs, AConfigurationHasTheNameOfTheFolderOfItsSeeds) {
+  const TemporaryFolder folder;
+  const auto names = [](const std::vector<RunRecord>& runs) {
+    std::vector<std::string> found;
+    for (const Configuration& configuration : configurations_of(runs)) found.push_back(configuration.name);
+    return found;
+  };
+  EXPECT_THAT(names(runs_of(folder, {{"x/full/seed-1", 1},
+                                     {"x/full/seed-2", 2},
+                                     {"x/nor/seed-1", 1, 0.002},
+                                     {"y/full/seed-3", 3, 0.004}})),
+              ElementsAre("x/full (2 seeds)", "nor", "y/full"));
+  // Two configurations in one folder are no folder of seeds.
+  EXPECT_THAT(names(runs_of(folder, {{"z/mix/seed-1", 1}, {"z/mix/seed-2", 2, 0.002}})),
+              ElementsAre("seed-1", "seed-2"));
+}
+
 TEST(Runs, ARunWithoutConfigurationStandsAlone) {
   const TemporaryFolder folder;
   const std::vector<std::filesystem::path> folders{write_run(folder, {"a"}), write_run(folder, {"b"})};
