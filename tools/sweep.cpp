@@ -39,10 +39,9 @@ const ProgramInfo kInfo{
      {"set", "KEY=VALUE…", "state: replace a value of the configuration, e.g. train.seed=1", ""},
      {"against", "NAME",
       "evaluations: print the differences of the other configurations to this one instead, paired by seed, "
-      "with 95 % "
-      "intervals of Student's t",
+      "with 95 % intervals of Student's t",
       ""},
-     {"format", "FORMAT", "table: table, csv or json", "table"}}};
+     {"format", "FORMAT", "table, evaluations: table, csv or json", "table"}}};
 
 /// Says what a reader of a table must know. Partial if runs were left out.
 ExitCode conclude(const std::vector<std::string>& notes, const std::vector<SweepRun>& runs) {
