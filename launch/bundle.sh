@@ -107,15 +107,30 @@ IFS=: read -r -a given <<<"${LD_LIBRARY_PATH:-}"
 IFS=' ' read -r -a sites <<<"$(python3 -c 'import site; print(*site.getsitepackages(), site.getusersitepackages())' 2>/dev/null || true)"
 sites+=(/usr/lib/python3* /usr/local/lib/python3* "$HOME"/.local/lib)
 folders=("$PWD/files/lib" "${given[@]}")
-# version_of FILE: from its real name, or from the Python package that lists it.
+# version_of FILE: from its real name, from the Python package that lists it, or as the library says.
 version_of() {
-  local real record
+  local real record=
   real=$(readlink -f "$1")
   if [[ $real =~ \.so\.([0-9]+\.[0-9.]+)$ ]]; then
     echo "${BASH_REMATCH[1]}"
-  elif [[ $real == */nvidia/* ]]; then
+    return
+  fi
+  if [[ $real == */nvidia/* ]]; then
     record=$(grep -lF "nvidia/${real##*/nvidia/}," "${real%/nvidia/*}"/nvidia*.dist-info/RECORD 2>/dev/null | head -n 1 || true)
-    [[ -z $record ]] || basename "$(dirname "$record")" .dist-info
+  fi
+  if [[ -n $record ]]; then
+    basename "$(dirname "$record")" .dist-info
+  else
+    python3 - "$real" 2>/dev/null <<'PYTHON' || true
+import ctypes, os, sys
+library, name = ctypes.CDLL(sys.argv[1]), os.path.basename(sys.argv[1])
+number = ctypes.c_int()
+if "nccl" in name: library.ncclGetVersion(ctypes.byref(number))
+elif "cudnn" in name: number.value = library.cudnnGetVersion()
+elif "cublasLt" in name: number.value = library.cublasLtGetVersion()
+else: sys.exit(1)
+print(number.value // 10000, number.value // 100 % 100, number.value % 100, sep=".")
+PYTHON
   fi
 }
 # find_library NAME: its file as the loader would find it, else in the toolkit or in Python's packages.
