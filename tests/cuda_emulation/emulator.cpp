@@ -6,8 +6,10 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cstdlib>
 #include <string_view>
+#include <system_error>
 
 namespace biqa::emulation {
 namespace {
@@ -35,8 +37,12 @@ struct Settings {
 Settings& settings() {
   static Settings settings = [] {
     Settings from_environment;
-    if (const char* seed = std::getenv("BIQA_EMULATOR_SEED"); seed != nullptr)
-      from_environment.seed = std::strtoull(seed, nullptr, 10);
+    if (const char* seed = std::getenv("BIQA_EMULATOR_SEED"); seed != nullptr) {
+      const std::string_view text = seed;
+      const auto read = std::from_chars(text.begin(), text.end(), from_environment.seed);
+      CHECK(read.ec == std::errc() && read.ptr == text.end())
+          << "BIQA_EMULATOR_SEED=" << seed << " is no number from 0 to 2^64 - 1";
+    }
     return from_environment;
   }();
   return settings;

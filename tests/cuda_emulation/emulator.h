@@ -41,6 +41,11 @@ inline constexpr int kOldDriver = -2;
 void set_memory_limit(std::size_t bytes);
 /// Major and minor number of the device's compute capability, such as 86; 90 unless set. It limits the shared memory of a block.
 void set_device_capability(int capability);
+/// The name that CUDA gives the device: "emulated device" or the environment's BIQA_EMULATOR_DEVICE unless set.
+void set_device_name(const std::string& name);
+/// The next call of this kind returns `status` (a cudaError_t) and does nothing.
+enum class Call { launch, allocation, wait };
+void fail_next(Call call, int status);
 /// What a block may have at most, in bytes.
 int max_shared_bytes();
 

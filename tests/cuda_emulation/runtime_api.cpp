@@ -4,10 +4,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <string>
+#include <utility>
 
 #include "cuda_emulation/device_memory.h"
 #include "cuda_emulation/emulator.h"
@@ -19,6 +23,14 @@ namespace {
 
 int device_count = 1;
 int device_capability = 90;
+std::string& device_name() {
+  static std::string name = [] {
+    const char* given = std::getenv("BIQA_EMULATOR_DEVICE");
+    return std::string(given == nullptr ? "emulated device" : given);
+  }();
+  return name;
+}
+std::array<cudaError_t, 3> planned{};  // by Call
 thread_local int current_device = 0;
 
 [[maybe_unused]] const bool labels_are_observed = [] {
@@ -44,6 +56,18 @@ void set_device_capability(int capability) {
   device_capability = capability;
   const std::lock_guard lock(granted_mutex);
   granted().clear();
+}
+
+void set_device_name(const std::string& name) {
+  device_name() = name;
+}
+
+void fail_next(Call call, int status) {
+  planned.at(static_cast<std::size_t>(call)) = static_cast<cudaError_t>(status);
+}
+
+cudaError_t planned_failure(Call call) {
+  return std::exchange(planned.at(static_cast<std::size_t>(call)), cudaSuccess);
 }
 
 int max_shared_bytes() {
@@ -101,6 +125,24 @@ const char* cudaGetErrorName(cudaError_t status) {
       return "cudaErrorInvalidDevice";
     case cudaErrorNotReady:
       return "cudaErrorNotReady";
+    case cudaErrorDevicesUnavailable:
+      return "cudaErrorDevicesUnavailable";
+    case cudaErrorNoKernelImageForDevice:
+      return "cudaErrorNoKernelImageForDevice";
+    case cudaErrorECCUncorrectable:
+      return "cudaErrorECCUncorrectable";
+    case cudaErrorNvlinkUncorrectable:
+      return "cudaErrorNvlinkUncorrectable";
+    case cudaErrorUnsupportedPtxVersion:
+      return "cudaErrorUnsupportedPtxVersion";
+    case cudaErrorIllegalAddress:
+      return "cudaErrorIllegalAddress";
+    case cudaErrorHardwareStackError:
+      return "cudaErrorHardwareStackError";
+    case cudaErrorLaunchFailure:
+      return "cudaErrorLaunchFailure";
+    case cudaErrorUnknown:
+      return "cudaErrorUnknown";
   }
   return "?";
 }
@@ -154,7 +196,7 @@ cudaError_t cudaDeviceGetPCIBusId(char* address, int length, int device) {
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   if (device < 0 || device >= device_count) return cudaErrorInvalidDevice;
   *properties = {};
-  std::strcpy(properties->name, "emulated device");
+  std::strncpy(properties->name, biqa::emulation::device_name().c_str(), sizeof properties->name - 1);
   properties->uuid.bytes[0] = static_cast<char>(device + 1);
   properties->totalGlobalMem = biqa::emulation::device_bytes();
   properties->sharedMemPerBlock = 48 * 1024;
@@ -202,6 +244,9 @@ cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
 }
 
 cudaError_t cudaMalloc(void** address, std::size_t bytes) {
+  if (const cudaError_t planned = biqa::emulation::planned_failure(biqa::emulation::Call::allocation);
+      planned != cudaSuccess)
+    return planned;
   *address = bytes == 0 ? nullptr : biqa::emulation::allocate_device(bytes);
   return bytes == 0 || *address != nullptr ? cudaSuccess : cudaErrorMemoryAllocation;
 }

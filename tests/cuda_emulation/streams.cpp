@@ -276,6 +276,9 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   const std::lock_guard lock(world().mutex);
+  if (const cudaError_t planned = biqa::emulation::planned_failure(biqa::emulation::Call::wait);
+      planned != cudaSuccess)
+    return planned;
   biqa::emulation::finish(biqa::emulation::stream_of(stream));
   return cudaSuccess;
 }

@@ -32,9 +32,18 @@ enum cudaError_t {
   cudaErrorMemoryAllocation = 2,
   cudaErrorInvalidPitchValue = 12,
   cudaErrorInsufficientDriver = 35,
+  cudaErrorDevicesUnavailable = 46,
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
-  cudaErrorNotReady = 600
+  cudaErrorNoKernelImageForDevice = 209,
+  cudaErrorECCUncorrectable = 214,
+  cudaErrorNvlinkUncorrectable = 220,
+  cudaErrorUnsupportedPtxVersion = 222,
+  cudaErrorNotReady = 600,
+  cudaErrorIllegalAddress = 700,
+  cudaErrorHardwareStackError = 714,
+  cudaErrorLaunchFailure = 719,
+  cudaErrorUnknown = 999
 };
 enum cudaMemcpyKind {
   cudaMemcpyHostToHost = 0,
@@ -127,6 +136,8 @@ cudaError_t cudaEventQuery(cudaEvent_t event);
 namespace biqa::emulation {
 /// False if the device's shared memory is too small.
 bool grant_shared_bytes(const void* kernel, int bytes);
+/// What fail_next() has planned for this call; cudaSuccess: nothing.
+cudaError_t planned_failure(Call call);
 /// Whether the device accepts the sizes.
 bool can_launch(const Launch& launch);
 void enqueue_launch(const Launch& launch, cudaStream_t stream);
@@ -159,6 +170,9 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     const auto& c = *static_cast<const Call*>(call);
     std::apply(c.kernel, c.arguments);
   };
+  if (const cudaError_t planned = biqa::emulation::planned_failure(biqa::emulation::Call::launch);
+      planned != cudaSuccess)
+    return planned;
   if (!biqa::emulation::can_launch(launch)) return cudaErrorInvalidValue;
   biqa::emulation::enqueue_launch(launch, config->stream);
   return cudaSuccess;
