@@ -21,6 +21,7 @@
 #include "model/model_sizes.h"
 #include "ops/backends.h"
 #include "ops/gpu_cards.h"
+#include "ops/product_rate.h"
 #include "policy/policy.h"
 #include "tensor/device_use.h"
 
@@ -94,38 +95,6 @@ class Others {
   Clock::time_point start_ = Clock::now();
   double busy_ = busy(), own_ = own();
 };
-
-/// Best rate of [rows, size] x [size, size], in 10^9 operations per second.
-double product_rate(Ops& ops, std::int64_t rows, std::int64_t size) {
-  const DType type = ops.compute_type();
-  DeviceMemory& memory = ops.memory();
-  // Numbers, since zeros take less power: the processor multiplies them faster than it can anything else.
-  const auto random = [&](std::int64_t count) {
-    Tensor tensor(type, count, size, "bench");
-    std::uint64_t state = 1;
-    for (std::int64_t i = 0; i < tensor.size(); ++i) {
-      state = mix64(state + 1);
-      const float value = static_cast<float>(state >> 40) * 0x1.0p-23F - 1.0F;
-      if (type == DType::bf16)
-        tensor.span<Bf16>()[static_cast<std::size_t>(i)] = to_bf16(value);
-      else
-        tensor.span<float>()[static_cast<std::size_t>(i)] = value;
-    }
-    return tensor;
-  };
-  const auto packed = ops.pack(random(size).view(), {}, false);
-  const Tensor x = copied_to(memory, random(rows).view(), "bench");
-  Tensor y = memory.allocate(DType::f32, rows, size, "bench");
-  const auto operations = 2.0 * static_cast<double>(rows * size * size);
-  double best = 0;
-  for (int i = 0; i < 12; ++i) {
-    const auto start = Clock::now();
-    ops.linear(x.const_view(), *packed, y.view());
-    memory.wait();
-    best = std::max(best, operations / seconds_since(start) / 1e9);
-  }
-  return best;
-}
 
 double read_rate(int threads) {
   const std::size_t count = std::size_t{64} << 20;  // 256 MiB of floats
@@ -340,15 +309,15 @@ nlohmann::json processor_limits(int threads) {
   nlohmann::json limits = nlohmann::json::object();
   for (const DType type : {DType::f32, DType::bf16})
     limits[fmt::format("gemm_gflops_{}", name_of(type))] =
-        product_rate(*make_ops({"cpu", type, threads}), 512, 2048);
+        product_rate(*make_ops({"cpu", type, threads}), 512, 2048) / 1e9;
   limits["read_gb_s"] = read_rate(threads);
   return limits;
 }
 
 nlohmann::json gpu_limits(Ops& ops, std::int64_t size) {
   nlohmann::json limits = nlohmann::json::object();
-  limits[fmt::format("gemm_gflops_{}", name_of(ops.compute_type()))] = product_rate(ops, size, size);
-  if (const GpuCard* card = find_gpu_card(ops.device_name())) {
+  limits[fmt::format("gemm_gflops_{}", name_of(ops.compute_type()))] = product_rate(ops, size, size) / 1e9;
+  if (const GpuCard* card = find_gpu_card(ops.card_name())) {
     limits["sheet_gflops_bf16"] = card->peak_flop / 1e9;
     limits["sheet_gb_s"] = card->bandwidth / 1e9;
   }

@@ -86,6 +86,8 @@ class Ops {
   /// Name of the device of this process. Two processes of a node have equal names only if they use the same GPU. Empty
   /// for the CPU, because processes may share it.
   virtual std::string device_name() const { return {}; }
+  /// The device as its maker writes it (ops/gpu_cards.h). Empty for the CPU.
+  virtual std::string card_name() const { return {}; }
   /// Type of the device and version of its library of products: the bits of results depend on them. All processes of a
   /// job need the same. Empty for the CPU.
   virtual std::string device_type() const { return {}; }

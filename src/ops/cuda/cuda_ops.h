@@ -44,6 +44,7 @@ class CudaOps final : public Ops, public DevicePacking, public ProductTuning {
 
   DType compute_type() const override { return compute_; }
   std::string device_name() const override { return cuda::device_name(); }
+  std::string card_name() const override { return selected_device().name; }
   std::string device_type() const override;
   DeviceMemory& memory() override { return memory_; }
   KvLayout kv_layout(const HeadShape& shape) const override;
