@@ -29,6 +29,7 @@ inline thread_local std::int64_t rows_of_algorithm[3] = {0, 0, 0};
 class HostProducts final : public cuda::ProductLibrary {
  public:
   std::string version() const override { return proposals == Proposals::none ? "" : "host loops 1"; }
+  bool rows_are_independent() const override { return proposals == Proposals::none; }
   std::vector<cuda::Algorithm> candidates(const cuda::Product& product, std::int64_t rows, int most) override;
   bool multiply(const cuda::ProductOperands& operands, const cuda::Algorithm& algorithm) override;
 };

@@ -229,6 +229,32 @@ TEST(ProductClasses, TheAnchorServesWhereNothingElseMatches) {
   EXPECT_THAT(classified(library).choices, Each(named(first)));
 }
 
+/// What classify() throws for a library whose first answer for every number of rows is `anchor`.
+std::string refusal(Name anchor, std::int64_t most_probed_bytes = std::int64_t{2} << 30) {
+  PlantedLibrary library;
+  library.otherwise = {anchor};
+  ProductClasses classes(library, most_probed_bytes);
+  try {
+    classes.classify(kProduct, host_memory());
+  } catch (const Error& error) {
+    EXPECT_EQ(classes.find(kProduct), nullptr);
+    return error.what();
+  }
+  return "";
+}
+
+TEST(ProductClasses, AnAnchorWhoseBitsDependOnTheRowsIsRefused) {
+  EXPECT_EQ(refusal(first), "");
+  EXPECT_EQ(refusal(halves), "") << "another order, but one for all rows";
+  // The reference has 1024 rows.
+  EXPECT_THAT(
+      refusal(from_100_rows),
+      StartsWith("cuBLASLt's algorithm for the 67x5 product of f32 refuses 1 rows, or gives a row of them "
+                 "other bits than among 1024,"));
+  EXPECT_THAT(refusal(from_5000_rows), HasSubstr("refuses 6144 rows,"));
+  EXPECT_EQ(refusal(from_5000_rows, std::int64_t{4096} * (67 + 5) * 4), "") << "takes too much memory";
+}
+
 TEST(ProductClasses, AnAlgorithmThatIsRefusedIsSkipped) {
   PlantedLibrary library;
   // It can compute the least rows of the bucket, but not the most.
@@ -268,10 +294,11 @@ TEST(ProductClasses, WithoutAClassOnlyTheAnchorIsUsed) {
   EXPECT_EQ(multiplied(classes, library, 20).first, std::vector<Name>{other_name});
 }
 
-TEST(ProductClasses, NoComparisonsIfThereIsOnlyTheAnchor) {
+TEST(ProductClasses, TheOnlyAlgorithmIsComparedWithItself) {
   PlantedLibrary library;
   EXPECT_THAT(classified(library).choices, Each(named(first)));
-  EXPECT_TRUE(library.used.empty());
+  EXPECT_FALSE(library.used.empty());
+  EXPECT_THAT(library.used, Each(first));
   library.otherwise.clear();
   EXPECT_THROW(classified(library), Error);
 }

@@ -73,10 +73,32 @@ void ProductClasses::classify(const Product& product, DeviceMemory& memory) {
   classes_.emplace(product, known ? restored->second : compared(product, anchor, memory));
 }
 
+void ProductClasses::require_one_result(ProductProbe& probe, const Product& product,
+                                        const Algorithm& anchor) const {
+  for (std::size_t bucket = 0; bucket < kRowBuckets.size(); ++bucket) {
+    if (probe.bytes(kRowBuckets[bucket]) > most_probed_bytes_) return;
+    for (const std::int64_t rows : rows_of_bucket(bucket)) {
+      if (probe.agrees(anchor, rows)) continue;
+      fail(
+          "cuBLASLt's algorithm for the {}x{} product of {} refuses {} rows, or gives a row of them other "
+          "bits than "
+          "among {}, so ratings would depend on the batch and actors would disagree with learners; use "
+          "another "
+          "CUDA version or device cpu",
+          product.inner, product.outer, name_of(product.input), rows, probe.reference_rows());
+    }
+  }
+}
+
 ProductClass ProductClasses::compared(const Product& product, const Algorithm& anchor, DeviceMemory& memory) {
   ProductClass result{anchor, {}};
   result.choices.fill(anchor);
   std::unique_ptr<ProductProbe> probe;
+  if (!library_.rows_are_independent()) {
+    probe = std::make_unique<ProductProbe>(product, library_, memory);
+    if (!probe->set_reference(anchor)) return result;
+    require_one_result(*probe, product, anchor);
+  }
   for (std::size_t bucket = 0; bucket < kRowBuckets.size(); ++bucket) {
     for (const Algorithm& candidate : library_.candidates(product, kRowBuckets[bucket], kCandidates)) {
       if (candidate == anchor) break;

@@ -50,7 +50,8 @@ class ProductClasses {
   void multiply(const ProductOperands& operands);
 
   /// Chooses the algorithms of a product of dense operands, unless restore() or an earlier call did. Takes memory for a
-  /// probe (product_probe.h) if the library proposes more than the anchor. Waits. Throws Error as multiply() does.
+  /// probe (product_probe.h). Compares also the anchor with itself, for the rows of every bucket that fits into
+  /// `most_probed_bytes`. Waits. Throws Error as multiply() does, and if the anchor's bits depend on the number of rows.
   void classify(const Product& product, DeviceMemory& memory);
   /// Compares everything that the library proposes; changes nothing. Otherwise as classify().
   ClassReport report(const Product& product, DeviceMemory& memory);
@@ -67,6 +68,8 @@ class ProductClasses {
   Algorithm first_answer(const Product& product);
   ProductClass compared(const Product& product, const Algorithm& anchor, DeviceMemory& memory);
 
+  /// Throws Error if the anchor's own bits depend on the number of rows.
+  void require_one_result(ProductProbe& probe, const Product& product, const Algorithm& anchor) const;
   bool belongs(ProductProbe& probe, const Algorithm& algorithm, std::size_t bucket) const;
 
   ProductLibrary& library_;

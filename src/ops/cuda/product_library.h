@@ -55,6 +55,8 @@ class ProductLibrary {
   /// At most `most` algorithms for products with `rows` rows, in the library's own order, the best first. They use no
   /// workspace and do not divide the inner sum. The answer follows rules, so it is the same in every process.
   virtual std::vector<Algorithm> candidates(const Product& product, std::int64_t rows, int most) = 0;
+  /// Whether every algorithm gives a row the same bits among any rows, by its construction. Then nobody compares.
+  virtual bool rows_are_independent() const { return false; }
   /// Enqueues the product. Returns false, and enqueues nothing, if the algorithm cannot compute it.
   virtual bool multiply(const ProductOperands& operands, const Algorithm& algorithm) = 0;
 };

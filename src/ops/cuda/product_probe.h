@@ -24,6 +24,8 @@ class ProductProbe {
 
   /// Computes the results that others are compared with. Returns false if the library refuses.
   bool set_reference(const Algorithm& algorithm);
+  /// Rows of the reference.
+  std::int64_t reference_rows() const { return rows_; }
   /// Device memory that so many rows and their results take.
   std::int64_t bytes(std::int64_t rows) const;
   /// Whether `algorithm` gives `rows` rows the bits that they have in the reference, written and added. They have other
