@@ -214,15 +214,18 @@ ExitCode trace(const CommandLine& line) {
   PolicyOptions opening{model_path, dtype, line.choice("device", {"cpu", "cuda"}),
                         static_cast<int>(line.integer("threads", 0, 1024)), gradient || step};
   std::optional<Lora> lora;
+  std::optional<DumpedStep> dumped;
   if (step) {
     opening.frozen = read_step_frozen(line.text("step"), model_path);
+    // Before a GPU is opened, because a child process checks the file.
+    dumped = read_step(line.text("step"), ModelConfig::load(model_path), PreprocessConfig::load(model_path));
   } else if (line.has("adapter")) {
     lora = read_adapter_for(model_path, line.text("adapter"));
     opening.frozen = lora->frozen;
   }
   const Policy policy = Policy::open(opening);
   if (step) {
-    replay_step(policy, line.text("step"), line.text("out"));
+    replay_step(policy, *std::move(dumped), line.text("step"), line.text("out"));
     return ExitCode::done;
   }
   if (!line.has("prompt"))

@@ -14,6 +14,7 @@
 #include <system_error>
 
 #include "core/error.h"
+#include "core/open_device.h"
 
 namespace biqa {
 namespace {
@@ -72,6 +73,12 @@ std::string read_all(int pipe) {
 
 std::optional<std::string> answer_of_child(const std::function<std::string()>& work,
                                            const ChildLimits& limits) {
+  if (device_is_open) {
+    fail(
+        "internal error: a child process was to check a file after the GPU was opened; files must be read "
+        "before. "
+        "Please report this, with the command");
+  }
   std::array<int, 2> pipe{};
   if (::pipe2(pipe.data(), O_CLOEXEC) != 0)
     fail("cannot start a process: {}; close other programs", std::generic_category().message(errno));

@@ -16,7 +16,8 @@ struct ChildLimits {
 
 /// Runs `work` in a forked child and returns its answer. Nothing if the child crashed, exceeded the limits, or returned
 /// an empty text. An exception that leaves `work` also counts as a crash. The child has a copy of the caller's memory
-/// and no output of its own. Throws Error if the system cannot start a process.
+/// and no output of its own. Throws Error if the system cannot start a process, and if this process
+/// has opened a GPU (core/open_device.h).
 std::optional<std::string> answer_of_child(const std::function<std::string()>& work,
                                            const ChildLimits& limits = {});
 

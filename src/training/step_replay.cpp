@@ -27,8 +27,12 @@ void write_record(Hdf5Writer& out, const std::string& prefix, const SequenceResu
 
 void replay_step(const Policy& policy, const std::filesystem::path& dump,
                  const std::filesystem::path& out_path) {
+  replay_step(policy, read_step(dump, policy.model->config(), policy.pictures->config()), dump, out_path);
+}
+
+void replay_step(const Policy& policy, DumpedStep step, const std::filesystem::path& dump,
+                 const std::filesystem::path& out_path) {
   const ModelConfig& config = policy.model->config();
-  DumpedStep step = read_step(dump, config, policy.pictures->config());
 
   // The same order as on a learner: a group, then the second stages of its members.
   std::vector<LearnerGroup> inputs;

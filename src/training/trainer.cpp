@@ -15,7 +15,6 @@
 #include <vector>
 
 #include "comm/agreement.h"
-#include "comm/launcher.h"
 #include "comm/rank_processors.h"
 #include "core/failure.h"
 #include "core/processors.h"
@@ -25,7 +24,6 @@
 #include "learner/messages.h"
 #include "model/checkpoint.h"
 #include "model/peft.h"
-#include "ops/cuda/device.h"
 #include "ops/gpu_cards.h"
 #include "policy/version.h"
 #include "run/curves.h"
@@ -66,7 +64,8 @@ std::uint64_t digest_of_text(const std::string& text) {
 /// One rank's part of a run. A member is set if the rank's roles need it.
 class Trainer {
  public:
-  Trainer(const Config& config, Communicator& world, StopSignals& signals, Watch* watch);
+  Trainer(const Config& config, Communicator& world, StopSignals& signals, Watch* watch,
+          const std::function<void()>& before_loading);
   ~Trainer() {
     if (watch_ != nullptr) world_.set_poll({});
   }
@@ -140,7 +139,8 @@ class Trainer {
 
 // ---------------------------------------------------------------------------------------------------- start
 
-Trainer::Trainer(const Config& config, Communicator& world, StopSignals& signals, Watch* watch)
+Trainer::Trainer(const Config& config, Communicator& world, StopSignals& signals, Watch* watch,
+                 const std::function<void()>& before_loading)
     : config_(config),
       world_(world),
       signals_(signals),
@@ -166,6 +166,7 @@ Trainer::Trainer(const Config& config, Communicator& world, StopSignals& signals
   });
   StartParts parts;
   run_alike(world_, [&] { parts = read_start_parts(config_, found); });
+  if (before_loading) before_loading();
   policy_ = open_run_policy(config_, world_, threads, learners_ != nullptr, parts.frozen);
   run_alike(world_, [&] {
     if (!first_learner()) return;
@@ -252,7 +253,7 @@ double Trainer::gpu_peak() const {
   computing.insert(roles_.learners.begin(), roles_.learners.end());
   const auto count = static_cast<double>(computing.size());
   if (config_.model.gpu_tflops > 0) return count * config_.model.gpu_tflops * 1e12;
-  const GpuCard* card = find_gpu_card(cuda_device_facts(number_from(kLocalRankVariables)).name);
+  const GpuCard* card = find_gpu_card(policy_.ops->card_name());
   return card == nullptr ? 0 : count * card->peak_flop;
 }
 
@@ -559,9 +560,10 @@ void Trainer::write_results() const {
 
 }  // namespace
 
-ExitCode run_training(const Config& config, Communicator& world, StopSignals& signals, Watch* watch) {
+ExitCode run_training(const Config& config, Communicator& world, StopSignals& signals, Watch* watch,
+                      const std::function<void()>& before_loading) {
   check_agreement(world, "another configuration", digest_of_text(to_yaml(config)));
-  Trainer trainer(config, world, signals, watch);
+  Trainer trainer(config, world, signals, watch, before_loading);
   if (watch == nullptr && world.size() > 1) return trainer.run();
   try {
     return trainer.run();

@@ -11,6 +11,8 @@
 // on-policy. With lag 1 a step is sampled while the one before is learned.
 #pragma once
 
+#include <functional>
+
 #include "comm/communicator.h"
 #include "comm/watch.h"
 #include "config/config.h"
@@ -21,7 +23,10 @@ namespace biqa {
 
 /// Runs until the configured steps are done or a stop is requested. Throws Error. If `watch` (may be nullptr) reports
 /// that another rank is lost, the learners save the last completed step if they can. Then run_training throws PeerLost.
-ExitCode run_training(const Config& config, Communicator& world, StopSignals& signals,
-                      Watch* watch = nullptr);
+///
+/// `before_loading` is called on every rank when all files have been checked by child processes, and before the model is
+/// loaded: the first moment at which a GPU may be opened.
+ExitCode run_training(const Config& config, Communicator& world, StopSignals& signals, Watch* watch = nullptr,
+                      const std::function<void()>& before_loading = {});
 
 }  // namespace biqa

@@ -10,6 +10,9 @@
 #include <limits>
 #include <stdexcept>
 
+#include "core/error.h"
+#include "core/open_device.h"
+
 namespace biqa {
 namespace {
 
@@ -33,6 +36,18 @@ TEST(Child, ItsDeathIsNoAnswer) {
   }
   EXPECT_EQ(answer_of_child([]() -> std::string { throw std::runtime_error("a fault"); }), std::nullopt);
   EXPECT_EQ(answer_of_child([] { return std::string(); }), std::nullopt);
+}
+
+TEST(Child, NoneBesideAnOpenDevice) {
+  device_is_open = true;
+  std::string message;
+  try {
+    answer_of_child([] { return std::string("an answer"); });
+  } catch (const Error& error) {
+    message = error.what();
+  }
+  device_is_open = false;
+  EXPECT_THAT(message, ::testing::HasSubstr("after the GPU was opened"));
 }
 
 TEST(Child, CrashHandlersAreNotInherited) {
