@@ -39,6 +39,10 @@ function(biqa_cuda_target target layer)
     $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${BIQA_WERROR}>>:-Werror=all-warnings>)
   if(layer STREQUAL "tensor")
     target_link_libraries(${target} PUBLIC CUDA::cudart)
+    # So that an error can say what the program has code for.
+    list(JOIN CMAKE_CUDA_ARCHITECTURES " " built)
+    set_property(SOURCE ${PROJECT_SOURCE_DIR}/src/tensor/cuda/runtime.cpp APPEND PROPERTY
+      COMPILE_DEFINITIONS "BIQA_BUILT_ARCHITECTURES=\"${built}\"")
   elseif(layer STREQUAL "ops")
     target_link_libraries(${target} PRIVATE CUDA::cublasLt CUDNN::cudnn)
   elseif(layer STREQUAL "comm")

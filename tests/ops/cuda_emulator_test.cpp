@@ -5,15 +5,17 @@
 
 #include <algorithm>
 #include <functional>
-#include <limits>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "core/error.h"
+#include "core/open_device.h"
 #include "cuda_emulation/emulator.h"
 #include "ops/cuda/device.h"
 #include "ops/cuda/launch.h"
 #include "support/device_values.h"
+#include "tensor/cuda/memory.h"
 
 namespace biqa::cuda {
 namespace {
@@ -103,13 +105,78 @@ TEST(CudaEmulator, RefusesAnImpossibleLaunch) {
               HasSubstr("cudaFuncSetAttribute"));
 }
 
-TEST(CudaRuntime, OutOfMemoryNamesTheLabel) {
-  emulation::set_memory_limit(1000);
-  EXPECT_EQ(message_of([] { const DeviceBuffer buffer(1001, "key-value cache"); }),
-            "cannot allocate 1001 bytes of CUDA memory for key-value cache: the device has not enough free "
-            "memory; lower "
-            "micro_batch_tokens, kv_memory or images_per_step");
-  emulation::set_memory_limit(std::numeric_limits<std::size_t>::max());
+TEST(CudaRuntime, OutOfMemoryNamesTheLabelAndWhatToLower) {
+  emulation::set_memory_limit(std::size_t{3} << 30);
+  const std::string expected =
+      "cannot allocate 4.00 GiB of the GPU's memory for key-value cache: 3.00 GiB of its 3.00 GiB are free; "
+      "end what "
+      "else runs on it (nvidia-smi) or work on less at a time: in a training lower "
+      "objective.micro_batch_tokens, "
+      "rollout.kv_memory or rollout.images_per_step; in other programs lower --batch or "
+      "--micro-batch-tokens, or the "
+      "images' max_pixels";
+  EXPECT_EQ(message_of([] { const DeviceBuffer buffer(std::size_t{4} << 30, "key-value cache"); }), expected);
+  CudaMemory memory(std::make_shared<const Stream>());
+  EXPECT_EQ(message_of([&] { memory.allocate(DType::f32, 1 << 10, 1 << 20, "key-value cache"); }), expected);
+  emulation::set_memory_limit(std::size_t{16} << 30);
+  emulation::fail_next(emulation::Call::allocation, cudaErrorMemoryAllocation);
+  EXPECT_THAT(message_of([&] { memory.allocate(DType::f32, 1, 1, "one number"); }),
+              HasSubstr("cannot allocate 4 B of the GPU's memory for one number: 16.00 GiB"));
+}
+
+TEST(CudaRuntime, AFailedGpuIsNamedAsSuch) {
+  const DeviceValues<int> out(32, "out");
+  const auto launched = [&] { launch(shuffle_kernel, 1, 32, 0, Stream(), out.data()); };
+  for (const cudaError_t status : {cudaErrorECCUncorrectable, cudaErrorNvlinkUncorrectable,
+                                   cudaErrorHardwareStackError, cudaErrorUnknown}) {
+    emulation::fail_next(emulation::Call::wait, status);
+    EXPECT_THAT(message_of([] { Stream().synchronise(); }),
+                AllOf(HasSubstr(cudaGetErrorName(status)), HasSubstr("cudaStreamSynchronize"),
+                      HasSubstr("the GPU has failed or was lost"), HasSubstr("nvidia-smi"), HasSubstr("Xid"),
+                      HasSubstr("last checkpoint")));
+  }
+  emulation::fail_next(emulation::Call::launch, cudaErrorDevicesUnavailable);
+  EXPECT_THAT(message_of(launched),
+              AllOf(HasSubstr("cudaErrorDevicesUnavailable"), HasSubstr("another process has it for itself"),
+                    HasSubstr("nvidia-smi")));
+  for (const cudaError_t status : {cudaErrorIllegalAddress, cudaErrorLaunchFailure}) {
+    emulation::fail_next(emulation::Call::launch, status);
+    EXPECT_THAT(message_of(launched),
+                AllOf(HasSubstr(cudaGetErrorName(status)), HasSubstr("a kernel has failed"),
+                      HasSubstr("BIQA_CUDA_SYNC=1"), HasSubstr("last checkpoint")));
+  }
+  launched();  // nothing is left over
+}
+
+TEST(CudaRuntime, AProgramForOtherArchitectures) {
+  EXPECT_EQ(missing_architecture("80 86 89 90", 80), "");
+  EXPECT_EQ(missing_architecture("80", 120), "") << "the driver translates code for a plain number";
+  EXPECT_EQ(missing_architecture("", 90), "");
+  EXPECT_EQ(missing_architecture("90a", 90), "");
+  EXPECT_EQ(missing_architecture("100f", 103), "");
+  EXPECT_THAT(missing_architecture("90a", 100), HasSubstr("code for sm_90a alone, and the GPU is sm_100"));
+  EXPECT_THAT(missing_architecture("100f", 120), HasSubstr("BIQA_CUDA_ARCHITECTURES=120"));
+  const std::string expected =
+      "this program has code for sm_90, sm_100 alone, and the GPU is sm_80: build it with "
+      "BIQA_CUDA_ARCHITECTURES=80 "
+      "launch/build.sh cuda";
+  EXPECT_EQ(missing_architecture("90 100", 80), expected);
+
+  const DeviceValues<int> out(32, "out");
+  emulation::set_device_capability(80);
+  built_architectures = "90 100";
+  EXPECT_EQ(message_of([] { select_device(0); }), "device cuda: GPU 0 cannot run this program: " + expected);
+  emulation::fail_next(emulation::Call::launch, cudaErrorNoKernelImageForDevice);
+  EXPECT_THAT(message_of([&] { launch(shuffle_kernel, 1, 32, 0, Stream(), out.data()); }),
+              AllOf(HasSubstr("cudaErrorNoKernelImageForDevice"), HasSubstr(expected)));
+  built_architectures = "80";
+  select_device(0);
+  emulation::fail_next(emulation::Call::launch, cudaErrorUnsupportedPtxVersion);
+  EXPECT_THAT(message_of([&] { launch(shuffle_kernel, 1, 32, 0, Stream(), out.data()); }),
+              HasSubstr("install a newer driver"));
+  built_architectures = {};
+  emulation::set_device_capability(90);
+  select_device(0);
 }
 
 TEST(CudaRuntime, BuffersMoveAndCopyBack) {
@@ -123,6 +190,16 @@ TEST(CudaRuntime, BuffersMoveAndCopyBack) {
   copy_to_host(moved.view(), back.view(), stream);
   stream.synchronise();
   EXPECT_TRUE(std::ranges::equal(host.span<std::int64_t>(), back.span<std::int64_t>()));
+}
+
+TEST(CudaRuntime, ASelectedDeviceIsOpen) {
+  device_is_open = false;
+  emulation::set_device_count(0);
+  EXPECT_THROW(select_device(0), Error);
+  EXPECT_FALSE(device_is_open);
+  emulation::set_device_count(1);
+  select_device(0);
+  EXPECT_TRUE(device_is_open);
 }
 
 TEST(CudaRuntime, ADeviceThatIsNotThere) {

@@ -52,13 +52,7 @@ Tensor CudaMemory::allocate(DType type, std::int64_t rows, std::int64_t columns,
   const cudaError_t status = cudaMallocAsync(&data, bytes, stream_->get());
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();  // clears the status, which the next launch would report otherwise
-    std::size_t available = 0;
-    std::size_t total = 0;
-    BIQA_CUDA_CHECK(cudaMemGetInfo(&available, &total));
-    fail(
-        "cannot allocate {} bytes of CUDA memory for {}: {} of the device's {} bytes are free; lower "
-        "micro_batch_tokens, kv_memory or images_per_step",
-        bytes, label, available, total);
+    fail_to_allocate(bytes, label);
   }
   BIQA_CUDA_CHECK(status);
   if (observe_label != nullptr) observe_label(data, label);

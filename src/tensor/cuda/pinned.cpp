@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "core/bytes_text.h"
 #include "core/error.h"
 
 namespace biqa::cuda {
@@ -37,7 +38,8 @@ PinnedBuffer::PinnedBuffer(std::size_t bytes) : bytes_(bytes) {
   const cudaError_t status = cudaHostAlloc(&data, bytes, cudaHostAllocDefault);
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();  // clears the status, which the next launch would report otherwise
-    fail("cannot lock {} bytes of host memory for copies to the GPU; free memory on this machine", bytes);
+    fail("cannot lock {} of host memory for copies to the GPU; free memory on this machine",
+         bytes_text(bytes));
   }
   BIQA_CUDA_CHECK(status);
   data_ = static_cast<std::byte*>(data);

@@ -3,10 +3,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
+#include <charconv>
 #include <string_view>
 
+#include "core/bytes_text.h"
 #include "core/error.h"
+#include "core/open_device.h"
 
 namespace biqa::cuda {
 namespace {
@@ -18,6 +22,20 @@ std::string_view file_name(std::string_view path) {
 /// CUDA's number of a version, such as 12040, as people write it.
 std::string version_text(int version) {
   return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
+}
+
+/// What the selected device can run; 0: unknown. Needs no working device.
+int capability = 0;
+
+/// Such a device answers nothing any more, for any process.
+bool has_failed(cudaError_t status) {
+  return status == cudaErrorECCUncorrectable || status == cudaErrorNvlinkUncorrectable ||
+         status == cudaErrorHardwareStackError || status == cudaErrorUnknown;
+}
+
+/// A kernel of ours has failed. The process cannot use the device again.
+bool kernel_has_failed(cudaError_t status) {
+  return status == cudaErrorIllegalAddress || status == cudaErrorLaunchFailure;
 }
 
 void copy(ConstView from, View to, cudaMemcpyKind kind, const Stream& stream) {
@@ -32,12 +50,83 @@ void copy(ConstView from, View to, cudaMemcpyKind kind, const Stream& stream) {
 
 }  // namespace
 
+#ifdef BIQA_BUILT_ARCHITECTURES
+std::string_view built_architectures = BIQA_BUILT_ARCHITECTURES;
+#else
+std::string_view built_architectures;
+#endif
+
 void check(cudaError_t status, const char* call, const char* file, int line) {
   if (status == cudaSuccess) return;
+  const std::string what = fmt::format("CUDA call {} at {}:{}: {} ({})", call, file_name(file), line,
+                                       cudaGetErrorString(status), cudaGetErrorName(status));
+  if (has_failed(status))
+    fail(
+        "{}; the GPU has failed or was lost: nvidia-smi and the kernel's log (Xid) say more. Reset it or "
+        "take "
+        "another one, and start the job again; a training goes on from its last checkpoint",
+        what);
+  if (status == cudaErrorDevicesUnavailable)
+    fail(
+        "{}; the GPU cannot be used now: another process has it for itself, or it has failed. nvidia-smi "
+        "shows both. "
+        "Take another one or wait, and start the job again",
+        what);
+  if (status == cudaErrorNoKernelImageForDevice || status == cudaErrorUnsupportedPtxVersion) {
+    const std::string missing = missing_architecture(built_architectures, capability);
+    fail("{}; {}", what,
+         missing.empty()
+             ? "the driver cannot use this program's code for the GPU: install a newer driver, or build "
+               "with the GPU's own architecture in BIQA_CUDA_ARCHITECTURES"
+             : missing);
+  }
+  if (kernel_has_failed(status))
+    fail(
+        "{}; a kernel has failed, this one or an earlier one, or the GPU was lost: look for Xid in the "
+        "kernel's log. "
+        "BIQA_CUDA_SYNC=1 shows which kernel. Start the job again; a training goes on from its last "
+        "checkpoint",
+        what);
   fail(
       "CUDA call {} at {}:{}: {} ({}); look for an earlier error, or set BIQA_CUDA_SYNC=1 to see the kernel "
       "that failed",
       call, file_name(file), line, cudaGetErrorString(status), cudaGetErrorName(status));
+}
+
+std::string missing_architecture(std::string_view built, int device_capability) {
+  if (built.empty() || device_capability == 0) return {};
+  std::string names;
+  for (std::size_t at = 0; at < built.size();) {
+    const std::size_t end = std::min(built.find(' ', at), built.size());
+    const std::string_view name = built.substr(at, end - at);
+    int number = 0;
+    const auto read = std::from_chars(name.begin(), name.end(), number);
+    // Code for exactly one architecture (90a), for its family (100f), or, through the driver, for all later ones.
+    const std::string_view suffix(read.ptr, static_cast<std::size_t>(name.end() - read.ptr));
+    const bool runs = suffix == "a"   ? number == device_capability
+                      : suffix == "f" ? number / 10 == device_capability / 10 && number <= device_capability
+                                      : number <= device_capability;
+    if (runs) return {};
+    names += fmt::format("{}sm_{}", names.empty() ? "" : ", ", name);
+    at = end + 1;
+  }
+  return fmt::format(
+      "this program has code for {} alone, and the GPU is sm_{}: build it with BIQA_CUDA_ARCHITECTURES={} "
+      "launch/build.sh cuda",
+      names, device_capability, device_capability);
+}
+
+void fail_to_allocate(std::size_t bytes, const std::string& label) {
+  std::size_t available = 0;
+  std::size_t total = 0;
+  BIQA_CUDA_CHECK(cudaMemGetInfo(&available, &total));
+  fail(
+      "cannot allocate {} of the GPU's memory for {}: {} of its {} are free; end what else runs on it "
+      "(nvidia-smi) or "
+      "work on less at a time: in a training lower objective.micro_batch_tokens, rollout.kv_memory or "
+      "rollout.images_per_step; in other programs lower --batch or --micro-batch-tokens, or the images' "
+      "max_pixels",
+      bytes_text(bytes), label, bytes_text(available), bytes_text(total));
 }
 
 void select_device(int local_rank) {
@@ -66,6 +155,7 @@ void select_device(int local_rank) {
         cudaGetErrorString(status), cudaGetErrorName(status));
   }
   if (count == 0) fail("device cuda: this machine has no CUDA device; use device cpu");
+  device_is_open = true;
   const int device = local_rank % count;
   BIQA_CUDA_CHECK(cudaSetDevice(device));
   int major = 0;
@@ -80,6 +170,9 @@ void select_device(int local_rank) {
         "cpu",
         device, major, minor, major, minor);
   }
+  capability = 10 * major + minor;
+  if (const std::string missing = missing_architecture(built_architectures, capability); !missing.empty())
+    fail("device cuda: GPU {} cannot run this program: {}", device, missing);
 }
 
 std::string device_name() {
@@ -139,10 +232,7 @@ DeviceBuffer::DeviceBuffer(std::size_t bytes, std::string label) : bytes_(bytes)
   const cudaError_t status = cudaMalloc(&data_, bytes);
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();  // clears the status, which would otherwise be reported by the next launch
-    fail(
-        "cannot allocate {} bytes of CUDA memory for {}: the device has not enough free memory; lower "
-        "micro_batch_tokens, kv_memory or images_per_step",
-        bytes, label_);
+    fail_to_allocate(bytes, label_);
   }
   BIQA_CUDA_CHECK(status);
   if (observe_label != nullptr) observe_label(data_, label_);

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "tensor/tensor.h"
@@ -16,6 +17,14 @@ namespace biqa::cuda {
 
 /// Throws Error unless `status` is success. The message contains the call, CUDA's error text and the source line.
 void check(cudaError_t status, const char* call, const char* file, int line);
+
+/// The architectures that this program has code for, such as "80 90a". Empty: any (the emulator). Tests set it.
+extern std::string_view built_architectures;
+/// Why a program with code for `built` cannot run on a device with this compute capability (86 for 8.6), and what to do.
+/// Empty: it can. Code for a plain number runs on all later devices, because the driver translates it.
+std::string missing_architecture(std::string_view built, int device_capability);
+/// Throws the Error of device memory that is used up.
+[[noreturn]] void fail_to_allocate(std::size_t bytes, const std::string& label);
 
 /// Selects CUDA device `local_rank` modulo the number of devices. A process that sees only one device selects that
 /// device, whatever its rank. Throws Error with advice if no device works.
