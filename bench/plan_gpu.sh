@@ -3,7 +3,8 @@
 # Usage: bench/plan_gpu.sh 3B|7B|32B|72B CONFIG [PATH/TO/biqa_learner] [--set KEY=VALUE]...
 # Prints `biqa_learner --config CONFIG --dry-run` with model.device: cuda for Qwen2.5-VL of that size, without its files: a
 # folder with the shapes of its config.json and the embedded model's tokenizer. That tokenizer cuts texts into more tokens, so
-# a shorter user text stands for that of CONFIG: prompts are then about 730 tokens long, as with Qwen's own tokenizer.
+# a shorter user text stands for that of CONFIG: prompts of configs/koniq.yaml then have 664 tokens. With Qwen's own tokenizer
+# they have about 730. Without the manifests, images of the largest size are assumed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 size=${1:?usage: bench/plan_gpu.sh 3B|7B|32B|72B CONFIG [LEARNER] [--set KEY=VALUE]...}

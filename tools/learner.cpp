@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <csignal>
+#include <optional>
 
 #include "app/program.h"
 #include "app/ranks.h"
@@ -58,6 +59,12 @@ void warn_of_device(const RunPlan& plan, const std::filesystem::path& model) {
   }
 }
 
+/// What the card of the plan lacks, unless it is the one that is here.
+std::optional<GpuShortage> planned_card_shortage(const RunPlan& plan, const std::filesystem::path& model) {
+  if (plan.device != "cuda" || (plan.here && plan.here->name == plan.gpu.card)) return std::nullopt;
+  return planned_shortage(plan.memory, plan.gpu.card, model);
+}
+
 GpuRates given_rates(const CommandLine& line) {
   constexpr double kMostBandwidth = 1e6;
   GpuRates rates;
@@ -67,7 +74,7 @@ GpuRates given_rates(const CommandLine& line) {
   return rates;
 }
 
-/// Before anything is loaded: a run that does not fit into its GPU would fail in the middle of a step. Returns the plan of
+/// Before the model is loaded: a run that does not fit into its GPU would fail in the middle of a step. Returns the plan of
 /// this rank.
 MemoryPlan check_gpu_memory(const Config& config, Communicator& world) {
   MemoryPlan plan;
@@ -134,13 +141,17 @@ ExitCode train(const CommandLine& line) {
         RunPlan plan = make_plan(config, world.size(), processors, given_rates(line));
         for (std::string& doubt : data_doubts(config)) plan.doubts.push_back(std::move(doubt));
         warn_of_device(plan, config.model.path);
+        const auto shortage = planned_card_shortage(plan, config.model.path);
+        if (shortage) plan.doubts.push_back(shortage->text);
         fmt::print("{}", describe_plan(plan));
+        if (shortage && shortage->several) fail("{}", shortage->text);
       }
       return ExitCode::done;
     }
     listen_for_save(config);
-    const MemoryPlan plan = check_gpu_memory(config, world);
-    const ExitCode code = run_training(config, world, signals, watch);
+    MemoryPlan plan;
+    const ExitCode code =
+        run_training(config, world, signals, watch, [&] { plan = check_gpu_memory(config, world); });
     if (config.model.device == "cuda" && code == ExitCode::done) print_gpu_peak(plan, world);
     return code;
   });

@@ -12,21 +12,21 @@ namespace {
 /// Dense bf16 products with f32 sums, as the data sheets and white papers of NVIDIA state them. A figure that is stated only
 /// with sparsity is halved. Cards are left out whose figures could not be confirmed.
 constexpr std::array kCards{
-    GpuCard{"B200", 2250.0e12, 7.7e12, "NVIDIA Blackwell data sheet (HGX B200)"},
-    GpuCard{"H200", 989.4e12, 4.8e12, "NVIDIA H200 Tensor Core GPU data sheet"},
-    GpuCard{"H100 80GB HBM3", 989.4e12, 3.35e12, "NVIDIA H100 Tensor Core GPU data sheet (SXM)"},
-    GpuCard{"H100 PCIe", 756.0e12, 2.0e12, "NVIDIA H100 Tensor Core GPU data sheet"},
-    GpuCard{"A100-SXM4-80GB", 312.0e12, 2.039e12, "NVIDIA A100 Tensor Core GPU data sheet"},
-    GpuCard{"A100-SXM4-40GB", 312.0e12, 1.555e12, "NVIDIA A100 Tensor Core GPU data sheet"},
-    GpuCard{"A100 80GB PCIe", 312.0e12, 1.935e12, "NVIDIA A100 Tensor Core GPU data sheet"},
-    GpuCard{"A100-PCIE-40GB", 312.0e12, 1.555e12, "NVIDIA A100 Tensor Core GPU data sheet"},
-    GpuCard{"A40", 149.7e12, 0.696e12, "NVIDIA A40 data sheet"},
-    GpuCard{"A10", 125.0e12, 0.6e12, "NVIDIA A10 Tensor Core GPU data sheet"},
-    GpuCard{"L40S", 362.05e12, 0.864e12, "NVIDIA L40S data sheet"},
-    GpuCard{"L40", 181.05e12, 0.864e12, "NVIDIA L40 data sheet"},
-    GpuCard{"RTX A6000", 154.8e12, 0.768e12, "NVIDIA Ampere GA102 GPU Architecture white paper"},
-    GpuCard{"RTX 4090", 165.2e12, 1.008e12, "NVIDIA Ada GPU Architecture white paper"},
-    GpuCard{"RTX 5090", 209.5e12, 1.792e12, "NVIDIA RTX Blackwell GPU Architecture white paper"},
+    GpuCard{"B200", 2250.0e12, 7.7e12, 180, "NVIDIA Blackwell data sheet (HGX B200)"},
+    GpuCard{"H200", 989.4e12, 4.8e12, 141, "NVIDIA H200 Tensor Core GPU data sheet"},
+    GpuCard{"H100 80GB HBM3", 989.4e12, 3.35e12, 80, "NVIDIA H100 Tensor Core GPU data sheet (SXM)"},
+    GpuCard{"H100 PCIe", 756.0e12, 2.0e12, 80, "NVIDIA H100 Tensor Core GPU data sheet"},
+    GpuCard{"A100-SXM4-80GB", 312.0e12, 2.039e12, 80, "NVIDIA A100 Tensor Core GPU data sheet"},
+    GpuCard{"A100-SXM4-40GB", 312.0e12, 1.555e12, 40, "NVIDIA A100 Tensor Core GPU data sheet"},
+    GpuCard{"A100 80GB PCIe", 312.0e12, 1.935e12, 80, "NVIDIA A100 Tensor Core GPU data sheet"},
+    GpuCard{"A100-PCIE-40GB", 312.0e12, 1.555e12, 40, "NVIDIA A100 Tensor Core GPU data sheet"},
+    GpuCard{"A40", 149.7e12, 0.696e12, 48, "NVIDIA A40 data sheet"},
+    GpuCard{"A10", 125.0e12, 0.6e12, 24, "NVIDIA A10 Tensor Core GPU data sheet"},
+    GpuCard{"L40S", 362.05e12, 0.864e12, 48, "NVIDIA L40S data sheet"},
+    GpuCard{"L40", 181.05e12, 0.864e12, 48, "NVIDIA L40 data sheet"},
+    GpuCard{"RTX A6000", 154.8e12, 0.768e12, 48, "NVIDIA Ampere GA102 GPU Architecture white paper"},
+    GpuCard{"RTX 4090", 165.2e12, 1.008e12, 24, "NVIDIA Ada GPU Architecture white paper"},
+    GpuCard{"RTX 5090", 209.5e12, 1.792e12, 32, "NVIDIA RTX Blackwell GPU Architecture white paper"},
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 #include <string>
 
 #include "actor/engine.h"
@@ -16,6 +17,7 @@
 #include "model/qwen_vl.h"
 #include "ops/backends.h"
 #include "ops/cuda_sizes.h"
+#include "ops/gpu_cards.h"
 #include "planning/memory_plan.h"
 #include "policy/policy.h"
 
@@ -180,10 +182,11 @@ MemoryPlan plan_cuda_memory(const MemoryInputs& inputs) {
   return plan;
 }
 
-void require_gpu_memory(const MemoryPlan& plan, const DeviceFacts& gpu, const std::filesystem::path& model) {
+std::optional<GpuShortage> gpu_shortage(const MemoryPlan& plan, const DeviceFacts& gpu,
+                                        const std::filesystem::path& model) {
   // CUDA's context is there already, and no longer free.
   const std::int64_t needed = plan.peak() - kCudaContextBytes;
-  if (needed <= gpu.free_bytes) return;
+  if (needed <= gpu.free_bytes) return std::nullopt;
   const auto held = [&](const char* name) {
     const auto part = std::find_if(plan.held.begin(), plan.held.end(),
                                    [name](const auto& entry) { return entry.first == name; });
@@ -193,23 +196,40 @@ void require_gpu_memory(const MemoryPlan& plan, const DeviceFacts& gpu, const st
       fmt::format("{} of its {} are free", bytes_text(gpu.free_bytes), bytes_text(gpu.total_bytes));
   const std::int64_t fixed = plan.fixed_bytes() - kCudaContextBytes;
   if (fixed > gpu.free_bytes) {
-    fail(
-        "cannot train {} on GPU {}: weights, adapter and optimizer alone need {} (weights {}), and {}; one "
-        "model over "
-        "several GPUs is not built yet: use a smaller model, a GPU with more memory, or end what else runs "
-        "on it "
-        "(nvidia-smi)",
-        model.string(), gpu.name, bytes_text(fixed), bytes_text(held("weights")), there);
+    return GpuShortage{
+        true, fmt::format("cannot train {} on GPU {}: weights, adapter and optimizer alone need {} (weights "
+                          "{}), and {}; one "
+                          "model over "
+                          "several GPUs is not built yet: use a smaller model, a GPU with more memory, or "
+                          "end what else runs "
+                          "on it "
+                          "(nvidia-smi)",
+                          model.string(), gpu.name, bytes_text(fixed), bytes_text(held("weights")), there)};
   }
   const auto largest = std::max_element(plan.passing.begin(), plan.passing.end(),
                                         [](const auto& a, const auto& b) { return a.second < b.second; });
-  fail(
-      "cannot train {} on GPU {}: the run needs up to {} (weights {}, KV cache {}, {} {}), and {}; lower "
-      "rollout.kv_memory, "
-      "objective.micro_batch_tokens or lora.rank, or set objective.recompute_layers: true (--dry-run prints "
-      "all parts)",
-      model.string(), gpu.name, bytes_text(needed), bytes_text(held("weights")), bytes_text(held("KV cache")),
-      largest->first, bytes_text(largest->second), there);
+  return GpuShortage{
+      false,
+      fmt::format(
+          "cannot train {} on GPU {}: the run needs up to {} (weights {}, KV cache {}, {} {}), and {}; lower "
+          "rollout.kv_memory, "
+          "objective.micro_batch_tokens or lora.rank, or set objective.recompute_layers: true (--dry-run "
+          "prints "
+          "all parts)",
+          model.string(), gpu.name, bytes_text(needed), bytes_text(held("weights")),
+          bytes_text(held("KV cache")), largest->first, bytes_text(largest->second), there)};
+}
+
+void require_gpu_memory(const MemoryPlan& plan, const DeviceFacts& gpu, const std::filesystem::path& model) {
+  if (const auto shortage = gpu_shortage(plan, gpu, model)) fail("{}", shortage->text);
+}
+
+std::optional<GpuShortage> planned_shortage(const MemoryPlan& plan, const std::string& card,
+                                            const std::filesystem::path& model) {
+  const GpuCard* known = find_gpu_card(card);
+  if (known == nullptr) return std::nullopt;
+  const auto bytes = static_cast<std::int64_t>(known->memory * 0x1p30);
+  return gpu_shortage(plan, {card, bytes, bytes - kCudaContextBytes}, model);
 }
 
 }  // namespace biqa

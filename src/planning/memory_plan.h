@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -68,6 +69,18 @@ std::int64_t kv_cache_bytes(const MemoryInputs& inputs);
 inline constexpr std::int64_t kCudaContextBytes = std::int64_t{1} << 30;
 /// plan_memory() for device cuda. Gaps of CUDA's memory pool are not counted.
 MemoryPlan plan_cuda_memory(const MemoryInputs& inputs);
+/// What a GPU lacks for a plan.
+struct GpuShortage {
+  bool several =
+      false;         ///< weights, adapter and optimizer alone are too large: lowering settings does not help
+  std::string text;  ///< what is needed, what is there, and what to lower
+};
+/// nullopt: the plan fits. `gpu`: before the first tensor, with CUDA's context.
+std::optional<GpuShortage> gpu_shortage(const MemoryPlan& plan, const DeviceFacts& gpu,
+                                        const std::filesystem::path& model);
+/// The same for an empty card of this name (ops/gpu_cards.h) that need not be here. nullopt also for an unknown one.
+std::optional<GpuShortage> planned_shortage(const MemoryPlan& plan, const std::string& card,
+                                            const std::filesystem::path& model);
 /// Throws Error if a rank's GPU cannot hold its plan: what is needed, what is there, and what to lower. `gpu`: before the
 /// first tensor, with CUDA's context.
 void require_gpu_memory(const MemoryPlan& plan, const DeviceFacts& gpu, const std::filesystem::path& model);

@@ -16,6 +16,9 @@ TEST(GpuCards, AreFoundByCudasName) {
   EXPECT_DOUBLE_EQ(peak("NVIDIA H100 PCIe"), 756);
   EXPECT_DOUBLE_EQ(peak("NVIDIA A100-SXM4-80GB"), 312);
   EXPECT_DOUBLE_EQ(find_gpu_card("NVIDIA A100-SXM4-40GB")->bandwidth, 1.555e12);
+  EXPECT_DOUBLE_EQ(find_gpu_card("NVIDIA A100-SXM4-40GB")->memory, 40);
+  EXPECT_DOUBLE_EQ(find_gpu_card("NVIDIA H200")->memory, 141);
+  EXPECT_DOUBLE_EQ(find_gpu_card("RTX 4090")->memory, 24);
   EXPECT_DOUBLE_EQ(peak("NVIDIA A10"), 125);
   EXPECT_DOUBLE_EQ(peak("NVIDIA L40S"), 362.05);
   EXPECT_DOUBLE_EQ(peak("NVIDIA GeForce RTX 4090"), 165.2);

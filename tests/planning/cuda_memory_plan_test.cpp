@@ -267,5 +267,23 @@ TEST(GpuMemory, AnErrorSaysWhatIsNeededWhatIsThereAndWhatToLower) {
   EXPECT_NE(several.find("several GPUs is not built yet"), std::string::npos) << several;
 }
 
+TEST(GpuMemory, APlannedCardThatIsTooSmall) {
+  constexpr std::int64_t kGiB = std::int64_t{1} << 30;
+  const MemoryPlan plan{{},
+                        {{"CUDA context, kernels (assumed)", kCudaContextBytes}, {"weights", 30 * kGiB}},
+                        {{"learning (a micro-batch)", 12 * kGiB}}};
+  EXPECT_FALSE(planned_shortage(plan, "NVIDIA L40S", "models/big"));
+  EXPECT_FALSE(planned_shortage(plan, "a card of tomorrow", "models/big"));
+  const auto lower = planned_shortage(plan, "A100-PCIE-40GB", "models/big");
+  ASSERT_TRUE(lower);
+  EXPECT_FALSE(lower->several);
+  for (const char* text : {"up to 42.00 GiB", "39.00 GiB of its 40.00 GiB", "objective.micro_batch_tokens"})
+    EXPECT_NE(lower->text.find(text), std::string::npos) << lower->text;
+  const auto several = planned_shortage(plan, "RTX 4090", "models/big");
+  ASSERT_TRUE(several);
+  EXPECT_TRUE(several->several);
+  EXPECT_NE(several->text.find("several GPUs is not built yet"), std::string::npos) << several->text;
+}
+
 }  // namespace
 }  // namespace biqa
