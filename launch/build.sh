@@ -34,11 +34,19 @@ if [[ $preset == fuzz ]] && ! command -v clang++-14 >/dev/null; then
 fi
 if [[ $preset == cuda ]]; then
   nvcc=${CUDACXX:-$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)}
+  if ! command -v "$nvcc" >/dev/null && [[ -n ${CUDACXX:-} ]]; then
+    echo "error: launch/build.sh cuda: CUDACXX names $CUDACXX, which is no program; correct it or unset it" >&2
+    exit 1
+  fi
   if ! command -v "$nvcc" >/dev/null; then
     echo "error: launch/build.sh cuda: no nvcc on the PATH or in /usr/local/cuda/bin; install CUDA 12.4 or later (docs/cuda.md) or name it by CUDACXX" >&2
     exit 1
   fi
   export CUDACXX=$nvcc
+  if [[ ${BIQA_CUDA_ARCHITECTURES:-} == *[,\ ]* ]]; then
+    echo "error: launch/build.sh cuda: BIQA_CUDA_ARCHITECTURES=\"$BIQA_CUDA_ARCHITECTURES\": separate by ;, such as \"80;90\"" >&2
+    exit 2
+  fi
 fi
 
 # One compiler uses about 1 GiB of memory.
