@@ -181,8 +181,8 @@ TEST_F(SweepScript, EvaluatesItsRuns) {
   EXPECT_TRUE(document["rows"][0]["texts"]["similarity"].is_null());
 
   // With an encoder that the evaluation did not have, the figures of texts are made again, from the same answers.
-  const auto with_encoder = [&](const fs::path& folder) {
-    std::vector<std::string> more{"--similarity-model", folder.string()};
+  const auto with_encoder = [&](const fs::path& with) {
+    std::vector<std::string> more{"--similarity-model", with.string()};
     more.insert(more.end(), command.begin(), command.end());
     return sweep(more);
   };
