@@ -144,7 +144,7 @@ void for_each_field(const ComparisonRow& r, Visit&& visit) {
 }
 
 Json json_of(double value) {
-  return std::isfinite(value) ? Json(value) : Json();
+  return number_or_null(value);
 }
 
 void put(Json& object, const std::string& name, const std::string& value) {

@@ -127,6 +127,10 @@ nlohmann::json read_json(const std::filesystem::path& path, std::size_t max_byte
   return parse_json(read_file(path, max_bytes), path.string());
 }
 
+nlohmann::ordered_json number_or_null(double value) {
+  return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json();
+}
+
 std::string shown(const nlohmann::json& value) {
   // Keys and names may be hostile. Bytes that are no text are replaced and never throw.
   return shortened(value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace));

@@ -31,6 +31,9 @@ nlohmann::json read_json(const std::filesystem::path& path, std::size_t max_byte
 std::string json_text(const nlohmann::json& value, int indent = -1);
 std::string json_text(const nlohmann::ordered_json& value, int indent = -1);
 
+/// The number, or null for NaN and infinity, which JSON does not have.
+nlohmann::ordered_json number_or_null(double value);
+
 /// A value as one short line for error messages.
 std::string shown(const nlohmann::json& value);
 

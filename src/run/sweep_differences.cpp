@@ -66,14 +66,6 @@ std::string cell(const SweepDifference& figure, std::int64_t most) {
   return text;
 }
 
-Json json_number(double value) {
-  return std::isfinite(value) ? Json(value) : Json();
-}
-
-std::string csv_number(double value) {
-  return std::isfinite(value) ? fmt::format("{}", value) : "";
-}
-
 }  // namespace
 
 SweepDifferences sweep_differences(const std::vector<SweepRun>& runs, const std::string& against) {
@@ -154,9 +146,9 @@ std::string differences_json(const SweepDifferences& differences) {
     Json json{{"config", row.config}, {"set", row.set}, {"decoding", row.decoding}};
     for (std::size_t i = 0; i < differences.columns.size(); ++i) {
       const SweepDifference& figure = row.figures[i];
-      json[std::string(differences.columns[i].name)] = {{"mean", json_number(figure.mean)},
-                                                        {"low", json_number(figure.interval.low)},
-                                                        {"high", json_number(figure.interval.high)},
+      json[std::string(differences.columns[i].name)] = {{"mean", number_or_null(figure.mean)},
+                                                        {"low", number_or_null(figure.interval.low)},
+                                                        {"high", number_or_null(figure.interval.high)},
                                                         {"pairs", figure.pairs}};
     }
     rows.push_back(std::move(json));

@@ -185,14 +185,6 @@ std::string cell(const SweepFigure& figure, int decimals, std::size_t seeds) {
   return text;
 }
 
-Json json_number(double value) {
-  return std::isfinite(value) ? Json(value) : Json();
-}
-
-std::string csv_number(double value) {
-  return std::isfinite(value) ? fmt::format("{}", value) : "";
-}
-
 }  // namespace
 
 std::span<const SweepColumn> sweep_columns(SweepSource source) {
@@ -318,9 +310,9 @@ std::string sweep_json(const SweepTable& table) {
     for (std::size_t i = 0; i < table.columns.size(); ++i) {
       const SweepFigure& figure = row.figures[i];
       Json values = Json::array();
-      for (const double value : figure.values) values.push_back(json_number(value));
-      json[std::string(table.columns[i].name)] = {{"mean", json_number(figure.mean)},
-                                                  {"deviation", json_number(figure.deviation)},
+      for (const double value : figure.values) values.push_back(number_or_null(value));
+      json[std::string(table.columns[i].name)] = {{"mean", number_or_null(figure.mean)},
+                                                  {"deviation", number_or_null(figure.deviation)},
                                                   {"n", figure.n},
                                                   {"values", std::move(values)}};
     }
