@@ -86,8 +86,16 @@ int keep_message(TIFF* /*tiff*/, void* to, const char* /*module*/, const char* f
   return 1;
 }
 
-int ignore_message(TIFF* /*tiff*/, void* /*to*/, const char* /*module*/, const char* /*format*/,
-                   va_list /*arguments*/) {
+/// Warnings do not matter, with one exception: libtiff takes indices into a palette that it cannot read for grey values.
+int keep_warning(TIFF* tiff, void* to, const char* module, const char* format, va_list arguments) {
+  Complaints warning;
+  va_list copy;
+  va_copy(copy, arguments);
+  keep_message(tiff, &warning, module, format, copy);
+  va_end(copy);
+  Complaints& complaints = *static_cast<Complaints*>(to);
+  if (complaints.first.empty() && warning.first.find("ColorMap") != std::string::npos)
+    complaints.first = warning.first;
   return 1;
 }
 
@@ -135,7 +143,7 @@ TiffPointer open_tiff(const PictureFile& file, MemoryFile& source, Complaints& c
                                                                              TIFFOpenOptionsFree);
   TIFFOpenOptionsSetMaxSingleMemAlloc(options.get(), most);
   TIFFOpenOptionsSetErrorHandlerExtR(options.get(), keep_message, &complaints);
-  TIFFOpenOptionsSetWarningHandlerExtR(options.get(), ignore_message, nullptr);
+  TIFFOpenOptionsSetWarningHandlerExtR(options.get(), keep_warning, &complaints);
   TiffPointer tiff(TIFFClientOpenExt("TIFF", "r", &source, read_memory, refuse_to_write, seek_memory,
                                      close_memory, size_of_memory, map_memory, unmap_memory, options.get()),
                    TIFFClose);

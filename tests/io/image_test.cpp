@@ -206,6 +206,19 @@ TEST(ImageTest, AbsurdTiffTagsClaimNoMemory) {
   EXPECT_NE(refusal(tiff({})), "");
 }
 
+TEST(ImageTest, ATiffWithoutItsWholePaletteIsRefused) {
+  // 8 x 8 indices, and after them the palette. libtiff would take the indices for grey values.
+  const std::string indices =
+      tiff({entry(256, 4, 1, 8), entry(257, 4, 1, 8), entry(258, 3, 1, 8), entry(259, 3, 1, 1),
+            entry(262, 3, 1, 3), entry(273, 4, 1, 134), entry(277, 3, 1, 1), entry(278, 4, 1, 8),
+            entry(279, 4, 1, 64), entry(320, 3, 768, 198)});
+  ASSERT_EQ(indices.size(), 198U);
+  const std::string whole = indices + std::string(1536, '\x7f');
+  EXPECT_EQ(refusal(whole), "");
+  for (const std::size_t bytes : {std::size_t{198}, std::size_t{300}, whole.size() - 1})
+    EXPECT_THAT(refusal(whole.substr(0, bytes)), HasSubstr("ColorMap")) << bytes;
+}
+
 /// Largest memory, in bytes, of a process that decodes this content.
 std::int64_t memory_for(const std::string& content) {
   const pid_t child = ::fork();
