@@ -5,13 +5,13 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
 #include <string>
-#include <utility>
 
 #include "cuda_emulation/device_memory.h"
 #include "cuda_emulation/emulator.h"
@@ -30,7 +30,7 @@ std::string& device_name() {
   }();
   return name;
 }
-std::array<cudaError_t, 3> planned{};  // by Call
+std::array<std::atomic<cudaError_t>, 3> planned{};  // by Call
 thread_local int current_device = 0;
 
 [[maybe_unused]] const bool labels_are_observed = [] {
@@ -63,11 +63,11 @@ void set_device_name(const std::string& name) {
 }
 
 void fail_next(Call call, int status) {
-  planned.at(static_cast<std::size_t>(call)) = static_cast<cudaError_t>(status);
+  planned.at(static_cast<std::size_t>(call)).store(static_cast<cudaError_t>(status));
 }
 
 cudaError_t planned_failure(Call call) {
-  return std::exchange(planned.at(static_cast<std::size_t>(call)), cudaSuccess);
+  return planned.at(static_cast<std::size_t>(call)).exchange(cudaSuccess);
 }
 
 int max_shared_bytes() {

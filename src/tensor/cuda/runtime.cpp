@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <charconv>
 #include <string_view>
 
@@ -24,8 +25,8 @@ std::string version_text(int version) {
   return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
 }
 
-/// What the selected device can run; 0: unknown. Needs no working device.
-int capability = 0;
+/// What the selected device can run; 0: unknown. Needs no working device. Emulated ranks are threads and share it.
+std::atomic<int> capability = 0;
 
 /// Such a device answers nothing any more, for any process.
 bool has_failed(cudaError_t status) {
