@@ -26,7 +26,7 @@ std::array<float, 3> read_colour(const JsonFields& fields, const std::string& ke
   if (value == nullptr) {
     return otherwise;
   }
-  const std::string expected = divides ? "three numbers other than 0" : "three numbers";
+  const std::string expected = divides ? "three numbers above 0" : "three numbers";
   if (!value->is_number() && (!value->is_array() || value->size() != 3)) {
     fields.refuse(key, expected);
   }
@@ -37,7 +37,7 @@ std::array<float, 3> read_colour(const JsonFields& fields, const std::string& ke
       fields.refuse(key, expected);
     }
     colour[c] = number.get<float>();
-    if (!std::isfinite(colour[c]) || (divides && colour[c] == 0)) {
+    if (!std::isfinite(colour[c]) || (divides && colour[c] <= 0)) {
       fields.refuse(key, expected);
     }
   }

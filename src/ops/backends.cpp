@@ -26,7 +26,8 @@ void set_further_backend(Maker make) {
 
 KvLayout kv_layout(const DeviceChoice& choice, const HeadShape& shape) {
   if (choice.device == "cuda") return cuda::kv_layout(shape, choice.compute);
-  return {kPageTokens, kv_page_elements(shape) * static_cast<std::int64_t>(size_of(choice.compute))};
+  return {kPageTokens,
+          kv_page_elements(shape, choice.compute) * static_cast<std::int64_t>(size_of(choice.compute))};
 }
 
 void check_vision_attention(const DeviceChoice& choice, std::int64_t head_dim) {

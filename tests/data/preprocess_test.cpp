@@ -310,6 +310,7 @@ TEST_F(PreprocessConfigTest, WhatCannotBeFollowedIsRefusedByKey) {
       {R"({"patch_size": "14"})", "patch_size"},
       {R"({"merge_size": 0})", "merge_size"},
       {R"({"image_std": [1, 0, 1]})", "image_std"},
+      {R"({"image_std": [-0.5, 1, 1]})", "image_std"},
       {R"({"image_mean": [1, 2]})", "image_mean"},
       {R"({"image_mean": [1, 2, "x"]})", "image_mean"},
       {R"({"size": {"height": 28, "width": 28}})", "shortest_edge"},

@@ -72,10 +72,15 @@ std::int64_t pages_for(const testing::Operations& ops, std::initializer_list<std
   return pages;
 }
 
+/// `m` as a backend's attention takes the factors of its products.
+Real as_factor(const testing::Operations& ops, const Real& m) {
+  return ops.rounds_attention() ? oracle::rounded(m, DType::bf16) : m;
+}
+
 /// Bounds for softmax(q·Kᵀ/√D)·V of one element: a score is off by `score_error`, which is a relative error
-/// of its probability; the weighted sum adds its own.
+/// of its probability; the weighted sum adds its own, and the roundings of the weights if `weights_rounded`.
 ExpectedMatrix expected_attention(const Real& q, const Real& k, const Real& v, const HeadShape& shape,
-                                  const oracle::Visible& visible, DType output) {
+                                  const oracle::Visible& visible, DType output, bool weights_rounded) {
   const Real out = oracle::attention(q, k, v, shape.heads, shape.kv_heads, visible);
   ExpectedMatrix expected(q.rows, q.columns);
   const std::int64_t dim = shape.head_dim;
@@ -92,8 +97,8 @@ ExpectedMatrix expected_attention(const Real& q, const Real& k, const Real& v, c
       }
       const double score_error =
           (relative_bound(dim) + 3 * kUnit) * largest / std::sqrt(static_cast<double>(dim));
-      const double relative =
-          2 * score_error + 2 * relative_bound(static_cast<std::int64_t>(keys.size())) + kSoftmaxUnits;
+      const double relative = 2 * score_error + 2 * relative_bound(static_cast<std::int64_t>(keys.size())) +
+                              kSoftmaxUnits + (weights_rounded ? roundoff(DType::bf16) : 0);
       for (std::int64_t d = 0; d < dim; ++d) {
         double magnitude = 0;
         for (std::size_t j = 0; j < keys.size(); ++j) magnitude += p[j] * std::abs(v(keys[j], k_column + d));
@@ -152,8 +157,9 @@ TEST_P(Attention, AgreesWithTheFormula) {
 
   const Real keys = oracle::rounded(matrix_of(k.view()), type);
   const Real values = oracle::rounded(matrix_of(v.view()), type);
-  const Real queries = matrix_of(q.view());
-  EXPECT_TRUE(expected_attention(queries, keys, values, shape, visible, type).agrees_with(out.view()));
+  const Real queries = as_factor(*ops, matrix_of(q.view()));
+  EXPECT_TRUE(expected_attention(queries, keys, values, shape, visible, type, ops->rounds_attention())
+                  .agrees_with(out.view()));
   std::int64_t longest = 0;  // keys of a query
   for (const auto& [rows, preceding] : c.sequences) longest = std::max(longest, rows + preceding);
   ExpectedMatrix expected_lse(total, shape.heads);
@@ -233,8 +239,10 @@ TEST_P(Attention, SegmentsAgreeWithTheFormula) {
     std::iota(keys.begin(), keys.end(), boundaries[s]);
     visible.insert(visible.end(), keys.size(), keys);
   }
+  const auto any = testing::make_operations(type, 1);
   const ExpectedMatrix expected =
-      expected_attention(matrix_of(q), matrix_of(k), matrix_of(v), shape, visible, type);
+      expected_attention(as_factor(*any, matrix_of(q)), as_factor(*any, matrix_of(k)),
+                         as_factor(*any, matrix_of(v)), shape, visible, type, any->rounds_attention());
   Tensor first(type, rows, width, "test");
   for (const int threads : {1, 2}) {
     const auto ops = testing::make_operations(type, threads);
@@ -296,10 +304,12 @@ TEST_P(AttentionBackward, IsTheDerivative) {
   const Tensor k = random_tensor(DType::f32, rows.keys, shape.kv_heads * dim, 2, c.seed + 1);
   const Tensor v = random_tensor(DType::f32, rows.keys, shape.kv_heads * dim, 2, c.seed + 2);
   const Tensor d_out = random_tensor(DType::f32, rows.queries, shape.heads * dim, 2, c.seed + 3);
-  const Real qs = matrix_of(q.view());
+  const auto single = testing::make_operations(c.type, 1);
+  const bool rounds = single->rounds_attention();
+  const Real qs = as_factor(*single, matrix_of(q.view()));
   const Real ks = oracle::rounded(matrix_of(k.view()), c.type);
   const Real vs = oracle::rounded(matrix_of(v.view()), c.type);
-  const Real ds = matrix_of(d_out.view());
+  const Real ds = as_factor(*single, matrix_of(d_out.view()));
 
   // out and lse as a forward would leave them.
   const Real result = oracle::attention(qs, ks, vs, shape.heads, shape.kv_heads, rows.visible);
@@ -308,7 +318,6 @@ TEST_P(AttentionBackward, IsTheDerivative) {
   Tensor exact(DType::f32, rows.queries, shape.heads * dim, "test");
   for (std::size_t i = 0; i < result.values.size(); ++i)
     exact.span<float>()[i] = static_cast<float>(result.values[i]);
-  const auto single = testing::make_operations(c.type, 1);
   single->convert(exact.view(), out.view());
 
   // Magnitudes of the sums, for the bounds.
@@ -336,7 +345,8 @@ TEST_P(AttentionBackward, IsTheDerivative) {
           size += scale * std::abs(qs(t, h * dim + d) * ks(keys[j], column + d));
         }
         score_error = std::max(score_error, size);
-        const double d_score = p[j] * scale * (products + delta + rounding * delta / 32);
+        // Σ d_out ⊙ out takes d_out before its rounding to bf16.
+        const double d_score = p[j] * scale * (products + (rounds ? 2 : 1) * delta + rounding * delta / 32);
         for (std::int64_t d = 0; d < dim; ++d) {
           q_bound(t, h * dim + d) += d_score * std::abs(ks(keys[j], column + d));
           k_bound(keys[j], column + d) += d_score * std::abs(qs(t, h * dim + d));
@@ -345,8 +355,8 @@ TEST_P(AttentionBackward, IsTheDerivative) {
       }
     }
   }
-  const double relative =
-      (relative_bound(dim) + 4 * kUnit) * score_error + relative_bound(dim) + relative_bound(64) + 32 * kUnit;
+  const double relative = (relative_bound(dim) + 4 * kUnit) * score_error + relative_bound(dim) +
+                          relative_bound(64) + 32 * kUnit + (rounds ? roundoff(DType::bf16) : 0);
 
   const Complex q_complex = oracle::complex_of(qs);
   const Complex k_complex = oracle::complex_of(ks);

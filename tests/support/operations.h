@@ -52,6 +52,9 @@ class Operations {
   virtual void write_kv(ConstView k, ConstView v, const HeadShape& shape, std::span<const KvWrite> writes,
                         KvStore& pages) = 0;
   virtual void copy_page(KvStore& pages, std::int32_t from, std::int32_t to) = 0;
+  /// Whether attention rounds all factors of its products to bf16: queries, softmax weights, gradients of scores and the
+  /// gradient of the output, and in segments keys and values too (docs/numerics.md).
+  virtual bool rounds_attention() const { return false; }
   virtual void attention(ConstView q, const KvStore& pages, const HeadShape& shape,
                          std::span<const AttentionRows> sequences, View out, View lse) = 0;
   virtual void attention_backward(ConstView q, ConstView k, ConstView v, ConstView out, ConstView lse,

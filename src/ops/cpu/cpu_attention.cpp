@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention over pages of keys and values, its backward pass, and attention inside segments.
+// Attention over pages of keys and values, and attention inside segments.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <utility>
 #include <vector>
 
 #include "ops/cpu/cpu_ops.h"
+#include "ops/cpu/tile_attention.h"
 
 namespace biqa {
 namespace {
@@ -18,138 +20,139 @@ using cpu::Rows;
 using cpu::rows_of;
 using cpu::Scratch;
 
-/// Page layout: for each kv head, keys [D, 16] and then values [16, padded D]. The heads follow each other.
+/// Page layout: for each kv head, keys [D, 16] and then values [16, padded D]. In bf16, rows are stored in pairs, as products
+/// of pairs need them: keys [D rounded up to 32, 16] as [·/2, 16, 2], values as [8, padded D, 2]. The heads follow each other.
 struct PageLayout {
-  explicit PageLayout(const HeadShape& shape)
+  PageLayout(const HeadShape& shape, DType type)
       : padded_dim(round_up(shape.head_dim, kPageTokens)),
-        keys(shape.head_dim * kPageTokens),
+        keys((type == DType::bf16 ? round_up(shape.head_dim, 32) : shape.head_dim) * kPageTokens),
         head(keys + kPageTokens * padded_dim) {}
   std::int64_t padded_dim, keys, head;
 };
 
-std::pair<std::int64_t, std::int64_t> pair_of(std::int64_t pair, std::int64_t kv_head, std::int64_t sharing) {
-  return {pair / sharing, kv_head * sharing + pair % sharing};
+/// Stores the key and the value of one token of one kv head in `slot` of a page.
+void store_token(const float* key, const float* value, std::int64_t head_dim, const PageLayout& layout,
+                 std::int64_t slot, float* page) {
+  for (std::int64_t d = 0; d < head_dim; ++d) page[d * kPageTokens + slot] = key[d];
+  std::copy_n(value, head_dim, page + layout.keys + slot * layout.padded_dim);
+}
+void store_token(const float* key, const float* value, std::int64_t head_dim, const PageLayout& layout,
+                 std::int64_t slot, Bf16* page) {
+  Bf16* keys = page + 2 * slot;
+  Bf16* values = page + layout.keys + slot / 2 * 2 * layout.padded_dim + slot % 2;
+  for (std::int64_t d = 0; d < head_dim; ++d) {
+    keys[d / 2 * 2 * kPageTokens + d % 2] = to_bf16(key[d]);
+    values[2 * d] = to_bf16(value[d]);
+  }
 }
 
-/// The backward pass of attention for one kv head of one group. The keys of the prompt stay in place, and the keys of
-/// one member at a time follow them. Gradients of the prompt's keys are summed over the members in order.
-class BackwardTask {
- public:
-  BackwardTask(const cpu::Kernels& kernels, const HeadShape& shape, DType kv_type, std::int64_t kv_head,
-               Scratch& scratch, const SharedPromptRows& group)
-      : k_(kernels),
-        shape_(shape),
-        kv_type_(kv_type),
-        kv_head_(kv_head),
-        group_(group),
-        dim_(shape.head_dim),
-        padded_(round_up(shape.head_dim, kPageTokens)),
-        sharing_(shape.heads / shape.kv_heads) {
-    std::int64_t longest = 0;
-    for (const auto& member : group.members) longest = std::max(longest, member.rows);
-    length_ = round_up(group.rows + longest, kPageTokens);
-    float* next = scratch.floats(length_ * (2 * dim_ + 3 * padded_) + 2 * kQueryBlock * length_ +
-                                 2 * kQueryBlock * padded_ + dim_);
-    const auto take = [&](std::int64_t count) { return std::exchange(next, next + count); };
-    keys_transposed_ = take(length_ * dim_);
-    values_transposed_ = take(length_ * dim_);
-    keys_ = take(length_ * padded_);
-    d_keys_ = take(length_ * padded_);
-    d_values_ = take(length_ * padded_);
-    scores_ = take(2 * kQueryBlock * length_);
-    d_outs_ = take(kQueryBlock * padded_);
-    d_qs_ = take(kQueryBlock * padded_);
-    output_ = take(dim_);
-    std::fill_n(keys_transposed_, length_ * (2 * dim_ + 3 * padded_), 0.0F);
-  }
+/// Keys and values of one kv head.
+struct HeadPages {
+  const std::int32_t* pages;  // or null: one after another
+  const void* keys;
+  const void* values;
+  std::int64_t page_elements;
+  DType type;
+};
 
-  void run(ConstView q, ConstView k, ConstView v, ConstView out, ConstView lse, ConstView d_out, View d_q,
-           View d_k, View d_v) {
-    load_keys(k, v, group_.first_key_row, group_.rows, 0);
-    queries(q, out, lse, d_out, d_q, group_.first_query_row, group_.query_rows,
-            group_.rows - group_.query_rows);
-    for (const auto& member : group_.members) {
-      load_keys(k, v, member.first_key_row, member.rows, group_.rows);
-      std::fill_n(d_keys_ + group_.rows * padded_, member.rows * padded_, 0.0F);
-      std::fill_n(d_values_ + group_.rows * padded_, member.rows * padded_, 0.0F);
-      queries(q, out, lse, d_out, d_q, member.first_query_row, member.rows, group_.rows);
-      store_gradients(d_k, d_v, member.first_key_row, member.rows, group_.rows);
-    }
-    store_gradients(d_k, d_v, group_.first_key_row, group_.rows, 0);
+/// Attention of a few queries that share a kv head: on tile registers if `tiles` is not null, else in vectors.
+class QueryBlock {
+ public:
+  /// `longest`: largest number of keys. `extra_floats`: further memory for the caller.
+  QueryBlock(const cpu::Kernels& kernels, const cpu::TileAttentionKernels* tiles, std::int64_t head_dim,
+             std::int64_t longest, Scratch& scratch, std::int64_t extra_floats)
+      : k_(kernels),
+        tiles_(tiles),
+        head_dim_(head_dim),
+        padded_(round_up(head_dim, kPageTokens)),
+        wide_(round_up(head_dim, 32)),
+        stride_(round_up(longest, kPageTokens)) {
+    const std::int64_t bf16_floats =
+        tiles == nullptr ? 0 : (most() * (stride_ + wide_) + kPageTokens * padded_) / 2;
+    results_ = scratch.floats(most() * (padded_ + stride_) + bf16_floats + extra_floats);
+    scores_ = results_ + most() * padded_;
+    weights_ = reinterpret_cast<Bf16*>(scores_ + most() * stride_);
+    q_ = weights_ + most() * stride_;
+    page_ = q_ + most() * wide_;
+    extra_ = scores_ + most() * stride_ + bf16_floats;
+    if (tiles != nullptr) std::fill_n(q_, most() * wide_, Bf16{});
   }
+  std::int64_t most() const { return tiles_ == nullptr ? kQueryBlock : cpu::kTileQueries; }
+
+  void set(std::int64_t i, const float* q, std::int64_t length) {
+    lengths_[static_cast<std::size_t>(i)] = length;
+    queries_[static_cast<std::size_t>(i)] = q;
+  }
+  void attend(const HeadPages& keys, std::int64_t count) {
+    if (tiles_ == nullptr)
+      attend_in_vectors(keys, count);
+    else
+      attend_in_tiles(keys, count);
+  }
+  const float* result(std::int64_t i) const { return results_ + i * padded_; }
+  float lse(std::int64_t i) const { return lse_[static_cast<std::size_t>(i)]; }
+  float* extra() const { return extra_; }
 
  private:
-  void load_keys(ConstView k, ConstView v, std::int64_t first_row, std::int64_t rows, std::int64_t at) {
-    const auto rounded = [&](float value) {
-      return kv_type_ == DType::bf16 ? to_float(to_bf16(value)) : value;
-    };
-    for (std::int64_t i = 0; i < rows; ++i) {
-      const float* key = k.row<float>(first_row + i) + kv_head_ * dim_;
-      const float* value = v.row<float>(first_row + i) + kv_head_ * dim_;
-      const std::int64_t position = at + i;
-      const std::int64_t transposed = position / kPageTokens * kPageTokens * dim_ + position % kPageTokens;
-      for (std::int64_t d = 0; d < dim_; ++d) {
-        keys_[position * padded_ + d] = keys_transposed_[transposed + d * kPageTokens] = rounded(key[d]);
-        values_transposed_[transposed + d * kPageTokens] = rounded(value[d]);
-      }
+  float scale() const { return 1.0F / std::sqrt(static_cast<float>(head_dim_)); }
+
+  void attend_in_vectors(const HeadPages& keys, std::int64_t count) {
+    cpu::AttendBlock block{};
+    block.queries = static_cast<int>(count);
+    block.head_dim = static_cast<int>(head_dim_);
+    for (std::int64_t i = 0; i < count; ++i) {
+      block.q[i] = queries_[static_cast<std::size_t>(i)];
+      block.lengths[i] = lengths_[static_cast<std::size_t>(i)];
+      block.out[i] = results_ + i * padded_;
     }
+    block.pages = keys.pages;
+    block.keys = keys.keys;
+    block.values = keys.values;
+    block.page_elements = keys.page_elements;
+    block.bf16 = keys.type == DType::bf16;
+    block.scale = scale();
+    block.scores = scores_;
+    block.scores_stride = stride_;
+    k_.attend(block);
+    std::copy_n(block.lse, count, lse_.begin());
   }
 
-  /// `first_position`: number of keys to which the first query attends, minus one.
-  void queries(ConstView q, ConstView out, ConstView lse, ConstView d_out, View d_q, std::int64_t first_row,
-               std::int64_t rows, std::int64_t first_position) {
-    const std::int64_t pairs = rows * sharing_;
-    for (std::int64_t first = 0; first < pairs; first += kQueryBlock) {
-      cpu::AttendBackwardBlock block{};
-      block.queries = static_cast<int>(std::min<std::int64_t>(kQueryBlock, pairs - first));
-      block.head_dim = static_cast<int>(dim_);
-      block.padded_dim = padded_;
-      for (int i = 0; i < block.queries; ++i) {
-        const auto [row, head] = pair_of(first + i, kv_head_, sharing_);
-        const std::int64_t packed = first_row + row;
-        block.q[i] = q.row<float>(packed) + head * dim_;
-        float* padded_d_out = d_outs_ + i * padded_;
-        std::fill_n(padded_d_out, padded_, 0.0F);
-        std::copy_n(d_out.row<float>(packed) + head * dim_, dim_, padded_d_out);
-        const ConstView result = out.row_range(packed, 1).column_range(head * dim_, dim_);
-        k_.convert(rows_of(result), MutableRows{output_, false, dim_}, 1, dim_);
-        block.d_out[i] = padded_d_out;
-        block.delta[i] = k_.dot(padded_d_out, output_, dim_);
-        block.lse[i] = lse.row<float>(packed)[head];
-        block.lengths[i] = first_position + row + 1;
-        block.d_q[i] = d_qs_ + i * padded_;
-      }
-      block.keys_transposed = keys_transposed_;
-      block.values_transposed = values_transposed_;
-      block.keys = keys_;
-      block.scale = 1.0F / std::sqrt(static_cast<float>(dim_));
-      block.scores = scores_;
-      block.scores_stride = length_;
-      block.d_keys = d_keys_;
-      block.d_values = d_values_;
-      k_.attend_backward(block);
-      for (int i = 0; i < block.queries; ++i) {
-        const auto [row, head] = pair_of(first + i, kv_head_, sharing_);
-        std::copy_n(block.d_q[i], dim_, d_q.row<float>(first_row + row) + head * dim_);
-      }
+  void attend_in_tiles(const HeadPages& keys, std::int64_t count) {
+    cpu::TileAttention block{};
+    block.queries = count;
+    block.dim_steps = wide_ / 32;
+    block.padded_dim = padded_;
+    for (std::int64_t i = 0; i < count; ++i) {
+      k_.convert(Rows{queries_[static_cast<std::size_t>(i)], false, head_dim_},
+                 MutableRows{q_ + i * wide_, true, head_dim_}, 1, head_dim_);
+      block.lengths[i] = lengths_[static_cast<std::size_t>(i)];
     }
-  }
-
-  void store_gradients(View d_k, View d_v, std::int64_t first_row, std::int64_t rows, std::int64_t at) const {
-    for (std::int64_t i = 0; i < rows; ++i) {
-      std::copy_n(d_keys_ + (at + i) * padded_, dim_, d_k.row<float>(first_row + i) + kv_head_ * dim_);
-      std::copy_n(d_values_ + (at + i) * padded_, dim_, d_v.row<float>(first_row + i) + kv_head_ * dim_);
+    block.q = q_;
+    block.pages = keys.pages;
+    block.keys = static_cast<const Bf16*>(keys.keys);
+    block.values = static_cast<const Bf16*>(keys.values);
+    block.page_elements = keys.page_elements;
+    block.scale = scale();
+    block.scores = scores_;
+    block.weights = weights_;
+    block.scores_stride = stride_;
+    block.page = page_;
+    block.out = results_;
+    tiles_->forward(block, k_);
+    for (std::int64_t i = 0; i < count; ++i) {
+      k_.scaled(results_ + i * padded_, 1.0F / block.sums[i], padded_, results_ + i * padded_);
+      lse_[static_cast<std::size_t>(i)] = block.lse[i];
     }
   }
 
   const cpu::Kernels& k_;
-  const HeadShape& shape_;
-  DType kv_type_;
-  std::int64_t kv_head_;
-  const SharedPromptRows& group_;
-  std::int64_t dim_, padded_, sharing_, length_ = 0;
-  float *keys_transposed_, *values_transposed_, *keys_, *d_keys_, *d_values_, *scores_, *d_outs_, *d_qs_,
-      *output_;
+  const cpu::TileAttentionKernels* tiles_;
+  std::int64_t head_dim_, padded_, wide_, stride_;
+  float *results_, *scores_, *extra_;
+  Bf16 *weights_, *q_, *page_;
+  std::array<const float*, cpu::kTileQueries> queries_{};
+  std::array<std::int64_t, cpu::kTileQueries> lengths_{};
+  std::array<float, cpu::kTileQueries> lse_{};
 };
 
 }  // namespace
@@ -157,25 +160,14 @@ class BackwardTask {
 template <typename T>
 void CpuOps::write_pages(ConstView k, ConstView v, const HeadShape& shape, std::span<const KvWrite> writes,
                          const KvPages& pages) const {
-  const PageLayout layout(shape);
-  const auto store = [](float value) {
-    if constexpr (std::is_same_v<T, Bf16>)
-      return to_bf16(value);
-    else
-      return value;
-  };
+  const PageLayout layout(shape, pages.type);
   parallel(static_cast<std::int64_t>(writes.size()), 16, [&](std::int64_t first, std::int64_t count) {
     for (std::int64_t i = first; i < first + count; ++i) {
       const KvWrite& write = writes[static_cast<std::size_t>(i)];
       for (std::int64_t h = 0; h < shape.kv_heads; ++h) {
-        T* page = static_cast<T*>(pages.data) + write.page * pages.page_elements + h * layout.head;
-        const float* key = k.row<float>(write.row) + h * shape.head_dim;
-        const float* value = v.row<float>(write.row) + h * shape.head_dim;
-        T* values = page + layout.keys + write.slot * layout.padded_dim;
-        for (std::int64_t d = 0; d < shape.head_dim; ++d) {
-          page[d * kPageTokens + write.slot] = store(key[d]);
-          values[d] = store(value[d]);
-        }
+        store_token(k.row<float>(write.row) + h * shape.head_dim,
+                    v.row<float>(write.row) + h * shape.head_dim, shape.head_dim, layout, write.slot,
+                    static_cast<T*>(pages.data) + write.page * pages.page_elements + h * layout.head);
       }
     }
   });
@@ -198,7 +190,7 @@ void CpuOps::copy_page(const KvPages& pages, std::int32_t from, std::int32_t to)
 
 void CpuOps::attention(ConstView q, const KvPages& pages, const HeadShape& shape,
                        std::span<const AttentionRows> sequences, View out, View lse) {
-  const PageLayout layout(shape);
+  const PageLayout layout(shape, pages.type);
   const std::int64_t sharing = shape.heads / shape.kv_heads;
   constexpr std::int64_t kPairs = 64;  // of a task, at most
   std::vector<cpu::AttentionTask>& tasks = attention_tasks_;
@@ -212,102 +204,77 @@ void CpuOps::attention(ConstView q, const KvPages& pages, const HeadShape& shape
       }
     }
   }
-  const std::int64_t stride = round_up(longest, kPageTokens);
   const std::int64_t element = static_cast<std::int64_t>(size_of(pages.type));
-  const float scale = 1.0F / std::sqrt(static_cast<float>(shape.head_dim));
   parallel_tasks(static_cast<std::int64_t>(tasks.size()), [&](std::int64_t t, Scratch& scratch) {
     const cpu::AttentionTask& task = tasks[static_cast<std::size_t>(t)];
-    float* scores = scratch.floats(kQueryBlock * stride + kQueryBlock * layout.padded_dim);
-    float* results = scores + kQueryBlock * stride;
+    QueryBlock block(k_, pages.type == DType::bf16 ? tiles_ : nullptr, shape.head_dim, longest, scratch, 0);
     auto* base = static_cast<std::byte*>(pages.data) + task.kv_head * layout.head * element;
-    for (std::int64_t first = 0; first < task.pairs; first += kQueryBlock) {
-      cpu::AttendBlock block{};
-      block.queries = static_cast<int>(std::min<std::int64_t>(kQueryBlock, task.pairs - first));
-      block.head_dim = static_cast<int>(shape.head_dim);
-      for (int i = 0; i < block.queries; ++i) {
-        const auto [row, head] = pair_of(task.first_pair + first + i, task.kv_head, sharing);
-        block.q[i] = q.row<float>(task.sequence->first_row + row) + head * shape.head_dim;
-        block.lengths[i] = task.sequence->first_position + row + 1;
-        block.out[i] = results + i * layout.padded_dim;
+    const HeadPages keys{task.sequence->pages, base, base + layout.keys * element, pages.page_elements,
+                         pages.type};
+    for (std::int64_t first = 0; first < task.pairs; first += block.most()) {
+      const std::int64_t count = std::min(block.most(), task.pairs - first);
+      const auto of = [&](std::int64_t i) {
+        const auto [row, head] = cpu::pair_of(task.first_pair + first + i, task.kv_head, sharing);
+        return std::pair(task.sequence->first_row + row, head);
+      };
+      for (std::int64_t i = 0; i < count; ++i) {
+        const auto [row, head] = of(i);
+        block.set(i, q.row<float>(row) + head * shape.head_dim,
+                  task.sequence->first_position + row - task.sequence->first_row + 1);
       }
-      block.pages = task.sequence->pages;
-      block.keys = base;
-      block.values = base + layout.keys * element;
-      block.page_elements = pages.page_elements;
-      block.bf16 = pages.type == DType::bf16;
-      block.scale = scale;
-      block.scores = scores;
-      block.scores_stride = stride;
-      k_.attend(block);
-      for (int i = 0; i < block.queries; ++i) {
-        const auto [row, head] = pair_of(task.first_pair + first + i, task.kv_head, sharing);
-        const std::int64_t packed = task.sequence->first_row + row;
-        store_head(block.out[i], shape.head_dim, head, packed, out);
-        if (!lse.empty()) lse.row<float>(packed)[head] = block.lse[i];
+      block.attend(keys, count);
+      for (std::int64_t i = 0; i < count; ++i) {
+        const auto [row, head] = of(i);
+        store_head(block.result(i), shape.head_dim, head, row, out);
+        if (!lse.empty()) lse.row<float>(row)[head] = block.lse(i);
       }
     }
   });
 }
 
-void CpuOps::attention_backward(ConstView q, ConstView k, ConstView v, ConstView out, ConstView lse,
-                                ConstView d_out, const HeadShape& shape, DType kv_type,
-                                std::span<const SharedPromptRows> groups, View d_q, View d_k, View d_v) {
-  const auto tasks = static_cast<std::int64_t>(groups.size()) * shape.kv_heads;
-  parallel_tasks(tasks, [&](std::int64_t t, Scratch& scratch) {
-    BackwardTask task(k_, shape, kv_type, t % shape.kv_heads, scratch,
-                      groups[static_cast<std::size_t>(t / shape.kv_heads)]);
-    task.run(q, k, v, out, lse, d_out, d_q, d_k, d_v);
-  });
+template <typename T>
+void CpuOps::attend_segment(ConstView q, ConstView k, ConstView v, std::int64_t head_dim,
+                            const Segment& segment, std::int64_t longest, Scratch& scratch, View out) const {
+  const DType type = dtype_of<T>();
+  const PageLayout layout({1, 1, head_dim}, type);
+  const std::int64_t pages = round_up(longest, kPageTokens) / kPageTokens;
+  const std::int64_t store_floats = pages * layout.head * static_cast<std::int64_t>(sizeof(T)) / 4;
+  QueryBlock block(k_, type == DType::bf16 ? tiles_ : nullptr, head_dim, longest, scratch, store_floats);
+  T* store = reinterpret_cast<T*>(block.extra());
+  std::fill_n(store, round_up(segment.rows, kPageTokens) / kPageTokens * layout.head, T{});
+  const std::int64_t column = segment.head * head_dim;
+  for (std::int64_t i = 0; i < segment.rows; ++i) {
+    store_token(k.row<float>(segment.first_row + i) + column, v.row<float>(segment.first_row + i) + column,
+                head_dim, layout, i % kPageTokens, store + i / kPageTokens * layout.head);
+  }
+  const HeadPages keys{nullptr, store, store + layout.keys, layout.head, type};
+  for (std::int64_t first = 0; first < segment.rows; first += block.most()) {
+    const std::int64_t count = std::min(block.most(), segment.rows - first);
+    const std::int64_t row = segment.first_row + first;
+    for (std::int64_t i = 0; i < count; ++i) block.set(i, q.row<float>(row + i) + column, segment.rows);
+    block.attend(keys, count);
+    for (std::int64_t i = 0; i < count; ++i)
+      store_head(block.result(i), head_dim, segment.head, row + i, out);
+  }
 }
 
 void CpuOps::segment_attention(ConstView q, ConstView k, ConstView v, const HeadShape& shape,
                                std::span<const std::int64_t> boundaries, View out) {
   CHECK_EQ(shape.heads, shape.kv_heads);
-  const PageLayout layout(shape);
   const auto segments = static_cast<std::int64_t>(boundaries.size()) - 1;
   std::int64_t longest = 0;
   for (std::int64_t s = 0; s < segments; ++s) {
     longest = std::max(longest,
                        boundaries[static_cast<std::size_t>(s + 1)] - boundaries[static_cast<std::size_t>(s)]);
   }
-  const std::int64_t stride = round_up(longest, kPageTokens);
-  const float scale = 1.0F / std::sqrt(static_cast<float>(shape.head_dim));
   parallel_tasks(segments * shape.heads, [&](std::int64_t t, Scratch& scratch) {
     const std::int64_t begin = boundaries[static_cast<std::size_t>(t / shape.heads)];
-    const std::int64_t length = boundaries[static_cast<std::size_t>(t / shape.heads + 1)] - begin;
-    const std::int64_t head = t % shape.heads;
-    const std::int64_t pages = round_up(length, kPageTokens) / kPageTokens;
-    float* scores = scratch.floats(kQueryBlock * (stride + layout.padded_dim) + pages * layout.head);
-    float* results = scores + kQueryBlock * stride;
-    float* store = results + kQueryBlock * layout.padded_dim;
-    std::fill_n(store, pages * layout.head, 0.0F);
-    for (std::int64_t i = 0; i < length; ++i) {
-      const float* key = k.row<float>(begin + i) + head * shape.head_dim;
-      const float* value = v.row<float>(begin + i) + head * shape.head_dim;
-      float* page = store + i / kPageTokens * layout.head;
-      for (std::int64_t d = 0; d < shape.head_dim; ++d) page[d * kPageTokens + i % kPageTokens] = key[d];
-      std::copy_n(value, shape.head_dim, page + layout.keys + i % kPageTokens * layout.padded_dim);
-    }
-    for (std::int64_t first = 0; first < length; first += kQueryBlock) {
-      cpu::AttendBlock block{};
-      block.queries = static_cast<int>(std::min<std::int64_t>(kQueryBlock, length - first));
-      block.head_dim = static_cast<int>(shape.head_dim);
-      for (int i = 0; i < block.queries; ++i) {
-        block.q[i] = q.row<float>(begin + first + i) + head * shape.head_dim;
-        block.lengths[i] = length;
-        block.out[i] = results + i * layout.padded_dim;
-      }
-      block.keys = store;
-      block.values = store + layout.keys;
-      block.page_elements = layout.head;
-      block.scale = scale;
-      block.scores = scores;
-      block.scores_stride = stride;
-      k_.attend(block);
-      for (int i = 0; i < block.queries; ++i) {
-        store_head(block.out[i], shape.head_dim, head, begin + first + i, out);
-      }
-    }
+    const std::int64_t end = boundaries[static_cast<std::size_t>(t / shape.heads + 1)];
+    const Segment segment{begin, end - begin, t % shape.heads};
+    if (tiles_ != nullptr)
+      attend_segment<Bf16>(q, k, v, shape.head_dim, segment, longest, scratch, out);
+    else
+      attend_segment<float>(q, k, v, shape.head_dim, segment, longest, scratch, out);
   });
 }
 
@@ -317,8 +284,8 @@ void CpuOps::store_head(const float* values, std::int64_t head_dim, std::int64_t
   k_.convert(Rows{values, false, head_dim}, rows_of(target), 1, head_dim);
 }
 
-std::int64_t kv_page_elements(const HeadShape& shape) {
-  return shape.kv_heads * PageLayout(shape).head;
+std::int64_t kv_page_elements(const HeadShape& shape, DType type) {
+  return shape.kv_heads * PageLayout(shape, type).head;
 }
 
 }  // namespace biqa

@@ -95,7 +95,8 @@ class CpuDecoder final : public Decoder {
     return std::make_unique<CpuPlan>(batch, rotary_, shape_.heads.head_dim);
   }
   std::unique_ptr<KvStore> make_kv(std::int64_t pages, std::int64_t layers) override {
-    return std::make_unique<CpuKv>(ops_.compute_type(), pages, layers, kv_page_elements(shape_.heads));
+    return std::make_unique<CpuKv>(ops_.compute_type(), pages, layers,
+                                   kv_page_elements(shape_.heads, ops_.compute_type()));
   }
   void copy_page(KvStore& kv, std::int32_t from, std::int32_t to) override {
     auto& store = dynamic_cast<CpuKv&>(kv);

@@ -10,6 +10,7 @@
 #include "core/threads.h"
 #include "ops/adamw.h"
 #include "ops/cpu/cpu_network.h"
+#include "ops/cpu/instruction_set.h"
 #include "ops/cpu/row_check.h"
 
 namespace biqa {
@@ -26,13 +27,20 @@ struct CpuLinear final : FrozenLinear {
 }  // namespace
 
 CpuOps::CpuOps(DType compute, int threads)
-    : compute_(compute), threads_(threads_for(usable_processors(), threads)) {
+    : CpuOps(compute, threads,
+             compute == DType::bf16 && cpu::instruction_set() == cpu::InstructionSet::amx
+                 ? cpu::amx_tile_attention()
+                 : nullptr) {}
+
+CpuOps::CpuOps(DType compute, int threads, const cpu::TileAttentionKernels* tiles)
+    : compute_(compute), threads_(threads_for(usable_processors(), threads)), tiles_(tiles) {
   CHECK(compute == DType::f32 || compute == DType::bf16);
+  CHECK(compute == DType::bf16 || tiles == nullptr);
   omp_set_num_threads(threads_);  // oneDNN takes OpenMP's number of threads
 }
 
 KvLayout CpuOps::kv_layout(const HeadShape& shape) const {
-  return {kPageTokens, kv_page_elements(shape) * static_cast<std::int64_t>(size_of(compute_))};
+  return {kPageTokens, kv_page_elements(shape, compute_) * static_cast<std::int64_t>(size_of(compute_))};
 }
 
 std::unique_ptr<FrozenLinear> CpuOps::pack(ConstView weight, std::span<const float> bias, bool backward) {

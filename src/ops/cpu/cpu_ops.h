@@ -21,6 +21,7 @@
 
 #include "ops/cpu/kernels.h"
 #include "ops/cpu/products.h"
+#include "ops/cpu/tile_attention.h"
 #include "ops/op_arguments.h"
 #include "ops/ops.h"
 #include "tensor/arena.h"
@@ -30,15 +31,15 @@ namespace biqa {
 inline constexpr std::int64_t kPageTokens = 16;
 
 /// Keys and values of one layer in pages of 16 tokens.
-/// A page holds, per kv head, keys transposed [head_dim, 16] and values [16, padded_dim].
+/// A page holds, per kv head, keys transposed [head_dim, 16] and values [16, padded_dim]. bf16 rows are stored in pairs.
 struct KvPages {
   void* data = nullptr;
   DType type = DType::f32;
   std::int64_t page_elements = 0;  ///< elements from one page to the next
 };
 
-/// Number of elements of one page of one layer.
-std::int64_t kv_page_elements(const HeadShape& shape);
+/// Number of elements of one page of one layer; `type`: that of keys and values.
+std::int64_t kv_page_elements(const HeadShape& shape, DType type);
 
 namespace cpu {
 /// A part of the work of attention: one kv head and some (row, head) pairs of one sequence.
@@ -46,6 +47,12 @@ struct AttentionTask {
   const AttentionRows* sequence;
   std::int64_t kv_head, first_pair, pairs;
 };
+
+/// The (row, head) of a pair: pairs count the heads that share a kv head first.
+inline std::pair<std::int64_t, std::int64_t> pair_of(std::int64_t pair, std::int64_t kv_head,
+                                                     std::int64_t sharing) {
+  return {pair / sharing, kv_head * sharing + pair % sharing};
+}
 
 /// Working memory of one thread or of one pass. It grows to the size that the largest call needs.
 struct Scratch {
@@ -81,6 +88,8 @@ class CpuOps final : public Ops, public SharedPacking {
  public:
   /// `threads`: 0 means OMP_NUM_THREADS or, if that is unset, all processors that this process may use.
   CpuOps(DType compute, int threads);
+  /// With these kernels of attention for bf16; null: attention runs in vectors. For tests.
+  CpuOps(DType compute, int threads, const cpu::TileAttentionKernels* tiles);
 
   DType compute_type() const override { return compute_; }
   DeviceMemory& memory() override { return host_memory(); }
@@ -136,6 +145,8 @@ class CpuOps final : public Ops, public SharedPacking {
   void embed(ConstView table, std::span<const std::int64_t> ids, View x);
 
   /// --- attention ---
+  /// Whether attention runs on tile registers. Then every factor of its products is rounded to bf16 (tile_attention.h).
+  bool rounds_attention() const { return tiles_ != nullptr; }
   /// Stores k and v rows [T, kv_heads·D] f32 in pages, rounded to the pages' type.
   void write_kv(ConstView k, ConstView v, const HeadShape& shape, std::span<const KvWrite> writes,
                 const KvPages& pages);
@@ -172,6 +183,14 @@ class CpuOps final : public Ops, public SharedPacking {
                      std::size_t projection, float* kept) const;
   void store_head(const float* values, std::int64_t head_dim, std::int64_t head, std::int64_t row,
                   View out) const;
+  /// Rows of one segment and one head of the vision tower.
+  struct Segment {
+    std::int64_t first_row, rows, head;
+  };
+  /// Attention of one head in one segment, with keys and values rounded to T.
+  template <typename T>
+  void attend_segment(ConstView q, ConstView k, ConstView v, std::int64_t head_dim, const Segment& segment,
+                      std::int64_t longest, cpu::Scratch& scratch, View out) const;
   template <typename T>
   void write_pages(ConstView k, ConstView v, const HeadShape& shape, std::span<const KvWrite> writes,
                    const KvPages& pages) const;
@@ -235,6 +254,7 @@ class CpuOps final : public Ops, public SharedPacking {
   std::vector<cpu::Scratch> scratch_;  // one per thread
   std::vector<cpu::AttentionTask> attention_tasks_;
   const cpu::Kernels& k_ = cpu::kernels();
+  const cpu::TileAttentionKernels* tiles_;  // null: attention runs in vectors
 };
 
 std::unique_ptr<CpuOps> make_cpu_ops(DType compute, int threads);

@@ -31,8 +31,10 @@ struct AttendBlock {
   const float* q[kQueryBlock];
   std::int64_t lengths[kQueryBlock];  ///< number of keys that each query attends to
   const std::int32_t* pages;
-  const void* keys;    ///< of this kv head in page 0: [head_dim, 16]
-  const void* values;  ///< of this kv head in page 0: [16, padded_dim]
+  const void*
+      keys;  ///< of this kv head in page 0: [head_dim, 16], or in bf16 pairs of rows [head_dim / 2, 16, 2]
+  const void*
+      values;  ///< of this kv head in page 0: [16, padded_dim], or in bf16 pairs of rows [8, padded_dim, 2]
   std::int64_t page_elements;
   bool bf16;
   float scale;
@@ -61,6 +63,33 @@ struct AttendBackwardBlock {
   float* d_q[kQueryBlock];  ///< padded_dim floats each, written
   float* d_keys;            ///< [length, padded_dim], +=
   float* d_values;          ///< [length, padded_dim], +=
+};
+
+/// Softmax of one query's scores.
+struct ScoreRow {
+  float* scores;               ///< [padded_length]; overwritten
+  std::int64_t length;         ///< number of keys that the query attends to
+  std::int64_t padded_length;  ///< number of weights to write, a multiple of 16; those from `length` on are 0
+  float scale;
+  std::uint16_t* weights;  ///< bf16 exp(scale · score − maximum)
+  float sum;               ///< of the weights before their rounding
+  float lse;
+};
+
+/// The backward pass of softmax for 16 keys of a page and 32 queries. Writes the weights w and the gradients of the scores d
+/// in bf16: d as rows [query][key], and both as pairs of queries [query / 2][key][2].
+struct ScoreGradients {
+  const float* scores;          ///< [32, 16]
+  const float* d_weights;       ///< [32, 16]: d_out · valuesᵀ
+  const float* lse;             ///< [32]
+  const float* delta;           ///< [32]: Σ d_out ⊙ out
+  const std::int64_t* lengths;  ///< [32]; 0: no query
+  std::int64_t first_key;
+  float scale;
+  std::uint16_t* rows;  ///< of d, `rows_stride` apart
+  std::int64_t rows_stride;
+  std::uint32_t* weight_pairs;  ///< [16, 16]
+  std::uint32_t* d_pairs;       ///< [16, 16]
 };
 
 /// Softmax statistics of one row of scaled logits.
@@ -106,6 +135,8 @@ struct Kernels {
                 float scale, std::int64_t begin, std::int64_t end, float* sum, std::int64_t sum_stride);
   void (*attend)(AttendBlock& block);
   void (*attend_backward)(AttendBackwardBlock& block);
+  void (*softmax)(ScoreRow& row);
+  void (*score_gradients)(const ScoreGradients& gradients);
   float (*dot)(const float* a, const float* b, std::int64_t n);
   /// y += factor · x
   void (*add_scaled)(const float* x, float factor, std::int64_t n, float* y);

@@ -39,14 +39,32 @@ BIQA_INLINE Floats load(const std::uint16_t* p) {
   __builtin_memcpy(&v, &w, sizeof v);
   return v;
 }
-BIQA_INLINE void store(std::uint16_t* p, Floats v) {
+/// The bits of v in bf16, in the lower half of each word.
+BIQA_INLINE Words bf16_bits(Floats v) {
   Words w;
   __builtin_memcpy(&w, &v, sizeof w);
   const Words rounded = (w + 0x7fffU + ((w >> 16) & 1U)) >> 16;
   const Words quiet = (w >> 16) | 0x40U;
   const Words is_nan = static_cast<Words>((w & 0x7fffffffU) > 0x7f800000U);
-  const Shorts s = __builtin_convertvector((rounded & ~is_nan) | (quiet & is_nan), Shorts);
+  return (rounded & ~is_nan) | (quiet & is_nan);
+}
+BIQA_INLINE void store(std::uint16_t* p, Floats v) {
+  const Shorts s = __builtin_convertvector(bf16_bits(v), Shorts);
   __builtin_memcpy(p, &s, sizeof s);
+}
+BIQA_INLINE Floats floats_of(Words w) {
+  Floats v;
+  __builtin_memcpy(&v, &w, sizeof v);
+  return v;
+}
+struct TwoRows {
+  Floats first, second;
+};
+/// 16 elements of each of two rows in bf16, stored in pairs.
+BIQA_INLINE TwoRows load_pairs(const std::uint16_t* p) {
+  Words w;
+  __builtin_memcpy(&w, p, sizeof w);
+  return {floats_of(w << 16), floats_of(w & 0xffff0000U)};
 }
 template <typename T>
 BIQA_INLINE Floats load_part(const T* p, std::int64_t count, float rest = 0.0F) {
@@ -366,13 +384,30 @@ void outer(const float* u, std::int64_t u_stride, Rows x, std::int64_t rows, std
 }
 
 /// scores[q][16 keys of a page] = Σ_d q[d] · keys[d][·], summed in the order of d.
-template <int kQueries, typename T>
-BIQA_INLINE void page_scores(const float* const* q, int head_dim, const T* keys, Floats* scores) {
+template <int kQueries>
+BIQA_INLINE void page_scores(const float* const* q, int head_dim, const float* keys, Floats* scores) {
   for (int i = 0; i < kQueries; ++i) scores[i] = Floats{};
   for (int d = 0; d < head_dim; ++d) {
     const Floats k = load(keys + d * kLanes);
     for (int i = 0; i < kQueries; ++i) scores[i] += k * q[i][d];
   }
+}
+template <int kQueries>
+BIQA_INLINE void page_scores(const float* const* q, int head_dim, const std::uint16_t* keys, Floats* scores) {
+  for (int i = 0; i < kQueries; ++i) scores[i] = Floats{};
+  for (int d = 0; d < head_dim; d += 2) {
+    const TwoRows k = load_pairs(keys + d * kLanes);
+    for (int i = 0; i < kQueries; ++i) scores[i] += k.first * q[i][d];
+    for (int i = 0; i < kQueries; ++i) scores[i] += k.second * q[i][d + 1];
+  }
+}
+
+/// 16 columns from `d` on of the values of keys j and j + 1 of a page; j is even.
+BIQA_INLINE TwoRows value_rows(const float* values, int j, std::int64_t padded_dim, std::int64_t d) {
+  return {load(values + j * padded_dim + d), load(values + (j + 1) * padded_dim + d)};
+}
+BIQA_INLINE TwoRows value_rows(const std::uint16_t* values, int j, std::int64_t padded_dim, std::int64_t d) {
+  return load_pairs(values + j * padded_dim + 2 * d);
 }
 
 template <int kQueries, typename T>
@@ -424,13 +459,14 @@ void attend_queries(AttendBlock& block, int first) {
   for (std::int64_t d = 0; d < padded_dim; d += kLanes) {
     Floats sums[kQueries] = {};
     const auto values_of = [&](std::int64_t p) {
-      return values + (block.pages != nullptr ? block.pages[p] : p) * block.page_elements + d;
+      return values + (block.pages != nullptr ? block.pages[p] : p) * block.page_elements;
     };
     for (std::int64_t p = 0; p < whole_pages; ++p) {
       const T* v = values_of(p);
-      for (int j = 0; j < kLanes; ++j) {
-        const Floats row = load(v + j * padded_dim);
-        for (int i = 0; i < kQueries; ++i) sums[i] += row * scores[i][p * kLanes + j];
+      for (int j = 0; j < kLanes; j += 2) {
+        const TwoRows rows = value_rows(v, j, padded_dim, d);
+        for (int i = 0; i < kQueries; ++i) sums[i] += rows.first * scores[i][p * kLanes + j];
+        for (int i = 0; i < kQueries; ++i) sums[i] += rows.second * scores[i][p * kLanes + j + 1];
       }
     }
     // These pages may also contain values that a query must not see: later rows, or old content of the page. Their
@@ -439,8 +475,9 @@ void attend_queries(AttendBlock& block, int first) {
       const T* v = values_of(p);
       const std::int64_t start = p * kLanes;
       const std::int64_t count = longest - start < kLanes ? longest - start : kLanes;
-      for (std::int64_t j = 0; j < count; ++j) {
-        const Floats row = load(v + j * padded_dim);
+      for (int j = 0; j < count; ++j) {
+        const TwoRows rows = value_rows(v, j & ~1, padded_dim, d);
+        const Floats row = (j & 1) == 0 ? rows.first : rows.second;
         for (int i = 0; i < kQueries; ++i) {
           if (start + j < lengths[i]) sums[i] += row * scores[i][start + j];
         }
@@ -462,6 +499,51 @@ void attend(AttendBlock& block) {
     attend_typed<std::uint16_t>(block);
   else
     attend_typed<float>(block);
+}
+
+void softmax(ScoreRow& row) {
+  const Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const std::int64_t pages = (row.length + kLanes - 1) / kLanes;
+  Floats highest = all(kLowest);
+  for (std::int64_t p = 0; p < pages; ++p) {
+    Floats s = load(row.scores + p * kLanes) * row.scale;
+    if (p + 1 == pages) s = lane < static_cast<std::int32_t>(row.length - p * kLanes) ? s : all(kLowest);
+    highest = maximum(highest, s);
+    store(row.scores + p * kLanes, s);
+  }
+  const float top = max_of(highest);
+  Floats sums{};
+  for (std::int64_t p = 0; p < pages; ++p) {
+    const Floats e = exponential(load(row.scores + p * kLanes) - top);
+    sums += e;
+    store(row.weights + p * kLanes, e);
+  }
+  for (std::int64_t p = pages; p * kLanes < row.padded_length; ++p) store(row.weights + p * kLanes, Floats{});
+  row.sum = sum_of(sums);
+  row.lse = top + __builtin_logf(row.sum);
+}
+
+void score_gradients(const ScoreGradients& g) {
+  const Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  for (int pair = 0; pair < 16; ++pair) {
+    Words weights[2];
+    Words ds[2];
+    for (int i = 0; i < 2; ++i) {
+      const int q = 2 * pair + i;
+      const auto rest = static_cast<std::int32_t>(g.lengths[q] - g.first_key);
+      const Floats s = load(g.scores + q * kLanes) * g.scale - g.lse[q];
+      const Floats e = lane < rest ? exponential(s) : Floats{};
+      const Floats d = e * (load(g.d_weights + q * kLanes) - g.delta[q]) * g.scale;
+      weights[i] = bf16_bits(e);
+      ds[i] = bf16_bits(lane < rest ? d : Floats{});
+      const Shorts row = __builtin_convertvector(ds[i], Shorts);
+      __builtin_memcpy(g.rows + q * g.rows_stride, &row, sizeof row);
+    }
+    const Words weight_pair = weights[0] | (weights[1] << 16);
+    const Words d_pair = ds[0] | (ds[1] << 16);
+    __builtin_memcpy(g.weight_pairs + pair * kLanes, &weight_pair, sizeof weight_pair);
+    __builtin_memcpy(g.d_pairs + pair * kLanes, &d_pair, sizeof d_pair);
+  }
 }
 
 template <int kQueries>
@@ -580,13 +662,10 @@ void row_exp(const float* logits, std::int64_t n, float inverse_temperature, flo
 }  // namespace
 
 const Kernels& table() {
-  static const Kernels instance = {convert,      rms_norm,        rms_norm_backward,
-                                   swiglu,       swiglu_backward, rotate,
-                                   reduce,       expand,          outer,
-                                   attend,       attend_backward, dot,
-                                   add_scaled,   scaled,          row_statistics,
-                                   row_exp,      panel_product,   kProductRows,
-                                   kPanelColumns};
+  static const Kernels instance = {
+      convert,        rms_norm, rms_norm_backward, swiglu,       swiglu_backward, rotate, reduce,     expand,
+      outer,          attend,   attend_backward,   softmax,      score_gradients, dot,    add_scaled, scaled,
+      row_statistics, row_exp,  panel_product,     kProductRows, kPanelColumns};
   return instance;
 }
 

@@ -7,27 +7,23 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "ops/cpu/tile_attention_impl.h"
 #include "ops/cpu/tile_kernel_impl.h"
 
 namespace biqa::cpu {
 namespace {
 
 struct AmxTiles {
-  /// Tiles 0, 1 and 4 have `upper` rows. Tiles 2, 3 and 5 have `lower` rows. The tiles of the weights have 16 rows. A
-  /// row has 64 bytes.
-  static void configure(std::int64_t upper, std::int64_t lower) {
+  static void configure(const TileShapes& shapes) {
     struct alignas(64) Configuration {
       std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
       std::uint16_t row_bytes[16] = {};
       std::uint8_t rows[16] = {};
     } configuration;
-    const auto set = [&configuration](int tile, std::int64_t rows) {
-      configuration.rows[tile] = static_cast<std::uint8_t>(rows);
-      configuration.row_bytes[tile] = rows > 0 ? 64 : 0;
-    };
-    for (const int tile : {0, 1, 4}) set(tile, upper);
-    for (const int tile : {2, 3, 5}) set(tile, lower);
-    for (const int tile : {6, 7}) set(tile, 16);
+    for (std::size_t tile = 0; tile < 8; ++tile) {
+      configuration.rows[tile] = static_cast<std::uint8_t>(shapes.rows[tile]);
+      configuration.row_bytes[tile] = static_cast<std::uint16_t>(shapes.bytes[tile]);
+    }
     asm volatile("ldtilecfg %0" : : "m"(configuration));
   }
   static void release() { asm volatile("tilerelease"); }
@@ -75,14 +71,22 @@ TileKernel amx_tile_kernel() {
   return there ? run_tile_part<AmxTiles> : nullptr;
 }
 
+const TileAttentionKernels* amx_tile_attention() {
+  return amx_tile_kernel() != nullptr ? tile_attention_kernels<AmxTiles>() : nullptr;
+}
+
 }  // namespace biqa::cpu
 
 #else
 
+#include "ops/cpu/tile_attention.h"
 #include "ops/cpu/tile_product.h"
 
 namespace biqa::cpu {
 TileKernel amx_tile_kernel() {
+  return nullptr;
+}
+const TileAttentionKernels* amx_tile_attention() {
   return nullptr;
 }
 }  // namespace biqa::cpu

@@ -12,6 +12,7 @@
 
 #include "ops/cpu/part.h"
 #include "ops/cpu/tile_product.h"
+#include "ops/cpu/tile_shapes.h"
 
 namespace biqa::cpu {
 namespace {
@@ -53,6 +54,15 @@ class TileWork {
     bool first, last;
   };
 
+  /// Tiles 0, 1 and 4 have the rows 0 to 15 of a block. Tiles 2, 3 and 5 have the rows from 16 on.
+  static void configure(std::int64_t rows) {
+    TileShapes shapes;
+    for (const int tile : {0, 1, 4}) shapes.set(tile, std::min<std::int64_t>(16, rows), kTileBytes);
+    for (const int tile : {2, 3, 5}) shapes.set(tile, std::max<std::int64_t>(0, rows - 16), kTileBytes);
+    for (const int tile : {6, 7}) shapes.set(tile, 16, kTileBytes);
+    Tiles::configure(shapes);
+  }
+
   void run_panel(std::int64_t panel, std::int64_t first_block, std::int64_t end_block, std::int64_t first_row,
                  std::int64_t rows) {
     const std::int64_t panel_blocks = std::min(TileLayout::kPanelBlocks, layout_.blocks - panel);
@@ -64,8 +74,7 @@ class TileWork {
       std::int64_t configured = 0;
       for (std::int64_t row = 0; row < rows; row += 32) {
         const std::int64_t count = std::min<std::int64_t>(32, rows - row);
-        if (count != configured)
-          Tiles::configure(std::min<std::int64_t>(16, count), std::max<std::int64_t>(0, count - 16));
+        if (count != configured) configure(count);
         configured = count;
         const std::int64_t at = first_row + row;
         const Rows source{

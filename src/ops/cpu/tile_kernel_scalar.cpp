@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/error.h"
+#include "ops/cpu/tile_attention_impl.h"
 #include "ops/cpu/tile_kernel_impl.h"
 
 namespace biqa::cpu {
@@ -15,12 +16,8 @@ namespace {
 /// numbers are zero.
 class ScalarTiles {
  public:
-  static void configure(std::int64_t upper, std::int64_t lower) {
-    Registers& r = registers();
-    r.elements = {};
-    r.rows = {upper, upper, lower, lower, upper, lower, 16, 16};
-  }
-  static void release() { registers().rows = {}; }
+  static void configure(const TileShapes& shapes) { registers() = {{}, shapes}; }
+  static void release() { registers() = {}; }
   template <int kTile>
   static void zero() {
     used(kTile) = {};
@@ -29,25 +26,27 @@ class ScalarTiles {
   static void load(const void* from, std::int64_t stride) {
     Tile& tile = used(kTile);
     tile = {};
-    for (std::int64_t row = 0; row < registers().rows[kTile]; ++row)
-      std::memcpy(&tile[at(row)], static_cast<const std::byte*>(from) + row * stride, 64);
+    for (std::int64_t row = 0; row < rows(kTile); ++row)
+      std::memcpy(&tile[at(row)], static_cast<const std::byte*>(from) + row * stride, at(bytes(kTile)));
   }
   template <int kTile>
   static void store(void* to, std::int64_t stride) {
     const Tile& tile = used(kTile);
-    for (std::int64_t row = 0; row < registers().rows[kTile]; ++row)
-      std::memcpy(static_cast<std::byte*>(to) + row * stride, &tile[at(row)], 64);
+    for (std::int64_t row = 0; row < rows(kTile); ++row)
+      std::memcpy(static_cast<std::byte*>(to) + row * stride, &tile[at(row)], at(bytes(kTile)));
   }
   template <int kSum, int kLeft, int kRight>
   static void multiply() {
     Tile& sums = used(kSum);
     const Tile& left = used(kLeft);
     const Tile& right = used(kRight);
-    CHECK_EQ(registers().rows[kSum], registers().rows[kLeft]);
-    for (std::int64_t row = 0; row < registers().rows[kSum]; ++row) {
+    CHECK_EQ(rows(kSum), rows(kLeft));
+    CHECK_EQ(bytes(kSum), bytes(kRight));
+    CHECK_EQ(bytes(kLeft), rows(kRight) * 4);
+    for (std::int64_t row = 0; row < rows(kSum); ++row) {
       for (std::size_t column = 0; column < 16; ++column) {
         float even = 0, odd = 0;
-        for (std::size_t pair = 0; pair < 16; ++pair) {
+        for (std::size_t pair = 0; pair < at(rows(kRight)); ++pair) {
           const std::uint32_t x = left[at(row)][pair], w = right[pair][column];
           even = flushed(std::fma(low(x), low(w), even));
           odd = flushed(std::fma(high(x), high(w), odd));
@@ -63,16 +62,18 @@ class ScalarTiles {
   using Tile = std::array<std::array<std::uint32_t, 16>, 16>;
   struct Registers {
     std::array<Tile, 8> elements{};
-    std::array<std::int64_t, 8> rows{};
+    TileShapes shapes;
   };
   static Registers& registers() {
     thread_local Registers instance;
     return instance;
   }
+  static std::int64_t rows(int tile) { return registers().shapes.rows[static_cast<std::size_t>(tile)]; }
+  static std::int64_t bytes(int tile) { return registers().shapes.bytes[static_cast<std::size_t>(tile)]; }
   static std::size_t at(std::int64_t row) { return static_cast<std::size_t>(row); }
   /// The processor faults if a tile is used without a configuration.
   static Tile& used(int tile) {
-    CHECK_GT(registers().rows[static_cast<std::size_t>(tile)], 0) << "tile " << tile << " is not configured";
+    CHECK_GT(rows(tile), 0) << "tile " << tile << " is not configured";
     return registers().elements[static_cast<std::size_t>(tile)];
   }
   static float flushed(float value) {
@@ -86,6 +87,10 @@ class ScalarTiles {
 
 TileKernel scalar_tile_kernel() {
   return run_tile_part<ScalarTiles>;
+}
+
+const TileAttentionKernels* scalar_tile_attention() {
+  return tile_attention_kernels<ScalarTiles>();
 }
 
 }  // namespace biqa::cpu

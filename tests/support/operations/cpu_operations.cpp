@@ -7,8 +7,8 @@ namespace {
 
 struct Pages final : KvStore {
   Pages(DType type, const HeadShape& shape, std::int64_t count)
-      : storage(type, 1, count * kv_page_elements(shape), "test pages"),
-        pages{storage.view().data(), type, kv_page_elements(shape)} {
+      : storage(type, 1, count * kv_page_elements(shape, type), "test pages"),
+        pages{storage.view().data(), type, kv_page_elements(shape, type)} {
     storage.zero();
   }
   Tensor storage;
@@ -18,7 +18,10 @@ struct Pages final : KvStore {
 class CpuOperations final : public Operations {
  public:
   CpuOperations(DType compute, int threads) : ops_(compute, threads) {}
+  CpuOperations(DType compute, int threads, const cpu::TileAttentionKernels* tiles)
+      : ops_(compute, threads, tiles) {}
   std::int64_t page_tokens() const override { return kPageTokens; }
+  bool rounds_attention() const override { return ops_.rounds_attention(); }
   std::unique_ptr<KvStore> make_pages(const HeadShape& shape, std::int64_t pages) override {
     return std::make_unique<Pages>(ops_.compute_type(), shape, pages);
   }
@@ -107,6 +110,18 @@ class CpuOperations final : public Operations {
 
 const Registered kCpu("cpu", [](DType compute, int threads) -> std::unique_ptr<Operations> {
   return std::make_unique<CpuOperations>(compute, threads);
+});
+
+/// Attention in bf16 on simulated tile registers, on every machine.
+const Registered kSimulatedTiles("simulated_tiles",
+                                 [](DType compute, int threads) -> std::unique_ptr<Operations> {
+                                   return std::make_unique<CpuOperations>(
+                                       compute, threads,
+                                       compute == DType::bf16 ? cpu::scalar_tile_attention() : nullptr);
+                                 });
+/// Attention in vectors, also where the processor has tile registers.
+const Registered kVectors("vectors", [](DType compute, int threads) -> std::unique_ptr<Operations> {
+  return std::make_unique<CpuOperations>(compute, threads, nullptr);
 });
 
 }  // namespace

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention on the processor's tile registers gives the bits of the simulated ones. ops.attention.simulated_tiles holds these
+// against the formula on every machine.
+#include "ops/cpu/tile_attention.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <numeric>
+
+#include "ops/cpu/cpu_ops.h"
+#include "support/compare.h"
+#include "support/op_cases.h"
+
+namespace biqa {
+namespace {
+
+using testing::AttentionCase;
+using testing::random_tensor;
+using testing::same_bits;
+
+/// Forward over pages and in segments, and backward, of one case.
+struct Results {
+  Tensor out, lse, segments, d_q, d_k, d_v;
+};
+
+Results results_of(const AttentionCase& c, const cpu::TileAttentionKernels* tiles) {
+  const HeadShape& shape = c.shape;
+  const std::int64_t q_width = shape.heads * shape.head_dim;
+  const std::int64_t kv_width = shape.kv_heads * shape.head_dim;
+  CpuOps ops(DType::bf16, 2, tiles);
+  const Tensor q = random_tensor(DType::f32, c.length, q_width, 2, c.seed);
+  const Tensor k = random_tensor(DType::f32, c.length, kv_width, 2, c.seed + 1);
+  const Tensor v = random_tensor(DType::f32, c.length, kv_width, 2, c.seed + 2);
+  const Tensor d_out = random_tensor(DType::f32, c.length, q_width, 2, c.seed + 3);
+  Results r{
+      Tensor(DType::bf16, c.length, q_width, "test"),  Tensor(DType::f32, c.length, shape.heads, "test"),
+      Tensor(DType::bf16, c.length, kv_width, "test"), Tensor(DType::f32, c.length, q_width, "test"),
+      Tensor(DType::f32, c.length, kv_width, "test"),  Tensor(DType::f32, c.length, kv_width, "test")};
+  const std::int64_t elements = kv_page_elements(shape, DType::bf16);
+  std::vector<std::int32_t> pages(static_cast<std::size_t>((c.length + kPageTokens - 1) / kPageTokens));
+  std::iota(pages.rbegin(), pages.rend(), 0);
+  Tensor storage(DType::bf16, 1, static_cast<std::int64_t>(pages.size()) * elements, "test");
+  storage.zero();
+  const KvPages store{storage.view().data(), DType::bf16, elements};
+  std::vector<KvWrite> writes;
+  for (std::int64_t i = 0; i < c.length; ++i) {
+    writes.push_back({static_cast<std::int32_t>(i), pages[static_cast<std::size_t>(i / kPageTokens)],
+                      static_cast<std::int32_t>(i % kPageTokens)});
+  }
+  ops.write_kv(k.view(), v.view(), shape, writes, store);
+  const AttentionRows rows{0, c.length, 0, pages.data()};
+  ops.attention(q.view(), store, shape, std::span(&rows, 1), r.out.view(), r.lse.view());
+  const std::array<std::int64_t, 3> boundaries{0, c.length / 3, c.length};
+  ops.segment_attention(k.view(), k.view(), v.view(), {shape.kv_heads, shape.kv_heads, shape.head_dim},
+                        boundaries, r.segments.view());
+  const std::vector<SharedPromptRows> group{{0, c.length, 0, c.length, {}}};
+  ops.attention_backward(q.view(), k.view(), v.view(), r.out.view(), r.lse.view(), d_out.view(), shape,
+                         DType::bf16, group, r.d_q.view(), r.d_k.view(), r.d_v.view());
+  return r;
+}
+
+class TileAttention : public ::testing::TestWithParam<AttentionCase> {};
+INSTANTIATE_TEST_SUITE_P(Cases, TileAttention, ::testing::ValuesIn(testing::attention_cases()));
+
+TEST_P(TileAttention, SimulatedRegistersGiveTheBitsOfTheProcessor) {
+  if (cpu::amx_tile_attention() == nullptr) GTEST_SKIP() << "this processor has no tile registers (AMX)";
+  const Results own = results_of(GetParam(), cpu::amx_tile_attention());
+  const Results simulated = results_of(GetParam(), cpu::scalar_tile_attention());
+  EXPECT_TRUE(same_bits(own.out.view(), simulated.out.view()));
+  EXPECT_TRUE(same_bits(own.lse.view(), simulated.lse.view()));
+  EXPECT_TRUE(same_bits(own.segments.view(), simulated.segments.view()));
+  EXPECT_TRUE(same_bits(own.d_q.view(), simulated.d_q.view()));
+  EXPECT_TRUE(same_bits(own.d_k.view(), simulated.d_k.view()));
+  EXPECT_TRUE(same_bits(own.d_v.view(), simulated.d_v.view()));
+}
+
+}  // namespace
+}  // namespace biqa
