@@ -106,8 +106,19 @@ template <typename Tiles, int kPages>
   each([&]<int kAt>() { Tiles::template store<kAt>(b.scores + (p + kAt) * kPage, b.scores_stride * 4); });
 }
 
+/// Whether `count` values, a multiple of 32, are finite.
 bool all_finite(const Bf16* values, std::int64_t count) {
-  return std::none_of(values, values + count, [](Bf16 v) { return !std::isfinite(to_float(v)); });
+  using Words = std::uint32_t __attribute__((vector_size(64)));
+  Words found{};
+  for (std::int64_t i = 0; i < count; i += 32) {
+    Words w;
+    std::memcpy(&w, values + i, sizeof w);
+    constexpr std::uint32_t kHigh = 0x7f800000U, kLow = 0x7f80U;  // exponents of infinities and NaN
+    found |= static_cast<Words>((w & kHigh) == kHigh) | static_cast<Words>((w & kLow) == kLow);
+  }
+  std::uint32_t any = 0;
+  for (int i = 0; i < 16; ++i) any |= found[i];
+  return any == 0;
 }
 
 /// Copies a page of values without those of the keys from `keys` on.
@@ -118,30 +129,21 @@ void copy_values(const Bf16* from, std::int64_t padded_dim, std::int64_t keys, B
   }
 }
 
-/// Pages that some query does not see whole: such a page also holds values of later rows, or what was in the page before. Their weight
-/// is zero, but if they are not finite they must not be multiplied.
+/// A page with values that are not finite, of which some queries may see none: it also holds values of later rows, or what was
+/// in the page before. Their weight is zero, but they must not be multiplied. So each query has a page of its own.
 template <typename Tiles>
-void add_last_pages(const TileAttention& b, WeightedValues w, std::int64_t first_page, std::int64_t end_page,
-                    std::int64_t longest) {
-  for (std::int64_t p = first_page; p < end_page; ++p) {
-    const Bf16* values = w.page(p);
-    WeightedValues one = w;
-    one.values = b.page - p * b.page_elements;
-    one.pages = nullptr;
-    copy_values(values, b.padded_dim, longest - p * kPage, b.page);
-    if (all_finite(b.page, kPage * b.padded_dim)) {
-      add_weighted_values<Tiles>(one, p, p + 1, p > 0);
-      continue;
-    }
-    configure_attention<Tiles>(1);
-    for (std::int64_t i = 0; i < b.queries; ++i) {
-      copy_values(values, b.padded_dim, std::max<std::int64_t>(0, b.lengths[i] - p * kPage), b.page);
-      one.weights = w.weights + i * w.weights_stride;
-      one.out = w.out + i * w.padded_dim;
-      add_weighted_values<Tiles>(one, p, p + 1, p > 0);
-    }
-    configure_attention<Tiles>(b.queries);
+void add_page_by_query(const TileAttention& b, const WeightedValues& w, std::int64_t p) {
+  WeightedValues one = w;
+  one.values = b.page - p * b.page_elements;
+  one.pages = nullptr;
+  configure_attention<Tiles>(1);
+  for (std::int64_t i = 0; i < b.queries; ++i) {
+    copy_values(w.page(p), b.padded_dim, std::max<std::int64_t>(0, b.lengths[i] - p * kPage), b.page);
+    one.weights = w.weights + i * w.weights_stride;
+    one.out = w.out + i * w.padded_dim;
+    add_weighted_values<Tiles>(one, p, p + 1, p > 0);
   }
+  configure_attention<Tiles>(b.queries);
 }
 
 template <typename Tiles>
@@ -166,9 +168,15 @@ void tile_attention(TileAttention& b, const Kernels& k) {
     b.lse[i] = row.lse;
   }
   const WeightedValues w{b.weights, b.scores_stride, b.pages, b.values, b.page_elements, b.padded_dim, b.out};
-  const std::int64_t whole = shortest / kPage;
-  if (whole > 0) add_weighted_values<Tiles>(w, 0, whole, false);
-  add_last_pages<Tiles>(b, w, whole, pages, longest);
+  // Every query sees the first pages whole. Of the others, those with finite values are no different.
+  std::int64_t first = 0;
+  for (std::int64_t page = shortest / kPage; page < pages; ++page) {
+    if (all_finite(w.page(page), kPage * b.padded_dim)) continue;
+    if (first < page) add_weighted_values<Tiles>(w, first, page, first > 0);
+    add_page_by_query<Tiles>(b, w, page);
+    first = page + 1;
+  }
+  if (first < pages) add_weighted_values<Tiles>(w, first, pages, first > 0);
   Tiles::release();
 }
 
