@@ -24,7 +24,7 @@ struct Results {
   Tensor out, lse, segments, d_q, d_k, d_v;
 };
 
-Results results_of(const AttentionCase& c, const cpu::TileAttentionKernels* tiles) {
+Results results_of(const AttentionCase& c, const cpu::TileSet* tiles) {
   const HeadShape& shape = c.shape;
   const std::int64_t q_width = shape.heads * shape.head_dim;
   const std::int64_t kv_width = shape.kv_heads * shape.head_dim;
@@ -64,9 +64,9 @@ class TileAttention : public ::testing::TestWithParam<AttentionCase> {};
 INSTANTIATE_TEST_SUITE_P(Cases, TileAttention, ::testing::ValuesIn(testing::attention_cases()));
 
 TEST_P(TileAttention, SimulatedRegistersGiveTheBitsOfTheProcessor) {
-  if (cpu::amx_tile_attention() == nullptr) GTEST_SKIP() << "this processor has no tile registers (AMX)";
-  const Results own = results_of(GetParam(), cpu::amx_tile_attention());
-  const Results simulated = results_of(GetParam(), cpu::scalar_tile_attention());
+  if (cpu::amx_tiles() == nullptr) GTEST_SKIP() << "this processor has no tile registers (AMX)";
+  const Results own = results_of(GetParam(), cpu::amx_tiles());
+  const Results simulated = results_of(GetParam(), cpu::scalar_tiles());
   EXPECT_TRUE(same_bits(own.out.view(), simulated.out.view()));
   EXPECT_TRUE(same_bits(own.lse.view(), simulated.lse.view()));
   EXPECT_TRUE(same_bits(own.segments.view(), simulated.segments.view()));

@@ -102,8 +102,10 @@ TEST(TileProduct, ThreadsAndRowsChangeNoBit) {
       call.layout = &layout;
       call.packed = packed.data();
       call.x = x.row<Bf16>(0);
+      call.x_stride = x.columns();
       call.rows = s.rows;
       call.y = divided.row<float>(0);
+      call.y_stride = divided.columns();
       for (std::int64_t part = 0; part < parts; ++part) {
         Buffer own(static_cast<std::size_t>(cpu::kTileScratch) * sizeof(float), "test");
         cpu::scalar_tile_kernel()(call, part, parts, static_cast<float*>(own.data()));

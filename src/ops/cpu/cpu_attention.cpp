@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "ops/cpu/cpu_ops.h"
-#include "ops/cpu/tile_attention.h"
 
 namespace biqa {
 namespace {
@@ -59,7 +58,7 @@ struct HeadPages {
 class QueryBlock {
  public:
   /// `longest`: largest number of keys. `extra_floats`: further memory for the caller.
-  QueryBlock(const cpu::Kernels& kernels, const cpu::TileAttentionKernels* tiles, std::int64_t head_dim,
+  QueryBlock(const cpu::Kernels& kernels, const cpu::TileSet* tiles, std::int64_t head_dim,
              std::int64_t longest, Scratch& scratch, std::int64_t extra_floats)
       : k_(kernels),
         tiles_(tiles),
@@ -138,7 +137,7 @@ class QueryBlock {
     block.scores_stride = stride_;
     block.page = page_;
     block.out = results_;
-    tiles_->forward(block, k_);
+    tiles_->attention.forward(block, k_);
     for (std::int64_t i = 0; i < count; ++i) {
       k_.scaled(results_ + i * padded_, 1.0F / block.sums[i], padded_, results_ + i * padded_);
       lse_[static_cast<std::size_t>(i)] = block.lse[i];
@@ -146,7 +145,7 @@ class QueryBlock {
   }
 
   const cpu::Kernels& k_;
-  const cpu::TileAttentionKernels* tiles_;
+  const cpu::TileSet* tiles_;
   std::int64_t head_dim_, padded_, wide_, stride_;
   float *results_, *scores_, *extra_;
   Bf16 *weights_, *q_, *page_;

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "ops/cpu/cpu_ops.h"
-#include "ops/cpu/tile_attention.h"
 
 namespace biqa {
 namespace {
@@ -146,9 +145,8 @@ class BackwardTask {
 /// The same on tile registers, for 32 queries at a time. Gradients of keys and values are stored transposed in pages.
 class TileBackwardTask {
  public:
-  TileBackwardTask(const cpu::Kernels& kernels, const cpu::TileAttentionKernels& tiles,
-                   const HeadShape& shape, std::int64_t kv_head, Scratch& scratch,
-                   const SharedPromptRows& group)
+  TileBackwardTask(const cpu::Kernels& kernels, const cpu::TileSet& tiles, const HeadShape& shape,
+                   std::int64_t kv_head, Scratch& scratch, const SharedPromptRows& group)
       : k_(kernels),
         tiles_(tiles),
         kv_head_(kv_head),
@@ -273,7 +271,7 @@ class TileBackwardTask {
     block.d_q = d_q_;
     block.d_keys = d_keys_;
     block.d_values = d_values_;
-    tiles_.backward(block, k_);
+    tiles_.attention.backward(block, k_);
   }
 
   /// Place of the first element of a position's gradient. The others follow 16 elements apart.
@@ -303,7 +301,7 @@ class TileBackwardTask {
   }
 
   const cpu::Kernels& k_;
-  const cpu::TileAttentionKernels& tiles_;
+  const cpu::TileSet& tiles_;
   std::int64_t kv_head_;
   const SharedPromptRows& group_;
   std::int64_t dim_, padded_, wide_, sharing_, length_ = 0;

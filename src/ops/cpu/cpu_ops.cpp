@@ -28,11 +28,10 @@ struct CpuLinear final : FrozenLinear {
 
 CpuOps::CpuOps(DType compute, int threads)
     : CpuOps(compute, threads,
-             compute == DType::bf16 && cpu::instruction_set() == cpu::InstructionSet::amx
-                 ? cpu::amx_tile_attention()
-                 : nullptr) {}
+             compute == DType::bf16 && cpu::instruction_set() == cpu::InstructionSet::amx ? cpu::amx_tiles()
+                                                                                          : nullptr) {}
 
-CpuOps::CpuOps(DType compute, int threads, const cpu::TileAttentionKernels* tiles)
+CpuOps::CpuOps(DType compute, int threads, const cpu::TileSet* tiles)
     : compute_(compute), threads_(threads_for(usable_processors(), threads)), tiles_(tiles) {
   CHECK(compute == DType::f32 || compute == DType::bf16);
   CHECK(compute == DType::bf16 || tiles == nullptr);

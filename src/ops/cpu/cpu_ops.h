@@ -21,7 +21,7 @@
 
 #include "ops/cpu/kernels.h"
 #include "ops/cpu/products.h"
-#include "ops/cpu/tile_attention.h"
+#include "ops/cpu/tile_set.h"
 #include "ops/op_arguments.h"
 #include "ops/ops.h"
 #include "tensor/arena.h"
@@ -88,8 +88,8 @@ class CpuOps final : public Ops, public SharedPacking {
  public:
   /// `threads`: 0 means OMP_NUM_THREADS or, if that is unset, all processors that this process may use.
   CpuOps(DType compute, int threads);
-  /// With these kernels of attention for bf16; null: attention runs in vectors. For tests.
-  CpuOps(DType compute, int threads, const cpu::TileAttentionKernels* tiles);
+  /// With these kernels for bf16; null: attention and the adapter run in vectors. For tests.
+  CpuOps(DType compute, int threads, const cpu::TileSet* tiles);
 
   DType compute_type() const override { return compute_; }
   DeviceMemory& memory() override { return host_memory(); }
@@ -145,8 +145,9 @@ class CpuOps final : public Ops, public SharedPacking {
   void embed(ConstView table, std::span<const std::int64_t> ids, View x);
 
   /// --- attention ---
-  /// Whether attention runs on tile registers. Then every factor of its products is rounded to bf16 (tile_attention.h).
-  bool rounds_attention() const { return tiles_ != nullptr; }
+  /// Whether attention and the adapter run on tile registers. Then attention rounds every factor of its products to bf16
+  /// (tile_attention.h), and the adapter's factors are split (tile_lora.h).
+  bool uses_tiles() const { return tiles_ != nullptr; }
   /// Stores k and v rows [T, kv_heads·D] f32 in pages, rounded to the pages' type.
   void write_kv(ConstView k, ConstView v, const HeadShape& shape, std::span<const KvWrite> writes,
                 const KvPages& pages);
@@ -181,6 +182,10 @@ class CpuOps final : public Ops, public SharedPacking {
   /// Writes rows of x after the projection's dropout to `kept`, in f32.
   void apply_dropout(ConstView x, std::int64_t first, std::int64_t count, const Dropout& dropout,
                      std::size_t projection, float* kept) const;
+  void tile_lora(ConstView x, const PackedLora& lora, const Dropout* dropout, View u, View y);
+  void tile_lora_backward(ConstView x, ConstView u, ConstView dy, const PackedLora& lora,
+                          const Dropout* dropout, View d_x, std::span<const LoraGradients> gradients,
+                          cpu::Scratch& scratch);
   void store_head(const float* values, std::int64_t head_dim, std::int64_t head, std::int64_t row,
                   View out) const;
   /// Rows of one segment and one head of the vision tower.
@@ -254,7 +259,7 @@ class CpuOps final : public Ops, public SharedPacking {
   std::vector<cpu::Scratch> scratch_;  // one per thread
   std::vector<cpu::AttentionTask> attention_tasks_;
   const cpu::Kernels& k_ = cpu::kernels();
-  const cpu::TileAttentionKernels* tiles_;  // null: attention runs in vectors
+  const cpu::TileSet* tiles_;  // null: attention and the adapter run in vectors
 };
 
 std::unique_ptr<CpuOps> make_cpu_ops(DType compute, int threads);

@@ -133,6 +133,8 @@ struct Kernels {
   /// sum[j][begin … end) += Σ_row scale · u[row][j] · x[row][·], in order of rows; sum [rank, sum_stride].
   void (*outer)(const float* u, std::int64_t u_stride, Rows x, std::int64_t rows, std::int64_t rank,
                 float scale, std::int64_t begin, std::int64_t end, float* sum, std::int64_t sum_stride);
+  /// 32 columns of up to 32 rows in bf16 as pairs of rows: pairs [2 halves of columns, 16, 16 columns], with zeros after `rows`.
+  void (*pair_rows)(const std::uint16_t* x, std::int64_t stride, std::int64_t rows, std::uint32_t* pairs);
   void (*attend)(AttendBlock& block);
   void (*attend_backward)(AttendBackwardBlock& block);
   void (*softmax)(ScoreRow& row);

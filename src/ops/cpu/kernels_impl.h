@@ -383,6 +383,20 @@ void outer(const float* u, std::int64_t u_stride, Rows x, std::int64_t rows, std
   }
 }
 
+void pair_rows(const std::uint16_t* x, std::int64_t stride, std::int64_t rows, std::uint32_t* pairs) {
+  const auto words_of = [&](std::int64_t row, std::int64_t column) {
+    Shorts s{};
+    if (row < rows) __builtin_memcpy(&s, x + row * stride + column, sizeof s);
+    return __builtin_convertvector(s, Words);
+  };
+  for (std::int64_t pair = 0; pair < 16; ++pair) {
+    for (std::int64_t half = 0; half < 2; ++half) {
+      const Words w = words_of(2 * pair, half * 16) | (words_of(2 * pair + 1, half * 16) << 16);
+      __builtin_memcpy(pairs + half * 256 + pair * 16, &w, sizeof w);
+    }
+  }
+}
+
 /// scores[q][16 keys of a page] = Σ_d q[d] · keys[d][·], summed in the order of d.
 template <int kQueries>
 BIQA_INLINE void page_scores(const float* const* q, int head_dim, const float* keys, Floats* scores) {
@@ -662,10 +676,14 @@ void row_exp(const float* logits, std::int64_t n, float inverse_temperature, flo
 }  // namespace
 
 const Kernels& table() {
-  static const Kernels instance = {
-      convert,        rms_norm, rms_norm_backward, swiglu,       swiglu_backward, rotate, reduce,     expand,
-      outer,          attend,   attend_backward,   softmax,      score_gradients, dot,    add_scaled, scaled,
-      row_statistics, row_exp,  panel_product,     kProductRows, kPanelColumns};
+  static const Kernels instance = {convert,      rms_norm,        rms_norm_backward,
+                                   swiglu,       swiglu_backward, rotate,
+                                   reduce,       expand,          outer,
+                                   pair_rows,    attend,          attend_backward,
+                                   softmax,      score_gradients, dot,
+                                   add_scaled,   scaled,          row_statistics,
+                                   row_exp,      panel_product,   kProductRows,
+                                   kPanelColumns};
   return instance;
 }
 

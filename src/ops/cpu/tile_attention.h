@@ -67,9 +67,4 @@ struct TileAttentionKernels {
   void (*backward)(const TileAttentionBackward& block, const Kernels& kernels);
 };
 
-/// For the tile registers of the processor; null if it has none (as amx_tile_kernel).
-const TileAttentionKernels* amx_tile_attention();
-/// For simulated registers, with the same bits.
-const TileAttentionKernels* scalar_tile_attention();
-
 }  // namespace biqa::cpu

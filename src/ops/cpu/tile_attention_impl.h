@@ -258,11 +258,5 @@ void tile_attention_backward(const TileAttentionBackward& b, const Kernels& k) {
   Tiles::release();
 }
 
-template <typename Tiles>
-const TileAttentionKernels* tile_attention_kernels() {
-  static const TileAttentionKernels kernels{tile_attention<Tiles>, tile_attention_backward<Tiles>};
-  return &kernels;
-}
-
 }  // namespace
 }  // namespace biqa::cpu

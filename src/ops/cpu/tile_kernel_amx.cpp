@@ -9,6 +9,8 @@
 
 #include "ops/cpu/tile_attention_impl.h"
 #include "ops/cpu/tile_kernel_impl.h"
+#include "ops/cpu/tile_lora_impl.h"
+#include "ops/cpu/tile_set.h"
 
 namespace biqa::cpu {
 namespace {
@@ -71,22 +73,24 @@ TileKernel amx_tile_kernel() {
   return there ? run_tile_part<AmxTiles> : nullptr;
 }
 
-const TileAttentionKernels* amx_tile_attention() {
-  return amx_tile_kernel() != nullptr ? tile_attention_kernels<AmxTiles>() : nullptr;
+const TileSet* amx_tiles() {
+  static const TileSet tiles{run_tile_part<AmxTiles>,
+                             {tile_attention<AmxTiles>, tile_attention_backward<AmxTiles>},
+                             split_outer<AmxTiles>};
+  return amx_tile_kernel() == nullptr ? nullptr : &tiles;
 }
 
 }  // namespace biqa::cpu
 
 #else
 
-#include "ops/cpu/tile_attention.h"
-#include "ops/cpu/tile_product.h"
+#include "ops/cpu/tile_set.h"
 
 namespace biqa::cpu {
 TileKernel amx_tile_kernel() {
   return nullptr;
 }
-const TileAttentionKernels* amx_tile_attention() {
+const TileSet* amx_tiles() {
   return nullptr;
 }
 }  // namespace biqa::cpu

@@ -78,7 +78,7 @@ class TileWork {
         configured = count;
         const std::int64_t at = first_row + row;
         const Rows source{
-            product_.x + at * layout_.inner + step * TileLayout::kStep,
+            product_.x + at * product_.x_stride + step * TileLayout::kStep,
             product_.last_step == nullptr ? nullptr : product_.last_step + at * TileLayout::kStep, count};
         for (std::int64_t block = first_block; block < end_block; ++block) {
           const Bf16* b = packed + (block - panel) * block_elements;
@@ -110,9 +110,9 @@ class TileWork {
     }
     const bool partial = chunk.last && rows.last != nullptr;
     const std::int64_t whole = chunk.steps - (partial ? 1 : 0);
-    const std::int64_t stride = layout_.inner * 2;
+    const std::int64_t stride = product_.x_stride * 2;
     const Bf16* upper = rows.x;
-    const Bf16* lower = rows.x + 16 * layout_.inner;
+    const Bf16* lower = rows.x + 16 * product_.x_stride;
     for (std::int64_t step = 0; step < whole; ++step) {
       run_step<kBoth>(upper, lower, stride, b);
       upper += TileLayout::kStep;
@@ -125,14 +125,14 @@ class TileWork {
       store<kBoth>(sums, kTileBytes, kTile);
       return;
     }
-    float* y = product_.y + row * layout_.columns + block * 32;
+    float* y = product_.y + row * product_.y_stride + block * 32;
     const std::int64_t columns = std::min<std::int64_t>(32, layout_.columns - block * 32);
     if (columns == 32 && !product_.accumulate) {
-      Tiles::template store<0>(y, layout_.columns * 4);
-      Tiles::template store<1>(y + 16, layout_.columns * 4);
+      Tiles::template store<0>(y, product_.y_stride * 4);
+      Tiles::template store<1>(y + 16, product_.y_stride * 4);
       if (kBoth) {
-        Tiles::template store<2>(y + 16 * layout_.columns, layout_.columns * 4);
-        Tiles::template store<3>(y + 16 * layout_.columns + 16, layout_.columns * 4);
+        Tiles::template store<2>(y + 16 * product_.y_stride, product_.y_stride * 4);
+        Tiles::template store<3>(y + 16 * product_.y_stride + 16, product_.y_stride * 4);
       }
       return;
     }
@@ -179,17 +179,27 @@ class TileWork {
   /// Copies the finished block to y, or adds it.
   void finish(float* y, std::int64_t rows, std::int64_t columns) const {
     for (std::int64_t r = 0; r < rows; ++r) {
-      float* target = y + r * layout_.columns;
+      float* target = y + r * product_.y_stride;
       for (std::int64_t half = 0; half * 16 < columns; ++half) {
         const float* sums = finished_ + (r / 16 * 2 + half) * kTile + r % 16 * 16;
         const std::int64_t count = std::min<std::int64_t>(16, columns - half * 16);
-        if (product_.accumulate) {
-          for (std::int64_t c = 0; c < count; ++c) target[half * 16 + c] += sums[c];
-        } else {
+        if (!product_.accumulate) {
           std::memcpy(target + half * 16, sums, static_cast<std::size_t>(count) * sizeof(float));
+        } else if (count == 16) {
+          add(target + half * 16, sums);
+        } else {
+          for (std::int64_t c = 0; c < count; ++c) target[half * 16 + c] += sums[c];
         }
       }
     }
+  }
+  static void add(float* target, const float* sums) {
+    using Floats = float __attribute__((vector_size(64)));
+    Floats a, b;
+    std::memcpy(&a, target, sizeof a);
+    std::memcpy(&b, sums, sizeof b);
+    a += b;
+    std::memcpy(target, &a, sizeof a);
   }
 
   const TileProduct& product_;

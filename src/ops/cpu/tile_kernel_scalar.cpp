@@ -7,6 +7,8 @@
 #include "core/error.h"
 #include "ops/cpu/tile_attention_impl.h"
 #include "ops/cpu/tile_kernel_impl.h"
+#include "ops/cpu/tile_lora_impl.h"
+#include "ops/cpu/tile_set.h"
 
 namespace biqa::cpu {
 namespace {
@@ -89,8 +91,11 @@ TileKernel scalar_tile_kernel() {
   return run_tile_part<ScalarTiles>;
 }
 
-const TileAttentionKernels* scalar_tile_attention() {
-  return tile_attention_kernels<ScalarTiles>();
+const TileSet* scalar_tiles() {
+  static const TileSet tiles{run_tile_part<ScalarTiles>,
+                             {tile_attention<ScalarTiles>, tile_attention_backward<ScalarTiles>},
+                             split_outer<ScalarTiles>};
+  return &tiles;
 }
 
 }  // namespace biqa::cpu

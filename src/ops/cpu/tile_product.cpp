@@ -86,8 +86,10 @@ class TileMatrix final : public PackedMatrix::Implementation {
     product.packed = static_cast<const Bf16*>(packed_.data());
     product.bias = static_cast<const float*>(bias_.data());
     product.x = static_cast<const Bf16*>(x.data());
+    product.x_stride = x.stride();
     product.rows = x.rows();
     product.y = static_cast<float*>(y.data());
+    product.y_stride = y.stride();
     product.accumulate = accumulate;
     product.last_step = last_step_of(x);
 

@@ -45,16 +45,18 @@ struct TileLayout {
 /// Fills `packed` [layout.elements()]. `weight` is [columns, inner] when transposed, else [inner, columns]; f32 or bf16.
 void pack_tiles(ConstView weight, bool transposed, const TileLayout& layout, Bf16* packed);
 
-/// The arguments of y [rows, columns] f32 (+)= x [rows, inner] · B + bias. x and y are dense.
+/// The arguments of y [rows, columns] f32 (+)= x [rows, inner] · B + bias.
 struct TileProduct {
   const TileLayout* layout = nullptr;
   const Bf16* packed = nullptr;
   const float* bias = nullptr;  ///< [blocks · 32], with zeros after the columns of B; or null
   const Bf16* x = nullptr;
+  std::int64_t x_stride = 0;
   /// [rows, 32]: the inner elements of the last step, followed by zeros. Null if the inner width is a multiple of 32.
   const Bf16* last_step = nullptr;
   std::int64_t rows = 0;
   float* y = nullptr;
+  std::int64_t y_stride = 0;
   bool accumulate = false;
 };
 

@@ -18,10 +18,10 @@ struct Pages final : KvStore {
 class CpuOperations final : public Operations {
  public:
   CpuOperations(DType compute, int threads) : ops_(compute, threads) {}
-  CpuOperations(DType compute, int threads, const cpu::TileAttentionKernels* tiles)
-      : ops_(compute, threads, tiles) {}
+  CpuOperations(DType compute, int threads, const cpu::TileSet* tiles) : ops_(compute, threads, tiles) {}
   std::int64_t page_tokens() const override { return kPageTokens; }
-  bool rounds_attention() const override { return ops_.rounds_attention(); }
+  double lora_error() const override { return ops_.uses_tiles() ? 0x1.4p-15 : 0; }
+  bool rounds_attention() const override { return ops_.uses_tiles(); }
   std::unique_ptr<KvStore> make_pages(const HeadShape& shape, std::int64_t pages) override {
     return std::make_unique<Pages>(ops_.compute_type(), shape, pages);
   }
@@ -112,14 +112,14 @@ const Registered kCpu("cpu", [](DType compute, int threads) -> std::unique_ptr<O
   return std::make_unique<CpuOperations>(compute, threads);
 });
 
-/// Attention in bf16 on simulated tile registers, on every machine.
+/// Attention and the adapter in bf16 on simulated tile registers, on every machine.
 const Registered kSimulatedTiles("simulated_tiles",
                                  [](DType compute, int threads) -> std::unique_ptr<Operations> {
                                    return std::make_unique<CpuOperations>(
                                        compute, threads,
-                                       compute == DType::bf16 ? cpu::scalar_tile_attention() : nullptr);
+                                       compute == DType::bf16 ? cpu::scalar_tiles() : nullptr);
                                  });
-/// Attention in vectors, also where the processor has tile registers.
+/// Attention and the adapter in vectors, also where the processor has tile registers.
 const Registered kVectors("vectors", [](DType compute, int threads) -> std::unique_ptr<Operations> {
   return std::make_unique<CpuOperations>(compute, threads, nullptr);
 });

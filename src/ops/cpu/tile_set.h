@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "ops/cpu/tile_attention.h"
+#include "ops/cpu/tile_lora.h"
+#include "ops/cpu/tile_product.h"
+
+namespace biqa::cpu {
+
+/// What runs on tile registers.
+struct TileSet {
+  TileKernel product;
+  TileAttentionKernels attention;
+  SplitOuterKernel outer;
+};
+
+/// On the tile registers of the processor; null if it has none (as amx_tile_kernel).
+const TileSet* amx_tiles();
+/// On simulated registers: the same bits on any machine, thousands of times slower.
+const TileSet* scalar_tiles();
+
+}  // namespace biqa::cpu
