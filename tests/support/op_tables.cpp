@@ -143,6 +143,8 @@ const std::vector<LoraCase>& lora_cases() {
         all.push_back({37, 20, 60, {{3, 24, 0, 2.0F}, {20, 19, 41, 0.25F}}, type, rate, 1});
         // The same with widths that are multiples of 8.
         all.push_back({37, 24, 64, {{3, 24, 0, 2.0F}, {20, 24, 40, 0.25F}}, type, rate, 1});
+        // And of 32.
+        all.push_back({37, 64, 160, {{3, 96, 0, 2.0F}, {20, 32, 128, 0.25F}}, type, rate, 1});
       }
     }
     return all;
@@ -165,6 +167,14 @@ const std::vector<LoraCase>& lora_batch_cases() {
                        {2, 7, 8, 9, 31, 33, 64, 300}});
         all.push_back(
             {130, 1096, 64, {{3, 24, 0, 2.0F}, {20, 24, 40, 0.25F}}, type, rate, 1, {2, 17, 64, 65, 130}});
+        all.push_back({130,
+                       96,
+                       128,
+                       {{3, 64, 0, 2.0F}, {20, 32, 96, 0.25F}},
+                       type,
+                       rate,
+                       1,
+                       {2, 15, 16, 17, 32, 33, 65, 127, 130}});
       }
     }
     return all;

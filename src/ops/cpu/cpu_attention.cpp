@@ -37,11 +37,14 @@ void store_token(const float* key, const float* value, std::int64_t head_dim, co
 }
 void store_token(const float* key, const float* value, std::int64_t head_dim, const PageLayout& layout,
                  std::int64_t slot, Bf16* page) {
+  CHECK_EQ(head_dim % 2, 0) << "pairs of elements";
   Bf16* keys = page + 2 * slot;
   Bf16* values = page + layout.keys + slot / 2 * 2 * layout.padded_dim + slot % 2;
-  for (std::int64_t d = 0; d < head_dim; ++d) {
-    keys[d / 2 * 2 * kPageTokens + d % 2] = to_bf16(key[d]);
+  for (std::int64_t d = 0; d < head_dim; d += 2) {
+    const std::array<Bf16, 2> pair{to_bf16(key[d]), to_bf16(key[d + 1])};
+    std::memcpy(keys + d * kPageTokens, pair.data(), sizeof pair);
     values[2 * d] = to_bf16(value[d]);
+    values[2 * d + 2] = to_bf16(value[d + 1]);
   }
 }
 
