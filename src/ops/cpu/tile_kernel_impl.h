@@ -24,8 +24,11 @@ class TileWork {
       : product_(product), layout_(*product.layout), sums_(scratch), finished_(scratch + kFinished) {}
 
   void run(const Part& share) {
-    for (std::int64_t row = share.first_row; row < share.end_row; row += kTileGroupRows) {
-      const std::int64_t rows = std::min(kTileGroupRows, share.end_row - row);
+    // Sums of a group are kept between chunks. Without chunks, a larger group reads the weights less often.
+    constexpr std::int64_t kUnchunkedRows = 1024;
+    const std::int64_t group = layout_.chunk_steps < layout_.steps ? kTileGroupRows : kUnchunkedRows;
+    for (std::int64_t row = share.first_row; row < share.end_row; row += group) {
+      const std::int64_t rows = std::min(group, share.end_row - row);
       constexpr std::int64_t kPanel = TileLayout::kPanelBlocks;
       for (std::int64_t block = share.first_column; block < share.end_column;) {
         const std::int64_t panel = block / kPanel * kPanel;
@@ -96,8 +99,19 @@ class TileWork {
   template <bool kBoth>
   [[gnu::always_inline]] void run_block(const Rows& rows, const Bf16* b, const Chunk& chunk, float* sums,
                                         std::int64_t row, std::int64_t block) {
+    float* y = product_.y + row * product_.y_stride + block * 32;
+    const std::int64_t columns = std::min<std::int64_t>(32, layout_.columns - block * 32);
+    const bool from_y = product_.from_y && columns == 32;
     if (!chunk.first) {
       load<kBoth>(sums, kTileBytes, kTile);
+    } else if (from_y) {
+      const std::int64_t y_bytes = product_.y_stride * 4;
+      Tiles::template load<0>(y, y_bytes);
+      Tiles::template load<1>(y + 16, y_bytes);
+      if (kBoth) {
+        Tiles::template load<2>(y + 16 * product_.y_stride, y_bytes);
+        Tiles::template load<3>(y + 16 * product_.y_stride + 16, y_bytes);
+      }
     } else if (product_.bias != nullptr) {
       load<kBoth>(product_.bias + block * 32, 0, 0);  // stride 0 loads the same row sixteen times
     } else {
@@ -125,9 +139,7 @@ class TileWork {
       store<kBoth>(sums, kTileBytes, kTile);
       return;
     }
-    float* y = product_.y + row * product_.y_stride + block * 32;
-    const std::int64_t columns = std::min<std::int64_t>(32, layout_.columns - block * 32);
-    if (columns == 32 && !product_.accumulate) {
+    if (columns == 32 && (from_y || !product_.accumulate)) {
       Tiles::template store<0>(y, product_.y_stride * 4);
       Tiles::template store<1>(y + 16, product_.y_stride * 4);
       if (kBoth) {

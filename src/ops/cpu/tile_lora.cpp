@@ -100,7 +100,7 @@ void SplitExpand::add(TileKernel kernel, const float* u, std::int64_t u_stride, 
   product.rows = rows;
   product.y = y;
   product.y_stride = y_stride;
-  product.accumulate = true;
+  product.accumulate = product.from_y = true;
   kernel(product, 0, 1, scratch);
 }
 

@@ -58,6 +58,8 @@ struct TileProduct {
   float* y = nullptr;
   std::int64_t y_stride = 0;
   bool accumulate = false;
+  /// With `accumulate`: the running sum starts at the element of y, so that y is read and written as tiles.
+  bool from_y = false;
 };
 
 /// Computes part `part` of `parts` of a product. The parts are independent. `scratch` has kTileScratch floats, is aligned
