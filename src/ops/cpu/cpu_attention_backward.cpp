@@ -2,6 +2,7 @@
 // The backward pass of attention.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <utility>
 
 #include "ops/cpu/cpu_ops.h"
@@ -170,13 +171,13 @@ class TileBackwardTask {
     key_pairs_ = take_bf16(length_ * padded_);
     d_keys_ = take(length_ * padded_);
     d_values_ = take(length_ * padded_);
-    std::fill(first, next, 0.0F);
+    std::memset(first, 0, static_cast<std::size_t>(next - first) * sizeof(float));
     float* const first_query = next;
     q_ = take_bf16(kBackwardQueries * wide_);
     d_out_ = take_bf16(kBackwardQueries * wide_);
     q_transposed_ = take_bf16(kBackwardQueries * padded_);
     d_out_transposed_ = take_bf16(kBackwardQueries * padded_);
-    std::fill(first_query, next, 0.0F);
+    std::memset(first_query, 0, static_cast<std::size_t>(next - first_query) * sizeof(float));
     d_scores_ = take_bf16(kBackwardQueries * length_);
     d_q_ = take(kBackwardQueries * padded_);
     own_ = take(cpu::kBackwardScratch);
