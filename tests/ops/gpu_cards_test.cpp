@@ -26,10 +26,27 @@ TEST(GpuCards, AreFoundByCudasName) {
   EXPECT_DOUBLE_EQ(peak("NVIDIA B200"), 2250);
 }
 
+struct Sheet {
+  const char* device;  // as CUDA names it
+  double peak, bandwidth, memory;
+};
+TEST(GpuCards, HaveTheFiguresOfTheirSheets) {
+  for (const Sheet& sheet :
+       {Sheet{"NVIDIA L4", 121, 0.3, 24}, Sheet{"NVIDIA A10G", 70, 0.6, 24},
+        Sheet{"NVIDIA GeForce RTX 3090", 71, 0.936, 24}, Sheet{"NVIDIA H100 NVL", 835.5, 3.9, 94}}) {
+    const GpuCard* card = find_gpu_card(sheet.device);
+    ASSERT_NE(card, nullptr) << sheet.device;
+    EXPECT_DOUBLE_EQ(card->peak_flop, sheet.peak * 1e12) << sheet.device;
+    EXPECT_DOUBLE_EQ(card->bandwidth, sheet.bandwidth * 1e12) << sheet.device;
+    EXPECT_DOUBLE_EQ(card->memory, sheet.memory) << sheet.device;
+  }
+}
+
 // A variant with a longer name has other figures.
 TEST(GpuCards, AnotherCardIsUnknown) {
-  for (const char* name : {"", "NVIDIA ", "emulated device", "NVIDIA A1000", "NVIDIA XA10", "NVIDIA H100 NVL",
-                           "NVIDIA H200 NVL", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GB200"})
+  for (const char* name :
+       {"", "NVIDIA ", "emulated device", "NVIDIA A1000", "NVIDIA XA10", "NVIDIA L4000", "NVIDIA H200 NVL",
+        "NVIDIA GeForce RTX 3090 Ti", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GB200"})
     EXPECT_EQ(find_gpu_card(name), nullptr) << name;
   EXPECT_NE(gpu_card_names().find("RTX 4090"), std::string::npos);
 }
