@@ -36,6 +36,7 @@ struct Allocation {
   std::size_t bytes = 0;
   bool live = true;
   std::string label = "device memory";
+  bool free_is_enqueued = false;
 };
 
 class Table {
@@ -44,6 +45,7 @@ class Table {
   void open();
   void close();
   unsigned char* allocate(std::size_t bytes);
+  void announce_free(void* address);
   void free(void* address);
   void set_label(const void* address, const std::string& label);
   bool contains(const void* address) const {
@@ -145,6 +147,16 @@ unsigned char* Table::allocate(std::size_t bytes) {
   return address;
 }
 
+void Table::announce_free(void* address) {
+  const std::lock_guard lock(mutex_);
+  const auto found = device_.find(static_cast<const unsigned char*>(address));
+  if (found == device_.end() || !found->second.live || found->second.free_is_enqueued)
+    fault(fmt::format(
+        "cudaFreeAsync of {}, which is not the start of a live allocation or freed by earlier work",
+        describe(address)));
+  found->second.free_is_enqueued = true;
+}
+
 void Table::free(void* address) {
   const std::lock_guard lock(mutex_);
   const auto found = device_.find(static_cast<const unsigned char*>(address));
@@ -238,7 +250,8 @@ void Table::report_leaks() {
   std::map<std::string, std::pair<int, std::size_t>> leaks;
   for (const auto* allocations : {&device_, &pinned_}) {
     for (const auto& [start, allocation] : *allocations) {
-      if (!allocation.live) continue;
+      // A stream still does its work after the program or its owner has let go of it.
+      if (!allocation.live || allocation.free_is_enqueued) continue;
       auto& [count, bytes] = leaks[allocation.label];
       ++count;
       bytes += allocation.bytes;
@@ -265,6 +278,9 @@ OpenDeviceMemory::~OpenDeviceMemory() {
 
 void* allocate_device(std::size_t bytes) {
   return table().allocate(bytes);
+}
+void announce_free(void* address) {
+  table().announce_free(address);
 }
 void free_device(void* address) {
   table().free(address);

@@ -20,6 +20,8 @@ class OpenDeviceMemory {
 
 /// nullptr if the device has not so many bytes left.
 void* allocate_device(std::size_t bytes);
+/// Work in a stream will free this. Faults unless it is the start of a live allocation that no earlier work frees.
+void announce_free(void* address);
 /// Faults unless this is the start of a live allocation.
 void free_device(void* address);
 /// The name of the allocation that starts here, for messages.

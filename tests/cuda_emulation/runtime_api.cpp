@@ -265,7 +265,7 @@ cudaError_t cudaMallocAsync(void** address, std::size_t bytes, cudaStream_t /*st
 
 cudaError_t cudaFreeAsync(void* address, cudaStream_t stream) {
   if (address == nullptr) return cudaSuccess;
-  biqa::emulation::require_device(address, 1, "cudaFreeAsync");
+  biqa::emulation::announce_free(address);
   biqa::emulation::enqueue(stream, [address] { biqa::emulation::free_device(address); });
   return cudaSuccess;
 }

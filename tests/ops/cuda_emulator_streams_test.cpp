@@ -2,6 +2,7 @@
 // Late streams: what is read, overwritten or ordered wrongly shows.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <vector>
 
@@ -122,6 +123,30 @@ TEST_F(CudaLateStreams, ADestroyedStreamStillDoesItsWork) {
   EXPECT_NE(out, std::vector<float>(2, 0.0F));
   BIQA_CUDA_CHECK(cudaDeviceSynchronize());
   EXPECT_EQ(out, std::vector<float>(2, 0.0F));
+}
+
+// The program ends before the stream gets to the work that frees: the memory is no leak.
+TEST_F(CudaLateStreams, MemoryThatAStreamWillFreeIsNoLeak) {
+  const auto end = [](bool frees) {
+    const Stream stream;
+    void* address = nullptr;
+    BIQA_CUDA_CHECK(cudaMallocAsync(&address, 100, stream.get()));
+    if (frees) BIQA_CUDA_CHECK(cudaFreeAsync(address, stream.get()));
+  };
+  EXPECT_EXIT((end(true), std::exit(0)), ::testing::ExitedWithCode(0), "");
+  EXPECT_EXIT((end(false), std::exit(0)), ::testing::ExitedWithCode(1),
+              "never freed: device memory \\(1, 100 bytes\\)");
+}
+
+TEST_F(CudaLateStreams, MemoryIsFreedOnce) {
+  const auto twice = [] {
+    const Stream stream;
+    void* address = nullptr;
+    BIQA_CUDA_CHECK(cudaMallocAsync(&address, 100, stream.get()));
+    BIQA_CUDA_CHECK(cudaFreeAsync(address, stream.get()));
+    BIQA_CUDA_CHECK(cudaFreeAsync(address, stream.get()));
+  };
+  EXPECT_DEATH(twice(), "cudaFreeAsync of device memory \\+ 0 \\(of 100 bytes\\), which is not the start");
 }
 
 }  // namespace
