@@ -61,7 +61,8 @@ void check_same_devices(Communicator& world, const std::string& type) {
 }
 
 void check_own_devices(Communicator& world, const std::string& node, const std::string& device) {
-  const std::string own = device.empty() ? device : device + " of node " + node;
+  const bool has_uuid = device.starts_with("GPU-");
+  const std::string own = device.empty() || has_uuid ? device : device + " of node " + node;
   const auto all = world.gather_bytes(std::as_bytes(std::span(own)), 0);
   run_alike(world, [&] {
     std::map<std::string, std::size_t> users;

@@ -83,8 +83,8 @@ class Ops {
   Ops& operator=(const Ops&) = delete;
 
   virtual DType compute_type() const = 0;
-  /// Name of the device of this process. Two processes of a node have equal names only if they use the same GPU. Empty
-  /// for the CPU, because processes may share it.
+  /// Name of the device of this process: a UUID (GPU-…), or an address, which only one GPU of a node has. Empty for the
+  /// CPU, because processes may share it.
   virtual std::string device_name() const { return {}; }
   /// The device as its maker writes it (ops/gpu_cards.h). Empty for the CPU.
   virtual std::string card_name() const { return {}; }

@@ -51,6 +51,15 @@ TEST(Agreement, SameAddressesOnOtherNodesAndRanksWithoutADevice) {
   EXPECT_THAT(told, ::testing::Each(""));
 }
 
+// Two containers of one machine have node names of their own and may give its GPUs other addresses.
+TEST(Agreement, OneGpuInTwoContainers) {
+  const auto told = messages(3, [&](Communicator& world) {
+    check_own_devices(world, "container" + std::to_string(world.rank()),
+                      world.rank() == 0 ? "GPU-1" : "GPU-7");
+  });
+  EXPECT_THAT(told[0], ::testing::StartsWith("ranks 1 and 2 use the same GPU (GPU-7): start as many ranks"));
+}
+
 TEST(Agreement, DevicesOfOtherTypes) {
   const std::string small = "GPU S (sm_80, 9 multiprocessors), cuBLASLt 120400";
   for (const std::string& other :

@@ -197,7 +197,13 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   if (device < 0 || device >= device_count) return cudaErrorInvalidDevice;
   *properties = {};
   std::strncpy(properties->name, biqa::emulation::device_name().c_str(), sizeof properties->name - 1);
-  properties->uuid.bytes[0] = static_cast<char>(device + 1);
+  const char* chosen = std::getenv("BIQA_EMULATOR_UUIDS");
+  const std::string uuids = chosen == nullptr ? "own" : chosen;
+  if (uuids != "none") {
+    const int process = static_cast<int>(getpid());
+    std::memcpy(&properties->uuid.bytes[0], &process, sizeof process);
+    properties->uuid.bytes[15] = static_cast<char>(uuids == "shared" ? 1 : device + 1);
+  }
   properties->totalGlobalMem = biqa::emulation::device_bytes();
   properties->sharedMemPerBlock = 48 * 1024;
   properties->sharedMemPerBlockOptin = static_cast<std::size_t>(biqa::emulation::max_shared_bytes());

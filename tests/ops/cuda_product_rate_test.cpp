@@ -28,7 +28,7 @@ TEST(CudaProductRate, UsesTheAlgorithmForItsRows) {
 TEST(CudaProductRate, TheCardIsFoundByItsMakersName) {
   emulation::set_device_name("NVIDIA GeForce RTX 4090");
   const cuda::CudaOps ops(DType::bf16);
-  EXPECT_EQ(find_gpu_card(ops.device_name()), nullptr) << "the address of a card, not its name";
+  EXPECT_EQ(find_gpu_card(ops.device_name()), nullptr) << "names one card, not its kind";
   const GpuCard* card = find_gpu_card(ops.card_name());
   emulation::set_device_name("emulated device");
   ASSERT_NE(card, nullptr);

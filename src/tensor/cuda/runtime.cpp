@@ -49,6 +49,21 @@ void copy(ConstView from, View to, cudaMemcpyKind kind, const Stream& stream) {
   BIQA_CUDA_CHECK(cudaMemcpyAsync(to.address(), from.address(), bytes, kind, stream.get()));
 }
 
+/// As nvidia-smi -L prints it. Empty if the driver gives none.
+std::string uuid_of(int device) {
+  cudaDeviceProp properties{};
+  BIQA_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
+  std::string text = "GPU";
+  bool given = false;
+  for (std::size_t i = 0; i < sizeof properties.uuid.bytes; ++i) {
+    const auto byte = static_cast<unsigned char>(properties.uuid.bytes[i]);
+    const bool begins_group = i == 0 || i == 4 || i == 6 || i == 8 || i == 10;
+    text += fmt::format("{}{:02x}", begins_group ? "-" : "", byte);
+    given = given || byte != 0;
+  }
+  return given ? text : std::string();
+}
+
 }  // namespace
 
 #ifdef BIQA_BUILT_ARCHITECTURES
@@ -179,6 +194,7 @@ void select_device(int local_rank) {
 std::string device_name() {
   int device = 0;
   BIQA_CUDA_CHECK(cudaGetDevice(&device));
+  if (std::string uuid = uuid_of(device); !uuid.empty()) return uuid;
   std::array<char, 32> address{};
   BIQA_CUDA_CHECK(cudaDeviceGetPCIBusId(address.data(), static_cast<int>(address.size()), device));
   return address.data();

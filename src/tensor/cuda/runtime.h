@@ -29,7 +29,7 @@ std::string missing_architecture(std::string_view built, int device_capability);
 /// Selects CUDA device `local_rank` modulo the number of devices. A process that sees only one device selects that
 /// device, whatever its rank. Throws Error with advice if no device works.
 void select_device(int local_rank);
-/// PCI address of the selected device.
+/// UUID of the selected device, as nvidia-smi -L prints it. If the driver gives none, its PCI address.
 std::string device_name();
 /// The selected device's type: its maker's name, compute capability and number of multiprocessors.
 std::string device_type();
