@@ -159,5 +159,64 @@ TEST_P(CudaNetwork, Updates) {
   }
 }
 
+class CudaRuns : public CudaNetwork {
+ protected:
+  /// On the CUDA backend, compared with the same run on the CPU: the texts in f32, and the gradient of the last update.
+  testing::RunOutcome compared(const testing::RunSetting& setting,
+                               const FrozenParts* frozen = nullptr) const {
+    const auto on_cpu = [&](DType type) {
+      return testing::run_steps(
+          *QwenVl::load(files_.path(), make_ops({"cpu", type, 0}), {true, true, nullptr, frozen}), setting);
+    };
+    testing::RunOutcome results =
+        testing::run_steps(*QwenVl::load(files_.path(), std::make_shared<cuda::CudaOps>(GetParam().type),
+                                         {true, true, nullptr, frozen}),
+                           setting);
+    const testing::RunOutcome expected = on_cpu(DType::f32);
+    EXPECT_EQ(results.steps.size(), 3U);
+    for (std::size_t s = 0; s < results.steps.size(); ++s)
+      EXPECT_GT(results.steps[s].update.grad_norm, 0) << s;
+    if (GetParam().type == DType::f32) {
+      for (std::size_t s = 0; s < results.steps.size(); ++s)
+        EXPECT_EQ(results.steps[s].texts, expected.steps[s].texts) << "step " << s + 1;
+      EXPECT_LE(distance(row_of(results.gradient), row_of(expected.gradient)),
+                kGradient * largest(row_of(expected.gradient)));
+    }
+    return results;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Settings, CudaRuns,
+                         ::testing::Values(testing::ModelSetting{DType::f32, true},
+                                           testing::ModelSetting{DType::bf16, false}));
+
+// The actor samples with one version of the adapter while the learner has the next.
+TEST_P(CudaRuns, PolicyLag) {
+  const testing::RunOutcome lagging = compared({.lag = 1});
+  for (std::size_t s = 0; s < lagging.steps.size(); ++s)
+    EXPECT_EQ(lagging.steps[s].update.logp_max_gap > 0, s > 0) << "step " << s + 1;
+  const testing::RunOutcome at_once = testing::run_steps(*load_cpu(DType::f32), {});
+  EXPECT_NE(at_once.steps.back().texts, lagging.steps.back().texts) << "the lag makes no difference";
+}
+
+TEST_P(CudaRuns, TwoUpdatesPerRollout) {
+  const testing::RunOutcome twice = compared({.updates = 2});
+  for (const testing::RunStep& step : twice.steps) {
+    EXPECT_EQ(step.update.logp_max_gap, 0);
+    EXPECT_EQ(step.update.ratio_max_deviation, 0);
+    EXPECT_GT(step.ratio_max_deviation_at_end, 0);
+  }
+}
+
+// The reference keeps the start adapter, and its parts on the vision tower are merged into the weights.
+TEST_P(CudaRuns, FrozenStartAdapter) {
+  const auto parts = testing::random_frozen_parts(ModelConfig::load(files_.path()), 4, "visual", 0.05);
+  const testing::RunOutcome moved = compared({}, parts.get());
+  for (const testing::RunStep& step : moved.steps) EXPECT_EQ(step.update.logp_max_gap, 0);
+  EXPECT_EQ(moved.steps.front().update.kl, 0);
+  EXPECT_GT(moved.steps.back().update.kl, 0);
+  EXPECT_NE(testing::run_steps(*load_cpu(DType::f32), {}).steps.front().texts, moved.steps.front().texts)
+      << "the merged parts make no difference";
+}
+
 }  // namespace
 }  // namespace biqa

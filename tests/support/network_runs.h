@@ -2,6 +2,7 @@
 // Whole runs of the tiny model on a backend, for comparing backends: a picture's prompt, generation, updates of learners.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -96,6 +97,78 @@ inline std::vector<Outcome> train(const std::function<std::unique_ptr<QwenVl>()>
   }
   for (std::thread& thread : threads) thread.join();
   return outcomes;
+}
+
+/// How a run of one process samples and learns.
+struct RunSetting {
+  std::size_t lag = 0;  ///< step s samples with the adapter that step s − 1 − lag has produced
+  int updates = 1;      ///< per rollout
+  double lr = 1e-2;
+};
+struct RunStep {
+  std::vector<std::vector<std::int64_t>> texts;
+  UpdateResult update;                ///< the first one
+  double ratio_max_deviation_at_end;  ///< of the last one
+};
+struct RunOutcome {
+  std::vector<RunStep> steps;
+  std::vector<float> gradient;  ///< of the last update
+};
+
+/// Two completions of each of two prompts, one with a picture.
+inline std::vector<Generated> rollout(Engine& engine, std::span<const std::shared_ptr<PromptInput>> prompts,
+                                      std::uint64_t step) {
+  constexpr std::uint64_t kMembers = 2;
+  for (std::uint64_t tag = 0; tag < prompts.size(); ++tag) {
+    GenerateRequest request;
+    request.prompt = prompts[tag];
+    request.tag = tag;
+    for (std::uint64_t m = 0; m < kMembers; ++m) request.streams.push_back(RandomStream{step, tag, m});
+    request.sampling.max_new_tokens = 8;
+    engine.submit(request);
+  }
+  std::vector<Generated> results(prompts.size() * kMembers);
+  engine.run([&](Generated&& g) { results[g.tag * kMembers + g.member] = std::move(g); });
+  return results;
+}
+
+/// Three steps of rollout and updates from a start adapter, which also stays the reference of the KL term.
+inline RunOutcome run_steps(const QwenVl& model, const RunSetting& setting) {
+  const Prompt picture(model);
+  const std::vector<std::shared_ptr<PromptInput>> prompts{
+      picture.input, std::make_shared<PromptInput>(text_prompt(model.config(), 11, 2))};
+  LearnerOptions options;
+  options.objective.beta = 0.05;
+  options.objective.clip_low = 1;  // nothing is clipped, for rounding would decide at a bound
+  options.objective.clip_high = 1e6;
+  options.longest_allowed = 8;
+  const Lora start = random_adapter(model.config(), 4);
+  const auto alone = make_local();
+  Learner learner(model, start, pack_adapter(model, start), *alone, options);
+  Engine engine(model, {});
+  std::vector<Lora> versions{start};
+  RunOutcome outcome;
+  for (std::uint64_t step = 1; step <= 3; ++step) {
+    const std::size_t newest = versions.size() - 1;
+    engine.set_adapter(pack_adapter(model, versions[newest - std::min(newest, setting.lag)]));
+    const std::vector<Generated> sampled = rollout(engine, prompts, step);
+    std::vector<LearnerGroup> groups;
+    RunStep& done = outcome.steps.emplace_back();
+    for (const Generated& text : sampled) {
+      if (text.member == 0) groups.push_back({prompts[text.tag], {}, 500 + text.tag, false, "sample"});
+      const double advantage = text.member == step % 2 ? 1.0 : -0.5;
+      groups.back().sequences.push_back({text.ids, text.logp, {}, advantage, text.member});
+      done.texts.push_back(text.ids);
+    }
+    for (int update = 0; update < setting.updates; ++update) {
+      const UpdateResult result = learner.update(groups, setting.lr);
+      if (update == 0) done.update = result;
+      done.ratio_max_deviation_at_end = result.ratio_max_deviation;
+    }
+    versions.push_back(learner.adapter());
+  }
+  outcome.gradient = learner.collect_gradient();
+  return outcome;
 }
 
 }  // namespace biqa::testing
