@@ -26,12 +26,12 @@ while [[ $# -gt 0 ]]; do
   esac
   shift
 done
-programs=(biqa_learner biqa_trace biqa_score biqa_bench biqa_random_model)
+programs=(biqa_learner biqa_trace biqa_score biqa_ckpt biqa_bench biqa_random_model)
 tests=(ops_op_cases_test ops_products_test ops_attention_test ops_head_test ops_lora_test ops_rows_test
   ops_cuda_tile_attention_test ops_cuda_tile_attention_backward_test ops_cuda_tile_lora_test
   ops_cuda_tile_heads_test ops_cuda_tile_swiglu_test ops_cuda_vision_attention_test
   model_network_test_cuda model_training_pass_test_cuda model_vision_test_cuda actor_engine_test_cuda
-  learner_learner_test_cuda policy_cuda_network_test)
+  learner_learner_test_cuda policy_cuda_network_test gpu_measures)
 grep -qs '^BIQA_CUDA_EMULATED:BOOL=ON' "$build/CMakeCache.txt" || tests+=(ops_cuda_device_test comm_nccl_device_test)
 for file in "${programs[@]/#/bin/}" "${tests[@]/#/tests/}"; do
   [[ -x $build/$file ]] && continue
@@ -70,7 +70,7 @@ cp -rL "$mpi_data" "$staging/openmpi/share"
 
 # The libraries of the programs and plug-ins, without the C library, the driver, cuBLAS, cuDNN and NCCL.
 here='/(libc|libm|libdl|librt|libpthread|libresolv|ld-linux[^/]*|libcuda|libcublas|libcublasLt|libcudnn[^/]*|libnccl)\.so'
-for file in "$staging"/bin/* "$staging"/tests/*_test* "$staging"/openmpi/lib/*.so; do ldd "$file" 2>/dev/null || true; done |
+for file in "$staging"/bin/* "$staging"/tests/*_{test*,measures} "$staging"/openmpi/lib/*.so; do ldd "$file" 2>/dev/null || true; done |
   sort -u >"$staging/ldd.txt"
 awk '$3 ~ /^\// { print $3 }' "$staging/ldd.txt" | sort -u | { grep -vE "$here" || true; } | while IFS= read -r library; do
   cp -L "$library" "$staging/lib/"
@@ -79,7 +79,7 @@ done
 awk '$1 ~ /^lib(cublasLt|cudnn|nccl)\.so\.[0-9]+$/ { print $1 } $1 ~ /^libcudart\.so\./ { sub(/cudart/, "nvrtc", $1); print $1 }' \
   "$staging/ldd.txt" | sort -u >"$staging/libraries.txt"
 rm "$staging/ldd.txt"
-strip "$staging"/bin/* "$staging"/tests/*_test* "$staging"/lib/* 2>/dev/null || true
+strip "$staging"/bin/* "$staging"/tests/*_{test*,measures} "$staging"/lib/* 2>/dev/null || true
 
 rm -f "$out/files.tar.xz"
 # All programs hold the same kernels: a dictionary larger than several programs stores them once.

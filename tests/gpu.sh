@@ -7,9 +7,10 @@
 #              the script runs without a GPU, slowly
 #   --out      folder for logs and gpu.json (default: build/gpu). A relative folder is one of the repository
 #   --golden   folder with cases.json and compare.py, which compares the network with the reference. Needs Python with h5py
-#   --parts    some of device, operations, products, network, nccl, golden, training, sanitizer, speed (default: all)
-#   --size     size of the random model that the part `speed` measures: 7B (default) or 3B. tiny is for a dry run: the
-#              training is small too
+#   --parts    some of device, copy, operations, products, ones, invariance, rows, kernels, network, nccl, golden, training,
+#              sanitizer, speed (default: all)
+#   --size     size of the model whose speed, products and kernels are measured: 7B (default) or 3B. tiny is for a dry run:
+#              the training is small too
 #   --seconds  limit for all parts together (default: 540). A part that exceeds its share is stopped and reported as cut.
 #              Above 540, every share grows with it
 # Exit code 0: no part failed; parts that were not run print the reason. 1: a part failed or was cut, or there is no GPU.
@@ -20,7 +21,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 build=build/cuda
 out=build/gpu
 golden=
-parts=device,operations,products,network,nccl,golden,training,sanitizer,speed
+parts=device,copy,operations,products,ones,invariance,rows,kernels,network,nccl,golden,training,sanitizer,speed
 size=7B
 seconds=540
 while [[ $# -gt 0 ]]; do
@@ -30,7 +31,7 @@ while [[ $# -gt 0 ]]; do
       declare "${1#--}=$2"
       shift 2
       ;;
-    -h | --help) sed -n '3,17s/^# \?//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '3,18s/^# \?//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) echo "error: tests/gpu.sh: unknown argument $1; see tests/gpu.sh --help" >&2; exit 2 ;;
   esac
 done
@@ -41,7 +42,8 @@ case $size in
 esac
 for part in ${parts//,/ }; do
   case $part in
-    device | operations | products | network | nccl | golden | training | sanitizer | speed) ;;
+    device | copy | operations | products | ones | invariance | rows | kernels) ;;
+    network | nccl | golden | training | sanitizer | speed) ;;
     *) echo "error: tests/gpu.sh: no part $part; see tests/gpu.sh --help" >&2; exit 2 ;;
   esac
 done
@@ -210,6 +212,31 @@ if wanted device; then
   fi
 fi
 
+# measured PART SHARE [ARGUMENT...]: what gpu_measures says of a part, until its time is over.
+measured() {
+  local part=$1 kind line name value unit operator bar status some=
+  within "$part" "$2" "$build/tests/gpu_measures" "$part" --size "$size" "${@:3}"
+  status=$?
+  while IFS= read -r line; do
+    kind=${line%%: *} line=${line#*: }
+    case $kind in
+      figure)
+        IFS='|' read -r name value unit operator bar <<<"$line"
+        number "$name" "$value" "$unit" ${operator:+"$operator" "$bar"}
+        some=yes
+        ;;
+      line) say "$part" ok "$line" ;;
+    esac
+  done <"$out/$part.log"
+  if [[ $status != 0 || -z $some ]]; then
+    say "$part" "$([[ $status == 0 ]] && echo failed || state_of $status)" "$(reason "$part" $status)"
+  elif [[ ${#figures[@]} != 0 ]]; then
+    say "$part" ok
+  fi
+  sed -n 's/^detail: /    /p' "$out/$part.log"
+}
+if wanted copy; then measured copy 15; fi
+
 if wanted operations; then
   backend=cuda
   run_tests operations 120 ops_op_cases_test ops_products_test ops_attention_test ops_head_test ops_lora_test ops_rows_test \
@@ -233,6 +260,12 @@ if wanted products; then
     grep '^product ' "$out/products.log" | sed 's/^/    /'
   fi
 fi
+
+if wanted ones; then measured ones 20; fi
+if wanted invariance; then measured invariance 50 --classes "$out/classes.txt"; fi
+# It stops by itself, and says how far it came.
+if wanted rows; then measured rows 60 --classes "$out/classes.txt" --seconds "$(share_of 30)"; fi
+if wanted kernels; then measured kernels 40; fi
 
 if wanted network; then
   run_tests network 90 model_network_test_cuda model_training_pass_test_cuda model_vision_test_cuda actor_engine_test_cuda \
@@ -268,7 +301,7 @@ train() {
   shift 2
   [[ $size != tiny ]] || small=(--set rollout.images_per_step=2 --set rollout.group_size=4)
   within "$name" 45 "$build/bin/biqa_learner" --config configs/quickstart.yaml --set model.device=cuda --set data.eval=[] \
-    --set optimizer.schedule=constant --set checkpoint.every=2 --set train.out="$out/$folder" "${small[@]}" "$@"
+    --set optimizer.schedule=constant --set checkpoint.every=1 --set train.out="$out/$folder" "${small[@]}" "$@"
 }
 # largest FOLDER FIELD LINES: the largest absolute value of a field of metrics.jsonl. Nothing if that has another number of
 # lines, or one of them has no finite number there.
@@ -286,37 +319,36 @@ largest() {
     }
     END { if (!bad && NR == lines) printf "%.4g\n", most }' "$out/$1/metrics.jsonl" 2>/dev/null
 }
-# same_adapter FOLDER FOLDER: yes, no, or nothing where one has none.
-same_adapter() {
-  [[ -s $out/$1/adapter.h5 && -s $out/$2/adapter.h5 ]] || return 0
-  if cmp -s "$out/$1/adapter.h5" "$out/$2/adapter.h5"; then echo yes; else echo no; fi
-}
-# training DTYPE: trains four steps twice, the second time with a stop after two.
+# adapters FOLDER FOLDER: how they compare, tensor by tensor. "equal" or "different", and what differs.
+adapters() { within "$1_diff" 10 "$build/bin/biqa_ckpt" diff "$out/$1/adapter.h5" "$out/$2/adapter.h5"; tail -n 1 "$out/$1_diff.log"; }
+# training DTYPE: trains ten steps twice, the second time with a stop after five.
 training() {
-  local dtype=$1 state status gap norm skips same text=
+  local dtype=$1 state status gap norm skips same text= steps=10
   local folder=training_$dtype again=again_$dtype
+  [[ $size != tiny ]] || steps=4
   rm -rf "${out:?}/$folder" "${out:?}/$again"
-  train "$folder" "$folder" --set model.dtype="$dtype" --set train.steps=4
+  train "$folder" "$folder" --set model.dtype="$dtype" --set train.steps=$steps
   status=$?
   if [[ $status != 0 ]]; then
     say "train $dtype" "$(state_of $status)" "$(reason "$folder" $status)"
     return
   fi
-  gap=$(largest "$folder" actor_learner_logp_gap 4)
-  norm=$(largest "$folder" grad_norm 4)
+  gap=$(largest "$folder" actor_learner_logp_gap $steps)
+  norm=$(largest "$folder" grad_norm $steps)
   skips=$(grep -c 'the update is skipped' "$out/$folder.log")
   state=ok
   [[ $gap == 0 && $skips == 0 && $norm != 0 ]] || state=failed
+  number steps $steps ''
   number "log-probability gap" "$gap" ''
   number "skipped updates" "$skips" ''
   number "largest gradient norm" "$norm" ''
-  train "$again" "$again" --set model.dtype="$dtype" --set train.steps=2 &&
-    train "${again}_resumed" "$again" --set model.dtype="$dtype" --set train.steps=4
+  train "$again" "$again" --set model.dtype="$dtype" --set train.steps=$((steps / 2)) &&
+    train "${again}_resumed" "$again" --set model.dtype="$dtype" --set train.steps=$steps
   status=$?
   if [[ $status == 0 ]]; then
-    same=$(same_adapter "$folder" "$again")
-    [[ $same == yes ]] || state=failed
-    text="the same adapter after a stop and resume: ${same:-there is none}"
+    same=$(adapters "$folder" "$again")
+    [[ $same == equal:* ]] || state=failed
+    text="the adapter after a stop and resume: ${same:-not compared}"
   else
     [[ $state == failed ]] || state=$(state_of $status)
     text="adapters were not compared: the second run was $(state_of $status)"

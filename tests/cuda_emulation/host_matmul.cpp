@@ -120,5 +120,8 @@ namespace biqa::cuda {
 std::unique_ptr<ProductLibrary> make_product_library(const Stream& /*stream*/) {
   return std::make_unique<emulation::HostProducts>();
 }
+std::unique_ptr<ProductLibrary> make_free_product_library(const Stream& stream) {
+  return make_product_library(stream);
+}
 
 }  // namespace biqa::cuda

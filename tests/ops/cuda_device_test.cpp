@@ -9,6 +9,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "gpu/measures.h"
 #include "ops/cuda/device.h"
 #include "ops/cuda/matmul_backend.h"
 #include "support/cuda_runs.h"
@@ -43,28 +44,6 @@ TEST_P(DeviceLinear, AgreesWithFormulaAndCpu) {
 
 INSTANTIATE_TEST_SUITE_P(Cases, DeviceLinear, ::testing::ValuesIn(testing::linear_cases()));
 
-/// A product of Qwen2.5-VL 7B.
-struct ModelProduct {
-  const char* name;
-  std::int64_t inner, outer;
-  bool bias, backward;
-  DType result, input_gradient;  // types of the results, forward and backward
-};
-constexpr DType kF32 = DType::f32, kBf16 = DType::bf16;
-constexpr ModelProduct kModelProducts[] = {
-    {"query, key, value", 3584, 4608, false, true, kBf16, kF32},
-    {"attention output", 3584, 3584, false, true, kF32, kF32},
-    {"gate and up", 3584, 37888, false, true, kBf16, kF32},
-    {"down", 18944, 3584, false, true, kF32, kBf16},
-    {"head", 3584, 152064, false, true, kF32, kF32},
-    {"patches", 1176, 1280, false, false, kF32, kF32},
-    {"vision query, key, value", 1280, 3840, false, false, kBf16, kF32},
-    {"vision attention output", 1280, 1280, true, false, kF32, kF32},
-    {"vision gate and up", 1280, 6912, false, false, kBf16, kF32},
-    {"vision down", 3456, 1280, true, false, kF32, kF32},
-    {"merger", 5120, 5120, true, false, kF32, kF32},
-    {"merger output", 5120, 3584, true, false, kF32, kF32}};
-
 /// The numbers of rows that use another algorithm than the anchor.
 std::string other_buckets(const cuda::ProductClass& chosen) {
   std::string text;
@@ -80,17 +59,15 @@ TEST(DeviceProducts, ClassesOfAlgorithms) {
   const auto stream = std::make_shared<cuda::Stream>();
   cuda::CudaMemory memory(stream);
   const auto backend = cuda::make_matmul_backend(*stream);
-  for (const ModelProduct& model : kModelProducts) {
+  for (const gpu::ModelProduct& model : gpu::model_products(gpu::shape_of("7B"))) {
     for (const bool forward : {true, false}) {
       if (!forward && !model.backward) continue;
-      const cuda::Product product = cuda::dense_product(
-          DType::bf16, forward ? model.result : model.input_gradient, forward ? model.inner : model.outer,
-          forward ? model.outer : model.inner, forward, forward && model.bias);
+      const cuda::Product product = gpu::product_of(model, forward);
       backend->classes().classify(product, memory);
       const cuda::ClassReport report = backend->classes().report(product, memory);
       std::printf(
           "product %s%s %lldx%lld: %d of %d algorithms in the class; another than the anchor up to rows:%s\n",
-          model.name, forward ? "" : " backward", static_cast<long long>(product.inner),
+          model.name.c_str(), forward ? "" : " backward", static_cast<long long>(product.inner),
           static_cast<long long>(product.outer), report.members, report.proposed,
           other_buckets(*backend->classes().find(product)).c_str());
       std::fflush(stdout);

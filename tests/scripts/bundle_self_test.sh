@@ -23,10 +23,10 @@ bundle() { bash "$here/../../launch/bundle.sh" --build "$tree/build" --out "$tre
 # contains TEXT PATTERN
 contains() { grep -qE -- "$2" <<<"$1" || { printf '%s\n' "$1" "expected: $2"; exit 1; }; }
 
-for name in biqa_{learner,trace,score,bench,random_model}; do cp "$tree/tools/ompi_info" "$tree/build/bin/$name"; done
+for name in biqa_{learner,trace,score,ckpt,bench,random_model}; do cp "$tree/tools/ompi_info" "$tree/build/bin/$name"; done
 for name in ops_{op_cases,products,attention,head,lora,rows}_test ops_cuda_tile_{attention,attention_backward,lora,heads,swiglu}_test \
   ops_cuda_vision_attention_test {model_network,model_training_pass,model_vision,actor_engine,learner_learner}_test_cuda \
-  policy_cuda_network_test ops_cuda_device_test; do cp "$tree/tools/ompi_info" "$tree/build/tests/$name"; done
+  policy_cuda_network_test ops_cuda_device_test gpu_measures; do cp "$tree/tools/ompi_info" "$tree/build/tests/$name"; done
 contains "$(bundle)" 'comm_nccl_device_test is missing'
 cp "$tree/tools/ompi_info" "$tree/build/tests/comm_nccl_device_test"
 contains "$(bundle --golden "$tree/golden")" 'has no cases.json'

@@ -14,6 +14,6 @@ out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 output=$(bash tests/gpu.sh --build "$build" --out "$out" --size tiny --seconds 5400) || { printf '%s\n' "$output"; exit 1; }
 printf '%s\n' "$output"
-for part in operations network 'train f32' 'train bf16' alone rollout step unshared recompute decode cudnn; do
+for part in copy operations ones invariance rows kernels network 'train f32' 'train bf16' alone rollout step unshared recompute decode cudnn; do
   grep -qE "^$part +ok " <<<"$output" || { echo "no line says: $part ok"; exit 1; }
 done

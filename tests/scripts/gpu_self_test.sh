@@ -21,6 +21,18 @@ for word in "$@"; do
   esac
 done
 gap=0.0 norm=0.05 adapter=adapter bench_gap=0.0 trajectories=12.5 cublas='product q: 6 algorithms'
+same='equal: 42 tensors to the bit' measures=()
+case $name-${1:-} in
+  gpu_measures-copy) measures=('figure: copy within the memory|2900|GB/s') ;;
+  gpu_measures-ones) measures=('figure: wrong ones|0|') ;;
+  gpu_measures-invariance) measures=('figure: price of batch invariance for 256 rows|1.5|%|<=|5' 'detail: down, 8192 rows: 9 us') ;;
+  gpu_measures-rows) measures=('figure: numbers of rows|1500|of 8192' "detail: $*") ;;
+  gpu_measures-kernels)
+    for kernel in 'rms_norm, decoding' embed; do
+      measures+=('figure: time|4.5|us' 'figure: computed|80|% of the time' "line: $kernel")
+    done
+    ;;
+esac
 [[ ! -e $FAKE/$name ]] || . "$FAKE/$name"
 case $name in
   biqa_learner)
@@ -29,6 +41,8 @@ case $name in
     for ((i = 0; i < steps; ++i)); do echo "{\"step\":$i,\"actor_learner_logp_gap\":$gap,\"grad_norm\":$norm}"; done >"$out/metrics.jsonl"
     echo "$adapter" >"$out/adapter.h5"
     ;;
+  gpu_measures) printf '%s\n' "${measures[@]}" ;;
+  biqa_ckpt) printf '%s\n' "$2 and $3" "$same" ;;
   biqa_random_model) while [[ $# -gt 0 ]]; do [[ $1 != --out ]] || mkdir -p "$2"; shift; done ;;
   biqa_bench)
     printf '%s\n' '{' '  "limits": {' '    "gemm_gflops_bf16": 700000.0,' '    "sheet_gflops_bf16": 989400.0' '  },' '  "median": {' \
@@ -45,7 +59,7 @@ case $name in
 esac
 END
 chmod +x "$tree/fake"
-for name in biqa_learner biqa_trace biqa_bench biqa_random_model; do cp "$tree/fake" "$tree/build/bin/$name"; done
+for name in biqa_learner biqa_trace biqa_ckpt biqa_bench biqa_random_model; do cp "$tree/fake" "$tree/build/bin/$name"; done
 for name in nvidia-smi compute-sanitizer df; do cp "$tree/fake" "$tree/tools/$name"; done
 export PATH=$tree/tools:$PATH
 
@@ -56,7 +70,7 @@ reset() {
   mkdir "$FAKE"
   for name in ops_{op_cases,products,attention,head,lora,rows}_test ops_cuda_tile_{attention,attention_backward,lora,heads,swiglu}_test \
     ops_cuda_vision_attention_test ops_cuda_device_test {model_network,model_training_pass,model_vision,actor_engine,learner_learner}_test_cuda \
-    policy_cuda_network_test comm_nccl_device_test; do cp "$tree/fake" "$tree/build/tests/$name"; done
+    policy_cuda_network_test comm_nccl_device_test gpu_measures; do cp "$tree/fake" "$tree/build/tests/$name"; done
 }
 change() { echo "$2" >"$FAKE/$1"; }  # change PROGRAM SHELL-TEXT
 # expect STATUS PATTERN ARGUMENT...: how gpu.sh ends and what one of its lines is.
@@ -77,12 +91,12 @@ expect() {
 }
 
 reset
-all=device,operations,products,network,nccl,golden,training,sanitizer,speed
+all=device,copy,operations,products,ones,invariance,rows,kernels,network,nccl,golden,training,sanitizer,speed
 # Decoding 256 sequences for 200 tokens takes 1.5 s here: 33,960 tokens/s.
-expect 0 '^bars: 7 met, 0 missed$' --parts $all
+expect 0 '^bars: 8 met, 0 missed$' --parts $all
 change biqa_bench 'trajectories=4.5'
 expect 0 'whole step 4.5 trajectories/s \(bar >= 5: missed\)' --parts speed
-expect 0 '^train f32 +ok .*same adapter after a stop and resume: yes; log-probability gap 0;' --parts training
+expect 0 '^train f32 +ok .*adapter after a stop and resume: equal: 42 tensors to the bit; steps 10; log-probability gap 0;' --parts training
 grep -q '"name": "log-probability gap", "value": 0, "unit": ""' "$tree/out/gpu.json"
 
 # Gaps, gradients and adapters that must fail.
@@ -100,8 +114,10 @@ change biqa_learner 'norm=0.0'
 expect 1 '^train f32 +failed .*gradient norm 0' --parts training
 change biqa_learner 'echo "step 1: the loss is not finite; the update is skipped on every learner"'
 expect 1 '^train f32 +failed .*skipped updates 1' --parts training
-change biqa_learner 'adapter=$out'
-expect 1 '^train f32 +failed .*resume: no' --parts training
+change biqa_ckpt 'same="different: 3 of 42 tensors, largest difference 1e-3"'
+expect 1 '^train f32 +failed .*resume: different: 3 of 42' --parts training
+change biqa_ckpt 'exit 1'
+expect 1 '^train f32 +failed .*resume: not compared' --parts training
 change biqa_learner '[[ $out != */again_* ]] || sleep 30'
 expect 1 '^train f32 +cut .*adapters were not compared' --parts training --seconds 3
 change biqa_bench 'bench_gap=null'
@@ -110,6 +126,28 @@ change biqa_bench 'bench_gap=1e-9'
 expect 1 '^step +failed' --parts speed
 change biqa_bench 'trajectories=null'
 expect 1 '^step +failed .*whole step unknown' --parts speed
+
+# Measurements beside whole runs.
+expect 0 '^copy +ok .*copy within the memory 2900 GB/s$' --parts copy
+expect 0 '^invariance +ok .*256 rows 1.5 % \(bar <= 5: met\)$' --parts invariance
+expect 0 '^    down, 8192 rows: 9 us$' --parts invariance
+expect 0 '^    rows --size 7B --classes .*/classes.txt --seconds 30$' --parts rows
+expect 0 '^    rows .* --seconds 60$' --parts rows --seconds 1080
+expect 0 '^kernels +ok +[0-9]+ s  embed; time 4.5 us; computed 80 % of the time$' --parts kernels
+change gpu_measures 'measures=("figure: price of batch invariance for 256 rows|7|%|<=|5")'
+expect 0 '^bars: 0 met, 1 missed: price of batch invariance for 256 rows$' --parts invariance
+change gpu_measures 'measures=("figure: time|nan|us" "figure: computed|80|%" "line: embed")'
+expect 1 '^kernels +failed .*embed; time unknown' --parts kernels
+change gpu_measures 'measures=()'
+expect 1 '^copy +failed ' --parts copy
+change gpu_measures 'printf "%s\n" "${measures[@]}" "error: 3 elements are wrong"; exit 1'
+expect 1 '^ones +failed .*ends with 1: error: 3 elements are wrong; wrong ones 0$' --parts ones
+change gpu_measures 'printf "%s\n" "${measures[@]}"; sleep 30'
+expect 1 '^kernels +ok .*rms_norm, decoding' --parts kernels --seconds 2
+change gpu_measures 'printf "%s\n" "${measures[@]}"; sleep 30'
+expect 1 '^kernels +cut ' --parts kernels --seconds 2
+rm "$tree/build/tests/gpu_measures"
+expect 1 '^copy +failed ' --parts copy
 
 # Programs that are missing, cannot start, fail or take too long.
 rm "$tree/build/tests/ops_head_test"

@@ -96,11 +96,13 @@ void add_bias(Operation& operation, const void* address, DType type) {
   set(operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, cuda_type(type));
 }
 
-/// No workspace and no division of the inner sum.
-void describe_preference(Preference& preference, std::uint32_t alignment) {
+/// Without a workspace, the inner sum is not divided either.
+void describe_preference(Preference& preference, std::uint32_t alignment, std::size_t workspace_bytes) {
   check_cublas(cublasLtMatmulPreferenceCreate(preference.address()), "cublasLtMatmulPreferenceCreate");
-  set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::size_t{0});
-  set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, std::uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE});
+  set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_bytes);
+  if (workspace_bytes == 0)
+    set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+        std::uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE});
   for (const auto attribute :
        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
@@ -110,7 +112,8 @@ void describe_preference(Preference& preference, std::uint32_t alignment) {
 
 class CublasLt final : public ProductLibrary {
  public:
-  explicit CublasLt(const Stream& stream) : stream_(stream) {
+  CublasLt(const Stream& stream, std::size_t workspace_bytes)
+      : stream_(stream), workspace_(workspace_bytes, "product workspace") {
     check_cublas(cublasLtCreate(library_.address()), "cublasLtCreate");
   }
 
@@ -133,7 +136,7 @@ class CublasLt final : public ProductLibrary {
     describe(shape(product.input, rows, product.inner, product.x_stride), x_layout);
     describe(shape(product.output, rows, product.outer, product.y_stride), y_layout);
     Preference preference;
-    describe_preference(preference, product.alignment);
+    describe_preference(preference, product.alignment, workspace_.bytes());
     std::vector<cublasLtMatmulHeuristicResult_t> answers(static_cast<std::size_t>(most));
     int count = 0;
     const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
@@ -164,7 +167,7 @@ class CublasLt final : public ProductLibrary {
     cublasLtMatmulHeuristicResult_t fit{};
     if (cublasLtMatmulAlgoCheck(library_.get(), operation.get(), weight_layout.get(), x_layout.get(),
                                 y_layout.get(), y_layout.get(), &words, &fit) != CUBLAS_STATUS_SUCCESS ||
-        fit.workspaceSize != 0) {
+        fit.workspaceSize > workspace_.bytes()) {
       return false;
     }
     const float one = 1.0F;
@@ -172,7 +175,7 @@ class CublasLt final : public ProductLibrary {
     const cublasStatus_t status =
         cublasLtMatmul(library_.get(), operation.get(), &one, weight.address(), weight_layout.get(),
                        x.address(), x_layout.get(), &beta, y.address(), y_layout.get(), y.address(),
-                       y_layout.get(), &words, nullptr, 0, stream_.get());
+                       y_layout.get(), &words, workspace_.data(), workspace_.bytes(), stream_.get());
     // The check above does not find everything that the call refuses.
     if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) return false;
     check_cublas(status, "cublasLtMatmul");
@@ -181,13 +184,18 @@ class CublasLt final : public ProductLibrary {
 
  private:
   const Stream& stream_;
+  DeviceBuffer workspace_;
   Library library_;
 };
 
 }  // namespace
 
 std::unique_ptr<ProductLibrary> make_product_library(const Stream& stream) {
-  return std::make_unique<CublasLt>(stream);
+  return std::make_unique<CublasLt>(stream, 0);
+}
+
+std::unique_ptr<ProductLibrary> make_free_product_library(const Stream& stream) {
+  return std::make_unique<CublasLt>(stream, std::size_t{32} << 20);
 }
 
 }  // namespace biqa::cuda

@@ -53,7 +53,7 @@ class ProductLibrary {
   /// Name and version of the library. Empty: what it answers must not be kept for later processes.
   virtual std::string version() const = 0;
   /// At most `most` algorithms for products with `rows` rows, in the library's own order, the best first. They use no
-  /// workspace and do not divide the inner sum. The answer follows rules, so it is the same in every process.
+  /// workspace and do not divide the inner sum, unless the library was made for measurements. The answer follows rules, so it is the same in every process.
   virtual std::vector<Algorithm> candidates(const Product& product, std::int64_t rows, int most) = 0;
   /// Whether every algorithm gives a row the same bits among any rows, by its construction. Then nobody compares.
   virtual bool rows_are_independent() const { return false; }
@@ -63,5 +63,8 @@ class ProductLibrary {
 
 /// The library cuBLASLt, with work on `stream`, which must outlive it. In the emulator, host loops.
 std::unique_ptr<ProductLibrary> make_product_library(const Stream& stream);
+/// For measurements: the same library without the rules that keep rows independent. Its algorithms may divide the inner sum and
+/// use 32 MiB of workspace.
+std::unique_ptr<ProductLibrary> make_free_product_library(const Stream& stream);
 
 }  // namespace biqa::cuda

@@ -28,6 +28,8 @@ class ProductProbe {
   std::int64_t reference_rows() const { return rows_; }
   /// Device memory that so many rows and their results take.
   std::int64_t bytes(std::int64_t rows) const;
+  /// Whether the library computes so many rows with `algorithm`.
+  bool accepts(const Algorithm& algorithm, std::int64_t rows) { return compute(algorithm, rows, false); }
   /// Whether `algorithm` gives `rows` rows the bits that they have in the reference, written and added. They have other
   /// places than there; if there are more of them, the rows of the reference are repeated. Compares the first, middle
   /// and last 64. False if the library refuses. Throws Error if the device has too little memory.
