@@ -5,7 +5,8 @@
 # packages. Copy the folder to that machine and run `bash FOLDER/run.sh` there.
 # The folder holds an archive and run.sh, which unpacks it there to about 250 MiB; that takes 140 MiB of memory.
 # The archive holds tests/gpu.sh, programs and GPU tests of a build, their libraries, Open MPI's plug-ins and the tiny model.
-# --golden adds a folder with cases.json and compare.py, for the part golden.
+# --golden adds a folder with cases.json, compare.py, models, adapters, images and traces, and with steps and compare_step.py if
+# it has them: for the part golden.
 # The build is build/cuda by default; make it with `BIQA_CUDA_ARCHITECTURES="80;90" launch/build.sh cuda --tests`.
 # cuBLASLt, cuDNN and NCCL are not in the folder. run.sh looks for them on the GPU machine: in LD_LIBRARY_PATH, among the
 # system's libraries, in the CUDA toolkit and in Python's nvidia-* packages. It takes the major versions that the build needs.
@@ -21,7 +22,7 @@ while [[ $# -gt 0 ]]; do
     --build) build=${2:?--build needs a folder}; shift ;;
     --out) out=${2:?--out needs a folder}; shift ;;
     --golden) golden=${2:?--golden needs a folder}; shift ;;
-    -h | --help) sed -n '3,14s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '3,15s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) echo "error: launch/bundle.sh: unknown argument $1; see launch/bundle.sh --help" >&2; exit 2 ;;
   esac
   shift
@@ -39,9 +40,14 @@ for file in "${programs[@]/#/bin/}" "${tests[@]/#/tests/}"; do
   exit 1
 done
 
-if [[ -n $golden && ! -e $golden/cases.json ]]; then
-  echo "error: launch/bundle.sh: $golden has no cases.json" >&2
-  exit 1
+reference=(cases.json compare.py models adapters images traces)
+if [[ -n $golden ]]; then
+  for name in "${reference[@]}"; do
+    [[ -e $golden/$name ]] && continue
+    echo "error: launch/bundle.sh: $golden has no $name; --golden needs ${reference[*]}" >&2
+    exit 1
+  done
+  [[ ! -e $golden/steps || ! -e $golden/compare_step.py ]] || reference+=(steps compare_step.py)
 fi
 
 staging=$(mktemp -d)
@@ -55,7 +61,7 @@ cp configs/quickstart.yaml "$staging/configs/"
 grep '^BIQA_CUDA' "$build/CMakeCache.txt" >"$staging/CMakeCache.txt" || true  # gpu.sh reads there what build this is
 if [[ -n $golden ]]; then
   mkdir "$staging/golden"
-  cp -r "$golden"/{cases.json,compare.py,models,adapters,images,traces} "$staging/golden/"
+  cp -r "${reference[@]/#/$golden/}" "$staging/golden/"
 fi
 
 # Open MPI loads its plug-ins from folders below its prefix.

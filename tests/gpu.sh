@@ -6,7 +6,8 @@
 #   --build    a build with its tests (default: build/cuda, made by `launch/build.sh cuda --tests`). With build/emulated,
 #              the script runs without a GPU, slowly
 #   --out      folder for logs and gpu.json (default: build/gpu). A relative folder is one of the repository
-#   --golden   folder with cases.json and compare.py, which compares the network with the reference. Needs Python with h5py
+#   --golden   folder with cases.json and compare.py, which compares the network with the reference, and perhaps with steps
+#              and compare_step.py, which does the same for steps of a training. Needs Python with h5py
 #   --parts    some of device, copy, operations, products, ones, invariance, rows, kernels, network, nccl, golden, training,
 #              sanitizer, speed (default: all)
 #   --size     size of the model whose speed, products and kernels are measured: 7B (default) or 3B. tiny is for a dry run:
@@ -31,7 +32,7 @@ while [[ $# -gt 0 ]]; do
       declare "${1#--}=$2"
       shift 2
       ;;
-    -h | --help) sed -n '3,18s/^# \?//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '3,19s/^# \?//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) echo "error: tests/gpu.sh: unknown argument $1; see tests/gpu.sh --help" >&2; exit 2 ;;
   esac
 done
@@ -280,6 +281,14 @@ if wanted nccl; then
   fi
 fi
 
+# agreed LOG STATUS: a line with the numbers that the last line of a comparison has.
+agreed() {
+  local agree count
+  read -r agree count < <(sed -n 's/^[a-z]*: \([0-9]*\) of \([0-9]*\) .*agree.*/\1 \2/p' "$out/$1.log")
+  number agreeing "${agree:-}" ''
+  number compared "${count:-}" ''
+  say "$1" "$(state_of "$2")" "$([[ $2 == 0 ]] || reason "$1" "$2")"
+}
 if wanted golden; then
   if [[ -z $golden ]]; then
     say golden "not run" "no --golden"
@@ -287,11 +296,11 @@ if wanted golden; then
     say golden "not run" "Python has no h5py"
   else
     within golden 60 python3 "$golden/compare.py" "$golden" --trace "$build/bin/biqa_trace" --device cuda
-    status=$?
-    read -r agree count < <(sed -n 's/^golden: \([0-9]*\) of \([0-9]*\) cases agree.*/\1 \2/p' "$out/golden.log")
-    number "cases that agree" "${agree:-}" ''
-    number cases "${count:-}" ''
-    say golden "$(state_of $status)" "$([[ $status == 0 ]] || reason golden $status)"
+    agreed golden $?
+    if [[ -e $golden/compare_step.py ]]; then
+      within steps 30 python3 "$golden/compare_step.py" "$golden" --trace "'$build/bin/biqa_trace' --device cuda"
+      agreed steps $?
+    fi
   fi
 fi
 

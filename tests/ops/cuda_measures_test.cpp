@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <regex>
 #include <set>
 #include <string>
 #include <vector>
@@ -84,12 +85,18 @@ TEST_F(CudaMeasures, PriceOfBatchInvariance) {
   gpu::Report made = report();
   gpu::measure_invariance(tiny_, {}, made);
   EXPECT_TRUE(made.ok);
-  EXPECT_THAT(lines_,
-              Contains(MatchesRegex(
-                  "figure: price of batch invariance for 16 rows\\|[0-9.e+]+\\|% of a layer's products")))
-      << "the fastest algorithm is at least as fast as ours";
-  EXPECT_THAT(lines_,
-              Contains(MatchesRegex("detail: down backward, 16 rows: [0-9.]+ us, the fastest [0-9.]+ us")));
+  const std::regex time("detail: .*, 16 rows: ([0-9.]+) us, the fastest ([0-9.]+) us");
+  int products = 0;
+  for (const std::string& line : lines_) {
+    std::smatch found;
+    if (!std::regex_match(line, found, time)) continue;
+    ++products;
+    EXPECT_LE(std::stod(found[2]), std::stod(found[1]))
+        << "ours is one of those that may be the fastest: " << line;
+  }
+  EXPECT_EQ(products, 17);
+  EXPECT_THAT(lines_, Contains(MatchesRegex("figure: price of batch invariance for 16 rows\\|[0-9.e+-]+\\|% "
+                                            "of a layer's products")));
 }
 
 TEST_F(CudaMeasures, EveryNumberOfRows) {

@@ -98,6 +98,7 @@ TEST_P(CudaNetwork, VisionAttentionByCudnn) {
   const std::vector<Grid> grids{{1, 6, 10}, {1, 10, 6}, {1, 4, 4}, {1, 2, 2}};
   std::vector<std::vector<float>> values;
   std::vector<ImagePatches> pictures;
+  values.reserve(grids.size());
   for (const Grid& grid : grids)
     values.push_back(testing::random_values(
         static_cast<std::size_t>(grid[1] * grid[2] * TinyModel::kPatchValues), 2, values.size() + 1));

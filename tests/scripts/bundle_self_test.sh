@@ -30,8 +30,11 @@ for name in ops_{op_cases,products,attention,head,lora,rows}_test ops_cuda_tile_
 contains "$(bundle)" 'comm_nccl_device_test is missing'
 cp "$tree/tools/ompi_info" "$tree/build/tests/comm_nccl_device_test"
 contains "$(bundle --golden "$tree/golden")" 'has no cases.json'
-mkdir "$tree"/golden/{models,adapters,images,traces}
+mkdir "$tree"/golden/{models,adapters,images}
 touch "$tree"/golden/{cases.json,compare.py}
+contains "$(bundle --golden "$tree/golden")" 'has no traces; --golden needs cases.json compare.py'
+mkdir "$tree"/golden/{traces,steps}
+touch "$tree/golden/compare_step.py"
 contains "$(bundle --golden "$tree/golden")" '^bundle: .*MiB'
 # Equal programs are stored once, even those whose bytes do not compress.
 plain=$(stat -c %s "$tree/bundle/files.tar.xz")
@@ -50,6 +53,7 @@ unpacked
 nothing='libcublasLt.so.99: not found \(looked in LD_LIBRARY_PATH'
 output=$(run --parts device)
 contains "$output" 'arguments: --build . --golden golden --parts device'
+contains "$(echo "$tree"/bundle/files/golden/*)" 'cases.json .*compare_step.py .*steps'
 contains "$output" "$nothing"
 # Another major version is not taken, and the folder may be a symbolic link.
 mkdir "$tree/old" "$tree/real"

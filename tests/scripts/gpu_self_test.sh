@@ -149,6 +149,21 @@ expect 1 '^kernels +cut ' --parts kernels --seconds 2
 rm "$tree/build/tests/gpu_measures"
 expect 1 '^copy +failed ' --parts copy
 
+# The reference, by scripts that need h5py. A golden folder without steps is whole.
+golden() {  # golden PATTERN STATUS LAST-LINE-OF-STEPS
+  mkdir -p "$tree/golden" "$tree/modules"
+  : >"$tree/modules/h5py.py"
+  echo 'print("golden: 19 of 19 cases agree")' >"$tree/golden/compare.py"
+  rm -f "$tree/golden/compare_step.py"
+  [[ $# == 2 ]] || printf '%s\n' 'import sys' "print(\"$3\")" "sys.exit($2)" >"$tree/golden/compare_step.py"
+  PYTHONPATH=$tree/modules expect "$2" "$1" --parts golden --golden "$tree/golden"
+}
+if command -v python3 >/dev/null; then
+  golden '^golden +ok +[0-9]+ s  agreeing 19; compared 19$' 0
+  golden '^steps +ok +[0-9]+ s  agreeing 3; compared 3$' 0 'steps: 3 of 3 agree'
+  golden '^steps +failed .*ends with 1: steps: 2 of 3 agree; agreeing 2; compared 3$' 1 'steps: 2 of 3 agree'
+fi
+
 # Programs that are missing, cannot start, fail or take too long.
 rm "$tree/build/tests/ops_head_test"
 expect 1 '^operations +failed .*lacks ops_head_test' --parts operations
