@@ -120,8 +120,20 @@ namespace biqa::cuda {
 std::unique_ptr<ProductLibrary> make_product_library(const Stream& /*stream*/) {
   return std::make_unique<emulation::HostProducts>();
 }
-std::unique_ptr<ProductLibrary> make_free_product_library(const Stream& stream) {
-  return make_product_library(stream);
+
+namespace {
+/// Without Proposals::several it knows nothing faster than what a run uses.
+class FreeHostProducts final : public emulation::HostProducts {
+ public:
+  std::vector<Algorithm> candidates(const Product& product, std::int64_t rows, int most) override {
+    if (emulation::proposals == emulation::Proposals::none) return {};
+    return HostProducts::candidates(product, rows, most);
+  }
+};
+}  // namespace
+
+std::unique_ptr<ProductLibrary> make_free_product_library(const Stream& /*stream*/) {
+  return std::make_unique<FreeHostProducts>();
 }
 
 }  // namespace biqa::cuda

@@ -26,7 +26,7 @@ inline thread_local std::int64_t rows_of_algorithm[3] = {0, 0, 0};
 
 /// Stands in for cuBLASLt: loops over device memory, sums in f32. Waits for all streams first, and is done when the call
 /// returns.
-class HostProducts final : public cuda::ProductLibrary {
+class HostProducts : public cuda::ProductLibrary {
  public:
   std::string version() const override { return proposals == Proposals::none ? "" : "host loops 1"; }
   bool rows_are_independent() const override { return proposals == Proposals::none; }

@@ -99,6 +99,13 @@ TEST_F(CudaMeasures, PriceOfBatchInvariance) {
                                             "of a layer's products")));
 }
 
+TEST_F(CudaMeasures, OurAlgorithmsCostNothingIfThereAreNoOthers) {
+  proposals = Proposals::none;
+  gpu::Report made = report();
+  gpu::measure_invariance(tiny_, {}, made);
+  EXPECT_THAT(lines_, Contains("figure: price of batch invariance for 16 rows|0|% of a layer's products"));
+}
+
 TEST_F(CudaMeasures, EveryNumberOfRows) {
   gpu::Report made = report();
   gpu::check_rows(tiny_, {}, 1e6, made);
