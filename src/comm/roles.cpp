@@ -49,9 +49,10 @@ int index_of(const std::vector<int>& ranks, int rank) {
   return found != ranks.end() && *found == rank ? static_cast<int>(found - ranks.begin()) : -1;
 }
 
-std::string range_text(const std::vector<int>& ranks) {
-  return ranks.size() == 1 ? fmt::format("{}", ranks.front())
-                           : fmt::format("{}-{}", ranks.front(), ranks.back());
+/// "actor rank 0", or "actor ranks 0-4": numbers of ranks, not a count.
+std::string ranks_of(const char* role, const std::vector<int>& ranks) {
+  return ranks.size() == 1 ? fmt::format("{} rank {}", role, ranks.front())
+                           : fmt::format("{} ranks {}-{}", role, ranks.front(), ranks.back());
 }
 
 void check_roles(const RoleConfig& config, int ranks) {
@@ -121,8 +122,8 @@ std::string RolePlan::role_name(int rank) const {
 std::string RolePlan::describe() const {
   const int ranks = std::max({actors.back(), rewards.back(), learners.back()}) + 1;
   if (colocated) return fmt::format("{} rank{}, each with every role", ranks, ranks == 1 ? "" : "s");
-  return fmt::format("{} ranks: actors {}, rewards {}, learners {}", ranks, range_text(actors),
-                     range_text(rewards), range_text(learners));
+  return fmt::format("{} ranks: {}, {}, {}", ranks, ranks_of("actor", actors), ranks_of("reward", rewards),
+                     ranks_of("learner", learners));
 }
 
 }  // namespace biqa

@@ -33,7 +33,7 @@ struct RolePlan {
   int learner_rank_of(std::uint64_t group) const { return learners[group % learners.size()]; }
   /// "actor", "reward" and "learner", joined by "+". For log lines.
   std::string role_name(int rank) const;
-  /// "8 ranks: actors 0-4, rewards 5, learners 6-7". For `--dry-run`.
+  /// "8 ranks: actor ranks 0-4, reward rank 5, learner ranks 6-7". For `--dry-run` and the start of a run.
   std::string describe() const;
 };
 

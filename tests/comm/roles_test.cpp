@@ -54,12 +54,12 @@ TEST(Roles, AutomaticCoversEveryRankAndEveryRole) {
 
 TEST(Roles, AutomaticTable) {
   const auto split = [](int ranks) { return plan_roles({}, ranks).describe(); };
-  EXPECT_EQ(split(2), "2 ranks: actors 0, rewards 1, learners 1");
-  EXPECT_EQ(split(3), "3 ranks: actors 0-1, rewards 2, learners 2");
-  EXPECT_EQ(split(4), "4 ranks: actors 0-2, rewards 3, learners 3");
-  EXPECT_EQ(split(5), "5 ranks: actors 0-2, rewards 3, learners 4");
-  EXPECT_EQ(split(8), "8 ranks: actors 0-4, rewards 5, learners 6-7");
-  EXPECT_EQ(split(64), "64 ranks: actors 0-40, rewards 41-42, learners 43-63");
+  EXPECT_EQ(split(2), "2 ranks: actor rank 0, reward rank 1, learner rank 1");
+  EXPECT_EQ(split(3), "3 ranks: actor ranks 0-1, reward rank 2, learner rank 2");
+  EXPECT_EQ(split(4), "4 ranks: actor ranks 0-2, reward rank 3, learner rank 3");
+  EXPECT_EQ(split(5), "5 ranks: actor ranks 0-2, reward rank 3, learner rank 4");
+  EXPECT_EQ(split(8), "8 ranks: actor ranks 0-4, reward rank 5, learner ranks 6-7");
+  EXPECT_EQ(split(64), "64 ranks: actor ranks 0-40, reward ranks 41-42, learner ranks 43-63");
 }
 
 TEST(Roles, ByNumbers) {
