@@ -47,6 +47,10 @@ const ProgramInfo kInfo{
       "level, "
       "description, good, bad",
       ""},
+     {"name", "NAME",
+      "import csv, pyiqa: name of the set in the rows and in tables of results; without it the label file's "
+      "name without extension",
+      ""},
      {"sheet", "NAME", "import: sheet of an xlsx workbook, if several have the columns", ""},
      {"expect-size", "WxH", "import: size that every image must have, pixels", ""},
      {"with-tutorial", "", "import livewild: keep the seven tutorial images", "false"},
@@ -86,7 +90,7 @@ void refuse_other_flags(const CommandLine& line, const std::string& what,
 void refuse_other_flags_of_import(const CommandLine& line, const DataSet& set) {
   std::vector<std::string> used{"root",  "labels",   "images",          "split", "scale",
                                 "sheet", "skip-bad", "no-check-images", "out"};
-  if (set.is_own_table()) used.emplace_back("columns");
+  if (set.is_own_table()) used.insert(used.end(), {"columns", "name"});
   if (set.tutorial_images > 0) used.emplace_back("with-tutorial");
   if (!line.on("no-check-images")) used.emplace_back("expect-size");
   refuse_other_flags(line,
@@ -111,6 +115,9 @@ ExitCode import(const CommandLine& line) {
   options.sheet = line.text("sheet");
   if (line.has("sheet") && options.sheet.empty())
     fail_usage("flag --sheet is empty; name a sheet, or leave the flag out");
+  options.name = line.text("name");
+  if (line.has("name") && options.name.empty())
+    fail_usage("flag --name is empty; name the set, or leave the flag out");
   if (line.has("expect-size")) options.expected = parse_picture_size(line.text("expect-size"));
   options.with_tutorial = line.on("with-tutorial");
   options.skip_bad = line.on("skip-bad");

@@ -266,6 +266,11 @@ class Importer {
     return row.is_object() && row.contains("id") && row.contains("image");
   }
 
+  /// Tables of the user's own are named by the user, or by their file.
+  std::string own_name() const {
+    return options_.name.empty() ? fs::path(labels_.file).stem().string() : options_.name;
+  }
+
   void read_labels() {
     const LabelRequest request{
         set_,    options_.root,          options_.labels, scale_ ? &*scale_ : nullptr, options_.columns,
@@ -275,9 +280,8 @@ class Importer {
       fail_usage("flag --sheet has no effect on {}, which is no workbook; leave it out", labels_.file);
     if (labels_.rows.empty())
       fail("cannot use labels {}: they have no rows; name the right file", labels_.file);
-    // Tables of the user's own are named by their file.
     if (set_.is_own_table())
-      for (LabelRow& row : labels_.rows) row.set = fs::path(labels_.file).stem().string();
+      for (LabelRow& row : labels_.rows) row.set = own_name();
     const NameReader names(set_.pattern);
     for (LabelRow& row : labels_.rows) {
       if (row.id.size() <= kLongestName)
@@ -438,6 +442,9 @@ class Importer {
         published());
     tell_scale();
     say("labels: {}\n", labels_.file);
+    if (set_.is_own_table())
+      say("set: {}, the name in tables of results{}\n", own_name(),
+          options_.name.empty() ? "; --name gives another" : "");
     if (!options_.check_images) {
       say("images: not checked (--no-check-images)\n");
     } else {

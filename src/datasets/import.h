@@ -23,7 +23,9 @@ struct ImportOptions {
   std::string scale;                           ///< name, or MIN..MAX; empty: the set's first
   std::map<std::string, std::string> columns;  ///< by role
   std::string sheet;                           ///< of a workbook; empty: the only one with the columns
-  ImageSize expected;                          ///< size that every image must have; 0: any
+  std::string
+      name;  ///< of the user's own table, as `set` of its rows; empty: the label file's without extension
+  ImageSize expected;  ///< size that every image must have; 0: any
   bool with_tutorial = false, skip_bad = false, check_images = true;
 };
 

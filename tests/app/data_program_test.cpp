@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "io/image.h"
 #include "support/run_program.h"
@@ -67,6 +68,18 @@ TEST_F(DataProgram, Imports) {
   EXPECT_EQ(nlohmann::json::parse(first.substr(0, first.find('\n'))),
             nlohmann::json::parse(R"({"id": "a.png", "image": "set/a.png", "score": 3.0, "raw_score": 75.0,
               "set": "scores", "width": 5, "height": 3})"));
+  EXPECT_THAT(outcome.err, HasSubstr("set: scores, the name in tables of results; --name gives another"));
+}
+
+TEST_F(DataProgram, AnOwnSetHasTheNameThatIsGiven) {
+  const testing::ProgramOutcome outcome = import({"--scale", "50..100", "--name", "my phone"});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("set: my phone, the name in tables of results\n"));
+  std::istringstream rows(file_content(out()));
+  std::size_t count = 0;
+  for (std::string row; std::getline(rows, row); ++count)
+    EXPECT_EQ(nlohmann::json::parse(row)["set"], "my phone");
+  EXPECT_EQ(count, 2U);
 }
 
 TEST_F(DataProgram, Errors) {
@@ -79,6 +92,7 @@ TEST_F(DataProgram, Errors) {
   expect_error(import({"--scale", "0..100", "--columns", "x"}), 2, "--columns");
   expect_error(import({"--scale", "0..100", "--sheet", "x"}), 2, "flag --sheet has no effect on");
   expect_error(import({"--scale", "0..100", "--sheet", ""}), 2, "flag --sheet is empty");
+  expect_error(import({"--scale", "0..100", "--name", ""}), 2, "flag --name is empty");
   expect_error(import({"--scale", "0..90"}), 1, "scores.csv:3: score 100 is outside the range 0..90");
   EXPECT_FALSE(fs::exists(out()));
 }
@@ -91,6 +105,7 @@ TEST_F(DataProgram, FlagsWithoutEffectAreRefused) {
     return run(words);
   };
   expect_error(koniq({"--columns", "image=a,score=b"}), 2, "flag --columns has no effect on import koniq10k");
+  expect_error(koniq({"--name", "mine"}), 2, "flag --name has no effect on import koniq10k");
   expect_error(koniq({"--with-tutorial"}), 2, "flag --with-tutorial has no effect on import koniq10k");
   expect_error(koniq({"--photos", "x"}), 2, "flag --photos has no effect");
   expect_error(koniq({"--expect-size", "4x3", "--no-check-images"}), 2,
