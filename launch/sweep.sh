@@ -16,10 +16,12 @@
 #                   with another are evaluated again, from their predictions.jsonl
 #   --against NAME  with --evaluate: also print the differences of the other configurations to this one, paired by seed, with
 #                   95 % intervals; they are also in DIR/differences.txt and DIR/differences.csv
-#   --dry-run       print what would run, and stop
+#   --dry-run       check the configurations and the files that they name, print what would run, and stop
 #   --set KEY=VALUE replaces a setting in all runs
 # On Ctrl-C or SIGTERM all runs finish their step and save; the exit code is then 75. On SIGUSR1 they save and continue.
-# Exit codes: 0 all runs are finished; 1 none is, or the table failed; 2 wrong usage or configuration; 3 some failed; 75 stopped.
+# Before the first run begins, every configuration is checked: its settings, and the files that it names.
+# Exit codes: 0 all runs are finished; 1 none is, the table failed, or a file is missing (then nothing began); 2 wrong usage or
+# configuration; 3 some failed; 75 stopped.
 # BIQA_LEARNER is the program to run (default: build/cpu/bin/biqa_learner). biqa_sweep must be next to it.
 set -euo pipefail
 
@@ -151,6 +153,16 @@ for ((i = 0; i < count; ++i)); do
     *) todo+=("$i") ;;
   esac
 done
+# Every configuration with something to do is checked before the first run begins, so that none fails hours later.
+missing=0 checked=''
+for i in "${todo[@]}"; do
+  [[ ${run_configs[i]} != "$checked" ]] || continue
+  checked=${run_configs[i]}
+  status=0
+  "$sweep" check --config "$checked" "${sets[@]}" || status=$?
+  ((missing > 0)) || missing=$status
+done
+[[ $missing == 0 || $dry_run == yes ]] || exit "$missing"
 say "$count runs: $finished finished, ${#todo[@]} to do${failed:+, ${#failed[@]} with other settings}"
 
 # ---- what would run
@@ -174,7 +186,7 @@ if [[ $dry_run == yes ]]; then
     fi
     printf '\n'
   fi
-  exit 0
+  exit "$missing"
 fi
 mkdir -p "$out" || refuse 1 "$out: the folder cannot be made; name another --out"
 

@@ -15,6 +15,7 @@
 #include "run/run_folder.h"
 #include "run/sweep_differences.h"
 #include "run/sweep_table.h"
+#include "training/run_checks.h"
 
 namespace biqa {
 namespace {
@@ -33,10 +34,13 @@ const ProgramInfo kInfo{
     "                 print the same table of the figures of biqa_eval that launch/sweep.sh --evaluate\n"
     "                 wrote into the run folders\n"
     "  state          print the state of the run of --config and --set: `new`, `started`, `finished`, or\n"
-    "                 `changed` with the settings that differ from those of the run so far",
+    "                 `changed` with the settings that differ from those of the run so far\n"
+    "  check          check that the model, adapter, manifests, sentence encoder and lexicon of --config "
+    "and\n"
+    "                 --set are there and can be opened; print nothing if so",
     "biqa_sweep table runs/sweep",
-    {{"config", "FILE", "state: YAML configuration", ""},
-     {"set", "KEY=VALUE…", "state: replace a value of the configuration, e.g. train.seed=1", ""},
+    {{"config", "FILE", "state, check: YAML configuration", ""},
+     {"set", "KEY=VALUE…", "state, check: replace a value of the configuration, e.g. train.seed=1", ""},
      {"against", "NAME",
       "evaluations: print the differences of the other configurations to this one instead, paired by seed, "
       "with 95 % intervals of Student's t",
@@ -89,12 +93,19 @@ bool has_begun(const fs::path& root) {
   });
 }
 
-ExitCode print_state(const CommandLine& line) {
+/// The configuration of the commands that need one.
+Config named_config(const CommandLine& line) {
   if (!line.has("config") || line.positional().size() != 1)
-    fail_usage("command state needs --config and nothing else but --set; see biqa_sweep --help");
+    fail_usage("command {} needs --config and nothing else but --set; see biqa_sweep --help",
+               line.positional().front());
   const std::vector<std::string> overrides = line.texts("set");
-  const Config config = load_config(line.text("config"), overrides);
+  Config config = load_config(line.text("config"), overrides);
   require_training_keys(config);
+  return config;
+}
+
+ExitCode print_state(const CommandLine& line) {
+  const Config config = named_config(line);
   const fs::path& root = config.train.out;
   std::error_code ignored;
   if (!has_begun(root) || !fs::exists(root / "config.yaml", ignored)) {
@@ -114,7 +125,12 @@ ExitCode run(const CommandLine& line) {
   const std::string command = line.positional().empty() ? "" : line.positional().front();
   if (command == "table" || command == "evaluations") return print_table(line);
   if (command == "state") return print_state(line);
-  fail_usage("command '{}' is not known: it is table, evaluations or state; see biqa_sweep --help", command);
+  if (command == "check") {
+    check_inputs(named_config(line));
+    return ExitCode::done;
+  }
+  fail_usage("command '{}' is not known: it is table, evaluations, state or check; see biqa_sweep --help",
+             command);
 }
 
 }  // namespace

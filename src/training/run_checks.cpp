@@ -10,7 +10,12 @@
 
 #include "actor/engine.h"
 #include "core/error.h"
+#include "learner/checkpoint_tools.h"
+#include "model/checkpoint.h"
 #include "ops/backends.h"
+#include "semantic/polarity.h"
+#include "semantic/sentence_encoder.h"
+#include "training/meaning_judge.h"
 
 namespace biqa {
 namespace {
@@ -51,6 +56,29 @@ void require_inputs(const Config& config) {
        config.file.empty() ? "this configuration" : config.file.string(),
        missing.size() == 1 ? "this is" : "these are", fmt::join(missing, ", "),
        missing.size() == 1 ? "it" : "them");
+}
+
+void check_inputs(const Config& config) {
+  require_inputs(config);
+  const auto check = [&](const char* key, const std::filesystem::path& path, const auto& open) {
+    try {
+      open();
+    } catch (const Error& error) {
+      fail("cannot start with {}: {} {}: {}",
+           config.file.empty() ? "this configuration" : config.file.string(), key, path.string(),
+           error.what());
+    }
+  };
+  const std::filesystem::path& model = config.model.path;
+  check("model.path", model, [&] { Checkpoint::open(model, ModelConfig::load(model)); });
+  if (!config.model.adapter.empty())
+    check("model.adapter", config.model.adapter, [&] { find_adapter(config.model.adapter); });
+  const RewardConfig& rewards = config.rewards;
+  if (needs_sentence_encoder(config))
+    check("rewards.similarity_model", rewards.similarity_model,
+          [&] { SentenceEncoder::open(rewards.similarity_model, 1); });
+  if (!rewards.lexicon.empty())
+    check("rewards.lexicon", rewards.lexicon, [&] { Lexicon::open(rewards.lexicon); });
 }
 
 void check_training_data(const Config& config, std::span<const Sample> train) {

@@ -21,6 +21,10 @@ namespace biqa {
 /// naming every file and folder of the configuration that does not exist.
 void require_inputs(const Config& config);
 
+/// As require_inputs(). Also opens the model's files, the sentence encoder and the lexicon, if the run uses them, and looks
+/// for the adapter. Throws Error naming configuration file, key and path. Takes about as long as reading the encoder.
+void check_inputs(const Config& config);
+
 /// Throws Error (usage) if a step needs more images than exist. Throws Error if sft lacks a completion to learn from.
 void check_training_data(const Config& config, std::span<const Sample> train);
 

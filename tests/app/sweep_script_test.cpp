@@ -223,7 +223,7 @@ TEST_F(SweepScript, EvaluatesItsRuns) {
 
 TEST_F(SweepScript, HelpNamesEveryCommandOfTheTables) {
   const Outcome help = testing::run_program(folder.path(), {program("biqa_sweep"), "--help"});
-  for (const char* command : {"\n  table OUT ", "\n  evaluations OUT\n", "\n  state "})
+  for (const char* command : {"\n  table OUT ", "\n  evaluations OUT\n", "\n  state ", "\n  check "})
     EXPECT_THAT(help.out, HasSubstr(command));
 }
 
@@ -265,6 +265,45 @@ TEST_F(SweepScript, MistakesEndBeforeAnythingRuns) {
     EXPECT_THAT(refused.errors(), ElementsAre(HasSubstr(message)));
     EXPECT_FALSE(fs::exists(out())) << message;
   }
+}
+
+// A file that a later configuration lacks would otherwise be found hours after the start.
+TEST_F(SweepScript, MissingFilesEndBeforeAnythingRuns) {
+  const std::string semantic = "rewards: {reasoning_kind: semantic, similarity_model: ../encoder}\n";
+  folder.write("configs/c.yaml", "base: a.yaml\n" + semantic);
+  folder.write("configs/d.yaml", "base: a.yaml\nmodel: {adapter: ../none}\n");
+  const std::string configs = (folder.path() / "configs").string();
+  const auto names = [&](const char* file, const char* key, const char* path) {
+    return AllOf(HasSubstr((folder.path() / "configs" / file).string()),
+                 HasSubstr(std::string(key) + " " + (folder.path() / path).string()));
+  };
+  for (const std::vector<std::string>& words :
+       {std::vector<std::string>{"--seeds", "1,2", configs}, {"--dry-run", configs}, {"--slurm", configs}}) {
+    const Outcome refused = sweep(words);
+    EXPECT_EQ(refused.code, 1) << refused.err;
+    EXPECT_THAT(refused.errors(), ElementsAre(names("c.yaml", "rewards.similarity_model", "encoder"),
+                                              names("d.yaml", "model.adapter", "none")));
+    EXPECT_FALSE(fs::exists(out()));
+    // A plan is printed all the same.
+    EXPECT_EQ(refused.out.find("new ") != std::string::npos, words[0] == "--dry-run") << refused.out;
+  }
+  // A folder that is no encoder.
+  fs::create_directory(folder.path() / "encoder");
+  const Outcome empty = sweep({(folder.path() / "configs/c.yaml").string()});
+  EXPECT_EQ(empty.code, 1) << empty.err;
+  EXPECT_THAT(empty.errors(), ElementsAre(names("c.yaml", "rewards.similarity_model", "encoder")));
+  EXPECT_FALSE(fs::exists(out()));
+
+  // A finished run needs nothing.
+  const std::string c = (folder.path() / "configs/c.yaml").string();
+  const Outcome resolved =
+      testing::run_program(folder.path(), {program("biqa_learner"), "--config", c, "--set", "train.seed=1",
+                                           "--set", "checkpoint.save_signal=SIGUSR1", "--print-config"});
+  folder.write("out/c/seed-1/config.yaml", resolved.out);
+  folder.write("out/c/seed-1/curves.svg", "<svg/>");
+  const Outcome finished = sweep({"--dry-run", "--seeds", "1", c});
+  EXPECT_EQ(finished.code, 0) << finished.err;
+  EXPECT_THAT(finished.out, HasSubstr("finished "));
 }
 
 /// With an `sbatch` that writes its arguments, and tasks that run a launch/koniq.slurm that writes what it gets.

@@ -148,5 +148,31 @@ TEST_F(RunChecksTest, EveryMissingFileIsNamed) {
   EXPECT_THAT(error_of([&] { require_inputs(config_); }), HasSubstr("data.train is not set"));
 }
 
+TEST_F(RunChecksTest, InputsThatCannotBeOpenedAreNamed) {
+  config_.rewards.reasoning_kind = ReasoningKind::semantic;
+  config_.rewards.similarity_model = BIQA_SOURCE_DIR "/tests/fixtures/sentence";
+  config_.rewards.lexicon = BIQA_SOURCE_DIR "/assets/lexicon/quality.txt";
+  EXPECT_EQ(error_of([&] { check_inputs(config_); }), "");
+  const auto error_with = [&](const auto& change) {
+    Config changed = config_;
+    change(changed);
+    return error_of([&] { check_inputs(changed); });
+  };
+  const auto names = [&](const std::string& key, const std::filesystem::path& path) {
+    return HasSubstr("cannot start with " + config_.file.string() + ": " + key + " " + path.string() + ": ");
+  };
+  const std::filesystem::path empty = folder_.path();
+  EXPECT_THAT(error_with([&](Config& c) { c.model.path = empty; }), names("model.path", empty));
+  EXPECT_THAT(error_with([&](Config& c) { c.model.adapter = empty; }), names("model.adapter", empty));
+  const auto wrong_encoder = [&](Config& c) { c.rewards.similarity_model = empty; };
+  EXPECT_THAT(error_with(wrong_encoder), names("rewards.similarity_model", empty));
+  const auto wrong_lexicon = [&](Config& c) { c.rewards.lexicon = folder_.write("words.txt", "sharp\n"); };
+  EXPECT_THAT(error_with(wrong_lexicon), names("rewards.lexicon", folder_.path() / "words.txt"));
+  EXPECT_THAT(error_with([&](Config& c) { c.data.eval = {empty / "gone.jsonl"}; }), HasSubstr("gone.jsonl"));
+  // An encoder that no reward asks is not opened.
+  config_.rewards.reasoning_kind = ReasoningKind::rouge;
+  EXPECT_EQ(error_with(wrong_encoder), "");
+}
+
 }  // namespace
 }  // namespace biqa
