@@ -40,12 +40,14 @@ const ProgramInfo kInfo{
     "                                       Exit code 0: no damage; 1: damage, which is listed\n"
     "  diff A B                             compare tensor by tensor. The last line, or \"equal\" in JSON,\n"
     "                                       says whether they are equal; the exit code is 0 either way\n"
-    "  export PATH --peft DIR               write a folder that PEFT loads, with a model card (README.md)\n"
-    "                                       and run.json: how it was trained, its figures, digests\n"
+    "  export PATH --peft DIR               write a folder that PEFT loads, with a model card (README.md),\n"
+    "                                       run.json: how it was trained, its figures, digests; "
+    "config.yaml:\n"
+    "                                       prompts and limits for biqa_score and biqa_eval\n"
     "  import --peft DIR --out PATH         read a PEFT folder; write an adapter file if PATH ends in .h5,\n"
     "                                       otherwise a checkpoint folder of step 0\n"
     "  merge PATH --model DIR --out DIR     write the model's files with the adapter merged in, for\n"
-    "                                       transformers, with a model card and run.json\n\n"
+    "                                       transformers, with the same files\n\n"
     "PATH, A and B: a checkpoint folder, `latest`, a run (its newest undamaged checkpoint), an adapter.h5, a "
     "PEFT folder",
     "biqa_ckpt inspect runs/quickstart",
@@ -380,7 +382,7 @@ ExitCode export_adapter(const CommandLine& line, const std::string& path) {
   const Lora lora = read_placed_adapter(place, model);
   export_peft(place, lora, model, line.text("peft"),
               package_texts(PackageKind::adapter, read_adapter_origin(place, model), lora, version_text()));
-  fmt::print("{} of {} as a PEFT adapter with README.md and run.json: {}\n", name_of(place.kind),
+  fmt::print("{} of {} as a PEFT adapter with a model card (README.md): {}\n", name_of(place.kind),
              place.path.string(), line.text("peft"));
   return ExitCode::done;
 }

@@ -30,7 +30,11 @@ std::vector<FlagInfo> with_model_flags(std::vector<FlagInfo> before, const std::
   const std::vector<FlagInfo> model{
       {"model", "DIR", "model folder; without it the model of --config or of the run in --adapter", ""},
       {"adapter", "PATH", "PEFT folder, adapter.h5, checkpoint or run folder", ""},
-      {"config", "FILE", "configuration whose model, prompts and limits are used", ""},
+      {"config", "FILE",
+       "configuration whose model, prompts and limits are used; without it config.yaml of the run or "
+       "exported "
+       "folder in --adapter",
+       ""},
       {"set", "KEY=VALUE…",
        "replace a value of that configuration, or of the one of the run in --adapter, e.g. "
        "rollout.max_new_tokens=8",
@@ -66,6 +70,7 @@ std::optional<Config> find_config(const CommandLine& line) {
          line.text("adapter"));
   const std::vector<std::string> overrides = line.texts("set");
   if (line.has("config")) return load_config(line.text("config"), overrides);
+  // An exported folder has its own config.yaml, other adapters lie in a run.
   if (line.has("adapter")) {
     fs::path folder = fs::absolute(line.text("adapter")).lexically_normal();
     for (int level = 0; level < 4 && folder.has_parent_path(); ++level, folder = folder.parent_path()) {
@@ -82,7 +87,7 @@ PolicyOptions policy_options(const CommandLine& line, const std::optional<Config
   PolicyOptions options;
   if (line.has("model"))
     options.path = line.text("model");
-  else if (config)
+  else if (config && !config->model.path.empty())
     options.path = config->model.path;
   else
     fail_usage(

@@ -292,17 +292,11 @@ class Card {
     add("## Use\n\n");
     if (!merged_)
       add("`{}` stands for the folder of the base model, or for its name on the Hugging Face Hub.\n\n", base);
-    add("With biqa:\n\n");
-    const std::string what = merged_ ? "--model ." : fmt::format("--model {} --adapter .", base);
-    std::string command = fmt::format("biqa_score {} photo.jpg", what);
-    if (is_known()) {
-      // A merged model holds the start adapter already.
-      command = fmt::format(
-          "jq '.config{}' run.json >config.json  # prompts and limits of the training\n"
-          "biqa_score --config config.json {} photo.jpg",
-          merged_ ? " | .model.adapter = \"\"" : "", what);
-    }
-    text_ += code_block("sh", command);
+    add("With biqa{}:\n\n",
+        is_known() ? ", which finds prompts and limits of the training in `config.yaml`" : "");
+    const char* own = is_known() ? "--config config.yaml" : "--model .";
+    const std::string what = merged_ ? own : fmt::format("--model {} --adapter .", base);
+    text_ += code_block("sh", fmt::format("biqa_score {} photo.jpg", what));
     add("\nWith {}:\n\n", merged_ ? "transformers" : "transformers and PEFT");
     text_ += code_block("python", python(base));
     const std::string second = setting("prompts", "stage2_user");
@@ -371,8 +365,11 @@ std::string model_card(PackageKind kind, const AdapterOrigin& origin, const Lora
 
 std::map<std::string, std::string> package_texts(PackageKind kind, const AdapterOrigin& origin,
                                                  const Lora& lora, const std::string& program) {
-  return {{"README.md", model_card(kind, origin, lora, program)},
-          {"run.json", run_json(kind, origin, lora, program)}};
+  std::map<std::string, std::string> texts{{"README.md", model_card(kind, origin, lora, program)},
+                                           {"run.json", run_json(kind, origin, lora, program)}};
+  if (std::string config = rating_config(kind, origin); !config.empty())
+    texts.emplace("config.yaml", std::move(config));
+  return texts;
 }
 
 }  // namespace biqa

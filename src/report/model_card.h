@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The texts that go beside exported weights: README.md, the model card of Hugging Face, and run.json, the same facts for
-// programs. Both say only what the origin knows, and equal inputs give equal bytes.
+// The texts that go beside exported weights: README.md, the model card of Hugging Face; run.json, the same facts for
+// programs; config.yaml, from which biqa_score and biqa_eval take prompts and limits. They say only what the origin knows,
+// and equal inputs give equal bytes.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +19,7 @@ enum class PackageKind : std::uint8_t {
   merged_model  ///< the base model's files with the adapter merged in
 };
 
-/// Contents by file name: README.md and run.json. `program`: version text of the exporting program. Throws Error if the
+/// Contents by file name: README.md, run.json and, if the configuration is known, config.yaml. `program`: version text of the exporting program. Throws Error if the
 /// origin's configuration is no YAML.
 std::map<std::string, std::string> package_texts(PackageKind kind, const AdapterOrigin& origin,
                                                  const Lora& lora, const std::string& program);
@@ -29,6 +30,9 @@ std::string model_card(PackageKind kind, const AdapterOrigin& origin, const Lora
 /// docs/checkpoint-format.md describes the keys. Unknown values are null. `config` is JSON that load_config() reads.
 std::string run_json(PackageKind kind, const AdapterOrigin& origin, const Lora& lora,
                      const std::string& program);
+/// What a configuration of the training says of prompts, limits and number type, for load_config() in the exported folder,
+/// with the base model (a merged model is its own). Empty if the configuration is unknown.
+std::string rating_config(PackageKind kind, const AdapterOrigin& origin);
 
 /// The name of a base model: "owner/name" of the Hub as it is, of a path the name of its folder.
 std::string model_name(const std::string& base_model);

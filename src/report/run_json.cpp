@@ -59,7 +59,44 @@ Json json_of(const std::vector<EvalMetrics>& evaluations) {
   return list;
 }
 
+/// The folder of the base model: where the exporting program found it, otherwise where the training did. Empty: unknown.
+std::string base_folder(const AdapterOrigin& origin, const Json& config) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(origin.base_model, ignored))
+    return std::filesystem::absolute(origin.base_model).lexically_normal().string();
+  const Json path = value_at(config, "model", "path");
+  const std::string text = path.is_string() ? path.get<std::string>() : "";
+  return std::filesystem::path(text).is_absolute() ? text : "";
+}
+
 }  // namespace
+
+std::string rating_config(PackageKind kind, const AdapterOrigin& origin) {
+  const Json config = json_of(parse_yaml(origin.config, "the recorded configuration"));
+  if (!config.is_object()) return "";
+  Json wanted;
+  // A relative path starts at the exported folder.
+  const std::string model = kind == PackageKind::merged_model ? "." : base_folder(origin, config);
+  if (!model.empty()) wanted["model"]["path"] = model;
+  // As recorded, also null.
+  const auto take = [&](const char* section, const std::vector<std::string>& keys) {
+    const auto values = config.find(section);
+    if (values == config.end() || !values->is_object()) return;
+    for (const std::string& key : keys)
+      if (const auto value = values->find(key); value != values->end()) wanted[section][key] = *value;
+  };
+  take("model", {"dtype", "min_pixels", "max_pixels"});
+  take("prompts", {"profile", "system", "user", "stage2_system", "stage2_user"});
+  take("rollout", {"max_new_tokens", "stage2_max_new_tokens"});
+  take("stage2", {"enabled", "input", "leak_guard"});
+  std::string text = "# How the training asked the model. biqa_score and biqa_eval read this file.\n";
+  for (const auto& [section, values] : wanted.items()) {
+    text += section + ":\n";
+    for (const auto& [key, value] : values.items())
+      text += "  " + key + ": " + json_text(value) + "\n";  // JSON is YAML
+  }
+  return text;
+}
 
 std::string model_name(const std::string& base_model) {
   const std::filesystem::path path = std::filesystem::path(base_model).lexically_normal();

@@ -250,6 +250,7 @@ TEST_F(CkptProgram, ExportAndImportGiveTheSameAdapter) {
 
   EXPECT_THAT(file_content(at("peft/README.md")), HasSubstr("| seed | 3 |"));
   EXPECT_EQ(json::parse(file_content(at("peft/run.json")))["adapter"]["digest"], digest_of(state_.adapter));
+  EXPECT_THAT(file_content(at("peft/config.yaml")), HasSubstr("biqa_score and biqa_eval read this file"));
 
   // With the model, one expression names what is adapted; both mean the same.
   output({"export", run_folder, "--peft", at("with_model"), "--model", model_.string()});

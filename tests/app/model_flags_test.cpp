@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,8 @@
 
 namespace biqa {
 namespace {
+
+namespace fs = std::filesystem;
 
 const ProgramInfo kInfo{"biqa_some", "", "", "", with_model_flags({}, {})};
 
@@ -72,6 +75,11 @@ TEST_F(ModelFlags, SetReplacesValues) {
   folder_.write("run/config.yaml", own);
   const CommandLine run(kInfo, {"--adapter", adapter, "--set", "rollout.stage2_max_new_tokens=6"});
   EXPECT_EQ(rollout_options(run, find_config(run)).stage2_max_new_tokens, 6);
+  // An exported folder inside the run has its own; it may lack the model.
+  const std::string exported = folder_.write("run/exported/config.yaml", "rollout: {max_new_tokens: 3}\n");
+  const CommandLine moved(kInfo, {"--adapter", fs::path(exported).parent_path().string()});
+  EXPECT_EQ(rollout_options(moved, find_config(moved)).sampling.max_new_tokens, 3);
+  EXPECT_THROW(policy_options(moved, find_config(moved), 1), Error);
   const std::vector<std::string> lonely{"--set", "rollout.max_new_tokens=8", "--model", "m"};
   EXPECT_THROW(find_config(CommandLine(kInfo, lonely)), Error);
 }

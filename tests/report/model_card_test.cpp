@@ -95,7 +95,7 @@ TEST_F(ModelCard, FrontMatterIsThatOfHuggingFace) {
   EXPECT_EQ(front(merged, "library_name"), "transformers");
   EXPECT_EQ(front(merged, "base_model_relation"), "finetune");
   EXPECT_THAT(merged, AllOf(HasSubstr("merged into its weights"), Not(HasSubstr("PeftModel")),
-                            HasSubstr(".model.adapter = \"\"")));
+                            HasSubstr("\nbiqa_score --config config.yaml photo.jpg\n")));
 }
 
 TEST_F(ModelCard, TheLicenceIsThatOfTheBaseModelsCard) {
@@ -243,6 +243,49 @@ TEST_F(ModelCard, TheRecordHasTheConfigurationThatLoadsAgain) {
   EXPECT_EQ(record(found, PackageKind::merged_model)["package"], "merged model");
 }
 
+TEST_F(ModelCard, TheExportedConfigurationAsksAsTheTraining) {
+  const Config config = load_config(
+      BIQA_SOURCE_DIR "/configs/quickstart.yaml",
+      std::vector<std::string>{
+          "prompts.profile=released", "prompts.system=null", "prompts.user=\"a: {b}\\n'c'\"",
+          "prompts.stage2_system=\"7\"", "model.adapter=/secret/start", "model.min_pixels=6272",
+          "stage2.enabled=false", "rollout.max_new_tokens=77", "rollout.stage2_max_new_tokens=9",
+          "stage2.leak_guard=off", "stage2.input=caption+reasoning", "data.train=/secret/train.jsonl"});
+  state_.info.config = to_yaml(config);
+  state_.info.base_model = "Qwen/Qwen2.5-VL-7B-Instruct";
+  const fs::path place = checkpoint(4);
+  const AdapterOrigin found = origin(place);
+  for (const PackageKind kind : {PackageKind::adapter, PackageKind::merged_model}) {
+    const auto texts = package_texts(kind, found, state_.adapter, kProgram);
+    ASSERT_TRUE(texts.contains("config.yaml"));
+    EXPECT_THAT(texts.at("config.yaml"), Not(HasSubstr("secret")));
+    const Config again = load_config(folder_.write("exported/config.yaml", texts.at("config.yaml")));
+    EXPECT_EQ(again.prompts.profile, config.prompts.profile);
+    EXPECT_EQ(again.prompts.texts.system, config.prompts.texts.system);
+    EXPECT_EQ(again.prompts.texts.user, config.prompts.texts.user);
+    EXPECT_EQ(again.prompts.texts.stage2_system, config.prompts.texts.stage2_system);
+    EXPECT_EQ(again.prompts.texts.stage2_user, config.prompts.texts.stage2_user);
+    EXPECT_EQ(again.model.dtype, config.model.dtype);
+    EXPECT_EQ(again.model.pixels().min, config.model.pixels().min);
+    EXPECT_EQ(again.model.pixels().max, config.model.pixels().max);
+    EXPECT_EQ(again.rollout.max_new_tokens, 77);
+    EXPECT_EQ(again.rollout.stage2_max_new_tokens, 9);
+    EXPECT_EQ(again.stage2.leak_guard, config.stage2.leak_guard);
+    EXPECT_EQ(again.stage2.input, config.stage2.input);
+    EXPECT_EQ(again.stage2.enabled, config.stage2.enabled);
+    EXPECT_EQ(again.model.adapter, fs::path());
+    EXPECT_EQ(again.model.path,
+              kind == PackageKind::adapter ? config.model.path : folder_.path() / "exported");
+  }
+  // The folder that the exporting program was given counts, wherever the training found the model.
+  const fs::path base = folder_.path() / "base";
+  fs::create_directory(base);
+  const auto moved = package_texts(PackageKind::adapter, origin(place, base), state_.adapter, kProgram);
+  EXPECT_EQ(load_config(folder_.write("moved/config.yaml", moved.at("config.yaml"))).model.path, base);
+  EXPECT_THAT(card(found),
+              HasSubstr("\nbiqa_score --model Qwen/Qwen2.5-VL-7B-Instruct --adapter . photo.jpg\n"));
+}
+
 TEST_F(ModelCard, ACheckpointOutsideItsRunSaysLess) {
   const fs::path place = checkpoint(4), alone = folder_.path() / "alone",
                  aside = root_ / "checkpoints/replaced-step-000004";
@@ -271,7 +314,9 @@ TEST_F(ModelCard, ABareAdapterSaysLeast) {
     EXPECT_THAT(text, AllOf(HasSubstr("How it was trained is not recorded."), HasSubstr("rank 4, alpha 8"),
                             Not(HasSubstr("| seed |")), Not(HasSubstr("| objective |")),
                             Not(HasSubstr("start adapter")), HasSubstr("prompt = \"…\"  # not recorded"),
-                            Not(HasSubstr("jq "))));
+                            HasSubstr("--adapter . photo.jpg"), Not(HasSubstr("config.yaml"))));
+    EXPECT_FALSE(
+        package_texts(PackageKind::adapter, found, state_.adapter, kProgram).contains("config.yaml"));
     const json written = record(found);
     EXPECT_EQ(written["config"], nullptr);
     EXPECT_EQ(written["seed"], nullptr);
