@@ -2,11 +2,14 @@
 #include "report/html.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <glog/logging.h>
 
 #include <algorithm>
 #include <cmath>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "core/markup.h"
 #include "data/unicode.h"
@@ -75,9 +78,15 @@ std::string HtmlTable::html() const {
       "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{0}\"><table>"
       "<caption>{0}</caption><thead><tr>",
       escaped_html(caption_));
+  // A long title over narrow figures would take many lines.
+  constexpr std::size_t kLongTitle = 24;
   for (const Column& column : columns_) {
-    out += fmt::format("<th scope=\"col\"{}>{}</th>", column.is_number ? " class=\"number\"" : "",
-                       escaped_html(column.title));
+    std::vector<std::string_view> classes;
+    if (column.is_number) classes.emplace_back("number");
+    if (column.title.size() > kLongTitle) classes.emplace_back("long");
+    const std::string attribute =
+        classes.empty() ? "" : fmt::format(" class=\"{}\"", fmt::join(classes, " "));
+    out += fmt::format("<th scope=\"col\"{}>{}</th>", attribute, escaped_html(column.title));
   }
   return out + "</tr></thead><tbody>\n" + rows_ + "</tbody></table></div>\n";
 }

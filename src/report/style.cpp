@@ -40,6 +40,7 @@ caption{text-align:left;color:var(--soft);padding:0 0 .4rem;font-size:.8125rem}
 th,td{padding:.32rem .75rem;text-align:left;vertical-align:top;border-bottom:1px solid var(--grid)}
 th:first-child,td:first-child{padding-left:0}
 thead th{border-bottom:1px solid var(--text);font-weight:600;vertical-align:bottom}
+th.long{min-width:12rem}
 tbody th{font-weight:400}
 tbody tr:last-child>*{border-bottom:1px solid var(--text)}
 .number{text-align:right}

@@ -59,6 +59,10 @@ TEST(Html, CellsOfTablesAreEscaped) {
   EXPECT_THAT(html, HasSubstr("<caption>&lt;caption&gt;</caption>"));
   EXPECT_THAT(table_rows(html, "&lt;caption&gt;"),
               ElementsAre(ElementsAre("a&amp;b", "c"), ElementsAre("1 &lt; 2", "&quot;q&quot;")));
+  // Titles that would take many lines get a wider column.
+  EXPECT_THAT(HtmlTable("t", {{"PLCC from the caption alone"}, {"set", false}}).html(),
+              HasSubstr("<th scope=\"col\" class=\"number long\">PLCC from the caption alone</th>"
+                        "<th scope=\"col\">set</th>"));
 }
 
 TEST(Html, Base64) {  // RFC 4648, section 10
