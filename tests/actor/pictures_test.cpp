@@ -26,6 +26,13 @@ class Pictures : public ::testing::Test {
         config_(PreprocessConfig::load(kAssets / "model")) {}
   /// The number of the call that made a picture's features.
   static float call_of(const EncodedPicture& picture) { return picture.features->row<float>(0)[0]; }
+  /// What the tower saw of a picture: the first value of each cell.
+  static std::vector<float> content_of(const EncodedPicture& picture) {
+    std::vector<float> values;
+    for (std::int64_t i = 0; i < picture.tokens(); ++i)
+      values.push_back(picture.features->row<float>(i)[picture.features->columns() - 1]);
+    return values;
+  }
 
   std::shared_ptr<Script> script_;
   std::unique_ptr<QwenVl> model_;
@@ -80,14 +87,16 @@ TEST_F(Pictures, ManyPatchesGoInSeveralCallsAndKeepTheirOrder) {
   for (const std::int64_t side : {60, 60, 60}) {  // 3,600 patches each, and 8,192 at once
     Patches& picture = pictures.emplace_back();
     picture.grid = {1, side, side};
-    picture.values.resize(static_cast<std::size_t>(side * side * columns));
+    picture.values.assign(static_cast<std::size_t>(side * side * columns),
+                          static_cast<float>(pictures.size()));
   }
   const auto encoded = encoder.encode(std::span<const Patches>(pictures));
   ASSERT_EQ(encoded.size(), 3U);
   EXPECT_EQ(script_->encoded, (std::vector<std::int64_t>{7200, 3600}));
   EXPECT_EQ(call_of(encoded[1]), 1);
   EXPECT_EQ(call_of(encoded[2]), 2);
-  for (const EncodedPicture& picture : encoded) EXPECT_EQ(picture.tokens(), 900);
+  for (std::size_t i = 0; i < 3; ++i)
+    EXPECT_EQ(content_of(encoded[i]), std::vector<float>(900, static_cast<float>(i + 1))) << i;
 }
 
 /// With a tower on the CPU, and with one on a device.
@@ -116,6 +125,10 @@ TEST_P(ManyPictures, KeepTheirOrder) {
   ASSERT_EQ(encoded.size(), 5U);
   EXPECT_EQ(script_->encoded, (std::vector<std::int64_t>{8192, 8192, 4096}));
   for (std::size_t i = 0; i < 5; ++i) EXPECT_EQ(call_of(encoded[i]), static_cast<float>(1 + i / 2)) << i;
+  // Each of them alone, in a pass of its own.
+  const std::vector<float> one = content_of(encoder.encode(one_)), two = content_of(encoder.encode(two_));
+  ASSERT_NE(one, two);
+  for (std::size_t i = 0; i < 5; ++i) EXPECT_EQ(content_of(encoded[i]), i % 2 == 0 ? one : two) << i;
 }
 
 TEST_P(ManyPictures, TheFirstBadFileInOrderIsNamed) {

@@ -6,12 +6,16 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <vector>
 
+#include "learner/checkpoint_store.h"
+#include "model/config.h"
+#include "model/lora.h"
 #include "support/run_program.h"
 #include "support/temporary_folder.h"
 
@@ -191,9 +195,10 @@ TEST_F(EvalProgram, InputsAreNotReplaced) {
   const std::string data = manifest(2), before = file_content(data);
   const std::string config =
       folder_.write("own.yaml", "base: " + kQuickstart + "\ndata: {eval: [images.jsonl]}\n").string();
-  const std::string link = path("link.jsonl");
+  const std::string link = path("link.jsonl"), second_name = path("second_name.jsonl");
   fs::create_symlink(data, link);
-  for (const std::string& other : {data, link, path("./images.jsonl")}) {
+  fs::create_hard_link(data, second_name);
+  for (const std::string& other : {data, link, second_name, path("./images.jsonl")}) {
     SCOPED_TRACE(other);
     // Named by a flag, and by the configuration.
     expect_error(run(evaluation(data, other)), 2,
@@ -204,8 +209,12 @@ TEST_F(EvalProgram, InputsAreNotReplaced) {
       run({"--config", kQuickstart, "--data", (kTiny / "test.jsonl").string(), data, "--judge-file", data}),
       2, "would replace the input");
   const std::string predictions = folder_.write("b2.jsonl", file_content(kPredictions)).string();
-  for (const char* flag : {"--judge-file", "--like-pyiqa"})
+  const std::string lexicon = folder_.write("words.txt", "sharp").string();
+  for (const char* flag : {"--judge-file", "--like-pyiqa"}) {
     expect_error(run({"--from-predictions", predictions, flag, predictions}), 2, "would replace the input");
+    expect_error(run({"--from-predictions", kPredictions, "--lexicon", lexicon, flag, lexicon}), 2,
+                 "would replace the input");
+  }
   EXPECT_EQ(file_content(predictions), file_content(kPredictions));
   expect_error(run({"--config", config, "--judge-file", config}), 2, "would replace the input");
   // Two results in one file, which is not there yet.
@@ -238,15 +247,39 @@ TEST_F(EvalProgram, SettingsOfTheConfigurationAreReplaced) {
                "exclude each other");
 }
 
+/// Of the embedded model, with other numbers for each seed. Small, so that the answers stay short.
+void write_adapter(const fs::path& file, std::uint64_t seed) {
+  Lora lora = initial_lora(
+      std::make_shared<LoraLayout>(ModelConfig::load(kTiny / "model"), LoraSpec{.rank = 1, .alpha = 1}),
+      seed);
+  write_adapter_h5(file, lora, {});
+}
+
+// Each is changed alone, beside a run that samples with an adapter.
 TEST_F(EvalProgram, EverySettingThatAnswersDependOnIsComparedBeforeGoingOn) {
   const std::string data = manifest(40), file = path("out.jsonl"), part = file + ".part";
+  const fs::path model = folder_.path() / "model", copy = folder_.path() / "copy";
+  fs::copy(kTiny / "model", model);
+  fs::copy(kTiny / "model", copy);
+  write_adapter(path("adapter.h5"), 1);
+  write_adapter(path("other.h5"), 2);
+  // Of two flags with one name the last would count, so a flag is replaced.
+  const auto flags = [&](const Arguments& more, const std::string& without = "") {
+    Arguments words = evaluation(data, file, {"--batch", "1"});
+    for (const auto& [flag, value] : {std::pair<std::string, std::string>("--model", model.string()),
+                                      {"--adapter", path("adapter.h5")},
+                                      {"--seed", "0"}})
+      if (flag != without) words.insert(words.end(), {flag, value});
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  };
   testing::ProgramSurroundings stop;
   stop.meanwhile = [&](pid_t child) {
     if (lines_in(part) >= 2) ::kill(child, SIGTERM);
   };
   Arguments words{kProgram};
-  const Arguments flags = evaluation(data, file, {"--batch", "1"});
-  words.insert(words.end(), flags.begin(), flags.end());
+  const Arguments first = flags({});
+  words.insert(words.end(), first.begin(), first.end());
   ASSERT_EQ(testing::run_program(folder_.path(), words, stop).code, 75);
   const std::string kept = file_content(part);
   for (const char* setting :
@@ -255,14 +288,28 @@ TEST_F(EvalProgram, EverySettingThatAnswersDependOnIsComparedBeforeGoingOn) {
         "rollout.stage2_max_new_tokens=9", "stage2.input=caption+reasoning", "stage2.leak_guard=off",
         "model.max_pixels=6272", "model.min_pixels=6272", "model.dtype=bf16"}) {
     SCOPED_TRACE(setting);
-    expect_error(run(evaluation(data, file, {"--set", setting})), 1, "other settings");
+    expect_error(run(flags({"--set", setting})), 1, "other settings");
   }
-  expect_error(run(evaluation(data, file, {"--conditions", "image"})), 1, "other settings");
-  expect_error(run(evaluation(data, file, {"--repeats", "2"})), 1, "other settings");
+  expect_error(run(flags({"--conditions", "image"})), 1, "other settings");
+  expect_error(run(flags({"--repeats", "2"})), 1, "other settings");
+  expect_error(run(flags({"--seed", "1"}, "--seed")), 1, "other settings");
+  expect_error(run(flags({}, "--seed")), 1, "other settings");  // greedy, and the seed is still 0
+  expect_error(run(flags({"--adapter", path("other.h5")}, "--adapter")), 1, "other settings");
+  expect_error(run(flags({}, "--adapter")), 1, "other settings");
+  expect_error(run(flags({"--model", copy.string()}, "--model")), 1, "other settings");
+  // Other weights in the same folder: the first number, which follows the header and its length.
+  const fs::path weights = model / "model.safetensors";
+  const std::string numbers = file_content(weights);
+  std::string changed = numbers;
+  std::uint64_t header = 0;
+  std::memcpy(&header, numbers.data(), sizeof header);
+  changed[sizeof header + header] = static_cast<char>(changed[sizeof header + header] ^ 1);
+  std::ofstream(weights, std::ios::binary) << changed;
+  expect_error(run(flags({})), 1, "other settings");
+  std::ofstream(weights, std::ios::binary) << numbers;
   EXPECT_EQ(file_content(part), kept);
   // Answers do not depend on the rest.
-  EXPECT_EQ(run(evaluation(data, file, {"--set", "stage2.leak_guard=strip", "--set", "train.seed=7"})).code,
-            0);
+  EXPECT_EQ(run(flags({"--set", "stage2.leak_guard=strip", "--set", "train.seed=7"})).code, 0);
 }
 
 TEST_F(EvalProgram, TheModelAndItsPredictionsGiveTheSameDocument) {
@@ -333,6 +380,15 @@ TEST_F(EvalProgram, OneConditionAlone) {
 
 TEST_F(EvalProgram, GoesOnWhereItWasStopped) {
   const std::string data = manifest(40), file = path("out.jsonl"), part = file + ".part";
+  // The last image is a file of this test. Of the first one there is a copy.
+  const std::string own = path("own.webp");
+  const std::string rows = file_content(data);
+  nlohmann::json last = nlohmann::json::parse(rows.substr(rows.rfind("\n{") + 1));
+  fs::copy_file(last["image"].get<std::string>(), own);
+  const std::string twin = path("twin.webp");
+  fs::copy_file(nlohmann::json::parse(rows.substr(0, rows.find('\n')))["image"].get<std::string>(), twin);
+  last["image"] = own;
+  folder_.write("images.jsonl", rows.substr(0, rows.rfind("\n{") + 1) + last.dump() + "\n");
   testing::ProgramSurroundings stop;
   stop.meanwhile = [&](pid_t child) {
     if (lines_in(part) >= 3) ::kill(child, SIGTERM);
@@ -348,9 +404,14 @@ TEST_F(EvalProgram, GoesOnWhereItWasStopped) {
   EXPECT_THAT(stopped.err, HasSubstr("the same command goes on"));
   // With other settings it must not go on.
   expect_error(run(evaluation(data, file, {"--seed", "1"})), 1, "other settings");
-  // Nor with other data: another score, another image under an id, another type.
+  // Nor with other data, such as another image under an id.
   for (const auto& [key, value] : {std::pair<std::string, nlohmann::json>("score", 1.25),
-                                   {"image", (kTiny / "sample_cat.png").string()},
+                                   {"image", twin},
+                                   {"id", "another"},
+                                   {"set", "another"},
+                                   {"text", {{"description", "another"}}},
+                                   {"reference", "another"},
+                                   {"level", "5"},
                                    {"type", "noise"}}) {
     SCOPED_TRACE(key);
     std::istringstream lines(file_content(data));
@@ -363,6 +424,11 @@ TEST_F(EvalProgram, GoesOnWhereItWasStopped) {
     expect_error(run(evaluation(folder_.write("changed.jsonl", changed).string(), file)), 1,
                  "other settings");
   }
+  // Nor with an image that has been replaced.
+  const std::string bytes = file_content(own);
+  std::ofstream(own, std::ios::binary | std::ios::app) << "more";
+  expect_error(run(evaluation(data, file)), 1, "other settings");
+  std::ofstream(own, std::ios::binary) << bytes;
   // A killed machine may leave half a line.
   const std::string kept = file_content(part);
   std::ofstream(part, std::ios::app) << "{\"id\": \"test-00";

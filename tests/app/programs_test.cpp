@@ -534,11 +534,13 @@ TEST_F(Programs, TraceRefusesPlacesThatAreNoFiles) {
         run({program("biqa_trace"), "--model", (kTiny / "model").string(), flag, folder_.path().string()}), 1,
         "it is a folder");
   }
-  const std::string dump = folder_.write("dump.h5", "a dump").string();
-  expect_error(
-      run({program("biqa_trace"), "--model", (kTiny / "model").string(), "--step", dump, "--out", dump}), 2,
-      "would replace the input");
-  EXPECT_EQ(file_content(dump), "a dump");
+  const std::string input = folder_.write("input.h5", "an input").string();
+  for (const char* flag : {"--step", "--image", "--adapter"}) {
+    expect_error(
+        run({program("biqa_trace"), "--model", (kTiny / "model").string(), flag, input, "--out", input}), 2,
+        "would replace the input");
+  }
+  EXPECT_EQ(file_content(input), "an input");
   const fs::path pipe = folder_.path() / "pipe";
   ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
   expect_error(run({program("biqa_trace"), "--model", (kTiny / "model").string(), "--prompt", "x", "--out",

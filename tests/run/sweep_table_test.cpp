@@ -7,8 +7,10 @@
 
 #include <chrono>
 #include <cmath>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <utility>
 
 #include "run/run_folder.h"
 #include "run/sweep_differences.h"
@@ -235,6 +237,32 @@ TEST_F(SweepTableTest, DifferencesArePairedBySeed) {
   EXPECT_EQ(std::count(head.begin(), head.end(), ','), std::count(first.begin(), first.end(), ','));
   EXPECT_THAT(error_of([&] { sweep_differences(runs, "ful"); }),
               HasSubstr("it must be one of the configurations full, late, nor, one"));
+}
+
+// Of two sets, two decodings, and a run without the figure.
+TEST_F(SweepTableTest, DifferencesKeepToTheirSetAndDecoding) {
+  const auto add = [&](const std::string& name, const std::string& seen, double spaq, double sampled) {
+    add_run(name, {line(4, "image", .1)});
+    const std::string row =
+        R"({{"set": "{}", "condition": "image", "decoding": "{}", "n": 20, "plcc": {}, "texts": null}})";
+    folder.write(
+        name + "/evaluation.json",
+        fmt::format(R"({{"rows": [{}, {}, {}]}})", fmt::format(fmt::runtime(row), "koniq", "greedy", seen),
+                    fmt::format(fmt::runtime(row), "spaq", "greedy", spaq),
+                    fmt::format(fmt::runtime(row), "koniq", "sampled", sampled)));
+  };
+  add("full/seed-0", "0.25", 0, 0);  // so that seeds are not at the same place in both
+  add("full/seed-1", "0.5", .25, .125);
+  add("full/seed-2", "0.5", .25, .125);
+  add("nor/seed-1", "1", 1, 1);
+  add("nor/seed-2", "null", 1, 1);
+  const SweepDifferences all = sweep_differences(read_sweep(folder.path(), SweepSource::evaluation), "full");
+  std::map<std::string, std::pair<std::int64_t, double>> found;
+  for (const SweepDifferenceRow& row : all.rows)
+    found[row.set + " " + row.decoding] = {row.figures[0].pairs, row.figures[0].mean};
+  EXPECT_THAT(found, ElementsAre(std::pair("koniq greedy", std::pair(1, .5)),
+                                 std::pair("koniq sampled", std::pair(2, .875)),
+                                 std::pair("spaq greedy", std::pair(2, .75))));
 }
 
 TEST_F(SweepTableTest, WhatIsNoSweep) {

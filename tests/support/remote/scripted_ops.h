@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A backend that computes nothing: the decoder says what the test has written, draw by draw, and the vision tower gives
-// each cell of a picture the number of the call. For tests of what happens around a model.
+// each cell of a picture the number of the call and, in the last column, the first value of its patches. For tests of what
+// happens around a model.
 #pragma once
 
 #include <map>
@@ -77,6 +78,11 @@ class ScriptedVision final : public VisionEncoder {
   void encode(const VisionBatch& batch, View features, const Observer*) override {
     script_->encoded.push_back(batch.patches.rows());
     for (float& value : features.span<float>()) value = static_cast<float>(script_->encoded.size());
+    const std::int64_t patches_of_cell = batch.patches.rows() / features.rows();
+    for (std::int64_t i = 0; i < features.rows(); ++i) {
+      const std::int64_t cell = batch.cells[static_cast<std::size_t>(i)];
+      features.row<float>(cell)[features.columns() - 1] = batch.patches.row<float>(i * patches_of_cell)[0];
+    }
   }
 
  private:
@@ -95,7 +101,7 @@ class MemoryLikeDevice final : public DeviceMemory {
   void wait() override { host_memory().wait(); }
 };
 
-class ScriptedOps final : public Ops {
+class ScriptedOps : public Ops {
  public:
   explicit ScriptedOps(std::shared_ptr<Script> script, bool like_device = false)
       : script_(std::move(script)), like_device_(like_device) {}
