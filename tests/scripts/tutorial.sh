@@ -87,7 +87,8 @@ expect "16 training rows" test "$(wc -l <study/train.jsonl)" = 16
 expect "12 test rows" test "$(wc -l <study/koniq.jsonl)" = 12
 expect "8 rows to compare texts with" test "$(grep -c '"description":"the picture' study/texts.jsonl)" = 8
 expect "an excess of ROUGE-1 above chance" grep -qE '"rouge1_r_excess": *-?[0-9]' study/full.json
-expect "8 own rows" test "$(wc -l <study/own.jsonl)" = 8
+expect "8 own rows, in the set that is named" test "$(grep -c '"set":"own"' study/own.jsonl)" = 8
+expect "the own set in the table like pyiqa's" grep -qw own study/pyiqa.csv
 expect "texts in the training rows" test "$(grep -c '"description":"the picture' study/train.jsonl)" = 16
 expect "both conditions" grep -q '"condition": *"caption"' study/full.json
 expect "a cell for each set in the table like pyiqa's" grep -q koniq study/pyiqa.csv
@@ -95,4 +96,15 @@ expect "the sweep's table" grep -q without_consistency runs/sweep/table.csv
 expect "the report" grep -q '</html>' study/report.html
 expect "the adapter for PEFT" test -s study/adapter/adapter_model.safetensors
 expect "ratings of the own images" test "$(wc -l <study/photos.csv)" = 9
+
+# The command of the exported folder's model card asks as the run does. Seconds are the last column.
+cp photos/"$(sed -n 2p photos/scores.csv | cut -d, -f1)" study/adapter/photo.jpg
+card=$(awk '/^```sh$/ { inside = 1; next } /^```$/ { exit } inside' study/adapter/README.md)
+command=${card//--model model/--model \"\$BIQA/assets/tiny/model\"}
+expect "a command in the model card" test "$(wc -l <<<"$card")" = 1
+export PATH=$build/bin:$PATH
+rate() { (cd study/adapter && "$@" --format csv) | sed '1d; s/,[^,]*$//'; }
+by_card=$(rate bash -euo pipefail -c "$command"' "$@"' card)
+expect "a rating by the model card's command" grep -q '^"\{0,1\}photo' <<<"$by_card"
+expect "the rating of the run" test "$by_card" = "$(rate biqa_score --adapter "$PWD/runs/full" photo.jpg)"
 exit "$bad"
