@@ -98,7 +98,7 @@ inline std::filesystem::path write_run(const TemporaryFolder& folder, const Exam
   const std::filesystem::path manifest = folder.write("train.jsonl",
                                                       "{\"id\":\"p0\",\"image\":\"p0.png\",\"score\":3}\n"
                                                       "{\"id\":\"p1\",\"image\":\"gone.png\",\"score\":3}\n");
-  const std::filesystem::path root = folder.path() / run.name;
+  std::filesystem::path root = folder.path() / run.name;
   std::string metrics, samples;
   for (const char* condition : {"image", "caption"})
     metrics += to_json_line(example_evaluation(run, 0, condition)) + "\n";

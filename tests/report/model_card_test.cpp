@@ -44,7 +44,7 @@ class ModelCard : public ::testing::Test {
   }
   fs::path checkpoint(std::int64_t step) {
     state_.info.step = step;
-    const fs::path place = root_ / "checkpoints" / checkpoint_name(step);
+    fs::path place = root_ / "checkpoints" / checkpoint_name(step);
     write_checkpoint(place, state_);
     return place;
   }

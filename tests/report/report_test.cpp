@@ -25,7 +25,6 @@ namespace fs = std::filesystem;
 using ::testing::Contains;
 using ::testing::ElementsAre;
 using testing::example_sample;
-using testing::ExampleRun;
 using testing::expect_self_contained;
 using testing::expect_well_formed;
 using ::testing::HasSubstr;
