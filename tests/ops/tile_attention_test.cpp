@@ -60,10 +60,10 @@ Results results_of(const AttentionCase& c, const cpu::TileSet* tiles) {
   return r;
 }
 
-class TileAttention : public ::testing::TestWithParam<AttentionCase> {};
-INSTANTIATE_TEST_SUITE_P(Cases, TileAttention, ::testing::ValuesIn(testing::attention_cases()));
+class TileAttentionCases : public ::testing::TestWithParam<AttentionCase> {};
+INSTANTIATE_TEST_SUITE_P(Cases, TileAttentionCases, ::testing::ValuesIn(testing::attention_cases()));
 
-TEST_P(TileAttention, SimulatedRegistersGiveTheBitsOfTheProcessor) {
+TEST_P(TileAttentionCases, SimulatedRegistersGiveTheBitsOfTheProcessor) {
   if (cpu::amx_tiles() == nullptr) GTEST_SKIP() << "this processor has no tile registers (AMX)";
   const Results own = results_of(GetParam(), cpu::amx_tiles());
   const Results simulated = results_of(GetParam(), cpu::scalar_tiles());
@@ -73,6 +73,37 @@ TEST_P(TileAttention, SimulatedRegistersGiveTheBitsOfTheProcessor) {
   EXPECT_TRUE(same_bits(own.d_q.view(), simulated.d_q.view()));
   EXPECT_TRUE(same_bits(own.d_k.view(), simulated.d_k.view()));
   EXPECT_TRUE(same_bits(own.d_v.view(), simulated.d_v.view()));
+}
+
+// The processor's sums of such values underflow to 0 or −0. A query must not get another zero because a page that it does not
+// see follows, which is multiplied for other queries of its tile.
+TEST(TileAttention, TheSignOfASumThatUnderflowsDoesNotDependOnOtherRows) {
+  const HeadShape shape{1, 1, 128};
+  const std::int64_t preceding = 8;  // so that the queries of a tile end in different pages
+  const std::int64_t rows = 72;
+  CpuOps ops(DType::bf16, 1, cpu::scalar_tiles());
+  const Tensor q = random_tensor(DType::f32, rows, shape.head_dim, 1, 1);
+  const Tensor k = random_tensor(DType::f32, preceding + rows, shape.head_dim, 1, 2);
+  const Tensor v = random_tensor(DType::f32, preceding + rows, shape.head_dim, 1e-37, 3);
+  std::array<std::int32_t, 5> pages{};
+  std::iota(pages.begin(), pages.end(), 0);
+  const std::int64_t elements = kv_page_elements(shape, DType::bf16);
+  Tensor storage(DType::bf16, 1, std::ssize(pages) * elements, "test");
+  storage.zero();
+  const KvPages store{storage.view().data(), DType::bf16, elements};
+  std::vector<KvWrite> writes;
+  writes.reserve(static_cast<std::size_t>(preceding + rows));
+  for (std::int32_t i = 0; i < preceding + rows; ++i) writes.push_back({i, i / 16, i % 16});
+  ops.write_kv(k.view(), v.view(), shape, writes, store);
+  Tensor out(DType::bf16, rows, shape.head_dim, "test");
+  const AttentionRows all{0, rows, preceding, pages.data()};
+  ops.attention(q.view(), store, shape, std::span(&all, 1), out.view(), View{});
+  Tensor alone(DType::bf16, 1, shape.head_dim, "test");
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const AttentionRows one{0, 1, preceding + row, pages.data()};
+    ops.attention(q.view().row_range(row, 1), store, shape, std::span(&one, 1), alone.view(), View{});
+    EXPECT_TRUE(same_bits(out.view().row_range(row, 1), alone.view())) << row;
+  }
 }
 
 }  // namespace

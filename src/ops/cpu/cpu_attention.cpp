@@ -142,7 +142,10 @@ class QueryBlock {
     block.out = results_;
     tiles_->attention.forward(block, k_);
     for (std::int64_t i = 0; i < count; ++i) {
-      k_.scaled(results_ + i * padded_, 1.0F / block.sums[i], padded_, results_ + i * padded_);
+      float* const result = results_ + i * padded_;
+      k_.scaled(result, 1.0F / block.sums[i], padded_, result);
+      // A sum that underflows can be −0. The pages of other queries, with weight 0, turn it into 0. So it is 0 in any case.
+      for (std::int64_t d = 0; d < padded_; ++d) result[d] += 0.0F;
       lse_[static_cast<std::size_t>(i)] = block.lse[i];
     }
   }
