@@ -345,8 +345,7 @@ TEST_P(AttentionBackward, IsTheDerivative) {
           size += scale * std::abs(qs(t, h * dim + d) * ks(keys[j], column + d));
         }
         score_error = std::max(score_error, size);
-        // Σ d_out ⊙ out takes d_out before its rounding to bf16.
-        const double d_score = p[j] * scale * (products + (rounds ? 2 : 1) * delta + rounding * delta / 32);
+        const double d_score = p[j] * scale * (products + delta + rounding * delta / 32);
         for (std::int64_t d = 0; d < dim; ++d) {
           q_bound(t, h * dim + d) += d_score * std::abs(ks(keys[j], column + d));
           k_bound(keys[j], column + d) += d_score * std::abs(qs(t, h * dim + d));

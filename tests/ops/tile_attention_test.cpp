@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cmath>
 #include <numeric>
 
 #include "ops/cpu/cpu_ops.h"
@@ -103,6 +104,41 @@ TEST(TileAttention, TheSignOfASumThatUnderflowsDoesNotDependOnOtherRows) {
     const AttentionRows one{0, 1, preceding + row, pages.data()};
     ops.attention(q.view().row_range(row, 1), store, shape, std::span(&one, 1), alone.view(), View{});
     EXPECT_TRUE(same_bits(out.view().row_range(row, 1), alone.view())) << row;
+  }
+}
+
+// The only key of a query has the weight 1, so the gradient of its score is 0: d_out · value − Σ d_out ⊙ out. Both must take the
+// same rounding of d_out.
+TEST(TileAttention, TheOnlyKeyOfAQueryHasNoGradient) {
+  const HeadShape shape{1, 1, 64};
+  const std::int64_t dim = shape.head_dim;
+  CpuOps ops(DType::bf16, 1, cpu::scalar_tiles());
+  const Tensor q = random_tensor(DType::f32, 1, dim, 1, 1);
+  const Tensor k = random_tensor(DType::f32, 1, dim, 1, 2);
+  const Tensor v = random_tensor(DType::f32, 1, dim, 1, 3);
+  const Tensor d_out = random_tensor(DType::f32, 1, dim, 1, 4);
+  Tensor out(DType::bf16, 1, dim, "test");
+  ops.convert(v.view(), out.view());
+  Tensor lse(DType::f32, 1, 1, "test");
+  double score = 0;
+  double products = 0;
+  for (std::int64_t d = 0; d < dim; ++d) {
+    score +=
+        static_cast<double>(to_float(to_bf16(q.row<float>(0)[d]))) * to_float(to_bf16(k.row<float>(0)[d]));
+    products += std::abs(static_cast<double>(d_out.row<float>(0)[d]) * v.row<float>(0)[d]);
+  }
+  lse.row<float>(0)[0] = static_cast<float>(score / 8);
+  Tensor d_q(DType::f32, 1, dim, "test");
+  Tensor d_k(DType::f32, 1, dim, "test");
+  Tensor d_v(DType::f32, 1, dim, "test");
+  const std::vector<SharedPromptRows> group{{0, 1, 0, 1, {}}};
+  ops.attention_backward(q.view(), k.view(), v.view(), out.view(), lse.view(), d_out.view(), shape,
+                         DType::bf16, group, d_q.view(), d_k.view(), d_v.view());
+  // Two dot products, times 1/√64 and an element of at most 1. The operands' roundings are covered by the factor 1.1.
+  const double bound = 1.1 * 2 * testing::relative_bound(dim) * products / 8;
+  for (std::int64_t d = 0; d < dim; ++d) {
+    EXPECT_LE(std::abs(d_q.row<float>(0)[d]), bound) << d;
+    EXPECT_LE(std::abs(d_k.row<float>(0)[d]), bound) << d;
   }
 }
 

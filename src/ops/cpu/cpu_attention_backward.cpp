@@ -14,6 +14,7 @@ using cpu::kBackwardQueries;
 using cpu::kQueryBlock;
 using cpu::MutableRows;
 using cpu::round_up;
+using cpu::Rows;
 using cpu::rows_of;
 using cpu::Scratch;
 
@@ -162,7 +163,7 @@ class TileBackwardTask {
     const std::int64_t kept = length_ * (3 * padded_ + 2 * wide_) - length_ * padded_ / 2 - length_ * wide_;
     const std::int64_t queries =
         kBackwardQueries * (wide_ + padded_ + length_ / 2 + padded_) + cpu::kBackwardScratch;
-    float* next = scratch.floats(kept + queries + round_up(dim_, kPageTokens));
+    float* next = scratch.floats(kept + queries + 2 * round_up(dim_, kPageTokens));
     const auto take = [&](std::int64_t floats) { return std::exchange(next, next + floats); };
     const auto take_bf16 = [&](std::int64_t count) { return reinterpret_cast<Bf16*>(take(count / 2)); };
     float* const first = next;
@@ -181,7 +182,8 @@ class TileBackwardTask {
     d_scores_ = take_bf16(kBackwardQueries * length_);
     d_q_ = take(kBackwardQueries * padded_);
     own_ = take(cpu::kBackwardScratch);
-    output_ = take(dim_);
+    output_ = take(round_up(dim_, kPageTokens));
+    d_output_ = take(dim_);
   }
 
   void run(const AttentionRecord& r) {
@@ -228,13 +230,15 @@ class TileBackwardTask {
         }
         const auto [row, head] = cpu::pair_of(first + i, kv_head_, sharing_);
         const std::int64_t packed = first_row + row;
-        const ConstView d_out = r.d_out.row_range(packed, 1).column_range(head * dim_, dim_);
         k_.convert(rows_of(r.q.row_range(packed, 1).column_range(head * dim_, dim_)),
                    MutableRows{q_ + i * wide_, true, dim_}, 1, dim_);
-        k_.convert(rows_of(d_out), MutableRows{d_out_ + i * wide_, true, dim_}, 1, dim_);
+        k_.convert(rows_of(r.d_out.row_range(packed, 1).column_range(head * dim_, dim_)),
+                   MutableRows{d_out_ + i * wide_, true, dim_}, 1, dim_);
         k_.convert(rows_of(r.out.row_range(packed, 1).column_range(head * dim_, dim_)),
                    MutableRows{output_, false, dim_}, 1, dim_);
-        block.delta[i] = k_.dot(d_out.row<float>(0), output_, dim_);
+        // Rounded like the factor of d_out · values, from whose results it is subtracted.
+        k_.convert(Rows{d_out_ + i * wide_, true, dim_}, MutableRows{d_output_, false, dim_}, 1, dim_);
+        block.delta[i] = k_.dot(d_output_, output_, dim_);
         block.lse[i] = r.lse.row<float>(packed)[head];
         block.lengths[i] = first_position + row + 1;
       }
@@ -307,7 +311,7 @@ class TileBackwardTask {
   const SharedPromptRows& group_;
   std::int64_t dim_, padded_, wide_, sharing_, length_ = 0;
   Bf16 *keys_, *values_, *key_pairs_, *q_, *d_out_, *q_transposed_, *d_out_transposed_, *d_scores_;
-  float *d_keys_, *d_values_, *d_q_, *own_, *output_;
+  float *d_keys_, *d_values_, *d_q_, *own_, *output_, *d_output_;
 };
 
 }  // namespace
