@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "ops/cpu/cpu_ops.h"
@@ -140,6 +141,33 @@ TEST(TileAttention, TheOnlyKeyOfAQueryHasNoGradient) {
     EXPECT_LE(std::abs(d_q.row<float>(0)[d]), bound) << d;
     EXPECT_LE(std::abs(d_k.row<float>(0)[d]), bound) << d;
   }
+}
+
+// Both members' keys take turns in the pages after the prompt's. What the longer one leaves there has the weight 0 for the other.
+TEST(TileAttention, KeysOfALongerMemberAreNotSeenByTheNext) {
+  const HeadShape shape{2, 1, 64};
+  const std::int64_t prompt = 4, longer = 12, shorter = 3, rows = prompt + longer + shorter;
+  const std::vector<SharedPromptRows> group{
+      {0, prompt, 0, prompt, {{prompt, longer, prompt}, {prompt + longer, shorter, prompt + longer}}}};
+  CpuOps ops(DType::bf16, 1, cpu::scalar_tiles());
+  const Tensor q = random_tensor(DType::f32, rows, 128, 1, 1);
+  const Tensor v = random_tensor(DType::f32, rows, 64, 1, 3);
+  const Tensor d_out = random_tensor(DType::f32, rows, 128, 1, 4);
+  const Tensor out = random_tensor(DType::bf16, rows, 128, 1, 5);
+  const Tensor lse = random_tensor(DType::f32, rows, 2, 1, 6);
+  Tensor k = random_tensor(DType::f32, rows, 64, 1, 2);
+  const auto gradient = [&] {
+    Tensor d_q(DType::f32, rows, 128, "test");
+    Tensor d_k(DType::f32, rows, 64, "test");
+    Tensor d_v(DType::f32, rows, 64, "test");
+    ops.attention_backward(q.view(), k.view(), v.view(), out.view(), lse.view(), d_out.view(), shape,
+                           DType::bf16, group, d_q.view(), d_k.view(), d_v.view());
+    return d_q;
+  };
+  const Tensor clean = gradient();
+  k.row<float>(prompt + longer - 1)[5] = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_TRUE(same_bits(clean.view().row_range(prompt + longer, shorter),
+                        gradient().view().row_range(prompt + longer, shorter)));
 }
 
 }  // namespace

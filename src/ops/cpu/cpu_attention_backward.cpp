@@ -213,6 +213,15 @@ class TileBackwardTask {
         values_[element] = to_bf16(value[d]);
       }
     }
+    clear_keys(at + rows);
+  }
+  /// Clears the rest of a page from this position on: keys of a longer member, which get the weight 0, may be no numbers.
+  void clear_keys(std::int64_t position) {
+    for (; position % kPageTokens != 0; ++position) {
+      const std::int64_t slot = position % kPageTokens;
+      Bf16* pairs = key_pairs_ + (position - slot) * padded_ + slot / 2 * 2 * padded_ + slot % 2;
+      for (std::int64_t d = 0; d < padded_; ++d) pairs[2 * d] = Bf16{};
+    }
   }
 
   /// `first_position`: as in BackwardTask.
