@@ -107,7 +107,7 @@ class ManyPictures : public Pictures, public ::testing::WithParamInterface<bool>
   }
   /// The path of a new file. All are enlarged to 4,096 patches, so two go through the tower together.
   std::filesystem::path copy(const std::filesystem::path& picture) {
-    const auto path = folder_.path() / fmt::format("{}.png", copies_++);
+    auto path = folder_.path() / fmt::format("{}.png", copies_++);
     std::filesystem::copy_file(picture, path);
     return path;
   }
@@ -120,11 +120,15 @@ INSTANTIATE_TEST_SUITE_P(Devices, ManyPictures, ::testing::Bool());
 TEST_P(ManyPictures, KeepTheirOrder) {
   PictureEncoder encoder(*model_, config_, std::int64_t{1} << 30);
   std::vector<std::filesystem::path> files;
+  files.reserve(5);
   for (int i = 0; i < 5; ++i) files.push_back(copy(i % 2 == 0 ? one_ : two_));
   const auto encoded = encoder.encode(files);
   ASSERT_EQ(encoded.size(), 5U);
   EXPECT_EQ(script_->encoded, (std::vector<std::int64_t>{8192, 8192, 4096}));
-  for (std::size_t i = 0; i < 5; ++i) EXPECT_EQ(call_of(encoded[i]), static_cast<float>(1 + i / 2)) << i;
+  for (std::size_t i = 0; i < 5; ++i) {
+    const std::size_t call = 1 + i / 2;  // two of them in each
+    EXPECT_EQ(call_of(encoded[i]), static_cast<float>(call)) << i;
+  }
   // Each of them alone, in a pass of its own.
   const std::vector<float> one = content_of(encoder.encode(one_)), two = content_of(encoder.encode(two_));
   ASSERT_NE(one, two);

@@ -24,7 +24,6 @@ using Outcome = testing::ProgramOutcome;
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using ::testing::IsEmpty;
 using ::testing::Not;
 
 const fs::path kSource = BIQA_SOURCE_DIR;
