@@ -160,7 +160,7 @@ class TileBackwardTask {
     std::int64_t longest = 0;
     for (const auto& member : group.members) longest = std::max(longest, member.rows);
     length_ = round_up(group.rows + longest, kPageTokens);
-    const std::int64_t kept = length_ * (3 * padded_ + 2 * wide_) - length_ * padded_ / 2 - length_ * wide_;
+    const std::int64_t kept = length_ * (wide_ + padded_ / 2 + 2 * padded_);
     const std::int64_t queries =
         kBackwardQueries * (wide_ + padded_ + length_ / 2 + padded_) + cpu::kBackwardScratch;
     float* next = scratch.floats(kept + queries + 2 * round_up(dim_, kPageTokens));

@@ -30,13 +30,15 @@ BIQA_INLINE Floats all(float x) {
   return x - Floats{};  // x − 0 has the bits of x, so the compiler emits no subtraction
 }
 
-BIQA_INLINE Floats load(const std::uint16_t* p) {
-  Shorts s;
-  __builtin_memcpy(&s, p, sizeof s);
-  const Words w = __builtin_convertvector(s, Words) << 16;
+BIQA_INLINE Floats floats_of(Words w) {
   Floats v;
   __builtin_memcpy(&v, &w, sizeof v);
   return v;
+}
+BIQA_INLINE Floats load(const std::uint16_t* p) {
+  Shorts s;
+  __builtin_memcpy(&s, p, sizeof s);
+  return floats_of(__builtin_convertvector(s, Words) << 16);
 }
 /// The bits of v in bf16, in the lower half of each word.
 BIQA_INLINE Words bf16_bits(Floats v) {
@@ -50,11 +52,6 @@ BIQA_INLINE Words bf16_bits(Floats v) {
 BIQA_INLINE void store(std::uint16_t* p, Floats v) {
   const Shorts s = __builtin_convertvector(bf16_bits(v), Shorts);
   __builtin_memcpy(p, &s, sizeof s);
-}
-BIQA_INLINE Floats floats_of(Words w) {
-  Floats v;
-  __builtin_memcpy(&v, &w, sizeof v);
-  return v;
 }
 struct TwoRows {
   Floats first, second;

@@ -16,6 +16,15 @@ constexpr std::int64_t kPage = 16;       // keys
 constexpr std::int64_t kTileRow = 64;    // bytes of a whole row
 constexpr std::int64_t kStepPairs = 16;  // pairs of elements of a step
 
+/// Calls body<0>() … body<kCount − 1>(), for up to four tiles of sums.
+template <int kCount, typename Body>
+[[gnu::always_inline]] inline void for_tiles(const Body& body) {
+  body.template operator()<0>();
+  if constexpr (kCount > 1) body.template operator()<1>();
+  if constexpr (kCount > 2) body.template operator()<2>();
+  if constexpr (kCount > 3) body.template operator()<3>();
+}
+
 /// out [rows, padded_dim] (+)= weights [rows, keys] · values, for pages that follow each other or are listed in `pages`. The
 /// sums of four blocks of 16 columns stay in tiles 0 to 3; tile 5 holds weights, tile 7 the values of a page.
 struct WeightedValues {
@@ -38,13 +47,7 @@ template <typename Tiles, int kBlocks>
                                                bool accumulate) {
   const std::int64_t out_stride = w.padded_dim * 4;
   float* out = w.out + column;
-  const auto each = [&](auto body) {
-    body.template operator()<0>();
-    if constexpr (kBlocks > 1) body.template operator()<1>();
-    if constexpr (kBlocks > 2) body.template operator()<2>();
-    if constexpr (kBlocks > 3) body.template operator()<3>();
-  };
-  each([&]<int kBlock>() {
+  for_tiles<kBlocks>([&]<int kBlock>() {
     if (accumulate)
       Tiles::template load<kBlock>(out + kBlock * 16, out_stride);
     else
@@ -53,12 +56,12 @@ template <typename Tiles, int kBlocks>
   for (std::int64_t p = first_page; p < end_page; ++p) {
     const Bf16* values = w.page(p) + 2 * column;
     Tiles::template load<5>(w.weights + p * kPage, w.weights_stride * 2);
-    each([&]<int kBlock>() {
+    for_tiles<kBlocks>([&]<int kBlock>() {
       Tiles::template load<7>(values + kBlock * 32, w.padded_dim * 4);
       Tiles::template multiply<kBlock, 5, 7>();
     });
   }
-  each([&]<int kBlock>() { Tiles::template store<kBlock>(out + kBlock * 16, out_stride); });
+  for_tiles<kBlocks>([&]<int kBlock>() { Tiles::template store<kBlock>(out + kBlock * 16, out_stride); });
 }
 
 template <typename Tiles>
@@ -89,21 +92,16 @@ template <typename Tiles, int kPages>
   const auto keys = [&](std::int64_t page) {
     return b.keys + (b.pages != nullptr ? b.pages[page] : page) * b.page_elements;
   };
-  const auto each = [&](auto body) {
-    body.template operator()<0>();
-    if constexpr (kPages > 1) body.template operator()<1>();
-    if constexpr (kPages > 2) body.template operator()<2>();
-    if constexpr (kPages > 3) body.template operator()<3>();
-  };
-  each([&]<int kAt>() { Tiles::template zero<kAt>(); });
+  for_tiles<kPages>([&]<int kAt>() { Tiles::template zero<kAt>(); });
   for (std::int64_t step = 0; step < b.dim_steps; ++step) {
     Tiles::template load<4>(b.q + step * 2 * kStepPairs, b.dim_steps * kTileRow);
-    each([&]<int kAt>() {
+    for_tiles<kPages>([&]<int kAt>() {
       Tiles::template load<6>(keys(p + kAt) + step * kStepPairs * 32, kTileRow);
       Tiles::template multiply<kAt, 4, 6>();
     });
   }
-  each([&]<int kAt>() { Tiles::template store<kAt>(b.scores + (p + kAt) * kPage, b.scores_stride * 4); });
+  for_tiles<kPages>(
+      [&]<int kAt>() { Tiles::template store<kAt>(b.scores + (p + kAt) * kPage, b.scores_stride * 4); });
 }
 
 /// Whether `count` values, a multiple of 32, are finite.
