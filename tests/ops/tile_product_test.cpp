@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "ops/cpu/part.h"
+#include "ops/cpu/tile_set.h"
 #include "support/compare.h"
 #include "support/oracle.h"
 
@@ -73,7 +74,7 @@ TEST(TileProduct, AgreesWithTheFormula) {
         }
       }
       EXPECT_TRUE(expected.agrees_with(
-          multiply(cpu::scalar_tile_kernel(), s, transposed, with_bias, accumulate, 1).view()))
+          multiply(cpu::scalar_tiles()->product, s, transposed, with_bias, accumulate, 1).view()))
           << s.rows << " rows, " << s.inner << "x" << s.columns << ", choice " << choice;
     }
   }
@@ -87,7 +88,7 @@ TEST(TileProduct, ThreadsAndRowsChangeNoBit) {
     std::vector<Bf16> packed(static_cast<std::size_t>(layout.elements()));
     cpu::pack_tiles(weight.view(), true, layout, packed.data());
     const auto product =
-        cpu::make_tile_matrix({weight.view(), true, {}, DType::bf16, nullptr}, cpu::scalar_tile_kernel());
+        cpu::make_tile_matrix({weight.view(), true, {}, DType::bf16, nullptr}, cpu::scalar_tiles()->product);
     Tensor whole(DType::f32, s.rows, s.columns, "test");
     product->multiply(x.view(), whole.view(), false, 1);
     for (std::int64_t r = 0; r < s.rows; r += 7) {
@@ -108,7 +109,7 @@ TEST(TileProduct, ThreadsAndRowsChangeNoBit) {
       call.y_stride = divided.columns();
       for (std::int64_t part = 0; part < parts; ++part) {
         Buffer own(static_cast<std::size_t>(cpu::kTileScratch) * sizeof(float), "test");
-        cpu::scalar_tile_kernel()(call, part, parts, static_cast<float*>(own.data()));
+        cpu::scalar_tiles()->product(call, part, parts, static_cast<float*>(own.data()));
       }
       EXPECT_TRUE(same_bits(divided.view(), whole.view()))
           << parts << " parts of " << s.rows << "x" << s.columns;
@@ -122,7 +123,7 @@ TEST(TileProduct, RowsThatAreNotFiniteKeepToThemselves) {
   Tensor x = random_tensor(DType::bf16, s.rows, s.inner, 1, 1);
   const Tensor weight = random_tensor(DType::bf16, s.columns, s.inner, 1, 2);
   const auto product =
-      cpu::make_tile_matrix({weight.view(), true, {}, DType::bf16, nullptr}, cpu::scalar_tile_kernel());
+      cpu::make_tile_matrix({weight.view(), true, {}, DType::bf16, nullptr}, cpu::scalar_tiles()->product);
   Tensor clean(DType::f32, s.rows, s.columns, "test"), spoiled(DType::f32, s.rows, s.columns, "test");
   product->multiply(x.view(), clean.view(), false, 1);
   for (const std::int64_t row : {3, 17, 19}) {
@@ -166,7 +167,8 @@ TEST(TileProduct, PackingHoldsEveryElementOnceAndZerosElsewhere) {
 }
 
 TEST(TileProduct, TheProcessorsTilesGiveTheBitsOfTheStandIn) {
-  const TileKernel amx = cpu::amx_tile_kernel();
+  const cpu::TileSet* const tiles = cpu::amx_tiles();
+  const TileKernel amx = tiles == nullptr ? nullptr : tiles->product;
   if (amx == nullptr)
     GTEST_SKIP() << "this processor has no AMX: the own bf16 product ran on its scalar stand-in only";
   for (const Shape& s : kShapes) {
@@ -175,7 +177,7 @@ TEST(TileProduct, TheProcessorsTilesGiveTheBitsOfTheStandIn) {
                  accumulate = (choice & 4) != 0;
       EXPECT_TRUE(
           same_bits(multiply(amx, s, transposed, with_bias, accumulate, 2).view(),
-                    multiply(cpu::scalar_tile_kernel(), s, transposed, with_bias, accumulate, 1).view()))
+                    multiply(cpu::scalar_tiles()->product, s, transposed, with_bias, accumulate, 1).view()))
           << s.rows << " rows, " << s.inner << "x" << s.columns << ", choice " << choice;
     }
   }
@@ -186,7 +188,7 @@ TEST(TileProduct, TheProcessorsTilesGiveTheBitsOfTheStandIn) {
   x.row<Bf16>(0)[0] = weight.row<Bf16>(0)[0] = to_bf16(1e-19F);  // 1e-38 is below the smallest normal number
   x.row<Bf16>(0)[1] = to_bf16(1e-39F);
   weight.row<Bf16>(0)[1] = to_bf16(1e30F);
-  for (const TileKernel kernel : {amx, cpu::scalar_tile_kernel()}) {
+  for (const TileKernel kernel : {amx, cpu::scalar_tiles()->product}) {
     Tensor y(DType::f32, 1, 1, "test");
     cpu::make_tile_matrix({weight.view(), true, {}, DType::bf16, nullptr}, kernel)
         ->multiply(x.view(), y.view(), false, 1);

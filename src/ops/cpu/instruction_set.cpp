@@ -3,7 +3,7 @@
 
 #include <oneapi/dnnl/dnnl.hpp>
 
-#include "ops/cpu/tile_product.h"
+#include "ops/cpu/tile_set.h"
 
 namespace biqa::cpu {
 namespace {
@@ -18,7 +18,7 @@ InstructionSet find() {
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   if (avx512 && allows(dnnl::cpu_isa::avx512_core)) {
-    if (allows(dnnl::cpu_isa::avx512_core_amx) && amx_tile_kernel() != nullptr) return InstructionSet::amx;
+    if (allows(dnnl::cpu_isa::avx512_core_amx) && amx_tiles() != nullptr) return InstructionSet::amx;
     return allows(dnnl::cpu_isa::avx512_core_bf16) ? InstructionSet::avx512_bf16 : InstructionSet::avx512;
   }
   if (allows(dnnl::cpu_isa::avx2) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))

@@ -5,7 +5,7 @@
 
 #include "ops/cpu/instruction_set.h"
 #include "ops/cpu/kernels.h"
-#include "ops/cpu/tile_product.h"
+#include "ops/cpu/tile_set.h"
 
 namespace biqa::cpu {
 namespace {
@@ -21,7 +21,7 @@ std::unique_ptr<PackedMatrix::Implementation> make_fastest(const MatrixSource& s
       source.compute == DType::bf16 ? InstructionSet::avx512_bf16 : InstructionSet::avx512;
   if (set < needed) return make_vector_matrix(source, kernels());
   if (source.compute == DType::bf16 && set == InstructionSet::amx)
-    return make_tile_matrix(source, amx_tile_kernel());
+    return make_tile_matrix(source, amx_tiles()->product);
   return make_onednn_matrix(source);
 }
 

@@ -68,16 +68,12 @@ bool has_tiles() {
 
 }  // namespace
 
-TileKernel amx_tile_kernel() {
-  static const bool there = has_tiles();
-  return there ? run_tile_part<AmxTiles> : nullptr;
-}
-
 const TileSet* amx_tiles() {
+  static const bool there = has_tiles();
   static const TileSet tiles{run_tile_part<AmxTiles>,
                              {tile_attention<AmxTiles>, tile_attention_backward<AmxTiles>},
                              split_outer<AmxTiles>};
-  return amx_tile_kernel() == nullptr ? nullptr : &tiles;
+  return there ? &tiles : nullptr;
 }
 
 }  // namespace biqa::cpu
@@ -87,9 +83,6 @@ const TileSet* amx_tiles() {
 #include "ops/cpu/tile_set.h"
 
 namespace biqa::cpu {
-TileKernel amx_tile_kernel() {
-  return nullptr;
-}
 const TileSet* amx_tiles() {
   return nullptr;
 }

@@ -87,10 +87,6 @@ class ScalarTiles {
 
 }  // namespace
 
-TileKernel scalar_tile_kernel() {
-  return run_tile_part<ScalarTiles>;
-}
-
 const TileSet* scalar_tiles() {
   static const TileSet tiles{run_tile_part<ScalarTiles>,
                              {tile_attention<ScalarTiles>, tile_attention_backward<ScalarTiles>},

@@ -71,13 +71,7 @@ inline constexpr std::int64_t kTileGroupRows = 256;
 inline constexpr std::int64_t kTileScratch =
     kTileGroupRows * TileLayout::kPanelBlocks * TileLayout::kBlock + TileLayout::kBlock * TileLayout::kBlock;
 
-/// The kernel for the tile registers of the processor. Null if the processor, the system or the build does not support
-/// them.
-TileKernel amx_tile_kernel();
-/// The same kernel for simulated registers. It gives the same bits on any machine, but is thousands of times slower.
-TileKernel scalar_tile_kernel();
-
-/// Products through `kernel`, one of the two above.
+/// Products through `kernel` (tile_set.h).
 std::unique_ptr<PackedMatrix::Implementation> make_tile_matrix(const MatrixSource& source, TileKernel kernel);
 
 }  // namespace biqa::cpu

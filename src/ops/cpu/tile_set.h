@@ -14,7 +14,7 @@ struct TileSet {
   SplitOuterKernel outer;
 };
 
-/// On the tile registers of the processor; null if it has none (as amx_tile_kernel).
+/// On the tile registers of the processor. Null if the processor, the system or the build does not support them.
 const TileSet* amx_tiles();
 /// On simulated registers: the same bits on any machine, thousands of times slower.
 const TileSet* scalar_tiles();
