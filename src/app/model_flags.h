@@ -13,13 +13,13 @@
 
 namespace biqa {
 
-/// These flags between others, as --help shows them.
+/// `before`, then the flags of the model, then `after`: the order of --help.
 std::vector<FlagInfo> with_model_flags(std::vector<FlagInfo> before, const std::vector<FlagInfo>& after);
 
 /// The configuration that goes with the flags: --config, or that of the run in which --adapter lies.
 std::optional<Config> find_config(const CommandLine& line);
 
-/// What flags and configuration say of the model; flags come first. `processors`: those that this process may use.
+/// The options of the model, from the flags and otherwise from the configuration. `processors`: those that this process may use.
 /// Throws Error (usage) if nothing names a model.
 PolicyOptions policy_options(const CommandLine& line, const std::optional<Config>& config, int processors);
 
@@ -27,7 +27,8 @@ PolicyOptions policy_options(const CommandLine& line, const std::optional<Config
 std::optional<Lora> read_adapter(const CommandLine& line, const std::optional<Config>& config,
                                  PolicyOptions& options);
 
-/// What they say of the answers, one per image. Throws Error (usage) if flags contradict each other.
+/// The options of the answers, from the flags and otherwise from the configuration; one answer per image. Throws Error
+/// (usage) if flags contradict each other.
 RolloutOptions rollout_options(const CommandLine& line, const std::optional<Config>& config);
 /// If nothing limits the completions, half of the model's positions does.
 void fit_to_model(const CommandLine& line, const std::optional<Config>& config, const Policy& policy,

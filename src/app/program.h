@@ -58,9 +58,9 @@ class CommandLine {
 void refuse_overwriting(const CommandLine& line, const std::vector<std::string>& output_flags,
                         const std::vector<std::filesystem::path>& inputs);
 
-/// Makes waiting OpenMP threads spin for a fraction of a millisecond and then sleep. libgomp's default of several
-/// milliseconds makes a step twenty times slower if other processes need the cores. If no other process needs them,
-/// sleeping at once makes sampling half as fast (docs/decisions/0019-waiting-threads.md). libgomp reads its settings
+/// Makes waiting OpenMP threads spin for a fraction of a millisecond and then sleep. If they spun for
+/// several milliseconds (libgomp's default), a step would be twenty times slower while other processes need the cores. If
+/// they slept at once, sampling would be half as fast on free cores (docs/decisions/0019-waiting-threads.md). libgomp reads its settings
 /// before main, so this function sets GOMP_SPINCOUNT and starts the program again in the same process. Does nothing if
 /// the user has set GOMP_SPINCOUNT or OMP_WAIT_POLICY. Call it before setting signal handlers, because the new start
 /// removes them. run_program calls it too.

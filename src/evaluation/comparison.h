@@ -22,7 +22,7 @@ struct ComparedFigure {
 struct ComparisonRow {
   std::string set, condition, decoding;
   std::int64_t n = 0;
-  std::int64_t left_out = 0;  ///< rows of either that the other lacks or without a rating of either
+  std::int64_t left_out = 0;  ///< rows that only one of them has, or for which one has no rating
   ComparedFigure plcc, srcc, rmse, mae;
   std::int64_t closer_a = 0, closer_b = 0, equal = 0;  ///< whose rating is closer to the score
   double sign_test_p = kNoFigure;                      ///< sign_test(closer_a, closer_b)

@@ -38,8 +38,8 @@ struct TextFigures {
   ChanceFigure aspects;
   /// Words of the answer divided by words of the human text.
   double length_ratio = std::numeric_limits<double>::quiet_NaN();
-  /// ROUGE-1 F1 between the answers to two images: how much answers repeat each other. Its chance level is the same
-  /// figure of the human texts.
+  /// ROUGE-1 F1 between the answers to two images: how much answers repeat each other. Instead of a
+  /// chance level it has the same figure of the human texts.
   ChanceFigure repetition;
 };
 
@@ -60,9 +60,9 @@ TextFigures text_figures(std::span<const TextPair> pairs, std::size_t images, co
                          const MeaningTools& tools = {});
 
 /// other[i]: the image whose text stands in for texts[i]; it is a different text. The images are in a random order that
-/// `stream` gives. If all texts differ, the other image is the next one. Otherwise images with equal texts stand
-/// together, and the other image is as many places further as the most frequent text has images. So every text is used
-/// as often as it occurs. If more than half of the images share one text, these take turns with the texts of the rest.
+/// `stream` gives. If all texts differ, the other image is the next one. Otherwise the images are grouped by
+/// text, and image i gets the text that stands k places further (cyclic), where k is the size of the largest group. So
+/// every text is used as often as it occurs. If more than half of the images share one text, these take turns with the texts of the rest.
 /// Empty with fewer than two different texts.
 std::vector<std::size_t> other_images(std::span<const std::string_view> texts, const RandomStream& stream);
 

@@ -58,10 +58,11 @@ class LearnerRole {
   /// Restores the state of a checkpoint, whose files `reader` has read. Collective over the learners.
   void resume(const FoundCheckpoint& found, CheckpointReader& reader);
 
-  /// Receives the scored groups of these rows, besides those that it already has of the step. Returns how many of them
-  /// all have any variance of rewards. Not for sft.
+  /// Receives the scored groups of these rows and adds them to those of the step. Returns how many of the step's groups
+  /// have reward variance. Not for sft.
   std::size_t receive(std::int64_t step, std::span<const std::size_t> rows);
-  /// Learns from all groups of the step, which it receives first if receive() has not been called, or from given completions (sft), and passes the new adapter to the exchange.
+  /// Learns from all groups of the step, or from given completions (sft). Receives the groups first if receive() has not
+  /// been called. Passes the new adapter to the exchange.
   /// Writes the step's dump if train.dump_steps contains the step. Collective over the learners. Throws Error if too
   /// many successive updates were not finite, or if a trajectory was sampled with a wrong adapter.
   LearnedStep learn_step(std::int64_t step);

@@ -20,16 +20,16 @@ namespace biqa {
 
 class MeaningJudge final : public TextJudge {
  public:
-  /// Human texts that stand for those of other images.
+  /// Largest number of human texts of other images from which c is taken.
   static constexpr std::size_t kMostOthers = 256;
 
-  /// Without an encoder similarity() must not be called (CHECK). Of the distinct `human_texts`, kMostOthers are chosen
-  /// with `seed`, or all if there are no more. Throws Error (usage) if there are fewer than two and an encoder.
+  /// Without an encoder similarity() must not be called (CHECK). With one, kMostOthers of the distinct
+  /// `human_texts` are chosen with `seed`, or all if there are no more. Fewer than two are then an Error (usage).
   MeaningJudge(std::optional<SentenceEncoder> encoder, Lexicon lexicon,
                std::span<const std::string> human_texts, std::uint64_t seed);
 
-  /// clamp((s − c) / (1 − c), 0, 1); 0 for a blank text. s: cosine of the vectors of both texts. c: mean cosine of `text` with the other
-  /// human texts. So a text that suits every image as well as its own earns nothing.
+  /// clamp((s − c) / (1 − c), 0, 1); 0 for a blank text, and if c is nearly 1. s: cosine of the vectors of both texts.
+  /// c: mean cosine of `text` with the other human texts. So a text that suits every image as well as its own earns nothing.
   double similarity(std::string_view human_text, std::string_view text) override;
   /// polarity_agreement.
   std::optional<double> polarity(std::string_view human_text, std::string_view text) override;

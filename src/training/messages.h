@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Messages between ranks during training: all tags, and the layouts of all messages that are not groups. Groups are in
-// data/wire.h, messages between learners in learner/messages.h. All ranks run the same build, so a struct is sent as its
-// bytes.
+// data/wire.h, messages between learners in learner/messages.h. All ranks run the same build, so StepReport is sent
+// as its bytes. The other messages are arrays of 64-bit integers.
 #pragma once
 
 #include <array>

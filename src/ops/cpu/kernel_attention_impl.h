@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The inner loops of attention, as those of kernels_impl.h.
+// The inner loops of attention. kernels_impl.h includes them, and its rules hold here too.
 #pragma once
 
 #include "ops/cpu/kernel_vectors_impl.h"
@@ -27,7 +27,7 @@ BIQA_INLINE void page_scores(const float* const* q, int head_dim, const std::uin
   }
 }
 
-/// 16 columns from `d` on of the values of keys j and j + 1 of a page; j is even.
+/// The values of keys j and j + 1 of a page, columns d to d + 15; j is even.
 BIQA_INLINE TwoRows value_rows(const float* values, int j, std::int64_t padded_dim, std::int64_t d) {
   return {load(values + j * padded_dim + d), load(values + (j + 1) * padded_dim + d)};
 }

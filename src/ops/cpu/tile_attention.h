@@ -16,8 +16,8 @@ inline constexpr std::int64_t kTileQueries = 16;
 /// Queries that the backward pass takes at once. Sums over queries add this many at a time.
 inline constexpr std::int64_t kBackwardQueries = 32;
 
-/// Up to 16 queries that share a kv head. Keys and values are in pages as in AttendBlock, with keys
-/// [dim_steps · 16, 16, 2] that are zero after the head's dimension.
+/// Up to 16 queries that share a kv head. Pages are as in AttendBlock, but keys are padded with zeros
+/// to [dim_steps · 16, 16, 2].
 struct TileAttention {
   std::int64_t queries;
   std::int64_t dim_steps;              ///< steps of 32 elements of a head

@@ -127,8 +127,8 @@ void copy_values(const Bf16* from, std::int64_t padded_dim, std::int64_t keys, B
   }
 }
 
-/// A page with values that are not finite, of which some queries may see none: it also holds values of later rows, or what was
-/// in the page before. Their weight is zero, but they must not be multiplied. So each query has a page of its own.
+/// For a page with infinite or NaN values. Some queries must not see them: they belong to later rows, or to what the page held
+/// before. Their weight is zero, but 0 · NaN is NaN. So each query is multiplied with a copy that has only what it sees.
 template <typename Tiles>
 void add_page_by_query(const TileAttention& b, const WeightedValues& w, std::int64_t p) {
   WeightedValues one = w;
@@ -166,7 +166,7 @@ void tile_attention(TileAttention& b, const Kernels& k) {
     b.lse[i] = row.lse;
   }
   const WeightedValues w{b.weights, b.scores_stride, b.pages, b.values, b.page_elements, b.padded_dim, b.out};
-  // Every query sees the first pages whole. Of the others, those with finite values are no different.
+  // Every query sees the first pages whole. A later page with only finite values is treated like these.
   std::int64_t first = 0;
   for (std::int64_t page = shortest / kPage; page < pages; ++page) {
     if (all_finite(w.page(page), kPage * b.padded_dim)) continue;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// An adapter's products on tile registers. A factor in f32 is split into the sum of two numbers in bf16, its rounding (high)
-// and the rounded rest (low). So the products keep 16 bits of a factor. All sums are f32.
+// An adapter's products on tile registers. A number f in f32 is split into high + low in bf16: high is f
+// rounded, and low is f − high rounded. So the products keep 16 bits of a factor. All sums are f32.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +39,7 @@ class SplitExpand {
 
  private:
   std::int64_t rank_;
-  TileLayout layout_;  // inner width: u's high, high and low parts; M's high, low and high parts
+  TileLayout layout_;  // along the inner width, u = [high, high, low] meets M = [high, low, high]
   Tensor packed_;
 };
 
