@@ -2,8 +2,9 @@
 // Continuous batching: every iteration runs the decoder once on one token of each running sequence and the prompts of
 // newly admitted requests. The result of a sequence never depends on the other sequences in the batch.
 //
-// On a device that computes later, the engine starts a pass before it has seen the tokens of the pass before. So the device
-// need not wait for the host. A sequence that has ended is noticed one pass late; its last row is then computed in vain.
+// If the backend's calls return before their work has finished, the engine starts a pass before it has seen the tokens
+// of the previous pass. So the device need not wait for the host. A sequence that has ended is noticed one pass late;
+// its last row is then computed in vain.
 #pragma once
 
 #include <deque>
@@ -85,7 +86,7 @@ class Engine {
     std::int64_t last_pick = 0;  ///< of the last pass
     bool finished = false;
   };
-  /// A pass whose tokens may still be computing.
+  /// A pass whose tokens the device may still be computing.
   struct Pass {
     std::unique_ptr<SampledTokens> tokens;
     std::vector<std::shared_ptr<Running>> rows;  ///< one per token
@@ -95,7 +96,7 @@ class Engine {
     KvSequence cache;
     std::int64_t cached = 0;  ///< tokens of the prompt that are computed already
   };
-  /// The beginning of the prompts that share theirs: whole pages.
+  /// The kept beginning that prompts share, in whole pages.
   struct Beginning {
     std::vector<std::int64_t> ids;
     KvSequence cache;
@@ -103,9 +104,10 @@ class Engine {
   std::int64_t pages_needed(const GenerateRequest& request) const;
   void make_room();
   std::vector<Admitted> admit();
-  /// Gives an admitted prompt the kept beginning as far as both agree. Keeps no more than that from now on.
+  /// Gives an admitted prompt the pages of the kept beginning up to the first token that differs. The kept beginning
+  /// becomes as short as this part.
   void take_beginning(Admitted& admitted);
-  /// Keeps the whole pages of a prompt that has been computed, if nothing is kept.
+  /// Keeps the whole pages of a computed prompt with `shares_beginning`, if no beginning is kept yet.
   void keep_beginning(const Admitted& admitted);
   /// Turns the members of an admitted prompt into running sequences.
   void start_members(Admitted& admitted);

@@ -30,7 +30,7 @@ std::optional<Lora> read_adapter(const CommandLine& line, const std::optional<Co
 /// The options of the answers, from the flags and otherwise from the configuration; one answer per image. Throws Error
 /// (usage) if flags contradict each other.
 RolloutOptions rollout_options(const CommandLine& line, const std::optional<Config>& config);
-/// If nothing limits the completions, half of the model's positions does.
+/// If there is no configuration and no flag limits the completions, limits them to half of the model's positions.
 void fit_to_model(const CommandLine& line, const std::optional<Config>& config, const Policy& policy,
                   RolloutOptions& options);
 

@@ -53,8 +53,8 @@ class CommandLine {
   std::vector<std::string> positional_;
 };
 
-/// Throws Error (usage) if an output flag, where given, names one of `inputs` or the file of another output flag, also by
-/// another path or a link.
+/// Throws Error (usage) if a given output flag names one of `inputs`, or the same file as another output flag. Another
+/// path to the file, or a link, also counts.
 void refuse_overwriting(const CommandLine& line, const std::vector<std::string>& output_flags,
                         const std::vector<std::filesystem::path>& inputs);
 

@@ -20,7 +20,8 @@ void run_alike(Communicator& world, const std::function<void()>& work);
 void check_agreement(Communicator& world, const std::string& what, std::uint64_t digest);
 
 /// Throws (usage) on the first rank if two ranks have the same `device` (Ops::device_name); the others wait as in run_alike().
-/// A UUID names it in the world, an address in its node. A rank without a device of its own passes an empty name. Collective.
+/// A UUID names a device of any node, an address only a device of `node`. A rank without a device of its own passes an
+/// empty name. Collective.
 void check_own_devices(Communicator& world, const std::string& node, const std::string& device);
 
 /// Throws (usage) on the first rank if another rank has a device of another type (Ops::device_type); the others wait as

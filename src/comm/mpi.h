@@ -26,9 +26,9 @@ class MpiRuntime {
   bool launched() const { return launched_; }
 
   /// Starts a thread that watches all ranks; every rank calls it. The first rank that notices a loss prints one error
-  /// line naming the lost rank. If the process of a rank still runs `grace` after the loss, its thread ends the job by
-  /// force. Returns nullptr for a single rank. If this MPI does not support calls from two threads, warns and returns
-  /// nullptr.
+  /// line naming the lost rank. The thread of each rank ends the job by force if the process still runs `grace` after
+  /// the loss. Returns nullptr for a single rank. If this MPI does not support calls from two threads, warns and
+  /// returns nullptr.
   Watch* watch(const WatchTimes& times = {});
 
   /// Waits for all ranks, then ends MPI. Destroy all sub-communicators before.

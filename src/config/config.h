@@ -79,10 +79,10 @@ struct PromptSettings {
   PromptTexts texts = default_prompts(named_profile("paper"));
 };
 
-/// Which tokens of a trajectory the advantage of a reward reaches.
+/// The tokens of a trajectory in whose advantage a reward counts.
 enum class CreditAssignment : std::uint8_t {
   whole,  ///< all of them: one advantage per trajectory
-  parts   ///< those of its parts of the completion (reward/table.h: Credit, training/credit.h: the formula)
+  parts   ///< those of the parts that earn the reward (Credit in reward/table.h; formula: training/credit.h)
 };
 inline constexpr std::array kCreditAssignmentNames{Named<CreditAssignment>{"whole", CreditAssignment::whole},
                                                    Named<CreditAssignment>{"parts", CreditAssignment::parts}};

@@ -22,7 +22,7 @@ struct Field {
 };
 
 /// Every key, bound to the members of `config`, in the order of docs/configuration.md. Relative paths start at the folder
-/// of their YamlNode, that of train.out at the working directory.
+/// of their YamlNode, except train.out, which starts at the working directory.
 std::vector<Field> fields_of(Config& config);
 
 /// Throws Error (usage): the value of `key` must be `expected` ("a whole number from 1 to 4096").

@@ -14,8 +14,9 @@ namespace biqa {
 
 /// Reads `file` over the chain of its bases, then applies `overrides` ("a.b=value"). Sections are merged key by key; any
 /// other value replaces the one of the base. The tree has no key `base`. Every node has the place and the folder of the file it
-/// stands in; overrides have the folder of `file`. Throws Error (usage) with file:line for an unknown or repeated key, for
-/// a base that does not exist, whose chain is a cycle or longer than 16 files, or that has a wrong value.
+/// stands in; overrides have the folder of `file`. Throws Error (usage) with file:line for an unknown or repeated key.
+/// Also throws it for a `base` that is no path of a file or does not exist, and for a chain of bases that is a cycle or
+/// longer than 16 files.
 YamlNode read_tree(const std::filesystem::path& file, std::span<const std::string> overrides);
 
 /// Reads all values of the tree. Throws Error (usage) for a key that is not in the table and for a wrong value.

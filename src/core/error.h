@@ -44,11 +44,11 @@ template <typename... Args>
   throw Error(fmt::format(format, std::forward<Args>(args)...), ExitCode::usage);
 }
 
-/// Prints a line, which ends with the only line end in `text`, on standard error at once. Applies one_line() to the rest.
-/// Ignores failures, for example if the reader of a pipe has ended.
+/// Prints `text` on standard error at once. A line end at its end is kept; one_line() is applied to the rest. Ignores
+/// failures, for example if the reader of a pipe has ended.
 void say_line(std::string_view text);
 
-/// say_line() of a format that ends with a line end.
+/// Formats a text and calls say_line(). `format` must end with a line end.
 template <typename... Args>
 void say(fmt::format_string<Args...> format, Args&&... args) {
   say_line(fmt::format(format, std::forward<Args>(args)...));

@@ -6,8 +6,8 @@
 
 namespace biqa {
 
-/// `text` as characters of HTML or XML, also within quoted attributes. Control characters other than line breaks and tabs
-/// are left out, because XML does not allow them in any form.
+/// `text` with the special characters of HTML and XML escaped, also those of quoted attributes. Control characters
+/// other than line breaks and tabs are left out, because XML does not allow them in any form.
 inline std::string escaped_markup(std::string_view text) {
   std::string out;
   out.reserve(text.size());

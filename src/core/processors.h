@@ -23,8 +23,8 @@ std::vector<int> allowed_or_all_processors();
 /// and its parents counts. Tests pass another folder than "/" as `root`.
 double granted_processors(const std::filesystem::path& root = "/");
 
-/// Number of processors that this process may use, at least 1. A grant of 2.5 counts as 2, because with a third thread
-/// all threads would wait.
+/// Number of processors that this process may use, at least 1. A grant of 2.5 counts as 2: a third thread would make
+/// all threads wait.
 int usable_processors();
 
 /// The first number of a list like OMP_NUM_THREADS ("8" or "8,4"); nothing if OpenMP would ignore the list.

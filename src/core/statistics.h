@@ -33,25 +33,26 @@ double kendall_tau_b(std::span<const double> x, std::span<const double> y);
 double rmse(std::span<const double> x, std::span<const double> y);
 /// Mean of the absolute differences. Defined where rmse() is.
 double mean_absolute_error(std::span<const double> x, std::span<const double> y);
-/// Two-sided sign test: the probability that `wins` and `losses` differ at least this much if both are equally likely. 1
-/// without any.
+/// Two-sided sign test: the probability that `wins` and `losses` differ at least this much if both are equally likely.
+/// The result is 1 if both are 0.
 double sign_test(std::int64_t wins, std::int64_t losses);
 /// Ranks from 1; tied values share the average of their ranks. No value may be NaN.
 std::vector<double> average_ranks(std::span<const double> values);
 
 /// low + rise·s(x) + slope·x with s(x) = 1/(1 + exp(-(x - centre)/width)), width > 0. With four parameters, slope is 0
-/// and the curve rises from low to low + rise. With five, it is VQEG's b1(½ - 1/(1 + exp(b2(x - b3)))) + b4·x + b5
-/// under other names.
+/// and the curve rises from low to low + rise. With five, this is the curve of VQEG with other parameters:
+/// b1(½ - 1/(1 + exp(b2(x - b3)))) + b4·x + b5.
 struct Logistic {
   double low = 0, rise = 0, centre = 0, width = 1, slope = 0;
   double operator()(double x) const;
 };
 enum class LogisticKind { four, five };
-/// The least-squares curve from x to y, by MINPACK's Levenberg-Marquardt method from the usual start. Four parameters:
-/// from min y to max y, centre mean x, width (standard deviation of x) / 4. Five: rise max y - min y around mean y,
-/// centre mean x, width the standard deviation of x, slope 0. The result is a local minimum, as in other programs that
-/// use this start. All parameters are NaN with fewer pairs than parameters, if all x or all y are equal, or if an
-/// absolute value is above 1e100, where products of values could overflow.
+/// The least-squares curve from x to y, by MINPACK's Levenberg-Marquardt method from the usual start. The start has the
+/// centre mean x. With four parameters, it rises from min y to max y, and its width is (standard deviation of x) / 4.
+/// With five, it rises by max y - min y around mean y, its width is the standard deviation of x, and its slope is 0.
+/// The result is a local minimum, as in other programs that use this start. All parameters are NaN with fewer pairs
+/// than parameters, if all x or all y are equal, or if an absolute value is above 1e100, where products of values could
+/// overflow.
 Logistic fit_logistic(std::span<const double> x, std::span<const double> y, LogisticKind kind);
 /// Pearson's correlation of y with the fitted curve of x.
 double fitted_pearson(std::span<const double> x, std::span<const double> y, LogisticKind kind);
@@ -65,8 +66,8 @@ Interval percentile_interval(std::vector<double> values);
 /// Draws `rows.size()` rows out of 0 … rows.size()-1 with replacement. `resample` is the number of the draw, from 0.
 void draw_rows(const RandomStream& stream, std::size_t resample, std::span<std::size_t> rows);
 
-/// The quantile of Student's t distribution: the value below which this share of it lies. NaN unless 0 < share < 1 and
-/// degrees >= 1.
+/// The quantile of Student's t distribution: the value below which `share` of the distribution lies. NaN unless
+/// 0 < share < 1 and degrees >= 1.
 double student_t_quantile(double share, double degrees);
 /// mean ± t·s/√n: the 95 % interval of the mean by Student's t; NaN for fewer than two values.
 Interval student_t_interval(std::span<const double> values);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The part of the Jinja language that chat templates use, rendered as in transformers (trim_blocks, lstrip_blocks):
 // texts, if, for, set, namespaces, the usual operators, tests, filters and string methods. Anything else is an Error.
-// In a branch that is not taken, other syntax is an Error only if it cannot be parsed. Any input gives a text or an
-// Error in bounded time.
+// In a branch that is not taken, an unsupported construct is an Error only if it cannot be parsed. Any input gives a
+// text or an Error in bounded time.
 #pragma once
 
 #include <memory>
@@ -14,10 +14,10 @@
 
 namespace biqa {
 
-/// Marks the place of a text in the output of a template. In the variables, a mark between two edge characters replaces
-/// the text. If the template tests the text (is it empty, does it contain, begin with, equal …), the test uses the real
-/// words. The output contains the mark, and each edge character that the template has not trimmed. Splitting such a
-/// text is an Error.
+/// Marks the place of a text in the output of a template. The variables have text() instead of the text: the mark
+/// between two edge characters. If the template tests the text, for example whether it is empty or begins with a word,
+/// the test uses the real words. The output contains the mark, and each edge character that the template has not
+/// trimmed. Splitting such a text is an Error.
 struct JinjaMark {
   static constexpr char kBegin = '\x01', kEnd = '\x02';  ///< around the name; templates never contain these
   static constexpr char kEdge = '\x1c';  ///< an edge; trim() removes it, and texts rarely contain it

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The texts of both prompts and the tags that completions must use.
+// The texts of the prompts of both stages, and the tags that completions must use.
 #pragma once
 
 #include <optional>

@@ -42,8 +42,8 @@ std::optional<double> parse_stage2(const Profile& profile, std::string_view text
 inline constexpr double kLeastRating = 1, kMostRating = 5;
 /// Whether there is a rating and it is not on the scale.
 bool out_of_scale(const std::optional<double>& rating);
-/// Whether the rating part of a completion (of either stage) has a number outside the scale that is not accepted as a
-/// rating. Such a number has an exponent or a plus sign, is infinite, or is too long for a double.
+/// Whether the rating part of a completion (of either stage) has a number outside the scale in a form that is not a
+/// rating: with an exponent or a plus sign, infinite, or outside the range of a double.
 bool holds_number_off_scale(const Profile& profile, std::string_view text);
 /// Whether a completion (of either stage) counts as out of scale: out_of_scale(rating) or holds_number_off_scale(text).
 bool answer_out_of_scale(const Profile& profile, const std::optional<double>& rating, std::string_view text);
@@ -57,8 +57,9 @@ std::optional<std::string_view> before_rating(const Profile& profile, std::strin
 /// "2nd", "f2.8", "1080", "1,000" and "3%". It does not find numbers written as words.
 std::string strip_ratings(std::string_view caption);
 
-/// Whether the caption contains a number (as above) that reveals the rating: the rating, rounded to the number's
-/// decimals, is equal to it. A number without decimals counts only if the rating is within 0.005 of it.
+/// Whether the caption contains a number (as above) that reveals the rating. A number reveals the rating if the rating
+/// rounded to the number's decimals equals the number. A number without decimals counts only if the rating is within
+/// 0.005 of it.
 bool leaks_rating(std::string_view caption, double rating);
 
 /// Number of words separated by white space.

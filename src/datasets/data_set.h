@@ -50,12 +50,12 @@ struct LabelForm {
   std::vector<std::string> without = {};  ///< columns that it must not have
   std::vector<Role> order = {};  ///< of the columns in a file without header; empty: a header is needed
   std::vector<std::string> sheets = {};  ///< sheets of a workbook that come before the others
-  /// The file name of a row whose image column does not hold it; null: the column holds it.
+  /// Makes the file name of a row, if the image column does not hold the file name. Null: the column holds it.
   std::string (*file_name)(const std::string& image, const std::string& type,
                            const std::string& level) = nullptr;
   std::string deviations =
       {};                  ///< file beside the labels with one standard deviation per row; may be missing
-  bool grades = false;     ///< c1 to c5, if they are there, are shares or sum to c_total
+  bool grades = false;     ///< check that c1 to c5, if present, are shares or sum to c_total
   bool ambiguous = false;  ///< two columns that could be the image, or the score, are an error
 };
 
@@ -67,7 +67,8 @@ struct SplitList {
   std::string split = {};
 };
 
-/// What a file name says: a regular expression (case ignored), and formats such as "$1.png".
+/// How to get reference, type and level from a file name: a regular expression (case ignored), and formats of its match
+/// such as "$1.png".
 struct NamePattern {
   std::string expression = {}, reference = {}, type = {}, level = {};
 };

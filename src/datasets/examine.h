@@ -27,12 +27,15 @@ struct UnknownKey {
 struct Validation {
   std::int64_t rows = 0;              ///< lines that are not blank
   std::vector<ManifestFault> faults;  ///< by line; every fault of a row
-  std::vector<UnknownKey> unknown;    ///< no faults; by first line
+  std::vector<UnknownKey> unknown;    ///< these are not faults; by first line
 };
 
-/// Checks every key of every row and decodes every image. Faults are what read_manifest refuses, a `split` that is no text, a
-/// `std` that is no number from 0 on, a part of `text` that is no text, images that cannot be decoded or whose size is not the
-/// row's width and height, and an image file with two ids. Throws Error if the file cannot be read or has no rows.
+/// Checks every key of every row and decodes every image. These are faults:
+/// - what read_manifest refuses;
+/// - a `split` or a part of `text` that is no text, and a `std` that is no number from 0 on;
+/// - an image that cannot be decoded, or whose size is not the row's width and height;
+/// - an image file with two ids.
+/// Throws Error if the file cannot be read or has no rows.
 Validation validate_manifest(const std::filesystem::path& file);
 
 // ---- stats ----
@@ -81,17 +84,17 @@ struct SharedImages {
   std::int64_t first_rows = 0, second_rows = 0;
   std::vector<SharedImage> pairs;  ///< the first ones, in the order of the first manifest, then of the second
   std::int64_t all_pairs = 0, by_name = 0, by_pixels = 0,
-               alike = 0;               ///< also of the pairs that `pairs` lacks
+               alike = 0;               ///< counts of all pairs, also of those not in `pairs`
   std::vector<std::string> unreadable;  ///< images that could not be decoded, with the reason
 };
 
 inline constexpr std::size_t kSharedPairs = 1000;
 
-/// Compares every row of one manifest with every row of the other; with itself, every two rows once. Images are alike if the
-/// perceptual hashes differ in at most kAlikeBits bits and small grey copies correlate by at least kAlikeCorrelation. This
-/// finds resized and recompressed copies, and also other distortions of one photograph. Keeps the first `most_pairs` pairs and
-/// counts the others. The result does not depend on the number of threads; 0: all processors that the program may use.
-/// Throws Error for bad rows.
+/// Compares every row of one manifest with every row of the other. If both are the same manifest, it compares each pair
+/// of rows once. Images are alike if the perceptual hashes differ in at most kAlikeBits bits and small grey copies
+/// correlate by at least kAlikeCorrelation. This finds resized and recompressed copies, and also other distortions of
+/// one photograph. Keeps the first `most_pairs` pairs and counts the others. The result does not depend on the number
+/// of threads; 0: all processors that the program may use. Throws Error for bad rows.
 SharedImages shared_images(const std::filesystem::path& first, const std::filesystem::path& second,
                            std::size_t most_pairs = kSharedPairs, std::int64_t threads = 0);
 

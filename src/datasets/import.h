@@ -24,7 +24,7 @@ struct ImportOptions {
   std::map<std::string, std::string> columns;  ///< by role
   std::string sheet;                           ///< of a workbook; empty: the only one with the columns
   std::string
-      name;  ///< of the user's own table, as `set` of its rows; empty: the label file's without extension
+      name;  ///< `set` of the rows of the user's own table; empty: the label file's name without extension
   ImageSize expected;  ///< size that every image must have; 0: any
   bool with_tutorial = false, skip_bad = false, check_images = true;
 };
@@ -35,8 +35,8 @@ struct ImportResult {
 };
 
 /// Writes the manifest. What a person should know (counts, scale, direction, sizes) goes to standard error. Throws Error
-/// (usage) for a wrong set, split, scale, column or sheet, and Error for a bad row or image unless skip_bad is set. Then no
-/// manifest is written.
+/// (usage) for a wrong set, split, scale, column or sheet, and Error for a bad row or image unless skip_bad is set.
+/// After an Error there is no manifest.
 ImportResult import_data_set(const ImportOptions& options);
 
 /// The role=NAME pairs of --columns. A comma begins a new pair only before a role. Throws Error (usage).

@@ -15,7 +15,7 @@ namespace biqa {
 struct DataSet;
 struct ScoreScale;
 
-/// What the labels are read for.
+/// What to read from the labels of a set.
 struct LabelRequest {
   const DataSet& set;
   std::filesystem::path root;
@@ -67,7 +67,8 @@ std::filesystem::path named_label_file(const LabelRequest& request);
 /// Throws Error: none of `names` is below the root.
 [[noreturn]] void no_label_file(const LabelRequest& request, const std::vector<std::string>& names);
 
-/// train, val or test for the words in use (training, valid, 2, …), otherwise the word itself.
+/// Maps the words that label files use for splits (training, valid, 2, …) to train, val or test. Returns any other word
+/// as it is.
 std::string canonical_split(const std::string& word);
 
 /// Bytes of the longest name that a label file may give an image. Regular expressions recurse with the length.

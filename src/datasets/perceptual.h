@@ -16,8 +16,8 @@ struct Impression {
   bool flat = false;                        ///< without contrast, so that it looks like any other flat image
 };
 
-/// The hash is the sign of 64 low frequencies (8 x 8 without the mean, of a cosine transform of the small copy) about their
-/// median, as in pHash.
+/// The hash has a bit for each of 64 low frequencies of the small copy's cosine transform, as in pHash. The bit is 1 if
+/// the frequency is above the median of all. The 64 are the lowest 8 x 8, with frequency (8, 8) in place of the mean.
 Impression impression_of(const Image& image);
 
 /// Bits in which two hashes differ.

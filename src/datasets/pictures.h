@@ -25,7 +25,7 @@ struct FolderListing {
 
 /// The image that belongs to a name.
 struct FoundPicture {
-  std::filesystem::path file;    ///< in the disk's spelling; where it should be, if there is none
+  std::filesystem::path file;    ///< in the disk's spelling; if there is no file, where it should be
   bool other_case = false;       ///< found without regard to case and to the form of accents
   bool other_extension = false;  ///< found with another extension
   std::string problem;           ///< why there is none; empty if found

@@ -26,8 +26,8 @@ struct SynthResult {
 /// Writes the folder `out` with `manifest.jsonl` and PNG files. Photograph, crop, kind and level of an image depend only on seed,
 /// its index and the names of the photographs, so a smaller set is the beginning of a larger one. One image in twelve stays
 /// clean. `score` is the mean human score of kind and level in KADID-10k. The images of a photograph that cannot be read are left
-/// out; the others are the same as with it. Throws Error for a folder without images or without readable ones, and an `out`
-/// that is not empty.
+/// out; this does not change the other images. Throws Error for a folder without images or without readable ones, and
+/// an `out` that is not empty.
 SynthResult make_synthetic_set(const SynthOptions& options);
 
 }  // namespace biqa

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How well ratings agree with human scores, in one set of figures for training, biqa_eval and predictions of others.
+// How well ratings agree with human scores. Training and biqa_eval use the same figures, also for predictions that
+// others made.
 #pragma once
 
 #include <cstdint>

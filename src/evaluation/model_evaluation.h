@@ -19,8 +19,8 @@
 
 namespace biqa {
 
-/// Predictions of an evaluation that is not complete, beside the file that it will write. A later run with the same
-/// settings continues from it. One rank uses it.
+/// The file with the predictions of an unfinished evaluation. It is beside the file that the evaluation will write. A
+/// later run with the same settings continues from it. One rank uses it.
 class EvaluationProgress {
  public:
   /// `target`.part; `settings`: everything that the predictions depend on. Throws Error if the file belongs to other

@@ -44,10 +44,11 @@ Prediction parse_prediction(std::string_view line, const std::string& where);
 /// is a value), and for a row (set, id, repeat) that occurs twice. Also throws if the file has no row.
 std::vector<Prediction> read_predictions(const std::filesystem::path& file, const std::string& unnamed = "");
 
-/// The set of rows without `set` where several files are compared: there the name of the file would tell them apart.
+/// The set of rows without `set` if several files are compared. If each file gave its name, rows of different files
+/// would be in different sets.
 inline constexpr const char* kCommonSet = "all";
 
-/// How many human scores lie outside the scale 1..5, which every other score and the ratings have; empty: none. `file`
+/// A warning with the number of human scores outside the scale 1..5 of the ratings; empty if there are none. `file`
 /// names the file that was read.
 std::string scores_outside_scale(const std::vector<Prediction>& predictions, const std::string& file);
 

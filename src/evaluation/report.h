@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The figures of biqa_eval, computed from predictions alone. So the evaluation of a model and of the file that it wrote
-// are the same document. docs/evaluation.md defines each figure.
+// The figures of biqa_eval, computed from predictions alone. So evaluating a model, and evaluating its file of
+// predictions later, give the same document. docs/evaluation.md defines each figure.
 #pragma once
 
 #include <cstdint>

@@ -34,9 +34,9 @@ std::string comparison_csv(const std::vector<ComparisonRow>& rows);
 std::string comparison_table(const std::vector<ComparisonRow>& rows, const std::string& a,
                              const std::string& b);
 
-/// A table like those of pyiqa's benchmark: a line per condition and decoding, a column per set with the cells PLCC/SRCC/KRCC,
-/// absolute, of the ratings as they are, rounded to four decimals. Beside each a column with our figures, with sign and
-/// all digits.
+/// A table like those of pyiqa's benchmark: a line per condition and decoding, a column per set. A cell has
+/// PLCC/SRCC/KRCC of the ratings as they are, as absolute values rounded to four decimals. To the right of each column,
+/// a second one has the same figures with sign and all digits.
 std::string like_pyiqa(const Report& report);
 
 /// One JSON object per line for an outside judge, two for each answer to an image with human text: the answer with the

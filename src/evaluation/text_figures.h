@@ -34,7 +34,7 @@ struct TextFigures {
   ChanceFigure similarity;
   /// polarity_agreement, over pairs of texts of which at least one mentions an aspect.
   ChanceFigure polarity;
-  /// Share of the aspects of quality in the human text that the answer names too; over human texts that name one.
+  /// Share of the human text's aspects of quality that the answer names too. Mean over human texts that name an aspect.
   ChanceFigure aspects;
   /// Words of the answer divided by words of the human text.
   double length_ratio = std::numeric_limits<double>::quiet_NaN();
@@ -49,7 +49,7 @@ struct TextPair {
   std::string_view answer, human_text;
 };
 
-/// What the figures of meaning are computed with; borrowed.
+/// Encoder and lexicon for the figures of meaning; borrowed.
 struct MeaningTools {
   SentenceEncoder* encoder = nullptr;  ///< nullptr: no similarity
   const Lexicon* lexicon = &Lexicon::built_in();
@@ -62,8 +62,8 @@ TextFigures text_figures(std::span<const TextPair> pairs, std::size_t images, co
 /// other[i]: the image whose text stands in for texts[i]; it is a different text. The images are in a random order that
 /// `stream` gives. If all texts differ, the other image is the next one. Otherwise the images are grouped by
 /// text, and image i gets the text that stands k places further (cyclic), where k is the size of the largest group. So
-/// every text is used as often as it occurs. If more than half of the images share one text, these take turns with the texts of the rest.
-/// Empty with fewer than two different texts.
+/// every text is used as often as it occurs. If more than half of the images share one text, these images get the texts
+/// of the other images in turn. Empty with fewer than two different texts.
 std::vector<std::size_t> other_images(std::span<const std::string_view> texts, const RandomStream& stream);
 
 /// The aspects of quality that a text names (blur, noise, exposure, …), one bit each.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Work on files that may crash a library: it runs in a child process, whose death is a result.
+// Runs work on files that may crash a library in a child process. A crash of the child is one of the results.
 #pragma once
 
 #include <cstdint>

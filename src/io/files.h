@@ -93,8 +93,8 @@ class AtomicFile {
 /// A folder that appears under its name only when complete: write into path(), then commit().
 class AtomicFolder {
  public:
-  /// Creates an empty temporary folder next to `target` (or to the target of that link), and missing parent folders.
-  /// Throws Error if `target` exists and is not a folder.
+  /// Creates an empty temporary folder next to `target`, and missing parent folders. If `target` is a link, the folder
+  /// is created next to the link's target. Throws Error if `target` exists and is not a folder.
   explicit AtomicFolder(const std::filesystem::path& target);
   ~AtomicFolder();  ///< without commit() the temporary folder is removed
   AtomicFolder(const AtomicFolder&) = delete;

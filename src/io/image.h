@@ -36,9 +36,9 @@ struct ImageLimits {
 ///  - Grey, palette, 1-bit and CMYK become RGB as by Pillow's convert("RGB"); colour profiles are ignored.
 ///  - 16-bit samples: colour PNG keeps the high byte, as Pillow. Grey PNG, TIFF and PNM are scaled by 1/257.
 ///    Pillow clips 16-bit grey at 255 instead, which makes the image white.
-/// Bit-equal to Pillow otherwise, except for CMYK and 16-bit TIFF (libtiff's rounding, within 1). Throws Error (exit
-/// code 1) naming the file and the reason for anything missing, truncated, corrupt, outside the limits or not an image.
-/// A damaged file never gives a partly filled image.
+/// All other results are bit-equal to Pillow's, except for CMYK in TIFF files. libtiff's own rounding changes CMYK and
+/// 16-bit TIFF by at most 1. Throws Error (exit code 1) naming the file and the reason for anything missing,
+/// truncated, corrupt, outside the limits or not an image. A damaged file never gives a partly filled image.
 Image read_image(const std::filesystem::path& path, const ImageLimits& limits = {});
 
 /// Sides of an image as stored, before its orientation is applied.

@@ -69,7 +69,7 @@ Pixels decode_pnm(const PictureFile& file);
 
 /// Orientation (1..8) as Pillow's exif_transpose finds it: from the EXIF block, or from the XMP packet if the block has
 /// no orientation. `exif`: the block with or without its "Exif\0\0" prefix; empty if there is none. Returns 1 if the
-/// value is unusable or the block is invalid, because then Pillow does not read the packet either.
+/// value is unusable or the block is invalid. Like Pillow, it does not read the packet in these cases.
 int stored_orientation(Bytes exif, std::string_view xmp);
 /// The same for a TIFF file, whose first directory contains the tag.
 int stored_orientation_of_tiff(Bytes file, std::string_view xmp);

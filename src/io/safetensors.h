@@ -18,7 +18,8 @@
 
 namespace biqa {
 
-/// Element types of the format, in the sort order of the reference writer (it writes the last type first).
+/// Element types of the format, in the order by which the reference writer sorts tensors. It writes those of the last
+/// type first.
 enum class StoredType : std::uint8_t {
   boolean,
   f4,

@@ -29,11 +29,11 @@ struct Table {
 /// Whether the content is a zip archive, as xlsx workbooks are.
 bool is_zip(std::string_view content);
 
-/// Reads a text table. The first line that is not blank decides the separator by what stands outside of its quotes: tab,
-/// comma, semicolon, or blanks. With one
-/// of the first three, fields may be quoted as in RFC 4180 and may then contain line ends. A byte order mark is skipped,
-/// lines end with LF, CRLF or CR, and blanks around unquoted fields are removed. Throws Error for an open quote, text
-/// behind a closing quote, a NUL byte and UTF-16.
+/// Reads a text table. The first line that is not blank decides the separator. It is the first of tab, comma and
+/// semicolon that the line contains outside of quotes; without any of them there, the first one inside of quotes;
+/// otherwise blanks. With tab, comma or semicolon, fields may be quoted as in RFC 4180 and may then contain line ends.
+/// A byte order mark is skipped, lines end with LF, CRLF or CR, and blanks around unquoted fields are removed. Throws
+/// Error for an open quote, text behind a closing quote, a NUL byte and UTF-16.
 Table parse_text_table(std::string_view content, const std::string& where);
 
 /// Reads all sheets of an xlsx workbook, in the workbook's order, as texts. A number becomes its shortest decimal form

@@ -40,8 +40,8 @@ class CheckpointWriter {
 
   /// Starts to save the state after step info.step. It first waits for a running save. An `insurance` is a save that
   /// other learners may not have begun; the next save cancels and replaces it. Does nothing if this step is already
-  /// saved or being saved. If the system has no more threads, it writes before it returns; on the first of several
-  /// learners the save then fails.
+  /// saved or being saved. If the system has no more threads, begin() writes before it returns. On the first of
+  /// several learners, the save fails instead.
   void begin(const Learner& learner, const CheckpointInfo& info, bool insurance = false);
 
   enum class State : std::uint8_t { idle, writing, done, failed };

@@ -41,8 +41,8 @@ struct ObjectiveConfig {
 /// Weight of each unmasked token of a sequence with `sequence_tokens` unmasked tokens.
 double token_weight(Loss loss, double sequence_tokens, const BatchTotals& totals);
 
-/// All spans have the same length. `behaviour` may be empty for sft, `reference` for sft or if beta is 0, and
-/// `token_advantages` always.
+/// All spans have the same length, but some may be empty: `behaviour` for sft; `reference` for sft or if beta is 0;
+/// `token_advantages` for every loss.
 template <typename T>
 struct SequenceInput {
   std::span<const T> logp, behaviour, reference, mask;

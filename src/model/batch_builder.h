@@ -37,8 +37,8 @@ class BatchBuilder {
   /// outputs. Returns the index of the first output.
   std::int64_t add_tokens(std::span<const std::int64_t> ids, std::int32_t position, std::int64_t cached,
                           const KvSequence& sequence);
-  /// As add_tokens() for one token: that of pick `pick` of `sampled`, which may still be computing. All such tokens of a
-  /// batch have the same `sampled`.
+  /// As add_tokens() for one token: the one sampled for pick `pick` of `sampled`. The device may still be computing it.
+  /// All such tokens of a batch have the same `sampled`.
   std::int64_t add_sampled(SampledTokens& sampled, std::int64_t pick, std::int32_t position,
                            std::int64_t cached, const KvSequence& sequence);
   /// For training: adds a prompt, whose last token has an output, and then its completions. Each member's sequence is a

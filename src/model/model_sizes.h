@@ -25,23 +25,24 @@ struct Widths {
 /// Elements of the vision tower's matrices.
 std::int64_t vision_weights(const VisionConfig& vision);
 
-/// Bytes that QwenVl gives a backend that keeps one copy of every weight: matrices of the compute type, a head besides the
-/// embedding, biases and norms in f32.
+/// Bytes of the weights that QwenVl gives a backend, if the backend keeps one copy of each. Matrices have the compute
+/// type; biases and norms are f32. The head counts besides the embedding, also in a tied model.
 std::int64_t backend_weight_bytes(const ModelConfig& config, DType compute);
 
-/// Operations of forward passes: two per weight and row, and the two products of attention. A backward pass of the inputs
-/// takes as many, since the weights are frozen. The adapter's own are left out: less than 1 % at rank 8.
+/// Operations of forward passes: two per weight and row, and the two products of attention. A backward pass takes as
+/// many, because it computes gradients of the inputs only: the weights are frozen. The adapter's own operations are
+/// left out: less than 1 % at rank 8.
 class ModelFlop {
  public:
   explicit ModelFlop(const ModelConfig& config);
 
-  /// All layers for rows of which each sees `keys` keys on average.
+  /// All layers for `rows` rows, which attend to `keys` keys on average.
   double layers(double rows, double keys) const { return rows * (row_ + key_ * keys); }
   /// Logits of rows.
   double head(double rows) const { return rows * head_; }
   /// A prompt, whose tokens see those before them.
   double prompt(double tokens) const { return layers(tokens, tokens / 2); }
-  /// `tokens` further rows behind a sequence of `preceding`.
+  /// `tokens` further rows of a sequence, after `preceding` rows.
   double continuation(double tokens, double preceding) const {
     return layers(tokens, preceding + tokens / 2);
   }

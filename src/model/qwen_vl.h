@@ -42,7 +42,7 @@ struct DeviceWeights {
   std::vector<View> tensors;
 };
 
-/// What distinguishes products for a backend.
+/// The properties by which a backend distinguishes products.
 struct ProductShape {
   std::int64_t in = 0, out = 0;
   bool bias = false, backward = false;
@@ -77,8 +77,8 @@ class QwenVl {
   Ops& ops() const { return *ops_; }
   Decoder& decoder() const { return *decoder_; }
 
-  /// For weights that load() has not read: chooses the algorithms of the products, and checks for about 0.1 s that a row
-  /// does not depend on its batch, as load() does for weights that it reads. Throws Error.
+  /// Call it for weights that load() has not read; for weights that it reads, load() does the same. Chooses the
+  /// algorithms of the products. Then checks for about 0.1 s that a row does not depend on its batch. Throws Error.
   void check_rows() const;
 
   /// A cache for this decoder (model/kv_cache.h).

@@ -27,13 +27,13 @@ WindowPlan plan_windows(const VisionConfig& config, std::span<const Grid> grids)
 /// Reads tensors of a model folder into the backend's layout. With an arena, each product or tensor becomes a block
 /// named after its first weight. The weights of a block are read only if the arena is filling(). An adapter's parts on
 /// frozen modules are merged during reading, in f32, and rounded once to the compute type. The name of such a block
-/// contains their digest, so that ranks with different weights never share it. With `device`, the loader notes every
-/// tensor there.
+/// contains their digest, so that ranks with different weights never share it. The loader adds every tensor to
+/// `device->tensors`, if `device` is given.
 class WeightLoader {
  public:
   WeightLoader(const Checkpoint& checkpoint, Ops& ops, WeightArena* arena,
                const FrozenParts* frozen = nullptr, DeviceWeights* device = nullptr);
-  /// Pads the rows of each weight, and the columns of all, with zeros to multiples of these.
+  /// The numbers of rows and columns of each weight are padded with zeros to multiples of these.
   struct Padding {
     std::int64_t rows = 1, columns = 1;
   };
@@ -67,8 +67,8 @@ class WeightLoader {
   void copy(const StoredTensor& stored, View target) const;
   const StoredTensor& weight_of(const std::string& module) const;
   const FrozenPart* part_on(const std::string& module) const;
-  /// The weight of a module as it lies in its file, checked, if a product can be packed from there: it has the compute
-  /// type, and neither padding nor an adapter changes it.
+  /// The weight of a module in the mapped file, after a check of its values. Nothing if a product cannot be packed from
+  /// there: the bytes are not aligned, the type is not the compute type, or padding or an adapter changes the weight.
   std::optional<ConstView> as_stored(const std::string& module, Padding padding) const;
   /// Copies the weight of a module into rows of a product.
   void copy_weight(const std::string& module, View target) const;

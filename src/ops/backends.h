@@ -19,8 +19,8 @@ struct DeviceChoice {
   VisionAttentionBy vision_attention = VisionAttentionBy::own;
 };
 
-/// Throws Error (usage) if `choice` leaves attention of the vision tower to cuDNN, and cuDNN cannot compute it there with
-/// heads of this dimension. Needs no device.
+/// Throws Error (usage) if `choice` lets cuDNN compute the vision tower's attention, and cuDNN does not support the
+/// device, the compute type or heads of this dimension. Needs no device.
 void check_vision_attention(const DeviceChoice& choice, std::int64_t head_dim);
 
 /// Throws Error if the backend is not part of this build or finds no device.

@@ -52,7 +52,7 @@ struct GroupRows {
   std::vector<std::size_t> members;
 };
 
-/// A row whose token is that of pick `pick` of RowBatch::sampled.
+/// A row whose token was sampled for pick `pick` of RowBatch::sampled.
 struct SampledRow {
   std::int64_t row = 0, pick = 0;
 };
@@ -68,8 +68,8 @@ struct RowBatch {
   std::vector<std::uint64_t> token_keys;  // [T]; only with dropout: key of the token
   /// For each scored or sampled token, the output from which it is computed. Several tokens may share an output.
   std::vector<std::int64_t> picks;
-  /// Tokens of an earlier pass of the same decoder, which may still be computing. plan() reads them, and does not wait
-  /// for them if the backend computes later.
+  /// Tokens of an earlier pass of the same decoder. The device may still be computing them. plan() does not wait for
+  /// them if the backend's calls return before their work has finished.
   SampledTokens* sampled = nullptr;
   std::vector<SampledRow> sampled_rows;
   std::int64_t rows() const { return static_cast<std::int64_t>(ids.size()); }

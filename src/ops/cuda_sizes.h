@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the CUDA backend takes of a GPU's memory, from shapes alone: plans are made without a device. The buffers are taken by
-// the network's own functions (ops/cuda/buffers.h) from a memory that only counts, so they are those of a run.
+// Computes the GPU memory that the CUDA backend needs. It uses only shapes, because plans are made without a device.
+// The network's own functions (ops/cuda/buffers.h) take the buffers from a memory that only counts bytes. So the
+// buffers are those of a run.
 #pragma once
 
 #include <array>
@@ -14,7 +15,7 @@
 
 namespace biqa {
 
-/// A batch, as far as its memory follows from it.
+/// The properties of a batch that determine its memory.
 struct BatchSize {
   std::int64_t rows = 0, outputs = 0, picks = 0;
   std::int64_t sequences = 0;
@@ -39,10 +40,11 @@ class CudaDecoderSizes {
   /// `modules`: the adapter's. Borrows nothing.
   CudaDecoderSizes(const DecoderShape& shape, DType compute, std::span<const LoraModule> modules);
 
-  /// A packed adapter; and the most that packing it takes, besides its values, which take as much as the packed adapter.
+  /// A packed adapter. The vector of its values has the same size.
   std::int64_t adapter() const { return adapter_; }
+  /// The maximum while the adapter is packed: what is packed so far and working memory, without the vector of values.
   std::int64_t packing() const { return packing_; }
-  /// Decoder::plan, at most: some tables are shorter where rows see the same keys.
+  /// An upper bound for Decoder::plan. Some tables are shorter if rows attend to the same keys.
   std::int64_t plan(const BatchSize& batch) const;
   /// Decoder::forward without a tape, with the adapter, without dropout. The hidden states belong to the caller.
   std::int64_t forward(const BatchSize& batch) const;
@@ -64,7 +66,7 @@ class CudaDecoderSizes {
   std::int64_t adapter_ = 0, packing_ = 0;
 };
 
-/// Shape of the vision tower, as far as its memory follows from it.
+/// The properties of the vision tower that determine its memory.
 struct CudaVisionShape {
   std::int64_t hidden = 0, intermediate = 0, heads = 0;  ///< intermediate: cuda_vision_width()
   std::int64_t cell = 0;                                 ///< patches of a token
@@ -73,7 +75,7 @@ struct CudaVisionShape {
 };
 /// Inner columns of the vision tower's MLP in memory (Ops::vision_width_unit).
 std::int64_t cuda_vision_width(std::int64_t intermediate, DType compute);
-/// VisionEncoder::encode for this number of patches with its result, at most.
+/// An upper bound for VisionEncoder::encode of this number of patches, with its result.
 std::int64_t cuda_vision_bytes(const CudaVisionShape& shape, DType compute, VisionAttentionBy attention,
                                std::int64_t patches);
 

@@ -110,7 +110,7 @@ struct SampledToken {
   float entropy = 0;  ///< of that softmax, in nats
 };
 
-/// Sampled tokens that may still be computing.
+/// Sampled tokens that the device may still be computing.
 class SampledTokens {
  public:
   SampledTokens() = default;

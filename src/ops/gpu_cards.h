@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What makers' data sheets say of GPUs: for plans, and for the share of the peak that a run reaches.
+// Figures of GPUs from their makers' data sheets. Plans use them, and so does the metric for the share of the peak that
+// a run reaches.
 #pragma once
 
 #include <string>
@@ -11,7 +12,7 @@ struct GpuCard {
   const char* name;   ///< CUDA's name of the device without "NVIDIA" and "GeForce"
   double peak_flop;   ///< operations per second of dense bf16 products with f32 sums
   double bandwidth;   ///< bytes per second of its memory
-  double memory;      ///< in the GB of the sheet; CUDA reports about as many GiB, less what corrects errors
+  double memory;      ///< GB as in the sheet; CUDA reports about as many GiB, less those of error correction
   const char* sheet;  ///< the data sheet with these figures
 };
 

@@ -36,7 +36,7 @@ struct TextEncoderWeights {
   };
   Tensor words;      ///< [vocabulary, hidden]
   Tensor positions;  ///< [most tokens of a text, hidden]
-  Tensor type;       ///< [1, hidden]: of the first segment, in which every token is
+  Tensor type;       ///< [1, hidden]: embedding of the first segment, to which every token belongs
   Norm embedding_norm;
   std::vector<Layer> layers;
 };
@@ -49,9 +49,9 @@ class TextEncoder {
   TextEncoder& operator=(const TextEncoder&) = delete;
 
   /// states [tokens, hidden] f32, host: the last layer's output for packed texts. Text i has the tokens
-  /// [boundaries[i], boundaries[i + 1]) of `ids`, of which it sees no others; `boundaries` starts with 0 and ends with
-  /// the number of ids. Ids and lengths must be within the weights (CHECK). A text's states do not depend on the other
-  /// texts or on the number of threads.
+  /// [boundaries[i], boundaries[i + 1]) of `ids`, which attend only to each other. `boundaries` starts with 0 and ends
+  /// with the number of ids. Ids and lengths must be within the weights (CHECK). A text's states do not depend on the
+  /// other texts or on the number of threads.
   virtual void encode(std::span<const std::int64_t> ids, std::span<const std::int64_t> boundaries,
                       View states) = 0;
 };

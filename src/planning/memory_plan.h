@@ -53,7 +53,8 @@ struct MemoryPlan {
   MemoryParts passing;    ///< needed one after another, so only the largest counts
   MemoryParts on_host{};  ///< cuda: what this rank keeps in the host's memory; not part of any sum here
   std::int64_t shared_bytes() const;
-  /// What no setting of the rollout or the learner's passes changes: context, weights, adapters and optimizer.
+  /// Bytes that settings of the rollout and of the learner's passes do not change: context, weights, adapters and
+  /// optimizer.
   std::int64_t fixed_bytes() const;
   /// Peak memory of this rank, including all shared parts.
   std::int64_t peak() const;
@@ -61,28 +62,29 @@ struct MemoryPlan {
 /// Computes the plan from shapes only.
 MemoryPlan plan_memory(const MemoryInputs& inputs);
 
-/// Bytes of the KV cache of a rollout: all that may wait at once, within the limit.
+/// Bytes of the KV cache of a rollout: the pages of all sequences that may wait at once, at most kv_limit.
 std::int64_t kv_cache_bytes(const MemoryInputs& inputs);
 
-/// What a process takes of a GPU before its first tensor: CUDA's context, the kernels of this program and of cuBLASLt.
+/// GPU memory of a process before its first tensor: CUDA's context, and the kernels of this program and of cuBLASLt.
 /// Assumed, not measured. cuBLASLt itself gets no workspace.
 inline constexpr std::int64_t kCudaContextBytes = std::int64_t{1} << 30;
 /// plan_memory() for device cuda. Gaps of CUDA's memory pool are not counted.
 MemoryPlan plan_cuda_memory(const MemoryInputs& inputs);
-/// What a GPU lacks for a plan.
+/// Why a plan does not fit on a GPU.
 struct GpuShortage {
   bool several =
       false;         ///< weights, adapter and optimizer alone are too large: lowering settings does not help
   std::string text;  ///< what is needed, what is there, and what to lower
 };
-/// nullopt: the plan fits. `gpu`: before the first tensor, with CUDA's context.
+/// nullopt: the plan fits. `gpu`: its free memory after CUDA's context was created, and before the first tensor.
 std::optional<GpuShortage> gpu_shortage(const MemoryPlan& plan, const DeviceFacts& gpu,
                                         const std::filesystem::path& model);
-/// The same for an empty card of this name (ops/gpu_cards.h) that need not be here. nullopt also for an unknown one.
+/// The same for a card of this name (ops/gpu_cards.h) that no other process uses. This machine need not have one.
+/// nullopt also for an unknown card.
 std::optional<GpuShortage> planned_shortage(const MemoryPlan& plan, const std::string& card,
                                             const std::filesystem::path& model);
-/// Throws Error if a rank's GPU cannot hold its plan: what is needed, what is there, and what to lower. `gpu`: before the
-/// first tensor, with CUDA's context.
+/// Throws Error if a rank's GPU cannot hold its plan: what is needed, what is there, and what to lower. `gpu`: as in
+/// gpu_shortage().
 void require_gpu_memory(const MemoryPlan& plan, const DeviceFacts& gpu, const std::filesystem::path& model);
 
 }  // namespace biqa

@@ -14,7 +14,8 @@
 
 namespace biqa {
 
-/// What the times of a step on GPUs are computed with. Zeros are replaced: by the card's data sheet, and by kShare.
+/// The speeds from which the times of a step on GPUs are computed. Unless given, `share` is kShare, and the other two
+/// are those of the card's data sheet.
 struct GpuRates {
   /// Share of the peak and of the bandwidth that is reached. Assumed: nothing has been measured on a GPU.
   static constexpr double kShare = 0.4;
@@ -41,14 +42,14 @@ struct RunPlan {
   std::int64_t rollout_tokens = 0;                                             ///< generated, both stages
   std::int64_t trained_rows =
       0;  ///< tokens processed by the learners: each group's prompt once, and all completions
-  /// at most, in place of groups without variance, and in how many rounds; not in the other numbers
+  /// upper bounds: images drawn in place of groups without variance, and the rounds for this; not in the other numbers
   std::int64_t further_images = 0, refill_rounds = 0;
   std::string reward_weights;  ///< "prediction 1, reasoning {0: 0, 100: 1}"; empty if the loss has no rewards
   double vision_flop = 0, rollout_flop = 0, learn_flop = 0;
   /// speed of one rank in matrix products with many rows, from a short measurement
   double batch_flop_per_second = 0;
   double decode_flop_per_second = 0;  ///< the same with one row per running completion
-  std::int64_t waves = 1;  ///< device cuda: in how many the keys and values of a step's groups need
+  std::int64_t waves = 1;  ///< device cuda: parts of a step, if the KV cache cannot hold all groups
   double rollout_seconds = 0, learn_seconds = 0;  ///< at these speeds, divided among the ranks of the role
   std::string fullest;                            ///< role of the rank that needs the most memory
   MemoryPlan memory;                              ///< of that rank; with cuda, of its GPU
@@ -61,8 +62,8 @@ struct RunPlan {
   /// schedule_doubts(); the caller may add data_doubts()
   std::vector<std::string> doubts;
   double step_seconds() const { return rollout_seconds + learn_seconds; }
-  /// Of a step with all further images. A round takes at most the time of the step's own images, and the learners at most
-  /// the same time for each image.
+  /// Seconds of a step with all further images. A round takes at most the rollout time of the step's own images. The
+  /// learners take at most the same time for each image.
   double longest_step_seconds() const;
 };
 

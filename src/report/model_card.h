@@ -30,11 +30,12 @@ std::string model_card(PackageKind kind, const AdapterOrigin& origin, const Lora
 /// docs/checkpoint-format.md describes the keys. Unknown values are null. `config` is JSON that load_config() reads.
 std::string run_json(PackageKind kind, const AdapterOrigin& origin, const Lora& lora,
                      const std::string& program);
-/// What a configuration of the training says of prompts, limits and number type, for load_config() in the exported folder,
-/// with the base model (a merged model is its own). Empty if the configuration is unknown.
+/// A configuration for rating with the exported folder, in which load_config() reads it. Prompts, limits and number
+/// type are those of the training. The base model of a merged model is the folder itself. Empty if the training's
+/// configuration is unknown.
 std::string rating_config(PackageKind kind, const AdapterOrigin& origin);
 
-/// The name of a base model: "owner/name" of the Hub as it is, of a path the name of its folder.
+/// The name of a base model. "owner/name" of the Hub stays as it is. A path becomes the name of its folder.
 std::string model_name(const std::string& base_model);
 /// The adapted modules, such as "q_proj".
 std::vector<std::string> target_names(const Lora& lora);

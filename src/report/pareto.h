@@ -11,8 +11,8 @@ struct TwoFigures {
   double first = 0, second = 0;
 };
 
-/// For each: whether none of the others is at least as good in both figures and better in one. A value that is not finite
-/// makes false, and takes no part in the comparison.
+/// For each entry: true if no other entry is at least as good in both figures and better in one. An entry with a value
+/// that is not finite gets false and is not compared with the others.
 std::vector<bool> non_dominated(std::span<const TwoFigures> figures);
 
 }  // namespace biqa

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The frame of a chart: axes with ticks, and the way from values to places in the image.
+// The frame of a chart: axes with ticks, and the mapping of values to places in the image.
 #pragma once
 
 #include <string>

@@ -27,7 +27,7 @@ struct RunRecord {
   MetricsFile metrics;
   bool finished = false;                      ///< the final adapter exists
   std::optional<std::int64_t> planned_steps;  ///< train.steps; nothing if it follows from the epochs
-  Facts lineage;                              ///< what the run was made from and by
+  Facts lineage;                              ///< origins of the run: base model, start adapter, program, …
   std::vector<std::string> notes;             ///< what is missing or cannot be read
 
   /// The last step with metrics, 0 without any.
@@ -46,7 +46,7 @@ std::vector<RunRecord> read_runs(std::span<const std::filesystem::path> folders)
 /// Runs that differ only in their seed, and in settings that change no result.
 struct Configuration {
   std::string
-      name;  ///< of the folder that holds its runs seed-N, else of its first run; with the number of seeds
+      name;  ///< of the folder that holds its runs seed-N, else of its first run; then the number of seeds
   std::vector<const RunRecord*> runs;
 };
 /// In the order of their first runs. A run without config.yaml is a configuration of its own.
@@ -62,9 +62,9 @@ struct SettingDifference {
 };
 std::vector<SettingDifference> differences_of(std::span<const Configuration> configurations);
 
-/// The figure of each step: over the runs of a configuration the mean and, with two runs or more, the band from least
-/// to greatest value. Steps without a value are NaN. If there are more than `most_points` steps, each point is the mean
-/// of several consecutive steps: `steps_per_point`.
+/// The figure of each step. The value is the mean over the runs of a configuration. With two runs or more, the band
+/// goes from the least to the greatest value. Steps without a value are NaN. If there are more than `most_points`
+/// steps, each point is the mean of several consecutive steps: `steps_per_point`.
 struct StepCurve {
   std::vector<LinePoint> points;
   std::int64_t steps_per_point = 1;
@@ -73,7 +73,7 @@ inline constexpr std::int64_t kMostCurvePoints = 250;
 StepCurve step_curve(const Configuration& configuration, std::string_view column,
                      std::int64_t most_points = kMostCurvePoints);
 
-/// What evaluations are told apart by.
+/// The properties that distinguish evaluations.
 struct EvaluationKey {
   std::string set, condition, decoding;
   bool operator==(const EvaluationKey&) const = default;

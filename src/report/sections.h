@@ -13,7 +13,7 @@ namespace biqa {
 
 using Configurations = std::span<const Configuration>;
 
-/// Which line belongs to which configuration. Empty for a single one without a band.
+/// Which line belongs to which configuration. Empty for a single configuration without a band.
 std::string configuration_legend(Configurations configurations);
 
 std::string headline_section(const RunReportInputs& inputs, Configurations configurations);

@@ -12,12 +12,12 @@
 
 namespace biqa {
 
-/// What the reasoning reward compares completions with human texts by.
+/// The measure by which the reasoning reward compares completions with human texts.
 enum class ReasoningKind {
   rouge,     ///< words: ROUGE-1
   semantic,  ///< TextJudge::similarity
   polarity,  ///< TextJudge::polarity
-  mix        ///< mean of the three; of the other two if the human text says nothing about quality
+  mix        ///< mean of the three; without polarity if the human text says nothing about quality
 };
 enum class RougeKind { precision, recall, f1 };
 /// The part of the completion that is compared with the human text.
@@ -43,7 +43,7 @@ struct RewardConfig {
   double floor = 0.1;                      ///< minimum of the reasoning reward
   bool penalise_leak = false;              ///< no consistency reward if the caption contains the rating
   bool second_stage_reads_reasoning = false;  ///< besides the caption
-  /// steps after which a reward whose mean and deviation have not changed is reported; 0: never
+  /// a reward is reported when its mean and deviation have not changed for this number of steps; 0: never
   std::int64_t stall_steps = 10;
 };
 

@@ -28,11 +28,12 @@ struct RewardInput {
   TextJudge* judge = nullptr;  ///< set if the configuration needs one
 };
 
-/// The parts of a trajectory whose tokens a reward's advantage reaches with `objective.credit: parts`.
+/// The parts of a trajectory that earn a reward with `objective.credit: parts`: the reward counts in the advantage of
+/// their tokens.
 enum class Credit : std::uint8_t {
   whole,          ///< all of the first stage
   rating,         ///< the part with the rating
-  compared_text,  ///< what is compared with the human text: the caption, and with it the reasoning unless
+  compared_text,  ///< what is compared with the human text: the caption, and also the reasoning unless
                   ///< `rewards.rouge_span` is `caption`
   second_stage    ///< what the second stage reads (`stage2.input`), and the second-stage completion itself
 };

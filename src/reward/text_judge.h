@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the reasoning reward asks about the meaning of texts. The layer above answers, because that can need a model.
+// The questions of the reasoning reward about the meaning of texts. The layer above answers them, because an answer may
+// need a model.
 #pragma once
 
 #include <optional>

@@ -30,12 +30,13 @@ struct SweepDifferences {
   std::string against;
   std::span<const SweepColumn> columns;
   std::vector<SweepDifferenceRow> rows;  ///< all configurations but `against`
-  /// What a reader must know: the notes of the table, configurations with fewer than two pairs, other numbers of images
+  /// What a reader must know: the notes of the table, configurations with fewer than two pairs, and those
+  /// that were evaluated on another number of images than `against`
   std::vector<std::string> notes;
 };
 
-/// `runs`: of SweepSource::evaluation. Figures of texts stand beside their excess over the chance level. Throws Error
-/// (usage) if no configuration has the name `against`.
+/// `runs`: of SweepSource::evaluation. For figures of texts, further columns have their excess over the chance level.
+/// Throws Error (usage) if no configuration has the name `against`.
 SweepDifferences sweep_differences(const std::vector<SweepRun>& runs, const std::string& against);
 
 /// One block of lines per set and decoding, as "mean [low, high]".

@@ -11,7 +11,8 @@
 
 namespace biqa {
 
-/// What a text says of each aspect of a lexicon: +1 good, -1 bad, 0 both as often, nothing if it does not mention it.
+/// What a text says of each aspect of a lexicon: +1 good, -1 bad, 0 if both are in balance, nothing if it does not
+/// mention the aspect.
 using AspectSigns = std::vector<std::optional<int>>;
 
 /// Terms about image quality (assets/lexicon/quality.txt describes the format).

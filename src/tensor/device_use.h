@@ -9,7 +9,7 @@
 
 namespace biqa {
 
-/// As memory_report() and memory_total(), of device memory alone.
+/// Like memory_report() and memory_total(), but only for device memory.
 std::map<std::string, MemoryUse> device_memory_report();
 MemoryUse device_memory_total();
 /// For tests: every maximum begins again from what is in use now.

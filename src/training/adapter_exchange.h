@@ -29,8 +29,8 @@ class AdapterExchange {
   const Lora& adapter() const { return adapter_; }
   void set_adapter(Lora adapter) { adapter_ = std::move(adapter); }
 
-  /// Makes the first learner's adapter `version` on every holder. Collective over the holders. Throws Error if two
-  /// holders received different bytes.
+  /// Sends the first learner's adapter to every holder, as version `version`. Collective over the holders. Throws Error
+  /// if two holders received different bytes.
   void publish(std::int64_t version);
 
   std::int64_t lag() const { return lag_; }

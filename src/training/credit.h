@@ -30,9 +30,10 @@ namespace biqa {
 /// all parts, A_ip = A_i. A reward does not change A_ip if the part does not earn it
 /// (docs/decisions/0025-credit-by-parts.md).
 struct StepAdvantages : Advantages {
-  /// A_ip by part, [trajectories] each; empty with `credit: whole`. The others are of all rewards: totals, values (A_i).
+  /// A_ip: for each part [trajectories]; empty with `credit: whole`. The inherited `totals` and `values` (A_i) are over
+  /// all rewards.
   std::array<std::vector<double>, kCompletionParts> parts;
-  // zero_variance: all A_i of the group, and all A_ip of each part that is trained, are those of equal rewards.
+  // zero_variance of a group: equal rewards stand behind all its A_i, and behind all its A_ip of each trained part.
 };
 
 /// Every group has rollout.group_size members and the same step, which decides the weights.

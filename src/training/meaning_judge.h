@@ -20,7 +20,7 @@ namespace biqa {
 
 class MeaningJudge final : public TextJudge {
  public:
-  /// Largest number of human texts of other images from which c is taken.
+  /// Largest number of human texts from which similarity() computes the chance level c.
   static constexpr std::size_t kMostOthers = 256;
 
   /// Without an encoder similarity() must not be called (CHECK). With one, kMostOthers of the distinct
@@ -34,8 +34,9 @@ class MeaningJudge final : public TextJudge {
   /// polarity_agreement.
   std::optional<double> polarity(std::string_view human_text, std::string_view text) override;
 
-  /// Mean cosine of two of the chosen human texts, and their number.
+  /// Mean cosine over all pairs of the chosen human texts.
   double mean_chance() const { return mean_chance_; }
+  /// Number of the chosen human texts.
   std::size_t others() const { return others_.size(); }
 
  private:

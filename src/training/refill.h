@@ -26,12 +26,13 @@ struct StepRoles {
 };
 
 /// Call it on every rank after the step's own rows are rolled out and scored. The learners receive their groups and count
-/// those with any variance of rewards. While some are lacking, further rows are rolled out, scored and received, at most
-/// rollout.refill_rounds times. A warning of the first learner says if some are still lacking then.
+/// those with any variance of rewards. While these are fewer than the step's own rows, further rows are rolled out,
+/// scored and received, at most rollout.refill_rounds times. The first learner warns if they are still fewer after
+/// that.
 ///
-/// The groups do not depend on the ranks: every learner has all groups and counts alike, the other ranks get the number
-/// from the first learner, and the rows depend on the step and on these numbers alone. `options`: those of the step.
-/// Adds the seconds of this rank to `report`.
+/// The groups do not depend on the ranks. Every learner has all groups and gets the same count. The other ranks get the
+/// number of lacking groups from the first learner. The rows depend only on the step and on these numbers. `options`:
+/// those of the step. Adds the seconds of this rank to `report`.
 void refill_step(const StepRoles& own, const RolloutOptions& options, StepReport& report);
 
 }  // namespace biqa

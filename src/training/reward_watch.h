@@ -12,16 +12,17 @@
 namespace biqa {
 
 /// A reward is watched in steps in which its weight is not 0. A reward that needs the second stage is only watched if
-/// there is one. A reward that may be full is not watched while it is.
+/// there is one. A reward with Reward::may_be_full is not watched in steps in which all completions have the same
+/// value other than 0.
 class RewardWatch {
  public:
   /// Borrows `config`.
   explicit RewardWatch(const Config& config) : config_(config), columns_(rewards().size()) {}
 
   /// Warnings about a step, one sentence each. Call it for each step in order. A reward is named
-  /// - in the first step of a row of steps in which all completions of a step have the same value;
-  /// - when its mean and its standard deviation have been the same for rewards.stall_steps steps, once until they move.
-  ///  They count as the same within 1e-9, which is more than the rounding of a mean.
+  /// - if all completions of a step have the same value, in the first of consecutive such steps;
+  /// - when its mean and its standard deviation have been the same for rewards.stall_steps steps. It is named again
+  ///  only after they have changed. Values within 1e-9 count as the same, because the rounding of a mean is smaller.
   std::vector<std::string> look_at(const StepMetrics& metrics);
 
  private:

@@ -32,7 +32,8 @@ void check_training_data(const Config& config, std::span<const Sample> train);
 std::vector<std::string> schedule_doubts(const Config& config, std::int64_t steps);
 
 /// A warning, or none: the reasoning reward has a weight, but no training image has a human text, so the reward teaches
-/// nothing. data.annotation_fraction 0 asks for that. `train`: before data.annotation_fraction leaves texts out.
+/// nothing. There is no warning if data.annotation_fraction is 0, because the user then wants no human texts. `train`:
+/// before data.annotation_fraction leaves texts out.
 std::vector<std::string> text_doubts(const Config& config, std::span<const Sample> train);
 
 /// Number of image tokens of an image of this size.

@@ -21,7 +21,8 @@ StepMetrics figures_of(std::span<const Group> groups, std::int64_t version, cons
 /// backward passes of every update. Without the vision tower, recomputation and the adapter's own products. 0 for sft.
 double step_flop(const ModelConfig& model, std::span<const Group> groups, const Config& config);
 
-/// "  812 tokens/s  mfu 31 %" for the progress: of the rollout, or for sft of the learner; the second only where measured.
+/// "  812 tokens/s  mfu 31.0 %" for the progress line. The speed is that of the rollout, or for sft that of the
+/// learner. The text has no MFU if it was not measured.
 std::string speed_text(const StepMetrics& metrics);
 
 /// A line of samples.jsonl.

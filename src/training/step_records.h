@@ -14,8 +14,8 @@
 
 namespace biqa {
 
-/// Order of calls for a step: learned, add_report for each rank, end_step, record. record may be called earlier before
-/// an urgent save. Then the line has the times known so far, and the later call writes nothing.
+/// Order of calls for a step: learned, add_report for each rank, end_step, record. Before an urgent save, record may be
+/// called earlier. Then the line has the times known so far, and the later call writes nothing.
 class StepRecords {
  public:
   /// Borrows config and data. `step`: the last step whose line is in the folder. `gpu_peak`: operations per second of

@@ -24,8 +24,8 @@ namespace biqa {
 /// Runs until the configured steps are done or a stop is requested. Throws Error. If `watch` (may be nullptr) reports
 /// that another rank is lost, the learners save the last completed step if they can. Then run_training throws PeerLost.
 ///
-/// `before_loading` is called on every rank when all files have been checked by child processes, and before the model is
-/// loaded: the first moment at which a GPU may be opened.
+/// `before_loading` is called on every rank before the model is loaded. At this time, child processes have checked all
+/// files, so this is the first moment at which a GPU may be opened.
 ExitCode run_training(const Config& config, Communicator& world, StopSignals& signals, Watch* watch = nullptr,
                       const std::function<void()>& before_loading = {});
 

@@ -30,7 +30,8 @@ struct TrainingData {
   /// step at the end of an epoch are skipped in that epoch.
   std::vector<std::size_t> rows_of_step(std::int64_t step) const;
   /// Further rows for `step`: `count` of them after the first `drawn`, or as many as there are. They come from an order
-  /// of their own, without rows_of_step(step), and depend only on the seed and the step. Positions do not change.
+  /// of their own, without rows_of_step(step), and depend only on the seed and the step. They do not count in
+  /// cursor_after().
   std::vector<std::size_t> further_rows(std::int64_t step, std::size_t drawn, std::size_t count) const;
   /// Position where `step` ends, counted in rows from the start of the first epoch.
   std::int64_t cursor_after(std::int64_t step) const;

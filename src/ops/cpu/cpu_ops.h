@@ -48,7 +48,8 @@ struct AttentionTask {
   std::int64_t kv_head, first_pair, pairs;
 };
 
-/// The (row, head) of a pair: pairs count the heads that share a kv head first.
+/// The (row, head) of a pair. Consecutive pairs are the heads of one row that share a kv head, then those of the next
+/// row. `sharing`: number of these heads.
 inline std::pair<std::int64_t, std::int64_t> pair_of(std::int64_t pair, std::int64_t kv_head,
                                                      std::int64_t sharing) {
   return {pair / sharing, kv_head * sharing + pair % sharing};
@@ -88,7 +89,7 @@ class CpuOps final : public Ops, public SharedPacking {
  public:
   /// `threads`: 0 means OMP_NUM_THREADS or, if that is unset, all processors that this process may use.
   CpuOps(DType compute, int threads);
-  /// With these kernels for bf16; null: attention and the adapter run in vectors. For tests.
+  /// For tests: with these tile kernels for bf16. Null: attention and the adapter use vector kernels.
   CpuOps(DType compute, int threads, const cpu::TileSet* tiles);
 
   DType compute_type() const override { return compute_; }
@@ -259,7 +260,7 @@ class CpuOps final : public Ops, public SharedPacking {
   std::vector<cpu::Scratch> scratch_;  // one per thread
   std::vector<cpu::AttentionTask> attention_tasks_;
   const cpu::Kernels& k_ = cpu::kernels();
-  const cpu::TileSet* tiles_;  // null: attention and the adapter run in vectors
+  const cpu::TileSet* tiles_;  // null: attention and the adapter use vector kernels
 };
 
 std::unique_ptr<CpuOps> make_cpu_ops(DType compute, int threads);

@@ -76,8 +76,8 @@ struct ScoreRow {
   float lse;
 };
 
-/// The backward pass of softmax for 16 keys of a page and 32 queries. Writes the gradients d of the scores as rows
-/// [query][key], and the weights w and d as pairs of queries [query / 2][key][2], all in bf16.
+/// The backward pass of softmax for 16 keys of a page and 32 queries. Writes bf16: the gradients d of the scores as
+/// rows [query][key], and both weights and d as pairs of queries [query / 2][key][2].
 struct ScoreGradients {
   const float* scores;          ///< [32, 16]
   const float* d_weights;       ///< [32, 16]: d_out · valuesᵀ
@@ -133,8 +133,8 @@ struct Kernels {
   /// sum[j][begin … end) += Σ_row scale · u[row][j] · x[row][·], in order of rows; sum [rank, sum_stride].
   void (*outer)(const float* u, std::int64_t u_stride, Rows x, std::int64_t rows, std::int64_t rank,
                 float scale, std::int64_t begin, std::int64_t end, float* sum, std::int64_t sum_stride);
-  /// Interleaves the rows 2i and 2i + 1 of x (32 columns, up to 32 rows, bf16). `pairs` [half of the columns, i, column of the
-  /// half] holds the even row's element in the lower 16 bits. Rows from `rows` on are zero.
+  /// Interleaves the rows 2i and 2i + 1 of x (32 columns, up to 32 rows, bf16). The dimensions of `pairs` are the half
+  /// of the columns, i, and the column within the half. Row 2i is in the lower 16 bits. Rows from `rows` on are zero.
   void (*pair_rows)(const std::uint16_t* x, std::int64_t stride, std::int64_t rows, std::uint32_t* pairs);
   void (*attend)(AttendBlock& block);
   void (*attend_backward)(AttendBackwardBlock& block);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The inner loops, included once per instruction set with another BIQA_KERNEL_NAMESPACE: rows and the adapter here, attention
-// and products in the files below. Each accumulator sums its own data in a fixed order, so a row's sums do not depend on the
-// number of rows.
+// The inner loops. They are included once per instruction set, each time with another BIQA_KERNEL_NAMESPACE. This file
+// has the loops for rows and the adapter; the files included below have attention and products. Each accumulator sums
+// its own data in a fixed order, so a row's sums do not depend on the number of rows.
 
 #include "ops/cpu/kernel_attention_impl.h"
 #include "ops/cpu/kernel_vectors_impl.h"

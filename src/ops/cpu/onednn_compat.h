@@ -45,7 +45,7 @@ inline std::uint64_t layout_fingerprint(const dnnl::memory::desc& layout) {
   };
 #if DNNL_VERSION_MAJOR >= 3
   CHECK(layout.get_format_kind() == dnnl::memory::format_kind::blocked);
-  // If the layout were larger than its elements, oneDNN would keep other data after them.
+  // A layout that is larger than its elements would contain other data of oneDNN. Such layouts are not supported.
   std::size_t bytes = dnnl::memory::data_type_size(layout.get_data_type());
   for (const std::int64_t extent : layout.get_padded_dims()) bytes *= static_cast<std::size_t>(extent);
   CHECK_EQ(layout.get_size(), bytes);

@@ -6,7 +6,8 @@
 
 namespace biqa::cpu {
 
-/// The rows and columns of the output that one thread computes. Columns are counted in blocks of the caller.
+/// The rows and columns of the output that one thread computes. A column here is a block of columns, whose width the
+/// caller decides.
 struct Part {
   std::int64_t first_row, end_row, first_column, end_column;
 };

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Matrix products with packed weights. Weights are packed once, in the layout that their implementation needs, and serve
-// any number of rows. The implementation is oneDNN, or our own kernel if a row of oneDNN's result would depend on the
-// batch: tile_product.h (bf16 with AMX) or the vector product (f32 below AVX-512, bf16 below AVX512_BF16).
+// any number of rows. The implementation is oneDNN, or our own kernel where a row of oneDNN's result would depend on
+// the batch. Our kernels are tile_product.h (bf16 with AMX) and the vector product (f32 below AVX-512, bf16 below
+// AVX512_BF16).
 #pragma once
 
 #include <cstdint>
@@ -68,8 +69,8 @@ class PackedMatrix {
   std::unique_ptr<Implementation> implementation_;
 };
 
-/// For tests of the checks: while `wrap` is not empty, make_matrix() returns what `wrap` makes of its result. Call this
-/// while no other thread makes matrices.
+/// For tests of the checks: from now on make_matrix() passes its result to `wrap` and returns what `wrap` returns. An
+/// empty `wrap` ends this. Call it while no other thread makes matrices.
 using MatrixWrapper = std::function<std::unique_ptr<PackedMatrix::Implementation>(
     std::unique_ptr<PackedMatrix::Implementation>)>;
 void set_matrix_wrapper(MatrixWrapper wrap);

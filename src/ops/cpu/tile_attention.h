@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention in bf16 on tile registers. A tile holds 16 queries; products add up 32 elements of a head, or the 16 keys of a
-// page, at a time. Queries, weights, gradients of scores and the gradient of the output are rounded to bf16; all sums are
-// f32. A query's result depends on its own keys only, and not on the other queries of its tile.
+// Attention in bf16 on tile registers. A tile holds 16 queries. One instruction adds the products of 32 elements of a
+// head, or of the 16 keys of a page. Queries, weights, gradients of scores and the gradient of the output are rounded
+// to bf16; all sums are f32. A query's result depends on its own keys only, and not on the other queries of its tile.
 #pragma once
 
 #include <cstdint>
@@ -38,8 +38,8 @@ struct TileAttention {
   float lse[kTileQueries];
 };
 
-/// The backward pass for up to 32 queries that share a kv head. Keys and values are contiguous pages. Rows of queries that
-/// are not there are zero, with the length 0.
+/// The backward pass for up to 32 queries that share a kv head. Keys and values are contiguous pages. With fewer
+/// queries, the remaining rows are zero and have the length 0.
 struct TileAttentionBackward {
   std::int64_t dim_steps, padded_dim;
   const Bf16* q;                 ///< [32, dim_steps · 32], with zeros after the head's dimension

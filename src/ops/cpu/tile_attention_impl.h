@@ -75,7 +75,8 @@ void add_weighted_values(const WeightedValues& w, std::int64_t first_page, std::
   if (column < w.padded_dim) add_columns<Tiles, 1>(w, column, first_page, end_page, accumulate);
 }
 
-/// Tiles 0 to 4 have a row per query, tile 5 half rows of them, tile 6 a step of keys, and tile 7 the values of a page.
+/// Tiles 0 to 5 have a row per query, of 64 bytes in 0 to 4 and 32 bytes in 5. Tile 6 holds a step of keys, tile 7 the
+/// values of a page.
 template <typename Tiles>
 void configure_attention(std::int64_t queries) {
   TileShapes shapes;
@@ -119,7 +120,7 @@ bool all_finite(const Bf16* values, std::int64_t count) {
   return any == 0;
 }
 
-/// Copies a page of values without those of the keys from `keys` on.
+/// Copies the values of a page for its first `keys` keys. The values of the other keys become zero.
 void copy_values(const Bf16* from, std::int64_t padded_dim, std::int64_t keys, Bf16* to) {
   for (std::int64_t key = 0; key < kPage; ++key) {
     const std::int64_t pair = key / 2 * padded_dim * 2 + key % 2;
@@ -127,8 +128,9 @@ void copy_values(const Bf16* from, std::int64_t padded_dim, std::int64_t keys, B
   }
 }
 
-/// For a page with infinite or NaN values. Some queries must not see them: they belong to later rows, or to what the page held
-/// before. Their weight is zero, but 0 · NaN is NaN. So each query is multiplied with a copy that has only what it sees.
+/// Adds a page with infinite or NaN values. Some queries must not see these values, which belong to later rows or to
+/// old content of the page. Their weight is zero, but 0 · NaN is NaN. So the function gives each query its own copy of
+/// the page, with only the values that the query sees.
 template <typename Tiles>
 void add_page_by_query(const TileAttention& b, const WeightedValues& w, std::int64_t p) {
   WeightedValues one = w;
@@ -178,7 +180,7 @@ void tile_attention(TileAttention& b, const Kernels& k) {
   Tiles::release();
 }
 
-/// scores and d_weights of a page: 32 queries in tiles 0 and 1, and 2 and 3.
+/// Computes a page's scores for 32 queries in tiles 0 and 1, and its d_weights in tiles 2 and 3.
 template <typename Tiles>
 void backward_scores(const TileAttentionBackward& b, std::int64_t page, float* scores, float* d_weights) {
   const std::int64_t stride = b.dim_steps * kTileRow;

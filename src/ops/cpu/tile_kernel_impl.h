@@ -24,7 +24,8 @@ class TileWork {
       : product_(product), layout_(*product.layout), sums_(scratch), finished_(scratch + kFinished) {}
 
   void run(const Part& share) {
-    // Sums of a group are kept between chunks. Without chunks, a larger group reads the weights less often.
+    // The scratch keeps the sums of a group of rows between chunks. With a single chunk nothing is kept, so groups can
+    // be larger and the weights are read less often.
     constexpr std::int64_t kUnchunkedRows = 1024;
     const std::int64_t group = layout_.chunk_steps < layout_.steps ? kTileGroupRows : kUnchunkedRows;
     for (std::int64_t row = share.first_row; row < share.end_row; row += group) {

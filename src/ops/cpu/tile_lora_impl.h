@@ -10,7 +10,8 @@
 namespace biqa::cpu {
 namespace {
 
-/// Tiles 0 to 3 hold two tiles of u times two tiles of columns, 4 and 5 those of u, 6 and 7 pairs of rows of x.
+/// Adds the products of two tiles of u, in tiles 4 and 5, and two tiles of x, in tiles 6 and 7. The sums are in tiles 0
+/// to 3. The tiles of x hold pairs of rows.
 template <typename Tiles, bool kTwo>
 void add_outer_steps(const SplitOuter& p, std::int64_t tile, const Kernels& k, std::uint32_t* pairs) {
   const std::int64_t width = SplitColumns::stride(p.rows);

@@ -58,7 +58,8 @@ struct TileProduct {
   float* y = nullptr;
   std::int64_t y_stride = 0;
   bool accumulate = false;
-  /// With `accumulate`: the running sum starts at the element of y, so that y is read and written as tiles.
+  /// With `accumulate`: the running sum starts at the element of y, instead of being added to it at the end. So y is
+  /// read and written as tiles. Blocks with fewer than 32 columns are added at the end nevertheless.
   bool from_y = false;
 };
 

@@ -7,7 +7,7 @@
 
 namespace biqa::cpu {
 
-/// What runs on tile registers.
+/// The kernels that use tile registers.
 struct TileSet {
   TileKernel product;
   TileAttentionKernels attention;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention in device memory with plain kernels: any head dimension up to 256, f32 or bf16 keys and values, f32 sums.
 // They are the reference for the tensor-core kernels. f32 and shapes that tiles_fit() rejects always use them. A row's
-// result depends only on its query and on the keys that the row attends to. Each sum has a fixed order: it is not split
-// by the number of rows and uses no atomics. All calls only enqueue work on `stream`.
+// result depends only on its query and on the keys that the row attends to. Each sum has a fixed order, which does
+// not depend on the number of rows. No sum uses atomics. All calls only enqueue work on `stream`.
 #pragma once
 
 #include <cstdint>

@@ -38,15 +38,15 @@ struct QueryRows {
   KeyRun keys, own;
 };
 /// Consecutive query rows of different sequences whose first keys are in the same pages, such as the members of a group
-/// while they are decoded. All rows attend to `keys`, whole blocks of them; then row i attends to own[i].
+/// while they are decoded. All rows attend to `keys`, a run of whole blocks. Then row i attends to own[i].
 struct SharedQueryRows {
   std::int32_t first_row = 0;
   KeyRun keys;
   std::vector<KeyRun> own;
 };
 /// `pairs` consecutive pairs. A pair has the number row · heads per kv head + head within the kv head; `first_pair` is
-/// the first number. `keys` and `own` are those of the row of the first pair. If `members` is not 0, the rows belong to
-/// so many sequences: row i then attends to ForwardTiles::own[first_member + i], not to `own`.
+/// the first number. `keys` and `own` are those of the row of the first pair. If `members` is not 0, it is the
+/// number of sequences in the tile. Row i then attends to ForwardTiles::own[first_member + i] instead of `own`.
 struct QueryTile {
   std::int32_t first_pair = 0, pairs = 0;
   KeyRun keys, own;
@@ -59,7 +59,7 @@ struct ForwardTiles {
   std::vector<QueryTile> tiles;  ///< the tiles with most keys come first
   std::vector<KeyRun> own;       ///< of the rows that share keys with other sequences
 };
-/// Like query_tiles(), with rows that share keys. A tile holds at most `members` of the latter.
+/// Like query_tiles(), and also divides the rows in `shared`. A tile holds at most `members` of these rows.
 ForwardTiles forward_tiles(const std::vector<QueryRows>& rows, const std::vector<SharedQueryRows>& shared,
                            std::int64_t heads_per_kv_head, std::int64_t members);
 

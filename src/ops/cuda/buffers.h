@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The buffers of a pass on a CUDA device, in the order in which the network takes them from its arena. Plans of memory take
-// them in the same order (ops/cuda_sizes.h), so a plan and the network cannot differ. Without CUDA types, since plans are made
-// without a device too.
+// them in the same order (ops/cuda_sizes.h), so a plan and the network cannot differ. This header has no CUDA types,
+// because plans are also made without a device.
 #pragma once
 
 #include <algorithm>
@@ -24,11 +24,12 @@ enum Input : std::uint8_t { kInputQkv, kInputO, kInputGateUp, kInputDown, kInput
 /// Rows of logits that are in memory at a time: 0.16 GB of f32 for 152,000 ids.
 inline constexpr std::int64_t kLogitRows = 256;
 
-/// Widths of matrices that tensor cores read as 16 bytes at a time (fits_tiles in tile_lora.h) are multiples of it: elements in
-/// bf16.
+/// Number of bf16 elements in 16 bytes. Tensor cores read 16 bytes at a time, so the widths of their matrices must be
+/// multiples of this number (fits_tiles in tile_lora.h).
 inline constexpr std::int64_t kTileUnit = 8;
 
-/// The vision tower's MLP has 3,420 inner columns in most models. In bf16 its rows would begin at odd addresses.
+/// The vision tower's MLP has 3,420 inner columns in most models. In bf16 every second row would not begin at a
+/// multiple of 16 bytes. So the width is padded to a multiple of this unit.
 inline std::int64_t vision_width_unit(DType compute) {
   constexpr std::int64_t kUnit = 64;
   return compute == DType::bf16 ? kUnit : 1;
@@ -70,13 +71,14 @@ struct TableBytes {
   static constexpr std::int64_t kTilePairs = 64, kBlockKeys = 64;
 };
 
-/// Whether the wide results of the MLP stay in bf16 and their readers add the adapter (tile_swiglu.h): in bf16, if the widths
-/// fit tiles. This must not depend on the adapter, so that actor, learner and reference compute the same bits.
+/// Whether the wide results of the MLP stay in bf16 and their readers add the adapter (tile_swiglu.h). This is so if
+/// the compute type is bf16 and the widths fit tiles. It must not depend on the adapter, so that actor, learner and
+/// reference compute the same bits.
 inline bool reader_adds_adapter(const DecoderShape& shape, DType compute) {
   return compute == DType::bf16 && shape.hidden % kTileUnit == 0 && shape.intermediate % kTileUnit == 0;
 }
 
-/// What the buffers of one decoder layer follow from.
+/// The sizes and types that determine the buffers of one decoder layer.
 struct LayerSize {
   LayerSize(const DecoderShape& shape, DType compute_type, bool tiled_attention, std::int64_t all_rows,
             std::int64_t output_rows)
@@ -91,11 +93,11 @@ struct LayerSize {
         wide(reader_adds_adapter(shape, compute_type) ? DType::bf16 : DType::f32),
         projected(wide == DType::bf16 && heads_fit(shape.heads, compute_type) ? DType::bf16 : DType::f32),
         tiled(tiled_attention) {}
-  /// Whether rows without an output end at attention.
+  /// Whether only the rows with an output are computed from attention on.
   bool compacts() const { return rows < all; }
 
   std::int64_t all;   ///< T: rows of the batch
-  std::int64_t rows;  ///< T': rows behind attention, all or the outputs
+  std::int64_t rows;  ///< T': rows from attention on, all or the outputs
   std::int64_t hidden, intermediate, heads, q, kv;
   DType compute;
   DType wide;                                 ///< of the MLP's wide results
@@ -104,14 +106,14 @@ struct LayerSize {
   std::array<std::int64_t, kInputs> ranks{};  ///< of the adapter at each input; 0: none
 };
 
-/// What the forward computes in a layer and the backward reads. `input` is enough to compute the rest again.
+/// The results of a layer's forward pass that its backward pass reads. The others can be computed again from `input`.
 struct LayerRecord {
-  View input;                   // [T, hidden] f32; not of take_record
+  View input;                   // [T, hidden] f32; take_record() leaves it empty
   View qkv;                     // [T, q + 2 kv] `projected`, rotated
   View attended;                // [T', q] compute type
   View lse;                     // [T', heads] f32
   View middle;                  // [T', hidden] f32
-  View gate_up;                 // [T', 2 intermediate] f32 with the adapter; in bf16 (`wide`) without
+  View gate_up;                 // [T', 2 intermediate] `wide`: f32 includes the adapter, bf16 does not
   std::array<View, kInputs> u;  // the adapter's inner values, [T or T', ranks] f32
 };
 inline LayerRecord take_record(const LayerSize& s, bool for_backward, Arena& arena) {
@@ -130,7 +132,8 @@ inline LayerRecord take_record(const LayerSize& s, bool for_backward, Arena& are
   return record;
 }
 
-/// The residual stream of a pass: of all rows, and of the outputs behind the last layer (one where no layer compacts).
+/// The residual stream of a pass: for all rows, and for the outputs after the last layer. Both are the same buffer if
+/// every row has an output.
 struct StreamBuffers {
   View all;   // [T, hidden] f32
   View last;  // [outputs, hidden] f32
@@ -145,7 +148,7 @@ inline StreamBuffers take_streams(std::int64_t hidden, std::int64_t rows, std::i
 
 struct ForwardBuffers {
   View normed;         // [T, hidden] compute type
-  View queries;        // [T', q] `projected`, only where rows end at attention
+  View queries;        // [T', q] `projected`, only if compacts()
   View middle_normed;  // [T', hidden] compute type
   View product;        // [T', intermediate] compute type
 };
@@ -197,7 +200,8 @@ inline bool adapter_fits_tiles(DType compute, std::span<const std::int64_t> widt
          std::all_of(widths.begin(), widths.end(), [](std::int64_t width) { return width % kTileUnit == 0; });
 }
 
-/// A sum over `length` terms as at most 16 parts. All but the last have `size` terms: about `wished`, a multiple of `unit`.
+/// Divides a sum over `length` terms into at most 16 parts. All parts but the last have `size` terms, a multiple of
+/// `unit`. It is about `wished`, or more if 16 such parts do not suffice.
 struct SumParts {
   SumParts(std::int64_t length, std::int64_t wished, std::int64_t unit)
       : size(divided(divided(length, std::clamp<std::int64_t>(length / wished, 1, 16)), unit) * unit),
@@ -226,7 +230,7 @@ inline View take_outer_sums(std::int64_t rows, std::int64_t columns, std::int64_
 struct MlpBackwardBuffers {
   View product;    // [T', intermediate] compute type
   View dy;         // [T', hidden] compute type
-  View d_product;  // [T', intermediate] f32 with the adapter; in bf16 (`wide`) without
+  View d_product;  // [T', intermediate] `wide`: f32 includes the adapter, bf16 does not
   View d_gate_up;  // [T', 2 intermediate] compute type
   View normed;     // [T', hidden] compute type
   View d_normed;   // [T', hidden] f32
@@ -246,8 +250,8 @@ struct AttentionBackwardBuffers {
   View dy;          // [T', hidden] compute type
   View d_attended;  // [T', q] f32
   View d_qkv;       // [T, q + 2 kv] f32
-  View queries;     // [T', q] `projected`, only where rows end at attention
-  View d_q;         // [T', q] f32, likewise; otherwise columns of d_qkv
+  View queries;     // [T', q] `projected`, only if compacts()
+  View d_q;         // [T', q] f32; columns of d_qkv unless compacts()
 };
 inline AttentionBackwardBuffers take_attention_backward(const LayerSize& s, Arena& arena) {
   AttentionBackwardBuffers b;
@@ -261,12 +265,12 @@ inline AttentionBackwardBuffers take_attention_backward(const LayerSize& s, Aren
   }
   return b;
 }
-/// Keys and values [T, 2 kv] of the compute type, while attention's backward on tensor cores runs. Only if `projected` is
-/// f32.
+/// Keys and values [T, 2 kv] rounded to the compute type, for attention's backward on tensor cores. Needed only if
+/// `projected` is f32.
 inline View take_rounded_keys(const LayerSize& s, Arena& arena) {
   return arena.take(s.compute, s.all, 2 * s.kv);
 }
-/// What attention's backward on tensor cores reads of its query rows [rows, q].
+/// Working memory of attention's backward on tensor cores: what it reads for each query row.
 struct TileScratch {
   View q, d_out;    // [rows, q] bf16
   View lse, delta;  // [rows, heads] f32
@@ -280,7 +284,7 @@ inline TileScratch take_tile_scratch(std::int64_t rows, std::int64_t q, std::int
   return b;
 }
 
-/// Behind attention's backward.
+/// The backward pass through the projections of queries, keys and values, after attention's backward.
 struct ProjectionBackwardBuffers {
   View d_projected;  // [T, q + 2 kv] compute type
   View normed;       // [T, hidden] compute type

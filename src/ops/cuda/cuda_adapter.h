@@ -54,8 +54,9 @@ class AdapterInput {
                     const Stream& stream) const;
   /// y [T, outputs] f32 += scale · u · Bᵀ, each projection in its columns.
   void add_output(ConstView u, View y, const Stream& stream) const;
-  /// What add_output() adds to the columns of the projection that begins at `column`, for kernels that add it themselves.
-  /// Empty if that projection is not adapted. Only if the products run on tensor cores. Borrows u and the factors.
+  /// The term that add_output() adds to the columns of the projection that begins at `column`. Kernels that add it
+  /// themselves take it from here. Empty if that projection is not adapted. Call it only if the products run on tensor
+  /// cores. Borrows u and the factors.
   LowRankTerm output_term(ConstView u, std::int64_t column) const;
 
   /// g [T, rank] f32 = dy · B of all projections.
@@ -65,7 +66,7 @@ class AdapterInput {
                      View gradient, Arena& arena, const Stream& stream) const;
   /// d_x [T, in] f32 += scale · mask ⊙ (g · A) of each projection.
   void add_input_gradient(ConstView g, const InputDropout& dropout, View d_x, const Stream& stream) const;
-  /// What add_input_gradient() adds, as output_term(). Only for inputs with one projection.
+  /// The term that add_input_gradient() adds, with the rules of output_term(). Only for inputs with one projection.
   LowRankTerm input_gradient_term(ConstView g, const InputDropout& dropout) const;
 
  private:
@@ -73,7 +74,7 @@ class AdapterInput {
     LoraModule module;
     std::int64_t column = 0;       // first column of the input's stacked output
     std::int64_t rank_offset = 0;  // first column of the inner values u
-    Tensor down, up_values;        // A and B transposed until finish(): [rank, in] and [rank, out] f32
+    Tensor down, up_values;        // until finish(): A [rank, in] and Bᵀ [rank, out], both f32
     Factors up;                    // B transposed
   };
   DropoutMask mask(const InputDropout& dropout, std::size_t projection) const;

@@ -82,7 +82,8 @@ class CudaOps final : public Ops, public DevicePacking, public ProductTuning {
   std::string product_device() const;
   /// The products that the network makes with `w`, for any number of rows.
   std::vector<Product> products_of(const FrozenLinear& w) const;
-  /// y f32 = the product, from x in host memory to y there. `below`: what its rounding to bf16 leaves.
+  /// y = x · weight; x and y (f32) are in host memory. With `below`, y is instead the remainder that the product's
+  /// rounding to bf16 has cut off.
   void multiply_on_host(const Product& product, const CudaLinear& w, bool below, ConstView x, View y);
 
   DType compute_;

@@ -11,7 +11,8 @@
 
 namespace biqa::cuda {
 
-/// DropoutMask for a kernel. A word w of the stream means u = w / 2^32 < rate exactly if w < threshold.
+/// DropoutMask for a kernel. A word w of the stream stands for u = w / 2^32. The threshold is such that w < threshold
+/// exactly if u < rate.
 struct Mask {
   std::uint64_t threshold = 0;
   float factor = 1;  ///< of the elements that are kept
@@ -22,11 +23,11 @@ struct Mask {
   __device__ RandomStream stream(std::int64_t row) const {
     return RandomStream(name.with(token_keys[row]).key());
   }
-  /// Whether element `i` of the four whose words these are is dropped.
+  /// Whether element `i` of four elements is dropped. `words`: the random words of the four.
   __device__ bool drops(const Words<4>& words, int i) const {
     return std::uint64_t{words.word[i]} < threshold;
   }
-  /// The columns from `column`, a multiple of four, times their factors.
+  /// Multiplies the values of four columns by their factors. `column`: the first of them, a multiple of four.
   __device__ void apply(const RandomStream& stream, int column, Quad<float>& values) const {
     const Words<4> words = stream.bits(static_cast<std::uint64_t>(column) / kQuad);
     for (int i = 0; i < kQuad; ++i) values.values[i] *= drops(words, i) ? 0.0F : factor;

@@ -26,7 +26,7 @@ __device__ inline void store_octet(Bf16* to, const Octet& octet) {
   *reinterpret_cast<Octet*>(to) = octet;
 }
 
-/// Two numbers as two words: rounded, and the rounded rests.
+/// Two numbers, each split into two bf16: `high` has both numbers rounded, `low` has the rounded rests.
 struct SplitPair {
   std::uint32_t high, low;
 };
@@ -73,10 +73,10 @@ inline LowRank low_rank_of(const LowRankTerm& term, std::int64_t rows) {
           mask_of(term.mask, rows),        static_cast<int>(term.u.columns())};
 }
 
-/// Which columns of a tile a lane holds in its accumulators [kParts][4]. An mma computes eight columns. Which columns of the
-/// matrix these are is free, as long as factors and sums agree.
+/// Which columns of a tile a lane holds in its accumulators [kParts][4]. An mma computes eight columns. They may be any
+/// columns of the matrix, if the factors and the sums use the same ones.
 struct NeighbourColumns {  // two neighbours in each part
-  /// The column of the tile that is column `j` of part n's mma.
+  /// The column of the tile that the mma of part `n` computes as its column `j`.
   template <int kParts>
   __device__ static int at(int n, int j) {
     return n * 8 + j;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products of matrices in device memory. Calls only enqueue work. Which algorithm computes a product: product_classes.h.
+// Products of matrices in device memory. Calls only enqueue work. product_classes.h chooses the algorithm of each
+// product.
 #pragma once
 
 #include <memory>

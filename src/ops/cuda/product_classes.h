@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which algorithm of the library computes a product with a given number of rows. The bits of a row must not depend on
-// the number of rows, but the fastest algorithm does. So for each product, one algorithm is the anchor: the library's
-// first answer for 256 rows. The algorithms that give the same bits as the anchor are its class. Only they are used.
-// docs/decisions/0030-classes-of-algorithms.md explains why. This file has no CUDA types.
+// the number of rows. But the fastest algorithm does depend on it. So for each product, one algorithm is the anchor:
+// the library's first answer for 256 rows. The algorithms that give the same bits as the anchor are its class. Only
+// they are used. docs/decisions/0030-classes-of-algorithms.md explains why. This file has no CUDA types.
 #pragma once
 
 #include <array>
@@ -20,7 +20,8 @@ namespace biqa::cuda {
 /// largest use the anchor.
 inline constexpr std::array<std::int64_t, 6> kRowBuckets{16, 64, 256, 1024, 4096, 8192};
 inline constexpr std::int64_t kAnchorRows = 256;
-/// So many algorithms of each bucket are compared with the anchor, until one has its bits.
+/// Number of algorithms of each bucket that are compared with the anchor. The comparison stops at the first that gives
+/// the anchor's bits.
 inline constexpr int kCandidates = 8;
 /// kRowBuckets.size() for more rows than the largest.
 std::size_t bucket_of(std::int64_t rows);

@@ -50,12 +50,14 @@ Product dense_product(DType input, DType output, std::int64_t inner, std::int64_
 class ProductLibrary {
  public:
   virtual ~ProductLibrary() = default;
-  /// Name and version of the library. Empty: what it answers must not be kept for later processes.
+  /// Name and version of the library. Empty: later processes must not use its answers.
   virtual std::string version() const = 0;
   /// At most `most` algorithms for products with `rows` rows, in the library's own order, the best first. They use no
-  /// workspace and do not divide the inner sum, unless the library was made for measurements. The answer follows rules, so it is the same in every process.
+  /// workspace and do not divide the inner sum, unless the library was made for measurements. The library answers by
+  /// fixed rules, so every process gets the same answer.
   virtual std::vector<Algorithm> candidates(const Product& product, std::int64_t rows, int most) = 0;
-  /// Whether every algorithm gives a row the same bits among any rows, by its construction. Then nobody compares.
+  /// Whether the construction of every algorithm makes a row's bits independent of the other rows. Then the algorithms
+  /// are not checked for this.
   virtual bool rows_are_independent() const { return false; }
   /// Enqueues the product. Returns false, and enqueues nothing, if the algorithm cannot compute it.
   virtual bool multiply(const ProductOperands& operands, const Algorithm& algorithm) = 0;

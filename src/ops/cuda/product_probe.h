@@ -9,13 +9,14 @@
 
 namespace biqa::cuda {
 
-/// Numbers that show the order of a sum: of both signs and of very different magnitudes. In some rows the end of the
-/// inner width has the largest numbers, in others the smallest. They depend only on the product. A result in bf16 is also
-/// added to the reference with the other sign, which shows bits that its rounding hides.
-/// Overwrites results in bf16, in device memory, with their negatives. A product that is added to its own negated result
-/// leaves what the rounding of this result hid. Waits.
+/// Overwrites results in bf16, in device memory, with their negatives. If a product is then added to its own negated
+/// result, the remainder that rounding had cut off is left. Waits.
 void negate(View results, DeviceMemory& memory);
 
+/// Compares products of numbers that show the order of a sum. The numbers have both signs and very different
+/// magnitudes. In some rows the largest ones are at the end of the inner width, in others the smallest. They depend
+/// only on the product. A product in bf16 is also added to the negated reference, which shows bits that its rounding
+/// hides.
 class ProductProbe {
  public:
   /// Takes device memory for the weight and for at most 1024 rows of numbers. They have at most 2^24 inputs and 16 MiB of
@@ -26,19 +27,20 @@ class ProductProbe {
   bool set_reference(const Algorithm& algorithm);
   /// Rows of the reference.
   std::int64_t reference_rows() const { return rows_; }
-  /// Device memory that so many rows and their results take.
+  /// Bytes of device memory that `rows` rows and their results take.
   std::int64_t bytes(std::int64_t rows) const;
-  /// Whether the library computes so many rows with `algorithm`.
+  /// Whether the library computes `rows` rows with `algorithm`.
   bool accepts(const Algorithm& algorithm, std::int64_t rows) { return compute(algorithm, rows, false); }
-  /// Whether `algorithm` gives `rows` rows the bits that they have in the reference, written and added. They have other
-  /// places than there; if there are more of them, the rows of the reference are repeated. Compares the first, middle
-  /// and last 64. False if the library refuses. Throws Error if the device has too little memory.
+  /// Whether `algorithm` gives each of `rows` rows the bits that the row has in the reference. Compares written and
+  /// added results. A smaller number of rows are the last rows of the reference, so each has another place there. A
+  /// larger number repeats the rows of the reference. Compares the first, middle and last 64 rows. False if the library
+  /// refuses. Throws Error if the device has too little memory.
   bool agrees(const Algorithm& algorithm, std::int64_t rows);
 
  private:
   bool compute(const Algorithm& algorithm, std::int64_t rows, bool accumulate);
   bool same_rows(std::int64_t rows, ConstView reference);
-  /// The row of the numbers that is the first of `rows`.
+  /// The row of the numbers with which a product of `rows` rows begins.
   std::int64_t first_of(std::int64_t rows) const { return rows < rows_ ? rows_ - rows : 0; }
   /// to[r] = from[(first + r) modulo rows_].
   void repeat(ConstView from, std::int64_t first, View to);

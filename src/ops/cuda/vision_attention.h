@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The interface to cuDNN: attention inside the segments of a picture, in device memory. It has no CUDA types, so that
+// The interface to cuDNN: attention inside the segments of an image, in device memory. It has no CUDA types, so that
 // tests can replace cuDNN by host loops. Our own kernel for the same work is tile_segment_attention()
 // (ops/cuda/attention_tiles.h); `model.vision_attention` chooses.
 #pragma once
@@ -39,8 +39,9 @@ class VisionAttention {
   /// multiples of 16 bytes and have the same stride; rows of out begin at multiples of 16 bytes. `workspace` are at
   /// least kVisionWorkspaceBytes of device memory, aligned to 256 bytes. Nothing overlaps. Only enqueues work.
   ///
-  /// A call has the segments of one picture. Its bits then depend on this picture alone: library and kernel may choose
-  /// their order of sums by the number of segments. Throws Error if the library cannot compute the batch.
+  /// A call must have the segments of one image only. The library and its kernels may choose the order of their sums by
+  /// the number of segments. So the bits of the result depend on this image alone. Throws Error if the library cannot
+  /// compute the batch.
   void attend(ConstView q, ConstView k, ConstView v, const HeadShape& shape,
               std::span<const SegmentBatch> batches, View out, View workspace);
 

@@ -23,8 +23,9 @@ __device__ T* dynamic_shared() {
 #ifdef __CUDACC__
   unsigned char* const bytes = dynamic_shared_bytes;
 #else
-  // In the emulator, this is an array per thread of the host. ld turns the addition in its address into an instruction that sets no
-  // flags, but the sanitizer's check for null in g++ 14 reads them. So it must not see where the address comes from.
+  // In the emulator, each host thread has its own array, so the address is the result of an addition. ld turns this
+  // addition into an instruction that sets no flags. The null check of g++ 14's sanitizer reads these flags. The
+  // volatile pointer hides from the check where the address comes from.
   unsigned char* volatile bytes = dynamic_shared_bytes;
 #endif
   return reinterpret_cast<T*>(bytes);

@@ -25,7 +25,7 @@ class CudaMemory final : public DeviceMemory {
   void copy(ConstView from, View to) override;
   void zero(View values) override;
   void wait() override;
-  /// Waits for the work before the event only.
+  /// Waits only for the work before the event.
   void wait(const Event& event);
   const Stream& stream() const { return *stream_; }
   PinnedPool& pinned() { return pinned_; }

@@ -50,7 +50,8 @@ class PinnedBuffer {
 class PinnedPool {
  public:
   /// A buffer of at least `bytes` that neither the host nor the device uses any more. The host uses a buffer as long as it
-  /// holds the pointer. Allocates one if no buffer is free, but if the pool is large, waits for the device instead.
+  /// holds the pointer. If no buffer is free, take() allocates one. If the pool is already large, it waits until the
+  /// device has finished with a buffer instead.
   std::shared_ptr<PinnedBuffer> take(std::size_t bytes);
 
  private:

@@ -23,7 +23,7 @@ extern std::string_view built_architectures;
 /// Why a program with code for `built` cannot run on a device with this compute capability (86 for 8.6), and what to do.
 /// Empty: it can. Code for a plain number runs on all later devices, because the driver translates it.
 std::string missing_architecture(std::string_view built, int device_capability);
-/// Throws the Error of device memory that is used up.
+/// Throws the Error that says that device memory is used up.
 [[noreturn]] void fail_to_allocate(std::size_t bytes, const std::string& label);
 
 /// Selects CUDA device `local_rank` modulo the number of devices. A process that sees only one device selects that
