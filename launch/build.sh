@@ -35,7 +35,7 @@ fi
 if [[ $preset == cuda ]]; then
   nvcc=${CUDACXX:-$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)}
   if ! command -v "$nvcc" >/dev/null && [[ -n ${CUDACXX:-} ]]; then
-    echo "error: launch/build.sh cuda: CUDACXX names $CUDACXX, which is no program; correct it or unset it" >&2
+    echo "error: launch/build.sh cuda: CUDACXX names $CUDACXX, which is not a program; correct it or unset it" >&2
     exit 1
   fi
   if ! command -v "$nvcc" >/dev/null; then

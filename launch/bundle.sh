@@ -3,10 +3,10 @@
 # Usage: launch/bundle.sh [--build FOLDER] [--out FOLDER] [--golden FOLDER]
 # Makes a folder of at most 60 MiB (default: build/bundle) that checks the CUDA backend on a GPU machine without compilers or
 # packages. Copy the folder to that machine and run `bash FOLDER/run.sh` there.
-# The folder holds an archive and run.sh, which unpacks it there to about 250 MiB; that takes 140 MiB of memory.
+# The folder holds an archive and run.sh, which unpacks it on that machine to about 250 MiB and needs 140 MiB of memory for it.
 # The archive holds tests/gpu.sh, programs and GPU tests of a build, their libraries, Open MPI's plug-ins and the tiny model.
-# --golden adds a folder with cases.json, compare.py, models, adapters, images and traces, and with steps and compare_step.py if
-# it has them: for the part golden.
+# --golden adds a folder for the part golden of tests/gpu.sh. It must hold cases.json, compare.py, models, adapters, images and
+# traces; it may also hold steps and compare_step.py, which are added together.
 # The build is build/cuda by default; make it with `BIQA_CUDA_ARCHITECTURES="80;90" launch/build.sh cuda --tests`.
 # cuBLASLt, cuDNN and NCCL are not in the folder. run.sh looks for them on the GPU machine: in LD_LIBRARY_PATH, among the
 # system's libraries, in the CUDA toolkit and in Python's nvidia-* packages. It takes the major versions that the build needs.
@@ -58,7 +58,7 @@ cp "${tests[@]/#/$build/tests/}" "$staging/tests/"
 cp tests/gpu.sh "$staging/tests/"
 cp -r assets/tiny "$staging/assets/"
 cp configs/quickstart.yaml "$staging/configs/"
-grep '^BIQA_CUDA' "$build/CMakeCache.txt" >"$staging/CMakeCache.txt" || true  # gpu.sh reads there what build this is
+grep '^BIQA_CUDA' "$build/CMakeCache.txt" >"$staging/CMakeCache.txt" || true  # tells gpu.sh what build this is
 if [[ -n $golden ]]; then
   mkdir "$staging/golden"
   cp -r "${reference[@]/#/$golden/}" "$staging/golden/"
@@ -81,7 +81,8 @@ for file in "$staging"/bin/* "$staging"/tests/*_{test*,measures} "$staging"/open
 awk '$3 ~ /^\// { print $3 }' "$staging/ldd.txt" | sort -u | { grep -vE "$here" || true; } | while IFS= read -r library; do
   cp -L "$library" "$staging/lib/"
 done
-# What run.sh must find there, by name with the major version. cuDNN loads nvrtc of the runtime's version by itself.
+# The libraries that run.sh must find on the GPU machine, by name with the major version. cuDNN loads nvrtc of the runtime's
+# version by itself.
 awk '$1 ~ /^lib(cublasLt|cudnn|nccl)\.so\.[0-9]+$/ { print $1 } $1 ~ /^libcudart\.so\./ { sub(/cudart/, "nvrtc", $1); print $1 }' \
   "$staging/ldd.txt" | sort -u >"$staging/libraries.txt"
 rm "$staging/ldd.txt"
@@ -113,7 +114,7 @@ IFS=: read -r -a given <<<"${LD_LIBRARY_PATH:-}"
 IFS=' ' read -r -a sites <<<"$(python3 -c 'import site; print(*site.getsitepackages(), site.getusersitepackages())' 2>/dev/null || true)"
 sites+=(/usr/lib/python3* /usr/local/lib/python3* "$HOME"/.local/lib)
 folders=("$PWD/files/lib" "${given[@]}")
-# version_of FILE: from its real name, from the Python package that lists it, or as the library says.
+# version_of FILE: its version, from its real name, from the Python package that lists it, or from the library itself.
 version_of() {
   local real record=
   real=$(readlink -f "$1")
@@ -173,4 +174,4 @@ if ((megabytes > 60)); then
   echo "error: launch/bundle.sh: $out has $megabytes MiB, more than 60" >&2
   exit 1
 fi
-echo "bundle: $out ($megabytes MiB); there: bash $(basename "$out")/run.sh"
+echo "bundle: $out ($megabytes MiB); copy it to the GPU machine and run there: bash $(basename "$out")/run.sh"

@@ -60,8 +60,8 @@ build/cpu/bin/biqa_score --adapter "$run" assets/tiny/sample_cat_dark.png assets
 
 cat <<SUMMARY
 
-What this did, in $seconds seconds: the tiny model wrote and rated $(grep -o '"trajectories":[0-9]*' "$run/metrics.jsonl" | awk -F: '{ n += $2 } END { print n }') answers to
-photographs and learned from its rewards. On $(field "$(grep '"eval"' "$run/metrics.jsonl" | tail -n 1)" n) pictures it was not trained on:
+What this did, in $seconds seconds: the tiny model wrote $(grep -o '"trajectories":[0-9]*' "$run/metrics.jsonl" | awk -F: '{ n += $2 } END { print n }') answers about
+photographs and learned from their rewards. On $(field "$(grep '"eval"' "$run/metrics.jsonl" | tail -n 1)" n) pictures it was not trained on:
 
   $(printf '%-46s %8s %8s' '' before after)
 $(row 'PLCC with the picture, sampled' image sampled plcc)
@@ -69,7 +69,7 @@ $(row 'PLCC from its own caption alone, sampled' caption sampled plcc)
 $(row 'PLCC with the picture, greedy' image greedy plcc)
 $(row 'PLCC from its own caption alone, greedy' caption greedy plcc)
 $(row 'ROUGE-1 recall of the human words, sampled' image sampled rouge1_r)
-  (PLCC: correlation with the human ratings, 1 is perfect agreement)
+  (PLCC: correlation with the human scores, 1 is perfect agreement)
 
 The run:             $run (metrics.jsonl, samples.jsonl, tensorboard/, adapter/ for PEFT)
 Learning curves:     $run/curves.svg

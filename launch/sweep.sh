@@ -20,8 +20,8 @@
 #   --set KEY=VALUE replaces a setting in all runs
 # On Ctrl-C or SIGTERM all runs finish their step and save; the exit code is then 75. On SIGUSR1 they save and continue.
 # Before the first run begins, every configuration is checked: its settings, and the files that it names.
-# Exit codes: 0 all runs are finished; 1 none is, the table failed, or a file is missing (then nothing began); 2 wrong usage or
-# configuration; 3 some failed; 75 stopped.
+# Exit codes: 0 all runs are finished; 1 no run is finished, the table failed, or a file is missing (then no run began); 2 wrong
+# usage or configuration; 3 some failed; 75 stopped.
 # BIQA_LEARNER is the program to run (default: build/cpu/bin/biqa_learner). biqa_sweep must be next to it.
 set -euo pipefail
 
@@ -89,7 +89,7 @@ done
 seeds=()
 IFS=, read -r -a parts <<<"$seed_list"
 for part in "${parts[@]}"; do
-  [[ $part =~ ^([0-9]{1,9})(-([0-9]{1,9}))?$ ]] || usage "--seeds $seed_list: '$part' is no number or range such as 1-3"
+  [[ $part =~ ^([0-9]{1,9})(-([0-9]{1,9}))?$ ]] || usage "--seeds $seed_list: '$part' is not a number or a range such as 1-3"
   first=$((10#${BASH_REMATCH[1]})) last=$((10#${BASH_REMATCH[3]:-${BASH_REMATCH[1]}}))
   ((first <= last && last - first < 10000)) || usage "--seeds $seed_list: the range $part is empty or too long"
   for ((seed = first; seed <= last; ++seed)); do
@@ -122,7 +122,7 @@ if ((${#against[@]} > 0)) && [[ -z ${file_of[${against[1]}]:-} && ! -d $out/${ag
   usage "--against ${against[1]}: no such configuration; it must be one of ${!file_of[*]}"
 fi
 
-# `arguments`: of biqa_learner, behind its configuration
+# Sets `arguments`: those of biqa_learner after its configuration.
 arguments_of() {  # arguments_of RUN-FOLDER SEED
   arguments=("${sets[@]}" --set "train.seed=$2" --set "train.out=$1" --set checkpoint.resume=auto)
 }
@@ -215,16 +215,16 @@ export BIQA_LEARNER=$learner
 declare -A running=() began=()  # index of the run by process
 stopping=no
 # Each job has its own session, so the terminal's Ctrl-C reaches only this script.
-is_evaluated() {  # is_evaluated FOLDER: its final adapter, with any encoder
+is_evaluated() {  # is_evaluated FOLDER: whether its final adapter was evaluated, with any encoder
   [[ $1/evaluation.json -nt $1/adapter.h5 ]]
 }
-has_encoder() {  # has_encoder FOLDER: its evaluation is with the encoder that is asked for, or none is
+has_encoder() {  # has_encoder FOLDER: whether its evaluation used the wanted encoder, or no encoder is wanted
   [[ -z $encoder || $(cat "$1/evaluation.encoder" 2>/dev/null || true) == "$encoder" ]]
 }
 start_evaluation() {  # start_evaluation INDEX
   local folder=${folders[$1]}
   local source=(--config "$folder/config.yaml" --adapter "$folder" --predictions "$folder/predictions.jsonl")
-  # Only the figures of texts are new, if the answers are there.
+  # If the answers are there, only the figures of texts are computed again.
   if is_evaluated "$folder" && [[ -e $folder/predictions.jsonl ]]; then
     source=(--from-predictions "$folder/predictions.jsonl")
   else
@@ -308,7 +308,7 @@ run_all() {
 }
 run_all training "${todo[@]}"
 if [[ $evaluate == yes && $stopping == no ]]; then
-  # Of the runs with a final adapter, those that have no evaluation since, or none with this encoder.
+  # Runs whose final adapter was not evaluated, or not with this encoder.
   unevaluated=()
   for ((i = 0; i < count; ++i)); do
     [[ -e ${folders[i]}/adapter.h5 ]] || continue

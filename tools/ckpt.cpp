@@ -40,14 +40,14 @@ const ProgramInfo kInfo{
     "                                       Exit code 0: no damage; 1: damage, which is listed\n"
     "  diff A B                             compare tensor by tensor. The last line, or \"equal\" in JSON,\n"
     "                                       says whether they are equal; the exit code is 0 either way\n"
-    "  export PATH --peft DIR               write a folder that PEFT loads, with a model card (README.md),\n"
-    "                                       run.json: how it was trained, its figures, digests; "
-    "config.yaml:\n"
-    "                                       prompts and limits for biqa_score and biqa_eval\n"
+    "  export PATH --peft DIR               write a folder that PEFT loads, with three more files: "
+    "README.md\n"
+    "                                       (a model card), run.json (training, figures and digests) and\n"
+    "                                       config.yaml (prompts and limits for biqa_score and biqa_eval)\n"
     "  import --peft DIR --out PATH         read a PEFT folder; write an adapter file if PATH ends in .h5,\n"
     "                                       otherwise a checkpoint folder of step 0\n"
-    "  merge PATH --model DIR --out DIR     write the model's files with the adapter merged in, for\n"
-    "                                       transformers, with the same files\n\n"
+    "  merge PATH --model DIR --out DIR     write the model with the adapter merged in, for transformers,\n"
+    "                                       with the same three more files\n\n"
     "PATH, A and B: a checkpoint folder, `latest`, a run (its newest undamaged checkpoint), an adapter.h5, a "
     "PEFT folder",
     "biqa_ckpt inspect runs/quickstart",
@@ -55,7 +55,8 @@ const ProgramInfo kInfo{
      {"first", "N", "inspect --tensor: number of first values to print", "8"},
      {"peft", "DIR", "export: folder to write; import: folder to read", ""},
      {"model", "DIR",
-      "merge: the model; export, import: the adapter must fit this model, which becomes its base model", ""},
+      "merge: the model; export, import: the model that the adapter must fit, recorded as its base model",
+      ""},
      {"out", "PATH", "import, merge: what to write", ""},
      {"format", "FORMAT", "inspect, diff, verify: table, csv or json", "table"}}};
 
@@ -304,7 +305,7 @@ std::string verdict_text(const AdapterDifference& difference) {
   if (difference.equal()) return fmt::format("equal: {} tensors to the bit", difference.tensors.size());
   double largest = 0;
   for (const TensorDifference& tensor : difference.tensors) largest = std::max(largest, tensor.largest);
-  return fmt::format("different: {} of {} tensors, largest difference {:.4e}; {} other properties",
+  return fmt::format("different: {} of {} tensors, largest difference {:.4e}; {} other properties differ",
                      difference.different_tensors(), difference.tensors.size(), largest,
                      difference.fields.size());
 }
@@ -382,14 +383,14 @@ ExitCode export_adapter(const CommandLine& line, const std::string& path) {
   const Lora lora = read_placed_adapter(place, model);
   export_peft(place, lora, model, line.text("peft"),
               package_texts(PackageKind::adapter, read_adapter_origin(place, model), lora, version_text()));
-  fmt::print("{} of {} as a PEFT adapter with a model card (README.md): {}\n", name_of(place.kind),
+  fmt::print("{} of {} exported as a PEFT adapter with a model card (README.md) to {}\n", name_of(place.kind),
              place.path.string(), line.text("peft"));
   return ExitCode::done;
 }
 
 ExitCode import_adapter(const CommandLine& line) {
   import_peft(line.text("peft"), model_of(line), line.text("out"), version_text());
-  fmt::print("PEFT adapter of {}: {}\n", line.text("peft"), line.text("out"));
+  fmt::print("PEFT adapter of {} imported to {}\n", line.text("peft"), line.text("out"));
   return ExitCode::done;
 }
 
@@ -400,7 +401,7 @@ ExitCode merge(const CommandLine& line, const std::string& path) {
   const MergeReport report = write_merged_model(
       model, lora, line.text("out"),
       package_texts(PackageKind::merged_model, read_adapter_origin(place, model), lora, version_text()));
-  fmt::print("{} of {} merged into {}: {} tensors merged, {} copied, {} files, {:.1f} MB: {}\n",
+  fmt::print("{} of {} merged into {}: {} tensors merged, {} copied, {} files, {:.1f} MB in {}\n",
              name_of(place.kind), place.path.string(), model.string(), report.merged, report.copied,
              report.files, static_cast<double>(report.bytes) * 1e-6, line.text("out"));
   return ExitCode::done;

@@ -21,7 +21,7 @@ namespace {
 
 const ProgramInfo kInfo{
     "biqa_data",
-    "turn data sets into manifests, examine manifests, make a set of known severity",
+    "turn data sets into manifests, examine manifests, distort photographs with known severity",
     "COMMAND …\n\n"
     "  import SET --root DIR --out FILE     read a data set as its authors publish it; write a manifest.\n"
     "                                       SET: koniq10k, spaq, livewild, kadid10k, pipal, csiq,\n"
@@ -29,9 +29,9 @@ const ProgramInfo kInfo{
     "  validate FILE                        check every row and decode every image of a manifest. Exit code\n"
     "                                       0: no fault; 3: faults, which are listed\n"
     "  stats FILE                           print counts, scores and lengths of texts\n"
-    "  overlap A B                          find images that two manifests share: by name, by decoded "
-    "pixels,\n"
-    "                                       or alike; A twice: repeated images of one manifest\n"
+    "  overlap A B                          find pairs of images in two manifests that have equal names or\n"
+    "                                       equal pixels, or are alike; A A: repeated images of one "
+    "manifest\n"
     "  synth --photos DIR --out DIR         distort photographs; write images and a manifest",
     "biqa_data import koniq10k --root KonIQ-10k --split train --out koniq_train.jsonl",
     {{"root", "DIR", "import: folder of the data set", ""},
@@ -234,7 +234,7 @@ ExitCode overlap(const CommandLine& line) {
                        {"distance", pair.distance ? Json(*pair.distance) : Json()}});
     } else {
       fmt::print("{} | {} | {}{}\n", one_line(pair.first), one_line(pair.second), fmt::join(by, ", "),
-                 pair.distance ? fmt::format(" ({} of 64 bits differ)", *pair.distance) : "");
+                 pair.distance ? fmt::format(" ({} of 64 hash bits differ)", *pair.distance) : "");
     }
   }
   if (json) {

@@ -54,13 +54,18 @@ const ProgramInfo kInfo{
           "image, caption or image,caption: ratings from the image, from the caption alone, or both",
           "image,caption"},
          {"by", "FIELD…", "also print the correlations of each type, level or reference", ""},
-         {"repeats", "K", "sampled answers per image; more than 1 samples, with --seed 0 unless it is given",
+         {"repeats", "K", "answers per image; more than 1 are sampled, with seed 0 unless --seed is given",
           "1"},
          {"skip-bad", "", "leave bad rows of the manifests out and list them", "false"},
          {"batch", "N", "images per rank at a time; the predictions do not depend on it", "16"}},
-        {{"like-pyiqa", "OUT.csv", "also write the correlations as pyiqa's benchmark table, beside ours", ""},
+        {{"like-pyiqa", "OUT.csv",
+          "also write the correlations in the form of pyiqa's benchmark table, "
+          "beside biqa's own form",
+          ""},
          {"judge-file", "OUT.jsonl",
-          "also write answers and human texts, own and of another image, for an outside judge", ""},
+          "also write each answer with the human text of its image and with that of another image, for an "
+          "outside judge",
+          ""},
          {"similarity-model", "DIR",
           "folder of a sentence encoder, such as all-MiniLM-L6-v2, for the similarity of texts", ""},
          {"lexicon", "FILE", "terms of quality for the polarity of texts, instead of the built-in ones", ""},
@@ -146,7 +151,7 @@ void check_report(const Report& report, const std::vector<Prediction>& predictio
   for (const std::string& field : options.by) {
     const bool found = std::any_of(report.groups.begin(), report.groups.end(),
                                    [&](const ReportGroup& group) { return group.by == field; });
-    if (!found) say("warning: no row has the field {}, so there are no groups by it\n", field);
+    if (!found) say("warning: no row has the field {}, so --by finds no groups\n", field);
   }
 }
 
@@ -189,9 +194,8 @@ void compare(const CommandLine& line, const ReportOptions& options) {
   const std::vector<ComparisonRow> rows = compare_predictions(rows_a, rows_b, options);
   if (rows.empty())
     fail(
-        "cannot compare {} and {}: they have no set in common that was decoded alike; give two files about "
-        "the "
-        "same data, with the same names in the column set",
+        "cannot compare {} and {}: they have no set in common with the same decoding; give two files about "
+        "the same data, with the same names in the column set",
         a, b);
   if (std::all_of(rows.begin(), rows.end(), [](const ComparisonRow& row) { return row.n == 0; }))
     fail(

@@ -36,7 +36,10 @@ const ProgramInfo kInfo{
      {"gpu", "NAME",
       "with --dry-run and device cuda: GPU to plan the time for, e.g. RTX 4090; default: the one here", ""},
      {"gpu-bandwidth", "GB/S", "with --dry-run: bandwidth of the GPU's memory; 0: its data sheet", "0"},
-     {"gpu-share", "0..1", "with --dry-run: share of peak and bandwidth that is reached; 0: 0.4", "0"}},
+     {"gpu-share", "0..1",
+      "with --dry-run: share of the GPU's peak and bandwidth that the run reaches; 0: "
+      "assume 0.4",
+      "0"}},
     true};
 
 StopSignals signals;
@@ -92,7 +95,7 @@ void print_gpu_peak(const MemoryPlan& plan, Communicator& world) {
   const double most = world.all_reduce_max(measured);
   const double planned = world.all_reduce_max(static_cast<double>(plan.peak() - kCudaContextBytes));
   if (world.rank() != 0) return;
-  say("peak memory of a GPU: {} in tensors; planned were at most {}, both without CUDA's context\n",
+  say("peak memory of a GPU: {} in tensors; the plan was at most {}; both are without CUDA's context\n",
       bytes_text(std::llround(most)), bytes_text(std::llround(planned)));
 }
 

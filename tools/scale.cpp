@@ -23,8 +23,8 @@ const ProgramInfo kInfo{
     "biqa_scale --machine bench/machines/h100_7b_koniq.yaml --ranks 1,8,64,512,4096",
     {{"machine", "FILE", "YAML file of inputs (src/planning/scale.h, bench/machines)", ""},
      {"run", "FOLDER…",
-      "run on one rank whose times are the costs; a second one with fewer images gives the cost of an "
-      "iteration",
+      "run on one rank, whose times become the costs; a second run with fewer images gives the cost of a "
+      "rollout iteration",
       ""},
      {"set", "KEY=VALUE…", "replace an input, e.g. policy_lag=1", ""},
      {"cores", "N", "cores that all ranks share; 0: as in the inputs", "0"},
@@ -35,7 +35,8 @@ const ProgramInfo kInfo{
       "in the run's configuration, otherwise auto",
       ""},
      {"images-per-rank", "X",
-      "images of a step per rank, so that steps grow with the ranks; 0: images as in the inputs", "0"},
+      "images per step and rank, so that a step grows with the number of ranks; 0: images as in the inputs",
+      "0"},
      {"inputs", "", "print the inputs as YAML and stop", "false"},
      {"format", "FORMAT", "table, csv or json (one object per line)", "table"}}};
 

@@ -42,9 +42,8 @@ std::string Engine::obstacle(const ModelConfig& config, const KvLayout& layout, 
       pages_needed(layout, prompt, members, new_tokens) * layout.page_bytes * config.text.layers;
   if (needed > kv_bytes) {
     return fmt::format(
-        "prompt of {} tokens with {} members of {} new tokens needs {} bytes of cache: rollout.kv_memory "
-        "allows {}; "
-        "raise it, or lower group_size or max_new_tokens",
+        "prompt of {} tokens with {} completions of {} new tokens needs {} bytes of KV cache, but "
+        "rollout.kv_memory allows {}; raise it, or lower group_size or max_new_tokens",
         prompt, members, new_tokens, needed, kv_bytes);
   }
   return {};

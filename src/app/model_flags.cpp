@@ -36,25 +36,23 @@ std::vector<FlagInfo> with_model_flags(std::vector<FlagInfo> before, const std::
        "folder in --adapter",
        ""},
       {"set", "KEY=VALUE…",
-       "replace a value of that configuration, or of the one of the run in --adapter, e.g. "
+       "replace a value of the configuration (that of --config, or of the run in --adapter), e.g. "
        "rollout.max_new_tokens=8",
        ""},
       {"prompts", "PROFILE",
        fmt::format("prompt profile: {} or {}; without it the configuration's prompts, otherwise paper",
                    fmt::join(kProfileNames.begin(), kProfileNames.end() - 1, ", "), kProfileNames.back()),
        ""},
-      {"greedy", "", "always take the most likely token; so it is unless --seed is given", ""},
+      {"greedy", "", "always take the most likely token; this is the default unless --seed is given", ""},
       {"seed", "N",
        "sample instead, at temperature 1, with this seed; the random numbers depend on the image's name", ""},
       {"max-new-tokens", "N",
-       "maximum of tokens in a completion; without it or with 0 the configuration's, otherwise 1024, but not "
-       "more than "
-       "half of the model's positions",
+       "maximum number of tokens in a completion; without it or with 0 the configuration's, otherwise 1024, "
+       "but at most half of the model's positions",
        ""},
       {"max-pixels", "N",
-       "images above this area are shrunk, pixels; without it or with 0 the configuration's, otherwise the "
-       "model "
-       "folder's",
+       "shrink larger images to at most this number of pixels; without it or with 0 the configuration's, "
+       "otherwise the model folder's",
        ""},
       {"dtype", "TYPE", "f32 or bf16; without it the configuration's, otherwise f32", ""},
       {"device", "DEVICE", "cpu or cuda; without it the configuration's, otherwise cpu", ""},

@@ -65,15 +65,14 @@ void check_together(const Config& c, const YamlNode& root) {
   }
   if (c.rollout.refill_rounds > 0 && !c.objective.drop_zero_variance) {
     fail_usage(
-        "cannot use rollout.refill_rounds at {}: no group is left out that another one could replace; set "
-        "objective.drop_zero_variance: true",
+        "cannot use rollout.refill_rounds at {}: refills replace the groups that are left out, but this "
+        "configuration leaves none out; set objective.drop_zero_variance: true",
         where("rollout", "refill_rounds"));
   }
   if (c.rollout.refill_rounds > 0 && c.rollout.policy_lag > 0) {
     fail_usage(
-        "cannot use rollout.refill_rounds at {}: which groups lack variance is known only after their step "
-        "is "
-        "scored, but with rollout.policy_lag {} the actors are ahead of that; set one of them to 0",
+        "cannot use rollout.refill_rounds at {}: refills need the rewards of the step, but with "
+        "rollout.policy_lag {} the actors do not wait for them; set one of the two to 0",
         where("rollout", "refill_rounds"), c.rollout.policy_lag);
   }
   if (c.stage2.enabled && c.prompts.texts.profile.caption_tag.empty()) {

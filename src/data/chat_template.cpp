@@ -120,15 +120,15 @@ std::vector<ChatTemplate::Part> ChatTemplate::parts_of(bool system, std::size_t 
     fail("cannot use {}: {}; simplify the template", name_, what);
   };
   if (occurrences(text, kPicture) != images)
-    refuse(fmt::format("for a prompt with {} images its output has {} times {}", images,
-                       occurrences(text, kPicture), kPicture));
+    refuse(fmt::format("its output for a prompt with {} images contains {} {} times", images, kPicture,
+                       occurrences(text, kPicture)));
   std::vector<Part> parts;
   std::size_t from = 0;
   const auto write = [&](std::size_t to) {
     parts.push_back({Part::Kind::written, text.substr(from, to - from), false});
     constexpr std::array kMarks{JinjaMark::kBegin, JinjaMark::kEnd, JinjaMark::kEdge};
     if (parts.back().text.find_first_of(std::string_view(kMarks.data(), kMarks.size())) != std::string::npos)
-      refuse("its output has a text in another place or form");
+      refuse("its output has the text of a message in an unexpected place or form");
   };
   const auto take = [&](Part::Kind kind, std::string_view name, const char* what) {
     const std::string core = JinjaMark{name, {}}.core();
@@ -184,9 +184,8 @@ std::shared_ptr<const ChatTemplate> find_chat_template(const fs::path& folder, b
   std::shared_ptr<const ChatTemplate> found;
   const auto warn = [&](const std::string& which, const std::string& reason) {
     if (!tell) return;
-    LOG(WARNING) << "chat template: " << one_line(reason) << "; until then " << which
-                 << " use the template of Qwen2.5-VL, which may differ from the one that transformers uses "
-                    "for this folder";
+    LOG(WARNING) << "chat template: " << one_line(reason) << "; until then, " << which
+                 << " use Qwen2.5-VL's own template, but transformers may use another one for this folder";
   };
   try {
     found = ChatTemplate::find(folder);

@@ -125,7 +125,7 @@ class Renderer {
           break;
         }
         Json* space = find(s.text);
-        if (space == nullptr || !space->is_object()) refuse("'" + s.text + "' is no namespace");
+        if (space == nullptr || !space->is_object()) refuse("'" + s.text + "' is not a namespace");
         (*space)[s.names[0]] = std::move(value);
         if (space->size() > kMostItems) refuse("a namespace is too large");
         break;
@@ -173,7 +173,7 @@ class Renderer {
     if (value.is_object()) {
       for (const auto& [key, unused] : value.items()) list.push_back(key);
     } else if (value.is_string()) {
-      const std::string& text = plain(value, "goes through");
+      const std::string& text = plain(value, "loops over");
       work(static_cast<std::int64_t>(text.size()));
       for (const char c : text) {
         if ((static_cast<unsigned char>(c) & 0xC0U) == 0x80U && !list.empty())
@@ -182,7 +182,7 @@ class Renderer {
           list.push_back(std::string(1, c));
       }
     } else if (!value.is_discarded()) {
-      refuse("a loop runs over a value that is no list");
+      refuse("a loop runs over a value that is not a list");
     }
     return list;
   }
@@ -196,14 +196,15 @@ class Renderer {
     refuse("it prints a list or a map");
   }
   const std::string& text_of(const Json& value, const char* what) const {
-    if (!value.is_string()) refuse(fmt::format("{} is applied to a value that is no text", what));
+    if (!value.is_string()) refuse(fmt::format("{} is applied to a value that is not text", what));
     return value.get_ref<const std::string&>();
   }
   static bool is_marked(const std::string& text) { return text.find(JinjaMark::kBegin) != std::string::npos; }
   /// Returns a text that will be split or changed. Refuses a text that contains a mark.
   const std::string& plain(const Json& value, const char* what) const {
-    const std::string& text = text_of(value, what);
-    if (is_marked(text)) refuse(fmt::format("it {} the words of a message", what));
+    if (!value.is_string()) refuse(fmt::format("it {} a value that is not text", what));
+    const std::string& text = value.get_ref<const std::string&>();
+    if (is_marked(text)) refuse(fmt::format("it {} the text of a message", what));
     return text;
   }
   /// The value as a test of the template sees it: the real words replace their marks.
@@ -235,7 +236,7 @@ class Renderer {
 
   std::int64_t whole_of(const Json& value) const {
     if (value.is_boolean()) return value.get<bool>() ? 1 : 0;
-    if (!value.is_number_integer()) refuse("it computes with a value that is no whole number");
+    if (!value.is_number_integer()) refuse("it computes with a value that is not a whole number");
     const auto number = value.get<std::int64_t>();
     if (std::abs(number) > std::int64_t{1} << 31) refuse("a number is too large");
     return number;
@@ -320,7 +321,7 @@ class Renderer {
 
   Json sliced(const Expression& e) {
     const Json of = value_of(e.parts[0]);
-    if (!of.is_array() && !of.is_string()) refuse("it slices a value that is no list");
+    if (!of.is_array() && !of.is_string()) refuse("it slices a value that is not a list");
     const Json list = listed(of);
     const auto size = static_cast<std::int64_t>(list.size());
     const auto bound = [&](std::size_t part, std::int64_t otherwise) {
@@ -452,9 +453,9 @@ class Renderer {
       return seen(of).get<std::string>().ends_with(seen(arguments[0]).get<std::string>());
     if ((name == "strip" || name == "lstrip" || name == "rstrip") && count == 0)
       return trimmed(of.get_ref<const std::string&>(), name != "rstrip", name != "lstrip");
-    const std::string& text = plain(of, "takes apart or changes");
+    const std::string& text = plain(of, "splits or changes");
     const auto argument = [&](std::size_t i) -> const std::string& {
-      return plain(arguments[i], "works with");
+      return plain(arguments[i], "calls a method with");
     };
     if ((name == "strip" || name == "lstrip" || name == "rstrip") && count == 1) {
       search_work(text, argument(0));

@@ -168,7 +168,8 @@ Overlap find_overlap(std::span<const Sample> training, std::span<const Sample> e
 
 std::string overlap_text(const fs::path& evaluation, const Overlap& overlap, const fs::path& training) {
   return fmt::format(
-      "{} shares {} ids and {} image files with {}, so its metrics are not only for unseen images",
+      "{} shares {} ids and {} image files with {}, so its metrics also cover images that were seen in "
+      "training",
       evaluation.string(), overlap.ids.size(), overlap.images.size(), training.string());
 }
 

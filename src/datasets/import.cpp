@@ -91,8 +91,8 @@ std::optional<ScoreScale> wanted_scale(const ImportOptions& options, const DataS
     return given;
   }
   if (by_rows)
-    fail_usage("flag --scale is '{}', but {} has mapped scores; leave the flag out", options.scale,
-               set.title);
+    fail_usage("flag --scale is '{}', but the scores of {} are already on 1..5; leave the flag out",
+               options.scale, set.title);
   fail_usage("flag --scale is '{}'; it must be {}", options.scale,
              names.size() > 1 ? fmt::format("one of {}", fmt::join(names, ", "))
                               : "WORST..BEST, two different numbers, such as 0..100");
@@ -111,8 +111,8 @@ void refuse_other_scale(const Labels& labels, const DataSet& set, const ScoreSca
   for (const ScoreScale& scale : set.scales) {
     if (scale.name == wanted.name || !holds_all(scale)) continue;
     fail(
-        "cannot use labels {}: every {} lies in {}..{}, the scale '{}', not in {}..{}, the scale '{}'; "
-        "correct the file",
+        "cannot use labels {}: every {} lies in {}..{}, the range of the scale '{}', instead of {}..{}, that "
+        "of '{}'; correct the file",
         labels.file, labels.score_name, scale.worst, scale.best, scale.name, wanted.worst, wanted.best,
         wanted.name);
   }
@@ -242,7 +242,7 @@ class Importer {
     pictures_root_ = root_;
     if (!options_.images.empty() && !fs::is_directory(root_ / options_.images, problem)) {
       if (!fs::is_directory(options_.images, problem)) {
-        fail("cannot read images {}: no such folder, below {} or as it stands; correct --images",
+        fail("cannot read images {}: no such folder below {} or as a path of its own; correct --images",
              options_.images, options_.root.string());
       }
       pictures_root_ = fs::canonical(options_.images);
@@ -250,7 +250,7 @@ class Importer {
     }
     if (fs::exists(options_.out, problem) && !is_manifest(options_.out)) {
       fail_usage(
-          "flag --out is '{}', an existing file that is no manifest; give another name, or remove the file",
+          "flag --out is '{}', which exists and is not a manifest; give another name, or remove the file",
           options_.out.string());
     }
   }
@@ -277,7 +277,7 @@ class Importer {
         splits_, options_.with_tutorial, options_.sheet};
     labels_ = set_.read(request);
     if (!options_.sheet.empty() && labels_.sheet.empty())
-      fail_usage("flag --sheet has no effect on {}, which is no workbook; leave it out", labels_.file);
+      fail_usage("flag --sheet has no effect on {}, which is not a workbook; leave it out", labels_.file);
     if (labels_.rows.empty())
       fail("cannot use labels {}: they have no rows; name the right file", labels_.file);
     if (set_.is_own_table())
@@ -339,7 +339,7 @@ class Importer {
       if (!row.problem.empty()) continue;
       const auto [earlier, added] = first.emplace(pictures_[i].file.string(), i);
       if (added) continue;
-      refuse(row, fmt::format("cannot use {}: its image {} is already that of {}; correct the names",
+      refuse(row, fmt::format("cannot use {}: its image {} already belongs to {}; correct the names",
                               row.place, pictures_[i].file.string(), labels_.rows[earlier->second].place));
     }
   }
@@ -452,7 +452,7 @@ class Importer {
       tell_sizes();
     }
     if (other_case_ > 0)
-      say("{} images differ from their names in the labels by upper and lower case, or by the form of "
+      say("{} file names differ from those in the labels by upper and lower case, or by the encoding of "
           "accents\n",
           with_commas(other_case_));
     if (other_extension_ > 0)
@@ -493,7 +493,7 @@ class Importer {
   }
 
   void tell_scale() const {
-    if (given_ > 0) say("scores: {} on 1..5 as the rows give them\n", with_commas(given_));
+    if (given_ > 0) say("scores: {} are already on 1..5 in the labels\n", with_commas(given_));
     if (given_ == labels_scored_) return;
     const bool several = set_.scales.size() > 1;
     say("scores: {}{} mapped from {}..{} to 1..5; {}\n", labels_.score_name,

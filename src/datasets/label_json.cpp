@@ -22,7 +22,8 @@ using nlohmann::json;
 template <typename Read>
 void read_list(const LabelRequest& request, const fs::path& file, Labels& labels, const Read& read) {
   const json list = read_json(file);
-  if (!list.is_array()) fail("cannot read labels {}: it is no JSON list; name the right file", file.string());
+  if (!list.is_array())
+    fail("cannot read labels {}: it is not a JSON list; name the right file", file.string());
   std::int64_t number = 0;
   for (const json& element : list) {
     LabelRow row;

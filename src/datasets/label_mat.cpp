@@ -66,9 +66,10 @@ Labels read_three_files(const fs::path& folder) {
     if (!deviations.empty()) row.std = deviations[i];
     const bool usable = std::isfinite(row.raw) && is_valid_utf8(row.id) && !row.id.empty();
     if (!usable) {
-      row.problem =
-          fmt::format("cannot use {}: name '{}' and score {} are not usable; leave it out with --skip-bad",
-                      row.place, repaired_utf8(row.id), row.raw);
+      row.problem = fmt::format(
+          "cannot use {}: name '{}' and score {} are not usable; leave the row out with "
+          "--skip-bad",
+          row.place, repaired_utf8(row.id), row.raw);
     }
     labels.rows.push_back(std::move(row));
   }

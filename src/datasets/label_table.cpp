@@ -347,8 +347,8 @@ bool names_sheet(const LabelForm& form, const Table& table) {
 void refuse_several_sheets(const Match& match, const std::vector<Table>& tables) {
   const Table& table = tables[match.table];
   if (match.other_sheets.empty() || names_sheet(*match.form, table)) return;
-  fail("cannot read {}: the sheets '{}', '{}' have the columns; choose one with --sheet NAME", table.where,
-       table.sheet, fmt::join(match.other_sheets, "', '"));
+  fail("cannot read {}: several sheets have the columns: '{}', '{}'; choose one with --sheet NAME",
+       table.where, table.sheet, fmt::join(match.other_sheets, "', '"));
 }
 
 /// The form of the labels and the table (a sheet) that has it. Throws Error if none fits, or if several sheets do.
@@ -410,9 +410,8 @@ void check_split_numbers(const Table& table, const Columns& columns, std::vector
     any = true;
     if (*number == 0 || *number == 1 || *number == 2) continue;
     fail(
-        "cannot read {}: the column {} has the number {}, a fold and no split; write train, val and test "
-        "into it, or "
-        "rename it",
+        "cannot read {}: the column {} has the number {}, which is a fold and not a split; write train, val "
+        "and test into it, or rename the column",
         table.place(table.rows[i].line), name, fields[column->second]);
   }
   if (any) notes.push_back(fmt::format("splits: in the column {}, 0 is train, 1 is val and 2 is test", name));
@@ -530,7 +529,7 @@ Labels read_table_labels(const LabelRequest& request) {
     labels.sheet = table.sheet;
     if (!match.other_sheets.empty()) {
       labels.notes.push_back(
-          fmt::format("sheets: '{}' of {} is read; the columns are also in '{}', which are not read",
+          fmt::format("sheets: '{}' of {} is read; other sheets with the same columns are not read: '{}'",
                       table.sheet, table.where, fmt::join(match.other_sheets, "', '")));
     }
     check_split_numbers(table, match.columns, labels.notes);

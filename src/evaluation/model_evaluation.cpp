@@ -223,7 +223,7 @@ void require_unique_images(const std::vector<Sample>& samples) {
     if (!seen.insert({sample.set, sample.id}).second) {
       fail_usage(
           "cannot evaluate the manifests together: set {} has the id '{}' twice; give each manifest once, or "
-          "name their sets",
+          "give the sets different names",
           sample.set, sample.id);
     }
   }

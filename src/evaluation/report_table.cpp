@@ -53,7 +53,8 @@ std::string failure_table(const Report& report) {
                  number(a.rmse_in_scale), number(a.srcc_all)});
   }
   if (columns.empty()) return "";
-  return "\nwithout the ratings out of scale; SRCC all: answers without rating rank last\n" + columns.text();
+  return "\nin scale: without ratings that are out of scale; SRCC all: answers without a rating rank last\n" +
+         columns.text();
 }
 
 std::string fit_table(const Report& report) {
@@ -107,7 +108,8 @@ std::string text_table(const Report& report) {
     }
   }
   if (ratios.empty()) return "";
-  return "\nhuman texts; chance: with the human text of another image (repetition: that of human texts)\n" +
+  return "\ncompared with human texts; chance: with the human text of another image (repetition: of the "
+         "human texts)\n" +
          (columns.empty() ? "" : columns.text()) + ratios;
 }
 
@@ -152,9 +154,8 @@ std::string comparison_table(const std::vector<ComparisonRow>& rows, const std::
         row.set, row.condition, row.decoding, row.closer_a, row.closer_b, row.equal,
         fmt::format("{:.3g}", row.sign_test_p));
     if (row.left_out > 0)
-      signs +=
-          fmt::format("{} {} {}: {} rows are left out: the other file lacks them, or one has no rating\n",
-                      row.set, row.condition, row.decoding, row.left_out);
+      signs += fmt::format("{} {} {}: {} rows are left out: one of the files lacks the row or its rating\n",
+                           row.set, row.condition, row.decoding, row.left_out);
   }
   return fmt::format("A: {}\nB: {}\n{}\n{}", a, b, columns.text(), signs);
 }

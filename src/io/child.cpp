@@ -75,9 +75,8 @@ std::optional<std::string> answer_of_child(const std::function<std::string()>& w
                                            const ChildLimits& limits) {
   if (device_is_open) {
     fail(
-        "internal error: a child process was to check a file after the GPU was opened; files must be read "
-        "before. "
-        "Please report this, with the command");
+        "internal error: a child process must check a file, but the GPU is already open; please report this, "
+        "with the command");
   }
   std::array<int, 2> pipe{};
   if (::pipe2(pipe.data(), O_CLOEXEC) != 0)

@@ -47,7 +47,7 @@ std::vector<double> converted(const matvar_t& variable, std::size_t count) {
 }
 
 std::vector<double> numbers_of(const matvar_t& variable) {
-  if (variable.isComplex != 0) throw std::runtime_error("it is no array of real numbers");
+  if (variable.isComplex != 0) throw std::runtime_error("it is not an array of real numbers");
   const std::size_t count = elements_of(variable);
   switch (variable.class_type) {
     case MAT_C_DOUBLE:
@@ -67,7 +67,7 @@ std::vector<double> numbers_of(const matvar_t& variable) {
     case MAT_C_INT32:
       return converted<std::int32_t>(variable, count);
     default:
-      throw std::runtime_error("it is no array of real numbers");
+      throw std::runtime_error("it is not an array of real numbers");
   }
 }
 
@@ -91,11 +91,11 @@ void append_code_point(std::uint32_t code, std::string& out) {
 }
 
 std::string text_of(const matvar_t& variable) {
-  if (variable.class_type != MAT_C_CHAR) throw std::runtime_error("one of its cells is no text");
+  if (variable.class_type != MAT_C_CHAR) throw std::runtime_error("one of its cells is not text");
   const std::size_t count = elements_of(variable);
   if (count == 0) return "";
   if (variable.rank != 2 || variable.dims[0] != 1)
-    throw std::runtime_error("one of its cells is no row of text");
+    throw std::runtime_error("one of its cells is not a row of text");
   const auto* bytes = static_cast<const char*>(variable.data);
   if (variable.data_type == MAT_T_UINT16 || variable.data_type == MAT_T_UTF16) {
     std::vector<std::uint16_t> units(std::min(count, variable.nbytes / 2));
@@ -106,7 +106,7 @@ std::string text_of(const matvar_t& variable) {
 }
 
 std::vector<std::string> texts_of(const matvar_t& variable) {
-  if (variable.class_type != MAT_C_CELL) throw std::runtime_error("it is no cell array");
+  if (variable.class_type != MAT_C_CELL) throw std::runtime_error("it is not a cell array");
   const std::size_t count = elements_of(variable);
   const auto* cells = static_cast<matvar_t* const*>(variable.data);
   std::vector<std::string> texts;
@@ -175,8 +175,9 @@ std::string read_variable(const std::filesystem::path& file, const std::string& 
       answer_of_child([&] { return read_here(file.string(), variable, conversion); },
                       {.cpu_seconds = kChildSeconds, .memory = kChildMemory});
   if (!answer) {
-    fail("cannot read {} of {}: the file is damaged, so that its library failed; get the file again",
-         variable, file.string());
+    fail(
+        "cannot read {} of {}: the file is damaged (the MATLAB library crashes or hangs); get the file again",
+        variable, file.string());
   }
   if (answer->front() == kRefused) {
     fail("cannot read {} of {}: {}; check that it is the right file", variable, file.string(),

@@ -178,7 +178,7 @@ Table parse_text_table(std::string_view content, const std::string& where) {
     fail("cannot read {}: it is an old .xls or an encrypted workbook; save it as .xlsx or CSV", where);
   }
   if (const std::size_t nul = content.find('\0'); nul != std::string_view::npos) {
-    fail("cannot read {}: byte {} is NUL, so it is no text table; name the right file", where, nul);
+    fail("cannot read {}: byte {} is NUL, so it is not a text table; name the right file", where, nul);
   }
   if (content.starts_with("\xEF\xBB\xBF")) content.remove_prefix(3);
   return TextParser(content, where).parse();

@@ -21,9 +21,8 @@ namespace fs = std::filesystem;
 std::vector<float> read_part(const Hdf5File& file, const char* part, const ShardFacts& shard) {
   std::vector<float> values = file.read_f32(part);
   if (values.size() != static_cast<std::size_t>(shard.end - shard.begin) || !all_finite(values)) {
-    fail(
-        "checkpoint file {}: {} does not have {} finite values, as its manifest says; use another checkpoint",
-        file.path().string(), part, shard.end - shard.begin);
+    fail("checkpoint file {}: {} does not have the required {} finite values; use another checkpoint",
+         file.path().string(), part, shard.end - shard.begin);
   }
   return values;
 }

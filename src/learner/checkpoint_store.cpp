@@ -158,7 +158,9 @@ void replace_link(const fs::path& link, const fs::path& target) {
   try {
     write_file_atomically(link, target.string() + "\n");
     LOG_FIRST_N(WARNING, 1) << "cannot link " << link.string() << " to " << target.string() << ": "
-                            << error.message() << "; a file of that name holds the checkpoint's name instead";
+                            << error.message()
+                            << "; instead, a file of that name holds the name of the "
+                               "checkpoint";
   } catch (const Error& problem) {
     LOG(WARNING) << "cannot link " << one_line(link.string()) << " to " << one_line(target.string()) << ": "
                  << error.message() << "; " << problem.what()
@@ -395,7 +397,7 @@ Lora read_any_adapter(const fs::path& path, const ModelConfig& config) {
     LOG(WARNING) << one_line(damage) << "; trying the checkpoint before it";
   }
   if (!store.newest_first().empty())
-    fail("cannot read adapter {}: all of its checkpoints have a damaged adapter.h5; name another",
+    fail("cannot read adapter {}: all of its checkpoints have a damaged adapter.h5; name another adapter",
          path.string());
   fail(
       "cannot read adapter {}: it is neither a PEFT folder, an adapter.h5, a checkpoint nor a run; name one "

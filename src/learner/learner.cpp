@@ -172,7 +172,7 @@ void Learner::run_micro_batch(std::span<const LearnerGroup> groups, const BatchT
       input.weight = token_weight(options_.objective.loss, mask_sum(sequence), totals);
       SequenceLoss<float> result = sequence_loss(options_.objective, input);
       if (!std::isfinite(result.loss)) {
-        LOG(WARNING) << "the loss of a completion of " << sequence.completion.size() << " tokens to "
+        LOG(WARNING) << "the loss of a completion of " << sequence.completion.size() << " tokens for "
                      << (groups[g].name.empty() ? "a group without a name" : one_line(groups[g].name))
                      << " is not finite";
       }

@@ -33,7 +33,8 @@ void check_shard_name(const std::string& name, const std::string& index) {
                      name[0] != '.';
   if (!plain) {
     fail(
-        "cannot read {}: the shard name {} is not that of a .safetensors file in the same folder; correct it",
+        "cannot read {}: the shard {} is not the plain name of a .safetensors file in the same folder; "
+        "correct it",
         index, shown(name));
   }
 }

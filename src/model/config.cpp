@@ -255,7 +255,9 @@ void ModelConfig::validate(const std::string& where) const {
   positive("temporal_patch_size", vision.temporal, kMaxPatch);
   positive("window_size", vision.window, kMaxWindow);
   multiple("vision hidden_size", vision.hidden, "num_heads", vision.heads);
-  multiple("the vision head size", vision.hidden / vision.heads, "what two rotary axes need,", 4);
+  require(vision.hidden / vision.heads % 4 == 0,
+          fmt::format("the vision head size {} is not a multiple of 4, as two rotary axes require",
+                      vision.hidden / vision.heads));
   require(vision.channels == 3, fmt::format("in_channels is {}, but images have 3", vision.channels));
   require(vision.out_hidden == text.hidden,
           fmt::format("vision out_hidden_size {} is not the text's hidden_size {}", vision.out_hidden,

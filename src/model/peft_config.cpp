@@ -100,8 +100,8 @@ class ValuePatterns {
       auto compiled = Pattern::compile("(.*\\.)?(" + pattern + ")");
       if (!number || !compiled) {
         fail(
-            "cannot use the adapter of {}: {} has the key {} with {}; use plain module names or simple "
-            "expressions, each with a number",
+            "cannot use the adapter of {}: {} gives the key {} the value {}; use plain module names or "
+            "simple expressions as keys, and numbers as values",
             fields.where(), key, shown(pattern), shown(value));
       }
       values_.emplace_back(std::move(*compiled), *number);

@@ -43,8 +43,7 @@ class Widths {
            const std::vector<std::int64_t>& shape) const {
     if (width != 0 && width != given) {
       fail(
-          "cannot use the adapter of {}: tensor {} has the shape [{}], which contradicts the others' width "
-          "of "
+          "cannot use the adapter of {}: tensor {} has the shape [{}], but other tensors require the width "
           "{}; fetch it again",
           where_, shown(key), fmt::join(shape, ", "), width);
     }
@@ -180,8 +179,8 @@ ModelConfig config_of_adapter(const std::map<std::string, std::vector<std::int64
 
 void refuse_peft_key(const std::string& key, const std::string& where) {
   fail(
-      "cannot use the adapter of {}: the key {} is unexpected, since it is no LoRA part of a linear layer of "
-      "Qwen2.5-VL; merge the adapter with PEFT first (merge_and_unload) and give the merged model",
+      "cannot use the adapter of {}: the key {} is unexpected, since it is not a LoRA matrix of a linear "
+      "layer of Qwen2.5-VL; merge the adapter with PEFT first (merge_and_unload) and give the merged model",
       where, shown(key));
 }
 

@@ -37,7 +37,7 @@ std::string restore(const fs::path& file, ProductTuning& tuning) {
   } catch (const Error& error) {
     problem = error.what();
   }
-  LOG(WARNING) << "ignoring the choices of algorithms in " << file.string() << ": " << problem
+  LOG(WARNING) << "ignoring the saved choices of cuBLASLt algorithms in " << file.string() << ": " << problem
                << "; choosing again and replacing the file";
   return {};
 }
@@ -48,8 +48,8 @@ void keep(const fs::path& file, const std::string& text) {
     if (file.has_parent_path()) fs::create_directories(file.parent_path(), ignored);
     write_file_atomically(file, text);
   } catch (const Error& error) {
-    LOG(WARNING) << "cannot keep the choices of algorithms, so the next start chooses again: " << error.what()
-                 << "; name another file by BIQA_CUBLASLT_CACHE, or set it to off";
+    LOG(WARNING) << "cannot save the choices of cuBLASLt algorithms, so the next start chooses again: "
+                 << error.what() << "; name another file by BIQA_CUBLASLT_CACHE, or set it to off";
   }
 }
 

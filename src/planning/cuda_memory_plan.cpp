@@ -198,12 +198,8 @@ std::optional<GpuShortage> gpu_shortage(const MemoryPlan& plan, const DeviceFact
   if (fixed > gpu.free_bytes) {
     return GpuShortage{
         true, fmt::format("cannot train {} on GPU {}: weights, adapter and optimizer alone need {} (weights "
-                          "{}), and {}; one "
-                          "model over "
-                          "several GPUs is not built yet: use a smaller model, a GPU with more memory, or "
-                          "end what else runs "
-                          "on it "
-                          "(nvidia-smi)",
+                          "{}), but only {}; biqa cannot split a model over several GPUs yet: use a smaller "
+                          "model or a GPU with more memory, or end other programs on the GPU (nvidia-smi)",
                           model.string(), gpu.name, bytes_text(fixed), bytes_text(held("weights")), there)};
   }
   const auto largest = std::max_element(plan.passing.begin(), plan.passing.end(),
@@ -211,11 +207,9 @@ std::optional<GpuShortage> gpu_shortage(const MemoryPlan& plan, const DeviceFact
   return GpuShortage{
       false,
       fmt::format(
-          "cannot train {} on GPU {}: the run needs up to {} (weights {}, KV cache {}, {} {}), and {}; lower "
-          "rollout.kv_memory, "
-          "objective.micro_batch_tokens or lora.rank, or set objective.recompute_layers: true (--dry-run "
-          "prints "
-          "all parts)",
+          "cannot train {} on GPU {}: the run needs up to {} (weights {}, KV cache {}, {} {}), but only {}; "
+          "lower rollout.kv_memory, objective.micro_batch_tokens or lora.rank, or set "
+          "objective.recompute_layers: true (--dry-run prints all parts)",
           model.string(), gpu.name, bytes_text(needed), bytes_text(held("weights")),
           bytes_text(held("KV cache")), largest->first, bytes_text(largest->second), there)};
 }

@@ -132,9 +132,10 @@ std::vector<Sample> training_samples(const Config& config, const PreprocessConfi
   nominal.size = {side, side};
   nominal.completion = "?";
   train.assign(static_cast<std::size_t>(config.rollout.images_per_step), nominal);
-  assumptions.push_back(fmt::format("{} is missing: the plan assumes one step of images of max_pixels{}",
-                                    config.data.train.string(),
-                                    config.train.steps > 0 ? "" : " for each epoch"));
+  assumptions.push_back(
+      fmt::format("{} is missing: the plan assumes as many images as one step takes, of "
+                  "max_pixels each{}",
+                  config.data.train.string(), config.train.steps > 0 ? "" : ", so one step for each epoch"));
   return train;
 }
 

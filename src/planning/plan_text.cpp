@@ -20,7 +20,7 @@ std::string line(const std::string& name, const std::string& value) {
 std::string rates_text(const RunPlan& plan) {
   if (plan.device != "cuda") {
     return line("rate of a rank",
-                fmt::format("{:.1f} GFLOP/s, {:.1f} while generating (products alone, measured now)",
+                fmt::format("{:.1f} GFLOP/s, {:.1f} while generating (matrix products alone, measured now)",
                             plan.batch_flop_per_second / 1e9, plan.decode_flop_per_second / 1e9));
   }
   const GpuRates& gpu = plan.gpu;
@@ -29,7 +29,7 @@ std::string rates_text(const RunPlan& plan) {
          line("peak of a GPU",
               fmt::format("{:.1f} TFLOP/s in bf16 ({}), {:.0f} GB/s ({})", gpu.peak_flop / 1e12,
                           sheet(gpu.peak_given), gpu.bandwidth / 1e9, sheet(gpu.bandwidth_given))) +
-         line("share of both", fmt::format("{:.0f} % ({}); nothing of this is measured", 100 * gpu.share,
+         line("share of both", fmt::format("{:.0f} % ({}); none of these rates is measured", 100 * gpu.share,
                                            gpu.share_given ? "given" : "assumed"));
 }
 
@@ -38,7 +38,7 @@ std::string memory_text(const RunPlan& plan) {
   const bool cuda = plan.device == "cuda";
   std::string text =
       line(cuda ? "peak memory of a GPU" : "peak memory",
-           fmt::format("{} of the fullest rank ({}), if every completion has the maximum length",
+           fmt::format("{} on the rank that needs most ({}), if every completion has the maximum length",
                        bytes_text(plan.memory.peak()), plan.fullest));
   if (cuda && plan.here)
     text +=
@@ -49,7 +49,7 @@ std::string memory_text(const RunPlan& plan) {
                         plan.ranks > 1 ? "  once per node, for all its ranks" : "");
   for (const auto& [name, bytes] : plan.memory.held)
     text += fmt::format("  {:<32} {:>12}\n", name, bytes_text(bytes));
-  text += "  and the largest of\n";
+  text += "  and the largest of these:\n";
   for (const auto& [name, bytes] : plan.memory.passing)
     text += fmt::format("    {:<30} {:>12}\n", name, bytes_text(bytes));
   for (const auto& [name, bytes] : plan.memory.on_host)
@@ -77,11 +77,11 @@ std::string describe_plan(const RunPlan& plan) {
       fmt::format("{} of {} images and {} trajectories", plan.steps, plan.images, plan.trajectories));
   if (plan.further_images > 0)
     add("refills",
-        fmt::format("a step rolls out {} to {} images, the further ones in up to {} rounds; only the "
-                    "longest times below count these",
+        fmt::format("a step rolls out {} to {} images, the further ones in up to {} rounds; below, only the "
+                    "times with refills include these",
                     plan.images, plan.images + plan.further_images, plan.refill_rounds));
   if (!plan.reward_weights.empty()) add("reward weights", plan.reward_weights);
-  add("prompt", fmt::format("{} tokens, {} of them image; from the caption alone at most {}",
+  add("prompt", fmt::format("{} tokens, {} of them image tokens; in the second stage at most {}",
                             plan.prompt_tokens, plan.image_tokens, plan.stage2_prompt_tokens));
   add("tokens of a step",
       fmt::format("at most {} generated, {} through the learner (if every completion has max_new_tokens)",
@@ -104,7 +104,8 @@ std::string describe_plan(const RunPlan& plan) {
   add("time of the run", fmt::format("about {} without evaluations{}",
                                      duration_text(plan.step_seconds() * steps), up_to(steps)));
   if (plan.waves > 1)
-    add("waves", fmt::format("{} for the keys and values of a step: rollout.kv_memory holds no more at once",
+    add("waves", fmt::format("{} per step, because rollout.kv_memory cannot hold the keys and values of all "
+                             "its groups at once",
                              plan.waves));
   text += memory_text(plan);
   return text;

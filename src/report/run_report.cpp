@@ -67,7 +67,7 @@ std::string lineage(const RunReportInputs& inputs) {
   }
   std::vector<HtmlTable::Column> columns{{"", false}};
   for (const RunRecord& run : inputs.runs) columns.push_back({run.name, false});
-  HtmlTable table("What each run was made from and by", columns);
+  HtmlTable table("Origin of each run", columns);
   for (const std::string& name : names) {
     std::vector<std::string> cells{name};
     for (const RunRecord& run : inputs.runs) {

@@ -190,7 +190,7 @@ RunRecord read_run(const fs::path& folder) {
   std::error_code problem;
   if (!fs::is_directory(folder, problem)) {
     fail("cannot read run {}: {}; give the folder that train.out names", folder.string(),
-         fs::exists(folder, problem) ? "it is no folder" : "there is no such folder");
+         fs::exists(folder, problem) ? "it is not a folder" : "there is no such folder");
   }
   RunRecord run;
   const fs::path absolute = fs::weakly_canonical(folder, problem);

@@ -206,7 +206,7 @@ std::string comparison_table(const RunReportInputs& inputs) {
     std::vector<ComparisonRow> rows;
     try {
       rows = compare_predictions(a.predictions, b.predictions, inputs.options.evaluation);
-      if (rows.empty()) notes.push_back(files + ": not compared: no set in common that was decoded alike.");
+      if (rows.empty()) notes.push_back(files + ": not compared: no set in common with the same decoding.");
     } catch (const Error& error) {  // the files are about different data
       notes.push_back(fmt::format("{}: not compared: {}", files, error.what()));
     }
@@ -309,11 +309,11 @@ std::string answers_of_run(const RunRecord& run, std::size_t count, std::int64_t
   const ChosenSamples chosen = choose_samples(file, count);
   if (chosen.compared == 0) return note_list({fmt::format("{} has recorded no answers yet.", run.name)});
   const RunPictures pictures(run);
-  std::string html = note_list({fmt::format(
-      "{} of {}, step{}, were compared.", counted(chosen.compared, "answer", "answers"), run.name,
-      chosen.first_step == chosen.last_step
-          ? fmt::format(" {}", chosen.last_step)
-          : fmt::format("s {} to {}", chosen.first_step, chosen.last_step))});
+  std::string html = note_list(
+      {fmt::format("Chosen from {} of {}, step{}.", counted(chosen.compared, "answer", "answers"), run.name,
+                   chosen.first_step == chosen.last_step
+                       ? fmt::format(" {}", chosen.last_step)
+                       : fmt::format("s {} to {}", chosen.first_step, chosen.last_step))});
   if (!pictures.problem().empty())
     html += note_list({fmt::format("The pictures were not found: {}.", pictures.problem())});
   html += "<h4>Closest to the human score</h4>\n" + cards_of(run, pictures, chosen.good, missing);

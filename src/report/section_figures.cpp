@@ -157,8 +157,8 @@ std::vector<std::string> notes_on_images(const RunReportInputs& inputs, Configur
       if (images.most > images.least) parts.back() += " to " + fixed_text(images.most, 0);
     }
     const std::string note = fmt::format(
-        "The figures of set {} are of different numbers of images, so they cannot be compared: {}.", key.set,
-        fmt::join(parts, ", "));
+        "The figures of set {} come from different numbers of images, so they cannot be compared: {}.",
+        key.set, fmt::join(parts, ", "));
     if (counts.size() > 1 && std::find(notes.begin(), notes.end(), note) == notes.end())
       notes.push_back(note);
   }
@@ -340,7 +340,7 @@ std::string headline_section(const RunReportInputs& inputs, Configurations confi
   const std::size_t sets = sets_of(inputs).size();
   std::string rule = fmt::format(
       "Before training (step 0) → after it (last evaluation), with {} decoding{}.", decoding,
-      sets > 1 ? std::string(", as the mean of the sets that every configuration has a figure for") : "");
+      sets > 1 ? std::string(", as the mean over the sets for which every configuration has a figure") : "");
   const bool seeds = std::any_of(configurations.begin(), configurations.end(),
                                  [](const Configuration& c) { return c.runs.size() > 1; });
   if (seeds)
@@ -351,11 +351,10 @@ std::string headline_section(const RunReportInputs& inputs, Configurations confi
          tiles(inputs, configurations, decoding) + before_and_after(inputs, configurations) +
          paragraph(
              "PLCC and SRCC: correlation of ratings and human scores, of the values and of the ranks. RMSE: "
-             "in units of the rating, less is better. ROUGE-1 recall: share of the words of the human text "
-             "that the answer has. Texts about quality share words whatever they describe: the chance level "
-             "is "
-             "the same figure with the human texts of other images. The predictions in the run folders give "
-             "it, after training.",
+             "in units of the rating, lower is better. ROUGE-1 recall: share of the human text's words that "
+             "the answer has. Texts about quality share words whatever they describe: the chance level is "
+             "the same figure with the human texts of other images. It is computed from the predictions in "
+             "the run folders, after training.",
              "caption");
 }
 

@@ -90,9 +90,10 @@ SweepDifferences sweep_differences(const std::vector<SweepRun>& runs, const std:
           fmt::format("{} on {} ({}): fewer than two seeds in common with {}, so there is no interval",
                       row.config, row.set, row.decoding, against));
     if (other != nullptr && other->images != row.images)
-      differences.notes.push_back(fmt::format("{} on {} ({}): evaluated on {} images, and {} on {}",
-                                              row.config, row.set, row.decoding, row.images, against,
-                                              other->images));
+      differences.notes.push_back(
+          fmt::format("{} on {} ({}): evaluated on {} images, but {} was evaluated "
+                      "on {}",
+                      row.config, row.set, row.decoding, row.images, against, other->images));
     differences.rows.push_back(std::move(difference));
   }
   return differences;

@@ -169,8 +169,8 @@ SweepRow row_of_runs(const std::vector<const SweepRun*>& runs, const std::string
   for (std::vector<double>& figures : values) row.figures.push_back(figure_of(std::move(figures)));
   if (steps_and_images.size() > 1) {
     table.notes.push_back(fmt::format(
-        "{} on {} ({}): the seeds were not evaluated after the same step or on as many images; run them with "
-        "the same settings",
+        "{} on {} ({}): the seeds were evaluated after different steps or on different numbers of images; "
+        "run them with the same settings",
         row.config, set, decoding));
   }
   return row;

@@ -109,7 +109,7 @@ Buffer WeightArena::take(const std::string& name, WeightPart part, std::size_t b
   CHECK(found != index_.end()) << name << " was not planned";
   const Block& block = blocks_[found->second];
   CHECK(block.part == part && block.bytes == bytes && block.fingerprint == fingerprint)
-      << name << " was planned otherwise";
+      << name << " was planned with another part, size or layout";
   return Buffer::borrow(mapping_->data() + block.offset, bytes, "weights", mapping_, created_);
 }
 
@@ -203,11 +203,12 @@ void WeightArena::attach(const ArenaHandle& handle) {
   const bool known = fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode) &&
                      status.st_size >= static_cast<off_t>(sizeof(Header));
   try {
-    if (!known) refuse("its descriptor is another file");
+    if (!known) refuse("its file descriptor leads to another file");
     mapping_ = std::make_shared<Mapping>(descriptor, static_cast<std::size_t>(status.st_size), PROT_READ);
     Header header{};
     std::memcpy(&header, mapping_->data(), sizeof header);
-    if (header.magic != kMagic || header.key != handle.key) refuse("its descriptor is another file");
+    if (header.magic != kMagic || header.key != handle.key)
+      refuse("its file descriptor leads to another file");
     check_header(handle);
   } catch (...) {
     close(descriptor);
@@ -236,7 +237,7 @@ void WeightArena::check_header(const ArenaHandle& handle) const {
     std::memcpy(&record, mapping_->data() + sizeof header + i * sizeof record, sizeof record);
     const Block& block = blocks_[i];
     if (record.name != hash_text(block.name))
-      refuse(fmt::format("another block has the place of {}", block.name));
+      refuse(fmt::format("another block is where {} must be", block.name));
     if (record.bytes != block.bytes) {
       refuse(fmt::format("{} has {} bytes there and {} here", block.name, record.bytes, block.bytes));
     }
@@ -245,7 +246,7 @@ void WeightArena::check_header(const ArenaHandle& handle) const {
     if (record.offset != block.offset) refuse(fmt::format("{} has another offset there", block.name));
   }
   if (records != blocks_.size())
-    refuse(fmt::format("it has {} blocks there and {} here", records, blocks_.size()));
+    refuse(fmt::format("they have {} blocks there and {} here", records, blocks_.size()));
 }
 
 }  // namespace biqa

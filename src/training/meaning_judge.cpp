@@ -113,7 +113,7 @@ std::unique_ptr<TextJudge> make_text_judge(const Config& config, std::span<const
   if (tell && similar)
     LOG(INFO) << "reasoning reward: human texts of different images have a mean similarity of "
               << judge->mean_chance() << " (" << judge->others()
-              << " texts); the reward counts only what is above the chance level of each completion";
+              << " texts); the reward counts only the similarity above the chance level of each completion";
   return judge;
 }
 

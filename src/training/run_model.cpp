@@ -37,8 +37,8 @@ StartParts read_start_parts(const Config& config, const std::optional<FoundCheck
   if (found->frozen) then = read_adapter_for(model, found->path);
   if (parts.given && !same_parts(*parts.given, then)) {
     fail(
-        "cannot resume from {}: its parts on frozen modules are not those of model.adapter {}; set "
-        "model.adapter to the adapter with which this run began",
+        "cannot resume from {}: on modules that are not trained, its adapter differs from model.adapter {}; "
+        "set model.adapter to the adapter with which this run began",
         found->path.string(), start.string());
   }
   parts.frozen = then.frozen;
@@ -71,8 +71,8 @@ StartAdapter make_start_adapter(Config& config, StartParts parts, const Policy& 
   start.adapter = *std::move(parts.given);
   if (start.adapter.layout->size() == 0) {
     fail(
-        "cannot train model.adapter {}: all its parts are on frozen modules; merge it into the model first "
-        "(biqa_ckpt merge) and train the merged model",
+        "cannot train model.adapter {}: it changes only modules that are not trained; merge it into the "
+        "model first (biqa_ckpt merge) and train the merged model",
         config.model.adapter.string());
   }
   follow_adapter(config, start.adapter.layout->spec(), first);

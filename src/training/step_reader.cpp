@@ -211,8 +211,9 @@ class StepReader {
       // By division: hostile sides may make the product overflow.
       if (flat[i] != 1 || height < 1 || width < 1 || height % merge != 0 || width % merge != 0 ||
           width > left / height) {
-        refuse(grids, fmt::format("image {} of {} x {} x {} patches is not one frame with sides that are "
-                                  "multiples of {}, or is larger than the {} rows of pixel_values",
+        refuse(grids, fmt::format("image {} has {} x {} x {} patches, but must be one frame with sides that "
+                                  "are multiples of {}, and fit into the {} rows that are left in "
+                                  "pixel_values",
                                   i / 3, flat[i], height, width, merge, left));
       }
       Patches patches;

@@ -241,7 +241,7 @@ TEST_F(SweepScript, MistakesEndBeforeAnythingRuns) {
   folder.write("other/a.yaml", "base: ../configs/a.yaml\n");
   const std::vector<std::pair<std::vector<std::string>, std::string>> cases{
       {{}, "no configuration named"},
-      {{a, "--seeds", "1,x"}, "'x' is no number"},
+      {{a, "--seeds", "1,x"}, "'x' is not a number"},
       {{a, "--seeds", "1,2,1-3"}, "is there twice"},
       {{a, "--seeds"}, "--seeds needs a list"},
       {{a, "--jobs", "0"}, "--jobs needs a whole number above 0"},

@@ -81,17 +81,16 @@ TEST(ChatTemplates, WhatIsNotUnderstoodIsNamed) {
        "its output does not contain the"},
       {good + good, "its output does not contain the"},
       {"a prompt for nobody", "its output does not contain the user's text exactly once"},
-      {"{% for m in messages %}{{ m.content | upper }}{% endfor %}", "it changes the words of a message"},
-      {"{% for m in messages %}{{ m.content.split(' ')[0] }}{% endfor %}",
-       "takes apart or changes the words"},
-      {"{% for m in messages %}{{ m.content.strip('\n') }}{% endfor %}", "takes apart or changes the words"},
-      {"{% for m in messages %}{{ m.content[:4] }}{% endfor %}", "it goes through the words of a message"},
-      {"{% for m in messages %}{{ m.content[0] }}{% endfor %}", "it goes through the words of a message"},
+      {"{% for m in messages %}{{ m.content | upper }}{% endfor %}", "it changes the text of a message"},
+      {"{% for m in messages %}{{ m.content.split(' ')[0] }}{% endfor %}", "splits or changes the text"},
+      {"{% for m in messages %}{{ m.content.strip('\n') }}{% endfor %}", "splits or changes the text"},
+      {"{% for m in messages %}{{ m.content[:4] }}{% endfor %}", "it loops over the text of a message"},
+      {"{% for m in messages %}{{ m.content[0] }}{% endfor %}", "it loops over the text of a message"},
       {"{% for m in messages %}{% for c in m.content %}{{ c }}{% endfor %}{% endfor %}",
-       "it goes through the words"},
-      {"{% for m in messages %}{{ {m.content: 1} | first }}{% endfor %}", "it makes a key of the words"},
+       "it loops over the text"},
+      {"{% for m in messages %}{{ {m.content: 1} | first }}{% endfor %}", "it makes a key of the text"},
       {"{% for m in messages %}{{ m.content.lstrip() }}{% endfor %}", "it trims only one side of a text"},
-      {good + "{{ '\x1c' }}", "its output has a text in another place or form"},
+      {good + "{{ '\x1c' }}", "its output has the text of a message in an unexpected place"},
       {good + "{% if x %}", "'endif' is missing"},
       {good + "{% endif %}", "the tag 'endif' is not supported"},
       {good + "{{ 1 +", "a tag does not end"},
@@ -129,7 +128,7 @@ TEST(ChatTemplates, WhatIsNotUnderstoodIsNamed) {
   EXPECT_THAT(problem_of(nested), HasSubstr("too deeply"));
   EXPECT_THAT(problem_of(good, 1), HasSubstr("it prints a list"));
   EXPECT_THAT(problem_of("{% for m in messages %}{{ m.content[-1].text }}{% endfor %}", 1),
-              HasSubstr("for a prompt with 1 images its output has 0 times <|image_pad|>"));
+              HasSubstr("its output for a prompt with 1 images contains <|image_pad|> 0 times"));
 }
 
 TEST(ChatTemplates, CasesAreThoseOfPython) {
@@ -279,13 +278,13 @@ TEST_F(ChatFolder, WarnsOfWhatItCannotFollowAndTakesTheUsualForm) {
   folder_.write("chat_template.jinja", "{% macro f() %}{% endmacro %}");
   const std::string unknown = warning();
   EXPECT_THAT(unknown, HasSubstr("chat_template.jinja:1: the tag 'macro' is not supported"));
-  EXPECT_THAT(unknown, HasSubstr("prompts use the template of Qwen2.5-VL"));
+  EXPECT_THAT(unknown, HasSubstr("prompts use Qwen2.5-VL's own template"));
   EXPECT_EQ(found_, nullptr);
   EXPECT_EQ(error_of([&] { find_chat_template(folder_.path(), false); }), "");
 
   folder_.write("chat_template.jinja", "{% for m in messages %}{{ m.content }}{% endfor %}");
   EXPECT_THAT(warning(),
-              HasSubstr("prompts with an image, prompts with several images use the template of Qwen2.5-VL"));
+              HasSubstr("prompts with an image, prompts with several images use Qwen2.5-VL's own template"));
   EXPECT_EQ(prompt(), "U");
 
   std::filesystem::remove(folder_.path() / "chat_template.jinja");

@@ -60,7 +60,7 @@ TEST_F(Koniq, ImagesMayLieElsewhere) {
   ImportOptions asked = options("koniq10k");
   EXPECT_THAT(refusal(asked), HasSubstr("1.jpg"));
   asked.images = elsewhere.string() + "/no";
-  EXPECT_THAT(refusal(asked), HasSubstr("no such folder, below"));
+  EXPECT_THAT(refusal(asked), HasSubstr("no such folder below"));
   asked.images = elsewhere.string();
   EXPECT_EQ(import(asked)[0]["image"], "../elsewhere/1.jpg");
 }
@@ -138,7 +138,8 @@ TEST_F(Koniq, ValuesOfTheOtherScale) {
   wrong.labels = labels(
       "raw.csv", std::regex_replace(kKoniqHead + kKoniqRows,
                                     std::regex("3\\.91176470588|88\\.3888888889|46\\.15032679739"), "3.5"));
-  EXPECT_THAT(refusal(wrong), HasSubstr("every MOS lies in 1.09615384615385..4.31, the scale 'raw'"));
+  EXPECT_THAT(refusal(wrong), HasSubstr("every MOS lies in 1.09615384615385..4.31, the range of the scale "
+                                        "'raw'"));
   wrong.scale = "other";
   EXPECT_THAT(refusal(wrong), HasSubstr("'other'; it must be one of zscore, raw"));
 }
@@ -248,7 +249,7 @@ TEST_F(DataSetFixture, ASheetIsChosenIfSeveralHaveTheColumns) {
   ImportOptions spaq = options("spaq");
   spaq.labels = labels("three.xlsx", workbook_of(rows, "", 3));
   EXPECT_THAT(refusal(spaq),
-              HasSubstr("three.xlsx: the sheets 'S', 'S2', 'S3' have the columns; choose one with "
+              HasSubstr("three.xlsx: several sheets have the columns: 'S', 'S2', 'S3'; choose one with "
                         "--sheet NAME"));
   spaq.sheet = "S4";
   EXPECT_THAT(refusal(spaq), HasSubstr("has only the sheets 'S', 'S2', 'S3'; name one of them"));
@@ -284,7 +285,7 @@ TEST_F(DataSetFixture, LiveWild) {
   EXPECT_EQ(rows[1]["image"], "../root/Images/4.jpg") << "the label says 4.JPG";
   EXPECT_THAT(said_, HasSubstr("1 tutorial images left out"));
   EXPECT_THAT(said_, HasSubstr("LIVE in the Wild has 1,162"));
-  EXPECT_THAT(said_, HasSubstr("1 images differ from their names in the labels by upper and lower case"));
+  EXPECT_THAT(said_, HasSubstr("1 file names differ from those in the labels by upper and lower case"));
   ImportOptions all = options("livewild");
   all.with_tutorial = true;
   rows = import(all);
@@ -413,7 +414,7 @@ TEST_F(DataSetFixture, CaseAndAccentsOfNames) {
   EXPECT_EQ(rows[0]["image"], "../root/\xC3\xA9.jpg");
   EXPECT_EQ(rows[1]["image"], "../root/Caf\xC3\xA9.png");
   EXPECT_EQ(rows[2]["image"], "../root/nai\xCC\x88ve.png");
-  EXPECT_THAT(said_, HasSubstr("2 images differ from their names in the labels by upper and lower case"));
+  EXPECT_THAT(said_, HasSubstr("2 file names differ from those in the labels by upper and lower case"));
   // Both forms side by side: the exact one counts, and for any other spelling it is a question.
   picture("e\xCC\x81.jpg");
   fs::remove(table.out);
@@ -463,7 +464,7 @@ TEST_F(DataSetFixture, DeqaLists) {
   EXPECT_EQ(rows[0]["split"], "test");
   EXPECT_EQ(rows[1]["set"], "csiq");
   EXPECT_EQ(rows[1]["raw_score"], -0.25);
-  EXPECT_THAT(said_, HasSubstr("2 on 1..5 as the rows give them"));
+  EXPECT_THAT(said_, HasSubstr("2 are already on 1..5 in the labels"));
   fs::remove(deqa.out);
   deqa.labels =
       labels("bad.json", R"([{"id": "a.jpg->2.5", "image": "KONIQ/images/a.jpg", "gt_score": 2.5}])");
@@ -554,7 +555,7 @@ TEST_F(DataSetFixture, NoTwoRowsHaveOneImage) {
   picture("a.png");
   for (const char* other : {"A.PNG", "a.jpg"}) {
     csv.labels = labels("own.csv", std::string("name,mos\na.png,1\n") + other + ",5\n");
-    EXPECT_THAT(refusal(csv), HasSubstr("is already that of "));
+    EXPECT_THAT(refusal(csv), HasSubstr("already belongs to "));
   }
   // What stands behind a dot may belong to the name.
   csv.labels = labels("own.csv", "name,mos\na.1,1\n");
@@ -572,7 +573,7 @@ TEST_F(Koniq, NoFileButAManifestIsReplaced) {
   for (const char* file : {"koniq10k_distributions_sets.csv", "1024x768/1.jpg"}) {
     over.out = folder_.path() / "root" / file;
     const std::string before = file_content(over.out);
-    EXPECT_THAT(error_of([&] { import(over); }), HasSubstr("an existing file that is no manifest"));
+    EXPECT_THAT(error_of([&] { import(over); }), HasSubstr("which exists and is not a manifest"));
     EXPECT_EQ(file_content(over.out), before);
   }
   over.out = options("koniq10k").out;
@@ -611,7 +612,7 @@ TEST_F(DataSetFixture, PyiqaTables) {
   fs::remove(pyiqa.out);
   pyiqa.labels = labels("folds.csv", "img_name,mos,std,split\n1.png,5,1,0\n2.png,6,1,4\n");
   EXPECT_THAT(refusal(pyiqa),
-              HasSubstr("folds.csv:3: the column split has the number 4, a fold and no split"));
+              HasSubstr("folds.csv:3: the column split has the number 4, which is a fold and not a split"));
 }
 
 TEST(ImportFlags, Columns) {

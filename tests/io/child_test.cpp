@@ -47,7 +47,7 @@ TEST(Child, NoneBesideAnOpenDevice) {
     message = error.what();
   }
   device_is_open = false;
-  EXPECT_THAT(message, ::testing::HasSubstr("after the GPU was opened"));
+  EXPECT_THAT(message, ::testing::HasSubstr("the GPU is already open"));
 }
 
 TEST(Child, CrashHandlersAreNotInherited) {

@@ -125,7 +125,7 @@ TEST(Hdf5, ErrorsNameFileAndObject) {
   EXPECT_THAT(error_of([&] { file.read_i64("doubles"); }), names("doubles"));
   EXPECT_THAT(error_of([&] { file.read_u8("integers"); }), names("wider type"));
   EXPECT_THAT(error_of([&] { file.read_f32("texts"); }), names("does not hold numbers"));
-  EXPECT_THAT(error_of([&] { file.read_texts("doubles"); }), names("it is no text"));
+  EXPECT_THAT(error_of([&] { file.read_texts("doubles"); }), names("it is not text"));
   EXPECT_THAT(error_of([&] { file.children("bytes"); }), names("bytes"));
   EXPECT_THAT(error_of([&] { file.attribute_i64("/", "lr"); }), names("/@lr"));
   EXPECT_THAT(error_of([&] { file.attribute_f64("/", "loss"); }), names("/@loss"));

@@ -414,7 +414,7 @@ TEST_F(LearnerTest, ALossThatIsNotFiniteNamesItsGroupAndSkipsTheUpdateOnAll) {
   ::testing::internal::CaptureStderr();
   const std::vector<Outcome> outcomes = train(2, options(), 1);
   const std::string told = ::testing::internal::GetCapturedStderr();
-  EXPECT_NE(told.find("tokens to bad.png is not finite"), std::string::npos) << told;
+  EXPECT_NE(told.find("tokens for bad.png is not finite"), std::string::npos) << told;
   for (const Outcome& outcome : outcomes) {
     EXPECT_TRUE(outcome.result.skipped);
     EXPECT_EQ(outcome.updates, 0);

@@ -90,7 +90,7 @@ TEST_F(CudaProductChoices, AFileThatCannotBeUsedIsReplaced) {
     std::ofstream(file_) << other;
     std::int64_t rows = 0;
     const std::string warning = told(rows);
-    EXPECT_THAT(warning, HasSubstr("ignoring the choices of algorithms in " + file_.string()));
+    EXPECT_THAT(warning, HasSubstr("ignoring the saved choices of cuBLASLt algorithms in " + file_.string()));
     EXPECT_EQ(warning.find("ignoring"), warning.rfind("ignoring"));
     EXPECT_GT(rows, 0);
     EXPECT_EQ(read_file(file_), text);
@@ -101,8 +101,9 @@ TEST_F(CudaProductChoices, AFileThatCannotBeReadOrWrittenOnlyWarns) {
   fs::create_directories(file_);  // a folder in its place
   std::int64_t rows = 0;
   const std::string warning = told(rows);
-  EXPECT_THAT(warning, HasSubstr("ignoring the choices"));
-  EXPECT_THAT(warning, HasSubstr("cannot keep the choices of algorithms, so the next start chooses again"));
+  EXPECT_THAT(warning, HasSubstr("ignoring the saved choices"));
+  EXPECT_THAT(warning, HasSubstr("cannot save the choices of cuBLASLt algorithms, so the next start chooses "
+                                 "again"));
   EXPECT_GT(rows, 0);
   EXPECT_TRUE(fs::is_directory(file_));
 }

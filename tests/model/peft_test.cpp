@@ -452,7 +452,7 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"PatternValue", with(R"({"alpha_pattern": {"q_proj": "x"}})"),
                 "alpha_pattern.q_proj is \"x\""},
         Refusal{"PatternBeyond", with(R"({"alpha_pattern": {"(?=q)q_proj": 3}})"),
-                "alpha_pattern has the key"},
+                "alpha_pattern gives the key"},
         Refusal{"AlphaHuge", with(R"({"lora_alpha": 1e300})"), "the scale inf"},
         Refusal{"Dropout", with(R"({"lora_dropout": 1.0})"), "lora_dropout is 1.0"},
         Refusal{"TargetsMore", with(R"({"target_modules": ["q_proj", "v_proj", "k_proj"]})"),

@@ -109,12 +109,9 @@ TEST(CudaRuntime, OutOfMemoryNamesTheLabelAndWhatToLower) {
   emulation::set_memory_limit(std::size_t{3} << 30);
   const std::string expected =
       "cannot allocate 4.00 GiB of the GPU's memory for key-value cache: 3.00 GiB of its 3.00 GiB are free; "
-      "end what "
-      "else runs on it (nvidia-smi) or work on less at a time: in a training lower "
-      "objective.micro_batch_tokens, "
-      "rollout.kv_memory or rollout.images_per_step; in other programs lower --batch or "
-      "--micro-batch-tokens, or the "
-      "images' max_pixels";
+      "end other programs on it (nvidia-smi), or lower the memory use: in a training, "
+      "objective.micro_batch_tokens, rollout.kv_memory or rollout.images_per_step; in other programs, "
+      "--batch, --micro-batch-tokens or the images' max_pixels";
   EXPECT_EQ(message_of([] { const DeviceBuffer buffer(std::size_t{4} << 30, "key-value cache"); }), expected);
   CudaMemory memory(std::make_shared<const Stream>());
   EXPECT_EQ(message_of([&] { memory.allocate(DType::f32, 1 << 10, 1 << 20, "key-value cache"); }), expected);
@@ -137,13 +134,13 @@ TEST(CudaRuntime, AFailedGpuIsNamedAsSuch) {
   }
   emulation::fail_next(emulation::Call::launch, cudaErrorDevicesUnavailable);
   EXPECT_THAT(message_of(launched),
-              AllOf(HasSubstr("cudaErrorDevicesUnavailable"), HasSubstr("another process has it for itself"),
-                    HasSubstr("nvidia-smi")));
+              AllOf(HasSubstr("cudaErrorDevicesUnavailable"),
+                    HasSubstr("another process uses it exclusively"), HasSubstr("nvidia-smi")));
   for (const cudaError_t status : {cudaErrorIllegalAddress, cudaErrorLaunchFailure}) {
     emulation::fail_next(emulation::Call::launch, status);
-    EXPECT_THAT(message_of(launched),
-                AllOf(HasSubstr(cudaGetErrorName(status)), HasSubstr("a kernel has failed"),
-                      HasSubstr("BIQA_CUDA_SYNC=1"), HasSubstr("last checkpoint")));
+    EXPECT_THAT(message_of(launched), AllOf(HasSubstr(cudaGetErrorName(status)),
+                                            HasSubstr("this or an earlier GPU kernel has failed"),
+                                            HasSubstr("BIQA_CUDA_SYNC=1"), HasSubstr("last checkpoint")));
   }
   launched();  // nothing is left over
 }
@@ -154,12 +151,11 @@ TEST(CudaRuntime, AProgramForOtherArchitectures) {
   EXPECT_EQ(missing_architecture("", 90), "");
   EXPECT_EQ(missing_architecture("90a", 90), "");
   EXPECT_EQ(missing_architecture("100f", 103), "");
-  EXPECT_THAT(missing_architecture("90a", 100), HasSubstr("code for sm_90a alone, and the GPU is sm_100"));
+  EXPECT_THAT(missing_architecture("90a", 100), HasSubstr("code only for sm_90a, but the GPU is sm_100"));
   EXPECT_THAT(missing_architecture("100f", 120), HasSubstr("BIQA_CUDA_ARCHITECTURES=120"));
   const std::string expected =
-      "this program has code for sm_90, sm_100 alone, and the GPU is sm_80: build it with "
-      "BIQA_CUDA_ARCHITECTURES=80 "
-      "launch/build.sh cuda";
+      "this program has code only for sm_90, sm_100, but the GPU is sm_80: build it with "
+      "BIQA_CUDA_ARCHITECTURES=80 launch/build.sh cuda";
   EXPECT_EQ(missing_architecture("90 100", 80), expected);
 
   const DeviceValues<int> out(32, "out");

@@ -258,7 +258,8 @@ TEST_F(PlanTest, SaysWhatItAssumesOfMissingManifests) {
   const std::string absent = (folder_.path() / "absent.jsonl").string();
   const RunPlan plan = make_plan(config({"data.train=" + absent, "data.eval=[" + absent + "]"}), 1);
   ASSERT_EQ(plan.assumptions.size(), 2U);
-  EXPECT_THAT(plan.assumptions[0], HasSubstr("the plan assumes one step of images of max_pixels"));
+  EXPECT_THAT(plan.assumptions[0], HasSubstr("the plan assumes as many images as one step takes, of "
+                                             "max_pixels each"));
   EXPECT_THAT(plan.assumptions[1], HasSubstr("it is not counted"));
   EXPECT_EQ(plan.training_images, 4);
   EXPECT_EQ(plan.evaluation_images, 0);

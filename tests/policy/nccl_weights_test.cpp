@@ -187,7 +187,7 @@ TEST(NcclWeightFailures, EveryRankChecksItsOwnProducts) {
     emulation::altered_rows = rank == 2 ? 1 : 0;  // of this rank's thread
     return DType::f32;
   });
-  EXPECT_THAT(errors[2], HasSubstr("product has other bits in a batch of 1 than in a larger one"));
+  EXPECT_THAT(errors[2], HasSubstr("product differ between a batch of 1 and a larger one"));
   for (const std::size_t rank : {0U, 1U}) EXPECT_EQ(errors[rank], "a rank is lost");
 }
 

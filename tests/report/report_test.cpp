@@ -215,7 +215,7 @@ TEST(RunReport, FilesAboutOtherDataAreNamed) {
   const std::vector<fs::path> files{folder.write("x.jsonl", answers(1, R"("set": "x",)", {""})),
                                     folder.write("y.jsonl", answers(1, R"("set": "y",)", {""}))};
   EXPECT_THAT(page_of({run}, files).html,
-              HasSubstr("y minus x: not compared: no set in common that was decoded alike."));
+              HasSubstr("y minus x: not compared: no set in common with the same decoding."));
 }
 
 // Images are not answers, and greedy rows are not sampled ones.
@@ -253,7 +253,7 @@ void expect_chance_levels(const std::string& html) {
     const std::string rest = html.substr(at + name.size(), 40);
     const bool told = rest.starts_with(" (without chance level)") ||
                       rest.starts_with(" above chance level") || rest.starts_with(" (chance, excess)") ||
-                      rest.starts_with(": share of the words");
+                      rest.starts_with(": share of the human text");
     EXPECT_TRUE(told) << name << rest;
   }
   EXPECT_GT(found, 5U);
@@ -301,7 +301,7 @@ TEST(RunReport, FiguresOfOtherNumbersOfImagesAreNamed) {
   const TemporaryFolder folder;
   const std::vector<fs::path> runs{write_run(folder, {"first"}), write_run(folder, {"second", 0, 0.002})};
   const std::string note =
-      "The figures of set test are of different numbers of images, so they cannot be compared: ";
+      "The figures of set test come from different numbers of images, so they cannot be compared: ";
   EXPECT_THAT(page_of(runs).html, Not(HasSubstr(note)));
   EvalMetrics eval = testing::example_evaluation({}, 4, "image");
   eval.n = 10;

@@ -155,7 +155,7 @@ TEST(Runs, WhatIsNoRunIsRefused) {
   const TemporaryFolder folder;
   const auto root = write_run(folder, {"a"});
   EXPECT_THAT(error_of([&] { read_run(folder.path() / "none"); }), HasSubstr("there is no such folder"));
-  EXPECT_THAT(error_of([&] { read_run(folder.path() / "p0.png"); }), HasSubstr("it is no folder"));
+  EXPECT_THAT(error_of([&] { read_run(folder.path() / "p0.png"); }), HasSubstr("it is not a folder"));
   EXPECT_THAT(error_of([&] { read_run(folder.path()); }), HasSubstr("neither config.yaml nor metrics.jsonl"));
   EXPECT_THAT(error_of([&] { read_runs(std::vector{root, root / "../a"}); }), HasSubstr("given twice"));
   folder.write("a/metrics.jsonl", "{\"step\":1}\n{\"step\":oops}\n");

@@ -148,7 +148,7 @@ TEST_F(SweepTableTest, AStartAfterTheEndUndoesIt) {
 TEST_F(SweepTableTest, SeedsThatWereNotEvaluatedAlikeAreNamed) {
   add_run("a/seed-1", {line(4, "image", .5)});
   add_run("a/seed-2", {line(8, "image", .7)});
-  EXPECT_THAT(table().notes, ElementsAre(HasSubstr("not evaluated after the same step")));
+  EXPECT_THAT(table().notes, ElementsAre(HasSubstr("the seeds were evaluated after different steps")));
 }
 
 // The documents of biqa_eval: numbers within objects count too, and null is a figure without value.
@@ -217,7 +217,7 @@ TEST_F(SweepTableTest, DifferencesArePairedBySeed) {
   EXPECT_TRUE(std::isnan(all.rows[1].figures[0].interval.low));
   EXPECT_THAT(all.notes,
               ElementsAre(HasSubstr("late: not finished"), HasSubstr("one on koniq (greedy): fewer than two"),
-                          HasSubstr("evaluated on 10 images, and full on 20")));
+                          HasSubstr("evaluated on 10 images, but full was evaluated on 20")));
 
   const std::string text = differences_text(all);
   EXPECT_THAT(text, HasSubstr("koniq, greedy: differences to full, paired by seed, with 95 % intervals"));

@@ -168,7 +168,7 @@ TEST(WeightArena, AnotherLayoutIsRefusedByTheNameOfTheBlock) {
   EXPECT_THAT(refusal(2, {"b", WeightPart::forward, 100001, 3}),
               HasSubstr(": b has 100000 bytes there and 100001 here;"));
   EXPECT_THAT(refusal(1, {"c", WeightPart::backward, 4097, 2}),
-              HasSubstr("another block has the place of c;"));
+              HasSubstr("another block is where c must be;"));
   EXPECT_THAT(refusal(1, {"a.back", WeightPart::forward, 4097, 2}),
               HasSubstr(": a.back has another offset there; start all"));
   WeightArena shorter;
@@ -215,7 +215,7 @@ TEST(WeightArena, OurOwnMistakesEndTheProgram) {
   EXPECT_DEATH(arena.handle(), "");
   arena.create();
   EXPECT_DEATH(arena.take("c", WeightPart::forward, 5, 1), "c was not planned");
-  EXPECT_DEATH(arena.take("a", WeightPart::forward, 5, 2), "a was planned otherwise");
+  EXPECT_DEATH(arena.take("a", WeightPart::forward, 5, 2), "a was planned with another part, size or layout");
   EXPECT_DEATH(arena.create(), "");
 }
 

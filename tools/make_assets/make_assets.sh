@@ -4,7 +4,7 @@
 #   OUT    folder for model/, train.jsonl + train/, test.jsonl + test/, sample_*.png
 #   WORK   (environment) folder for the virtual environment, logs and unrounded weights;
 #          default OUT.work. A stage is skipped if its result is already there.
-#   PYTHON (environment) a Python that has requirements.txt; default: one is set up in WORK.
+#   PYTHON (environment) a Python with the packages of requirements.txt; default: one is set up in WORK.
 set -euo pipefail
 
 if [ $# -ne 1 ] || [ "${1#-}" != "$1" ]; then

@@ -180,7 +180,7 @@ def check(folder, tokenizer, vision_state, language_state):
     encoder = Encoder(tokenizer)
     ids = torch.tensor([encoder.prompt + encoder.ids(answer)])
     if ids.tolist() != inputs["input_ids"].tolist():
-        raise SystemExit("error: transformers tokenizes the prompt in another way")
+        raise SystemExit("error: transformers tokenizes the prompt differently from this script")
     start = encoder.image_start
     embeddings = language.embed_tokens(ids)
     embeddings[:, start : start + IMAGE_TOKENS] = vision(pictures.patches_of(picture.pixels[None]))

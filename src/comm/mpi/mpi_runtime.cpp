@@ -81,8 +81,8 @@ class Patience {
       for (const StoppedChild& child : stopped_children(::getppid())) {
         const Seconds so_far = before[child.process] + passed;
         if (so_far >= stopped_limit_ && over_) {
-          say("{} (process {}) was stopped (SIGSTOP) {:.0f} s ago at the end of the job: it is continued "
-              "(SIGCONT), because all work is done\n",
+          say("{} (process {}) was stopped (SIGSTOP) {:.0f} s ago at the end of the job; all work is done, "
+              "so it is continued (SIGCONT)\n",
               child.rank < 0 ? "a rank" : fmt::format("rank {}", child.rank), child.process, so_far.count());
           ::kill(child.process, SIGCONT);
           continue;
@@ -97,8 +97,8 @@ class Patience {
       }
       if (now - start >= limit_)
         give_up(fmt::format(
-            "{} did not return within {:.0f} s: a rank is cut off or did not start, or was stopped on "
-            "another node; start the job again, with a larger BIQA_START_SECONDS if the machine is slow",
+            "{} did not return within {:.0f} s: a rank did not start, is cut off, or was stopped on another "
+            "node; start the job again, with a larger BIQA_START_SECONDS if the machine is slow",
             call_, limit_.count()));
     }
   }

@@ -170,8 +170,8 @@ class MpiWatch final : public Watch {
     note({peer, false, 1, Seconds{0}});
     missed_centre_ = peer == 0;
     report(
-        fmt::format("no heartbeat from rank {} for {:.0f} s: it has died, was stopped or is cut off; the "
-                    "learners save what they can and the job ends, start it again to resume",
+        fmt::format("no heartbeat from rank {} for {:.0f} s: it has died, was stopped or is cut off. The "
+                    "learners save what they can, then the job ends; start it again to resume",
                     peer, times_.silence.count()));
   }
 

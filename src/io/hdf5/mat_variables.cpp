@@ -73,26 +73,27 @@ std::vector<double> mat_hdf5_numbers(const std::string& file, const std::string&
   const Opened opened(file, variable);
   const hid_t dataset = opened.dataset.get();
   const H5T_class_t kind = class_of(dataset);
-  if (kind != H5T_FLOAT && kind != H5T_INTEGER) throw std::runtime_error("it is no array of real numbers");
+  if (kind != H5T_FLOAT && kind != H5T_INTEGER)
+    throw std::runtime_error("it is not an array of real numbers");
   return values_of<double>(dataset, H5T_NATIVE_DOUBLE, shape_of(dataset).count);
 }
 
 std::vector<std::string> mat_hdf5_texts(const std::string& file, const std::string& variable) {
   const Opened opened(file, variable);
   const hid_t cells = opened.dataset.get();
-  if (class_of(cells) != H5T_REFERENCE) throw std::runtime_error("it is no cell array");
+  if (class_of(cells) != H5T_REFERENCE) throw std::runtime_error("it is not a cell array");
   std::vector<std::string> texts;
   for (const hobj_ref_t& reference : values_of<hobj_ref_t>(cells, H5T_STD_REF_OBJ, shape_of(cells).count)) {
     const Id cell(H5Rdereference2(cells, H5P_DEFAULT, H5R_OBJECT, &reference), H5Oclose,
                   "one of its cells is missing");
     if (H5Iget_type(cell.get()) != H5I_DATASET || class_of(cell.get()) != H5T_INTEGER)
-      throw std::runtime_error("one of its cells is no text");
+      throw std::runtime_error("one of its cells is not text");
     if (H5Aexists(cell.get(), "MATLAB_empty") > 0) {  // the elements are then the shape of the empty text
       texts.emplace_back();
       continue;
     }
     const Shape shape = shape_of(cell.get());
-    if (!shape.is_row) throw std::runtime_error("one of its cells is no row of text");
+    if (!shape.is_row) throw std::runtime_error("one of its cells is not a row of text");
     texts.push_back(utf8_of(values_of<std::uint16_t>(cell.get(), H5T_NATIVE_UINT16, shape.count)));
   }
   return texts;

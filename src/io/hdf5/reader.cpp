@@ -89,7 +89,7 @@ std::vector<std::string> Hdf5File::State::attribute_names(hid_t object, const st
 std::vector<std::string> Hdf5File::State::texts(hid_t type, hid_t space, std::size_t count,
                                                 const std::string& object,
                                                 const std::function<herr_t(hid_t, void*)>& read) const {
-  if (H5Tget_class(type) != H5T_STRING) refuse(object, "it is no text");
+  if (H5Tget_class(type) != H5T_STRING) refuse(object, "it is not text");
   std::vector<std::string> result;
   if (count == 0) return result;
   if (H5Tis_variable_str(type) > 0) {
@@ -281,7 +281,7 @@ Target Hdf5File::State::scalar(const std::string& object, const std::string& nam
     return static_cast<Target>(byte);
   }
   if (kind != H5T_INTEGER && (kind != H5T_FLOAT || std::is_integral_v<Target>)) {
-    refuse(place, std::is_integral_v<Target> ? "it is no integer" : "it is no number");
+    refuse(place, std::is_integral_v<Target> ? "it is not an integer" : "it is not a number");
   }
   if (std::is_integral_v<Target> &&
       (H5Tget_size(type.get()) > sizeof(Target) ||

@@ -25,7 +25,7 @@ struct Hdf5File::State {
     H5Fclose(file);
   }
   [[noreturn]] void refuse(const std::string& object, const std::string& why) const {
-    fail("cannot read {} of {}: {}; check that it is the right file and complete", object, path.string(),
+    fail("cannot read {} of {}: {}; check that the file is the right one and complete", object, path.string(),
          why);
   }
   [[noreturn]] void fail_at(const std::string& object) const { refuse(object, hdf5::last_reason()); }

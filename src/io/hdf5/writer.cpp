@@ -256,8 +256,8 @@ void Hdf5Writer::close(bool seal) {
     if (!file) {
       std::error_code ignored;
       fs::remove(state_->temporary, ignored);
-      fail("cannot write the seal of {}: {}; check free space and permissions", state_->target.string(),
-           std::generic_category().message(errno));
+      fail("cannot write the digest line of {}: {}; check free space and permissions",
+           state_->target.string(), std::generic_category().message(errno));
     }
   }
   publish(state_->temporary, state_->target);

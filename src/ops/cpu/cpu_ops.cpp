@@ -77,15 +77,15 @@ void CpuOps::check_matrix(cpu::PackedMatrix& matrix, std::int64_t inner, std::in
         !cpu::threads_change_bits(inner, columns, compute_, counts.front(), multiply, alone))
       return;
     fail(
-        "cannot use {} on this processor: the {}x{} product has other bits with {} threads than with one "
-        "({}), so ranks could disagree; set ONEDNN_MAX_CPU_ISA={} in the environment to use biqa's own "
-        "products",
+        "cannot use {} on this processor: the bits of the {}x{} matrix product differ between {} threads and "
+        "one ({}), so ranks could disagree; set ONEDNN_MAX_CPU_ISA={} in the environment to use biqa's own "
+        "matrix products",
         name_of(compute_), inner, columns, threads_, cpu::library_version(), way_out);
   }
   fail(
-      "cannot use {} on this processor: a row of the {}x{} product has other bits in a batch of {} than in a "
-      "larger one ({}), so ratings would depend on the batch and actors would disagree with learners; set "
-      "ONEDNN_MAX_CPU_ISA={} in the environment to use biqa's own products",
+      "cannot use {} on this processor: the bits of a row of the {}x{} matrix product differ between a batch "
+      "of {} and a larger one ({}), so ratings would depend on the batch and actors would disagree with "
+      "learners; set ONEDNN_MAX_CPU_ISA={} in the environment to use biqa's own matrix products",
       name_of(compute_), inner, columns, *rows, cpu::library_version(), way_out);
 }
 

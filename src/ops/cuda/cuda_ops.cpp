@@ -141,11 +141,9 @@ void CudaOps::check_rows(const FrozenLinear& w, std::span<const std::int64_t> co
           [&](ConstView x, View y) { multiply_on_host(product, linear, below, x, y); });
       if (!rows) continue;
       fail(
-          "cannot use {} on this device: a row of the {}x{} product has other bits in a batch of {} than in "
-          "a "
-          "larger one, so ratings would depend on the batch and actors would disagree with learners; use "
-          "another "
-          "CUDA version or device cpu",
+          "cannot use {} on this device: the bits of a row of the {}x{} matrix product differ between a "
+          "batch of {} and a larger one, so ratings would depend on the batch and actors would disagree with "
+          "learners; use another CUDA version or device cpu",
           name_of(compute_), product.inner, product.outer, *rows);
     }
   }

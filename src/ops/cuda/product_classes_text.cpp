@@ -131,7 +131,7 @@ std::string ProductClasses::restore(const std::string& text, const std::string& 
   std::map<Product, ProductClass> read;
   while (!rest.empty()) {
     const auto entry = parsed_line(next_line());
-    if (!entry) return "it is damaged (a line has other parts)";
+    if (!entry) return "it is damaged (a line cannot be read)";
     read.insert(*entry);
   }
   restored_ = std::move(read);

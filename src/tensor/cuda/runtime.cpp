@@ -78,15 +78,13 @@ void check(cudaError_t status, const char* call, const char* file, int line) {
                                        cudaGetErrorString(status), cudaGetErrorName(status));
   if (has_failed(status))
     fail(
-        "{}; the GPU has failed or was lost: nvidia-smi and the kernel's log (Xid) say more. Reset it or "
-        "take "
-        "another one, and start the job again; a training goes on from its last checkpoint",
+        "{}; the GPU has failed or was lost: nvidia-smi and the system log (Xid) say more. Reset the GPU or "
+        "use another one, then start the job again; a training run resumes from its last checkpoint",
         what);
   if (status == cudaErrorDevicesUnavailable)
     fail(
-        "{}; the GPU cannot be used now: another process has it for itself, or it has failed. nvidia-smi "
-        "shows both. "
-        "Take another one or wait, and start the job again",
+        "{}; the GPU cannot be used now: another process uses it exclusively, or it has failed. nvidia-smi "
+        "shows which. Use another GPU or wait, then start the job again",
         what);
   if (status == cudaErrorNoKernelImageForDevice || status == cudaErrorUnsupportedPtxVersion) {
     const std::string missing = missing_architecture(built_architectures, capability);
@@ -98,10 +96,9 @@ void check(cudaError_t status, const char* call, const char* file, int line) {
   }
   if (kernel_has_failed(status))
     fail(
-        "{}; a kernel has failed, this one or an earlier one, or the GPU was lost: look for Xid in the "
-        "kernel's log. "
-        "BIQA_CUDA_SYNC=1 shows which kernel. Start the job again; a training goes on from its last "
-        "checkpoint",
+        "{}; this or an earlier GPU kernel has failed, or the GPU was lost: look for Xid in the system log. "
+        "BIQA_CUDA_SYNC=1 shows which kernel failed. Start the job again; a training run resumes from its "
+        "last checkpoint",
         what);
   fail(
       "CUDA call {} at {}:{}: {} ({}); look for an earlier error, or set BIQA_CUDA_SYNC=1 to see the kernel "
@@ -127,7 +124,7 @@ std::string missing_architecture(std::string_view built, int device_capability) 
     at = end + 1;
   }
   return fmt::format(
-      "this program has code for {} alone, and the GPU is sm_{}: build it with BIQA_CUDA_ARCHITECTURES={} "
+      "this program has code only for {}, but the GPU is sm_{}: build it with BIQA_CUDA_ARCHITECTURES={} "
       "launch/build.sh cuda",
       names, device_capability, device_capability);
 }
@@ -137,10 +134,9 @@ void fail_to_allocate(std::size_t bytes, const std::string& label) {
   std::size_t total = 0;
   BIQA_CUDA_CHECK(cudaMemGetInfo(&available, &total));
   fail(
-      "cannot allocate {} of the GPU's memory for {}: {} of its {} are free; end what else runs on it "
-      "(nvidia-smi) or "
-      "work on less at a time: in a training lower objective.micro_batch_tokens, rollout.kv_memory or "
-      "rollout.images_per_step; in other programs lower --batch or --micro-batch-tokens, or the images' "
+      "cannot allocate {} of the GPU's memory for {}: {} of its {} are free; end other programs on it "
+      "(nvidia-smi), or lower the memory use: in a training, objective.micro_batch_tokens, rollout.kv_memory "
+      "or rollout.images_per_step; in other programs, --batch, --micro-batch-tokens or the images' "
       "max_pixels",
       bytes_text(bytes), label, bytes_text(available), bytes_text(total));
 }
