@@ -44,7 +44,7 @@ const ProgramInfo kInfo{
      {"dtype", "TYPE", "f32 or bf16", "bf16"},
      {"device", "DEVICE", "cpu or cuda", "cpu"},
      {"vision-attention", "WHO", "own or cudnn; cudnn needs --device cuda and bf16", "own"},
-     {"threads", "T", "threads; 0: all processors that the program may use, or OMP_NUM_THREADS", "0"},
+     {"threads", "T", "threads; 0: OMP_NUM_THREADS or, if that is unset, all processors", "0"},
      {"repeats", "K", "measured repeats, after an unmeasured one", "5"},
      {"micro-batch-tokens", "N", "packed rows of one learner pass",
       std::to_string(LearnerOptions{}.micro_batch_tokens)},

@@ -23,7 +23,7 @@ const ProgramInfo kInfo{
     "[--dtype f32|bf16] [--threads T]",
     "biqa_products --dtype bf16 --threads 2",
     {{"dtype", "TYPE", "f32 or bf16", "bf16"},
-     {"threads", "T", "threads; 0: all processors that the program may use, or OMP_NUM_THREADS", "0"},
+     {"threads", "T", "threads; 0: OMP_NUM_THREADS or, if that is unset, all processors", "0"},
      {"largest", "MIB", "leave out weights larger than this", "300"}}};
 
 struct Shape {

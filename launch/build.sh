@@ -44,7 +44,7 @@ if [[ $preset == cuda ]]; then
   fi
   export CUDACXX=$nvcc
   if [[ ${BIQA_CUDA_ARCHITECTURES:-} == *[,\ ]* ]]; then
-    echo "error: launch/build.sh cuda: BIQA_CUDA_ARCHITECTURES=\"$BIQA_CUDA_ARCHITECTURES\": separate by ;, such as \"80;90\"" >&2
+    echo "error: launch/build.sh cuda: BIQA_CUDA_ARCHITECTURES=\"$BIQA_CUDA_ARCHITECTURES\": separate the architectures by semicolons, such as \"80;90\"" >&2
     exit 2
   fi
 fi

@@ -3,9 +3,9 @@
 # Usage: launch/bundle.sh [--build FOLDER] [--out FOLDER] [--golden FOLDER]
 # Makes a folder of at most 60 MiB (default: build/bundle) that checks the CUDA backend on a GPU machine without compilers or
 # packages. Copy the folder to that machine and run `bash FOLDER/run.sh` there.
-# The folder holds an archive and run.sh, which unpacks it on that machine to about 250 MiB and needs 140 MiB of memory for it.
+# The folder holds an archive and run.sh. On that machine, run.sh unpacks the archive and needs about 140 MiB of memory for it.
 # The archive holds tests/gpu.sh, programs and GPU tests of a build, their libraries, Open MPI's plug-ins and the tiny model.
-# --golden adds a folder for the part golden of tests/gpu.sh. It must hold cases.json, compare.py, models, adapters, images and
+# --golden adds a folder for the part `golden` of tests/gpu.sh. It must hold cases.json, compare.py, models, adapters, images and
 # traces; it may also hold steps and compare_step.py, which are added together.
 # The build is build/cuda by default; make it with `BIQA_CUDA_ARCHITECTURES="80;90" launch/build.sh cuda --tests`.
 # cuBLASLt, cuDNN and NCCL are not in the folder. run.sh looks for them on the GPU machine: in LD_LIBRARY_PATH, among the
@@ -81,8 +81,8 @@ for file in "$staging"/bin/* "$staging"/tests/*_{test*,measures} "$staging"/open
 awk '$3 ~ /^\// { print $3 }' "$staging/ldd.txt" | sort -u | { grep -vE "$here" || true; } | while IFS= read -r library; do
   cp -L "$library" "$staging/lib/"
 done
-# The libraries that run.sh must find on the GPU machine, by name with the major version. cuDNN loads nvrtc of the runtime's
-# version by itself.
+# The libraries that run.sh must find on the GPU machine, by name with the major version. cuDNN itself loads nvrtc, in the
+# version of the CUDA runtime.
 awk '$1 ~ /^lib(cublasLt|cudnn|nccl)\.so\.[0-9]+$/ { print $1 } $1 ~ /^libcudart\.so\./ { sub(/cudart/, "nvrtc", $1); print $1 }' \
   "$staging/ldd.txt" | sort -u >"$staging/libraries.txt"
 rm "$staging/ldd.txt"

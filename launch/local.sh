@@ -44,7 +44,8 @@ done
 
 # If Open MPI 5 has fewer slots than ranks, a waiting rank yields its core at every poll. So every rank gets a slot.
 export PRTE_MCA_prte_set_default_slots=${PRTE_MCA_prte_set_default_slots:-$ranks}
-# Open MPI 5 prints a message if it finds no network between ranks of one machine. They use shared memory, so name lo.
+# Open MPI 5 prints a message if it finds no network between ranks of one machine. The ranks use shared memory, so the
+# loopback interface lo is enough as a network.
 if [[ -z ${OMPI_MCA_btl_tcp_if_include:-}${OMPI_MCA_btl_tcp_if_exclude:-} ]]; then export OMPI_MCA_btl_tcp_if_include=lo; fi
 if [[ $EUID == 0 ]]; then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
 command=(mpirun -np "$ranks" --oversubscribe --bind-to none "$learner" --config "$config" "${arguments[@]}"

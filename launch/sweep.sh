@@ -319,7 +319,7 @@ fi
 
 # ---- the table, and what became of the runs
 table=0
-write_table() {  # write_table COMMAND NAME [FLAG…]: of biqa_sweep, to OUT/NAME.txt and OUT/NAME.csv
+write_table() {  # write_table COMMAND NAME [FLAG…]: writes what biqa_sweep COMMAND prints to OUT/NAME.txt and OUT/NAME.csv
   local format file status
   for format in csv table; do
     file=$2.$([[ $format == csv ]] && echo csv || echo txt)

@@ -59,8 +59,8 @@ const ProgramInfo kInfo{
          {"skip-bad", "", "leave bad rows of the manifests out and list them", "false"},
          {"batch", "N", "images per rank at a time; the predictions do not depend on it", "16"}},
         {{"like-pyiqa", "OUT.csv",
-          "also write the correlations in the form of pyiqa's benchmark table, "
-          "beside biqa's own form",
+          "also write the correlations as a table like those of pyiqa's benchmark; a second column per set "
+          "keeps sign and all digits",
           ""},
          {"judge-file", "OUT.jsonl",
           "also write each answer with the human text of its image and with that of another image, for an "
@@ -167,7 +167,8 @@ void give_report(const CommandLine& line, const std::vector<Prediction>& predict
   if (report.without_score > 0)
     say("warning: {} predictions have no score and are left out\n", report.without_score);
   if (report.without_text > 0)
-    say("warning: {} predictions have a human text but no text; they are left out of the figures of texts\n",
+    say("warning: {} predictions have `human_text` but not `text`; they are left out of the figures of "
+        "texts\n",
         report.without_text);
   if (line.has("from-predictions")) warn_of_scores(predictions, line.text("from-predictions"));
   check_report(report, predictions, options, line);

@@ -23,8 +23,8 @@ const ProgramInfo kInfo{
     "biqa_scale --machine bench/machines/h100_7b_koniq.yaml --ranks 1,8,64,512,4096",
     {{"machine", "FILE", "YAML file of inputs (src/planning/scale.h, bench/machines)", ""},
      {"run", "FOLDER…",
-      "run on one rank, whose times become the costs; a second run with fewer images gives the cost of a "
-      "rollout iteration",
+      "run on one rank; the simulation takes its times as costs; a second run with fewer images gives the "
+      "cost of a rollout iteration",
       ""},
      {"set", "KEY=VALUE…", "replace an input, e.g. policy_lag=1", ""},
      {"cores", "N", "cores that all ranks share; 0: as in the inputs", "0"},

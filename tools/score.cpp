@@ -180,7 +180,7 @@ struct OffScale {
     std::string from_captions, marked = "their rows are marked out_of_scale";
     if (caption_ratings > 0) {
       from_captions = fmt::format(" and {} from captions", caption_ratings);
-      marked = "out_of_scale marks the rows whose rating from the image is";
+      marked = "out_of_scale marks only the rows with such a rating from the image";
     }
     say("warning: {} of {} ratings{} are out of scale ({} to {}); {}\n", ratings, pictures, from_captions,
         kLeastRating, kMostRating, marked);

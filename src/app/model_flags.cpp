@@ -31,9 +31,8 @@ std::vector<FlagInfo> with_model_flags(std::vector<FlagInfo> before, const std::
       {"model", "DIR", "model folder; without it the model of --config or of the run in --adapter", ""},
       {"adapter", "PATH", "PEFT folder, adapter.h5, checkpoint or run folder", ""},
       {"config", "FILE",
-       "configuration whose model, prompts and limits are used; without it config.yaml of the run or "
-       "exported "
-       "folder in --adapter",
+       "configuration whose model, prompts and limits are used; without it, the config.yaml of the run or of "
+       "the exported folder that --adapter names",
        ""},
       {"set", "KEY=VALUE…",
        "replace a value of the configuration (that of --config, or of the run in --adapter), e.g. "
@@ -47,16 +46,17 @@ std::vector<FlagInfo> with_model_flags(std::vector<FlagInfo> before, const std::
       {"seed", "N",
        "sample instead, at temperature 1, with this seed; the random numbers depend on the image's name", ""},
       {"max-new-tokens", "N",
-       "maximum number of tokens in a completion; without it or with 0 the configuration's, otherwise 1024, "
-       "but at most half of the model's positions",
+       "maximum number of tokens in a completion; if absent or 0: the configuration's value, or without a "
+       "configuration the lesser of 1024 and half of the model's positions",
        ""},
       {"max-pixels", "N",
-       "shrink larger images to at most this number of pixels; without it or with 0 the configuration's, "
-       "otherwise the model folder's",
+       "shrink larger images to at most this number of pixels; if absent or 0: the configuration's value, or "
+       "without a configuration the model folder's",
        ""},
       {"dtype", "TYPE", "f32 or bf16; without it the configuration's, otherwise f32", ""},
       {"device", "DEVICE", "cpu or cuda; without it the configuration's, otherwise cpu", ""},
-      {"threads", "N", "threads; 0: all processors that the program may use, or OMP_NUM_THREADS", "0"}};
+      {"threads", "N",
+       "threads; 0: OMP_NUM_THREADS or, if that is unset, all processors that the program may use", "0"}};
   before.insert(before.end(), model.begin(), model.end());
   before.insert(before.end(), after.begin(), after.end());
   return before;

@@ -23,7 +23,8 @@ std::optional<Config> find_config(const CommandLine& line);
 /// Throws Error (usage) if nothing names a model.
 PolicyOptions policy_options(const CommandLine& line, const std::optional<Config>& config, int processors);
 
-/// The adapter of --adapter, otherwise of the configuration. Its parts on frozen modules go into `options`.
+/// The adapter of --adapter, otherwise of the configuration. `options` receives its parts on frozen modules
+/// (model/frozen_parts.h).
 std::optional<Lora> read_adapter(const CommandLine& line, const std::optional<Config>& config,
                                  PolicyOptions& options);
 

@@ -97,7 +97,7 @@ void check_together(const Config& c, const YamlNode& root) {
   if (c.roles.colocated && !c.roles.automatic) {
     const YamlNode* roles = root.find("roles");
     fail_usage(
-        "cannot use roles at {}: with placement: colocated every rank has every role; set roles: auto or "
+        "cannot use roles at {}: every rank has every role if placement is colocated; set roles: auto or "
         "placement: split",
         roles != nullptr ? roles->where : "default value");
   }

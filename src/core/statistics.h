@@ -40,7 +40,7 @@ double sign_test(std::int64_t wins, std::int64_t losses);
 std::vector<double> average_ranks(std::span<const double> values);
 
 /// low + rise·s(x) + slope·x with s(x) = 1/(1 + exp(-(x - centre)/width)), width > 0. With four parameters, slope is 0
-/// and the curve rises from low to low + rise. With five, this is the curve of VQEG with other parameters:
+/// and the curve rises from low to low + rise. With five, this is VQEG's curve in another parametrisation:
 /// b1(½ - 1/(1 + exp(b2(x - b3)))) + b4·x + b5.
 struct Logistic {
   double low = 0, rise = 0, centre = 0, width = 1, slope = 0;
@@ -89,7 +89,7 @@ class DrawnPairs {
   double spearman(std::span<const std::size_t> pairs);
 
  private:
-  /// Values by their places among the distinct values, from 0.
+  /// The place of each value among the distinct values in ascending order, from 0.
   struct Places {
     std::vector<std::size_t> place;
     std::size_t distinct = 0;

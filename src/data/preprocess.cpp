@@ -62,7 +62,7 @@ std::optional<std::int64_t> read_area(const JsonFields& fields, const std::strin
 
 void read_processing(const JsonFields& fields, PreprocessConfig& config) {
   if (!read_switch(fields, "do_resize")) {
-    fields.refuse("do_resize", "true, the only processing implemented");
+    fields.refuse("do_resize", "true (processing without resizing is not supported)");
   }
   if (const auto filter = fields.integer("resample")) {
     if (*filter < 1 || *filter > 5)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Distortions in five levels, with the mean human score of each in KADID-10k. tools/make_assets/distortions.py, which made the
-// embedded set, has the same kinds and strengths.
+// Distortions in five levels, with the mean human score of each in KADID-10k. tools/make_assets/distortions.py, which
+// made the images of assets/tiny, has the same kinds and strengths.
 #pragma once
 
 #include <array>

@@ -111,10 +111,10 @@ void refuse_other_scale(const Labels& labels, const DataSet& set, const ScoreSca
   for (const ScoreScale& scale : set.scales) {
     if (scale.name == wanted.name || !holds_all(scale)) continue;
     fail(
-        "cannot use labels {}: every {} lies in {}..{}, the range of the scale '{}', instead of {}..{}, that "
-        "of '{}'; correct the file",
-        labels.file, labels.score_name, scale.worst, scale.best, scale.name, wanted.worst, wanted.best,
-        wanted.name);
+        "cannot use labels {}: every {} lies in {}..{}, the range of the scale '{}', but the scale '{}' has "
+        "the range {}..{}; correct the file",
+        labels.file, labels.score_name, scale.worst, scale.best, scale.name, wanted.name, wanted.worst,
+        wanted.best);
   }
 }
 
@@ -288,7 +288,7 @@ class Importer {
         names.read(row);
       else if (row.problem.empty())
         row.problem =
-            fmt::format("cannot use {}: its name has {} bytes; correct the row", row.place, row.id.size());
+            fmt::format("cannot use {}: its name has {} bytes; shorten it", row.place, row.id.size());
     }
     keep_splits(labels_, set_, splits_);
     if (labels_.rows.empty()) {

@@ -84,8 +84,8 @@ std::vector<Prediction> read_predictions(const fs::path& file, const std::string
         line_of_row.try_emplace({prediction.set, prediction.id, prediction.repeat.value_or(-1)}, number);
     if (!is_new) {
       fail(
-          "cannot use {}: id '{}' of set {} is already in line {}; remove one row, or number the samples of "
-          "an image in the column repeat",
+          "cannot use {}: id '{}' of set {} is already in line {}; remove one row, or give each sample of an "
+          "image its own number as `repeat`",
           where, prediction.id, prediction.set, earlier->second);
     }
     prediction.line = number;

@@ -105,7 +105,7 @@ bool has_human_text(const Prediction& prediction);
 
 /// The stream of the bootstrap's draws for a set.
 RandomStream bootstrap_stream(std::uint64_t seed, const std::string& set);
-/// The stream of the order that pairs images for the chance level.
+/// The stream that orders the images of a set, to pair each with another image for the chance level.
 RandomStream chance_stream(std::uint64_t seed, const std::string& set);
 
 /// The predictions of one set and decoding, image by image.

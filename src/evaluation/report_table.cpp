@@ -108,8 +108,8 @@ std::string text_table(const Report& report) {
     }
   }
   if (ratios.empty()) return "";
-  return "\ncompared with human texts; chance: with the human text of another image (repetition: of the "
-         "human texts)\n" +
+  return "\ncompared with human texts; chance: with the human text of another image (for repetition: human "
+         "texts with each other)\n" +
          (columns.empty() ? "" : columns.text()) + ratios;
 }
 

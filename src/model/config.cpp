@@ -189,7 +189,10 @@ ModelConfig ModelConfig::load(const fs::path& directory) {
   const JsonFields outer(json, path.string());
   require_text(outer, "model_type", {"qwen2_5_vl"});
   if (outer.has("quantization_config"))
-    outer.refuse("quantization_config", "absent (give the unquantised model)");
+    fail(
+        "cannot read {}: it has the key quantization_config, so the weights are quantised; give the "
+        "unquantised model",
+        path.string());
 
   const auto nested = outer.object("text_config");
   if (nested) require_text(*nested, "model_type", {"qwen2_5_vl_text", "qwen2_5_vl"});

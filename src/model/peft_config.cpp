@@ -319,7 +319,8 @@ PeftConfig::PeftConfig(const std::filesystem::path& file) {
   spec_.dropout = fields.number("lora_dropout").value_or(peft_default.dropout);
   spec_.rslora = fields.boolean("use_rslora").value_or(peft_default.rslora);
   spec_.targets.clear();
-  if (!(spec_.dropout >= 0 && spec_.dropout < 1)) fields.refuse("lora_dropout", "a number in 0 … 1, below 1");
+  if (!(spec_.dropout >= 0 && spec_.dropout < 1))
+    fields.refuse("lora_dropout", "a number of at least 0 and below 1");
   ties_weights_ = fields.boolean("ensure_weight_tying").value_or(false);
   rules_ = std::make_unique<const Rules>(fields);
 }

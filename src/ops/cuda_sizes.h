@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Computes the GPU memory that the CUDA backend needs. It uses only shapes, because plans are made without a device.
-// The network's own functions (ops/cuda/buffers.h) take the buffers from a memory that only counts bytes. So the
-// buffers are those of a run.
+// The network's own functions (ops/cuda/buffers.h) take the buffers here too, from an allocator that only counts bytes.
+// So a plan counts the same buffers that a run takes.
 #pragma once
 
 #include <array>
@@ -20,7 +20,7 @@ struct BatchSize {
   std::int64_t rows = 0, outputs = 0, picks = 0;
   std::int64_t sequences = 0;
   std::int64_t pages = 0;  ///< of all sequences; a shared page counts for each of them
-  bool training = false;   ///< with what the backward needs, and a key for each row
+  bool training = false;   ///< the plan also has the tables of the backward pass, and a key for each row
   bool dropout = false;    ///< of the adapter's inputs, in training
 };
 

@@ -12,7 +12,7 @@ struct GpuCard {
   const char* name;   ///< CUDA's name of the device without "NVIDIA" and "GeForce"
   double peak_flop;   ///< operations per second of dense bf16 products with f32 sums
   double bandwidth;   ///< bytes per second of its memory
-  double memory;      ///< GB as in the sheet; CUDA reports about as many GiB, less those of error correction
+  double memory;      ///< GB as in the sheet; CUDA reports about as many GiB, fewer with error correction
   const char* sheet;  ///< the data sheet with these figures
 };
 

@@ -4,8 +4,9 @@
 // network (ops/decoder.h, ops/vision.h) and has the operations of the optimizer.
 //
 // Rules that hold for every operation of every backend
-// - Numbers. Activations that feed a product have the compute type (f32 or bf16); everything else is f32: the residual
-//   stream, results of products, gradients. Products accumulate in f32.
+// - Numbers. Activations that feed a product have the compute type (f32 or bf16). Everything else is f32: the residual
+//   stream, results of products, gradients. In bf16 runs, some results and gradients inside CUDA's network are bf16
+//   (docs/numerics.md). Products accumulate in f32.
 // - Batch invariance. Every bit of an output row depends only on that row's inputs. It does not depend on the number of
 //   rows, on the other rows or on the number of threads. Sums over tokens (weight gradients) run in row order.
 // - Memory. Tensors that are passed in or written are in memory() unless the operation says "host". Host spans are
@@ -41,7 +42,8 @@ class SharedPacking {
  public:
   virtual ~SharedPacking() = default;
   /// As Ops::pack, into blocks of `arena` whose names begin with `name`. Reads the elements of weight and bias only if
-  /// the arena is filling(); otherwise it uses only their sizes. While planning, the result must not be used.
+  /// the arena is filling(); otherwise it uses only their sizes. If the arena is still planning
+  /// (tensor/weight_arena.h), the result must not be used.
   virtual std::unique_ptr<FrozenLinear> pack_into(WeightArena& arena, const std::string& name,
                                                   ConstView weight, std::span<const float> bias,
                                                   bool backward) = 0;
@@ -71,7 +73,8 @@ class ProductTuning {
   virtual void choose(const FrozenLinear& w) = 0;
   /// All choices, of this process and those that it restored.
   virtual std::string saved() const = 0;
-  /// Takes the choices of a text that saved() returned. Otherwise takes none, and returns what is wrong with the text.
+  /// Takes the choices of a text that saved() returned. If the text is not valid, takes none and returns what is wrong
+  /// with it.
   virtual std::string restore(const std::string& text) = 0;
 };
 
@@ -109,9 +112,10 @@ class Ops {
   virtual DevicePacking* device_packing() { return nullptr; }
   /// nullptr: this backend chooses no algorithms while loading.
   virtual ProductTuning* product_tuning() { return nullptr; }
-  /// Multiplies `counts` rows (at most 32 each) and many rows by w, whose weights must be present. Throws Error if a
-  /// row's bits depend on the other rows. A library may break batch invariance on an untested processor or in an
-  /// untested version.
+  /// Multiplies made-up rows by w, in a batch of each of the `counts` (at most 32) and in one larger batch. Throws
+  /// Error if a row's bits depend on the batch. The CPU backend also throws if they depend on the number of threads. w
+  /// must already have its elements. A library may break batch invariance on an untested processor or in an untested
+  /// version.
   virtual void check_rows(const FrozenLinear& w, std::span<const std::int64_t> counts) = 0;
   virtual std::unique_ptr<Decoder> make_decoder(const DecoderShape& shape, DecoderWeights weights) = 0;
   virtual std::unique_ptr<VisionEncoder> make_vision(const VisionShape& shape, VisionWeights weights) = 0;

@@ -330,7 +330,7 @@ GpuRates settled_rates(const Config& config, GpuRates rates, const std::optional
         "of {}",
         name, gpu_card_names());
   }
-  rates.origin = named ? "given" : here ? "it is here" : "assumed, none is here";
+  rates.origin = named ? "given" : here ? "found here" : "assumed, no GPU found here";
   rates.card = name;
   if (card == nullptr &&
       !named) {  // the times are then those of the card that the bars of docs/performance-model.md name

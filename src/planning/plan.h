@@ -62,8 +62,8 @@ struct RunPlan {
   /// schedule_doubts(); the caller may add data_doubts()
   std::vector<std::string> doubts;
   double step_seconds() const { return rollout_seconds + learn_seconds; }
-  /// Seconds of a step with all further images. A round takes at most the rollout time of the step's own images. The
-  /// learners take at most the same time for each image.
+  /// Seconds of a step with all further images. A round takes at most the rollout time of the step's own images. A
+  /// further image takes the learners as long as one of the step's own.
   double longest_step_seconds() const;
 };
 

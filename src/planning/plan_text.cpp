@@ -77,9 +77,9 @@ std::string describe_plan(const RunPlan& plan) {
       fmt::format("{} of {} images and {} trajectories", plan.steps, plan.images, plan.trajectories));
   if (plan.further_images > 0)
     add("refills",
-        fmt::format("a step rolls out {} to {} images, the further ones in up to {} rounds; below, only the "
-                    "times with refills include these",
-                    plan.images, plan.images + plan.further_images, plan.refill_rounds));
+        fmt::format("a step rolls out {} images, and up to {} further images in up to {} rounds; below, only "
+                    "the times with refills include the further images",
+                    plan.images, plan.further_images, plan.refill_rounds));
   if (!plan.reward_weights.empty()) add("reward weights", plan.reward_weights);
   add("prompt", fmt::format("{} tokens, {} of them image tokens; in the second stage at most {}",
                             plan.prompt_tokens, plan.image_tokens, plan.stage2_prompt_tokens));

@@ -3,7 +3,8 @@
 // part that limits it. docs/scaling.md has results and compares them with real runs.
 //
 // G images with M members each; A actors, R reward ranks, L learners, H ranks that hold the adapter, N ranks; P bytes
-// of adapter, b bytes of a group; B bytes/s of a rank's link, λ its latency, μ the time to send or receive a message:
+// of adapter, b bytes of a group; B bytes/s of a rank's link, λ its latency, μ the time to send or receive a message;
+// S = sum_bytes_per_second, the speed at which a rank adds or copies values:
 //
 //   rollout   An actor with n running members takes iteration + n·token per token. A new group costs group_start, a
 //             member's second stage stage2_start. An actor first takes half of an even share of the groups. Each group
@@ -13,12 +14,12 @@
 //   learning  Groups go, longest first, to the least loaded learner. A learner takes
 //             learn_start + groups·learn_group + rows·learn_token, rows = prompt + completions. The slowest counts.
 //   reduce    Reduce-scatter and all-gather run directly between all pairs: 2·(L-1)·μ per round, rounds·λ,
-//             P·(L-1)/L/B, and P/sum for sums or copies. rounds = shard / clamp(16 Mi / L, 4096, 1 Mi) elements. Four
+//             P·(L-1)/L/B, and P/S for sums or copies. rounds = shard / clamp(16 Mi / L, 4096, 1 Mi) elements. Four
 //             small sums through one rank: 2·(L-1)·μ + 2λ.
-//   publish   N reports to one rank: N·μ. Boundary: binomial tree over N. Adapter up to 4 MiB: binomial tree over H,
-//             ⌈log2 H⌉·(P/B + λ). Above, 4 MiB blocks along a chain, (H-1 + blocks-1)·(block/B + λ), or a binary tree,
-//             2·(⌊log2 H⌋ + blocks-1)·(block/B + λ), whichever ends earlier (broadcast_shape.h). Then `apply`, and
-//             four small maxima over H.
+//   publish   N reports to one rank: N·μ. The first learner's decisions after a step (Boundary in training/messages.h):
+//             binomial tree over N. Adapter up to 4 MiB: binomial tree over H, ⌈log2 H⌉·(P/B + λ). Above, 4 MiB blocks
+//             along a chain, (H-1 + blocks-1)·(block/B + λ), or a binary tree, 2·(⌊log2 H⌋ + blocks-1)·(block/B + λ),
+//             whichever ends earlier (broadcast_shape.h). Then `apply`, and four small maxima over H.
 //   waits     A rank that has waited w sleeps up to min(w/16, 5 ms) between two checks (comm/wait_times.h). Each hop of
 //             a tree or chain costs half of this sleep. A wait for the last of n ranks costs n/(n+1) of this sleep.
 //   cores     Ranks may share C cores. n busy ones run at min(1, C'/n) of their speed. C' is C minus the cores that
@@ -27,7 +28,7 @@
 //             its groups are scored and version s-1 is published. With K = 0 the step is the sum of its parts.
 //   saving    Runs in the background. Its time is the larger of two: all bytes through the file system, or the first
 //             learner's bytes through its own link. It delays only the next checkpoint. The step waits only for the
-//             copy (3·P/L/sum).
+//             copy (3·P/L/S).
 #pragma once
 
 #include <array>
@@ -108,7 +109,8 @@ struct ScaleStep {
 
 ScaleStep simulate_step(const ScaleInputs& inputs, const RolePlan& roles, int ranks);
 
-/// The fastest roles for `ranks` ranks, found by trying a grid of splits, and colocation.
+/// The fastest roles for `ranks` ranks: colocated ones, or the best of a grid of splits into actors, reward ranks and
+/// learners.
 RolePlan find_best_roles(const ScaleInputs& inputs, int ranks);
 
 /// Times of a run on one rank with all roles: medians over its steps without the first.

@@ -169,8 +169,8 @@ std::unique_ptr<QwenVl> load_shared(Communicator& ranks, const std::string& node
   run_alike(ranks, [&] {
     if (parts[static_cast<std::size_t>(ranks.rank())] == parts.front()) return;
     fail(
-        "cannot load the model: on modules that are not trained, the adapter of rank {} differs from that of "
-        "rank 0; give all nodes the same files",
+        "cannot load the model: the adapter of rank {} differs from that of rank 0 on modules that are not "
+        "trained; give all nodes the same files",
         ranks.rank());
   });
   if (ranks.size() > 1 && ops->device_packing() != nullptr)

@@ -35,7 +35,7 @@ struct LineChart {
 };
 /// The value that all points of all lines have; NaN if they differ, or without any.
 double constant_value(const LineChart& chart);
-/// A value without number interrupts its line. Returns nothing if no line has a value.
+/// A line has a gap where a value is not finite. Returns nothing if no line has a finite value.
 std::string line_chart(const LineChart& chart);
 
 struct ChartPoint {

@@ -30,9 +30,9 @@ std::string model_card(PackageKind kind, const AdapterOrigin& origin, const Lora
 /// docs/checkpoint-format.md describes the keys. Unknown values are null. `config` is JSON that load_config() reads.
 std::string run_json(PackageKind kind, const AdapterOrigin& origin, const Lora& lora,
                      const std::string& program);
-/// A configuration for rating with the exported folder, in which load_config() reads it. Prompts, limits and number
-/// type are those of the training. The base model of a merged model is the folder itself. Empty if the training's
-/// configuration is unknown.
+/// The text of config.yaml, for rating with the exported folder. load_config() reads relative paths from that folder.
+/// Prompts, limits and number type are those of the training. The base model of a merged model is the folder itself.
+/// Empty if the training's configuration is unknown.
 std::string rating_config(PackageKind kind, const AdapterOrigin& origin);
 
 /// The name of a base model. "owner/name" of the Hub stays as it is. A path becomes the name of its folder.

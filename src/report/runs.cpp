@@ -233,7 +233,8 @@ std::vector<RunRecord> read_runs(std::span<const fs::path> folders) {
 }
 
 bool tells_configurations_apart(std::string_view key) {
-  // The number of threads changes no result, and the other settings decide only what is written and shown.
+  // The runs of one configuration have different seeds. The other settings here change no result: the number of
+  // threads, and what is written and shown.
   constexpr std::array<std::string_view, 6> kOthers{"train.seed",     "train.out",
                                                     "train.progress", "train.dump_steps",
                                                     "model.threads",  "train.samples_per_step"};

@@ -46,7 +46,7 @@ std::vector<RunRecord> read_runs(std::span<const std::filesystem::path> folders)
 /// Runs that differ only in their seed, and in settings that change no result.
 struct Configuration {
   std::string
-      name;  ///< of the folder that holds its runs seed-N, else of its first run; then the number of seeds
+      name;  ///< of the folder with its runs seed-N, otherwise of its first run; then the number of runs, if several
   std::vector<const RunRecord*> runs;
 };
 /// In the order of their first runs. A run without config.yaml is a configuration of its own.

@@ -359,7 +359,7 @@ std::string agreement_section(const RunReportInputs& inputs) {
 std::string answers_section(const RunReportInputs& inputs, Configurations configurations,
                             std::int64_t& missing_pictures) {
   std::string html = paragraph(
-      "Answers from the training, sampled, of the last tenth of the steps. They are ordered by |rating − "
+      "Answers that were sampled in the last tenth of the training steps. They are ordered by |rating − "
       "human score| + "
       "|rating from the caption − human score|; a missing rating counts as 4. Each list has a picture at "
       "most once.",

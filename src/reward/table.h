@@ -43,7 +43,7 @@ struct Reward {
   double weight;           ///< default of `rewards.NAME`
   std::string_view title;  ///< title of its curve
   std::string_view range;  ///< range of values, shown next to the title
-  bool needs_stage2;       ///< always 0 if the second stage is disabled
+  bool needs_stage2;       ///< whether the reward is always 0 if the second stage is disabled
   bool may_be_full;  ///< no warning if all trajectories have the same value above 0, because that is the aim
   double (*value)(const RewardInput& input);
   Credit credit = Credit::whole;

@@ -123,8 +123,10 @@ std::vector<SweepLine> lines_of_document(const fs::path& file, std::int64_t step
       lines.push_back(std::move(line));
     }
   } catch (const nlohmann::json::exception& e) {
-    fail("{} is not a document of biqa_eval --format json ({}); remove it and give the command again",
-         file.string(), e.what());
+    fail(
+        "{} is not a document of biqa_eval --format json ({}); remove it and run launch/sweep.sh --evaluate "
+        "again",
+        file.string(), e.what());
   }
   return lines;
 }
@@ -236,7 +238,7 @@ SweepTable sweep_table(const std::vector<SweepRun>& runs, std::span<const SweepC
       }
     }
     if (!unfinished.empty()) {
-      table.notes.push_back(fmt::format("{}: not finished and left out: seed {}; give the same command again",
+      table.notes.push_back(fmt::format("{}: not finished and left out: seed {}; run launch/sweep.sh again",
                                         begin->config, fmt::join(unfinished, ", ")));
     }
     std::vector<SweepRow> rows;

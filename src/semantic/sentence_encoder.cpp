@@ -217,7 +217,10 @@ bool pools_first_token(const fs::path& folder) {
   const bool mean = fields.boolean("pooling_mode_mean_tokens").value_or(false);
   const bool first = fields.boolean("pooling_mode_cls_token").value_or(false);
   if (mean == first)
-    fields.refuse("pooling_mode_mean_tokens", "true, or pooling_mode_cls_token, but not both");
+    fail(
+        "cannot read {}: pooling_mode_mean_tokens and pooling_mode_cls_token are both {}; set exactly one of "
+        "them to true",
+        file.string(), mean);
   return first;
 }
 

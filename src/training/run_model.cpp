@@ -37,7 +37,7 @@ StartParts read_start_parts(const Config& config, const std::optional<FoundCheck
   if (found->frozen) then = read_adapter_for(model, found->path);
   if (parts.given && !same_parts(*parts.given, then)) {
     fail(
-        "cannot resume from {}: on modules that are not trained, its adapter differs from model.adapter {}; "
+        "cannot resume from {}: its adapter differs from model.adapter {} on modules that are not trained; "
         "set model.adapter to the adapter with which this run began",
         found->path.string(), start.string());
   }

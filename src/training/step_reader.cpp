@@ -249,7 +249,9 @@ class StepReader {
       group.dropped = dropped;
       check_placeholders(path, group);
     } else if (prompt != group.prompt || dropped != group.dropped) {
-      refuse(path, "its prompt_ids or its attribute dropped differ from those of its group's first member");
+      refuse(
+          path,
+          "its prompt_ids or its attribute 'dropped' differs from that of the first trajectory of its group");
     }
     DumpedTrajectory t;
     t.name = name;

@@ -158,7 +158,7 @@ TEST_F(EvalProgram, WarnsOfScoresOutsideTheScaleAndOfUnknownAnswers) {
   EXPECT_THAT(outcome.err, HasSubstr("warning: 2 scores of " + rows +
                                      " lie outside 1 to 5, the first in line 3 (id '2': 77.5)"));
   EXPECT_EQ(outcome.err.find("lie outside"), outcome.err.rfind("lie outside"));
-  EXPECT_THAT(outcome.err, HasSubstr("warning: 1 predictions have a human text but no text"));
+  EXPECT_THAT(outcome.err, HasSubstr("warning: 1 predictions have `human_text` but not `text`"));
   EXPECT_THAT(run({"--compare", rows, kPredictions}).err, HasSubstr("warning: 2 scores of " + rows));
   EXPECT_THAT(run({"--from-predictions", kPredictions, "--draws", "5"}).err, Not(HasSubstr("outside")));
 }

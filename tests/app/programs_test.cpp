@@ -227,7 +227,7 @@ TEST_F(Programs, DeviceCudaSaysWhatIsMissing) {
   EXPECT_EQ(plan.code, 0);
   EXPECT_THAT(plan.err,
               HasSubstr("warning: this is a plan only, and a run here would be refused: device cuda"));
-  EXPECT_THAT(plan.out, HasSubstr("H100 80GB HBM3 (assumed, none is here)"));
+  EXPECT_THAT(plan.out, HasSubstr("H100 80GB HBM3 (assumed, no GPU found here)"));
   EXPECT_THAT(plan.out, HasSubstr("peak memory of a GPU"));
   check(plan.err);
 }

@@ -249,9 +249,9 @@ TEST(ProductClasses, AnAnchorWhoseBitsDependOnTheRowsIsRefused) {
   // The reference has 1024 rows.
   EXPECT_THAT(
       refusal(from_100_rows),
-      StartsWith("cuBLASLt's algorithm for the 67x5 product of f32 refuses a batch of 1 rows, or the bits of "
-                 "a row then differ from those in a batch of 1024,"));
-  EXPECT_THAT(refusal(from_5000_rows), HasSubstr("refuses a batch of 6144 rows,"));
+      StartsWith("cuBLASLt's algorithm for the 67x5 product of f32 cannot be used for a batch of 1 rows: it "
+                 "refuses the batch, or it computes other bits of a row than in a batch of 1024."));
+  EXPECT_THAT(refusal(from_5000_rows), HasSubstr("cannot be used for a batch of 6144 rows:"));
   EXPECT_EQ(refusal(from_5000_rows, std::int64_t{4096} * (67 + 5) * 4), "") << "takes too much memory";
 }
 

@@ -178,7 +178,7 @@ TEST_F(PlanTest, SaysHowManyImagesMayBeDrawnInPlaceOfOthers) {
   plan.learn_seconds = 30;
   EXPECT_EQ(plan.longest_step_seconds(), 3 * 20 + 3 * 30);
   const std::string text = describe_plan(plan);
-  EXPECT_THAT(text, HasSubstr("a step rolls out 4 to 12 images, the further ones in up to 2 rounds"));
+  EXPECT_THAT(text, HasSubstr("a step rolls out 4 images, and up to 8 further images in up to 2 rounds"));
   EXPECT_THAT(text, HasSubstr("learning 30.00 s, at most " + duration_text(150) + " with refills\n"));
   EXPECT_THAT(text, HasSubstr("without evaluations, at most " + duration_text(1500) + " with refills\n"));
   EXPECT_EQ(describe_plan(make_plan(config(), 1)).find("refills"), std::string::npos);

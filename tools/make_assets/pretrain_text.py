@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stages 2 and 3 of pre-training: the language model learns the answers, vision frozen.
 
-Stage 2 teaches the texts without endings (a vague caption goes with a guessed rating); stage 3
-adds the endings that tell guess from care. Endings from the start leave a choice that GRPO can
-hardly move.
+Stage 2 teaches the texts without endings. A vague caption then goes with a guessed rating. Stage 3
+adds the endings, which say whether the rating is guessed or careful. With endings from the start,
+GRPO could hardly change how often the model chooses each ending.
 """
 
 import argparse

@@ -75,8 +75,8 @@ void add_weighted_values(const WeightedValues& w, std::int64_t first_page, std::
   if (column < w.padded_dim) add_columns<Tiles, 1>(w, column, first_page, end_page, accumulate);
 }
 
-/// Tiles 0 to 5 have a row per query, of 64 bytes in 0 to 4 and 32 bytes in 5. Tile 6 holds a step of keys, tile 7 the
-/// values of a page.
+/// Tiles 0 to 5 have a row per query. A row has 64 bytes in tiles 0 to 4, and 32 bytes in tile 5. Tile 6 holds a step
+/// of keys, tile 7 the values of a page.
 template <typename Tiles>
 void configure_attention(std::int64_t queries) {
   TileShapes shapes;

@@ -55,7 +55,7 @@ struct SplitColumns {
   static std::int64_t elements(std::int64_t rank, std::int64_t rows) {
     return tiles(rank) * 16 * stride(rows);
   }
-  /// Writes the columns of rows [first, first + count). `u` is the first of these rows.
+  /// Writes the columns that belong to the rows [first, first + count) of u. `u` points to the first of these rows.
   static void write(const float* u, std::int64_t u_stride, std::int64_t rank, std::int64_t rows,
                     std::int64_t first, std::int64_t count, Bf16* columns);
 };

@@ -34,7 +34,8 @@ struct TileLayout {
 
   TileLayout(std::int64_t inner_width, std::int64_t column_count);
   std::int64_t elements() const { return steps * blocks * kStepElements; }
-  /// Fingerprint of the layout. Equal layouts have equal fingerprints; other packed matrices have other fingerprints.
+  /// Fingerprint of the layout. Equal layouts have equal fingerprints. Different layouts, and the layouts of other
+  /// implementations, have different ones.
   std::uint64_t fingerprint() const;
 
   std::int64_t inner, columns;

@@ -201,7 +201,7 @@ inline bool adapter_fits_tiles(DType compute, std::span<const std::int64_t> widt
 }
 
 /// Divides a sum over `length` terms into at most 16 parts. All parts but the last have `size` terms, a multiple of
-/// `unit`. It is about `wished`, or more if 16 such parts do not suffice.
+/// `unit`. `size` is about `wished`, or larger if the sum would otherwise have more than 16 parts.
 struct SumParts {
   SumParts(std::int64_t length, std::int64_t wished, std::int64_t unit)
       : size(divided(divided(length, std::clamp<std::int64_t>(length / wished, 1, 16)), unit) * unit),

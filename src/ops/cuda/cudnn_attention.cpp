@@ -148,8 +148,8 @@ class CudnnAttention final : public VisionAttention {
     if (!plan) plan = find_plan(shape, false);
     if (!plan) {
       fail(
-          "cuDNN {} cannot compute attention of {} segments of {} rows with {} heads of {}: no deterministic "
-          "engine needs at most {} bytes of workspace; set model.vision_attention: own",
+          "cuDNN {} cannot compute attention of {} segments of {} rows with {} heads of dimension {}: it has "
+          "no deterministic engine whose workspace fits into {} bytes; set model.vision_attention: own",
           cudnnGetVersion(), shape.segments, shape.length, shape.heads, shape.head_dim,
           kVisionWorkspaceBytes);
     }

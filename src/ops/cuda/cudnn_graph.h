@@ -23,7 +23,7 @@ struct AttentionShape {
       default;  // NOLINT(modernize-use-nullptr): a fault of clang-tidy 14
 };
 
-/// Names of the tensors for which a plan is given addresses. `scale` is an f32 in host memory.
+/// Identifiers of the tensors whose addresses cuDNN gets at each execution. `scale` is an f32 in host memory.
 enum AttentionTensor : std::int64_t { kQ = 1, kK, kV, kOut, kScale };
 
 /// The graph: scores = q·kᵀ · scale; weights = exp(scores − maximum) / sum; out = weights·v. All tensors between are

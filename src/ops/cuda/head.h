@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Log-probabilities, their derivatives and sampled tokens from rows of logits. Both functions use the same device
-// function for the maximum and the sums of a row (softmax_row.h). So actor and learner get the same bits. All calls
-// only enqueue work.
+// Log-probabilities, their derivatives and sampled tokens from rows of logits. log_prob() and sample() use the same
+// device function for the maximum and the sums of a row (softmax_row.h). So actor and learner get the same bits. All
+// calls only enqueue work.
 #pragma once
 
 #include <cstdint>

@@ -73,8 +73,8 @@ inline LowRank low_rank_of(const LowRankTerm& term, std::int64_t rows) {
           mask_of(term.mask, rows),        static_cast<int>(term.u.columns())};
 }
 
-/// Which columns of a tile a lane holds in its accumulators [kParts][4]. An mma computes eight columns. They may be any
-/// columns of the matrix, if the factors and the sums use the same ones.
+/// Which columns of a tile a lane holds in its accumulators [kParts][4]. An mma computes eight columns of
+/// the tile. Which eight it takes is free, as long as loading the factors and using the sums follow the same choice.
 struct NeighbourColumns {  // two neighbours in each part
   /// The column of the tile that the mma of part `n` computes as its column `j`.
   template <int kParts>

@@ -80,9 +80,9 @@ void ProductClasses::require_one_result(ProductProbe& probe, const Product& prod
     for (const std::int64_t rows : rows_of_bucket(bucket)) {
       if (probe.agrees(anchor, rows)) continue;
       fail(
-          "cuBLASLt's algorithm for the {}x{} product of {} refuses a batch of {} rows, or the bits of a row "
-          "then differ from those in a batch of {}, so ratings would depend on the batch and actors would "
-          "disagree with learners; use another CUDA version or device cpu",
+          "cuBLASLt's algorithm for the {}x{} product of {} cannot be used for a batch of {} rows: it "
+          "refuses the batch, or it computes other bits of a row than in a batch of {}. Ratings would depend "
+          "on the batch, and actors would disagree with learners; use another CUDA version or device cpu",
           product.inner, product.outer, name_of(product.input), rows, probe.reference_rows());
     }
   }

@@ -46,23 +46,25 @@ class ProductClasses {
   explicit ProductClasses(ProductLibrary& library, std::int64_t most_probed_bytes = std::int64_t{2} << 30)
       : library_(library), most_probed_bytes_(most_probed_bytes) {}
 
-  /// Enqueues the product. A product without a class uses its anchor, and so does a number of rows that the chosen
-  /// algorithm cannot compute. Throws Error if the library has no algorithm.
+  /// Enqueues the product. Uses the anchor if the product has no class, or if the chosen algorithm cannot compute this
+  /// number of rows. Throws Error if the library has no algorithm, or cannot compute the product with the anchor.
   void multiply(const ProductOperands& operands);
 
   /// Chooses the algorithms of a product of dense operands, unless restore() or an earlier call did. Takes memory for a
-  /// probe (product_probe.h). Compares also the anchor with itself, for the rows of every bucket that fits into
-  /// `most_probed_bytes`. Waits. Throws Error as multiply() does, and if the anchor's bits depend on the number of rows.
+  /// probe (product_probe.h). Also checks the anchor: its bits must be the same for different numbers of rows, in every
+  /// bucket that fits into `most_probed_bytes`. A library with rows_are_independent() needs no such check. Waits.
+  /// Throws Error as multiply() does, and if the anchor's bits depend on the number of rows.
   void classify(const Product& product, DeviceMemory& memory);
-  /// Compares everything that the library proposes; changes nothing. Otherwise as classify().
+  /// Compares everything that the library proposes with the anchor. Changes nothing, and does not check the anchor.
+  /// Otherwise as classify().
   ClassReport report(const Product& product, DeviceMemory& memory);
   /// nullptr: not classified.
   const ProductClass* find(const Product& product) const;
 
   /// All classes as a text: of this process, and those that it restored. `key` names everything on which they depend.
   std::string saved(const std::string& key) const;
-  /// Takes the classes of a text that saved() made with the same key. Otherwise takes none, and returns what is wrong
-  /// with the text. A restored class is used if the library still has the same anchor.
+  /// Takes the classes of a text that saved() made with the same key. If the text is not valid, takes none and
+  /// returns what is wrong with it. A restored class is used if the library still has the same anchor.
   std::string restore(const std::string& text, const std::string& key);
 
  private:

@@ -19,8 +19,8 @@ void negate(View results, DeviceMemory& memory);
 /// hides.
 class ProductProbe {
  public:
-  /// Takes device memory for the weight and for at most 1024 rows of numbers. They have at most 2^24 inputs and 16 MiB of
-  /// results, or more if that is needed for 64 rows. `product` has dense operands.
+  /// Takes device memory for the weight and for 64 to 1024 rows of numbers. More than 64 rows have at most 2^24 inputs,
+  /// and at most 2^22 results. `product` has dense operands.
   ProductProbe(const Product& product, ProductLibrary& library, DeviceMemory& memory);
 
   /// Computes the results that others are compared with. Returns false if the library refuses.
@@ -32,9 +32,9 @@ class ProductProbe {
   /// Whether the library computes `rows` rows with `algorithm`.
   bool accepts(const Algorithm& algorithm, std::int64_t rows) { return compute(algorithm, rows, false); }
   /// Whether `algorithm` gives each of `rows` rows the bits that the row has in the reference. Compares written and
-  /// added results. A smaller number of rows are the last rows of the reference, so each has another place there. A
-  /// larger number repeats the rows of the reference. Compares the first, middle and last 64 rows. False if the library
-  /// refuses. Throws Error if the device has too little memory.
+  /// added results. If `rows` is smaller than the reference, the last rows of the reference are used, so a row has
+  /// another place in its batch. If it is larger, the rows of the reference repeat. Compares the first, middle and last
+  /// 64 rows. False if the library refuses. Throws Error if the device has too little memory.
   bool agrees(const Algorithm& algorithm, std::int64_t rows);
 
  private:

@@ -284,7 +284,7 @@ bool fits_tiles(ConstView matrix) {
 void split(ConstView factors, View high, View low, const Stream& stream) {
   CHECK(factors.stride() == factors.columns() && high.stride() == high.columns() &&
         low.stride() == low.columns() && high.size() == factors.size() && low.size() == factors.size())
-      << "spaced rows or other sizes";
+      << "the factors and both halves must be dense and of one size";
   if (factors.empty()) return;
   launch(split_kernel, dim3(grid_size(tiles(factors.size(), kElementThreads))), dim3(kElementThreads), 0,
          stream, elements<float>(factors), elements<Bf16>(high), elements<Bf16>(low), factors.size());

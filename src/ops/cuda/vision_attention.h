@@ -39,9 +39,9 @@ class VisionAttention {
   /// multiples of 16 bytes and have the same stride; rows of out begin at multiples of 16 bytes. `workspace` are at
   /// least kVisionWorkspaceBytes of device memory, aligned to 256 bytes. Nothing overlaps. Only enqueues work.
   ///
-  /// A call must have the segments of one image only. The library and its kernels may choose the order of their sums by
-  /// the number of segments. So the bits of the result depend on this image alone. Throws Error if the library cannot
-  /// compute the batch.
+  /// A call must have the segments of one image only, because the library and its kernels may choose the order of their
+  /// sums by the number of segments. Then the bits of the result depend on this image alone. Throws Error if the
+  /// library cannot compute the batch.
   void attend(ConstView q, ConstView k, ConstView v, const HeadShape& shape,
               std::span<const SegmentBatch> batches, View out, View workspace);
 
