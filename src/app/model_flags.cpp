@@ -89,8 +89,8 @@ PolicyOptions policy_options(const CommandLine& line, const std::optional<Config
     options.path = config->model.path;
   else
     fail_usage(
-        "flag --model is missing: name a checkpoint folder, or a configuration with --config, or a run "
-        "folder with --adapter");
+        "flag --model is missing: name a model folder, or a configuration with --config, or a run folder "
+        "with --adapter");
   const std::string dtype = line.has("dtype") ? line.choice("dtype", {"f32", "bf16"})
                             : config && config->model.dtype == DType::bf16 ? "bf16"
                                                                            : "f32";

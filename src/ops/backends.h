@@ -14,7 +14,7 @@ namespace biqa {
 struct DeviceChoice {
   std::string device = "cpu";  ///< cpu | cuda
   DType compute = DType::f32;  ///< f32 | bf16
-  int threads = 0;  ///< of the CPU backend; 0: OMP_NUM_THREADS or, if that is unset, all processors
+  int threads = 0;     ///< of the CPU backend; 0: OMP_NUM_THREADS or, if that is unset, all processors
   int local_rank = 0;  ///< number of this process among those of its node; selects the GPU
   VisionAttentionBy vision_attention = VisionAttentionBy::own;
 };

@@ -15,8 +15,7 @@ namespace {
 
 void check_folder(const std::filesystem::path& model) {
   if (!std::filesystem::is_directory(model)) {
-    fail("cannot open model {}: no such folder; name a checkpoint folder in Hugging Face format",
-         model.string());
+    fail("cannot open model {}: no such folder; name a model folder in Hugging Face format", model.string());
   }
 }
 
