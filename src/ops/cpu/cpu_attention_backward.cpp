@@ -42,7 +42,7 @@ class BackwardTask {
     for (const auto& member : group.members) longest = std::max(longest, member.rows);
     length_ = round_up(group.rows + longest, kPageTokens);
     float* next = scratch.floats(length_ * (2 * dim_ + 3 * padded_) + 2 * kQueryBlock * length_ +
-                                 2 * kQueryBlock * padded_ + dim_);
+                                 3 * kQueryBlock * padded_ + dim_);
     const auto take = [&](std::int64_t count) { return std::exchange(next, next + count); };
     keys_transposed_ = take(length_ * dim_);
     values_transposed_ = take(length_ * dim_);
@@ -50,10 +50,12 @@ class BackwardTask {
     d_keys_ = take(length_ * padded_);
     d_values_ = take(length_ * padded_);
     scores_ = take(2 * kQueryBlock * length_);
+    qs_ = take(kQueryBlock * padded_);
     d_outs_ = take(kQueryBlock * padded_);
     d_qs_ = take(kQueryBlock * padded_);
     output_ = take(dim_);
     std::fill_n(keys_transposed_, length_ * (2 * dim_ + 3 * padded_), 0.0F);
+    std::fill_n(qs_, 2 * kQueryBlock * padded_, 0.0F);
   }
 
   void run(const AttentionRecord& r) {
@@ -99,14 +101,15 @@ class BackwardTask {
       for (int i = 0; i < block.queries; ++i) {
         const auto [row, head] = cpu::pair_of(first + i, kv_head_, sharing_);
         const std::int64_t packed = first_row + row;
-        block.q[i] = r.q.row<float>(packed) + head * dim_;
-        float* padded_d_out = d_outs_ + i * padded_;
-        std::fill_n(padded_d_out, padded_, 0.0F);
-        std::copy_n(r.d_out.row<float>(packed) + head * dim_, dim_, padded_d_out);
+        float* q = qs_ + i * padded_;
+        float* d_out = d_outs_ + i * padded_;
+        std::copy_n(r.q.row<float>(packed) + head * dim_, dim_, q);
+        std::copy_n(r.d_out.row<float>(packed) + head * dim_, dim_, d_out);
         const ConstView result = r.out.row_range(packed, 1).column_range(head * dim_, dim_);
         k_.convert(rows_of(result), MutableRows{output_, false, dim_}, 1, dim_);
-        block.d_out[i] = padded_d_out;
-        block.delta[i] = k_.dot(padded_d_out, output_, dim_);
+        block.q[i] = q;
+        block.d_out[i] = d_out;
+        block.delta[i] = k_.dot(d_out, output_, dim_);
         block.lse[i] = r.lse.row<float>(packed)[head];
         block.lengths[i] = first_position + row + 1;
         block.d_q[i] = d_qs_ + i * padded_;
@@ -140,8 +143,8 @@ class BackwardTask {
   std::int64_t kv_head_;
   const SharedPromptRows& group_;
   std::int64_t dim_, padded_, sharing_, length_ = 0;
-  float *keys_transposed_, *values_transposed_, *keys_, *d_keys_, *d_values_, *scores_, *d_outs_, *d_qs_,
-      *output_;
+  float *keys_transposed_, *values_transposed_, *keys_, *d_keys_, *d_values_, *scores_, *qs_, *d_outs_,
+      *d_qs_, *output_;
 };
 
 /// The same on tile registers, for 32 queries at a time. Gradients of keys and values are stored transposed in pages.

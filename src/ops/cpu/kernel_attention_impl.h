@@ -8,21 +8,29 @@
 namespace biqa::cpu::BIQA_KERNEL_NAMESPACE {
 namespace {
 
+/// Queries whose sums of 16 elements take half of the registers.
+constexpr int kAttendQueries = kVectorLanes / 2;
+
 /// scores[q][16 keys of a page] = Σ_d q[d] · keys[d][·], summed in the order of d.
 template <int kQueries>
 BIQA_INLINE void page_scores(const float* const* q, int head_dim, const float* keys, Floats* scores) {
+#pragma GCC unroll 8
   for (int i = 0; i < kQueries; ++i) scores[i] = Floats{};
   for (int d = 0; d < head_dim; ++d) {
     const Floats k = load(keys + d * kLanes);
+#pragma GCC unroll 8
     for (int i = 0; i < kQueries; ++i) scores[i] += k * q[i][d];
   }
 }
 template <int kQueries>
 BIQA_INLINE void page_scores(const float* const* q, int head_dim, const std::uint16_t* keys, Floats* scores) {
+#pragma GCC unroll 8
   for (int i = 0; i < kQueries; ++i) scores[i] = Floats{};
   for (int d = 0; d < head_dim; d += 2) {
     const TwoRows k = load_pairs(keys + d * kLanes);
+#pragma GCC unroll 8
     for (int i = 0; i < kQueries; ++i) scores[i] += k.first * q[i][d];
+#pragma GCC unroll 8
     for (int i = 0; i < kQueries; ++i) scores[i] += k.second * q[i][d + 1];
   }
 }
@@ -45,6 +53,7 @@ void attend_queries(AttendBlock& block, int first) {
   Floats highest[kQueries];
   std::int64_t shortest = lengths[0];
   std::int64_t longest = 0;
+#pragma GCC unroll 8
   for (int i = 0; i < kQueries; ++i) {
     scores[i] = block.scores + i * block.scores_stride;
     highest[i] = all(kLowest);
@@ -52,20 +61,22 @@ void attend_queries(AttendBlock& block, int first) {
     longest = lengths[i] > longest ? lengths[i] : longest;
   }
   const std::int64_t page_count = (longest + kLanes - 1) / kLanes;
-  const Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const Ints lane = lane_numbers();
   for (std::int64_t p = 0; p < page_count; ++p) {
     const std::int64_t page = block.pages != nullptr ? block.pages[p] : p;
     Floats s[kQueries];
     page_scores<kQueries>(q, block.head_dim, keys + page * block.page_elements, s);
+#pragma GCC unroll 8
     for (int i = 0; i < kQueries; ++i) {
       const auto rest =
           static_cast<std::int32_t>(lengths[i] - p * kLanes < kLanes ? lengths[i] - p * kLanes : kLanes);
-      const Floats masked = lane < rest ? s[i] * block.scale : all(kLowest);
+      const Floats masked = select(lane < rest, s[i] * block.scale, all(kLowest));
       highest[i] = maximum(highest[i], masked);
       store(scores[i] + p * kLanes, masked);
     }
   }
   float inverse[kQueries];
+#pragma GCC unroll 8
   for (int i = 0; i < kQueries; ++i) {
     const float top = max_of(highest[i]);
     Floats sums{};
@@ -83,14 +94,16 @@ void attend_queries(AttendBlock& block, int first) {
   const std::int64_t whole_pages = shortest / kLanes;
   for (std::int64_t d = 0; d < padded_dim; d += kLanes) {
     Floats sums[kQueries] = {};
-    const auto values_of = [&](std::int64_t p) {
+    const auto values_of = [&](std::int64_t p) BIQA_INLINE_LAMBDA {
       return values + (block.pages != nullptr ? block.pages[p] : p) * block.page_elements;
     };
     for (std::int64_t p = 0; p < whole_pages; ++p) {
       const T* v = values_of(p);
       for (int j = 0; j < kLanes; j += 2) {
         const TwoRows rows = value_rows(v, j, padded_dim, d);
+#pragma GCC unroll 8
         for (int i = 0; i < kQueries; ++i) sums[i] += rows.first * scores[i][p * kLanes + j];
+#pragma GCC unroll 8
         for (int i = 0; i < kQueries; ++i) sums[i] += rows.second * scores[i][p * kLanes + j + 1];
       }
     }
@@ -103,36 +116,35 @@ void attend_queries(AttendBlock& block, int first) {
       for (int j = 0; j < count; ++j) {
         const TwoRows rows = value_rows(v, j & ~1, padded_dim, d);
         const Floats row = (j & 1) == 0 ? rows.first : rows.second;
+#pragma GCC unroll 8
         for (int i = 0; i < kQueries; ++i) {
           if (start + j < lengths[i]) sums[i] += row * scores[i][start + j];
         }
       }
     }
+#pragma GCC unroll 8
     for (int i = 0; i < kQueries; ++i) store(block.out[first + i] + d, sums[i] * inverse[i]);
   }
 }
-template <typename T>
-void attend_typed(AttendBlock& block) {
-  int i = 0;
-  for (; i + 8 <= block.queries; i += 8) attend_queries<8, T>(block, i);
-  for (; i + 4 <= block.queries; i += 4) attend_queries<4, T>(block, i);
-  for (; i + 2 <= block.queries; i += 2) attend_queries<2, T>(block, i);
-  for (; i < block.queries; ++i) attend_queries<1, T>(block, i);
+/// As many queries at once as there are registers for their sums, then fewer for the rest.
+template <int kQueries, typename T>
+void attend_from(AttendBlock& block, int first) {
+  for (; first + kQueries <= block.queries; first += kQueries) attend_queries<kQueries, T>(block, first);
+  if constexpr (kQueries > 1) attend_from<kQueries / 2, T>(block, first);
 }
 void attend(AttendBlock& block) {
   if (block.bf16)
-    attend_typed<std::uint16_t>(block);
+    attend_from<kAttendQueries, std::uint16_t>(block, 0);
   else
-    attend_typed<float>(block);
+    attend_from<kAttendQueries, float>(block, 0);
 }
 
 void softmax(ScoreRow& row) {
-  const Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   const std::int64_t pages = (row.length + kLanes - 1) / kLanes;
   Floats highest = all(kLowest);
   for (std::int64_t p = 0; p < pages; ++p) {
     Floats s = load(row.scores + p * kLanes) * row.scale;
-    if (p + 1 == pages) s = lane < static_cast<std::int32_t>(row.length - p * kLanes) ? s : all(kLowest);
+    if (p + 1 == pages) s = first_of(s, row.length - p * kLanes, all(kLowest));
     highest = maximum(highest, s);
     store(row.scores + p * kLanes, s);
   }
@@ -149,7 +161,7 @@ void softmax(ScoreRow& row) {
 }
 
 void score_gradients(const ScoreGradients& g) {
-  const Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const Ints lane = lane_numbers();
   for (int pair = 0; pair < 16; ++pair) {
     Words weights[2];
     Words ds[2];
@@ -157,78 +169,116 @@ void score_gradients(const ScoreGradients& g) {
       const int q = 2 * pair + i;
       const auto rest = static_cast<std::int32_t>(g.lengths[q] - g.first_key);
       const Floats s = load(g.scores + q * kLanes) * g.scale - g.lse[q];
-      const Floats e = lane < rest ? exponential(s) : Floats{};
+      const Floats e = select(lane < rest, exponential(s), Floats{});
       const Floats d = e * (load(g.d_weights + q * kLanes) - g.delta[q]) * g.scale;
       weights[i] = bf16_bits(e);
-      ds[i] = bf16_bits(lane < rest ? d : Floats{});
-      const Shorts row = __builtin_convertvector(ds[i], Shorts);
-      __builtin_memcpy(g.rows + q * g.rows_stride, &row, sizeof row);
+      ds[i] = bf16_bits(select(lane < rest, d, Floats{}));
+      write(g.rows + q * g.rows_stride, narrowed(ds[i]));
     }
-    const Words weight_pair = weights[0] | (weights[1] << 16);
-    const Words d_pair = ds[0] | (ds[1] << 16);
-    __builtin_memcpy(g.weight_pairs + pair * kLanes, &weight_pair, sizeof weight_pair);
-    __builtin_memcpy(g.d_pairs + pair * kLanes, &d_pair, sizeof d_pair);
+    write(g.weight_pairs + pair * kLanes, weights[0] | (weights[1] << 16));
+    write(g.d_pairs + pair * kLanes, ds[0] | (ds[1] << 16));
   }
 }
 
+/// Probabilities of the keys in the first pages, and gradients of their scores.
 template <int kQueries>
-void attend_backward_queries(AttendBackwardBlock& block, int first) {
-  std::int64_t longest = 0;
-  for (int i = 0; i < kQueries; ++i) {
-    longest = block.lengths[first + i] > longest ? block.lengths[first + i] : longest;
-  }
-  const std::int64_t page_count = (longest + kLanes - 1) / kLanes;
-  const Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  float* probability[kQueries];
-  float* d_score[kQueries];
-  for (int i = 0; i < kQueries; ++i) {
-    probability[i] = block.scores + i * block.scores_stride;
-    d_score[i] = block.scores + (kQueryBlock + i) * block.scores_stride;
-  }
-  for (std::int64_t p = 0; p < page_count; ++p) {
-    const std::int64_t offset = p * kLanes * block.head_dim;
-    Floats s[kQueries];
-    Floats dp[kQueries];
-    page_scores<kQueries>(block.q + first, block.head_dim, block.keys_transposed + offset, s);
-    page_scores<kQueries>(block.d_out + first, block.head_dim, block.values_transposed + offset, dp);
-    for (int i = 0; i < kQueries; ++i) {
-      const auto rest = static_cast<std::int32_t>(block.lengths[first + i] - p * kLanes);
-      const Floats e = lane < rest ? exponential(s[i] * block.scale - block.lse[first + i]) : Floats{};
-      const Floats d = e * (dp[i] - block.delta[first + i]) * block.scale;
-      store(probability[i] + p * kLanes, e);
-      store(d_score[i] + p * kLanes, lane < rest ? d : Floats{});
-    }
-  }
-  for (std::int64_t d = 0; d < block.padded_dim; d += kLanes) {
-    Floats sums[kQueries] = {};
-    Floats queries[kQueries];
-    Floats d_outs[kQueries];
-    const std::int64_t count = block.head_dim - d < kLanes ? block.head_dim - d : kLanes;
-    for (int i = 0; i < kQueries; ++i) {
-      queries[i] = load_some(block.q[first + i] + d, count);
-      d_outs[i] = load(block.d_out[first + i] + d);
-    }
-    for (std::int64_t key = 0; key < longest; ++key) {
-      const Floats k = load(block.keys + key * block.padded_dim + d);
-      float* d_key = block.d_keys + key * block.padded_dim + d;
-      float* d_value = block.d_values + key * block.padded_dim + d;
-      Floats dk = load(d_key);
-      Floats dv = load(d_value);
+void backward_scores(AttendBackwardBlock& block, std::int64_t page_count, int first) {
+  const Ints lane = lane_numbers();
+  for (; first + kQueries <= block.queries; first += kQueries) {
+    for (std::int64_t p = 0; p < page_count; ++p) {
+      const std::int64_t offset = p * kLanes * block.head_dim;
+      Floats s[kQueries];
+      Floats dp[kQueries];
+      page_scores<kQueries>(block.q + first, block.head_dim, block.keys_transposed + offset, s);
+      page_scores<kQueries>(block.d_out + first, block.head_dim, block.values_transposed + offset, dp);
+#pragma GCC unroll 8
       for (int i = 0; i < kQueries; ++i) {
-        sums[i] += k * d_score[i][key];
-        dk += queries[i] * d_score[i][key];
-        dv += d_outs[i] * probability[i][key];
+        const int query = first + i;
+        const auto rest = static_cast<std::int32_t>(block.lengths[query] - p * kLanes);
+        const Floats e = select(lane < rest, exponential(s[i] * block.scale - block.lse[query]), Floats{});
+        const Floats d = e * (dp[i] - block.delta[query]) * block.scale;
+        float* probability = block.scores + query * block.scores_stride;
+        store(probability + p * kLanes, e);
+        store(probability + kQueryBlock * block.scores_stride + p * kLanes, select(lane < rest, d, Floats{}));
       }
-      store(d_key, dk);
-      store(d_value, dv);
     }
-    for (int i = 0; i < kQueries; ++i) store(block.d_q[first + i] + d, sums[i]);
+  }
+  if constexpr (kQueries > 1) backward_scores<kQueries / 2>(block, page_count, first);
+}
+
+/// d_q = d_scores · keys, summed in the order of the keys.
+template <int kQueries>
+void backward_queries(AttendBackwardBlock& block, std::int64_t keys, int first) {
+  for (; first + kQueries <= block.queries; first += kQueries) {
+    const float* d_scores = block.scores + (kQueryBlock + first) * block.scores_stride;
+    for (std::int64_t d = 0; d < block.padded_dim; d += kVectorLanes) {
+      FloatVector sums[kQueries] = {};
+      for (std::int64_t key = 0; key < keys; ++key) {
+        const FloatVector k = load_vector(block.keys + key * block.padded_dim + d);
+#pragma GCC unroll 8
+        for (int i = 0; i < kQueries; ++i) sums[i] += k * d_scores[i * block.scores_stride + key];
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < kQueries; ++i) store_vector(block.d_q[first + i] + d, sums[i]);
+    }
+  }
+  if constexpr (kQueries > 1) backward_queries<kQueries / 2>(block, keys, first);
+}
+
+/// target [keys, padded_dim] += weights [queries, keys]ᵀ · rows [queries, padded_dim] for kKeys keys and kVectors vectors of
+/// columns, summed in the order of the queries.
+template <int kKeys, int kVectors>
+BIQA_INLINE void add_weighted_rows(const AttendBackwardBlock& block, const float* weights,
+                                   const float* const* rows, std::int64_t column, float* target) {
+  FloatVector sums[kKeys][kVectors];
+#pragma GCC unroll 8
+  for (int key = 0; key < kKeys; ++key) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v)
+      sums[key][v] = load_vector(target + key * block.padded_dim + column + v * kVectorLanes);
+  }
+  for (int i = 0; i < block.queries; ++i) {
+    FloatVector row[kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) row[v] = load_vector(rows[i] + column + v * kVectorLanes);
+#pragma GCC unroll 8
+    for (int key = 0; key < kKeys; ++key) {
+      const float weight = weights[i * block.scores_stride + key];
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) sums[key][v] += row[v] * weight;
+    }
+  }
+#pragma GCC unroll 8
+  for (int key = 0; key < kKeys; ++key) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v)
+      store_vector(target + key * block.padded_dim + column + v * kVectorLanes, sums[key][v]);
   }
 }
+template <int kKeys>
+BIQA_INLINE void add_weighted_rows(const AttendBackwardBlock& block, const float* weights,
+                                   const float* const* rows, float* target) {
+  std::int64_t column = 0;
+  for (; column + 2 * kVectorLanes <= block.padded_dim; column += 2 * kVectorLanes)
+    add_weighted_rows<kKeys, 2>(block, weights, rows, column, target);
+  for (; column < block.padded_dim; column += kVectorLanes)
+    add_weighted_rows<kKeys, 1>(block, weights, rows, column, target);
+}
+void backward_keys(const AttendBackwardBlock& block, std::int64_t keys, const float* weights,
+                   const float* const* rows, float* target) {
+  std::int64_t key = 0;
+  for (; key + 4 <= keys; key += 4)
+    add_weighted_rows<4>(block, weights + key, rows, target + key * block.padded_dim);
+  for (; key < keys; ++key) add_weighted_rows<1>(block, weights + key, rows, target + key * block.padded_dim);
+}
+
 void attend_backward(AttendBackwardBlock& block) {
-  int i = 0;
-  for (; i + 4 <= block.queries; i += 4) attend_backward_queries<4>(block, i);
-  for (; i < block.queries; ++i) attend_backward_queries<1>(block, i);
+  std::int64_t longest = 0;
+  for (int i = 0; i < block.queries; ++i) longest = block.lengths[i] > longest ? block.lengths[i] : longest;
+  backward_scores<kAttendQueries>(block, (longest + kLanes - 1) / kLanes, 0);
+  backward_queries<kQueryBlock>(block, longest, 0);
+  backward_keys(block, longest, block.scores + kQueryBlock * block.scores_stride, block.q, block.d_keys);
+  backward_keys(block, longest, block.scores, block.d_out, block.d_values);
 }
 
 }  // namespace

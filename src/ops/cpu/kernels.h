@@ -48,8 +48,8 @@ struct AttendBlock {
 struct AttendBackwardBlock {
   int queries;
   int head_dim;
-  std::int64_t padded_dim;  ///< head_dim rounded up to 16
-  const float* q[kQueryBlock];
+  std::int64_t padded_dim;          ///< head_dim rounded up to 16
+  const float* q[kQueryBlock];      ///< padded_dim floats each
   const float* d_out[kQueryBlock];  ///< padded_dim floats each
   float lse[kQueryBlock];
   float delta[kQueryBlock];  ///< Σ d_out ⊙ out

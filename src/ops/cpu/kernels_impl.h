@@ -15,7 +15,7 @@ template <typename X, typename Y>
 void convert_rows(const X* x, std::int64_t x_stride, Y* y, std::int64_t y_stride, std::int64_t rows,
                   std::int64_t columns) {
   for (std::int64_t r = 0; r < rows; ++r) {
-    by_lanes(columns, [&](std::int64_t i, std::int64_t count) {
+    by_lanes(columns, [&](std::int64_t i, std::int64_t count) BIQA_INLINE_LAMBDA {
       store_some(y + r * y_stride + i, count, load_some(x + r * x_stride + i, count));
     });
   }
@@ -37,7 +37,7 @@ void convert(Rows x, MutableRows y, std::int64_t rows, std::int64_t columns) {
 
 BIQA_INLINE float inverse_rms(const float* x, std::int64_t n, float eps) {
   Floats squares{};
-  by_lanes(n, [&](std::int64_t i, std::int64_t count) {
+  by_lanes(n, [&](std::int64_t i, std::int64_t count) BIQA_INLINE_LAMBDA {
     const Floats v = load_some(x + i, count);
     squares += v * v;
   });
@@ -46,7 +46,7 @@ BIQA_INLINE float inverse_rms(const float* x, std::int64_t n, float eps) {
 template <typename Y>
 void rms_norm_row(const float* x, const float* weight, float eps, std::int64_t n, Y* y) {
   const float r = inverse_rms(x, n, eps);
-  by_lanes(n, [&](std::int64_t i, std::int64_t count) {
+  by_lanes(n, [&](std::int64_t i, std::int64_t count) BIQA_INLINE_LAMBDA {
     store_some(y + i, count, load_some(x + i, count) * r * load_some(weight + i, count));
   });
 }
@@ -60,11 +60,11 @@ void rms_norm_backward(const float* x, const float* weight, float eps, const flo
                        float* d_x) {
   const float r = inverse_rms(x, n, eps);
   Floats products{};
-  by_lanes(n, [&](std::int64_t i, std::int64_t count) {
+  by_lanes(n, [&](std::int64_t i, std::int64_t count) BIQA_INLINE_LAMBDA {
     products += load_some(dy + i, count) * load_some(weight + i, count) * load_some(x + i, count);
   });
   const float mean = sum_of(products) * r / static_cast<float>(n);
-  by_lanes(n, [&](std::int64_t i, std::int64_t count) {
+  by_lanes(n, [&](std::int64_t i, std::int64_t count) BIQA_INLINE_LAMBDA {
     const Floats dn = load_some(dy + i, count) * load_some(weight + i, count);
     const Floats normed = load_some(x + i, count) * r;
     store_some(d_x + i, count, load_some(d_x + i, count) + (dn - normed * mean) * r);
@@ -73,7 +73,7 @@ void rms_norm_backward(const float* x, const float* weight, float eps, const flo
 
 template <typename H>
 void swiglu_row(const float* gate, const float* up, std::int64_t n, H* h) {
-  by_lanes(n, [&](std::int64_t i, std::int64_t count) {
+  by_lanes(n, [&](std::int64_t i, std::int64_t count) BIQA_INLINE_LAMBDA {
     const Floats a = load_some(gate + i, count);
     store_some(h + i, count, a * sigmoid(a) * load_some(up + i, count));
   });
@@ -87,7 +87,7 @@ void swiglu(const float* gate, const float* up, std::int64_t n, void* h, bool bf
 template <typename D>
 void swiglu_backward_row(const float* gate, const float* up, const float* dh, std::int64_t n, D* d_gate,
                          D* d_up) {
-  by_lanes(n, [&](std::int64_t i, std::int64_t count) {
+  by_lanes(n, [&](std::int64_t i, std::int64_t count) BIQA_INLINE_LAMBDA {
     const Floats a = load_some(gate + i, count);
     const Floats d = load_some(dh + i, count);
     const Floats s = sigmoid(a);
@@ -112,7 +112,7 @@ void rotate(float* x, std::int64_t heads, std::int64_t head_dim, const float* co
   for (std::int64_t head = 0; head < heads; ++head) {
     float* low = x + head * head_dim;
     float* high = low + half;
-    by_lanes(half, [&](std::int64_t i, std::int64_t count) {
+    by_lanes(half, [&](std::int64_t i, std::int64_t count) BIQA_INLINE_LAMBDA {
       const Floats a = load_some(low + i, count);
       const Floats b = load_some(high + i, count);
       const Floats c = load_some(cosines + i, count);
@@ -127,21 +127,24 @@ template <int kRows, typename X>
 BIQA_INLINE void reduce_block(const X* x, std::int64_t stride, std::int64_t n, const float* table,
                               std::int64_t padded_rank, std::int64_t offset, std::int64_t count, float* u,
                               std::int64_t u_stride) {
-  Floats sums[kRows] = {};
-  const auto add = [&](const float* row, std::int64_t row_stride, std::int64_t first, std::int64_t columns) {
-    for (std::int64_t k = 0; k < columns; ++k) {
-      const Floats t = load(table + (first + k) * padded_rank + offset);
-      for (int r = 0; r < kRows; ++r) sums[r] += t * row[r * row_stride + k];
-    }
-  };
+  FloatVector sums[kRows] = {};
+  const auto add = [&](const float* row, std::int64_t row_stride, std::int64_t first, std::int64_t columns)
+                       BIQA_INLINE_LAMBDA {
+                         for (std::int64_t k = 0; k < columns; ++k) {
+                           const FloatVector t = load_vector(table + (first + k) * padded_rank + offset);
+#pragma GCC unroll 8
+                           for (int r = 0; r < kRows; ++r) sums[r] += t * row[r * row_stride + k];
+                         }
+                       };
   if constexpr (sizeof(X) == 2) {
     // Widen x first, because taking a single value out of a bf16 vector costs more than its product.
     constexpr std::int64_t kChunk = 128;
     float wide[kRows * kChunk];
     for (std::int64_t first = 0; first < n; first += kChunk) {
       const std::int64_t columns = n - first < kChunk ? n - first : kChunk;
+#pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
-        by_lanes(columns, [&](std::int64_t i, std::int64_t lanes) {
+        by_lanes(columns, [&](std::int64_t i, std::int64_t lanes) BIQA_INLINE_LAMBDA {
           store(wide + r * kChunk + i, load_some(x + r * stride + first + i, lanes));
         });
       }
@@ -150,13 +153,14 @@ BIQA_INLINE void reduce_block(const X* x, std::int64_t stride, std::int64_t n, c
   } else {
     add(x, stride, 0, n);
   }
-  for (int r = 0; r < kRows; ++r) store_some(u + r * u_stride + offset, count, sums[r]);
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) store_some_of_vector(u + r * u_stride + offset, count, sums[r]);
 }
 template <typename X>
 void reduce_rows(const X* x, std::int64_t stride, std::int64_t rows, std::int64_t n, const float* table,
                  std::int64_t rank, std::int64_t padded_rank, float* u, std::int64_t u_stride) {
-  for (std::int64_t offset = 0; offset < rank; offset += kLanes) {
-    const std::int64_t count = rank - offset < kLanes ? rank - offset : kLanes;
+  for (std::int64_t offset = 0; offset < rank; offset += kVectorLanes) {
+    const std::int64_t count = rank - offset < kVectorLanes ? rank - offset : kVectorLanes;
     std::int64_t r = 0;
     for (; r + 8 <= rows; r += 8) {
       reduce_block<8>(x + r * stride, stride, n, table, padded_rank, offset, count, u + r * u_stride,
@@ -182,15 +186,17 @@ template <int kRows>
 BIQA_INLINE void expand_block(const float* u, std::int64_t u_stride, std::int64_t rank, const float* table,
                               std::int64_t table_stride, float scale, std::int64_t n, float* y,
                               std::int64_t y_stride) {
-  by_lanes(n, [&](std::int64_t i, std::int64_t count) {
-    Floats sums[kRows] = {};
+  in_steps<kVectorLanes>(n, [&](std::int64_t i, std::int64_t count) BIQA_INLINE_LAMBDA {
+    FloatVector sums[kRows] = {};
     for (std::int64_t j = 0; j < rank; ++j) {
-      const Floats t = load_some(table + j * table_stride + i, count);
+      const FloatVector t = load_some_of_vector(table + j * table_stride + i, count);
+#pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) sums[r] += t * u[r * u_stride + j];
     }
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       float* target = y + r * y_stride + i;
-      store_some(target, count, load_some(target, count) + sums[r] * scale);
+      store_some_of_vector(target, count, load_some_of_vector(target, count) + sums[r] * scale);
     }
   });
 }
@@ -211,22 +217,24 @@ template <int kRank, typename X>
 BIQA_INLINE void outer_block(const float* u, std::int64_t u_stride, const X* x, std::int64_t stride,
                              std::int64_t rows, float scale, std::int64_t i, std::int64_t count, float* sum,
                              std::int64_t sum_stride) {
-  Floats sums[kRank] = {};
+  FloatVector sums[kRank] = {};
   for (std::int64_t r = 0; r < rows; ++r) {
-    const Floats v = load_some(x + r * stride + i, count);
+    const FloatVector v = load_some_of_vector(x + r * stride + i, count);
+#pragma GCC unroll 8
     for (int j = 0; j < kRank; ++j) sums[j] += v * u[r * u_stride + j];
   }
+#pragma GCC unroll 8
   for (int j = 0; j < kRank; ++j) {
     float* target = sum + j * sum_stride + i;
-    store_some(target, count, load_some(target, count) + sums[j] * scale);
+    store_some_of_vector(target, count, load_some_of_vector(target, count) + sums[j] * scale);
   }
 }
 template <typename X>
 void outer_rows(const float* u, std::int64_t u_stride, const X* x, std::int64_t stride, std::int64_t rows,
                 std::int64_t rank, float scale, std::int64_t begin, std::int64_t end, float* sum,
                 std::int64_t sum_stride) {
-  for (std::int64_t i = begin; i < end; i += kLanes) {
-    const std::int64_t count = end - i < kLanes ? end - i : kLanes;
+  for (std::int64_t i = begin; i < end; i += kVectorLanes) {
+    const std::int64_t count = end - i < kVectorLanes ? end - i : kVectorLanes;
     std::int64_t j = 0;
     for (; j + 8 <= rank; j += 8) {
       outer_block<8>(u + j, u_stride, x, stride, rows, scale, i, count, sum + j * sum_stride, sum_stride);
@@ -248,52 +256,45 @@ void outer(const float* u, std::int64_t u_stride, Rows x, std::int64_t rows, std
 }
 
 void pair_rows(const std::uint16_t* x, std::int64_t stride, std::int64_t rows, std::uint32_t* pairs) {
-  const auto words_of = [&](std::int64_t row, std::int64_t column) {
-    Shorts s{};
-    if (row < rows) __builtin_memcpy(&s, x + row * stride + column, sizeof s);
-    return __builtin_convertvector(s, Words);
+  const auto words_of = [&](std::int64_t row, std::int64_t column) BIQA_INLINE_LAMBDA {
+    return widened(row < rows ? read<Shorts>(x + row * stride + column) : Shorts{});
   };
   for (std::int64_t pair = 0; pair < 16; ++pair) {
     for (std::int64_t half = 0; half < 2; ++half) {
       const Words w = words_of(2 * pair, half * 16) | (words_of(2 * pair + 1, half * 16) << 16);
-      __builtin_memcpy(pairs + half * 256 + pair * 16, &w, sizeof w);
+      write(pairs + half * 256 + pair * 16, w);
     }
   }
 }
 
 float dot(const float* a, const float* b, std::int64_t n) {
   Floats sums{};
-  by_lanes(n, [&](std::int64_t i, std::int64_t count) {
-    sums += load_some(a + i, count) * load_some(b + i, count);
-  });
+  by_lanes(n, [&](std::int64_t i, std::int64_t count)
+                  BIQA_INLINE_LAMBDA { sums += load_some(a + i, count) * load_some(b + i, count); });
   return sum_of(sums);
 }
 void add_scaled(const float* x, float factor, std::int64_t n, float* y) {
-  by_lanes(n, [&](std::int64_t i, std::int64_t count) {
+  by_lanes(n, [&](std::int64_t i, std::int64_t count) BIQA_INLINE_LAMBDA {
     store_some(y + i, count, load_some(y + i, count) + load_some(x + i, count) * factor);
   });
 }
 void scaled(const float* x, float factor, std::int64_t n, float* y) {
-  by_lanes(n, [&](std::int64_t i, std::int64_t count) {
-    store_some(y + i, count, load_some(x + i, count) * factor);
-  });
+  by_lanes(n, [&](std::int64_t i, std::int64_t count)
+                  BIQA_INLINE_LAMBDA { store_some(y + i, count, load_some(x + i, count) * factor); });
 }
 
 RowStatistics row_statistics(const float* logits, std::int64_t n, float inverse_temperature) {
   Floats highest = all(kLowest);
-  by_lanes(n, [&](std::int64_t i, std::int64_t count) {
+  by_lanes(n, [&](std::int64_t i, std::int64_t count) BIQA_INLINE_LAMBDA {
     const Floats z = count == kLanes ? load(logits + i) : load_part(logits + i, count, kLowest);
     highest = maximum(highest, z);
   });
   const float top = max_of(highest) * inverse_temperature;
   Floats sums{};
   Floats weighted{};
-  by_lanes(n, [&](std::int64_t i, std::int64_t count) {
+  by_lanes(n, [&](std::int64_t i, std::int64_t count) BIQA_INLINE_LAMBDA {
     const Floats z = load_some(logits + i, count) * inverse_temperature - top;
-    Floats e = exponential(z);
-    if (count != kLanes) {
-      for (std::int64_t lane = count; lane < kLanes; ++lane) e[lane] = 0.0F;
-    }
+    const Floats e = count == kLanes ? exponential(z) : first_of(exponential(z), count);
     sums += e;
     weighted += e * z;
   });
@@ -302,7 +303,7 @@ RowStatistics row_statistics(const float* logits, std::int64_t n, float inverse_
 template <typename Y>
 void row_exp_typed(const float* logits, std::int64_t n, float inverse_temperature, float top, float factor,
                    Y* y) {
-  by_lanes(n, [&](std::int64_t i, std::int64_t count) {
+  by_lanes(n, [&](std::int64_t i, std::int64_t count) BIQA_INLINE_LAMBDA {
     store_some(y + i, count, exponential(load_some(logits + i, count) * inverse_temperature - top) * factor);
   });
 }

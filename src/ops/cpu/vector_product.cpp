@@ -4,8 +4,8 @@
 // depend on the number of threads.
 //
 // A panel has as many columns as the kernel keeps in registers. Panels form groups. A group is stored chunk by chunk of
-// the inner width, and each chunk panel by panel. bf16 weights stay bf16 in memory and are widened as they are read,
-// which is exact.
+// the inner width, and each chunk panel by panel. bf16 weights stay bf16 in memory. They are widened as they are read, which
+// is exact. For many rows, a panel's chunk is widened once for all of them.
 #include <algorithm>
 #include <cstring>
 
@@ -23,6 +23,10 @@ constexpr std::int64_t kGroupColumns = 256;  // columns whose sums are stored be
 constexpr std::int64_t kGroupRows = 240;     // a multiple of every kernel's rows
 /// Rows that one call works on, so that the widened x stays small.
 constexpr std::int64_t kCallRows = 480;
+/// Largest widened chunk of a panel, in bytes: half of an L1 cache. With AVX-512 a chunk is larger, and its kernel takes
+/// enough rows at once that widening costs little.
+constexpr std::int64_t kWidePanel = 16 * 1024;
+constexpr std::int64_t kWideRows = 12;  // rows from which on a panel is widened once
 
 class VectorMatrix final : public PackedMatrix::Implementation {
  public:
@@ -111,13 +115,16 @@ class VectorMatrix final : public PackedMatrix::Implementation {
     const auto parts = static_cast<int>(std::clamp<std::int64_t>(work / kWorth, 1, threads));
     const std::int64_t wide = compute_ == DType::bf16 ? (x.rows() * inner_ + 15) / 16 * 16 : 0;
     constexpr std::int64_t kSums = kGroupRows * kGroupColumns;
+    constexpr std::int64_t kOwn =
+        kSums + kWidePanel / static_cast<std::int64_t>(sizeof(float));  // of each part
     thread_local Buffer scratch;
-    const auto needed = static_cast<std::size_t>(wide + parts * kSums) * sizeof(float);
+    const auto needed = static_cast<std::size_t>(wide + parts * kOwn) * sizeof(float);
     if (scratch.bytes() < needed) scratch = Buffer(needed, "scratch");
     auto* floats = static_cast<float*>(scratch.data());
     const float* input = wide == 0 ? static_cast<const float*>(x.data()) : floats;
     const auto run = [&](std::int64_t part) {
-      multiply_part(input, x.rows(), y, accumulate, part, parts, floats + wide + part * kSums);
+      multiply_part(input, x.rows(), y, accumulate, part, parts, floats + wide + part * kOwn,
+                    floats + wide + part * kOwn + kSums);
     };
     const auto widen = [&](std::int64_t part) {
       const std::int64_t first = x.rows() * part / parts, end = x.rows() * (part + 1) / parts;
@@ -141,22 +148,22 @@ class VectorMatrix final : public PackedMatrix::Implementation {
   }
 
   void multiply_part(const float* x, std::int64_t rows, View y, bool accumulate, std::int64_t part,
-                     std::int64_t parts, float* sums) const {
+                     std::int64_t parts, float* sums, float* wide_panel) const {
     const Part share = part_of(rows, kernels_.product_rows, panels_, part, parts);
     for (std::int64_t row = share.first_row; row < share.end_row; row += kGroupRows) {
       const std::int64_t count = std::min(kGroupRows, share.end_row - row);
       for (std::int64_t panel = share.first_column; panel < share.end_column;) {
         const std::int64_t end = std::min((panel / group_panels_ + 1) * group_panels_, share.end_column);
-        multiply_group(x + row * inner_, count, panel, end - panel, sums);
+        multiply_group(x + row * inner_, count, panel, end - panel, sums, wide_panel);
         finish(sums, y.row_range(row, count), panel * width_, (end - panel) * width_, accumulate);
         panel = end;
       }
     }
   }
 
-  /// sums [rows, panels · width] of some panels of one group.
-  void multiply_group(const float* x, std::int64_t rows, std::int64_t panel, std::int64_t panels,
-                      float* sums) const {
+  /// sums [rows, panels · width] of some panels of one group. wide_panel: scratch of kWidePanel bytes.
+  void multiply_group(const float* x, std::int64_t rows, std::int64_t panel, std::int64_t panels, float* sums,
+                      float* wide_panel) const {
     const std::int64_t stride = panels * width_;
     const auto* bias = static_cast<const float*>(bias_.data());
     for (std::int64_t r = 0; r < rows; ++r) {
@@ -167,7 +174,10 @@ class VectorMatrix final : public PackedMatrix::Implementation {
     }
     PanelProduct product{};
     product.x_stride = inner_;
-    product.bf16 = compute_ == DType::bf16;
+    const bool bf16 = compute_ == DType::bf16;
+    const bool widens =
+        bf16 && rows >= kWideRows && kChunk * width_ * static_cast<std::int64_t>(sizeof(float)) <= kWidePanel;
+    product.bf16 = bf16 && !widens;
     product.sums_stride = stride;
     for (std::int64_t first = 0; first < inner_; first += kChunk) {
       product.inner = std::min(kChunk, inner_ - first);
@@ -178,6 +188,11 @@ class VectorMatrix final : public PackedMatrix::Implementation {
       for (std::int64_t p = 0; p < panels; p += product.panels) {
         product.panels = static_cast<int>(panels - p >= most ? most : 1);
         product.weights = weights + p * product.panel_stride * static_cast<std::int64_t>(size_of(compute_));
+        if (widens) {
+          kernels_.convert(Rows{product.weights, true, product.panel_stride},
+                           MutableRows{wide_panel, false, product.panel_stride}, 1, product.panel_stride);
+          product.weights = wide_panel;
+        }
         for (std::int64_t r = 0; r < rows; r += product.rows) {
           product.rows = static_cast<int>(std::min<std::int64_t>(kernels_.product_rows, rows - r));
           product.x = x + r * inner_ + first;

@@ -3,59 +3,40 @@
 // the width of the hardware, so that the sums fit into its registers. Every sum adds the inner elements in order, so its
 // bits do not depend on the numbers of rows and panels.
 
+#include "ops/cpu/kernel_vectors_impl.h"
 #include "ops/cpu/kernels.h"
 
 namespace biqa::cpu::BIQA_KERNEL_NAMESPACE {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kVectorLanes = 16, kProductRows = 12;
-#elif defined(__AVX2__)
-constexpr int kVectorLanes = 8, kProductRows = 6;
+constexpr int kProductRows = 12;
 #else
-constexpr int kVectorLanes = 4, kProductRows = 6;
+constexpr int kProductRows = 6;
 #endif
 constexpr int kPanelColumns = 2 * kVectorLanes;
-
-using Vector = float __attribute__((vector_size(kVectorLanes * 4)));
-using WordVector = std::uint32_t __attribute__((vector_size(kVectorLanes * 4)));
-using HalfVector = std::uint16_t __attribute__((vector_size(kVectorLanes * 2)));
-
-inline __attribute__((always_inline)) Vector load_weights(const float* p) {
-  Vector v;
-  __builtin_memcpy(&v, p, sizeof v);
-  return v;
-}
-inline __attribute__((always_inline)) Vector load_weights(const std::uint16_t* p) {
-  HalfVector s;
-  __builtin_memcpy(&s, p, sizeof s);
-  const WordVector w = __builtin_convertvector(s, WordVector) << 16;
-  Vector v;
-  __builtin_memcpy(&v, &w, sizeof v);
-  return v;
-}
 
 template <int kRows, int kPanels, typename W>
 void panel_sums(const PanelProduct& p) {
   constexpr int kVectors = 2 * kPanels;
-  Vector sums[kRows][kVectors];
+  FloatVector sums[kRows][kVectors];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v)
-      __builtin_memcpy(&sums[r][v], p.sums + r * p.sums_stride + v * kVectorLanes, sizeof(Vector));
+      __builtin_memcpy(&sums[r][v], p.sums + r * p.sums_stride + v * kVectorLanes, sizeof(FloatVector));
   }
   const W* weights = static_cast<const W*>(p.weights);
   const float* x = p.x;
   for (std::int64_t k = 0; k < p.inner; ++k) {
-    Vector w[kVectors];
+    FloatVector w[kVectors];
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v)
-      w[v] = load_weights(weights + v / 2 * p.panel_stride + v % 2 * kVectorLanes);
+      w[v] = load_vector(weights + v / 2 * p.panel_stride + v % 2 * kVectorLanes);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       // x − 0 has the bits of x. 0 + x would turn −0 into 0.
-      const Vector value = x[r * p.x_stride] - Vector{};
+      const FloatVector value = x[r * p.x_stride] - FloatVector{};
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) sums[r][v] += value * w[v];
     }
@@ -66,7 +47,7 @@ void panel_sums(const PanelProduct& p) {
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v)
-      __builtin_memcpy(p.sums + r * p.sums_stride + v * kVectorLanes, &sums[r][v], sizeof(Vector));
+      __builtin_memcpy(p.sums + r * p.sums_stride + v * kVectorLanes, &sums[r][v], sizeof(FloatVector));
   }
 }
 
