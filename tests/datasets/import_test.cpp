@@ -265,7 +265,7 @@ TEST_F(DataSetFixture, ASheetIsChosenIfSeveralHaveTheColumns) {
   fs::remove(spaq.out);
   spaq.labels = labels("labels.csv", "Image name,MOS\n1.jpg,49\n");
   spaq.sheet = "S";
-  EXPECT_THAT(refusal(spaq), HasSubstr("labels.csv, which is no workbook"));
+  EXPECT_THAT(refusal(spaq), HasSubstr("labels.csv, which is not a workbook"));
 }
 
 TEST_F(DataSetFixture, LiveWild) {

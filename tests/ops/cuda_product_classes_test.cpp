@@ -393,7 +393,8 @@ TEST_F(SavedClasses, DamagedTextsAreRefused) {
     EXPECT_THAT(restored(with_digest(lines.substr(0, lines.size() - removed) + "\n")),
                 HasSubstr("a line cannot be read"));
   EXPECT_THAT(restored(with_digest(lines + "f32 f32 1\n")), HasSubstr("a line cannot be read"));
-  EXPECT_THAT(restored(with_digest(lines.substr(0, lines.size() - 1) + " 0\n")), HasSubstr("a line cannot be read"));
+  EXPECT_THAT(restored(with_digest(lines.substr(0, lines.size() - 1) + " 0\n")),
+              HasSubstr("a line cannot be read"));
 }
 
 }  // namespace
