@@ -85,11 +85,8 @@ class Blocks {
     }
     std::size_t most = std::max(most_in_use_, in_use_ + bytes);
     most += most / 16;
-    void* block = nullptr;
-    if (!kept_.empty() && kept_bytes_ + in_use_ + bytes > most)
-      block = resized(std::prev(kept_.end()), bytes);
     while (!kept_.empty() && kept_bytes_ + in_use_ + bytes > most) unmap(std::prev(kept_.end()));
-    if (block == nullptr) block = map(bytes);
+    void* block = map(bytes);
     while (block == nullptr && !kept_.empty()) {
       unmap(std::prev(kept_.end()));
       block = map(bytes);
@@ -125,16 +122,6 @@ class Blocks {
     // only means ordinary pages.
     if (bytes >= kLargeBlock) ::madvise(block, bytes, MADV_HUGEPAGE);
     return block;
-  }
-  /// Another size for a block that would be unmapped: its pages are in memory already. nullptr if there is no room.
-  void* resized(Kept::iterator kept, std::size_t bytes) {
-    const auto [before, block] = *kept;
-    void* moved = ::mremap(block, before, bytes, MREMAP_MAYMOVE);
-    if (moved == MAP_FAILED) return nullptr;
-    kept_bytes_ -= before;
-    kept_.erase(kept);
-    if (bytes >= kLargeBlock) ::madvise(moved, bytes, MADV_HUGEPAGE);
-    return moved;
   }
   void note_use(std::size_t bytes) {
     in_use_ += bytes;
