@@ -330,7 +330,7 @@ TEST_F(Programs, RatingsOutOfScaleAreMarkedAndCounted) {
   EXPECT_EQ(row["parse_ok"], true);
   EXPECT_THAT(off.err,
               HasSubstr("warning: 1 of 1 ratings and 1 from captions are out of scale (1 to 5); out_of_scale "
-                        "marks the rows whose rating from the image is"));
+                        "marks only the rows with such a rating from the image"));
   EXPECT_EQ(off.err.find("warning"), off.err.rfind("warning"));
 
   const Outcome caption = rate(model.string(), {"--caption-only", "--format", "csv"});
