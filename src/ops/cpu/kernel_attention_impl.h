@@ -43,55 +43,56 @@ BIQA_INLINE TwoRows value_rows(const std::uint16_t* values, int j, std::int64_t 
   return load_pairs(values + j * padded_dim + 2 * d);
 }
 
+/// Scales and masks the scores of kQueries queries and keeps the largest of each lane.
 template <int kQueries, typename T>
-void attend_queries(AttendBlock& block, int first) {
-  const float* const* q = block.q + first;
-  const std::int64_t* lengths = block.lengths + first;
+BIQA_INLINE void attend_scores(const AttendBlock& block, int first, std::int64_t page_count,
+                               Floats* highest) {
   const auto* keys = static_cast<const T*>(block.keys);
-  const auto* values = static_cast<const T*>(block.values);
-  float* scores[kQueries];
-  Floats highest[kQueries];
-  std::int64_t shortest = lengths[0];
-  std::int64_t longest = 0;
-#pragma GCC unroll 8
-  for (int i = 0; i < kQueries; ++i) {
-    scores[i] = block.scores + i * block.scores_stride;
-    highest[i] = all(kLowest);
-    shortest = lengths[i] < shortest ? lengths[i] : shortest;
-    longest = lengths[i] > longest ? lengths[i] : longest;
-  }
-  const std::int64_t page_count = (longest + kLanes - 1) / kLanes;
+  const std::int64_t* lengths = block.lengths + first;
   const Ints lane = lane_numbers();
+  Floats largest[kQueries];
+#pragma GCC unroll 8
+  for (int i = 0; i < kQueries; ++i) largest[i] = all(kLowest);
   for (std::int64_t p = 0; p < page_count; ++p) {
     const std::int64_t page = block.pages != nullptr ? block.pages[p] : p;
     Floats s[kQueries];
-    page_scores<kQueries>(q, block.head_dim, keys + page * block.page_elements, s);
+    page_scores<kQueries>(block.q + first, block.head_dim, keys + page * block.page_elements, s);
 #pragma GCC unroll 8
     for (int i = 0; i < kQueries; ++i) {
       const auto rest =
           static_cast<std::int32_t>(lengths[i] - p * kLanes < kLanes ? lengths[i] - p * kLanes : kLanes);
       const Floats masked = select(lane < rest, s[i] * block.scale, all(kLowest));
-      highest[i] = maximum(highest[i], masked);
-      store(scores[i] + p * kLanes, masked);
+      largest[i] = maximum(largest[i], masked);
+      store(block.scores + i * block.scores_stride + p * kLanes, masked);
     }
   }
-  float inverse[kQueries];
 #pragma GCC unroll 8
-  for (int i = 0; i < kQueries; ++i) {
-    const float top = max_of(highest[i]);
-    Floats sums{};
-    const std::int64_t own_pages = (lengths[i] + kLanes - 1) / kLanes;
-    for (std::int64_t p = 0; p < page_count; ++p) {
-      const Floats e = p < own_pages ? exponential(load(scores[i] + p * kLanes) - top) : Floats{};
-      sums += e;
-      store(scores[i] + p * kLanes, e);
-    }
-    const float sum = sum_of(sums);
-    inverse[i] = 1.0F / sum;
-    block.lse[first + i] = top + __builtin_logf(sum);
+  for (int i = 0; i < kQueries; ++i) highest[i] = largest[i];
+}
+
+/// Turns the scores of one query into weights that are not yet divided by their sum, and returns the sum.
+BIQA_INLINE float attend_weights(float* scores, float top, std::int64_t own_pages, std::int64_t page_count) {
+  Floats sums{};
+  for (std::int64_t p = 0; p < page_count; ++p) {
+    const Floats e = p < own_pages ? exponential(load(scores + p * kLanes) - top) : Floats{};
+    sums += e;
+    store(scores + p * kLanes, e);
   }
+  return sum_of(sums);
+}
+
+/// out = weights · values, times `inverse`. Keys are added in order.
+template <int kQueries, typename T>
+BIQA_INLINE void attend_values(const AttendBlock& block, int first, std::int64_t shortest,
+                               std::int64_t longest, const float* inverse) {
+  const auto* values = static_cast<const T*>(block.values);
+  const std::int64_t* lengths = block.lengths + first;
+  const std::int64_t page_count = (longest + kLanes - 1) / kLanes;
   const std::int64_t padded_dim = (block.head_dim + kLanes - 1) / kLanes * kLanes;
   const std::int64_t whole_pages = shortest / kLanes;
+  const float* weights[kQueries];
+#pragma GCC unroll 8
+  for (int i = 0; i < kQueries; ++i) weights[i] = block.scores + i * block.scores_stride;
   for (std::int64_t d = 0; d < padded_dim; d += kLanes) {
     Floats sums[kQueries] = {};
     const auto values_of = [&](std::int64_t p) BIQA_INLINE_LAMBDA {
@@ -102,9 +103,9 @@ void attend_queries(AttendBlock& block, int first) {
       for (int j = 0; j < kLanes; j += 2) {
         const TwoRows rows = value_rows(v, j, padded_dim, d);
 #pragma GCC unroll 8
-        for (int i = 0; i < kQueries; ++i) sums[i] += rows.first * scores[i][p * kLanes + j];
+        for (int i = 0; i < kQueries; ++i) sums[i] += rows.first * weights[i][p * kLanes + j];
 #pragma GCC unroll 8
-        for (int i = 0; i < kQueries; ++i) sums[i] += rows.second * scores[i][p * kLanes + j + 1];
+        for (int i = 0; i < kQueries; ++i) sums[i] += rows.second * weights[i][p * kLanes + j + 1];
       }
     }
     // These pages may also contain values that a query must not see: later rows, or old content of the page. Their
@@ -118,13 +119,36 @@ void attend_queries(AttendBlock& block, int first) {
         const Floats row = (j & 1) == 0 ? rows.first : rows.second;
 #pragma GCC unroll 8
         for (int i = 0; i < kQueries; ++i) {
-          if (start + j < lengths[i]) sums[i] += row * scores[i][start + j];
+          if (start + j < lengths[i]) sums[i] += row * weights[i][start + j];
         }
       }
     }
 #pragma GCC unroll 8
     for (int i = 0; i < kQueries; ++i) store(block.out[first + i] + d, sums[i] * inverse[i]);
   }
+}
+
+template <int kQueries, typename T>
+void attend_queries(AttendBlock& block, int first) {
+  const std::int64_t* lengths = block.lengths + first;
+  std::int64_t shortest = lengths[0];
+  std::int64_t longest = 0;
+  for (int i = 0; i < kQueries; ++i) {
+    shortest = lengths[i] < shortest ? lengths[i] : shortest;
+    longest = lengths[i] > longest ? lengths[i] : longest;
+  }
+  const std::int64_t page_count = (longest + kLanes - 1) / kLanes;
+  Floats highest[kQueries];
+  attend_scores<kQueries, T>(block, first, page_count, highest);
+  float inverse[kQueries];
+  for (int i = 0; i < kQueries; ++i) {
+    const float top = max_of(highest[i]);
+    const float sum = attend_weights(block.scores + i * block.scores_stride, top,
+                                     (lengths[i] + kLanes - 1) / kLanes, page_count);
+    inverse[i] = 1.0F / sum;
+    block.lse[first + i] = top + __builtin_logf(sum);
+  }
+  attend_values<kQueries, T>(block, first, shortest, longest, inverse);
 }
 /// As many queries at once as there are registers for their sums, then fewer for the rest.
 template <int kQueries, typename T>
