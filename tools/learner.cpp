@@ -84,7 +84,7 @@ MemoryPlan check_gpu_memory(const Config& config, Communicator& world) {
   if (config.model.device != "cuda") return plan;
   run_alike(world, [&] {
     const DeviceFacts gpu = cuda_device_facts(number_from(kLocalRankVariables));
-    plan = make_plan(config, world.size()).rank_memory.at(static_cast<std::size_t>(world.rank()));
+    plan = count_plan(config, world.size()).rank_memory.at(static_cast<std::size_t>(world.rank()));
     require_gpu_memory(plan, gpu, config.model.path);
   });
   return plan;

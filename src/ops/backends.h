@@ -37,4 +37,9 @@ KvLayout kv_layout(const DeviceChoice& choice, const HeadShape& shape);
 /// Maximum number of rows of logits [rows, vocabulary] f32 that the CPU backend holds at a time.
 std::int64_t logit_rows(std::int64_t vocabulary);
 
+/// Bytes that a thread of the CPU backend keeps to choose tokens.
+std::int64_t sampling_thread_bytes(std::int64_t vocabulary);
+/// Bytes that a thread of the CPU backend keeps for the backward pass of attention. `tokens`: of a prompt and a completion.
+std::int64_t backward_thread_bytes(const HeadShape& shape, std::int64_t tokens);
+
 }  // namespace biqa

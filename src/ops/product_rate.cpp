@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <span>
 
 #include "core/bf16.h"
 #include "core/random.h"
@@ -10,22 +11,22 @@
 namespace biqa {
 namespace {
 
-/// Numbers, since zeros take less power: the processor multiplies them faster than it can anything else.
-Tensor random_numbers(DType type, std::int64_t rows, std::int64_t columns) {
-  Tensor tensor(type, rows, columns, "product rate");
-  std::uint64_t state = 1;
-  for (std::int64_t i = 0; i < tensor.size(); ++i) {
-    state = mix64(state + 1);
-    const float value = static_cast<float>(state >> 40) * 0x1.0p-23F - 1.0F;
-    if (type == DType::bf16)
-      tensor.span<Bf16>()[static_cast<std::size_t>(i)] = to_bf16(value);
-    else
-      tensor.span<float>()[static_cast<std::size_t>(i)] = value;
-  }
-  return tensor;
+template <typename T, typename Convert>
+void fill(std::span<T> values, float range, const Convert& convert) {
+  for (std::size_t i = 0; i < values.size(); ++i)
+    values[i] = convert((static_cast<float>(mix64(i) >> 40) * 0x1.0p-23F - 1.0F) * range);
 }
 
 }  // namespace
+
+Tensor random_numbers(DType type, std::int64_t rows, std::int64_t columns, float range) {
+  Tensor tensor(type, rows, columns, "measurement");
+  if (type == DType::bf16)
+    fill(tensor.span<Bf16>(), range, to_bf16);
+  else
+    fill(tensor.span<float>(), range, [](float value) { return value; });
+  return tensor;
+}
 
 double product_rate(Ops& ops, std::int64_t rows, std::int64_t size) {
   using Clock = std::chrono::steady_clock;

@@ -76,6 +76,26 @@ std::int64_t backward_row_bytes(const Widths& w, std::int64_t c) {
   return kFloat * w.hidden + std::max(mlp, attention);
 }
 
+/// An adapter packed for one of its users. A and B lie there as they are and transposed, their ranks padded to 16. The inputs that
+/// several projections share also have all A side by side. The layout for tile registers takes about the same.
+std::int64_t packed_adapter_bytes(const LoraLayout& layout) {
+  std::int64_t floats = 0;
+  for (const LoraModule& module : layout.modules()) {
+    const std::int64_t padded = round_up(module.rank, 16);
+    floats += module.in * (2 * padded + module.rank) + module.out * (padded + module.rank);
+  }
+  return kFloat * floats;
+}
+
+/// What each thread keeps.
+std::int64_t thread_bytes(const MemoryInputs& in) {
+  const TextConfig& text = in.model.text;
+  const std::int64_t tokens =
+      std::max(in.prompt + in.new_tokens, in.stage2_trained ? in.stage2_prompt + in.stage2_new : 0);
+  return std::max(in.actor ? sampling_thread_bytes(text.vocab) : 0,
+                  in.learner ? backward_thread_bytes(head_shape(text), tokens) : 0);
+}
+
 std::int64_t vision_bytes(const MemoryInputs& in, std::int64_t images) {
   const VisionConfig& v = in.model.vision;
   const auto c = static_cast<std::int64_t>(size_of(in.dtype));
@@ -144,10 +164,8 @@ MemoryPlan plan_memory(const MemoryInputs& in) {
   const std::int64_t backward =
       in.learner ? c * (text.layers * w.layer_weights() - w.qkv_weights() + table) : 0;
   const std::int64_t kv = in.actor ? kv_cache_bytes(in) : 0;
-  // Factors are packed transposed and padded to 16: about four times their size, for the actor, the learner
-  // and a start adapter.
-  const std::int64_t packed =
-      4 * adapter * ((in.actor ? 1 : 0) + (in.learner ? 1 : 0) + (in.own_reference ? 1 : 0));
+  const std::int64_t packed = packed_adapter_bytes(layout) *
+                              ((in.actor ? 1 : 0) + (in.learner ? 1 : 0) + (in.own_reference ? 1 : 0));
   const std::int64_t features = std::min(PolicyOptions().feature_cache_bytes,
                                          in.distinct_images * in.image_tokens * text.hidden * kFloat);
   plan.shared = {{"weights for the forward pass", forward},
@@ -155,7 +173,8 @@ MemoryPlan plan_memory(const MemoryInputs& in) {
                  {"embedding", c * table}};
   plan.held = {{"program, tokenizer, manifests", in.process_bytes},
                {"libraries and heap", kLibraryBytes},
-               {"adapter, gradient, moments", (in.learner ? 8 : 2) * adapter + packed}};
+               {"adapter, gradient, moments", (in.learner ? 8 : 2) * adapter + packed},
+               {"working memory of the threads", in.threads * thread_bytes(in)}};
   if (in.sentence_encoder_bytes > 0) plan.held.emplace_back("sentence encoder", in.sentence_encoder_bytes);
   // One product is loaded at a time, from the file's pages and a copy, before the KV cache and the image features exist.
   const std::int64_t kept = kv + features;

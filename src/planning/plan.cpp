@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <functional>
@@ -33,6 +32,7 @@
 #include "ops/backends.h"
 #include "ops/cuda/device.h"
 #include "ops/gpu_cards.h"
+#include "planning/cpu_speed.h"
 #include "training/meaning_judge.h"
 #include "training/run_checks.h"
 
@@ -65,35 +65,6 @@ bool holds_weights(const fs::path& folder) {
     if (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")) return true;
   }
   return false;
-}
-
-/// Operations per second of a product with `rows` rows and the shape of a layer.
-double product_rate(const ModelConfig& model, DType dtype, int threads, std::int64_t rows) {
-  constexpr std::int64_t kWidest = 8192;
-  constexpr double kSeconds = 0.15;
-  const std::int64_t in = std::min(model.text.hidden, kWidest);
-  const std::int64_t out = std::min(2 * model.text.intermediate, kWidest);
-  const auto ops = make_ops({"cpu", dtype, threads});
-  Tensor weight(DType::f32, out, in, "plan");
-  Tensor x(dtype, rows, in, "plan");
-  Tensor y(DType::f32, rows, out, "plan");
-  weight.zero();
-  x.zero();
-  const auto packed = ops->pack(weight.const_view(), {}, false);
-  const auto run = [&] {
-    ops->linear(x.const_view(), *packed, y.view());
-    ops->memory().wait();
-  };
-  run();
-  const auto start = std::chrono::steady_clock::now();
-  double seconds = 0;
-  std::int64_t runs = 0;
-  while (seconds < kSeconds) {
-    run();
-    ++runs;
-    seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  }
-  return 2.0 * static_cast<double>(rows * in * out * runs) / seconds;
 }
 
 /// The parts of the model and the data that a plan reads.
@@ -199,31 +170,39 @@ double number(std::int64_t value) {
   return static_cast<double>(value);
 }
 
-/// Operations of a rollout.
-struct RolloutFlop {
-  double prefill = 0, decode = 0;
-};
-
-RolloutFlop count_operations(const Config& config, const ModelConfig& model, std::int64_t patch_rows,
-                             RunPlan& plan) {
-  const ModelFlop flop(model);
-  plan.vision_flop = flop.vision(number(plan.images), number(patch_rows));
-  const bool stage2 = config.stage2.enabled && config.rollout.stage2_max_new_tokens > 0;
-  const std::int64_t prompts =
-      plan.images * plan.prompt_tokens + (stage2 ? plan.trajectories * plan.stage2_prompt_tokens : 0);
-  const double keys = number(plan.prompt_tokens) + number(config.rollout.max_new_tokens) / 2;
-  RolloutFlop rollout;
-  rollout.prefill = flop.layers(number(prompts), number(plan.prompt_tokens) / 2);
-  rollout.decode = flop.layers(number(plan.rollout_tokens), keys) + flop.head(number(plan.rollout_tokens));
-  plan.rollout_flop = rollout.prefill + rollout.decode;
-  // Passes: a forward without adapter if the KL term needs it, a forward, and a backward. The backward computes only
-  // gradients of inputs, because the weights are frozen.
-  const double passes =
-      (config.objective.loss.beta != 0 ? 3 : 2) + (config.objective.recompute_layers ? 1 : 0);
-  const double learned = flop.layers(number(plan.trained_rows), keys) +
-                         flop.head(number(plan.trajectories * config.rollout.max_new_tokens));
-  plan.learn_flop = number(config.objective.updates_per_rollout) * passes * learned;
-  return rollout;
+/// Upper bounds: every completion has the maximum length.
+StepParts count_operations(const Config& config, const ModelConfig& model, std::int64_t patch_rows,
+                           const RunPlan& plan) {
+  const DecoderFlop flop(model);
+  const double images = number(plan.images), trajectories = number(plan.trajectories);
+  const double prompt = number(plan.prompt_tokens), second_prompt = number(plan.stage2_prompt_tokens);
+  const double tokens = number(config.rollout.max_new_tokens);
+  const double second = second_prompt > 0 ? number(config.rollout.stage2_max_new_tokens) : 0;
+  const LearnerPasses passes{config.objective.loss.beta != 0, config.objective.recompute_layers};
+  // The first token of a completion comes from its prompt's last row.
+  const PassRows completion = completion_rows(tokens - 1, prompt);
+  StepParts step;
+  step.vision = ModelFlop(model).vision(images, number(patch_rows));
+  step.prefill = images * flop.forward(prompt_rows(prompt));
+  step.decode = trajectories * flop.forward(completion);
+  step.sample = flop.sample(trajectories * (tokens + second));
+  step.learn =
+      images * flop.learn(prompt_rows(prompt), passes) + trajectories * flop.learn(completion, passes);
+  step.score = flop.score(trajectories * tokens, passes);
+  if (second > 0) {
+    const PassRows second_completion = completion_rows(second - 1, second_prompt);
+    step.prefill += trajectories * flop.forward(prompt_rows(second_prompt));
+    step.decode += trajectories * flop.forward(second_completion);
+    if (config.stage2.train) {
+      step.learn += trajectories *
+                    (flop.learn(prompt_rows(second_prompt), passes) + flop.learn(second_completion, passes));
+      step.score += flop.score(trajectories * second, passes);
+    }
+  }
+  const double updates = number(config.objective.updates_per_rollout);
+  step.learn *= updates;
+  step.score *= updates;
+  return step;
 }
 
 /// Bytes of the weights in memory, which are f32. 0 if the rewards need no encoder.
@@ -345,57 +324,58 @@ GpuRates settled_rates(const Config& config, GpuRates rates, const std::optional
   return rates;
 }
 
+/// Parts of a step, because the KV cache of an actor may be too small for all its groups at once.
+std::int64_t count_waves(const Config& config, const ModelConfig& model, const RunPlan& plan) {
+  const KvLayout layout = kv_layout({config.model.device, config.model.dtype, 0}, head_shape(model.text));
+  const std::int64_t group_bytes = Engine::pages_needed(layout, plan.prompt_tokens, config.rollout.group_size,
+                                                        config.rollout.max_new_tokens) *
+                                   layout.page_bytes * model.text.layers;
+  const std::int64_t groups = share(plan.images, plan.roles.actors.size());
+  const std::int64_t at_once =
+      std::clamp<std::int64_t>(static_cast<std::int64_t>(config.rollout.kv_memory) / group_bytes, 1, groups);
+  return share(groups, static_cast<std::size_t>(at_once));
+}
+
 /// Times of a step on GPUs. Every part takes the larger of its operations over the rate and its bytes over the bandwidth. A
 /// generated token reads all weights, and each sequence its keys and values.
-void estimate_gpu_times(const Config& config, const ModelConfig& model, const RolloutFlop& rollout,
-                        RunPlan& plan) {
+void estimate_gpu_times(const Config& config, const ModelConfig& model, RunPlan& plan) {
   const auto actors = static_cast<std::int64_t>(plan.roles.actors.size());
   const auto learners = static_cast<std::int64_t>(plan.roles.learners.size());
   const double rate = plan.gpu.share * plan.gpu.peak_flop;
   const double bandwidth = plan.gpu.share * plan.gpu.bandwidth;
   const auto element = static_cast<std::int64_t>(size_of(config.model.dtype));
   const KvLayout layout = kv_layout({config.model.device, config.model.dtype, 0}, head_shape(model.text));
-  const std::int64_t group_bytes = Engine::pages_needed(layout, plan.prompt_tokens, config.rollout.group_size,
-                                                        config.rollout.max_new_tokens) *
-                                   layout.page_bytes * model.text.layers;
-  const std::int64_t groups = share(plan.images, static_cast<std::size_t>(actors));
-  const std::int64_t at_once =
-      std::clamp<std::int64_t>(static_cast<std::int64_t>(config.rollout.kv_memory) / group_bytes, 1, groups);
-  const std::int64_t waves = share(groups, static_cast<std::size_t>(at_once));
   const Widths w(model.text);
   const double weights =
       number(element * (model.text.layers * w.layer_weights() + model.text.hidden * model.text.vocab));
   const double token_bytes = number(model.text.layers * layout.page_bytes / layout.page_tokens);
   const double context = number(plan.prompt_tokens) + number(config.rollout.max_new_tokens) / 2;
-  const double running = number(groups * config.rollout.group_size) / number(waves);
+  const std::int64_t groups = share(plan.images, plan.roles.actors.size());
+  const double running = number(groups * config.rollout.group_size) / number(plan.waves);
   const std::int64_t second = config.stage2.enabled ? config.rollout.stage2_max_new_tokens : 0;
-  const double iterations = number(waves * config.rollout.max_new_tokens + second);
+  const double iterations = number(plan.waves * config.rollout.max_new_tokens + second);
   const double read = iterations * (weights + running * context * token_bytes);
-  plan.batch_flop_per_second = rate;
-  plan.waves = waves;
-  plan.rollout_seconds = (plan.vision_flop + rollout.prefill) / rate / number(actors) +
-                         std::max(rollout.decode / rate / number(actors), read / bandwidth);
-  plan.decode_flop_per_second =
-      rollout.decode / number(actors) / std::max(rollout.decode / rate / number(actors), read / bandwidth);
-  plan.learn_seconds = plan.learn_flop / rate / number(learners);
+  const StepParts& flop = plan.operations;
+  plan.rollout_seconds = (flop.vision + flop.prefill) / rate / number(actors) +
+                         std::max((flop.decode + flop.sample) / rate / number(actors), read / bandwidth);
+  plan.learn_seconds = flop.learning() / rate / number(learners);
 }
 
-/// Times of a step, from a short measurement on this machine.
-void estimate_times(const Config& config, const ModelConfig& model, const RolloutFlop& rollout,
-                    RunPlan& plan) {
-  constexpr std::int64_t kManyRows = 256;
-  constexpr std::int64_t kMostDecodeRows = 512;
-  const std::size_t actors = plan.roles.actors.size(), learners = plan.roles.learners.size();
-  const std::int64_t running =
-      std::clamp<std::int64_t>(share(plan.images, actors) * config.rollout.group_size, 1, kMostDecodeRows);
-  const auto threads = static_cast<int>(plan.threads);
-  plan.batch_flop_per_second = product_rate(model, config.model.dtype, threads, kManyRows);
-  plan.decode_flop_per_second = product_rate(model, config.model.dtype, threads, running);
-  plan.rollout_seconds = ((plan.vision_flop + rollout.prefill) / plan.batch_flop_per_second +
-                          rollout.decode / plan.decode_flop_per_second) /
-                         number(static_cast<std::int64_t>(actors));
-  plan.learn_seconds =
-      plan.learn_flop / plan.batch_flop_per_second / number(static_cast<std::int64_t>(learners));
+/// Times of a step, from a short measurement on this machine. `inputs`: those of the memory of all ranks.
+void estimate_cpu_times(const Config& config, MemoryInputs inputs, RunPlan& plan) {
+  const auto actors = static_cast<std::int64_t>(plan.roles.actors.size());
+  const auto learners = static_cast<std::int64_t>(plan.roles.learners.size());
+  inputs.images = share(share(plan.images, plan.roles.actors.size()), static_cast<std::size_t>(plan.waves));
+  SampleRequest sampling;
+  sampling.temperature = static_cast<float>(config.rollout.temperature);
+  sampling.top_k = static_cast<std::int32_t>(config.rollout.top_k);
+  sampling.top_p = static_cast<float>(config.rollout.top_p);
+  const StepParts rates = plan.cpu_rates = measure_cpu_speed(inputs, sampling);
+  const StepParts& flop = plan.operations;
+  plan.rollout_seconds = (flop.vision / rates.vision + flop.prefill / rates.prefill +
+                          flop.decode / rates.decode + flop.sample / rates.sample) /
+                         number(actors);
+  plan.learn_seconds = (flop.learn / rates.learn + flop.score / rates.score) / number(learners);
 }
 
 std::string weights_text(const RewardConfig& config) {
@@ -412,7 +392,15 @@ double RunPlan::longest_step_seconds() const {
          number(images + further_images) / number(images) * learn_seconds;
 }
 
-RunPlan make_plan(const Config& config, int ranks, int processors, const GpuRates& rates) {
+namespace {
+
+/// A plan without times, and what it was made from.
+struct Counted {
+  RunPlan plan;
+  MemoryInputs memory;
+};
+
+Counted count(const Config& config, int ranks, int processors) {
   require_training_keys(config);
   std::error_code unknown;
   if (!fs::is_directory(config.model.path, unknown) ||
@@ -421,7 +409,8 @@ RunPlan make_plan(const Config& config, int ranks, int processors, const GpuRate
        !fs::is_directory(config.rewards.similarity_model, unknown)) ||
       (!config.rewards.lexicon.empty() && !fs::exists(config.rewards.lexicon, unknown)))
     require_inputs(config);
-  RunPlan plan;
+  Counted counted;
+  RunPlan& plan = counted.plan;
   plan.roles = plan_roles(config.roles, ranks);
   plan.ranks = ranks;
   if (processors == 0) processors = std::max(1, usable_processors() / ranks_on_node(ranks));
@@ -438,19 +427,31 @@ RunPlan make_plan(const Config& config, int ranks, int processors, const GpuRate
       std::min(config.rollout.refill_rounds * plan.images, plan.training_images - plan.images);
   plan.refill_rounds = std::min(config.rollout.refill_rounds, plan.further_images);
   plan.doubts = schedule_doubts(config, plan.steps);
-  MemoryInputs memory;
+  MemoryInputs& memory = counted.memory;
   count_tokens(config, sources, plan, memory);
   fill_memory_inputs(config, sources.model, plan, memory);
-  const RolloutFlop rollout = count_operations(config, sources.model, memory.patch_rows, plan);
+  plan.operations = count_operations(config, sources.model, memory.patch_rows, plan);
   plan_ranks(memory, sources.largest_set(), plan);
   plan.device = config.model.device;
+  plan.waves = count_waves(config, sources.model, plan);
+  return counted;
+}
+
+}  // namespace
+
+RunPlan count_plan(const Config& config, int ranks, int processors) {
+  return count(config, ranks, processors).plan;
+}
+
+RunPlan make_plan(const Config& config, int ranks, int processors, const GpuRates& rates) {
+  auto [plan, memory] = count(config, ranks, processors);
   if (plan.device != "cuda") {
-    estimate_times(config, sources.model, rollout, plan);
+    estimate_cpu_times(config, memory, plan);
     return plan;
   }
   plan.here = gpu_here();
   plan.gpu = settled_rates(config, rates, plan.here);
-  estimate_gpu_times(config, sources.model, rollout, plan);
+  estimate_gpu_times(config, memory.model, plan);
   return plan;
 }
 

@@ -11,6 +11,7 @@
 #include "config/config.h"
 #include "ops/cuda/device.h"
 #include "planning/memory_plan.h"
+#include "planning/step_parts.h"
 
 namespace biqa {
 
@@ -45,12 +46,10 @@ struct RunPlan {
   /// upper bounds: images drawn in place of groups without variance, and the rounds for this; not in the other numbers
   std::int64_t further_images = 0, refill_rounds = 0;
   std::string reward_weights;  ///< "prediction 1, reasoning {0: 0, 100: 1}"; empty if the loss has no rewards
-  double vision_flop = 0, rollout_flop = 0, learn_flop = 0;
-  /// speed of one rank in matrix products with many rows, from a short measurement
-  double batch_flop_per_second = 0;
-  double decode_flop_per_second = 0;  ///< the same with one row per running completion
-  std::int64_t waves = 1;  ///< device cuda: parts of a step, if the KV cache cannot hold all groups
-  double rollout_seconds = 0, learn_seconds = 0;  ///< at these speeds, divided among the ranks of the role
+  StepParts operations;     ///< upper bounds, as the tokens
+  StepParts cpu_rates;      ///< device cpu: operations per second of a rank, measured by make_plan()
+  std::int64_t waves = 1;  ///< parts of a step, if the KV cache cannot hold all groups
+  double rollout_seconds = 0, learn_seconds = 0;  ///< at these rates, divided among the ranks of the role
   std::string fullest;                            ///< role of the rank that needs the most memory
   MemoryPlan memory;                              ///< of that rank; with cuda, of its GPU
   std::vector<MemoryPlan> rank_memory;            ///< of each rank
@@ -69,8 +68,11 @@ struct RunPlan {
 
 /// Reads the model's configuration, its tokenizer, the manifests and the headers of the images, but no weights. Throws
 /// the same Errors as a run. But weights and manifests may be missing; then `assumptions` lists what the plan assumes.
-/// `processors`: per rank; 0: the ranks share those that this process may use. `rates`: for device cuda.
+/// `processors`: per rank; 0: the ranks share those that this process may use. `rates`: for device cuda. With device cpu, it
+/// measures for some seconds how fast this machine is (planning/cpu_speed.h).
 RunPlan make_plan(const Config& config, int ranks, int processors = 0, const GpuRates& rates = {});
+/// As make_plan(), but without rates and times, so it measures nothing.
+RunPlan count_plan(const Config& config, int ranks, int processors = 0);
 /// What a run would warn of: rows that data.skip_bad leaves out, missing human texts, evaluation sets that share images
 /// with the training set.
 /// Reads the manifests and the headers of the images.

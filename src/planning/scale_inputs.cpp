@@ -234,7 +234,7 @@ ScaleInputs read_scale_runs(std::span<const std::filesystem::path> folders, Scal
     inputs.checkpoint_every = config.checkpoint.every;
     inputs.policy_lag = config.rollout.policy_lag;
     inputs.relative_lengths = relative_lengths(folder / "samples.jsonl");
-    inputs.prompt_tokens = number(make_plan(config, 1).prompt_tokens);
+    inputs.prompt_tokens = number(count_plan(config, 1).prompt_tokens);
     const LoraLayout layout(ModelConfig::load(config.model.path), config.lora);
     inputs.adapter_bytes = number(sizeof(float) * layout.size());
     // On a single rank, a group is sent twice, both times to this rank.

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "ops/backends.h"
 #include "ops/cpu/cpu_ops.h"
 
 namespace biqa {
@@ -41,8 +42,7 @@ class BackwardTask {
     std::int64_t longest = 0;
     for (const auto& member : group.members) longest = std::max(longest, member.rows);
     length_ = round_up(group.rows + longest, kPageTokens);
-    float* next = scratch.floats(length_ * (2 * dim_ + 3 * padded_) + 2 * kQueryBlock * length_ +
-                                 3 * kQueryBlock * padded_ + dim_);
+    float* next = scratch.floats(floats(dim_, length_));
     const auto take = [&](std::int64_t count) { return std::exchange(next, next + count); };
     keys_transposed_ = take(length_ * dim_);
     values_transposed_ = take(length_ * dim_);
@@ -56,6 +56,12 @@ class BackwardTask {
     output_ = take(dim_);
     std::fill_n(keys_transposed_, length_ * (2 * dim_ + 3 * padded_), 0.0F);
     std::fill_n(qs_, 2 * kQueryBlock * padded_, 0.0F);
+  }
+
+  /// Working memory for `length` keys.
+  static std::int64_t floats(std::int64_t dim, std::int64_t length) {
+    const std::int64_t padded = round_up(dim, kPageTokens);
+    return length * (2 * dim + 3 * padded) + 2 * kQueryBlock * length + 3 * kQueryBlock * padded + dim;
   }
 
   void run(const AttentionRecord& r) {
@@ -327,6 +333,12 @@ class TileBackwardTask {
 };
 
 }  // namespace
+
+std::int64_t backward_thread_bytes(const HeadShape& shape, std::int64_t tokens) {
+  // The form on tile registers takes less.
+  const std::int64_t floats = BackwardTask::floats(shape.head_dim, round_up(tokens, kPageTokens));
+  return floats * static_cast<std::int64_t>(sizeof(float));
+}
 
 void CpuOps::attention_backward(ConstView q, ConstView k, ConstView v, ConstView out, ConstView lse,
                                 ConstView d_out, const HeadShape& shape, DType kv_type,

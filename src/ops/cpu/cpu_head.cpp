@@ -32,11 +32,14 @@ struct Candidate {
 /// Working memory for one row of logits at a time, in a thread's scratch. Its size depends on the vocabulary alone, so only
 /// the first token of a thread allocates.
 struct RowMemory {
+  static std::size_t blocks(std::size_t vocabulary) { return (vocabulary + kDrawBlock - 1) / kDrawBlock; }
+  static std::size_t bytes(std::size_t vocabulary) {
+    return vocabulary * (sizeof(Candidate) + sizeof(float)) + blocks(vocabulary) * sizeof(double);
+  }
   RowMemory(cpu::Scratch& scratch, std::int64_t vocabulary) {
     const auto n = static_cast<std::size_t>(vocabulary);
-    const std::size_t block_count = (n + kDrawBlock - 1) / kDrawBlock;
-    const std::size_t bytes = n * sizeof(Candidate) + block_count * sizeof(double) + n * sizeof(float);
-    void* memory = scratch.floats(static_cast<std::int64_t>((bytes + sizeof(float) - 1) / sizeof(float)));
+    const std::size_t block_count = blocks(n);
+    void* memory = scratch.floats(static_cast<std::int64_t>((bytes(n) + sizeof(float) - 1) / sizeof(float)));
     // In the order of their alignment.
     candidates = {static_cast<Candidate*>(memory), n};
     memory = candidates.data() + n;
@@ -167,6 +170,10 @@ SampledToken sample_row(const cpu::Kernels& kernels, std::span<const float> logi
 std::int64_t logit_rows(std::int64_t vocabulary) {
   constexpr std::int64_t kBytes = std::int64_t{16} << 20;
   return std::clamp<std::int64_t>(kBytes / (vocabulary * 4) / 32 * 32, 32, 512);
+}
+
+std::int64_t sampling_thread_bytes(std::int64_t vocabulary) {
+  return static_cast<std::int64_t>(RowMemory::bytes(static_cast<std::size_t>(vocabulary)));
 }
 
 template <typename Body>

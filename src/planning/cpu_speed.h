@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// Measures how fast this machine computes the parts of a step. It runs a network of the model's shape with random weights
+// and few layers, and gives it batches like those of the run. So the speeds include everything that a pass does:
+// products, attention, adapter, norms, sampling, and the memory that each of them reads.
+#pragma once
+
+#include "ops/decoder.h"
+#include "planning/memory_plan.h"
+#include "planning/step_parts.h"
+
+namespace biqa {
+
+/// Operations per second of each part on the CPU, with `inputs.threads` threads. Takes about a second, or up to about ten
+/// for models of billions of parameters. `sampling`: how tokens are chosen.
+StepParts measure_cpu_speed(const MemoryInputs& inputs, const SampleRequest& sampling);
+
+/// The model that is measured: the same widths, but only as many layers, blocks and tokens of the vocabulary as the caches of a
+/// processor cannot hold.
+ModelConfig measured_model(const ModelConfig& model, DType compute);
+
+}  // namespace biqa
