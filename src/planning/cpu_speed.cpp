@@ -20,11 +20,14 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr double kSeconds = 0.08;        ///< of a part in a round, unless the fewest rows take longer
-constexpr std::size_t kMostRounds = 3;   ///< of all parts: what disturbs one of them has often gone in the next
-constexpr double kEnoughSeconds = 2.5;   ///< no round begins after these
-constexpr std::int64_t kFewRows = 128;   ///< fewer than these would read the weights too often for their operations
-constexpr std::int64_t kProbeRows = 32;  ///< of the very first pass, which says how many rows the others may have
+constexpr double kSeconds = 0.08;  ///< of a part in a round, unless the fewest rows take longer
+constexpr std::size_t kMostRounds =
+    3;                                ///< of all parts: what disturbs one of them has often gone in the next
+constexpr double kEnoughSeconds = 4;  ///< no round begins after these
+constexpr std::int64_t kFewRows =
+    128;  ///< fewer than these would read the weights too often for their operations
+constexpr std::int64_t kProbeRows =
+    32;  ///< of the very first pass, which says how many rows the others may have
 
 double number(std::int64_t value) {
   return static_cast<double>(value);
@@ -148,9 +151,7 @@ class MeasuredDecoder {
   }
   /// Random keys and values in every page: those of the first one, computed.
   void fill(KvCache& cache) const;
-  Tensor hidden_of(std::int64_t rows) const {
-    return random_numbers(in_.dtype, rows, model_.text.hidden);
-  }
+  Tensor hidden_of(std::int64_t rows) const { return random_numbers(in_.dtype, rows, model_.text.hidden); }
   /// A plan with `rows` outputs and a pick for each.
   std::unique_ptr<BatchPlan> plan_of_picks(std::int64_t rows) const;
   std::int64_t head_rows(std::int64_t rows) const {
@@ -197,7 +198,8 @@ double MeasuredDecoder::prefill() {
 /// Whole prompts, or the middle part of one.
 double MeasuredDecoder::prefill(std::int64_t rows) {
   const KvLayout layout = ops_.kv_layout(head_shape(model_.text));
-  const std::int64_t count = std::clamp<std::int64_t>(rows / in_.prompt, 1, std::max<std::int64_t>(1, in_.images));
+  const std::int64_t count =
+      std::clamp<std::int64_t>(rows / in_.prompt, 1, std::max<std::int64_t>(1, in_.images));
   const std::int64_t each = std::min(rows, in_.prompt);
   const std::int64_t first = (in_.prompt - each) / 2;
   KvCache cache = make_cache(count * KvCache::pages_for(in_.prompt, layout), model_.text.layers);
@@ -223,8 +225,8 @@ double MeasuredDecoder::decode() {
   const std::int64_t rows = std::min(running(), affordable(flop_.forward({1, number(length), 1})));
   const std::int64_t members = std::min(rows, in_.group);
   const std::int64_t groups = rows / members;
-  KvCache cache = make_cache(groups * Engine::pages_needed(layout, in_.prompt, members, in_.new_tokens / 2 + 1),
-                             model_.text.layers);
+  KvCache cache = make_cache(
+      groups * Engine::pages_needed(layout, in_.prompt, members, in_.new_tokens / 2 + 1), model_.text.layers);
   fill(cache);
   BatchBuilder builder(cache);
   std::vector<KvSequence> prompts(static_cast<std::size_t>(groups));
@@ -255,10 +257,11 @@ double MeasuredDecoder::learn() {
     completion = std::max<std::int64_t>(1, completion * rows / whole);
   }
   const std::int64_t members = std::clamp<std::int64_t>((rows - prompt) / completion, 1, in_.group);
-  const std::int64_t groups =
-      std::clamp<std::int64_t>(rows / (prompt + members * completion), 1, std::max<std::int64_t>(1, in_.images));
-  KvCache cache = make_cache(
-      groups * (Engine::pages_needed(layout, prompt, members, completion) + KvCache::pages_for(prompt, layout)), 1);
+  const std::int64_t groups = std::clamp<std::int64_t>(rows / (prompt + members * completion), 1,
+                                                       std::max<std::int64_t>(1, in_.images));
+  KvCache cache = make_cache(groups * (Engine::pages_needed(layout, prompt, members, completion) +
+                                       KvCache::pages_for(prompt, layout)),
+                             1);
   const PromptInput input = text_prompt(prompt, model_.text.vocab);
   const std::vector<std::int64_t> fed = text_prompt(completion, model_.text.vocab).ids;
   BatchBuilder builder(cache);
@@ -281,9 +284,10 @@ double MeasuredDecoder::learn() {
   Tensor gradient(DType::f32, 1, static_cast<std::int64_t>(lora_.size()), "measurement");
   gradient.zero();
   const PackedAdapter* reference = in_.own_reference ? adapter_.get() : nullptr;
-  PassRows done = completion_rows(number(completion), number(prompt));
-  const double operations = number(groups) * (number(members) * flop_.learn(done, passes()) +
-                                              flop_.learn({number(prompt), number(prompt) / 2, number(prompt)}, passes()));
+  const PassRows done = completion_rows(number(completion), number(prompt));
+  const double operations =
+      number(groups) * (number(members) * flop_.learn(done, passes()) +
+                        flop_.learn({number(prompt), number(prompt) / 2, number(prompt)}, passes()));
   return rate(operations, [&] {
     if (in_.reference_pass) decoder_->forward(*plan, cache.store(), reference, hidden.view(), {});
     std::unique_ptr<Tape> tape;
@@ -311,7 +315,8 @@ double MeasuredDecoder::sample(const SampleRequest& how) {
   std::vector<SampleRequest> requests(static_cast<std::size_t>(rows), how);
   for (std::size_t i = 0; i < requests.size(); ++i)
     requests[i].uniform = (static_cast<double>(i) + 0.5) / static_cast<double>(rows);
-  return rate(flop_.sample(number(rows)), [&] { decoder_->sample(*plan, hidden.view(), requests, {})->wait(); });
+  return rate(flop_.sample(number(rows)),
+              [&] { decoder_->sample(*plan, hidden.view(), requests, {})->wait(); });
 }
 
 double MeasuredDecoder::score() {
@@ -351,9 +356,9 @@ class MeasuredTower {
   }
   double encode() {
     return rate(ModelFlop(model_).vision(number(images_), number(patches_)), [&] {
-      tower_->encode({input_.view(), cosines_.view(), sines_.view(), windows_.windows, windows_.frames,
-                      windows_.cells},
-                     features_.view(), nullptr);
+      tower_->encode(
+          {input_.view(), cosines_.view(), sines_.view(), windows_.windows, windows_.frames, windows_.cells},
+          features_.view(), nullptr);
     });
   }
 
@@ -392,7 +397,8 @@ ModelConfig measured_model(const ModelConfig& model, DType compute) {
   cut.text.layers = std::min(model.text.layers, enough(Widths(model.text).layer_weights()));
   cut.text.vocab = std::min(model.text.vocab, enough(model.text.hidden));
   VisionConfig& v = cut.vision;
-  v.depth = std::min(v.depth, std::max<std::int64_t>(2, enough(4 * v.hidden * v.hidden + 3 * v.hidden * v.intermediate)));
+  v.depth = std::min(
+      v.depth, std::max<std::int64_t>(2, enough(4 * v.hidden * v.hidden + 3 * v.hidden * v.intermediate)));
   std::erase_if(v.full_attention_blocks, [&](std::int64_t block) { return block >= v.depth; });
   if (v.full_attention_blocks.empty() && !model.vision.full_attention_blocks.empty())
     v.full_attention_blocks.push_back(v.depth - 1);
@@ -400,11 +406,11 @@ ModelConfig measured_model(const ModelConfig& model, DType compute) {
 }
 
 StepParts measure_cpu_speed(const MemoryInputs& inputs, const SampleRequest& sampling) {
-  const auto start = Clock::now();
   const auto ops = make_ops({"cpu", inputs.dtype, inputs.threads});
   MeasuredDecoder decoder(inputs, *ops);
   MeasuredTower tower(inputs, *ops);
   std::vector<StepParts> rounds;
+  const auto start = Clock::now();
   do {
     StepParts& speed = rounds.emplace_back();
     speed.vision = tower.encode();

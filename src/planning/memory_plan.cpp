@@ -14,9 +14,10 @@ namespace biqa {
 namespace {
 
 constexpr std::int64_t kFloat = sizeof(float);
-/// Memory of oneDNN's generated code and scratch, of gaps in the heap and of kept blocks; measured with
-/// bench/plan_memory.sh.
+/// Memory of oneDNN's generated code and scratch and of gaps in the heap; measured with bench/plan_memory.sh.
 constexpr std::int64_t kLibraryBytes = std::int64_t{14} << 20;
+/// Freed and used blocks together may exceed the most that was in use by one part in so many (tensor/tensor.cpp).
+constexpr std::int64_t kKeptShare = 16;
 
 std::int64_t round_up(std::int64_t value, std::int64_t to) {
   return (value + to - 1) / to * to;
@@ -164,8 +165,8 @@ MemoryPlan plan_memory(const MemoryInputs& in) {
   const std::int64_t backward =
       in.learner ? c * (text.layers * w.layer_weights() - w.qkv_weights() + table) : 0;
   const std::int64_t kv = in.actor ? kv_cache_bytes(in) : 0;
-  const std::int64_t packed = packed_adapter_bytes(layout) *
-                              ((in.actor ? 1 : 0) + (in.learner ? 1 : 0) + (in.own_reference ? 1 : 0));
+  const std::int64_t packed =
+      packed_adapter_bytes(layout) * ((in.actor ? 1 : 0) + (in.learner ? 1 : 0) + (in.own_reference ? 1 : 0));
   const std::int64_t features = std::min(PolicyOptions().feature_cache_bytes,
                                          in.distinct_images * in.image_tokens * text.hidden * kFloat);
   plan.shared = {{"weights for the forward pass", forward},
@@ -220,6 +221,9 @@ MemoryPlan plan_memory(const MemoryInputs& in) {
                  forward_row_bytes(w, c) * batch.rows + 2 * logit_bytes(text, batch.outputs));
     plan.passing.emplace_back("learning (tape of a micro-batch)", tape + pass + one);
   }
+  std::int64_t largest_pass = 0;
+  for (const auto& [name, bytes] : plan.passing) largest_pass = std::max(largest_pass, bytes);
+  plan.held.emplace_back("blocks kept for reuse", largest_pass / kKeptShare);
   return plan;
 }
 

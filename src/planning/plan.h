@@ -46,9 +46,9 @@ struct RunPlan {
   /// upper bounds: images drawn in place of groups without variance, and the rounds for this; not in the other numbers
   std::int64_t further_images = 0, refill_rounds = 0;
   std::string reward_weights;  ///< "prediction 1, reasoning {0: 0, 100: 1}"; empty if the loss has no rewards
-  StepParts operations;     ///< upper bounds, as the tokens
-  StepParts cpu_rates;      ///< device cpu: operations per second of a rank, measured by make_plan()
-  std::int64_t waves = 1;  ///< parts of a step, if the KV cache cannot hold all groups
+  StepParts operations;        ///< upper bounds, as the tokens
+  StepParts cpu_rates;         ///< device cpu: operations per second of a rank, measured by make_plan()
+  std::int64_t waves = 1;      ///< parts of a step, if the KV cache cannot hold all groups
   double rollout_seconds = 0, learn_seconds = 0;  ///< at these rates, divided among the ranks of the role
   std::string fullest;                            ///< role of the rank that needs the most memory
   MemoryPlan memory;                              ///< of that rank; with cuda, of its GPU

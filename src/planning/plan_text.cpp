@@ -20,11 +20,12 @@ std::string line(const std::string& name, const std::string& value) {
 std::string rates_text(const RunPlan& plan) {
   if (plan.device != "cuda") {
     const StepParts& rates = plan.cpu_rates;
-    return line("rates of a rank",
-                fmt::format("vision {:.1f}, prompts {:.1f}, tokens {:.1f}, their choice {:.1f}, learning {:.1f}, "
-                            "its log-probabilities {:.1f} GFLOP/s (measured now, on a few layers of random weights)",
-                            rates.vision / 1e9, rates.prefill / 1e9, rates.decode / 1e9, rates.sample / 1e9,
-                            rates.learn / 1e9, rates.score / 1e9));
+    return line(
+        "rates of a rank",
+        fmt::format("vision {:.1f}, prompts {:.1f}, tokens {:.1f}, their choice {:.1f}, learning {:.1f}, "
+                    "its log-probabilities {:.1f} GFLOP/s (measured now, on a few layers of random weights)",
+                    rates.vision / 1e9, rates.prefill / 1e9, rates.decode / 1e9, rates.sample / 1e9,
+                    rates.learn / 1e9, rates.score / 1e9));
   }
   const GpuRates& gpu = plan.gpu;
   const auto sheet = [](bool given) { return given ? "given" : "assumed, data sheet"; };
@@ -90,9 +91,9 @@ std::string describe_plan(const RunPlan& plan) {
       fmt::format("at most {} generated, {} through the learner (if every completion has max_new_tokens)",
                   plan.rollout_tokens, plan.trained_rows));
   add("operations of a step",
-      fmt::format("at most {}: vision {}, rollout {}, learning {}",
-                  flop_text(plan.operations.all()), flop_text(plan.operations.vision),
-                  flop_text(plan.operations.rollout()), flop_text(plan.operations.learning())));
+      fmt::format("at most {}: vision {}, rollout {}, learning {}", flop_text(plan.operations.all()),
+                  flop_text(plan.operations.vision), flop_text(plan.operations.rollout()),
+                  flop_text(plan.operations.learning())));
   text += rates_text(plan);
   // With refills, the time of a step depends on the rewards.
   const auto up_to = [&](double steps) {
@@ -102,8 +103,9 @@ std::string describe_plan(const RunPlan& plan) {
   };
   const auto steps = static_cast<double>(plan.steps);
   add("time of a step",
-      fmt::format("about {} at {}: rollout {:.2f} s, learning {:.2f} s{}",
-                  duration_text(plan.step_seconds()), plan.device == "cuda" ? "that rate" : "these rates", plan.rollout_seconds, plan.learn_seconds, up_to(1)));
+      fmt::format("about {} at {}: rollout {:.2f} s, learning {:.2f} s{}", duration_text(plan.step_seconds()),
+                  plan.device == "cuda" ? "that rate" : "these rates", plan.rollout_seconds,
+                  plan.learn_seconds, up_to(1)));
   add("time of the run", fmt::format("about {} without evaluations{}",
                                      duration_text(plan.step_seconds() * steps), up_to(steps)));
   if (plan.waves > 1)

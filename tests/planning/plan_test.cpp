@@ -64,10 +64,26 @@ TEST(PlanMemory, WeightsAdapterAndFeaturesAreThoseOfTheShapes) {
             4 * (2 * layer - (16 * 16 + 2 * 16 * 8) + table));
   EXPECT_EQ(bytes_of(plan.shared, "embedding"), 4 * table);
   EXPECT_EQ(bytes_of(plan.held, "image features"), 5 * 4 * 16 * 4);
-  const auto adapter = 4 * static_cast<std::int64_t>(LoraLayout(in.model, in.lora).size());
-  EXPECT_EQ(bytes_of(plan.held, "adapter, gradient, moments"), 8 * adapter + 4 * adapter * 2);
+  // In each of the two layers: seven projections.
+  const std::int64_t inputs = 2 * (6 * 16 + 32), outputs = 2 * (3 * 16 + 2 * 8 + 2 * 32);
+  const std::int64_t adapter = 4 * 2 * (inputs + outputs);
+  ASSERT_EQ(adapter, 4 * static_cast<std::int64_t>(LoraLayout(in.model, in.lora).size()));
+  // Actor and learner have A of rank 2 and twice with the rank padded to 16; B of rank 2 and once with it padded.
+  const std::int64_t packed = 4 * (inputs * (2 + 2 * 16) + outputs * (2 + 16));
+  EXPECT_EQ(bytes_of(plan.held, "adapter, gradient, moments"), 8 * adapter + 2 * packed);
   EXPECT_EQ(plan.shared_bytes(), bytes_of(plan.shared, "weights for the forward pass") +
                                      bytes_of(plan.shared, "weights for the backward pass") + 4 * table);
+}
+
+TEST(PlanMemory, EveryThreadHasItsOwnWorkingMemory) {
+  MemoryInputs in = small_inputs();
+  const auto working = [&] { return bytes_of(plan_memory(in).held, "working memory of the threads"); };
+  const std::int64_t one = working();
+  EXPECT_GT(one, 0);
+  in.threads = 5;
+  EXPECT_EQ(working(), 5 * one);
+  in.new_tokens = 800;
+  EXPECT_GT(working(), 5 * one) << "the backward pass has a row for every key";
 }
 
 TEST(PlanMemory, FeaturesTakeNoMemoryOfAGpu) {
@@ -162,15 +178,32 @@ TEST_F(PlanTest, CountsAStepOfTheQuickstart) {
   EXPECT_EQ(plan.fullest, "actor+reward+learner");
   EXPECT_EQ(plan.node_ranks, 1);
   EXPECT_EQ(plan.node_bytes, plan.memory.peak());
-  EXPECT_GT(plan.step_seconds(), 0);
+  EXPECT_GT(plan.rollout_seconds, 0);
+  EXPECT_GT(plan.learn_seconds, 0);
   const std::string text = describe_plan(plan);
   EXPECT_THAT(text, HasSubstr("4 images and 12 trajectories"));
+  EXPECT_THAT(text, HasSubstr("rates of a rank"));
   EXPECT_THAT(text, HasSubstr("KV cache"));
   EXPECT_THAT(text, HasSubstr("prediction 1, consistency 1, reasoning 1, format 1\n"));
 }
 
+TEST_F(PlanTest, CountsWithoutMeasuring) {
+  const RunPlan plan = count_plan(config(), 1);
+  EXPECT_GT(plan.operations.all(), 0);
+  EXPECT_EQ(plan.cpu_rates.all(), 0);
+  EXPECT_EQ(plan.step_seconds(), 0);
+}
+
+TEST_F(PlanTest, TheCacheDividesAStepIntoWaves) {
+  EXPECT_EQ(count_plan(config(), 1).waves, 1);
+  const RunPlan small =
+      count_plan(config({"rollout.images_per_step=12", "rollout.group_size=12", "rollout.kv_memory=1MiB"}), 1);
+  EXPECT_GT(small.waves, 1);
+  EXPECT_LE(small.waves, 12);
+}
+
 TEST_F(PlanTest, SaysHowManyImagesMayBeDrawnInPlaceOfOthers) {
-  RunPlan plan = make_plan(config({"objective.loss=dapo", "rollout.refill_rounds=2"}), 1);
+  RunPlan plan = count_plan(config({"objective.loss=dapo", "rollout.refill_rounds=2"}), 1);
   EXPECT_EQ(plan.further_images, 8);
   EXPECT_EQ(plan.refill_rounds, 2);
   plan.steps = 10;
@@ -181,9 +214,9 @@ TEST_F(PlanTest, SaysHowManyImagesMayBeDrawnInPlaceOfOthers) {
   EXPECT_THAT(text, HasSubstr("a step rolls out 4 images, and up to 8 further images in up to 2 rounds"));
   EXPECT_THAT(text, HasSubstr("learning 30.00 s, at most " + duration_text(150) + " with refills\n"));
   EXPECT_THAT(text, HasSubstr("without evaluations, at most " + duration_text(1500) + " with refills\n"));
-  EXPECT_EQ(describe_plan(make_plan(config(), 1)).find("refills"), std::string::npos);
+  EXPECT_EQ(describe_plan(count_plan(config(), 1)).find("refills"), std::string::npos);
   // No more images than there are.
-  plan = make_plan(config({"objective.loss=dapo", "rollout.refill_rounds=1000"}), 1);
+  plan = count_plan(config({"objective.loss=dapo", "rollout.refill_rounds=1000"}), 1);
   EXPECT_EQ(plan.further_images, plan.training_images - 4);
   EXPECT_EQ(plan.refill_rounds, plan.further_images);
 }
@@ -197,7 +230,7 @@ TEST_F(PlanTest, CountsTheSentenceEncoderOfRewardRanks) {
   ASSERT_GT(bytes, 0);
   const auto planned = [&](const std::string& kind, std::vector<std::string> more = {}) {
     more.insert(more.end(), {"rewards.reasoning_kind=" + kind, "rewards.similarity_model=" + encoder});
-    return make_plan(config(more), 1);
+    return count_plan(config(more), 1);
   };
   for (const char* kind : {"semantic", "mix"}) {
     const RunPlan plan = planned(kind);
@@ -207,22 +240,23 @@ TEST_F(PlanTest, CountsTheSentenceEncoderOfRewardRanks) {
   for (const char* kind : {"rouge", "polarity"})
     EXPECT_EQ(bytes_of(planned(kind).memory.held, "sentence encoder"), -1) << kind;
 
-  const RunPlan ranks = make_plan(config({"rewards.reasoning_kind=mix", "rewards.similarity_model=" + encoder,
-                                          "roles={actors: 2, rewards: 1, learners: 1}"}),
-                                  4);
+  const RunPlan ranks =
+      count_plan(config({"rewards.reasoning_kind=mix", "rewards.similarity_model=" + encoder,
+                         "roles={actors: 2, rewards: 1, learners: 1}"}),
+                 4);
   for (int rank = 0; rank < 4; ++rank) {
     EXPECT_EQ(bytes_of(ranks.rank_memory[static_cast<std::size_t>(rank)].held, "sentence encoder"),
               ranks.roles.is_reward(rank) ? bytes : -1)
         << rank;
   }
-  const RunPlan unknown = make_plan(
+  const RunPlan unknown = count_plan(
       config({"rewards.reasoning_kind=mix", "rewards.similarity_model=" + folder_.path().string()}), 1);
   ASSERT_EQ(unknown.assumptions.size(), 1U);
   EXPECT_THAT(unknown.assumptions[0], HasSubstr("the memory of the sentence encoder is not counted"));
 }
 
 TEST_F(PlanTest, SaysHowTheWeightsOfTheRewardsChange) {
-  RunPlan plan = make_plan(config({"rewards.reasoning={0: 0, 1000: 2}"}), 1);
+  RunPlan plan = count_plan(config({"rewards.reasoning={0: 0, 1000: 2}"}), 1);
   const std::string text = describe_plan(plan);
   EXPECT_THAT(text, HasSubstr("reasoning {0: 0, 1000: 2}, format 1\n"));
   EXPECT_THAT(text, HasSubstr("warning: the schedule of rewards.reasoning ends at step 1000"));
@@ -234,7 +268,7 @@ TEST_F(PlanTest, SaysHowTheWeightsOfTheRewardsChange) {
 TEST_F(PlanTest, SaysWhatARunWouldWarnOf) {
   EXPECT_TRUE(data_doubts(config()).empty());
   const Config shared = config({"data.eval=[" BIQA_SOURCE_DIR "/assets/tiny/train.jsonl]"});
-  RunPlan plan = make_plan(shared, 1);
+  RunPlan plan = count_plan(shared, 1);
   plan.doubts = data_doubts(shared);
   ASSERT_EQ(plan.doubts.size(), 1U);
   EXPECT_THAT(plan.doubts[0], HasSubstr("shares 7 ids and 7 image files"));
@@ -242,8 +276,8 @@ TEST_F(PlanTest, SaysWhatARunWouldWarnOf) {
 }
 
 TEST_F(PlanTest, MoreRanksShareTheWorkAndANodeHoldsTheWeightsOnce) {
-  const RunPlan one = make_plan(config(), 1);
-  const RunPlan four = make_plan(config({"roles={actors: 2, rewards: 1, learners: 1}"}), 4);
+  const RunPlan one = count_plan(config(), 1);
+  const RunPlan four = count_plan(config({"roles={actors: 2, rewards: 1, learners: 1}"}), 4);
   EXPECT_EQ(four.rollout_tokens, one.rollout_tokens);
   // What the process holds already is measured, and grows from one plan to the next.
   const auto planned = [](const RunPlan& plan) {
@@ -256,7 +290,7 @@ TEST_F(PlanTest, MoreRanksShareTheWorkAndANodeHoldsTheWeightsOnce) {
 
 TEST_F(PlanTest, SaysWhatItAssumesOfMissingManifests) {
   const std::string absent = (folder_.path() / "absent.jsonl").string();
-  const RunPlan plan = make_plan(config({"data.train=" + absent, "data.eval=[" + absent + "]"}), 1);
+  const RunPlan plan = count_plan(config({"data.train=" + absent, "data.eval=[" + absent + "]"}), 1);
   ASSERT_EQ(plan.assumptions.size(), 2U);
   EXPECT_THAT(plan.assumptions[0], HasSubstr("the plan assumes as many images as one step takes, of "
                                              "max_pixels each"));
@@ -264,7 +298,7 @@ TEST_F(PlanTest, SaysWhatItAssumesOfMissingManifests) {
   EXPECT_EQ(plan.training_images, 4);
   EXPECT_EQ(plan.evaluation_images, 0);
   EXPECT_THAT(describe_plan(plan), HasSubstr("assumed: "));
-  EXPECT_THROW(make_plan(config({"model.path=" + absent}), 1), Error);
+  EXPECT_THROW(count_plan(config({"model.path=" + absent}), 1), Error);
 }
 
 }  // namespace
