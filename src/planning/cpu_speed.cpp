@@ -370,7 +370,7 @@ class MeasuredTower {
   Tensor input_, cosines_, sines_, features_;
 };
 
-/// Of each part. Of an even number of rounds, the slower one in the middle.
+/// Of each part.
 StepParts medians(const std::vector<StepParts>& rounds) {
   StepParts median;
   for (double StepParts::*part : {&StepParts::vision, &StepParts::prefill, &StepParts::decode,
@@ -378,9 +378,8 @@ StepParts medians(const std::vector<StepParts>& rounds) {
     std::vector<double> values;
     values.reserve(rounds.size());
     for (const StepParts& round : rounds) values.push_back(round.*part);
-    const auto middle = values.begin() + static_cast<std::ptrdiff_t>((values.size() - 1) / 2);
-    std::nth_element(values.begin(), middle, values.end());
-    median.*part = *middle;
+    std::sort(values.begin(), values.end());
+    median.*part = (values[(values.size() - 1) / 2] + values[values.size() / 2]) / 2;
   }
   return median;
 }

@@ -196,8 +196,8 @@ TEST_F(PlanTest, CountsWithoutMeasuring) {
 
 TEST_F(PlanTest, TheCacheDividesAStepIntoWaves) {
   EXPECT_EQ(count_plan(config(), 1).waves, 1);
-  const RunPlan small =
-      count_plan(config({"rollout.images_per_step=12", "rollout.group_size=12", "rollout.kv_memory=1MiB"}), 1);
+  const RunPlan small = count_plan(
+      config({"rollout.images_per_step=12", "rollout.group_size=12", "rollout.kv_memory=1MiB"}), 1);
   EXPECT_GT(small.waves, 1);
   EXPECT_LE(small.waves, 12);
 }
