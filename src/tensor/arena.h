@@ -41,6 +41,9 @@ class Arena {
   };
 
  private:
+  /// Frees the blocks from `first` on, from which nothing is taken, and returns their bytes.
+  std::size_t free_from(std::size_t first);
+
   std::string label_;
   DeviceMemory* memory_;
   std::deque<Tensor> blocks_;

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <cstring>
 #include <numeric>
 #include <vector>
 
@@ -53,6 +54,33 @@ TEST(Arena, AScopeGivesBackWhatWasTakenInIt) {
     EXPECT_EQ(places, first) << "layer after layer has the same bytes";
   }
   EXPECT_EQ(memory_report()["arena test"].peak, held) << "nothing is allocated after the first layer";
+}
+
+TEST(Arena, SmallBlocksMakePlaceForALargerOne) {
+  constexpr std::int64_t kMega = 1 << 20;
+  Arena arena("arena blocks");
+  const View kept = arena.take(DType::u8, 1, kMega);
+  std::memset(kept.data(), 7, kMega);
+  const auto bytes = [] { return memory_report()["arena blocks"]; };
+  {
+    const Arena::Scope scope(arena);
+    for (int i = 0; i < 4; ++i) arena.take(DType::u8, 1, kMega);
+    EXPECT_EQ(bytes().now, 5 * kMega);
+  }
+  for (const std::int64_t size : {3 * kMega, 4 * kMega, 2 * kMega}) {
+    const Arena::Scope scope(arena);
+    const View large = arena.take(DType::u8, 1, size);
+    std::memset(large.data(), 1, static_cast<std::size_t>(size));
+    EXPECT_EQ(bytes().now, 5 * kMega) << size;
+  }
+  {
+    const Arena::Scope outer(arena);
+    const Arena::Scope inner(arena);
+    arena.take(DType::u8, 1, 6 * kMega);
+    EXPECT_EQ(bytes().now, 7 * kMega);
+  }
+  EXPECT_EQ(bytes().peak, 7 * kMega);
+  for (std::int64_t i = 0; i < kMega; ++i) ASSERT_EQ(kept.row<std::uint8_t>(0)[i], 7);
 }
 
 TEST(Arena, ASmallerMatrixFitsWhereALargerOneWas) {
