@@ -10,8 +10,9 @@
 
 namespace biqa {
 
-/// Operations per second of each part on the CPU, with `inputs.threads` threads. Takes about a second, or up to about ten
-/// for models of billions of parameters. `sampling`: how tokens are chosen.
+/// Operations per second of each part on the CPU, with `inputs.threads` threads. Takes 2 to 7 seconds for
+/// models of up to 3 billion parameters on two cores. With wider layers it takes longer: each part runs at least twice.
+/// `sampling`: how tokens are chosen.
 StepParts measure_cpu_speed(const MemoryInputs& inputs, const SampleRequest& sampling);
 
 /// The model that is measured: the same widths, but only as many layers, blocks and tokens of the vocabulary as the caches of a

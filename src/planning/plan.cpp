@@ -143,6 +143,14 @@ Sources read_sources(const Config& config, std::vector<std::string>& assumptions
   return sources;
 }
 
+/// How often a learner computes a group's prompt: a group that exceeds a micro-batch is divided, and every piece has the prompt.
+std::int64_t prompts_of_group(const Config& config, std::int64_t prompt) {
+  const std::int64_t completion = std::max<std::int64_t>(1, config.rollout.max_new_tokens - 1);
+  const std::int64_t room = config.objective.micro_batch_tokens - prompt;
+  const std::int64_t members = std::clamp<std::int64_t>(room / completion, 1, config.rollout.group_size);
+  return (config.rollout.group_size + members - 1) / members;
+}
+
 /// Counts prompts and tokens of a step, for the plan and for its memory.
 void count_tokens(const Config& config, const Sources& sources, RunPlan& plan, MemoryInputs& memory) {
   const auto tokens_of = [&](const std::optional<std::string>& system, std::span<const std::int64_t> images,
@@ -160,8 +168,8 @@ void count_tokens(const Config& config, const Sources& sources, RunPlan& plan, M
   if (config.stage2.enabled) plan.stage2_prompt_tokens = memory.evaluation_stage2_prompt;
   const std::int64_t stage2_new = config.stage2.enabled ? config.rollout.stage2_max_new_tokens : 0;
   plan.rollout_tokens = plan.trajectories * (config.rollout.max_new_tokens + stage2_new);
-  plan.trained_rows =
-      plan.images * plan.prompt_tokens + plan.trajectories * (config.rollout.max_new_tokens - 1);
+  plan.trained_rows = plan.images * prompts_of_group(config, plan.prompt_tokens) * plan.prompt_tokens +
+                      plan.trajectories * (config.rollout.max_new_tokens - 1);
   if (config.stage2.train)
     plan.trained_rows += plan.trajectories * (plan.stage2_prompt_tokens + stage2_new - 1);
 }

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
@@ -178,6 +179,82 @@ TEST(InstructionSets, AnExponentialOfNanIsNan) {
         for (std::size_t i = 0; i < y.size(); ++i) y[i] = to_float(Bf16{narrow[i]});
         only_there(y);
       }
+    }
+  }
+}
+
+/// The backward pass of attention for 8 queries. Query i attends to 16 + i keys.
+struct BackwardOfAttention {
+  static constexpr std::int64_t kDim = 24, kPadded = 32, kKeys = 32;
+  Tensor q = random_tensor(DType::f32, cpu::kQueryBlock, kPadded, 1, 11);
+  Tensor d_out = random_tensor(DType::f32, cpu::kQueryBlock, kPadded, 1, 12);
+  Tensor keys = random_tensor(DType::f32, kKeys, kPadded, 1, 13);
+  Tensor values = random_tensor(DType::f32, kKeys, kPadded, 1, 14);
+  Tensor d_q{DType::f32, cpu::kQueryBlock, kPadded, "test"};
+  Tensor d_keys{DType::f32, kKeys, kPadded, "test"};
+  Tensor d_values{DType::f32, kKeys, kPadded, "test"};
+
+  void run(const cpu::Kernels& kernels) {
+    Tensor keys_by_page(DType::f32, 1, kKeys * kDim, "test");
+    Tensor values_by_page(DType::f32, 1, kKeys * kDim, "test");
+    for (std::int64_t key = 0; key < kKeys; ++key) {
+      for (std::int64_t d = 0; d < kDim; ++d) {
+        const std::int64_t at = key / 16 * 16 * kDim + d * 16 + key % 16;
+        keys_by_page.row<float>(0)[at] = keys.row<float>(key)[d];
+        values_by_page.row<float>(0)[at] = values.row<float>(key)[d];
+      }
+    }
+    Tensor scores(DType::f32, std::int64_t{2} * cpu::kQueryBlock, kKeys, "test");
+    cpu::AttendBackwardBlock block{};
+    block.queries = cpu::kQueryBlock;
+    block.head_dim = kDim;
+    block.padded_dim = kPadded;
+    for (int i = 0; i < cpu::kQueryBlock; ++i) {
+      block.q[i] = q.row<float>(i);
+      block.d_out[i] = d_out.row<float>(i);
+      block.lse[i] = 3;
+      block.lengths[i] = 16 + i;
+      block.d_q[i] = d_q.row<float>(i);
+    }
+    block.keys_transposed = keys_by_page.row<float>(0);
+    block.values_transposed = values_by_page.row<float>(0);
+    block.keys = keys.row<float>(0);
+    block.scale = 0.2F;
+    block.scores = scores.row<float>(0);
+    block.scores_stride = kKeys;
+    d_keys.zero();
+    d_values.zero();
+    block.d_keys = d_keys.row<float>(0);
+    block.d_values = d_values.row<float>(0);
+    kernels.attend_backward(block);
+  }
+};
+
+TEST(AttentionBackwardKernel, WhatAQueryMustNotSeeDoesNotReachItsGradients) {
+  for (const auto& [name, kernels] : instruction_sets()) {
+    SCOPED_TRACE(name);
+    BackwardOfAttention expected;
+    expected.run(*kernels);
+    for (const float wrong :
+         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+      BackwardOfAttention keys;
+      for (std::int64_t key = 19; key < keys.kKeys; ++key) {
+        std::fill_n(keys.keys.row<float>(key), keys.kPadded, wrong);
+        std::fill_n(keys.values.row<float>(key), keys.kPadded, wrong);
+      }
+      keys.run(*kernels);
+      EXPECT_TRUE(same_bits(keys.d_q.view().row_range(0, 4), expected.d_q.view().row_range(0, 4)))
+          << "the first four queries see the keys 0 to 18";
+      EXPECT_FALSE(std::isfinite(keys.d_q.row<float>(4)[0]));
+
+      BackwardOfAttention query;
+      std::fill_n(query.q.row<float>(0), query.kPadded, wrong);
+      std::fill_n(query.d_out.row<float>(0), query.kPadded, wrong);
+      query.run(*kernels);
+      const auto later = [](Tensor& gradient) { return gradient.view().row_range(16, 16); };
+      EXPECT_TRUE(same_bits(later(query.d_keys), later(expected.d_keys))) << "query 0 does not see them";
+      EXPECT_TRUE(same_bits(later(query.d_values), later(expected.d_values)));
+      EXPECT_FALSE(std::isfinite(query.d_values.row<float>(0)[0]));
     }
   }
 }

@@ -164,6 +164,17 @@ class PlanTest : public ::testing::Test {
   TemporaryFolder folder_;
 };
 
+// A piece of a group has the prompt and as many completions of 9 tokens as fit, but at least one.
+TEST_F(PlanTest, ADividedGroupComputesItsPromptForEveryPiece) {
+  const std::int64_t prompt = count_plan(config(), 1).prompt_tokens;
+  const auto rows_with = [&](std::int64_t micro_batch) {
+    return count_plan(config({fmt::format("objective.micro_batch_tokens={}", micro_batch)}), 1).trained_rows;
+  };
+  EXPECT_EQ(rows_with(prompt + 3 * 9), 4 * prompt + 12 * 9) << "whole groups";
+  EXPECT_EQ(rows_with(prompt + 2 * 9), 4 * 2 * prompt + 12 * 9) << "pieces of two and one";
+  EXPECT_EQ(rows_with(1), 4 * 3 * prompt + 12 * 9);
+}
+
 TEST_F(PlanTest, CountsAStepOfTheQuickstart) {
   const RunPlan plan = make_plan(config(), 1);
   EXPECT_EQ(plan.images, 4);

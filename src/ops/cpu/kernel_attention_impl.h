@@ -230,79 +230,96 @@ void backward_scores(AttendBackwardBlock& block, std::int64_t page_count, int fi
   if constexpr (kQueries > 1) backward_scores<kQueries / 2>(block, page_count, first);
 }
 
+// A query must not see the keys from its length on. Their weights are zero, but the keys, or the query itself, may be
+// infinite or NaN, so they must not be multiplied. Up to the shortest length of a block, every query sees every key.
+
 /// d_q = d_scores · keys, summed in the order of the keys.
 template <int kQueries>
-void backward_queries(AttendBackwardBlock& block, std::int64_t keys, int first) {
+void backward_queries(AttendBackwardBlock& block, std::int64_t shortest, std::int64_t longest, int first) {
   for (; first + kQueries <= block.queries; first += kQueries) {
     const float* d_scores = block.scores + (kQueryBlock + first) * block.scores_stride;
+    const std::int64_t* lengths = block.lengths + first;
     for (std::int64_t d = 0; d < block.padded_dim; d += kVectorLanes) {
       FloatVector sums[kQueries] = {};
-      for (std::int64_t key = 0; key < keys; ++key) {
+      for (std::int64_t key = 0; key < shortest; ++key) {
         const FloatVector k = load_vector(block.keys + key * block.padded_dim + d);
 #pragma GCC unroll 8
         for (int i = 0; i < kQueries; ++i) sums[i] += k * d_scores[i * block.scores_stride + key];
+      }
+      for (std::int64_t key = shortest; key < longest; ++key) {
+        const FloatVector k = load_vector(block.keys + key * block.padded_dim + d);
+#pragma GCC unroll 8
+        for (int i = 0; i < kQueries; ++i) {
+          if (key < lengths[i]) sums[i] += k * d_scores[i * block.scores_stride + key];
+        }
       }
 #pragma GCC unroll 8
       for (int i = 0; i < kQueries; ++i) store_vector(block.d_q[first + i] + d, sums[i]);
     }
   }
-  if constexpr (kQueries > 1) backward_queries<kQueries / 2>(block, keys, first);
+  if constexpr (kQueries > 1) backward_queries<kQueries / 2>(block, shortest, longest, first);
 }
 
 /// target [keys, padded_dim] += weights [queries, keys]ᵀ · rows [queries, padded_dim] for kKeys keys and kVectors vectors of
-/// columns, summed in the order of the queries.
+/// columns, summed in the order of the queries. `key`: the first key; with one key, only queries that see it are added.
 template <int kKeys, int kVectors>
 BIQA_INLINE void add_weighted_rows(const AttendBackwardBlock& block, const float* weights,
-                                   const float* const* rows, std::int64_t column, float* target) {
+                                   const float* const* rows, std::int64_t key, std::int64_t column,
+                                   float* target) {
   FloatVector sums[kKeys][kVectors];
 #pragma GCC unroll 8
-  for (int key = 0; key < kKeys; ++key) {
+  for (int k = 0; k < kKeys; ++k) {
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v)
-      sums[key][v] = load_vector(target + key * block.padded_dim + column + v * kVectorLanes);
+      sums[k][v] = load_vector(target + (key + k) * block.padded_dim + column + v * kVectorLanes);
   }
   for (int i = 0; i < block.queries; ++i) {
+    if (kKeys == 1 && key >= block.lengths[i]) continue;
     FloatVector row[kVectors];
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) row[v] = load_vector(rows[i] + column + v * kVectorLanes);
 #pragma GCC unroll 8
-    for (int key = 0; key < kKeys; ++key) {
-      const float weight = weights[i * block.scores_stride + key];
+    for (int k = 0; k < kKeys; ++k) {
+      const float weight = weights[i * block.scores_stride + key + k];
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) sums[key][v] += row[v] * weight;
+      for (int v = 0; v < kVectors; ++v) sums[k][v] += row[v] * weight;
     }
   }
 #pragma GCC unroll 8
-  for (int key = 0; key < kKeys; ++key) {
+  for (int k = 0; k < kKeys; ++k) {
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v)
-      store_vector(target + key * block.padded_dim + column + v * kVectorLanes, sums[key][v]);
+      store_vector(target + (key + k) * block.padded_dim + column + v * kVectorLanes, sums[k][v]);
   }
 }
 template <int kKeys>
 BIQA_INLINE void add_weighted_rows(const AttendBackwardBlock& block, const float* weights,
-                                   const float* const* rows, float* target) {
+                                   const float* const* rows, std::int64_t key, float* target) {
   std::int64_t column = 0;
   for (; column + 2 * kVectorLanes <= block.padded_dim; column += 2 * kVectorLanes)
-    add_weighted_rows<kKeys, 2>(block, weights, rows, column, target);
+    add_weighted_rows<kKeys, 2>(block, weights, rows, key, column, target);
   for (; column < block.padded_dim; column += kVectorLanes)
-    add_weighted_rows<kKeys, 1>(block, weights, rows, column, target);
+    add_weighted_rows<kKeys, 1>(block, weights, rows, key, column, target);
 }
-void backward_keys(const AttendBackwardBlock& block, std::int64_t keys, const float* weights,
-                   const float* const* rows, float* target) {
+void backward_keys(const AttendBackwardBlock& block, std::int64_t shortest, std::int64_t longest,
+                   const float* weights, const float* const* rows, float* target) {
   std::int64_t key = 0;
-  for (; key + 4 <= keys; key += 4)
-    add_weighted_rows<4>(block, weights + key, rows, target + key * block.padded_dim);
-  for (; key < keys; ++key) add_weighted_rows<1>(block, weights + key, rows, target + key * block.padded_dim);
+  for (; key + 4 <= shortest; key += 4) add_weighted_rows<4>(block, weights, rows, key, target);
+  for (; key < longest; ++key) add_weighted_rows<1>(block, weights, rows, key, target);
 }
 
 void attend_backward(AttendBackwardBlock& block) {
+  std::int64_t shortest = block.lengths[0];
   std::int64_t longest = 0;
-  for (int i = 0; i < block.queries; ++i) longest = block.lengths[i] > longest ? block.lengths[i] : longest;
+  for (int i = 0; i < block.queries; ++i) {
+    shortest = block.lengths[i] < shortest ? block.lengths[i] : shortest;
+    longest = block.lengths[i] > longest ? block.lengths[i] : longest;
+  }
   backward_scores<kAttendQueries>(block, (longest + kLanes - 1) / kLanes, 0);
-  backward_queries<kQueryBlock>(block, longest, 0);
-  backward_keys(block, longest, block.scores + kQueryBlock * block.scores_stride, block.q, block.d_keys);
-  backward_keys(block, longest, block.scores, block.d_out, block.d_values);
+  backward_queries<kQueryBlock>(block, shortest, longest, 0);
+  const float* d_scores = block.scores + kQueryBlock * block.scores_stride;
+  backward_keys(block, shortest, longest, d_scores, block.q, block.d_keys);
+  backward_keys(block, shortest, longest, block.scores, block.d_out, block.d_values);
 }
 
 }  // namespace
