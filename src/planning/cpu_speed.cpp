@@ -20,14 +20,16 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr double kSeconds = 0.08;  ///< of a part in a round, unless the fewest rows take longer
-constexpr std::size_t kMostRounds =
-    3;                                ///< of all parts: what disturbs one of them has often gone in the next
-constexpr double kEnoughSeconds = 4;  ///< no round begins after these
-constexpr std::int64_t kFewRows =
-    128;  ///< fewer than these would read the weights too often for their operations
-constexpr std::int64_t kProbeRows =
-    32;  ///< of the very first pass, which says how many rows the others may have
+/// Of a part in a round, unless the fewest rows take longer.
+constexpr double kSeconds = 0.08;
+/// Of all parts. Other programs that disturb a round have often gone in the next.
+constexpr std::size_t kMostRounds = 3;
+/// No round begins after these.
+constexpr double kEnoughSeconds = 4;
+/// Fewer rows would read the weights too often for their operations.
+constexpr std::int64_t kFewRows = 128;
+/// Of the very first pass. Its speed says how many rows the others may have.
+constexpr std::int64_t kProbeRows = 32;
 
 double number(std::int64_t value) {
   return static_cast<double>(value);

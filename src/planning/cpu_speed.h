@@ -11,7 +11,8 @@
 namespace biqa {
 
 /// Operations per second of each part on the CPU, with `inputs.threads` threads. Takes 2 to 7 seconds for
-/// models of up to 3 billion parameters on two cores. With wider layers it takes longer: each part runs at least twice.
+/// models of up to 3 billion parameters on two cores of an AMD EPYC with AVX2. With wider layers it takes longer: each part
+/// runs at least twice.
 /// `sampling`: how tokens are chosen.
 StepParts measure_cpu_speed(const MemoryInputs& inputs, const SampleRequest& sampling);
 

@@ -50,8 +50,7 @@ LearnerRows micro_batch_rows(const MemoryInputs& in) {
       batch.outputs += more * in.stage2_new;
     }
   } else {
-    const std::int64_t members = std::clamp<std::int64_t>(
-        (in.micro_batch_tokens - in.prompt) / std::max<std::int64_t>(1, completion), 1, in.group);
+    const std::int64_t members = members_of_pass(in);
     batch = {in.prompt + members * completion, 1 + members * completion, 1};
   }
   return batch;
@@ -77,8 +76,8 @@ std::int64_t backward_row_bytes(const Widths& w, std::int64_t c) {
   return kFloat * w.hidden + std::max(mlp, attention);
 }
 
-/// An adapter packed for one of its users. A and B lie there as they are and transposed, their ranks padded to 16. The inputs that
-/// several projections share also have all A side by side. The layout for tile registers takes about the same.
+/// An adapter packed for one of its users. A and B lie there as they are and transposed, with their ranks padded to 16. For
+/// each input, all A of its projections also lie side by side. The layout for tile registers takes about the same.
 std::int64_t packed_adapter_bytes(const LoraLayout& layout) {
   std::int64_t floats = 0;
   for (const LoraModule& module : layout.modules()) {
@@ -145,6 +144,11 @@ std::int64_t MemoryPlan::peak() const {
   std::int64_t largest = 0;
   for (const auto& [name, bytes] : passing) largest = std::max(largest, bytes);
   return bytes_in(shared) + bytes_in(held) + largest;
+}
+
+std::int64_t members_of_pass(const MemoryInputs& in) {
+  const std::int64_t completion = std::max<std::int64_t>(1, in.new_tokens - 1);
+  return std::clamp<std::int64_t>((in.micro_batch_tokens - in.prompt) / completion, 1, in.group);
 }
 
 MemoryPlan plan_memory(const MemoryInputs& in) {

@@ -59,6 +59,9 @@ struct MemoryPlan {
   /// Peak memory of this rank, including all shared parts.
   std::int64_t peak() const;
 };
+/// Completions of one group that a learner takes into a pass together with their prompt. A larger group is divided, and
+/// every piece computes the prompt again.
+std::int64_t members_of_pass(const MemoryInputs& inputs);
 /// Computes the plan from shapes only.
 MemoryPlan plan_memory(const MemoryInputs& inputs);
 

@@ -143,14 +143,6 @@ Sources read_sources(const Config& config, std::vector<std::string>& assumptions
   return sources;
 }
 
-/// How often a learner computes a group's prompt: a group that exceeds a micro-batch is divided, and every piece has the prompt.
-std::int64_t prompts_of_group(const Config& config, std::int64_t prompt) {
-  const std::int64_t completion = std::max<std::int64_t>(1, config.rollout.max_new_tokens - 1);
-  const std::int64_t room = config.objective.micro_batch_tokens - prompt;
-  const std::int64_t members = std::clamp<std::int64_t>(room / completion, 1, config.rollout.group_size);
-  return (config.rollout.group_size + members - 1) / members;
-}
-
 /// Counts prompts and tokens of a step, for the plan and for its memory.
 void count_tokens(const Config& config, const Sources& sources, RunPlan& plan, MemoryInputs& memory) {
   const auto tokens_of = [&](const std::optional<std::string>& system, std::span<const std::int64_t> images,
@@ -168,8 +160,13 @@ void count_tokens(const Config& config, const Sources& sources, RunPlan& plan, M
   if (config.stage2.enabled) plan.stage2_prompt_tokens = memory.evaluation_stage2_prompt;
   const std::int64_t stage2_new = config.stage2.enabled ? config.rollout.stage2_max_new_tokens : 0;
   plan.rollout_tokens = plan.trajectories * (config.rollout.max_new_tokens + stage2_new);
-  plan.trained_rows = plan.images * prompts_of_group(config, plan.prompt_tokens) * plan.prompt_tokens +
-                      plan.trajectories * (config.rollout.max_new_tokens - 1);
+  memory.prompt = plan.prompt_tokens;
+  memory.group = config.rollout.group_size;
+  memory.new_tokens = config.rollout.max_new_tokens;
+  memory.micro_batch_tokens = config.objective.micro_batch_tokens;
+  plan.trained_prompts = plan.images * share(memory.group, static_cast<std::size_t>(members_of_pass(memory)));
+  plan.trained_rows =
+      plan.trained_prompts * plan.prompt_tokens + plan.trajectories * (config.rollout.max_new_tokens - 1);
   if (config.stage2.train)
     plan.trained_rows += plan.trajectories * (plan.stage2_prompt_tokens + stage2_new - 1);
 }
@@ -194,8 +191,8 @@ StepParts count_operations(const Config& config, const ModelConfig& model, std::
   step.prefill = images * flop.forward(prompt_rows(prompt));
   step.decode = trajectories * flop.forward(completion);
   step.sample = flop.sample(trajectories * (tokens + second));
-  step.learn =
-      images * flop.learn(prompt_rows(prompt), passes) + trajectories * flop.learn(completion, passes);
+  step.learn = number(plan.trained_prompts) * flop.learn(prompt_rows(prompt), passes) +
+               trajectories * flop.learn(completion, passes);
   step.score = flop.score(trajectories * tokens, passes);
   if (second > 0) {
     const PassRows second_completion = completion_rows(second - 1, second_prompt);
@@ -254,10 +251,6 @@ void fill_memory_inputs(const Config& config, const ModelConfig& model, RunPlan&
   memory.dropout = config.lora.dropout > 0;
   memory.threads = static_cast<int>(plan.threads);
   memory.kv_limit = static_cast<std::int64_t>(config.rollout.kv_memory);
-  memory.prompt = plan.prompt_tokens;
-  memory.group = config.rollout.group_size;
-  memory.new_tokens = config.rollout.max_new_tokens;
-  memory.micro_batch_tokens = config.objective.micro_batch_tokens;
 }
 
 /// Memory of the rank and of the node that need most.

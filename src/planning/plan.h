@@ -42,7 +42,9 @@ struct RunPlan {
   std::int64_t image_tokens = 0, prompt_tokens = 0, stage2_prompt_tokens = 0;  ///< of one prompt
   std::int64_t rollout_tokens = 0;                                             ///< generated, both stages
   std::int64_t trained_rows =
-      0;  ///< tokens processed by the learners: each group's prompt once, and all completions
+      0;  ///< tokens processed by the learners: the prompts of the first stage, and all completions
+  std::int64_t trained_prompts =
+      0;  ///< of the first stage: one for each group, or for each piece of a divided one
   /// upper bounds: images drawn in place of groups without variance, and the rounds for this; not in the other numbers
   std::int64_t further_images = 0, refill_rounds = 0;
   std::string reward_weights;  ///< "prediction 1, reasoning {0: 0, 100: 1}"; empty if the loss has no rewards

@@ -173,6 +173,15 @@ TEST_F(PlanTest, ADividedGroupComputesItsPromptForEveryPiece) {
   EXPECT_EQ(rows_with(prompt + 3 * 9), 4 * prompt + 12 * 9) << "whole groups";
   EXPECT_EQ(rows_with(prompt + 2 * 9), 4 * 2 * prompt + 12 * 9) << "pieces of two and one";
   EXPECT_EQ(rows_with(1), 4 * 3 * prompt + 12 * 9);
+
+  const auto learn_with = [&](std::int64_t micro_batch) {
+    const Config divided = config({fmt::format("objective.micro_batch_tokens={}", micro_batch)});
+    return count_plan(divided, 1).operations.learn;
+  };
+  const DecoderFlop flop(ModelConfig::load(config().model.path));
+  const bool reference = config().objective.loss.beta != 0;
+  const double pass = flop.learn(prompt_rows(static_cast<double>(prompt)), {reference, false});
+  EXPECT_NEAR(learn_with(1) - learn_with(8192), 4 * 2 * pass, 1e-6 * pass);
 }
 
 TEST_F(PlanTest, CountsAStepOfTheQuickstart) {

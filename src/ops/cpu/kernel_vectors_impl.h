@@ -125,10 +125,6 @@ BIQA_INLINE To of_parts(Function part) {
   BIQA_INLINE Wide<V> operator op(Wide<V> a, Element b) {                                         \
     return of_parts<Wide<V>>([&](int i) BIQA_INLINE_LAMBDA { return a.parts[i] op b; });          \
   }                                                                                               \
-  template <typename V>                                                                           \
-  BIQA_INLINE Wide<V> operator op(float a, Wide<V> b) {                                           \
-    return of_parts<Wide<V>>([&](int i) BIQA_INLINE_LAMBDA { return a op b.parts[i]; });          \
-  }                                                                                               \
   template <typename V, typename Other>                                                           \
   BIQA_INLINE Wide<V>& operator op##=(Wide<V>& a, Other b) {                                      \
     return a = a op b;                                                                            \
@@ -142,6 +138,16 @@ BIQA_WIDE_OPERATOR(|)
 BIQA_WIDE_OPERATOR(<<)
 BIQA_WIDE_OPERATOR(>>)
 #undef BIQA_WIDE_OPERATOR
+
+BIQA_INLINE Floats operator+(float a, Floats b) {
+  return b + a;
+}
+BIQA_INLINE Floats operator-(float a, Floats b) {
+  return of_parts<Floats>([&](int i) BIQA_INLINE_LAMBDA { return a - b.parts[i]; });
+}
+BIQA_INLINE Floats operator/(float a, Floats b) {
+  return of_parts<Floats>([&](int i) BIQA_INLINE_LAMBDA { return a / b.parts[i]; });
+}
 
 template <typename V>
 BIQA_INLINE Wide<V> operator-(Wide<V> a) {
