@@ -16,8 +16,8 @@ namespace biqa {
 /// `sampling`: how tokens are chosen.
 StepParts measure_cpu_speed(const MemoryInputs& inputs, const SampleRequest& sampling);
 
-/// The model that is measured: the same widths, but only as many layers, blocks and tokens of the vocabulary as the caches of a
-/// processor cannot hold.
+/// The model that is measured. It has the same widths, but fewer layers, vision blocks and vocabulary tokens: only enough
+/// that their weights do not fit into a processor's caches.
 ModelConfig measured_model(const ModelConfig& model, DType compute);
 
 }  // namespace biqa

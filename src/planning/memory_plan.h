@@ -65,7 +65,7 @@ std::int64_t members_of_pass(const MemoryInputs& inputs);
 /// Computes the plan from shapes only.
 MemoryPlan plan_memory(const MemoryInputs& inputs);
 
-/// Bytes of the KV cache of a rollout: the pages of all sequences that may wait at once, at most kv_limit.
+/// Bytes of the KV cache of a rollout: the pages of all sequences that it may hold at once, but at most kv_limit.
 std::int64_t kv_cache_bytes(const MemoryInputs& inputs);
 
 /// GPU memory of a process before its first tensor: CUDA's context, and the kernels of this program and of cuBLASLt.

@@ -45,7 +45,8 @@ struct RunPlan {
       0;  ///< tokens processed by the learners: the prompts of the first stage, and all completions
   std::int64_t trained_prompts =
       0;  ///< of the first stage: one for each group, or for each piece of a divided one
-  /// upper bounds: images drawn in place of groups without variance, and the rounds for this; not in the other numbers
+  /// Upper bounds: further images that replace groups without variance, and the rounds in which they are drawn. The
+  /// other numbers do not include them.
   std::int64_t further_images = 0, refill_rounds = 0;
   std::string reward_weights;  ///< "prediction 1, reasoning {0: 0, 100: 1}"; empty if the loss has no rewards
   StepParts operations;        ///< upper bounds, as the tokens

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The parts of a step whose times differ in kind, and their operations. A plan counts the operations of a whole step, and a
+// The parts of a step that run at different speeds, and the number of operations of each. A plan counts the operations of a whole step, and a
 // measurement (planning/cpu_speed.h) counts those of what it runs. Both use the functions here.
 #pragma once
 
@@ -30,10 +30,11 @@ struct PassRows {
   double keys = 0;     ///< to which a row attends, on average
   double outputs = 0;  ///< rows with an output: the last layer computes only keys and values of the others
 };
-/// A prompt, of which only the last row has an output. With `preceding`, tokens that follow a prompt and all have one.
+/// A prompt: only its last row has an output.
 inline PassRows prompt_rows(double tokens) {
   return {tokens, tokens / 2, 1};
 }
+/// A completion after `preceding` tokens: every row has an output.
 inline PassRows completion_rows(double tokens, double preceding) {
   return {tokens, preceding + tokens / 2, tokens};
 }
@@ -61,7 +62,8 @@ class DecoderFlop {
 
  private:
   ModelFlop flop_;
-  double qkv_row_, behind_row_, key_;  ///< of one layer: q, k and v; what follows attention; per key
+  double qkv_row_, behind_row_,
+      key_;  ///< of one layer: per row for q, k and v; per row after attention; per row and key
 };
 
 }  // namespace biqa

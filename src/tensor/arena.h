@@ -41,7 +41,7 @@ class Arena {
   };
 
  private:
-  /// Frees the blocks from `first` on, from which nothing is taken, and returns their bytes.
+  /// Frees the blocks from `first` on, none of which is in use. The result is their total size in bytes.
   std::size_t free_from(std::size_t first);
 
   std::string label_;

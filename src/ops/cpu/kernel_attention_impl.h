@@ -8,7 +8,7 @@
 namespace biqa::cpu::BIQA_KERNEL_NAMESPACE {
 namespace {
 
-/// Queries whose sums of 16 elements take half of the registers.
+/// Number of queries in a block: their sums of 16 elements fill half of the registers.
 constexpr int kAttendQueries = kVectorLanes / 2;
 
 /// scores[q][16 keys of a page] = Σ_d q[d] · keys[d][·], summed in the order of d.

@@ -42,8 +42,8 @@ BIQA_INLINE To register_as(From v) {
   return read_register<To>(&v);
 }
 
-/// Elements of 16 bits to 32, and back where they fit. GCC 12 makes several instructions of __builtin_convertvector here, and
-/// warns of its own header where no mask is given.
+/// Elements of 16 bits to 32, and back where they fit. GCC 12 would compile __builtin_convertvector to several instructions
+/// here. The AVX-512 forms take a full mask, because GCC 12 warns about its own header without one.
 #if defined(__AVX512F__)
 constexpr __mmask16 kAllLanes = 0xffff;
 #endif

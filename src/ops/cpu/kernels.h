@@ -133,8 +133,8 @@ struct Kernels {
   /// sum[j][begin … end) += Σ_row scale · u[row][j] · x[row][·], in order of rows; sum [rank, sum_stride].
   void (*outer)(const float* u, std::int64_t u_stride, Rows x, std::int64_t rows, std::int64_t rank,
                 float scale, std::int64_t begin, std::int64_t end, float* sum, std::int64_t sum_stride);
-  /// Interleaves the rows 2i and 2i + 1 of x (32 columns, up to 32 rows, bf16). The dimensions of `pairs` are the half
-  /// of the columns, i, and the column within the half. Row 2i is in the lower 16 bits. Rows from `rows` on are zero.
+  /// Interleaves the rows 2i and 2i + 1 of x (32 columns, up to 32 rows, bf16). `pairs` is [2][16][16]: half of the
+  /// columns, pair i, column within the half. Row 2i is in the lower 16 bits. Rows from `rows` on are zero.
   void (*pair_rows)(const std::uint16_t* x, std::int64_t stride, std::int64_t rows, std::uint32_t* pairs);
   void (*attend)(AttendBlock& block);
   void (*attend_backward)(AttendBackwardBlock& block);
