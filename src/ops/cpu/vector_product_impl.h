@@ -5,6 +5,9 @@
 
 #include "ops/cpu/kernel_vectors_impl.h"
 #include "ops/cpu/kernels.h"
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
 
 namespace biqa::cpu::BIQA_KERNEL_NAMESPACE {
 namespace {
@@ -16,8 +19,31 @@ constexpr int kProductRows = 6;
 #endif
 constexpr int kPanelColumns = 2 * kVectorLanes;
 
+// The address sanitizer looks at whole rows and panels before the product, because a look at each load would take half of
+// the tests' time.
+#ifdef __SANITIZE_ADDRESS__
+#define BIQA_UNCHECKED_LOADS [[gnu::no_sanitize_address]]
+void check_range(const void* begin, std::int64_t bytes) {
+  const void* bad = __asan_region_is_poisoned(const_cast<void*>(begin), static_cast<std::size_t>(bytes));
+  if (bad != nullptr) static_cast<void>(*static_cast<const volatile char*>(bad));
+}
+void check_product(const PanelProduct& p) {
+  for (int r = 0; r < p.rows; ++r) {
+    check_range(p.x + r * p.x_stride, p.inner * 4);
+    check_range(p.sums + r * p.sums_stride, p.panels * kPanelColumns * 4);
+  }
+  const std::int64_t element = p.bf16 ? 2 : 4;
+  for (int i = 0; i < p.panels; ++i)
+    check_range(static_cast<const char*>(p.weights) + i * p.panel_stride * element,
+                p.inner * kPanelColumns * element);
+}
+#else
+#define BIQA_UNCHECKED_LOADS
+void check_product(const PanelProduct& /*p*/) {}
+#endif
+
 template <int kRows, int kPanels, typename W>
-void panel_sums(const PanelProduct& p) {
+BIQA_UNCHECKED_LOADS void panel_sums(const PanelProduct& p) {
   constexpr int kVectors = 2 * kPanels;
   FloatVector sums[kRows][kVectors];
 #pragma GCC unroll 16
@@ -93,6 +119,7 @@ void panel_product_of(const PanelProduct& p) {
 }
 
 void panel_product(const PanelProduct& p) {
+  check_product(p);
   if (p.bf16)
     panel_product_of<std::uint16_t>(p);
   else
