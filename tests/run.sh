@@ -188,7 +188,7 @@ if [[ $has_cpu_build == yes && $level != rest ]]; then
   stage "clang-tidy"
   case $level in
     fast) tidy 60 ;;
-    # A slow machine checks fewer files, so that all of it stays below an hour.
+    # A slow machine checks fewer files, so that the whole run takes about as long as on a fast one.
     default) tidy "$((SECONDS < 2700 ? 300 : SECONDS < 2970 ? 3000 - SECONDS : 30))" ;;
     full) tidy 3600 ;;
   esac
